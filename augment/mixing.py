@@ -1,0 +1,69 @@
+"""Mixup and cutmix of neighbouring rows: 2i with 2i+1."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+Batch = dict[str, Array]
+
+
+def mix(keys: Key[Array, "b"], batch: Batch, mixup_alpha: float, cutmix_alpha: float, classes: int) -> Batch:
+    """Mixes each pair of rows by mixup or cutmix, evenly by chance where both alphas are positive.
+
+    An alpha of 0 switches its method off. `image` stays float [B,H,W,C], `label` int [B] becomes float [B,K]; B even.
+    """
+    keys = keys[::2]  # the pair's randomness is its first row's
+    choice_keys, mixup_keys, cutmix_keys = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
+    images, labels = _pairs(batch["image"]), _pairs(jax.nn.one_hot(batch["label"], classes))
+
+    share = {"mixup": float(mixup_alpha > 0), "cutmix": float(cutmix_alpha > 0)}
+    use_cutmix = jax.vmap(jax.random.bernoulli, in_axes=(0, None))(
+        choice_keys, share["cutmix"] / (share["mixup"] + share["cutmix"])
+    )
+    height, width = images.shape[2:4]
+    weights = jnp.zeros((len(keys), height, width))
+    if mixup_alpha > 0:
+        weights = jax.vmap(mixup_weights, in_axes=(0, None, None, None))(mixup_keys, mixup_alpha, height, width)
+    if cutmix_alpha > 0:
+        boxes = jax.vmap(cutmix_weights, in_axes=(0, None, None, None))(cutmix_keys, cutmix_alpha, height, width)
+        weights = jnp.where(use_cutmix[:, None, None], boxes, weights)
+    own = jnp.mean(weights, axis=(1, 2))[:, None, None]
+    return batch | {
+        "image": _blend(images, weights[:, None, :, :, None]).reshape(batch["image"].shape),
+        "label": _blend(labels, own).reshape(-1, classes),
+    }
+
+
+def mixup_weights(key: Key[Array, ""], alpha: float, height: int, width: int) -> Float[Array, "h w"]:
+    """How much of each pixel stays the example's own: one number, drawn from Beta(alpha, alpha).
+
+    Source: Zhang et al. 2017, "mixup: beyond empirical risk minimization", algorithm in figure 1.
+    """
+    return jnp.full((height, width), jax.random.beta(key, alpha, alpha))
+
+
+def cutmix_weights(key: Key[Array, ""], alpha: float, height: int, width: int) -> Float[Array, "h w"]:
+    """0 in a box, 1 outside: the box has a share of 1 - lambda of the area, lambda drawn from Beta(alpha, alpha).
+
+    The centre is uniform over the pixels and what lies outside the image is cut off, so labels are weighted by the area
+    that is left. Source: Yun et al. 2019, "CutMix", equation 2; torchvision.transforms.v2.CutMix.
+    """
+    lambda_key, y_key, x_key = jax.random.split(key, 3)
+    half = 0.5 * jnp.sqrt(1 - jax.random.beta(lambda_key, alpha, alpha))
+    y = jax.random.randint(y_key, (), 0, height)
+    x = jax.random.randint(x_key, (), 0, width)
+    half_h, half_w = (half * height).astype(int), (half * width).astype(int)
+    rows, columns = jnp.arange(height), jnp.arange(width)
+    inside = ((rows >= y - half_h) & (rows < y + half_h))[:, None] & ((columns >= x - half_w) & (columns < x + half_w))[
+        None, :
+    ]
+    return 1.0 - inside
+
+
+def _pairs(x: Array) -> Array:
+    return x.reshape(-1, 2, *x.shape[1:])
+
+
+def _blend(pairs: Array, own: Array) -> Array:
+    """[P,2,...]: each of the two keeps the weight `own` of itself and takes the rest from the other."""
+    return own * pairs + (1 - own) * pairs[:, ::-1]

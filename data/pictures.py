@@ -1,0 +1,41 @@
+"""Loose picture files, to predict on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.sources import Record
+from data.sources.folder import PICTURES
+from errors import UserError
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Files as records of a Source; the label is a placeholder."""
+
+    files: Sequence[Path]
+    classes: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Record:
+        path = self.files[index]
+        try:
+            return {"image": path.read_bytes(), "label": 0, "name": str(path)}
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def find_pictures(paths: Sequence[str]) -> list[Path]:
+    """Files as they are named, and the pictures below folders, sorted. Raises UserError where there is none."""
+    found = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            pictures = sorted(file for file in path.rglob("*") if file.name.lower().endswith(PICTURES))
+            if not pictures:
+                raise UserError(f"{path}: no pictures below this folder ({' '.join(PICTURES)})")
+            found += pictures
+        else:
+            found.append(path)
+    return found

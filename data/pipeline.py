@@ -1,0 +1,145 @@
+"""From a source to batches: NumPy dicts with a leading batch axis, decoded in Grain's threads or worker processes.
+
+The batch of step k is a pure function of (source, seed, batch size, k). So nothing about the input needs saving but the
+step: a run resumes at `start_step`, on any number of processes and workers, with exactly the batches that it would have
+seen. Each process loads its own contiguous rows of every global batch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import grain
+import numpy as np
+from ml_collections import ConfigDict
+
+from data import image
+from data.sources import Record, Source
+from errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+def train_batches(
+    source: Source, config: ConfigDict, *, start_step: int, stop_step: int, process_index: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """The rows of this process of the training batches of steps start_step .. stop_step - 1.
+
+    Epochs follow one another without a gap, each a global shuffle of its own; a batch may span two.
+    image uint8 [b,S,S,3], label int32 [b], id int32 [b] (the record), epoch int32 [b], valid bool [b] (all True).
+    """
+    shard = _Shard(config.batch_size, process_index, processes)
+    return _iterate(TrainBatch(source, config.data, config.seed, shard), start_step, stop_step, config.data)
+
+
+def eval_batches(
+    source: Source, data: ConfigDict, *, batch_size: int, process_index: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """The rows of this process of batches that hold each record exactly once, in order.
+
+    The last batch is filled up with rows that have `valid` False. Keys are those of training.
+    """
+    shard = _Shard(batch_size, process_index, processes)
+    return _iterate(EvalBatch(source, data, shard), 0, -(-len(source) // batch_size), data)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    batch_size: int
+    index: int
+    count: int
+
+    def positions(self, step: int) -> range:
+        """Where this process's rows of batch `step` stand in the endless sequence of examples."""
+        rows = self.batch_size // self.count
+        start = step * self.batch_size + self.index * rows
+        return range(start, start + rows)
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """step -> batch, cropped at random; randomness comes from (seed, epoch, id) alone."""
+
+    source: Source
+    data: ConfigDict
+    seed: int
+    shard: _Shard
+
+    @cached_property
+    def order(self) -> grain.MapDataset:
+        """position -> record, shuffled anew in each epoch."""
+        return grain.MapDataset.range(len(self.source)).seed(self.seed).shuffle()
+
+    def __call__(self, step: int) -> Batch:
+        data = self.data
+        positions = self.shard.positions(step)
+        batch = _empty_batch(len(positions), data.image_size)
+        for row, position in enumerate(positions):
+            epoch, index = position // len(self.source), int(self.order[position])
+            record = self.source[index]
+            if data.train_crop == "random_resized":
+                rng = np.random.default_rng((self.seed, epoch, index))
+                pixels = image.random_resized_crop(
+                    record["image"], record["name"], data.image_size, data.crop_scale, data.crop_ratio, rng
+                )
+            else:
+                pixels = center(record, data)
+            _fill(batch, row, pixels, _checked_label(record, self.source), index, epoch)
+        return batch
+
+
+@dataclass(frozen=True)
+class EvalBatch:
+    """step -> batch of records in order; rows beyond the last record stay empty."""
+
+    source: Source
+    data: ConfigDict
+    shard: _Shard
+
+    def __call__(self, step: int) -> Batch:
+        positions = self.shard.positions(step)
+        batch = _empty_batch(len(positions), self.data.image_size)
+        for row, index in enumerate(positions):
+            if index < len(self.source):
+                record = self.source[index]
+                pixels = center(record, self.data)
+                _fill(batch, row, pixels, _checked_label(record, self.source), index, 0)
+        return batch
+
+
+def _empty_batch(rows: int, size: int) -> Batch:
+    return {
+        "image": np.zeros((rows, size, size, 3), np.uint8),
+        "label": np.zeros(rows, np.int32),
+        "id": np.full(rows, -1, np.int32),
+        "epoch": np.zeros(rows, np.int32),
+        "valid": np.zeros(rows, bool),
+    }
+
+
+def _fill(batch: Batch, row: int, pixels: image.Pixels, label: int, index: int, epoch: int) -> None:
+    for key, value in (("image", pixels), ("label", label), ("id", index), ("epoch", epoch), ("valid", True)):
+        batch[key][row] = value
+
+
+def center(record: Record, data: ConfigDict) -> image.Pixels:
+    """The picture as evaluation sees it: the shorter side resized, the centre cut out."""
+    pixels = image.decode(record["image"], record["name"])
+    return image.resize_and_center_crop(pixels, data.resize_size, data.image_size)
+
+
+def _checked_label(record: Record, source: Source) -> int:
+    if not 0 <= record["label"] < len(source.classes):
+        raise UserError(f"{record['name']}: label {record['label']} is outside the {len(source.classes)} classes")
+    return record["label"]
+
+
+def _iterate(load: TrainBatch | EvalBatch, start: int, stop: int, data: ConfigDict) -> Iterator[Batch]:
+    """Loads batches ahead of the consumer and in order: in threads of this process, or in `workers` processes."""
+    if start >= stop:
+        return iter(())
+    batches = grain.MapDataset.range(start, stop).map(load)
+    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch))
+    if data.workers > 0:
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2))
+    return iter(batches)

@@ -1,0 +1,81 @@
+"""Prepares a TensorFlow Datasets dataset as ArrayRecord, once, for `config.data.source = "tfds:<name>"`.
+
+    python -m data.prepare tfds:fashion_mnist [--data_dir DIR] [--download_dir DIR] [--manual_dir DIR]
+
+It calls the dataset's own download_and_prepare: downloads are verified against TFDS's checksums and kept.
+`--manual_dir` holds archives that TFDS may not download (ImageNet).
+`--offline DIR` takes original files that you already have, under their original names, instead of the network; the same
+checksums verify them.
+Some datasets need TensorFlow to be prepared, never to be read: pip install '.[tensorflow]'.
+"""
+
+import shutil
+from pathlib import Path
+from urllib.parse import urlparse
+
+from absl import flags
+
+import cli
+from errors import UserError
+
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Where prepared datasets lie; TFDS's default, ~/tensorflow_datasets.")
+_DOWNLOAD_DIR = flags.DEFINE_string("download_dir", "", "Where downloads are cached; <data_dir>/downloads.")
+_MANUAL_DIR = flags.DEFINE_string("manual_dir", "", "Where archives lie that TFDS may not download.")
+_OFFLINE = flags.DEFINE_string("offline", "", "A folder of original files to use instead of downloading.")
+
+
+def place_in_cache(builder, offline: Path, download_dir: Path) -> list[str]:
+    """Puts the files of `offline` where TFDS's download cache expects them; returns their names.
+
+    TFDS takes a file for downloaded when it lies in the cache under a name made of its URL and checksum, with an .INFO
+    file beside it; it is then verified by that checksum as any download is. Raises UserError for a missing file.
+    """
+    from tensorflow_datasets.core.download import checksums, resource
+
+    placed = []
+    download_dir.mkdir(parents=True, exist_ok=True)
+    for url, info in builder.url_infos.items():
+        name = Path(urlparse(url).path).name
+        original = offline / name
+        if not original.is_file():
+            raise UserError(f"{original}: missing; {builder.name} is made of {url}")
+        found = checksums.compute_url_info(original)
+        if found.checksum != info.checksum:
+            raise UserError(
+                f"{original}: its SHA-256 is {found.checksum}, TFDS expects {info.checksum}; fetch it again"
+            )
+        target = download_dir / resource.get_dl_fname(url, info.checksum)
+        shutil.copyfile(original, target)
+        resource.write_info_file(
+            url=url, path=target, dataset_name=builder.name, original_fname=name, expected_url_info=info
+        )
+        placed.append(name)
+    return placed
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) != 2 or not argv[1].startswith("tfds:"):
+        raise UserError("give one dataset, such as tfds:fashion_mnist")
+    import tensorflow_datasets as tfds
+
+    from data.sources.tfds import builder
+
+    found = builder(argv[1].removeprefix("tfds:"), _DATA_DIR.value)
+    download_dir = Path(_DOWNLOAD_DIR.value or Path(found.data_dir_root) / "downloads")
+    if _OFFLINE.value:
+        names = place_in_cache(found, Path(_OFFLINE.value), download_dir)
+        print(f"{len(names)} original files verified and placed in {download_dir}")
+    try:
+        found.download_and_prepare(
+            file_format="array_record",
+            download_dir=str(download_dir),
+            download_config=tfds.download.DownloadConfig(manual_dir=_MANUAL_DIR.value or None),
+        )
+    except ModuleNotFoundError as error:
+        raise UserError(f"{argv[1]}: preparing it needs {error.name}; pip install '.[tensorflow]'") from error
+    for split, info in found.info.splits.items():
+        print(f"{argv[1]} {split}: {info.num_examples:,} records in {found.data_dir}")
+
+
+if __name__ == "__main__":
+    cli.run(main, "data.prepare")

@@ -1,0 +1,89 @@
+"""Where records come from: `load(config.data, split)` opens the source "kind:argument" with random access.
+
+A format is one file in this folder, named after its kind, with two functions:
+
+    splits(argument, data_dir) -> the names of the splits that it holds
+    load(argument, split, data_dir) -> Source
+
+so adding a format is adding a file.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from errors import UserError, check_choice
+
+# image: encoded bytes, or uint8 pixels [H,W] or [H,W,3]; label: the class; name: what an error calls the record.
+Record = dict[str, Any]
+
+
+class Source(Protocol):
+    """Random access to records. It is pickled to worker processes: hold paths, not open files or arrays of data."""
+
+    classes: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The records of `source` at `indices`, in that order."""
+
+    source: Source
+    indices: np.ndarray
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return self.source.classes
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.source[int(self.indices[index])]
+
+
+def load(data: ConfigDict, split: str) -> Source:
+    """Opens `data.source`, such as "embedded", "tfds:fashion_mnist" or "folder:/pictures", at `split`.
+
+    With `data.val_fraction` > 0, "train" and "val" are both cut from the source's train split: a permutation seeded by
+    `data.split_seed` gives its first val_fraction * len records, rounded, to "val" and the rest to "train".
+    Raises UserError for an unknown kind or split, and for data that is missing or broken.
+    """
+    spec, val_fraction, data_dir = data.source, data.val_fraction, data.data_dir
+    kind, _, argument = spec.partition(":")
+    check_choice("config.data.source", kind, [module.name for module in pkgutil.iter_modules(__path__)])
+    module = importlib.import_module(f"data.sources.{kind}")
+    if not 0 <= val_fraction < 1:
+        raise UserError(f"config.data.val_fraction is {val_fraction}: it must be at least 0 and below 1")
+
+    available = module.splits(argument, data_dir)
+    if val_fraction > 0 and split in ("train", "val"):
+        if "train" not in available:
+            raise UserError(f"{spec} has no train split to cut config.data.val_fraction from")
+        return _cut(module.load(argument, "train", data_dir), spec, split, val_fraction, data.split_seed)
+    if split.partition("[")[0] not in available:
+        hint = "; to cut one from train, set config.data.val_fraction" if split == "val" else ""
+        raise UserError(f"{spec} has no split {split!r}, it has {', '.join(available)}{hint}")
+    source = module.load(argument, split, data_dir)
+    if len(source) == 0:
+        raise UserError(f"{spec} has no records in its split {split!r}")
+    return source
+
+
+def _cut(source: Source, spec: str, split: str, val_fraction: float, split_seed: int) -> Source:
+    held_out = round(val_fraction * len(source))
+    if not 0 < held_out < len(source):
+        raise UserError(
+            f"config.data.val_fraction={val_fraction} of {spec}'s {len(source)} records leaves a split empty"
+        )
+    order = np.random.default_rng(split_seed).permutation(len(source))
+    return Subset(source, np.sort(order[:held_out] if split == "val" else order[held_out:]))

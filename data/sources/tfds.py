@@ -1,0 +1,93 @@
+"""`tfds:<name>`: a TensorFlow Datasets dataset prepared as ArrayRecord, read without TensorFlow.
+
+`<name>` is TFDS's own, with config and version where wanted ("fashion_mnist", "imagenet2012:5.1.0"); splits are TFDS's,
+slices such as "train[:90%]" included, and "val" is understood as its "validation". Prepare the data once with
+
+    python -m data.prepare tfds:<name>
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from data.sources import Record
+from errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Tfds:
+    """The records are opened on first use, in the process that reads them."""
+
+    name: str
+    split: str
+    data_dir: str
+    classes: Sequence[str]
+
+    @cached_property
+    def _records(self) -> Any:
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        return prepared_builder(self.name, self.data_dir).as_data_source(split=self.split, decoders=decoders)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_records"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._records[index]
+        return {
+            "image": record["image"],
+            "label": int(record["label"]),
+            "name": f"tfds:{self.name}/{self.split}, record {index}",
+        }
+
+
+def builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    """TFDS's builder of `name`, reading and writing ArrayRecord in `data_dir` (TFDS's default where empty)."""
+    if not name:
+        raise UserError("config.data.source is 'tfds:' without a name; write tfds:fashion_mnist, for example")
+    try:
+        return tfds.builder(name, data_dir=data_dir or None, file_format="array_record")
+    except tfds.core.DatasetNotFoundError as error:
+        near = did_you_mean(name, tfds.list_builders())
+        raise UserError(f"tfds:{name}: TensorFlow Datasets knows no such dataset{near}") from error
+    except (ValueError, ModuleNotFoundError) as error:
+        raise UserError(f"tfds:{name}: {str(error).strip().splitlines()[0]}") from error
+
+
+def prepared_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    """The builder of a dataset that lies on disk. Raises UserError where it was not prepared, or not as ArrayRecord."""
+    found = builder(name, data_dir)
+    if not found.is_prepared():
+        where = f" --data_dir {data_dir}" if data_dir else ""
+        raise UserError(
+            f"{found.data_dir}: tfds:{name} is not prepared there; run: python -m data.prepare tfds:{name}{where}"
+        )
+    file_format = found.info.file_format
+    if file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        raise UserError(
+            f"{found.data_dir}: prepared as {file_format.value}, which has no random access; "
+            f"remove it and run: python -m data.prepare tfds:{name}"
+        )
+    return found
+
+
+def splits(argument: str, data_dir: str) -> tuple[str, ...]:
+    names = tuple(prepared_builder(argument, data_dir).info.splits)
+    return tuple("val" if name == "validation" else name for name in names)
+
+
+def load(argument: str, split: str, data_dir: str) -> Tfds:
+    features = prepared_builder(argument, data_dir).info.features
+    if "image" not in features or not hasattr(features.get("label"), "names"):
+        raise UserError(f"tfds:{argument} has no 'image' with a class 'label'; its features are {', '.join(features)}")
+    if split.partition("[")[0] == "val":
+        split = "validation" + split.removeprefix("val")
+    return Tfds(argument, split, data_dir, tuple(features["label"].names))

@@ -1,0 +1,76 @@
+"""Evaluates a run's checkpoint on any split, each example exactly once, on all local devices.
+
+    python eval.py --workdir runs/quickstart [--split val] [--checkpoint best|latest|STEP] [--draw]
+
+Prints a table, and writes eval_<split>.json (and .png with --draw) into the workdir.
+"""
+
+import re
+from pathlib import Path
+
+from absl import flags
+
+import cli
+from errors import UserError
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The --workdir of a training run.")
+_SPLIT = flags.DEFINE_string("split", None, "Which split; the run's config.data.val_split unless given.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
+_SOURCE = flags.DEFINE_string("source", None, "Other data with the same classes; the run's config.data.source.")
+_DRAW = flags.DEFINE_bool("draw", False, "Also draw pictures with their predictions, and the confusion matrix.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}")
+    if not _WORKDIR.value:
+        raise UserError("--workdir is missing; name the folder of a training run")
+    from training.startup import start_jax
+
+    start_jax()
+    import jax
+    import numpy as np
+
+    from data import sources
+    from evaluation.loop import evaluate
+    from evaluation.run import open_run
+    from training.manifest import write_json
+
+    workdir = Path(_WORKDIR.value)
+    run = open_run(workdir, _CHECKPOINT.value)
+    split = _SPLIT.value or run.config.data.val_split
+    with run.config.unlocked():
+        run.config.data.source = _SOURCE.value or run.config.data.source
+    source = sources.load(run.config.data, split)
+    if tuple(source.classes) != run.classes:
+        raise UserError(f"{run.config.data.source} has other classes than {workdir}: {', '.join(source.classes)[:200]}")
+
+    kept = []
+
+    def keeping(batches):
+        for predictions in batches:
+            kept.append(predictions)
+            yield predictions
+
+    batches = run.predict(source)
+    summary = evaluate(run.task, run.classes, keeping(batches) if _DRAW.value else batches)
+    if jax.process_index() != 0:
+        return
+
+    path = workdir / f"eval_{re.sub(r'[^A-Za-z0-9]+', '_', split).strip('_')}.json"
+    write_json(path, {"split": split, "source": run.config.data.source, "step": run.step, **summary})
+    print(f"{run.config.data.source} {split}, step {run.step} of {workdir}, {summary['examples']:,} examples")
+    for name in run.task.HEADLINE:
+        print(f"  {name:<20}{summary[name]:.4f}")
+    print(f"  in {path}")
+    if _DRAW.value:
+        from evaluation.plots import draw_classification
+
+        together = {name: np.concatenate([each[name] for each in kept]) for name in kept[0]}
+        picture = path.with_suffix(".png")
+        draw_classification(picture, source, together, np.array(summary["confusion"]), run.config)
+        print(f"  drawn in {picture}")
+
+
+if __name__ == "__main__":
+    cli.run(main, "eval.py")

@@ -1,0 +1,1 @@
+"""Evaluation: each example exactly once, on any number of devices."""

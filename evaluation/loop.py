@@ -1,0 +1,54 @@
+"""The evaluation loop, the same for every task."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from data.pipeline import eval_batches
+from data.sources import Source
+from training.mesh import to_devices
+
+Predictions = dict[str, np.ndarray]
+
+
+def predict(
+    eval_step: Callable, variables: dict[str, Any], source: Source, config: ConfigDict, mesh: Mesh
+) -> Iterator[Predictions]:
+    """The task's predictions for `source`, a batch at a time and in order, without the rows that fill up the last.
+
+    The same on every process, whatever the number of devices. Each batch is fetched while the device computes the next,
+    so that neither waits for the other.
+    """
+    batches = eval_batches(
+        source,
+        config.data,
+        batch_size=-(-config.batch_size // mesh.size) * mesh.size,
+        process_index=jax.process_index(),
+        processes=jax.process_count(),
+    )
+    previous = None
+    for _, batch in to_devices(batches, mesh):
+        current = eval_step(variables, batch)
+        if previous is not None:
+            yield _valid(previous)
+        previous = current
+    yield _valid(previous)
+
+
+def evaluate(task: ModuleType, classes: Sequence[str], batches: Iterable[Predictions]) -> dict[str, Any]:
+    """The task's metrics over the batches that `predict` yields."""
+    metrics = task.init_metrics(classes)
+    for predictions in batches:
+        metrics = task.update_metrics(metrics, predictions)
+    return task.summarise(metrics)
+
+
+def _valid(predictions: dict[str, jax.Array]) -> Predictions:
+    host = jax.device_get(predictions)
+    valid = host.pop("valid")
+    return {name: value[valid] for name, value in host.items()}

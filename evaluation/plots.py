@@ -1,0 +1,70 @@
+"""Pictures of results."""
+
+import math
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from ml_collections import ConfigDict
+
+from data.pipeline import center
+from data.sources import Source
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+COLUMNS = 8
+RIGHT, WRONG = "#1a7f37", "#cf222e"
+
+
+def draw_classification(
+    path: Path, source: Source, predictions: dict[str, np.ndarray], confusion: np.ndarray, config: ConfigDict
+) -> None:
+    """The first pictures of a split, the mistakes made with most confidence, and the confusion matrix, as one PNG.
+
+    Each picture has its predicted class and confidence above; where that is wrong, the true class below it.
+    """
+    ids, predicted, label = predictions["id"], predictions["class"], predictions["label"]
+    first = np.argsort(ids)[: 3 * COLUMNS]
+    mistakes = np.flatnonzero(predicted != label)
+    worst = mistakes[np.argsort(-predictions["confidence"][mistakes])][: 2 * COLUMNS]
+    groups = [
+        (f"The first {len(first)}", first),
+        (f"The {len(worst)} most confident of {len(mistakes)} mistakes", worst),
+    ]
+    groups = [(title, rows) for title, rows in groups if len(rows)]
+
+    heights = [math.ceil(len(rows) / COLUMNS) for _, rows in groups]
+    figure = plt.figure(figsize=(1.55 * COLUMNS + 8, 1.75 * sum(heights) + 0.8), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1.55 * COLUMNS, 8))
+    for (title, rows), part in zip(
+        groups, np.atleast_1d(left.subfigures(len(groups), 1, height_ratios=heights)), strict=False
+    ):
+        part.suptitle(title)
+        axes = part.subplots(math.ceil(len(rows) / COLUMNS), COLUMNS, squeeze=False).ravel()
+        for axis in axes:
+            axis.axis("off")
+        for axis, row in zip(axes, rows, strict=False):
+            axis.imshow(center(source[int(ids[row])], config.data))
+            correct = predicted[row] == label[row]
+            text = f"{source.classes[predicted[row]]} {predictions['confidence'][row]:.0%}"
+            text += "" if correct else f"\nis {source.classes[label[row]]}"
+            axis.set_title(text, fontsize=8, color=RIGHT if correct else WRONG)
+    _draw_confusion(right, confusion, source.classes)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def _draw_confusion(figure, confusion: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Rows are true classes, in shares of the row; names and numbers only where they can be read."""
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    axis = figure.subplots()
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set(title="Confusion: rows true, columns predicted, % of the row")
+    if len(classes) <= 30:
+        axis.set_xticks(range(len(classes)), classes, rotation=60, ha="right")
+        axis.set_yticks(range(len(classes)), classes)
+        for row, column in np.argwhere(shares >= 0.005):
+            share = shares[row, column]
+            color = "white" if share > 0.5 else "black"
+            axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=color)

@@ -1,0 +1,59 @@
+"""A trained run, opened to evaluate or predict with it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import flax.linen as nn
+import jax
+from ml_collections import ConfigDict
+
+import models
+import tasks
+from data.sources import Source
+from errors import UserError
+from evaluation.loop import Predictions, predict
+from training.checkpoint import Checkpoints, check_same, choose, shapes
+from training.manifest import read_config
+from training.mesh import AXIS, make_mesh, replicated
+from training.step import make_eval_step
+
+
+@dataclass(frozen=True)
+class Run:
+    """`variables` are what the model is evaluated with: the moving averages where the run kept them."""
+
+    config: ConfigDict
+    task: ModuleType
+    classes: Sequence[str]
+    step: int
+    model: nn.Module
+    variables: dict[str, Any]
+
+    def predict(self, source: Source) -> Iterator[Predictions]:
+        """The task's predictions for `source`, a batch at a time and in order, on all devices."""
+        mesh = make_mesh()
+        eval_step = make_eval_step(self.model, self.task, self.config, mesh)
+        return predict(eval_step, jax.device_put(self.variables, replicated(mesh)), source, self.config, mesh)
+
+
+def open_run(workdir: Path, which: str) -> Run:
+    """The checkpoint "best", "latest" or of a step. Raises UserError where there is none, or none of this model."""
+    config = read_config(workdir)
+    try:
+        classes = tuple(json.loads((workdir / "classes.json").read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{workdir / 'classes.json'}: cannot be read ({error}); start the training command again"
+        ) from error
+    with Checkpoints(workdir, best=config.best) as checkpoints:
+        step = choose(checkpoints, which)
+        state = checkpoints.read(step)
+    variables = state["ema"] or {"params": state["params"], "batch_stats": state["batch_stats"]}
+    model = models.create(config.model, len(classes), AXIS)
+    wanted = jax.eval_shape(lambda: models.init(model, jax.random.key(0), config.data.image_size))
+    check_same(shapes(variables), shapes(wanted), workdir / "checkpoints" / str(step))
+    return Run(config, tasks.get(config.task), classes, step, model, variables)

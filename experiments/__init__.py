@@ -1,0 +1,1 @@
+"""One file a paper experiment: get_config(variant) -> ConfigDict, and nothing else."""

@@ -1,0 +1,84 @@
+"""Every field of a configuration, with its default and its meaning. An experiment is this plus its differences.
+
+Lengths of time are texts: "64k" or "500" are steps, "90ep" epochs of the training split.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_base(task: str = "classification") -> ConfigDict:
+    config = ConfigDict(
+        dict(
+            task=task,
+            seed=0,  # of initialisation, shuffling, cropping and augmentation
+            batch_size=128,  # examples a step, over all devices and processes
+            accumulate=1,  # micro-batches that a step is split into, for its memory
+            duration="10ep",  # of the whole training
+            log_every="50",
+            eval_every="1ep",  # evaluates on data.val_split, and saves
+            checkpoint_every="1ep",  # saves in between; "0": never saves
+            keep=2,  # newest checkpoints kept, beside the best
+            best="top1",  # the metric of the validation split whose highest value is "best"
+            model=dict(
+                name="resnet50",  # one of models/*.py's MODELS
+                dtype="float32",  # of the computation: float32 or bfloat16; parameters are float32
+                remat=False,  # recompute activations in the backward pass: less memory, more time
+                sync_bn=False,  # batch norm over all devices' examples; else each device's own
+                options=ConfigDict(convert_dict=False),  # further fields of the architecture
+            ),
+            data=dict(
+                source="embedded",  # embedded, tfds:<name> or folder:<path>
+                data_dir="",  # of TFDS; "": its default
+                train_split="train",
+                val_split="val",
+                val_fraction=0.0,  # > 0: cut "val" from the train split
+                split_seed=0,  # which examples that takes
+                image_size=224,  # the network's input, square
+                resize_size=256,  # evaluation: the shorter side before the central crop
+                train_crop="random_resized",  # or "center", the evaluation's
+                crop_scale=(0.08, 1.0),  # random_resized: share of the area
+                crop_ratio=(3 / 4, 4 / 3),  # random_resized: width / height
+                workers=0,  # processes that load; 0: threads of this one
+                threads=2,  # a process
+                prefetch=4,  # batches loaded ahead, a process
+            ),
+            augment=dict(
+                mean=(0.485, 0.456, 0.406),  # of pixels in 0..1, a channel (ImageNet's)
+                std=(0.229, 0.224, 0.225),
+                flip_probability=0.5,  # left-right
+                crop_padding=0,  # > 0: pad by so many black pixels, crop at random
+                mixup_alpha=0.0,  # > 0: mixup
+                cutmix_alpha=0.0,  # > 0: cutmix; with both, one by chance for each pair
+            ),
+            optimizer=dict(
+                name="momentum",  # sgd, momentum, nesterov, rmsprop, adagrad, adam, adamw, lars
+                learning_rate=0.1,  # the peak, reached after warm-up
+                reference_batch=0,  # > 0: learning_rate is for this batch and scales linearly with ours
+                momentum=0.9,  # momentum, nesterov, rmsprop, lars
+                rms_decay=0.99,  # rmsprop: torch's alpha
+                beta1=0.9,  # adam, adamw
+                beta2=0.999,
+                epsilon=1e-8,  # rmsprop, adagrad, adam, adamw: beside the root, not inside
+                trust_coefficient=0.001,  # lars
+                weight_decay=0.0,  # in the gradient (L2) as torch has it; decoupled for adamw; within lars's ratio
+                decay_norm_and_bias=True,  # False: weight decay only of kernels
+                clip_norm=0.0,  # > 0: the gradient's largest global norm
+            ),
+            schedule=dict(
+                name="cosine",  # constant, step, cosine, polynomial
+                warmup="0",  # linear from warmup_factor to 1 of the learning rate
+                warmup_factor=0.0,
+                boundaries=("30ep", "60ep", "80ep"),  # step: where the rate is multiplied by factor
+                factor=0.1,
+                final_factor=0.0,  # cosine, polynomial: what is left at the end
+                power=0.9,  # polynomial
+            ),
+            ema=dict(
+                decay=0.0,  # > 0: evaluate and save an exponential moving average as well
+                every="1",
+            ),
+        )
+    )
+    if task == "classification":
+        config.loss = ConfigDict(dict(label_smoothing=0.0))
+    return config.lock()

@@ -1,0 +1,23 @@
+"""ResNet-14 on the whole of Fashion-MNIST through TensorFlow Datasets; a tenth of train is held out to validate on.
+
+    python -m data.prepare tfds:fashion_mnist
+    python train.py --config experiments/fashion_mnist_resnet.py --workdir runs/fashion
+
+Published: no figure for this network. Measured here: see the README's table.
+"""
+
+from experiments.base import get_base
+
+
+def get_config(variant: str = "14"):
+    config = get_base("classification")
+    config.duration = "20ep"
+    config.model.name = f"cifar_resnet{variant}"
+    config.data.source = "tfds:fashion_mnist"
+    config.data.val_fraction = 0.1
+    config.data.image_size = config.data.resize_size = 28
+    config.data.train_crop = "center"
+    config.augment.update(mean=(0.2860,) * 3, std=(0.3530,) * 3, crop_padding=2)
+    config.optimizer.update(name="nesterov", learning_rate=0.1, weight_decay=5e-4, decay_norm_and_bias=False)
+    config.schedule.update(name="cosine", warmup="1ep")
+    return config

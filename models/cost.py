@@ -1,0 +1,36 @@
+"""What a model costs: parameters and multiply-accumulates, counted from its shapes without running it."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def parameters(params: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def multiply_accumulates(model: nn.Module, variables: Any, image_shape: tuple[int, int, int]) -> int:
+    """Of convolutions and matrix products in the evaluation of one image: what torchvision's tables call GFLOPS."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    jaxpr = jax.make_jaxpr(lambda variables, image: model.apply(variables, image, train=False))(variables, image)
+    return _count(jaxpr.jaxpr)
+
+
+def _count(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            output_channel = equation.params["dimension_numbers"].rhs_spec[0]
+            per_output = math.prod(kernel) // kernel[output_channel]
+            total += math.prod(equation.outvars[0].aval.shape) * per_output
+        elif equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            per_output = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += math.prod(equation.outvars[0].aval.shape) * per_output
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            total += _count(inner)
+    return total

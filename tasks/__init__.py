@@ -1,0 +1,20 @@
+"""What a task is: a module of pure functions, the same names in each.
+
+loss(outputs, batch, config) -> (scalar, {name: scalar})       on the device, inside the training step
+predict(outputs, batch) -> {name: array [B,...]}               on the device, inside the evaluation step; has "id"
+init_metrics(classes), update_metrics(metrics, predictions), summarise(metrics) -> {name: number or list}
+                                                               on the host, in float64, each example once
+HEADLINE                                                       the numbers worth a line, best-known first
+"""
+
+from types import ModuleType
+
+from errors import check_choice
+from tasks import classification
+
+_TASKS = {"classification": classification}
+
+
+def get(name: str) -> ModuleType:
+    check_choice("config.task", name, _TASKS)
+    return _TASKS[name]

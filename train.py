@@ -1,0 +1,40 @@
+"""Trains an experiment, or goes on where its workdir left off.
+
+    python train.py --config experiments/quickstart.py --workdir runs/quickstart
+    python train.py --config experiments/imagenet_resnet.py:50 --config.batch_size=1024 --workdir runs/r50
+
+All local devices take part. Several machines: start the same command on each, with --distributed.
+"""
+
+import time
+
+STARTED = time.time()
+
+from pathlib import Path  # noqa: E402
+
+from absl import flags  # noqa: E402
+
+import cli  # noqa: E402
+from errors import UserError  # noqa: E402
+
+_CONFIG = cli.define_config()
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the configuration are kept.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}; values are given as --config.field=value")
+    if not _WORKDIR.value:
+        raise UserError("--workdir is missing; name a folder for the run, such as runs/first")
+    config = _CONFIG.value
+
+    from training.startup import start_jax
+
+    start_jax()
+    from training.loop import train
+
+    train(config, Path(_WORKDIR.value), STARTED)
+
+
+if __name__ == "__main__":
+    cli.run(main, "train.py")

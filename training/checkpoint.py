@@ -1,0 +1,112 @@
+"""Checkpoints of a run: Orbax behind the few operations that training and evaluation need.
+
+Writing is asynchronous and atomic: a checkpoint exists whole or not at all. The newest `keep` and the best are kept.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Sharding
+from orbax.checkpoint import checkpoint_managers
+
+from errors import UserError
+from training.state import TrainState
+
+
+class Checkpoints:
+    """The folder `checkpoints` of a workdir. Close it (or leave its `with`) to finish what is being written."""
+
+    def __init__(self, workdir: Path, keep: int = 1, best: str = ""):
+        """`best` names the metric whose highest value, among checkpoints saved with metrics, is the best."""
+        self.folder = workdir.absolute() / "checkpoints"
+        policy = [checkpoint_managers.LatestN(keep)]
+        if best:
+            # Without metrics a checkpoint is never the best, yet LatestN keeps it while it is new.
+            policy.append(
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics[best], n=1, keep_checkpoints_without_metrics=False
+                )
+            )
+        self._best = best
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            item_handlers=ocp.StandardCheckpointHandler(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policy),
+                save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),  # when to save is the loop's decision
+                best_fn=(lambda metrics: metrics[best]) if best else None,
+                keep_checkpoints_without_metrics=True,
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._manager.close()
+
+    def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
+        """Copies the state off the device, then writes in the background; the state may be donated on return."""
+        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+
+    def latest(self) -> int | None:
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """The step with the highest metric, or None where none was saved with metrics."""
+        return self._manager.best_step() if self._best else None
+
+    def steps(self) -> list[int]:
+        return sorted(self._manager.all_steps())
+
+    def restore(self, step: int, like: TrainState, sharding: Sharding) -> TrainState:
+        """The state of `step`, on any number of devices, in the structure of `like` (arrays or their shapes).
+
+        Raises UserError where the checkpoint is of another architecture, optimiser or number of classes.
+        """
+        saved = self._manager.item_metadata(step)
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
+        check_same(shapes(saved), shapes(target), self.folder / str(step))
+        return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+
+    def read(self, step: int) -> dict[str, Any]:
+        """The state of `step` as nested dicts of NumPy arrays, without a model to compare it with."""
+        target = jax.tree.map(
+            lambda x: ocp.RestoreArgs(restore_type=np.ndarray), self._manager.item_metadata(step).tree
+        )
+        with ocp.PyTreeCheckpointer() as reader:
+            return reader.restore(self.folder / str(step) / "default", restore_args=target)
+
+
+def choose(checkpoints: Checkpoints, which: str) -> int:
+    """The step that "best", "latest" or a number names. "best" is the latest where nothing was evaluated."""
+    steps = checkpoints.steps()
+    if not steps:
+        raise UserError(f"{checkpoints.folder}: no checkpoint; train first")
+    if which == "latest":
+        return steps[-1]
+    if which == "best":
+        best = checkpoints.best()
+        return steps[-1] if best is None else best
+    if not which.isdigit() or int(which) not in steps:
+        raise UserError(f"{checkpoints.folder}: no checkpoint {which!r}; it holds {', '.join(map(str, steps))}")
+    return int(which)
+
+
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Path joined with dots -> shape."""
+    leaves = jax.tree_util.tree_leaves_with_path(getattr(tree, "tree", tree))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def check_same(saved: dict[str, tuple], wanted: dict[str, tuple], where: Path) -> None:
+    """Raises UserError naming the first array that the checkpoint at `where` and the model do not have alike."""
+    for path in sorted(saved.keys() | wanted.keys()):
+        if saved.get(path) != wanted.get(path):
+            raise UserError(
+                f"{where}: {path} is {saved.get(path, 'absent')} there and {wanted.get(path, 'absent')} in this model; "
+                "it is a checkpoint of another configuration"
+            )

@@ -1,0 +1,204 @@
+"""Training, from a configuration to a finished run. Reads from top to bottom."""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+import models
+import tasks
+from data import sources
+from data.pipeline import train_batches
+from errors import UserError
+from evaluation.loop import evaluate, predict
+from models import cost
+from training.checkpoint import Checkpoints
+from training.manifest import claim_workdir, write_json, write_manifest
+from training.mesh import AXIS, check_batch, make_mesh, replicated, to_devices
+from training.optimizer import make_optimizer
+from training.schedule import make_schedule, to_steps
+from training.state import eval_variables, init_state
+from training.step import make_eval_step, make_train_step
+from training.writer import Writer
+
+
+class NonFiniteLoss(UserError):
+    """The loss, or another of the step's numbers, became infinite or no number."""
+
+
+def train(config: ConfigDict, workdir: Path, started: float | None = None) -> dict[str, float]:
+    """Trains as `config` says, going on from the newest checkpoint of `workdir`; returns the last evaluation.
+
+    `started` is when the command began, in time.time()'s seconds, for the report of the first step.
+    Raises UserError for bad input, before anything is built where that is possible.
+    """
+    started = started or time.time()
+    mesh = make_mesh()
+    mixing = config.augment.mixup_alpha > 0 or config.augment.cutmix_alpha > 0
+    check_batch(config.batch_size, config.accumulate, mixing, mesh.size)
+    task = tasks.get(config.task)
+    source = sources.load(config.data, config.data.train_split)
+    val_source = sources.load(config.data, config.data.val_split)
+    classes = len(source.classes)
+    model = models.create(config.model, classes, AXIS)
+
+    epoch = len(source) / config.batch_size  # in steps
+    total = to_steps(config.duration, epoch, "duration")
+    every = {name: to_steps(config[f"{name}_every"], epoch, f"{name}_every") for name in ("log", "eval", "checkpoint")}
+    ema_every = max(1, to_steps(config.ema.every, epoch, "ema.every"))
+    schedule = make_schedule(config, epoch)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    train_step = make_train_step(model, task, optimizer, config, classes, ema_every, mesh)
+    eval_step = make_eval_step(model, task, config, mesh)
+
+    def init():
+        return init_state(model, optimizer, config.data.image_size, config.seed, ema=config.ema.decay > 0)
+
+    shapes = jax.eval_shape(init)
+    main_process = jax.process_index() == 0
+    if main_process:
+        claim_workdir(workdir, config)
+        write_json(workdir / "classes.json", list(source.classes))
+        write_manifest(workdir, config, _cost(model, shapes, config.data.image_size))
+
+    with Checkpoints(workdir, config.keep, config.best) as checkpoints:
+        start = checkpoints.latest() or 0
+        if start:
+            state = checkpoints.restore(start, shapes, replicated(mesh))
+        else:
+            state = jax.jit(init, out_shardings=replicated(mesh))()
+        with Writer(workdir, total, start, main_process) as writer:
+            writer.say(
+                f"{config.model.name}: {cost.parameters(shapes.params):,} parameters, {len(source):,} examples, "
+                f"{classes} classes; {mesh.size} {jax.devices()[0].device_kind} device(s); {workdir}"
+            )
+            if start:
+                writer.say(f"going on from step {start} of {total}" if start < total else f"finished at step {start}")
+            host = train_batches(
+                source,
+                config,
+                start_step=start,
+                stop_step=total,
+                process_index=jax.process_index(),
+                processes=jax.process_count(),
+            )
+            stop = StopRequest()
+            window = Window(config.batch_size)
+            results: dict[str, float] = {}
+            for step, batch in enumerate(window.timed(to_devices(host, mesh)), start + 1):
+                state, scalars = train_step(state, batch)
+                window.add(scalars)
+                if step == start + 1:
+                    jax.block_until_ready(scalars)
+                    writer.say(f"first step done {time.time() - started:.1f} s after the start")
+                    window.restart_clock()
+
+                last = step == total or stop.requested
+                evaluating = step == total or _due(step, every["eval"])
+                saving = (evaluating or stop.requested or _due(step, every["checkpoint"])) and every["checkpoint"] > 0
+                if last or evaluating or saving or _due(step, every["log"]):
+                    values = window.close(step)
+                    eta = (total - step) * config.batch_size / values["train/images_per_s"]
+                    writer.record(step, {**values, "train/learning_rate": float(schedule(step - 1))})
+                    writer.training_line(
+                        step, values["train/loss"], values["train/images_per_s"], values["train/input_wait"], eta
+                    )
+                if evaluating:
+                    predictions = predict(eval_step, eval_variables(state), val_source, config, mesh)
+                    summary = evaluate(task, val_source.classes, predictions)
+                    results = {key: summary[key] for key in task.HEADLINE}
+                    writer.record(step, {f"val/{key}": value for key, value in results.items()})
+                    shown = "  ".join(f"{key} {value:.4f}" for key, value in results.items())
+                    writer.say(f"step {step}/{total}  {config.data.val_split}: {shown}")
+                if saving:
+                    checkpoints.save(step, state, results if evaluating else None)
+                if evaluating or saving:
+                    window.restart_clock()
+                if stop.requested and step < total:
+                    kept = "saved" if saving else "not saved, as config.checkpoint_every=0 says"
+                    writer.say(
+                        f"stopped by {stop.requested} after step {step}, {kept}; the same command goes on from it"
+                    )
+                    break
+    return results
+
+
+class Window:
+    """The steps since the last report: their scalars, still on the device, and where the time went."""
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self._scalars: list[dict[str, jax.Array]] = []
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leaves what came before (compiling, evaluating, saving) out of images per second."""
+        self._since, self._waited, self._timed_from = time.perf_counter(), 0.0, len(self._scalars)
+
+    def timed(self, batches: Iterator[tuple[dict, dict]]) -> Iterator[dict]:
+        """The device batches, counting how long each is waited for."""
+        while True:
+            before = time.perf_counter()
+            pair = next(batches, None)
+            self._waited += time.perf_counter() - before
+            if pair is None:
+                return
+            yield pair[1]
+
+    def add(self, scalars: dict[str, jax.Array]) -> None:
+        self._scalars.append(scalars)
+
+    def close(self, step: int) -> dict[str, float]:
+        """Means of the scalars over the window that `step` ends, images per second, share of time spent waiting.
+
+        Raises NonFiniteLoss naming the first step whose numbers are not finite.
+        """
+        steps = jax.device_get(self._scalars)
+        elapsed = time.perf_counter() - self._since
+        for offset, scalars in enumerate(steps):
+            for name, value in scalars.items():
+                if not math.isfinite(value):
+                    raise NonFiniteLoss(
+                        f"step {step - len(steps) + 1 + offset}: {name} is {value}; nothing was saved since. Lower "
+                        "config.optimizer.learning_rate, lengthen config.schedule.warmup, or set "
+                        "config.optimizer.clip_norm; then start in a new --workdir"
+                    )
+        values = {f"train/{name}": float(jnp.mean(jnp.array([s[name] for s in steps]))) for name in steps[0]}
+        timed = len(steps) - self._timed_from
+        self._scalars = []
+        values["train/images_per_s"] = timed * self._batch_size / elapsed if timed else self._batch_size / elapsed
+        values["train/input_wait"] = min(self._waited / elapsed, 1.0)
+        self.restart_clock()
+        return values
+
+
+class StopRequest:
+    """Turns SIGTERM and SIGINT into a wish that the loop grants after its step; a second one ends at once."""
+
+    def __init__(self):
+        self.requested = ""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = signal.Signals(number).name
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _cost(model: Any, shapes: Any, size: int) -> dict[str, int]:
+    variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+    return {
+        "parameters": cost.parameters(shapes.params),
+        "multiply_accumulates": cost.multiply_accumulates(model, variables, (size, size, 3)),
+    }

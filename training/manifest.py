@@ -1,0 +1,108 @@
+"""What a workdir says of its run: config.json, which must never change, and manifest.json, what it ran with."""
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from errors import UserError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
+
+
+def claim_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Writes config.json, or makes sure that the one that is there says the same.
+
+    Raises UserError naming the first field that differs, or a workdir that cannot be written.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        before, now = _flat(read_config(workdir)), _flat(config)
+        for field in sorted(before.keys() | now.keys()):
+            if before.get(field) != now.get(field):
+                raise UserError(
+                    f"{workdir}: holds a run with config.{field}={before.get(field)!r}, now it is "
+                    f"{now.get(field)!r}; choose another --workdir, or give the same config to resume"
+                )
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(path, config.to_dict())
+    except OSError as error:
+        raise UserError(f"{workdir}: cannot be written ({error.strerror}); choose another --workdir") from error
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The configuration of a run. Raises UserError where `workdir` holds none."""
+    path = workdir / "config.json"
+    try:
+        return ConfigDict(json.loads(path.read_text())).lock()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; is {workdir} the --workdir of a training run?") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error}); restore it, or start in another --workdir") from error
+
+
+def write_manifest(workdir: Path, config: ConfigDict, cost: dict[str, int]) -> None:
+    """One entry a start of the run, the newest last: versions, code, devices, and the model's cost."""
+    path = workdir / "manifest.json"
+    starts = json.loads(path.read_text()) if path.exists() else []
+    starts.append(
+        {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": sys.argv,
+            "python": platform.python_version(),
+            "packages": {name: metadata.version(name) for name in PACKAGES},
+            "git_revision": _git_revision(),
+            "platform": jax.default_backend(),
+            "devices": [device.device_kind for device in jax.devices()],
+            "processes": jax.process_count(),
+            "seed": config.seed,
+            **cost,
+        }
+    )
+    write_json(path, starts)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all: a reader never sees half of it."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    temporary.replace(path)
+
+
+def _flat(config: ConfigDict) -> dict[str, Any]:
+    """Dotted field -> value, as JSON returns it."""
+    found = {}
+
+    def walk(node: dict, prefix: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            else:
+                found[prefix + key] = value
+
+    walk(json.loads(json.dumps(config.to_dict())), "")
+    return found
+
+
+def _git_revision() -> str:
+    """The commit of this code, "-dirty" behind it where files differ; "" outside a git checkout."""
+    here = Path(__file__).parent
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -1,0 +1,48 @@
+"""The devices: one mesh with one axis, over which every batch is split and every state repeated."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from errors import UserError
+
+AXIS = "data"
+
+
+def make_mesh() -> Mesh:
+    """All devices of all processes, in the order of the processes.
+
+    That order, which jax.make_mesh does not promise, gives process p the rows p*b .. (p+1)*b of the global batch.
+    """
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def check_batch(batch_size: int, accumulate: int, mixing: bool, devices: int) -> None:
+    """Raises UserError where a batch does not split evenly over devices and micro-batches, pairs kept whole."""
+    if batch_size < 1 or accumulate < 1:
+        raise UserError("config.batch_size and config.accumulate must be at least 1")
+    share = devices * accumulate * (2 if mixing else 1)
+    if batch_size % share:
+        parts = f"{devices} devices x {accumulate} micro-batches" + (" x pairs of two to mix" if mixing else "")
+        near = max(share, round(batch_size / share) * share)
+        raise UserError(f"config.batch_size={batch_size} does not split over {parts}; try {near}")
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def to_devices(batches: Iterable[dict], mesh: Mesh, ahead: int = 2) -> Iterator[tuple[dict, dict]]:
+    """(host batch, global device batch) pairs, with the transfers of the next `ahead` batches already under way."""
+    sharding = NamedSharding(mesh, P(AXIS))
+    waiting = deque()
+    for batch in batches:
+        waiting.append((batch, {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting

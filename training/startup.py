@@ -1,0 +1,30 @@
+"""What must happen before JAX is first used: joining the other processes, and the cache of compiled programs."""
+
+import os
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from errors import UserError
+
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join other processes; what JAX cannot detect, say below.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+
+
+def start_jax() -> None:
+    """Reads the flags above. Raises UserError where the processes do not find each other."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "morphism" / "jax"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    if not _DISTRIBUTED.value:
+        if _COORDINATOR.value or _NUM_PROCESSES.value or _PROCESS_ID.value is not None:
+            raise UserError("--coordinator, --num_processes and --process_id go with --distributed")
+        return
+    try:
+        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--distributed: {reason}; give --coordinator, --num_processes and --process_id") from error

@@ -1,0 +1,45 @@
+"""Everything that a training step reads and writes."""
+
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+import models
+
+
+@flax.struct.dataclass
+class TrainState:
+    """No random key is stored: keys are made of the seed and the step.
+
+    `ema` is None or {"params", "batch_stats"}, the moving averages that evaluation then uses.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema: Any
+
+
+def init_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, image_size: int, seed: int, ema: bool
+) -> TrainState:
+    variables = models.init(model, jax.random.key(seed), image_size)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None,
+    )
+
+
+def eval_variables(state: TrainState) -> dict[str, Any]:
+    """What the model is evaluated with: the moving averages where they are kept."""
+    return state.ema or {"params": state.params, "batch_stats": state.batch_stats}

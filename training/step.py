@@ -1,0 +1,122 @@
+"""One training step and one evaluation step, for every task, on any number of devices.
+
+Both are written for one device with its share of the batch, and mapped over the mesh by jit(shard_map).
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from augment import augment, normalise
+from training.mesh import AXIS
+from training.state import TrainState
+
+Batch = dict[str, Array]
+Scalars = dict[str, Array]
+
+
+def make_train_step(
+    model: nn.Module,
+    task: ModuleType,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    classes: int,
+    ema_every: int,
+    mesh: Mesh,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Scalars]]:
+    """(state, batch) -> (state, scalars): loss, the task's own scalars and the gradient's norm. The state is donated.
+
+    Gradients are means over micro-batches and devices; so are the running statistics, which are therefore the same
+    everywhere. Without sync_bn each device, and always each micro-batch, normalises by its own batch statistics.
+    """
+
+    def loss(params, batch_stats, batch, augment_key, dropout_key):
+        batch = augment(augment_key, batch, config.augment, classes)
+        outputs, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            batch["image"],
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.fold_in(dropout_key, batch["id"][0])},
+        )
+        value, scalars = task.loss(outputs, batch, config)
+        return value, (updates.get("batch_stats", {}), {"loss": value, **scalars})
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
+        # The same key in every step: an example's augmentation depends on its epoch and record alone.
+        augment_key, model_key = jax.random.split(jax.random.key(config.seed))
+        dropout_key = jax.random.fold_in(model_key, state.step)
+        # Marked as differing by device, parameters get each device's own gradient, and the mean below is explicit.
+        params, batch_stats = jax.lax.pcast((state.params, state.batch_stats), AXIS, to="varying")
+
+        def micro_step(carry, micro_batch):
+            total, stats = carry
+            gradients, (stats, scalars) = jax.grad(loss, has_aux=True)(
+                params, stats, micro_batch, augment_key, dropout_key
+            )
+            return (jax.tree.map(jnp.add, total, gradients), stats), scalars
+
+        parts = jax.tree.map(lambda x: x.reshape(config.accumulate, -1, *x.shape[1:]), batch)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        (total, stats), scalars = _scan(micro_step, (zeros, batch_stats), parts, config.accumulate)
+        scalars = jax.tree.map(jnp.mean, scalars)
+        gradients = jax.tree.map(lambda g: g / config.accumulate, total)
+        gradients, stats, scalars = jax.lax.pmean((gradients, stats, scalars), AXIS)
+
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=stats,
+            opt_state=opt_state,
+        )
+        return _update_ema(state, config.ema.decay, ema_every), {**scalars, "grad_norm": optax.global_norm(gradients)}
+
+    return jax.jit(
+        jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P())),
+        donate_argnums=0,
+    )
+
+
+def make_eval_step(
+    model: nn.Module, task: ModuleType, config: ConfigDict, mesh: Mesh
+) -> Callable[[dict[str, Any], Batch], dict[str, Array]]:
+    """(variables, batch) -> the task's predictions of the global batch, whole on every process."""
+
+    def step(variables, batch):
+        images = normalise(batch["image"], config.augment.mean, config.augment.std)
+        predictions = task.predict(model.apply(variables, images, train=False), batch)
+        predictions["valid"] = batch["valid"]
+        return jax.lax.all_gather(predictions, AXIS, tiled=True)
+
+    # all_gather's result is the same everywhere, which shard_map's check cannot see.
+    return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False))
+
+
+def _scan(body: Callable, carry: Any, parts: Any, length: int) -> tuple[Any, Any]:
+    """lax.scan; on CPU written out, since XLA runs the convolutions of a loop there on one thread, ten times slower."""
+    if length > 1 and jax.default_backend() != "cpu":
+        return jax.lax.scan(body, carry, parts)
+    results = []
+    for index in range(length):
+        carry, result = body(carry, jax.tree.map(lambda x: x[index], parts))  # noqa: B023
+        results.append(result)
+    return carry, jax.tree.map(lambda *each: jnp.stack(each), *results)
+
+
+def _update_ema(state: TrainState, decay: float, every: int) -> TrainState:
+    """Moves the averages towards the present values after every `every`-th step."""
+    if state.ema is None:
+        return state
+    weight = jnp.where(state.step % every == 0, 1 - decay, 0.0)
+    present = {"params": state.params, "batch_stats": state.batch_stats}
+    return state.replace(ema=jax.tree.map(lambda average, x: average + weight * (x - average), state.ema, present))
