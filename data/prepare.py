@@ -9,7 +9,8 @@ checksums verify them.
 Some datasets need TensorFlow to be prepared, never to be read: pip install '.[tensorflow]'.
 """
 
-import shutil
+import hashlib
+import struct
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -24,13 +25,34 @@ _MANUAL_DIR = flags.DEFINE_string("manual_dir", "", "Where archives lie that TFD
 _OFFLINE = flags.DEFINE_string("offline", "", "A folder of original files to use instead of downloading.")
 
 
+# Seconds since 1970 in the gzip headers of Fashion-MNIST's files as they were published.
+PUBLISHED = {
+    "train-images-idx3-ubyte.gz": 1504176606,
+    "train-labels-idx1-ubyte.gz": 1504176606,
+    "t10k-images-idx3-ubyte.gz": 1504176627,
+    "t10k-labels-idx1-ubyte.gz": 1504176627,
+}
+
+
+def restore_gzip_header(name: str, content: bytes) -> bytes:
+    """Fashion-MNIST's files as they were published, from those that Debian's dataset-fashion-mnist carries.
+
+    Debian's hold the same compressed streams, with another time and no name in the gzip header (RFC 1952, section 2.3).
+    With both put back, the files are the originals to the byte. Other files are returned as they are.
+    """
+    if name not in PUBLISHED or content[:4] != b"\x1f\x8b\x08\x00":
+        return content
+    flags_and_time = b"\x08" + struct.pack("<I", PUBLISHED[name])
+    return content[:3] + flags_and_time + content[8:10] + Path(name).stem.encode() + b"\0" + content[10:]
+
+
 def place_in_cache(builder, offline: Path, download_dir: Path) -> list[str]:
     """Puts the files of `offline` where TFDS's download cache expects them; returns their names.
 
     TFDS takes a file for downloaded when it lies in the cache under a name made of its URL and checksum, with an .INFO
     file beside it; it is then verified by that checksum as any download is. Raises UserError for a missing file.
     """
-    from tensorflow_datasets.core.download import checksums, resource
+    from tensorflow_datasets.core.download import resource
 
     placed = []
     download_dir.mkdir(parents=True, exist_ok=True)
@@ -39,16 +61,13 @@ def place_in_cache(builder, offline: Path, download_dir: Path) -> list[str]:
         original = offline / name
         if not original.is_file():
             raise UserError(f"{original}: missing; {builder.name} is made of {url}")
-        found = checksums.compute_url_info(original)
-        if found.checksum != info.checksum:
-            raise UserError(
-                f"{original}: its SHA-256 is {found.checksum}, TFDS expects {info.checksum}; fetch it again"
-            )
+        content = restore_gzip_header(name, original.read_bytes())
+        found = hashlib.sha256(content).hexdigest()
+        if found != info.checksum:
+            raise UserError(f"{original}: its SHA-256 is {found}, TFDS expects {info.checksum}; fetch it again")
         target = download_dir / resource.get_dl_fname(url, info.checksum)
-        shutil.copyfile(original, target)
-        resource.write_info_file(
-            url=url, path=target, dataset_name=builder.name, original_fname=name, expected_url_info=info
-        )
+        target.write_bytes(content)
+        resource.write_info_file(url=url, path=target, dataset_name=builder.name, original_fname=name, url_info=info)
         placed.append(name)
     return placed
 
@@ -71,8 +90,10 @@ def main(argv: list[str]) -> None:
             download_dir=str(download_dir),
             download_config=tfds.download.DownloadConfig(manual_dir=_MANUAL_DIR.value or None),
         )
-    except ModuleNotFoundError as error:
-        raise UserError(f"{argv[1]}: preparing it needs {error.name}; pip install '.[tensorflow]'") from error
+    except Exception as error:  # whatever a dataset's own code, the network or the disk raise
+        if "No module named 'tensorflow'" in str(error):
+            raise UserError(f"{argv[1]}: preparing it needs TensorFlow; pip install '.[tensorflow]'") from error
+        raise UserError(f"{argv[1]}: {type(error).__name__}: {' '.join(str(error).split())[:500]}") from error
     for split, info in found.info.splits.items():
         print(f"{argv[1]} {split}: {info.num_examples:,} records in {found.data_dir}")
 

@@ -64,7 +64,7 @@ def _draw_confusion(figure, confusion: np.ndarray, classes: tuple[str, ...]) -> 
     if len(classes) <= 30:
         axis.set_xticks(range(len(classes)), classes, rotation=60, ha="right")
         axis.set_yticks(range(len(classes)), classes)
-        for row, column in np.argwhere(shares >= 0.005):
+        for row, column in np.argwhere(shares >= 0.01):
             share = shares[row, column]
             color = "white" if share > 0.5 else "black"
             axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=color)

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxprs_in_params
 
 
 def parameters(params: Any) -> int:
@@ -31,6 +32,6 @@ def _count(jaxpr: Any) -> int:
             (contracted, _), _ = equation.params["dimension_numbers"]
             per_output = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
             total += math.prod(equation.outvars[0].aval.shape) * per_output
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jaxprs_in_params(equation.params):
             total += _count(inner)
     return total

@@ -50,13 +50,13 @@ class Tfds:
 
 
 def builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
-    """TFDS's builder of `name`, reading and writing ArrayRecord in `data_dir` (TFDS's default where empty)."""
+    """TFDS's builder of `name`, reading and writing in `data_dir` (TFDS's default where empty)."""
     if not name:
         raise UserError("config.data.source is 'tfds:' without a name; write tfds:fashion_mnist, for example")
     try:
-        return tfds.builder(name, data_dir=data_dir or None, file_format="array_record")
+        return tfds.builder(name, data_dir=data_dir or None)
     except tfds.core.DatasetNotFoundError as error:
-        near = did_you_mean(name, tfds.list_builders())
+        near = did_you_mean(name, tfds.list_builders(with_community_datasets=False))
         raise UserError(f"tfds:{name}: TensorFlow Datasets knows no such dataset{near}") from error
     except (ValueError, ModuleNotFoundError) as error:
         raise UserError(f"tfds:{name}: {str(error).strip().splitlines()[0]}") from error
@@ -86,7 +86,7 @@ def splits(argument: str, data_dir: str) -> tuple[str, ...]:
 
 def load(argument: str, split: str, data_dir: str) -> Tfds:
     features = prepared_builder(argument, data_dir).info.features
-    if "image" not in features or not hasattr(features.get("label"), "names"):
+    if "image" not in features or "label" not in features or not hasattr(features["label"], "names"):
         raise UserError(f"tfds:{argument} has no 'image' with a class 'label'; its features are {', '.join(features)}")
     if split.partition("[")[0] == "val":
         split = "validation" + split.removeprefix("val")

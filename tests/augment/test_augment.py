@@ -1,0 +1,110 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from augment import augment, normalise
+from augment.geometric import flip_left_right, random_crop
+from augment.mixing import cutmix_weights, mix, mixup_weights
+from experiments.base import get_base
+
+KEY = jax.random.key(0)
+
+
+def make_batch(ids, size=8):
+    ids = np.asarray(ids, np.int32)
+    images = np.stack([np.random.default_rng(int(i)).integers(0, 256, (size, size, 3), np.uint8) for i in ids])
+    return {"image": images, "id": ids, "epoch": np.zeros_like(ids), "label": (ids % 5).astype(np.int32)}
+
+
+def settings(**changes):
+    config = get_base().augment
+    config.update(crop_padding=2, **changes)
+    return config
+
+
+def test_normalise_is_torchvisions_to_tensor_and_normalize():
+    image = np.array([[[[0, 128, 255]]]], np.uint8)
+    found = normalise(image, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    expected = [(0 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, (1 - 0.406) / 0.225]
+    np.testing.assert_allclose(found[0, 0, 0], expected, rtol=1e-6)
+
+
+def test_an_example_is_augmented_the_same_way_wherever_it_stands():
+    config = settings()
+    one = augment(KEY, make_batch([3, 9, 4, 7]), config, 5)["image"]
+    other = augment(KEY, make_batch([7, 3]), config, 5)["image"]
+    assert jnp.all(one[0] == other[1])
+    assert jnp.all(one[3] == other[0])
+
+
+def test_an_example_is_augmented_anew_in_every_epoch():
+    batch = make_batch([5] * 64)
+    batch["epoch"] = np.arange(64, dtype=np.int32)
+    images = augment(KEY, batch, settings(), 5)["image"]
+    assert len({np.asarray(image).tobytes() for image in images}) > 30  # of 25 crops x 2 flips
+
+
+def test_flip_turns_columns_round_about_as_often_as_asked():
+    image = jnp.arange(12.0).reshape(2, 3, 2)
+    flipped = jax.vmap(lambda key: flip_left_right(key, image, 0.25))(jax.random.split(KEY, 4000))
+    is_flipped = jnp.all(flipped == image[:, ::-1], axis=(1, 2, 3))
+    assert jnp.all(is_flipped | jnp.all(flipped == image, axis=(1, 2, 3)))
+    assert is_flipped.mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_random_crop_reaches_every_offset_and_pads_with_black():
+    image = jnp.arange(1.0, 26).reshape(5, 5, 1)
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+    windows = {padded[y : y + 5, x : x + 5].tobytes(): (y, x) for y in range(5) for x in range(5)}
+    crops = jax.vmap(lambda key: random_crop(key, image, 2))(jax.random.split(KEY, 1000))
+    found = {windows[np.asarray(crop).tobytes()] for crop in crops}
+    assert len(found) == 25
+
+
+def test_mixup_blends_neighbours_and_their_labels_by_one_weight():
+    batch = make_batch([10, 11, 12, 13]) | {"image": jax.random.normal(KEY, (4, 8, 8, 3))}
+    mixed = mix(jax.random.split(KEY, 4), batch, 0.4, 0.0, 5)
+    for i, j in ((0, 1), (1, 0), (2, 3), (3, 2)):
+        own = mixed["label"][i, batch["label"][i]]
+        np.testing.assert_allclose(
+            mixed["image"][i], own * batch["image"][i] + (1 - own) * batch["image"][j], atol=1e-6
+        )
+        np.testing.assert_allclose(mixed["label"][i].sum(), 1, rtol=1e-6)
+
+
+def test_cutmix_pastes_a_box_and_weights_labels_by_its_area():
+    batch = {"image": jnp.stack([jnp.full((16, 12, 3), float(i)) for i in range(2)]), "label": jnp.array([0, 1])}
+    for seed in range(20):
+        mixed = mix(jax.random.split(jax.random.key(seed), 2), batch, 0.0, 1.0, 2)
+        assert set(np.unique(mixed["image"])) <= {0.0, 1.0}
+        np.testing.assert_allclose(mixed["label"][0, 1], mixed["image"][0, :, :, 0].mean(), rtol=1e-5, atol=1e-7)
+
+
+def test_cutmix_box_is_a_rectangle_of_the_drawn_share_of_the_area():
+    shares = []
+    for seed in range(200):
+        key = jax.random.key(seed)
+        weights = np.asarray(cutmix_weights(key, 1.0, 64, 48))
+        kept = jax.random.beta(jax.random.split(key, 3)[0], 1.0, 1.0)
+        rows, columns = np.flatnonzero((weights == 0).any(1)), np.flatnonzero((weights == 0).any(0))
+        assert (weights == 0).sum() == len(rows) * len(columns)
+        assert len(rows) <= 64 * np.sqrt(1 - kept) + 1e-3
+        shares.append((weights == 0).mean())
+    assert 0.15 < np.mean(shares) < 0.45
+
+
+def test_mixup_weight_follows_the_beta_distribution():
+    weights = jax.vmap(lambda key: mixup_weights(key, 0.2, 1, 1)[0, 0])(jax.random.split(KEY, 20_000))
+    assert weights.mean() == pytest.approx(0.5, abs=0.01)
+    assert weights.var() == pytest.approx(1 / (4 * (2 * 0.2 + 1)), abs=0.005)
+
+
+def test_with_both_alphas_each_pair_is_mixed_by_one_of_the_two():
+    batch = {
+        "image": jnp.tile(jnp.array([0.0, 1.0])[:, None, None, None], (200, 8, 8, 1)),
+        "label": jnp.zeros(400, int),
+    }
+    image = np.asarray(mix(jax.random.split(KEY, 400), batch, 1.0, 1.0, 2)["image"][::2, :, :, 0])
+    constant = np.array([len(np.unique(each)) == 1 and 0 < each[0, 0] < 1 for each in image])
+    assert constant.mean() == pytest.approx(0.5, abs=0.12)

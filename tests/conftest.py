@@ -1,0 +1,41 @@
+"""Tests run on four CPU devices in one process, without network, TensorFlow or any data but the embedded."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_NUM_CPU_DEVICES"] = "4"
+
+import jax
+import numpy as np
+import pytest
+from absl import flags, logging
+from jax.sharding import AxisType, Mesh
+from ml_collections import ConfigDict
+
+from experiments import quickstart
+from training.mesh import AXIS
+
+flags.FLAGS.mark_as_parsed()  # Grain reads one of its own
+logging.set_verbosity(logging.ERROR)
+
+
+@pytest.fixture
+def config() -> ConfigDict:
+    """A run of eight steps that takes seconds: the quickstart on images of 8x8, cut from the 28x28."""
+    config = quickstart.get_config()
+    config.batch_size = 16
+    config.duration = "8"
+    config.log_every = "2"
+    config.eval_every = "0"
+    config.checkpoint_every = "4"
+    config.data.image_size = 8
+    config.data.resize_size = 8
+    config.data.train_crop = "random_resized"
+    config.schedule.warmup = "2"
+    return config
+
+
+@pytest.fixture
+def mesh_of():
+    """mesh_of(n): a mesh of the first n devices."""
+    return lambda n: Mesh(np.array(jax.devices()[:n]), (AXIS,), axis_types=(AxisType.Auto,))

@@ -1,0 +1,121 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from data import sources
+from data.pipeline import eval_batches, train_batches
+from errors import UserError
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Record i is a grey picture of level i % 256, of class i % 10."""
+
+    count: int
+    classes = tuple("0123456789")
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return {"image": np.full((8, 8), index % 256, np.uint8), "label": index % 10, "name": f"number {index}"}
+
+
+def ids(batches):
+    return np.concatenate([batch["id"][batch["valid"]] for batch in batches])
+
+
+def test_every_epoch_is_a_shuffle_of_its_own_of_all_records(config):
+    found = ids(train_batches(Numbers(100), config, start_step=0, stop_step=25))  # 4 epochs of 100
+    epochs = found.reshape(4, 100)
+    assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert abs(np.corrcoef(epochs[0], epochs[1])[0, 1]) < 0.4
+
+
+def test_the_seed_decides_the_order(config):
+    def order(seed):
+        config.seed = seed
+        return ids(train_batches(Numbers(100), config, start_step=0, stop_step=3)).tolist()
+
+    assert order(0) == order(0) != order(1)
+
+
+def test_a_run_that_starts_later_sees_the_same_batches(config):
+    source = sources.load(config.data, "train")
+    whole = list(train_batches(source, config, start_step=0, stop_step=6))
+    rest = list(train_batches(source, config, start_step=4, stop_step=6))
+    for a, b in zip(whole[4:], rest, strict=True):
+        assert all(np.array_equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_each_global_batch_in_order(config, processes):
+    source = Numbers(100)
+    whole = list(train_batches(source, config, start_step=0, stop_step=4))
+    parts = [
+        list(train_batches(source, config, start_step=0, stop_step=4, process_index=p, processes=processes))
+        for p in range(processes)
+    ]
+    for step, batch in enumerate(whole):
+        for key in batch:
+            assert np.array_equal(batch[key], np.concatenate([part[step][key] for part in parts]))
+
+
+def test_worker_processes_give_the_batches_that_threads_give(config):
+    source = sources.load(config.data, "train")
+    threads = list(train_batches(source, config, start_step=2, stop_step=7))
+    config.data.workers = 2
+    workers = list(train_batches(source, config, start_step=2, stop_step=7))
+    for a, b in zip(threads, workers, strict=True):
+        assert all(np.array_equal(a[key], b[key]) for key in a)
+
+
+def test_an_example_is_cropped_anew_in_every_epoch_and_the_same_in_every_run(config):
+    source = sources.load(config.data, "train")
+
+    def crop_of(epoch):
+        position = epoch * len(source)
+        step = position // config.batch_size
+        batch = next(iter(train_batches(source, config, start_step=step, stop_step=step + 1)))
+        return batch["id"][0], batch["epoch"][0], batch["image"][0]
+
+    first, again, later = crop_of(0), crop_of(0), crop_of(3)
+    assert np.array_equal(first[2], again[2])
+    assert later[1] == 3
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 1003])
+def test_evaluation_holds_every_record_once_in_order(config, count, processes):
+    parts = [
+        list(eval_batches(Numbers(count), config.data, batch_size=16, process_index=p, processes=processes))
+        for p in range(processes)
+    ]
+    assert len({len(part) for part in parts}) == 1
+    together = [
+        {key: np.concatenate([part[i][key] for part in parts]) for key in parts[0][0]} for i in range(len(parts[0]))
+    ]
+    assert all(batch["image"].shape == (16, 8, 8, 3) for batch in together)
+    assert ids(together).tolist() == list(range(count))
+    assert not any(batch["image"][~batch["valid"]].any() for batch in together)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_is_no_picture_ends_the_run_with_its_name(config, folder, workers):
+    (folder / "train" / "dog" / "2.jpg").write_text("no picture")
+    config.data.source = f"folder:{folder}"
+    config.data.workers = workers
+    source = sources.load(config.data, "train")
+    with pytest.raises(UserError, match=r"dog/2.jpg: cannot be decoded"):
+        list(train_batches(source, config, start_step=0, stop_step=2))
+
+
+def test_a_label_outside_the_classes_is_named(config):
+    @dataclass(frozen=True)
+    class Wrong(Numbers):
+        classes = tuple("01234")
+
+    with pytest.raises(UserError, match=r"number \d+: label [5-9] is outside the 5 classes"):
+        list(train_batches(Wrong(20), config, start_step=0, stop_step=2))

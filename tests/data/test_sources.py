@@ -1,0 +1,115 @@
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+
+from data import sources
+from errors import UserError
+from experiments.base import get_base
+
+
+def settings(source, **changes):
+    data = get_base().data
+    data.update(source=source, **changes)
+    return data
+
+
+def test_embedded_is_balanced_and_what_the_script_drew():
+    for split, count in (("train", 800), ("val", 200)):
+        source = sources.load(settings("embedded"), split)
+        labels = [source[i]["label"] for i in range(len(source))]
+        assert np.bincount(labels).tolist() == [count] * 10
+    digest = hashlib.sha256(b"".join(source[i]["image"].tobytes() for i in range(len(source)))).hexdigest()
+    assert digest.startswith("78ac8f006f7fee4f")
+
+
+def test_embedded_splits_share_no_picture():
+    train, val = (sources.load(settings("embedded"), split) for split in ("train", "val"))
+    seen = {train[i]["image"].tobytes() for i in range(len(train))}
+    assert sum(val[i]["image"].tobytes() in seen for i in range(len(val))) <= 2  # the dataset itself repeats a few
+
+
+def test_folder_reads_classes_in_any_script_and_every_picture(folder):
+    source = sources.load(settings(f"folder:{folder}"), "train")
+    assert tuple(source.classes) == ("cat", "dog", "犬")
+    assert [source[i]["label"] for i in range(len(source))] == [0] * 6 + [1] * 4 + [2] * 2
+    assert source[11]["name"] == str(folder / "train" / "犬" / "1.jpg")
+    assert source[11]["image"] == (folder / "train" / "犬" / "1.jpg").read_bytes()
+    assert len(sources.load(settings(f"folder:{folder}"), "val")) == 3
+
+
+def test_a_folder_without_splits_is_train_and_can_be_cut(folder):
+    data = settings(f"folder:{folder / 'train'}", val_fraction=0.25)
+    train, val = sources.load(data, "train"), sources.load(data, "val")
+    names = [source[i]["name"] for source in (train, val) for i in range(len(source))]
+    assert (len(train), len(val)) == (9, 3)
+    assert len(set(names)) == 12
+
+
+def test_the_cut_is_seeded(folder):
+    def held_out(seed):
+        source = sources.load(settings(f"folder:{folder}", val_fraction=0.25, split_seed=seed), "val")
+        return {source[i]["name"] for i in range(len(source))}
+
+    assert held_out(0) == held_out(0)
+    assert len({frozenset(held_out(seed)) for seed in range(5)}) > 1
+
+
+def test_sources_survive_the_way_to_a_worker_process(folder):
+    for spec in ("embedded", f"folder:{folder}"):
+        source = sources.load(settings(spec), "train")
+        packed = pickle.dumps(source)
+        assert len(packed) < 10_000
+        copy = pickle.loads(packed)
+        assert len(copy) == len(source) and copy[3]["label"] == source[3]["label"]
+
+
+def test_hidden_files_are_passed_over(folder):
+    (folder / "train" / "cat" / ".DS_Store").write_text("x")
+    assert len(sources.load(settings(f"folder:{folder}"), "train")) == 12
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "train/cat/notes.txt").write_text("x"), "train/cat/notes.txt: not a picture"),
+        (lambda f: (f / "train/stray.png").write_text("x"), "train/stray.png: a picture outside the class folders"),
+        (lambda f: (f / "val/catt").mkdir(), "val/catt: no such class in .*; did you mean cat"),
+        (lambda f: [p.unlink() for p in f.glob("train/*/*")], "train: no pictures in its class folders"),
+    ],
+)
+def test_a_spoilt_folder_is_named(folder, spoil, message):
+    spoil(folder)
+    with pytest.raises(UserError, match=message):
+        for split in ("train", "val"):
+            sources.load(settings(f"folder:{folder}"), split)
+
+
+@pytest.mark.parametrize(
+    ("source", "split", "message"),
+    [
+        ("embeded", "train", "config.data.source is 'embeded'.*did you mean embedded"),
+        ("embedded:x", "train", "embedded takes no argument"),
+        ("embedded", "test", "embedded has no split 'test', it has train, val"),
+        ("folder:", "train", "without a path"),
+        ("folder:/no/such/place", "train", "/no/such/place: no such folder"),
+        ("tfds:", "train", "without a name"),
+        ("tfds:fashion_mnits", "train", "knows no such dataset; did you mean fashion_mnist"),
+        ("tfds:fashion_mnist", "train", "not prepared there; run: python -m data.prepare tfds:fashion_mnist"),
+    ],
+)
+def test_a_source_that_cannot_be_opened_says_why(source, split, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        sources.load(settings(source, data_dir=str(tmp_path)), split)
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="no class folders; expected"):
+        sources.load(settings(f"folder:{tmp_path}"), "train")
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, 0.00001])
+def test_a_fraction_that_leaves_a_split_empty_is_refused(fraction):
+    with pytest.raises(UserError, match="config.data.val_fraction"):
+        sources.load(settings("embedded", val_fraction=fraction), "val")

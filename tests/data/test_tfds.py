@@ -1,0 +1,96 @@
+"""A small dataset of real pictures, prepared and read by TFDS itself, without TensorFlow."""
+
+import gzip
+import io
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from data import sources
+from data.pipeline import train_batches
+from data.prepare import restore_gzip_header
+from data.sources import tfds as tfds_source
+from errors import UserError
+from experiments.quickstart import get_config
+
+
+class Garments(tfds.core.GeneratorBasedBuilder):
+    """Forty embedded pictures as PNG."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"image": tfds.features.Image(shape=(28, 28, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, manager):
+        return {"train": self._generate_examples("train"), "validation": self._generate_examples("val")}
+
+    def _generate_examples(self, split):
+        source = sources.load(get_config().data, split)
+        for index in range(40):
+            buffer = io.BytesIO()
+            Image.fromarray(source[index]["image"]).save(buffer, "PNG")
+            buffer.seek(0)
+            yield index, {"image": buffer, "label": source[index]["label"]}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp("tfds")
+    tfds_source.builder("garments", str(data_dir)).download_and_prepare(file_format="array_record")
+    config = get_config()
+    config.batch_size = 8
+    config.data.update(source="tfds:garments", data_dir=str(data_dir))
+    return config
+
+
+def test_records_are_read_as_they_were_written_without_tensorflow(prepared):
+    for split in ("train", "val"):
+        source = sources.load(prepared.data, split)
+        assert len(source) == 40 and len(source.classes) == 10
+        original = sources.load(get_config().data, split)
+        found = {
+            (np.asarray(Image.open(io.BytesIO(r["image"]))).tobytes(), r["label"])
+            for r in map(source.__getitem__, range(40))
+        }
+        assert found == {(original[i]["image"].tobytes(), original[i]["label"]) for i in range(40)}
+    assert "tensorflow" not in sys.modules
+
+
+def test_slices_are_tfds_own(prepared):
+    assert len(sources.load(prepared.data, "train[:25%]")) == 10
+    assert len(sources.load(prepared.data, "val[30:]")) == 10
+
+
+def test_a_worker_reads_what_this_process_reads(prepared):
+    source = sources.load(prepared.data, "train")
+    source[0]
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy[7]["image"] == source[7]["image"]
+    batches = list(train_batches(source, prepared, start_step=0, stop_step=7))
+    assert sorted(np.concatenate([b["id"] for b in batches[:5]])) == list(range(40))
+
+
+def test_what_is_not_array_record_is_refused_with_the_remedy(tmp_path):
+    tfds.builder("garments", data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    info = next(tmp_path.rglob("dataset_info.json"))
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    config = get_config()
+    config.data.update(source="tfds:garments", data_dir=str(tmp_path))
+    with pytest.raises(UserError, match="prepared as tfrecord.*python -m data.prepare tfds:garments"):
+        sources.load(config.data, "train")
+
+
+def test_debians_fashion_mnist_becomes_the_published_file_again():
+    published = gzip.compress(b"labels", mtime=1504176606)
+    published = published[:3] + b"\x08" + published[4:10] + b"train-labels-idx1-ubyte\0" + published[10:]
+    debians = published[:3] + b"\x00" + b"\x01\x02\x03\x04" + published[8:10] + published[10 + 24 :]
+    assert gzip.decompress(debians) == b"labels"
+    assert restore_gzip_header("train-labels-idx1-ubyte.gz", debians) == published
+    assert restore_gzip_header("train-labels-idx1-ubyte.gz", published) == published
+    assert restore_gzip_header("other.gz", debians) == debians

@@ -1,0 +1,137 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import models
+from errors import UserError
+from models import cost
+from models.cifar_resnet import shortcut_a
+from training.mesh import AXIS
+
+
+def make(name, classes, **changes):
+    fields = {"name": name, "dtype": "float32", "remat": False, "sync_bn": False, "options": {}} | changes
+    return models.create(ConfigDict(fields), classes, AXIS)
+
+
+def shapes_of(model, size):
+    return jax.eval_shape(lambda: models.init(model, jax.random.key(0), size))
+
+
+# torchvision 0.29.1, meta["num_params"] and meta["_ops"] of each IMAGENET1K_V1.
+@pytest.mark.parametrize(
+    ("name", "parameters", "gmac"),
+    [
+        ("resnet18", 11_689_512, 1.814),
+        ("resnet34", 21_797_672, 3.664),
+        ("resnet50", 25_557_032, 4.089),
+        ("resnet101", 44_549_160, 7.801),
+        ("resnet152", 60_192_808, 11.514),
+    ],
+)
+def test_resnets_have_torchvisions_parameters_and_operations(name, parameters, gmac):
+    model = make(name, 1000)
+    variables = shapes_of(model, 224)
+    assert cost.parameters(variables["params"]) == parameters
+    assert cost.multiply_accumulates(model, variables, (224, 224, 3)) / 1e9 == pytest.approx(gmac, abs=5e-4)
+
+
+# He et al. 2015, table 6: 0.27, 0.46, 0.66, 0.85 and 1.7 million.
+@pytest.mark.parametrize(
+    ("depth", "parameters"), [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018), (110, 1_727_962)]
+)
+def test_cifar_resnets_have_the_papers_parameters(depth, parameters):
+    assert cost.parameters(shapes_of(make(f"cifar_resnet{depth}", 10), 32)["params"]) == parameters
+
+
+def test_paths_joined_with_dots_are_torchvisions_names():
+    params = shapes_of(make("resnet50", 1000), 224)["params"]
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    names = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+    assert names["conv1.kernel"] == (7, 7, 3, 64)
+    assert names["layer1.0.downsample.0.kernel"] == (1, 1, 64, 256)
+    assert names["layer1.0.downsample.1.scale"] == (256,)
+    assert names["layer4.2.conv3.kernel"] == (1, 1, 512, 2048)
+    assert names["fc.bias"] == (1000,)
+    assert len(names) == 161  # torchvision's resnet50 has 161 parameter tensors
+
+
+def test_stride_is_on_the_3x3_of_a_bottleneck():
+    model = make("resnet50", 10)
+    images = jnp.zeros((1, 64, 64, 3))
+    _, state = jax.eval_shape(
+        lambda: model.apply(
+            models.init(model, jax.random.key(0), 64), images, train=False, capture_intermediates=True, mutable=True
+        )
+    )
+    block = state["intermediates"]["layer2.0"]
+    assert block["conv1"]["__call__"][0].shape[1] == 16
+    assert block["conv2"]["__call__"][0].shape[1] == 8
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (1, 1)])
+def test_any_input_size_gives_logits(size):
+    model = make("resnet18", 5)
+    variables = jax.jit(lambda: models.init(model, jax.random.key(0), 32))()
+    logits = model.apply(variables, jnp.ones((2, *size, 3)), train=False)
+    assert logits.shape == (2, 5)
+    assert jnp.isfinite(logits).all()
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters():
+    images = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
+    variables = jax.jit(lambda: models.init(make("cifar_resnet8", 10), jax.random.key(0), 32))()
+    half = make("cifar_resnet8", 10, dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes_of(half, 32))} == {jnp.dtype("float32")}
+    exact = make("cifar_resnet8", 10).apply(variables, images, train=False)
+    near = half.apply(variables, images, train=False)
+    assert near.dtype == jnp.float32
+    assert 0 < jnp.abs(near - exact).max() < 0.1 * jnp.abs(exact).max()
+
+
+def gradient(model, variables, images):
+    def loss(params):
+        logits, _ = model.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])
+        return jnp.sum(logits[:, 0])
+
+    return jax.jit(jax.grad(loss))(variables["params"])
+
+
+def test_remat_changes_neither_names_nor_gradients():
+    images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
+    plain, saving = make("cifar_resnet8", 10), make("cifar_resnet8", 10, remat=True)
+    variables = jax.jit(lambda: models.init(plain, jax.random.key(0), 16))()
+    for a, b in zip(*(jax.tree.leaves(gradient(m, variables, images)) for m in (plain, saving)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_zero_init_residual_zeroes_the_last_norm_of_every_block():
+    params = jax.jit(
+        lambda: models.init(make("resnet18", 10, options={"zero_init_residual": True}), jax.random.key(0), 32)
+    )()
+    assert jnp.all(params["params"]["layer3.1"]["bn2"]["scale"] == 0)
+    assert jnp.all(params["params"]["layer3.1"]["bn1"]["scale"] == 1)
+
+
+def test_shortcut_a_subsamples_and_pads_channels_with_zeros():
+    x = jnp.arange(2 * 5 * 5 * 4.0).reshape(2, 5, 5, 4)
+    y = shortcut_a(x, 8, 2)
+    assert y.shape == (2, 3, 3, 8)
+    assert jnp.all(y[..., 2:6] == x[:, ::2, ::2])
+    assert jnp.all(y[..., :2] == 0)
+    assert jnp.all(y[..., 6:] == 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "resnet51"}, "config.model.name is 'resnet51'.*did you mean resnet50"),
+        ({"dtype": "float16"}, "config.model.dtype is 'float16'.*bfloat16"),
+        ({"options": {"zero_init": True}}, "config.model.options.zero_init: resnet18 has no such option"),
+    ],
+)
+def test_what_a_model_does_not_know_is_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        make(**({"name": "resnet18", "classes": 10} | changes))
