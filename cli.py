@@ -9,7 +9,7 @@ from ml_collections import ConfigDict, config_flags
 from errors import UserError, did_you_mean
 
 
-class _Config:
+class ConfigFlag:
     """The flag --config: a file of `experiments/`, ":variant" after it, and --config.a.b=value for single values."""
 
     def __init__(self):
@@ -22,14 +22,10 @@ class _Config:
         if self._flag.value is None:
             raise UserError("--config is missing; give an experiment, such as --config experiments/quickstart.py")
         try:
-            self._flag.value.is_locked  # noqa: B018  a file that did not load raises on first use
+            self._flag.value.is_locked  # noqa: B018  a file that could not be opened raises on first use
         except OSError as error:
-            raise UserError(f"--config: {error.__cause__}") from error
+            raise UserError(f"--config: {_one_line(error.__cause__)}") from error
         return self._flag.value
-
-
-def define_config() -> _Config:
-    return _Config()
 
 
 def run(main: Callable[[list[str]], None], program: str) -> None:
@@ -41,14 +37,14 @@ def run(main: Callable[[list[str]], None], program: str) -> None:
         except flags.Error as error:
             fail(program, _last_line(error))
         except (UserError, AttributeError, KeyError, TypeError, ValueError) as error:
-            fail(program, _explain(error, argv))
+            fail(program, _explain_override(argv) or f"--config: {_one_line(error)}")
 
     def guarded(argv: list[str]) -> None:
         logging.set_verbosity(logging.ERROR)  # Orbax narrates every save
         try:
             main(argv)
         except UserError as error:
-            fail(program, str(error))
+            fail(program, _one_line(error))
         except KeyboardInterrupt:
             fail(program, "interrupted", status=130)
 
@@ -60,25 +56,34 @@ def fail(program: str, message: str, status: int = 2) -> None:
     sys.exit(status)
 
 
+def _one_line(error: BaseException) -> str:
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(message).split())
+
+
 def _last_line(error: Exception) -> str:
-    """ml_collections wraps an experiment's exception in a whole traceback: its last line is the message."""
+    """ml_collections wraps an experiment's own exception in a traceback: the last line is its message."""
     return str(error).strip().splitlines()[-1].removeprefix("errors.UserError: ")
 
 
-def _explain(error: Exception, argv: list[str]) -> str:
-    """Names the --config.* override that the configuration has no field for."""
-    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
-    for argument in argv:
-        if not argument.startswith("--config.") or not isinstance(config, ConfigDict):
-            continue
-        node = config
-        path = argument.removeprefix("--").partition("=")[0].split(".")
-        for depth, field in enumerate(path[1:], start=1):
+def _explain_override(argv: list[str]) -> str:
+    """Names the first --config.a.b=value that the configuration has no field for, or ''."""
+    overrides = [argument for argument in argv if argument.startswith("--config.")]
+    path = next((b if a == "--config" else a[9:] for a, b in zip(argv, [*argv[1:], ""], strict=True) if _sets(a)), None)
+    if not overrides or path is None:
+        return ""
+    config = flags.FLAGS["config"].parser.parse(path)
+    for argument in overrides:
+        node, parent = config, "config"
+        for field in argument.removeprefix("--config.").partition("=")[0].split("."):
             if not isinstance(node, ConfigDict):
-                return f"{'.'.join(path[:depth])}: a single value, it has no field {field}"
+                return f"{parent}: a single value, it has no field {field}"
             if field not in node:
-                parent = ".".join(path[:depth])
                 near = did_you_mean(field, node.keys()).replace("mean ", f"mean {parent}.")
                 return f"{parent}.{field}: no such field{near}"
-            node = node[field]
-    return _last_line(error)
+            node, parent = node[field], f"{parent}.{field}"
+    return ""
+
+
+def _sets(argument: str) -> bool:
+    return argument == "--config" or argument.startswith("--config=")

@@ -11,6 +11,7 @@ from pathlib import Path
 from absl import flags
 
 import cli
+import training.startup
 from errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The --workdir of a training run.")
@@ -18,6 +19,7 @@ _SPLIT = flags.DEFINE_string("split", None, "Which split; the run's config.data.
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
 _SOURCE = flags.DEFINE_string("source", None, "Other data with the same classes; the run's config.data.source.")
 _DRAW = flags.DEFINE_bool("draw", False, "Also draw pictures with their predictions, and the confusion matrix.")
+flags.adopt_module_key_flags(training.startup)
 
 
 def main(argv: list[str]) -> None:
@@ -25,9 +27,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {argv[1]!r}")
     if not _WORKDIR.value:
         raise UserError("--workdir is missing; name the folder of a training run")
-    from training.startup import start_jax
-
-    start_jax()
+    training.startup.start_jax()
     import jax
     import numpy as np
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from absl import flags
 
 import cli
+import training.startup
 from errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The --workdir of a training run.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write, instead of printing.")
+flags.adopt_module_key_flags(training.startup)
 
 
 def main(argv: list[str]) -> None:
@@ -22,9 +24,7 @@ def main(argv: list[str]) -> None:
         raise UserError("--workdir is missing; name the folder of a training run")
     if len(argv) < 2:
         raise UserError("name pictures, or folders of pictures")
-    from training.startup import start_jax
-
-    start_jax()
+    training.startup.start_jax()
     from data.pictures import Pictures, find_pictures
     from evaluation.run import open_run
     from training.manifest import write_json

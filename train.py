@@ -7,18 +7,20 @@ All local devices take part. Several machines: start the same command on each, w
 """
 
 import time
+from pathlib import Path
 
-STARTED = time.time()
+from absl import flags
 
-from pathlib import Path  # noqa: E402
+import cli
+import training.startup
+from errors import UserError
 
-from absl import flags  # noqa: E402
-
-import cli  # noqa: E402
-from errors import UserError  # noqa: E402
-
-_CONFIG = cli.define_config()
+_CONFIG = cli.ConfigFlag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the configuration are kept.")
+flags.adopt_module_key_flags(cli)
+flags.adopt_module_key_flags(training.startup)
+
+_STARTED = time.time()
 
 
 def main(argv: list[str]) -> None:
@@ -28,12 +30,10 @@ def main(argv: list[str]) -> None:
         raise UserError("--workdir is missing; name a folder for the run, such as runs/first")
     config = _CONFIG.value
 
-    from training.startup import start_jax
-
-    start_jax()
+    training.startup.start_jax()
     from training.loop import train
 
-    train(config, Path(_WORKDIR.value), STARTED)
+    train(config, Path(_WORKDIR.value), _STARTED)
 
 
 if __name__ == "__main__":

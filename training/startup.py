@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import jax
 from absl import flags
 
 from errors import UserError
@@ -16,6 +15,8 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, f
 
 def start_jax() -> None:
     """Reads the flags above. Raises UserError where the processes do not find each other."""
+    import jax  # here, so that --help need not wait for it
+
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "morphism" / "jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -79,7 +79,7 @@ def make_train_step(
             batch_stats=stats,
             opt_state=opt_state,
         )
-        return _update_ema(state, config.ema.decay, ema_every), {**scalars, "grad_norm": optax.global_norm(gradients)}
+        return _update_ema(state, config.ema.decay, ema_every), {**scalars, "grad_norm": optax.tree.norm(gradients)}
 
     return jax.jit(
         jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P())),

@@ -1,0 +1,55 @@
+import importlib
+import pkgutil
+
+import jax
+import pytest
+
+import experiments
+import models
+import tasks
+from experiments.base import get_base
+from training.mesh import AXIS
+from training.optimizer import make_optimizer
+from training.schedule import make_schedule
+
+FILES = [module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name != "base"]
+VARIANTS = {"cifar10_resnet": ("20", "32", "44", "56", "110"), "imagenet_resnet": ("18", "34", "50", "101", "152")}
+ALL = [(file, variant) for file in FILES for variant in VARIANTS.get(file, (None,))]
+
+
+@pytest.mark.parametrize(("file", "variant"), ALL)
+def test_every_experiment_builds(file, variant):
+    module = importlib.import_module(f"experiments.{file}")
+    config = module.get_config(variant) if variant else module.get_config()
+    model = models.create(config.model, 10, AXIS)
+    shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0), config.data.image_size))
+    optimizer = make_optimizer(config.optimizer, make_schedule(config, 100))
+    jax.eval_shape(optimizer.init, shapes["params"])
+    tasks.get(config.task)
+    assert config.is_locked
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_experiment_tells_its_command_and_the_published_number(file):
+    text = importlib.import_module(f"experiments.{file}").__doc__
+    assert f"python train.py --config experiments/{file}.py" in text
+    assert "Published" in text
+
+
+def test_a_misspelt_field_in_an_experiment_is_an_error():
+    config = get_base()
+    with pytest.raises(AttributeError, match='Did you mean "optimizer" instead of "optimiser"'):
+        config.optimiser = {}
+
+
+def test_a_value_of_the_wrong_type_in_an_experiment_is_an_error():
+    config = get_base()
+    with pytest.raises(TypeError):
+        config.batch_size = "128"
+
+
+def test_cifars_schedule_is_the_papers():
+    config = importlib.import_module("experiments.cifar10_resnet").get_config("20")
+    schedule = make_schedule(config, 45_000 / 128)
+    rates = [schedule(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])

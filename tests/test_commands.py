@@ -1,0 +1,122 @@
+"""The commands as a person runs them: one process each."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SMALL = (
+    "--config.duration=4",
+    "--config.batch_size=16",
+    "--config.eval_every=0",
+    "--config.checkpoint_every=2",
+    "--config.log_every=1",
+    "--config.schedule.warmup=1",
+    "--config.data.image_size=8",
+    "--config.data.resize_size=8",
+)
+
+
+def run(*arguments, devices=1, timeout=240):
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
+    )
+
+
+def train(workdir, *more, devices=1):
+    return run(
+        "train.py", "--config", "experiments/quickstart.py", "--workdir", str(workdir), *SMALL, *more, devices=devices
+    )
+
+
+def test_train_evaluate_predict_and_digest(tmp_path):
+    done = train(tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "step 4/4  val: top1 0." in done.stdout
+
+    done = run("eval.py", "--workdir", str(tmp_path / "run"), "--draw")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run" / "eval_val.json").read_text())
+    assert result["examples"] == 2000
+    assert f"top1                {result['top1']:.4f}" in done.stdout
+    assert (tmp_path / "run" / "eval_val.png").stat().st_size > 10_000
+
+    from PIL import Image
+
+    from data.sources.embedded import CLASSES, Embedded
+
+    Image.fromarray(Embedded("val")[0]["image"]).save(tmp_path / "one.png")
+    done = run("predict.py", "--workdir", str(tmp_path / "run"), str(tmp_path / "one.png"))
+    assert done.returncode == 0, done.stderr
+    name, predicted, confidence = done.stdout.strip().split("\t")
+    assert name == str(tmp_path / "one.png") and predicted in CLASSES and 0 < float(confidence) <= 1
+
+    digests = [run("-m", "training.digest", str(tmp_path / "run"), f"--step={step}").stdout for step in ("2", "4")]
+    assert digests[0] != digests[1]
+    assert all(len(line.split()[0]) == 64 for line in digests)
+
+
+def test_the_same_command_uses_all_devices(tmp_path):
+    done = train(tmp_path / "run", devices=4)
+    assert done.returncode == 0, done.stderr
+    assert "4 cpu device(s)" in done.stdout
+
+
+def test_help_names_the_flags_without_waiting_for_jax():
+    done = run("train.py", "--help")
+    assert "--config" in done.stdout and "--workdir" in done.stdout and "--distributed" in done.stdout
+    for command in ("train", "eval", "predict"):
+        loaded = run("-c", f"import sys, {command}; print(*sys.modules)").stdout.split()
+        assert command in loaded and "jax" not in loaded and "tensorflow_datasets" not in loaded
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--config.optimiser.name=adam",), "config.optimiser: no such field; did you mean config.optimizer?"),
+        (("--config.optimizer.learning=1",), "config.optimizer.learning: no such field"),
+        (("--config.batch_size=many",), "flag --config.batch_size=many"),
+        (("--config.batch_size.x=1",), "config.batch_size: a single value, it has no field x"),
+        (("--config.model.name=resnet19",), "config.model.name is 'resnet19'"),
+        (("--config.optimizer.name=adamm",), "config.optimizer.name is 'adamm'"),
+        (("--config.data.source=folder:/nowhere",), "/nowhere: no such folder"),
+        (("--config.batch_size=10", "--config.accumulate=4"), "does not split over 1 devices x 4 micro-batches"),
+        (("--wokrdir=x",), "Unknown command line flag 'wokrdir'"),
+        (("--coordinator=localhost:1",), "go with --distributed"),
+        (("stray",), "unexpected argument 'stray'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exits_with_2(tmp_path, arguments, message):
+    done = run("train.py", "--config", "experiments/quickstart.py", "--workdir", str(tmp_path / "run"), *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("train.py: error: ") and message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train.py", "--workdir=x"), "--config is missing"),
+        (("train.py", "--config=experiments/none.py", "--workdir=x"), "experiments/none.py"),
+        (("train.py", "--config=experiments/quickstart.py"), "--workdir is missing"),
+        (
+            ("train.py", "--config=experiments/cifar10_resnet.py", "--workdir=x", "--config.data.data_dir=/nowhere"),
+            "/nowhere/cifar10/3.0.2: tfds:cifar10 is not prepared there; run: python -m data.prepare tfds:cifar10",
+        ),
+        (("eval.py",), "--workdir is missing"),
+        (("eval.py", "--workdir=/nowhere"), "/nowhere/config.json: no such file"),
+        (("predict.py", "--workdir=/nowhere"), "name pictures"),
+        (("-m", "training.digest"), "give one workdir"),
+        (("-m", "data.prepare", "fashion_mnist"), "give one dataset, such as tfds:fashion_mnist"),
+    ],
+)
+def test_what_a_command_lacks_is_named(arguments, message):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,172 @@
+"""Whole runs, in this process, on the embedded pictures."""
+
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+import training.loop
+from errors import UserError
+from evaluation.run import open_run
+from training.checkpoint import Checkpoints
+from training.digest import digest
+from training.loop import NonFiniteLoss, train
+from training.manifest import read_config
+
+TIMED = ("train/images_per_s", "train/input_wait")
+
+
+def digest_of(workdir, step):
+    with Checkpoints(workdir, best=read_config(workdir).best) as checkpoints:
+        return digest(checkpoints.read(step))
+
+
+def metrics_of(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMED} for line in lines]
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(step, how): calls `how` when the training loop starts step `step`."""
+
+    def arrange(at_step, how):
+        make = training.loop.make_train_step
+
+        def make_interrupted(*args):
+            step = make(*args)
+
+            def interrupted(state, batch):
+                if int(state.step) + 1 == at_step:
+                    how()
+                return step(state, batch)
+
+            return interrupted
+
+        monkeypatch.setattr(training.loop, "make_train_step", make_interrupted)
+
+    yield arrange
+    monkeypatch.undo()
+
+
+class Crash(Exception):
+    pass
+
+
+def crash():
+    raise Crash
+
+
+@pytest.mark.parametrize("optimizer", ["nesterov", "adamw"])
+def test_resumed_run_ends_with_the_same_bits(config, tmp_path, interrupt, monkeypatch, optimizer):
+    config.optimizer.name = optimizer
+    config.ema.decay = 0.9
+    config.eval_every = "3"
+    undisturbed = train(config, tmp_path / "a")
+    interrupt(6, crash)  # the newest checkpoint is then step 4
+    with pytest.raises(Crash):
+        train(config, tmp_path / "b")
+    monkeypatch.undo()
+    assert train(config, tmp_path / "b") == undisturbed
+    assert digest_of(tmp_path / "a", 8) == digest_of(tmp_path / "b", 8)
+    assert metrics_of(tmp_path / "a") == metrics_of(tmp_path / "b")
+
+
+def test_sigterm_finishes_the_step_saves_and_the_same_command_goes_on(config, tmp_path, interrupt, monkeypatch, capsys):
+    train(config, tmp_path / "a")
+    interrupt(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    train(config, tmp_path / "b")
+    assert "stopped by SIGTERM after step 3, saved; the same command goes on from it" in capsys.readouterr().out
+    with Checkpoints(tmp_path / "b") as checkpoints:
+        assert checkpoints.latest() == 3
+    monkeypatch.undo()
+    train(config, tmp_path / "b")
+    assert digest_of(tmp_path / "a", 8) == digest_of(tmp_path / "b", 8)
+
+
+def test_a_finished_run_started_again_changes_nothing(config, tmp_path, capsys):
+    train(config, tmp_path)
+    before = metrics_of(tmp_path)
+    train(config, tmp_path)
+    assert "finished at step 8" in capsys.readouterr().out
+    assert metrics_of(tmp_path) == before
+
+
+def test_the_newest_and_the_best_checkpoints_are_kept(config, tmp_path):
+    config.duration = "10"
+    config.eval_every = "2"
+    config.keep = 2
+    train(config, tmp_path)
+    scores = {line["step"]: line["val/top1"] for line in metrics_of(tmp_path) if "val/top1" in line}
+    assert sorted(scores) == [2, 4, 6, 8, 10]
+    with Checkpoints(tmp_path, best="top1") as checkpoints:
+        assert scores[checkpoints.best()] == max(scores.values())
+        assert checkpoints.steps() == sorted({8, 10, checkpoints.best()})
+
+
+def test_without_checkpoints_the_run_works_and_writes_none(config, tmp_path):
+    config.checkpoint_every = "0"
+    assert train(config, tmp_path)["top1"] > 0
+    assert not any((tmp_path / "checkpoints").glob("[0-9]*"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_saves_nothing_broken(config, tmp_path):
+    config.optimizer.update(learning_rate=1e30, name="sgd")
+    config.schedule.update(name="constant", warmup="0")
+    with pytest.raises(
+        NonFiniteLoss, match=r"step [2-4]: (loss|grad_norm) is (nan|inf).*config.optimizer.learning_rate"
+    ):
+        train(config, tmp_path)
+    assert not any((tmp_path / "checkpoints").glob("[0-9]*"))
+
+
+def test_a_workdir_of_another_configuration_is_refused(config, tmp_path):
+    train(config, tmp_path)
+    config.optimizer.learning_rate = 0.5
+    with pytest.raises(UserError, match="holds a run with config.optimizer.learning_rate=0.2, now it is 0.5"):
+        train(config, tmp_path)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(config, tmp_path):
+    train(config, tmp_path / "small")
+    config.model.name = "cifar_resnet14"
+    with pytest.raises(UserError, match="config.model.name"):
+        train(config, tmp_path / "small")
+    config.duration = "4"
+    train(config, tmp_path / "large")
+    shutil.rmtree(tmp_path / "large" / "checkpoints")
+    shutil.copytree(tmp_path / "small" / "checkpoints", tmp_path / "large" / "checkpoints")
+    message = r"layer1\.1\.bn1\.mean is absent there and \(16,\) in this model"
+    with pytest.raises(UserError, match=message):
+        train(config, tmp_path / "large")
+    with pytest.raises(UserError, match=message):
+        open_run(tmp_path / "large", "latest")
+
+
+def test_evaluating_a_checkpoint_gives_what_training_reported(config, tmp_path):
+    from data import sources
+    from evaluation.loop import evaluate
+
+    config.ema.decay = 0.9
+    reported = train(config, tmp_path)
+    run = open_run(tmp_path, "latest")
+    source = sources.load(config.data, "val")
+    found = evaluate(run.task, run.classes, run.predict(source))
+    assert {key: found[key] for key in reported} == pytest.approx(reported, rel=1e-6)
+    assert found["examples"] == 2000
+    assert np.sum(found["confusion"]) == 2000
+
+
+def test_the_manifest_says_what_ran(config, tmp_path):
+    train(config, tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())[-1]
+    assert manifest["parameters"] == 75_290
+    assert manifest["multiply_accumulates"] > 0
+    assert len(manifest["devices"]) == 4
+    assert set(manifest["packages"]) >= {"jax", "flax", "optax", "orbax-checkpoint"}
+    assert any((tmp_path / "tensorboard").glob("events*"))
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert {"step", "train/loss", "train/images_per_s", "train/learning_rate"} <= set(first)

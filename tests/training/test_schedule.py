@@ -1,0 +1,74 @@
+import math
+
+import pytest
+
+from errors import UserError
+from experiments.base import get_base
+from training.schedule import make_schedule, to_steps
+
+
+@pytest.mark.parametrize(
+    ("length", "steps"), [("500", 500), ("64k", 64_000), ("1.5k", 1500), ("90ep", 31_641), ("0.5ep", 176), ("0", 0)]
+)
+def test_lengths_are_steps_or_epochs(length, steps):
+    assert to_steps(length, 45_000 / 128, "duration") == steps
+
+
+@pytest.mark.parametrize("length", ["", "ten", "5 epochs", "-3", "1e3"])
+def test_a_length_that_is_none_names_its_field(length):
+    with pytest.raises(UserError, match='config.schedule.warmup is .*write steps as "500" or "64k", epochs as "90ep"'):
+        to_steps(length, 100, "schedule.warmup")
+
+
+def schedule_of(**changes):
+    config = get_base()
+    config.duration = "100"
+    config.schedule.update(changes)
+    schedule = make_schedule(config, steps_per_epoch=10)
+    return [float(schedule(step)) for step in range(100)]
+
+
+def test_step_decay_multiplies_at_each_boundary():
+    rates = schedule_of(name="step", boundaries=("3ep", "60"), factor=0.1)
+    assert rates[0] == rates[29] == pytest.approx(0.1)
+    assert rates[30] == rates[59] == pytest.approx(0.01)
+    assert rates[60] == rates[99] == pytest.approx(0.001)
+
+
+def test_warmup_rises_linearly_and_cosine_falls_over_what_follows():
+    rates = schedule_of(name="cosine", warmup="2ep", warmup_factor=0.1, final_factor=0.01)
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[10] == pytest.approx(0.1 * 0.55)
+    assert rates[20] == pytest.approx(0.1)
+    assert rates[60] == pytest.approx(0.1 * (0.01 + 0.99 * 0.5))
+    assert rates[99] == pytest.approx(0.1 * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * 79 / 80))), rel=1e-4)
+
+
+def test_polynomial_decay_is_that_of_deeplab():
+    rates = schedule_of(name="polynomial", power=0.9)
+    assert rates == pytest.approx([0.1 * (1 - step / 100) ** 0.9 for step in range(100)], rel=1e-5)
+
+
+def test_constant_is_constant():
+    assert schedule_of(name="constant") == pytest.approx([0.1] * 100)
+
+
+def test_the_rate_scales_with_the_batch():
+    config = get_base()
+    config.batch_size = 1024
+    config.optimizer.reference_batch = 256
+    config.schedule.name = "constant"
+    assert make_schedule(config, 10)(0) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "cosin"}, "config.schedule.name is 'cosin'.*did you mean cosine"),
+        ({"warmup": "11ep"}, "config.schedule.warmup is 110 steps, longer than config.duration's 100"),
+        ({"boundaries": ("3 ep",), "name": "step"}, "config.schedule.boundaries is '3 ep'"),
+    ],
+)
+def test_what_makes_no_schedule_is_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        schedule_of(**changes)

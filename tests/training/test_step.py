@@ -1,0 +1,127 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import models
+import tasks
+from data import sources
+from data.pipeline import train_batches
+from errors import UserError
+from training.mesh import AXIS, check_batch, replicated, to_devices
+from training.optimizer import make_optimizer
+from training.schedule import make_schedule
+from training.state import init_state
+from training.step import make_train_step
+
+TASK = tasks.get("classification")
+
+
+def run(config, mesh, steps=4, ema_every=1):
+    source = sources.load(config.data, "train")
+    model = models.create(config.model, 10, AXIS)
+    optimizer = make_optimizer(config.optimizer, make_schedule(config, len(source) / config.batch_size))
+    step = make_train_step(model, TASK, optimizer, config, 10, ema_every, mesh)
+    state = init_state(model, optimizer, config.data.image_size, config.seed, config.ema.decay > 0)
+    state = jax.device_put(state, replicated(mesh))
+    history = []
+    for _, batch in to_devices(train_batches(source, config, start_step=0, stop_step=steps), mesh):
+        state, scalars = step(state, batch)
+        history.append(jax.device_get((scalars, state)))
+    return history
+
+
+def assert_same(a, b, **tolerance):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, **tolerance)
+
+
+@pytest.mark.parametrize("mixing", [False, True])
+@pytest.mark.parametrize("devices", [2, 4])
+def test_synchronised_norm_makes_the_number_of_devices_invisible(config, mesh_of, devices, mixing):
+    config.model.sync_bn = True
+    if mixing:
+        config.augment.update(mixup_alpha=0.2, cutmix_alpha=1.0)
+    one, several = run(config, mesh_of(1)), run(config, mesh_of(devices))
+    assert_same([s for s, _ in one], [s for s, _ in several], rtol=1e-4, atol=1e-6)
+    assert_same(one[-1][1].params, several[-1][1].params, rtol=1e-3, atol=1e-5)
+    assert_same(one[-1][1].batch_stats, several[-1][1].batch_stats, rtol=1e-3, atol=1e-5)
+
+
+def test_without_it_each_device_normalises_its_own_rows(config, mesh_of):
+    one, several = run(config, mesh_of(1), steps=1), run(config, mesh_of(4), steps=1)
+    assert abs(one[0][0]["loss"] - several[0][0]["loss"]) > 1e-4
+
+
+def test_accumulation_is_the_step_of_devices_that_see_the_micro_batches(config, mesh_of):
+    """Two micro-batches on one device normalise and average as one micro-batch on each of two devices."""
+    two_devices = run(config, mesh_of(2), steps=3)
+    config.accumulate = 2
+    accumulated = run(config, mesh_of(1), steps=3)
+    assert_same([s for s, _ in two_devices], [s for s, _ in accumulated], rtol=1e-4)
+    assert_same(two_devices[-1][1].params, accumulated[-1][1].params, rtol=1e-3, atol=1e-5)
+
+
+def test_the_same_run_twice_gives_the_same_bits(config, mesh_of):
+    a, b = run(config, mesh_of(2), steps=2), run(config, mesh_of(2), steps=2)
+    assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_ema_follows_its_definition(config, mesh_of, every):
+    config.ema.decay = 0.8
+    history = run(config, mesh_of(1), ema_every=every)
+    source = sources.load(config.data, "train")
+    model = models.create(config.model, 10, AXIS)
+    optimizer = make_optimizer(config.optimizer, make_schedule(config, len(source) / config.batch_size))
+    expected = jax.device_get(init_state(model, optimizer, 8, config.seed, True).ema)
+    for step, (_, state) in enumerate(history, 1):
+        if step % every == 0:
+            present = {"params": state.params, "batch_stats": state.batch_stats}
+            expected = jax.tree.map(lambda e, x: 0.8 * e + 0.2 * x, expected, present)
+        assert_same(state.ema, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_are_those_of_the_mean_loss_over_the_global_batch(config, mesh_of):
+    """Plain SGD on two devices moves the parameters by the rate times a gradient taken without any mesh."""
+    config.model.sync_bn = False
+    config.optimizer.update(name="sgd", learning_rate=0.5, weight_decay=0.0)
+    config.schedule.update(name="constant", warmup="0")
+    source = sources.load(config.data, "train")
+    model = models.create(config.model, 10, AXIS)
+    optimizer = make_optimizer(config.optimizer, lambda step: 0.5)
+    before = init_state(model, optimizer, 8, config.seed, False)
+    batch = next(iter(train_batches(source, config, start_step=0, stop_step=1)))
+
+    from augment import augment
+
+    augmented = augment(jax.random.split(jax.random.key(config.seed))[0], batch, config.augment, 10)
+
+    def loss(params):
+        halves = []
+        for rows in (slice(0, 8), slice(8, 16)):
+            variables = {"params": params, "batch_stats": before.batch_stats}
+            logits, _ = model.apply(variables, augmented["image"][rows], train=True, mutable=["batch_stats"])
+            log_p = jax.nn.log_softmax(logits)
+            halves.append(-jnp.mean(log_p[jnp.arange(8), batch["label"][rows]]))
+        return sum(halves) / 2
+
+    value, gradient = jax.value_and_grad(loss)(before.params)
+    scalars, after = run(config, mesh_of(2), steps=1)[0]
+    assert scalars["loss"] == pytest.approx(float(value), rel=1e-5)
+    expected = jax.tree.map(lambda p, g: p - 0.5 * g, before.params, gradient)
+    assert_same(after.params, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "mixing", "devices", "message"),
+    [
+        (10, 1, False, 4, "config.batch_size=10 does not split over 4 devices.*try 8"),
+        (12, 2, False, 4, "4 devices x 2 micro-batches; try 16"),
+        (4, 1, True, 4, "pairs of two to mix; try 8"),
+        (0, 1, False, 1, "at least 1"),
+    ],
+)
+def test_a_batch_that_does_not_split_is_refused_with_one_that_does(batch, accumulate, mixing, devices, message):
+    with pytest.raises(UserError, match=message):
+        check_batch(batch, accumulate, mixing, devices)
