@@ -12,9 +12,9 @@ from experiments.base import get_base
 def get_config():
     config = get_base("classification")
     config.batch_size = 128
-    config.duration = "12ep"
-    config.eval_every = config.checkpoint_every = "3ep"
-    config.log_every = "20"
+    config.duration = "20ep"
+    config.eval_every = config.checkpoint_every = "4ep"
+    config.log_every = "50"
     config.model.name = "cifar_resnet8"
     config.data.source = "embedded"
     config.data.image_size = config.data.resize_size = 28
