@@ -1,5 +1,6 @@
 """What every command shares: the --config flag, and errors told in one line."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -52,8 +53,10 @@ def run(main: Callable[[list[str]], None], program: str) -> None:
 
 
 def fail(program: str, message: str, status: int = 2) -> None:
-    print(f"{program}: error: {message}", file=sys.stderr)
-    sys.exit(status)
+    """Ends the process at once: what runs in the background, and may have failed too, is not waited for."""
+    sys.stdout.flush()
+    print(f"{program}: error: {message}", file=sys.stderr, flush=True)
+    os._exit(status)
 
 
 def _one_line(error: BaseException) -> str:

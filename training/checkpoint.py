@@ -3,6 +3,10 @@
 Writing is asynchronous and atomic: a checkpoint exists whole or not at all. The newest `keep` and the best are kept.
 """
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +23,11 @@ from training.state import TrainState
 class Checkpoints:
     """The folder `checkpoints` of a workdir. Close it (or leave its `with`) to finish what is being written."""
 
-    def __init__(self, workdir: Path, keep: int = 1, best: str = ""):
-        """`best` names the metric whose highest value, among checkpoints saved with metrics, is the best."""
+    def __init__(self, workdir: Path, keep: int = 1, best: str = "", writer: bool = False):
+        """`best` names the metric whose highest value, among checkpoints saved with metrics, is the best.
+
+        `writer` is True for the one run that saves here: it clears away what an interrupted run left half written.
+        """
         self.folder = workdir.absolute() / "checkpoints"
         policy = [checkpoint_managers.LatestN(keep)]
         if best:
@@ -39,6 +46,7 @@ class Checkpoints:
                 save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),  # when to save is the loop's decision
                 best_fn=(lambda metrics: metrics[best]) if best else None,
                 keep_checkpoints_without_metrics=True,
+                cleanup_tmp_directories=writer,
             ),
         )
 
@@ -46,11 +54,30 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._manager.close()
+        with self._explained():
+            self._manager.close()
 
     def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
-        """Copies the state off the device, then writes in the background; the state may be donated on return."""
-        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+        """Copies the state off the device, then writes in the background; the state may be donated on return.
+
+        Raises UserError where this or the previous checkpoint could not be written; those before it are whole.
+        """
+        with self._explained():
+            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+        ) as error:  # Orbax and TensorStore pass on the disk's in several types
+            raise UserError(
+                f"{self.folder}: a checkpoint could not be written ({_reason(error)}); the earlier ones are whole: "
+                "make room, or make the folder writable, and start the same command again"
+            ) from error
 
     def latest(self) -> int | None:
         return self._manager.latest_step()
@@ -79,6 +106,13 @@ class Checkpoints:
         )
         with ocp.PyTreeCheckpointer() as reader:
             return reader.restore(self.folder / str(step) / "default", restore_args=target)
+
+
+def _reason(error: BaseException) -> str:
+    """The system's own words, such as "No space left on device", out of a library's long message."""
+    text = " ".join(str(error).split())
+    known = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG)]
+    return next((reason for reason in known if reason in text), text[:200])
 
 
 def choose(checkpoints: Checkpoints, which: str) -> int:

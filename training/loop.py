@@ -4,11 +4,14 @@ import math
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 import models
@@ -19,7 +22,7 @@ from errors import UserError
 from evaluation.loop import evaluate, predict
 from models import cost
 from training.checkpoint import Checkpoints
-from training.manifest import claim_workdir, write_json, write_manifest
+from training.manifest import claimed, write_json, write_manifest
 from training.mesh import AXIS, check_batch, make_mesh, replicated, to_devices
 from training.optimizer import make_optimizer
 from training.schedule import make_schedule, to_steps
@@ -62,12 +65,13 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
 
     shapes = jax.eval_shape(init)
     main_process = jax.process_index() == 0
-    if main_process:
-        claim_workdir(workdir, config)
-        write_json(workdir / "classes.json", list(source.classes))
-        write_manifest(workdir, config, _cost(model, shapes, config.data.image_size))
-
-    with Checkpoints(workdir, config.keep, config.best) as checkpoints:
+    with (
+        claimed(workdir, config) if main_process else nullcontext(),
+        Checkpoints(workdir, config.keep, config.best, writer=True) as checkpoints,
+    ):
+        if main_process:
+            write_json(workdir / "classes.json", list(source.classes))
+            write_manifest(workdir, config, _cost(model, shapes, config.data.image_size))
         start = checkpoints.latest() or 0
         if start:
             state = checkpoints.restore(start, shapes, replicated(mesh))
@@ -91,18 +95,18 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
             stop = StopRequest()
             window = Window(config.batch_size)
             results: dict[str, float] = {}
-            for step, batch in enumerate(window.timed(to_devices(host, mesh)), start + 1):
+            for step, (on_host, batch) in enumerate(window.timed(to_devices(host, mesh)), start + 1):
                 state, scalars = train_step(state, batch)
-                window.add(scalars)
+                window.add(scalars, on_host["id"])
                 if step == start + 1:
                     jax.block_until_ready(scalars)
                     writer.say(f"first step done {time.time() - started:.1f} s after the start")
                     window.restart_clock()
 
-                last = step == total or stop.requested
+                stopping = stop.agreed(step, every["log"])
                 evaluating = step == total or _due(step, every["eval"])
-                saving = (evaluating or stop.requested or _due(step, every["checkpoint"])) and every["checkpoint"] > 0
-                if last or evaluating or saving or _due(step, every["log"]):
+                saving = (evaluating or stopping or _due(step, every["checkpoint"])) and every["checkpoint"] > 0
+                if stopping or evaluating or saving or _due(step, every["log"]):
                     values = window.close(step)
                     eta = (total - step) * config.batch_size / values["train/images_per_s"]
                     writer.record(step, {**values, "train/learning_rate": float(schedule(step - 1))})
@@ -120,11 +124,9 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
                     checkpoints.save(step, state, results if evaluating else None)
                 if evaluating or saving:
                     window.restart_clock()
-                if stop.requested and step < total:
-                    kept = "saved" if saving else "not saved, as config.checkpoint_every=0 says"
-                    writer.say(
-                        f"stopped by {stop.requested} after step {step}, {kept}; the same command goes on from it"
-                    )
+                if stopping and step < total:
+                    kept = f"saved; the same command goes on from step {step}" if saving else "nothing saved"
+                    writer.say(f"stopped by a signal after step {step} of {total}, {kept}")
                     break
     return results
 
@@ -135,29 +137,32 @@ class Window:
     def __init__(self, batch_size: int):
         self._batch_size = batch_size
         self._scalars: list[dict[str, jax.Array]] = []
+        self._ids: list[np.ndarray] = []
         self.restart_clock()
 
     def restart_clock(self) -> None:
         """Leaves what came before (compiling, evaluating, saving) out of images per second."""
         self._since, self._waited, self._timed_from = time.perf_counter(), 0.0, len(self._scalars)
 
-    def timed(self, batches: Iterator[tuple[dict, dict]]) -> Iterator[dict]:
-        """The device batches, counting how long each is waited for."""
+    def timed(self, batches: Iterator[tuple[dict, dict]]) -> Iterator[tuple[dict, dict]]:
+        """The batches, counting how long each is waited for."""
         while True:
             before = time.perf_counter()
             pair = next(batches, None)
             self._waited += time.perf_counter() - before
             if pair is None:
                 return
-            yield pair[1]
+            yield pair
 
-    def add(self, scalars: dict[str, jax.Array]) -> None:
+    def add(self, scalars: dict[str, jax.Array], ids: np.ndarray) -> None:
+        """A step's scalars, and the records of this process's rows of its batch."""
         self._scalars.append(scalars)
+        self._ids.append(ids)
 
     def close(self, step: int) -> dict[str, float]:
         """Means of the scalars over the window that `step` ends, images per second, share of time spent waiting.
 
-        Raises NonFiniteLoss naming the first step whose numbers are not finite.
+        Raises NonFiniteLoss naming the first step whose numbers are not finite, which of them, and its examples.
         """
         steps = jax.device_get(self._scalars)
         elapsed = time.perf_counter() - self._since
@@ -165,13 +170,14 @@ class Window:
             for name, value in scalars.items():
                 if not math.isfinite(value):
                     raise NonFiniteLoss(
-                        f"step {step - len(steps) + 1 + offset}: {name} is {value}; nothing was saved since. Lower "
+                        f"step {step - len(steps) + 1 + offset}: {name} is {value}, on examples "
+                        f"{', '.join(map(str, self._ids[offset]))}; the last checkpoint is from before. Lower "
                         "config.optimizer.learning_rate, lengthen config.schedule.warmup, or set "
                         "config.optimizer.clip_norm; then start in a new --workdir"
                     )
         values = {f"train/{name}": float(jnp.mean(jnp.array([s[name] for s in steps]))) for name in steps[0]}
         timed = len(steps) - self._timed_from
-        self._scalars = []
+        self._scalars, self._ids = [], []
         values["train/images_per_s"] = timed * self._batch_size / elapsed if timed else self._batch_size / elapsed
         values["train/input_wait"] = min(self._waited / elapsed, 1.0)
         self.restart_clock()
@@ -182,14 +188,20 @@ class StopRequest:
     """Turns SIGTERM and SIGINT into a wish that the loop grants after its step; a second one ends at once."""
 
     def __init__(self):
-        self.requested = ""
+        self._requested = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: Any) -> None:
-        if self.requested:
+        if self._requested:
             raise KeyboardInterrupt
-        self.requested = signal.Signals(number).name
+        self._requested = True
+
+    def agreed(self, step: int, log_every: int) -> bool:
+        """Whether to stop after this step: the same answer in every process, which only log steps can wait for."""
+        if jax.process_count() == 1:
+            return self._requested
+        return _due(step, log_every) and bool(multihost_utils.process_allgather(np.array(self._requested)).any())
 
 
 def _due(step: int, every: int) -> bool:

@@ -1,10 +1,14 @@
 """What a workdir says of its run: config.json, which must never change, and manifest.json, what it ran with."""
 
+import fcntl
 import json
+import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,11 +21,34 @@ from errors import UserError
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
 
 
-def claim_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Writes config.json, or makes sure that the one that is there says the same.
+@contextmanager
+def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Holds the workdir for this run alone, and sees to it that config.json says `config`, now and ever.
 
-    Raises UserError naming the first field that differs, or a workdir that cannot be written.
+    Raises UserError where another process holds it, where it cannot be written, or naming the first field that differs.
     """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / "lock").open("a+")
+    except OSError as error:
+        raise UserError(f"{workdir}: cannot be written ({error.strerror}); choose another --workdir") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system however this process ends
+        except OSError as error:
+            lock.seek(0)
+            raise UserError(
+                f"{workdir}: {lock.read() or 'another process'} is training here; wait for it, stop it, or choose "
+                "another --workdir"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}")
+        lock.flush()
+        _check_config(workdir, config)
+        yield
+
+
+def _check_config(workdir: Path, config: ConfigDict) -> None:
     path = workdir / "config.json"
     if path.exists():
         before, now = _flat(read_config(workdir)), _flat(config)
@@ -32,11 +59,7 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
                     f"{now.get(field)!r}; choose another --workdir, or give the same config to resume"
                 )
         return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(path, config.to_dict())
-    except OSError as error:
-        raise UserError(f"{workdir}: cannot be written ({error.strerror}); choose another --workdir") from error
+    write_json(path, config.to_dict())
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -72,10 +95,23 @@ def write_manifest(workdir: Path, config: ConfigDict, cost: dict[str, int]) -> N
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all: a reader never sees half of it."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    temporary.replace(path)
+    """Whole or not at all: a reader never sees half of it. Raises UserError where the disk refuses."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """write_json's manner, for any text."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); make room and start the same command again"
+        ) from error
 
 
 def _flat(config: ConfigDict) -> dict[str, Any]:

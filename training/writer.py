@@ -8,6 +8,9 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from errors import UserError
+from training.manifest import write_text
+
 
 class Writer:
     """Writes from the main process only. What a resumed run will write again is first taken back."""
@@ -38,9 +41,14 @@ class Writer:
         """One line of metrics.jsonl, on disk before this returns, and one point of each TensorBoard curve."""
         if not self._active:
             return
-        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
-        self._metrics.flush()
-        os.fsync(self._metrics.fileno())
+        try:
+            self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
+        except OSError as error:
+            raise UserError(
+                f"{self._metrics.name}: cannot be written ({error.strerror}); make room and start the command again"
+            ) from error
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
@@ -73,9 +81,7 @@ def _truncated(path: Path, last_step: int):
                     kept.append(line + "\n")
             except json.JSONDecodeError:
                 break
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    write_text(path, "".join(kept))
     return path.open("a")
 
 
