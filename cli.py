@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 
 from absl import app, flags, logging
@@ -41,7 +42,7 @@ def run(main: Callable[[list[str]], None], program: str) -> None:
             fail(program, _explain_override(argv) or f"--config: {_one_line(error)}")
 
     def guarded(argv: list[str]) -> None:
-        logging.set_verbosity(logging.ERROR)  # Orbax narrates every save
+        _quieten()
         try:
             main(argv)
         except UserError as error:
@@ -50,6 +51,18 @@ def run(main: Callable[[list[str]], None], program: str) -> None:
             fail(program, "interrupted", status=130)
 
     app.run(guarded, flags_parser=parse)
+
+
+def _quieten() -> None:
+    """Leaves it to the main thread to speak: what fails in a library's background reaches it as an exception."""
+    logging.set_verbosity(logging.FATAL)
+    sys.excepthook = _in_main_thread(sys.excepthook)
+    sys.unraisablehook = _in_main_thread(sys.unraisablehook)
+    threading.excepthook = lambda error: None
+
+
+def _in_main_thread(hook: Callable) -> Callable:
+    return lambda *error: hook(*error) if threading.current_thread() is threading.main_thread() else None
 
 
 def fail(program: str, message: str, status: int = 2) -> None:

@@ -5,7 +5,14 @@ step: a run resumes at `start_step`, on any number of processes and workers, wit
 seen. Each process loads its own contiguous rows of every global batch.
 """
 
-from collections.abc import Iterator
+import contextlib
+import multiprocessing
+import os
+import queue
+import re
+import signal
+import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -141,5 +148,75 @@ def _iterate(load: TrainBatch | EvalBatch, start: int, stop: int, data: ConfigDi
     batches = grain.MapDataset.range(start, stop).map(load)
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch))
     if data.workers > 0:
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2))
-    return iter(batches)
+        options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2)
+        batches = batches.mp_prefetch(options, worker_init_fn=_start_worker)
+    return _watched(batches, data.timeout)
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Ends with the main process, however that ends, and leaves signals to it: Ctrl-C reaches every process."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _watched(batches: Iterable[Batch], timeout: float) -> Iterator[Batch]:
+    """`batches`, fetched by a thread, so that a worker process that hangs is an error instead of an endless wait.
+
+    Raises UserError for a worker that died, and where `timeout` seconds bring no batch.
+    """
+    fetched: queue.Queue = queue.Queue(maxsize=1)
+    abandoned = threading.Event()
+
+    def put(item: tuple[Batch | None, BaseException | None]) -> None:
+        while not abandoned.is_set():
+            with contextlib.suppress(queue.Full):
+                return fetched.put(item, timeout=1)
+
+    def fetch() -> None:
+        try:
+            for batch in batches:
+                put((batch, None))
+                if abandoned.is_set():
+                    return
+            put((None, StopIteration()))
+        except Exception as error:  # handed to the consumer
+            put((None, error))
+
+    threading.Thread(target=fetch, daemon=True, name="input").start()
+    try:
+        while True:
+            try:
+                batch, error = fetched.get(timeout=timeout)
+            except queue.Empty:
+                hung = multiprocessing.active_children()
+                for process in hung:
+                    process.kill()
+                culprit = f"worker processes {', '.join(str(p.pid) for p in hung)} hang" if hung else "reading hangs"
+                raise UserError(
+                    f"data: no batch for {timeout:g} s; {culprit}. Look at the disk, or raise config.data.timeout; "
+                    "the same command goes on from the last checkpoint"
+                ) from None
+            if isinstance(error, StopIteration):
+                return
+            if isinstance(error, RuntimeError) and "Worker process was terminated" in str(error):
+                raise UserError(
+                    f"data: a worker process died ({_exit(str(error))}), perhaps for want of memory: lower "
+                    "config.data.workers or config.data.prefetch; the same command goes on from the last checkpoint"
+                ) from error
+            if error is not None:
+                raise error
+            yield batch
+    finally:
+        abandoned.set()
+
+
+def _exit(message: str) -> str:
+    """ "exit code -9" -> "SIGKILL", out of Grain's message."""
+    code = int(re.search(r"exit code (-?\d+)", message)[1])
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"

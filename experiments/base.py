@@ -41,6 +41,7 @@ def get_base(task: str = "classification") -> ConfigDict:
                 workers=0,  # processes that load; 0: threads of this one
                 threads=2,  # a process
                 prefetch=4,  # batches loaded ahead, a process
+                timeout=300,  # seconds without a batch after which the input counts as hung
             ),
             augment=dict(
                 mean=(0.485, 0.456, 0.406),  # of pixels in 0..1, a channel (ImageNet's)

@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
@@ -20,6 +22,7 @@ class Writer:
         self._total = total_steps
         self._active = active
         self._progress = None
+        self._workdir = workdir
         if not active:
             return
         self._metrics = _truncated(workdir / "metrics.jsonl", resumed_at)
@@ -32,8 +35,9 @@ class Writer:
 
     def __exit__(self, *error: object) -> None:
         if self._active:
-            self._metrics.close()
-            self._board.close()
+            with self._explained():
+                self._metrics.close()
+                self._board.close()
             if self._progress:
                 self._progress.close()
 
@@ -41,16 +45,21 @@ class Writer:
         """One line of metrics.jsonl, on disk before this returns, and one point of each TensorBoard curve."""
         if not self._active:
             return
-        try:
+        with self._explained():
             self._metrics.write(json.dumps({"step": step, **values}) + "\n")
             self._metrics.flush()
             os.fsync(self._metrics.fileno())
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise UserError(
-                f"{self._metrics.name}: cannot be written ({error.strerror}); make room and start the command again"
+                f"{self._workdir}: metrics not written ({error.strerror}); make room, then start the command again"
             ) from error
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
 
     def training_line(self, step: int, loss: float, images_per_s: float, input_wait: float, eta_s: float) -> None:
         """Progress for a person: a bar on a terminal, a line elsewhere."""

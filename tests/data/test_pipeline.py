@@ -1,4 +1,11 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,3 +126,78 @@ def test_a_label_outside_the_classes_is_named(config):
 
     with pytest.raises(UserError, match=r"number \d+: label [5-9] is outside the 5 classes"):
         list(train_batches(Wrong(20), config, start_step=0, stop_step=2))
+
+
+@dataclass(frozen=True)
+class Deadly(Numbers):
+    """Its record 40 ends the process that reads it, or keeps it forever."""
+
+    how: str = "kill"
+    released = threading.Event()
+
+    def __getitem__(self, index):
+        if index == 40:
+            os.kill(os.getpid(), signal.SIGKILL) if self.how == "kill" else self.released.wait(3600)
+        return super().__getitem__(index)
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_its_signal(config):
+    config.data.workers = 2
+    with pytest.raises(UserError, match="a worker process died .SIGKILL.*config.data.workers.*goes on"):
+        list(train_batches(Deadly(64, "kill"), config, start_step=0, stop_step=4))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_input_that_hangs_ends_the_run_within_the_stated_time(config, workers):
+    config.data.workers = workers
+    config.data.timeout = 15
+    start = time.monotonic()
+    culprit = r"worker processes \d+ hang" if workers else "reading hangs"
+    with pytest.raises(UserError, match=f"no batch for 15 s; {culprit}"):
+        list(train_batches(Deadly(64, "hang"), config, start_step=0, stop_step=4))
+    assert time.monotonic() - start < 60
+    Deadly.released.set()
+
+
+def test_an_abandoned_input_leaves_no_process_and_no_thread(config):
+    config.data.workers = 1
+    batches = train_batches(Numbers(1000), config, start_step=0, stop_step=1000)
+    next(batches)
+    batches.close()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and any(thread.name == "input" for thread in threading.enumerate()):
+        time.sleep(0.1)
+    assert not any(thread.name == "input" for thread in threading.enumerate())
+
+
+def test_workers_end_when_the_main_process_is_killed(tmp_path):
+    script = tmp_path / "main.py"
+    script.write_text(
+        "import multiprocessing, os, signal\n"
+        "from absl import flags\n"
+        "flags.FLAGS.mark_as_parsed()\n"
+        "from data import sources\n"
+        "from data.pipeline import train_batches\n"
+        "from experiments.quickstart import get_config\n"
+        "if __name__ == '__main__':\n"
+        "    config = get_config()\n"
+        "    config.data.workers = 2\n"
+        "    batches = train_batches(sources.load(config.data, 'train'), config, start_step=0, stop_step=1000)\n"
+        "    next(batches)\n"
+        "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    root = Path(__file__).parent.parent.parent
+    done = subprocess.run(
+        [sys.executable, script],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    workers = [int(pid) for pid in done.stdout.split()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers):
+        time.sleep(0.2)
+    assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers)
