@@ -1,5 +1,6 @@
 """What every command shares: the --config flag, and errors told in one line."""
 
+import faulthandler
 import os
 import sys
 import threading
@@ -55,6 +56,7 @@ def run(main: Callable[[list[str]], None], program: str) -> None:
 
 def _quieten() -> None:
     """Leaves it to the main thread to speak: what fails in a library's background reaches it as an exception."""
+    faulthandler.disable()  # absl's: pages of every thread's stack where a lost process ends this one
     logging.set_verbosity(logging.FATAL)
     sys.excepthook = _in_main_thread(sys.excepthook)
     sys.unraisablehook = _in_main_thread(sys.unraisablehook)

@@ -11,6 +11,7 @@ import os
 import queue
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -148,6 +149,8 @@ def _iterate(load: TrainBatch | EvalBatch, start: int, stop: int, data: ConfigDi
     batches = grain.MapDataset.range(start, stop).map(load)
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch))
     if data.workers > 0:
+        # At exit the resource tracker frees the batches still under way, which is its work, and warns, which is noise.
+        sys.warnoptions.append("ignore:resource_tracker:UserWarning")
         options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2)
         batches = batches.mp_prefetch(options, worker_init_fn=_start_worker)
     return _watched(batches, data.timeout)

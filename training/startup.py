@@ -13,6 +13,9 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
+HEARTBEAT_S = 30  # a process not heard of for so long counts as lost, and the others end
+
+
 def start_jax() -> None:
     """Reads the flags above. Raises UserError where the processes do not find each other."""
     import jax  # here, so that --help need not wait for it
@@ -25,7 +28,9 @@ def start_jax() -> None:
             raise UserError("--coordinator, --num_processes and --process_id go with --distributed")
         return
     try:
-        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        jax.distributed.initialize(
+            _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, heartbeat_timeout_seconds=HEARTBEAT_S
+        )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--distributed: {reason}; give --coordinator, --num_processes and --process_id") from error

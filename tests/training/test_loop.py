@@ -172,3 +172,17 @@ def test_the_manifest_says_what_ran(config, tmp_path):
     assert any((tmp_path / "tensorboard").glob("events*"))
     first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     assert {"step", "train/loss", "train/images_per_s", "train/learning_rate"} <= set(first)
+
+
+@pytest.mark.parametrize("before", [1, 2])
+def test_a_checkpoint_of_some_devices_goes_on_with_others(config, tmp_path, interrupt, monkeypatch, mesh_of, before):
+    config.model.sync_bn = True
+    undisturbed = train(config, tmp_path / "a")  # on four
+    interrupt(6, crash)
+    monkeypatch.setattr(training.loop, "make_mesh", lambda: mesh_of(before))
+    with pytest.raises(Crash):
+        train(config, tmp_path / "b")
+    monkeypatch.undo()
+    found = train(config, tmp_path / "b")
+    assert found["loss"] == pytest.approx(undisturbed["loss"], rel=1e-3)
+    assert found["top1"] == pytest.approx(undisturbed["top1"], abs=0.005)

@@ -1,0 +1,159 @@
+"""Kills a training run again and again, and compares what it ends with to a run left alone.
+
+    python benchmarks/resume_under_fire.py [--kills 20] [--seed 0] [--output FILE.json]
+
+The job trains with worker processes, EMA, momentum and accumulation, saving every 4th step and evaluating every 10th.
+SIGKILL falls in turn before the first step, between steps at random, while a checkpoint is being written, and
+during evaluation; the same command is started again each time. At the end the digest of parameters and statistics,
+metrics.jsonl (its times apart) and the best checkpoint must be those of the undisturbed run.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+STEPS, SAVE, EVALUATE = 160, 4, 10
+COMMAND = [
+    sys.executable,
+    "train.py",
+    "--config=experiments/quickstart.py",
+    f"--config.duration={STEPS}",
+    "--config.batch_size=32",
+    "--config.accumulate=2",
+    "--config.ema.decay=0.9",
+    f"--config.checkpoint_every={SAVE}",
+    f"--config.eval_every={EVALUATE}",
+    "--config.log_every=1",
+    "--config.schedule.warmup=20",
+    "--config.data.workers=1",
+    "--config.data.image_size=12",
+    "--config.data.resize_size=12",
+    "--config.data.train_crop=random_resized",
+]
+TIMED = ("train/images_per_s", "train/input_wait")
+
+
+def start(workdir: Path) -> subprocess.Popen:
+    return subprocess.Popen([*COMMAND, f"--workdir={workdir}"], cwd=ROOT, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+
+def wait_for(process: subprocess.Popen, wanted) -> bool:
+    """Reads the run's lines until one is `wanted`; False where the run ended first."""
+    return any(wanted(line) for line in process.stdout)
+
+
+def before_the_first_step(process: subprocess.Popen, workdir: Path, rng: random.Random) -> bool:
+    found = wait_for(process, lambda line: "parameters" in line)
+    time.sleep(rng.uniform(0, 1))
+    return found
+
+
+def between_steps(process: subprocess.Popen, workdir: Path, rng: random.Random) -> bool:
+    left = rng.randint(2, 15)
+
+    def counted(line: str) -> bool:
+        nonlocal left
+        left -= "loss" in line
+        return left == 0
+
+    found = wait_for(process, counted)
+    time.sleep(rng.uniform(0, 0.05))
+    return found
+
+
+def while_saving(process: subprocess.Popen, workdir: Path, rng: random.Random) -> bool:
+    if not wait_for(process, lambda line: "first step" in line):
+        return False
+    saves = rng.randint(1, 3)
+    while process.poll() is None:
+        if any((workdir / "checkpoints").glob("*tmp*")):
+            saves -= 1
+            if saves == 0:
+                time.sleep(rng.uniform(0, 0.05))
+                return True
+            time.sleep(0.2)
+        time.sleep(0.0005)
+    return False
+
+
+def during_evaluation(process: subprocess.Popen, workdir: Path, rng: random.Random) -> bool:
+    def evaluating(line: str) -> bool:
+        return "loss" in line and "val:" not in line and int(line.split()[1].split("/")[0]) % EVALUATE == 0
+
+    found = wait_for(process, evaluating)
+    time.sleep(rng.uniform(0, 0.3))
+    return found
+
+
+MOMENTS = (between_steps, while_saving, before_the_first_step, during_evaluation)
+
+
+def outcome(workdir: Path) -> dict:
+    def digest(step: str) -> str:
+        arguments = [sys.executable, "-m", "training.digest", str(workdir), f"--step={step}"]
+        return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    metrics = [{key: value for key, value in line.items() if key not in TIMED} for line in lines]
+    return {"latest": digest("latest"), "best": digest("best"), "metrics": metrics}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        alone, shot = Path(folder) / "alone", Path(folder) / "shot"
+        process = start(alone)
+        process.communicate()
+        if process.returncode != 0:
+            sys.exit("resume_under_fire: error: the undisturbed run failed")
+
+        kills: list[dict] = []
+        while len(kills) < options.kills:
+            moment = MOMENTS[len(kills) % len(MOMENTS)]
+            process = start(shot)
+            struck = moment(process, shot, rng)
+            process.kill()
+            process.communicate()
+            saved = sorted(int(path.name) for path in (shot / "checkpoints").glob("*") if path.name.isdigit())
+            if not struck:
+                sys.exit(f"resume_under_fire: error: the run ended after {len(kills)} kills; raise STEPS")
+            kills.append({"moment": moment.__name__, "newest_checkpoint": saved[-1] if saved else None})
+            print(
+                f"kill {len(kills):>3}  {moment.__name__:<24} newest checkpoint {kills[-1]['newest_checkpoint']}",
+                flush=True,
+            )
+        process = start(shot)
+        process.communicate()
+        if process.returncode != 0:
+            sys.exit("resume_under_fire: error: the last start failed")
+        found, expected = outcome(shot), outcome(alone)
+    equal = {key: found[key] == expected[key] for key in expected}
+    result = {
+        "kills": kills,
+        "equal": equal,
+        "digest": expected["latest"].split()[0],
+        "seconds": time.monotonic() - began,
+    }
+    print(
+        f"after {len(kills)} kills: "
+        + ", ".join(f"{key} {'equal' if same else 'DIFFERENT'}" for key, same in equal.items())
+    )
+    if options.output:
+        options.output.write_text(json.dumps(result, indent=2) + "\n")
+    sys.exit(0 if all(equal.values()) else 1)
+
+
+if __name__ == "__main__":
+    main()

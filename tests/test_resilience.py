@@ -1,0 +1,144 @@
+"""What a shared cluster does to a run: kills, full disks, second starts, several processes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.test_commands import ROOT, SMALL, run, train
+
+ENDLESS = ("--config.duration=100k", "--config.schedule.warmup=1", "--config.checkpoint_every=50")
+
+
+def start(workdir, *more, devices=1):
+    command = [sys.executable, "train.py", "--config=experiments/quickstart.py", f"--workdir={workdir}", *SMALL, *more]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+
+def wait_for(process, words):
+    for line in process.stdout:
+        if words in line:
+            return
+    raise AssertionError(process.stderr.read())
+
+
+def test_a_run_killed_at_every_kind_of_moment_ends_with_the_same_bits():
+    done = run("benchmarks/resume_under_fire.py", "--kills", "4", timeout=600)
+    assert "after 4 kills: latest equal, best equal, metrics equal" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0
+
+
+def test_a_second_run_on_a_workdir_is_refused(tmp_path):
+    first = start(tmp_path / "run", *ENDLESS)
+    try:
+        wait_for(first, "first step done")
+        second = train(tmp_path / "run", *ENDLESS)
+        assert second.returncode == 2
+        assert f"process {first.pid} on {socket.gethostname()} is training here" in second.stderr
+        assert len(second.stderr.strip().splitlines()) == 1
+    finally:
+        first.kill()
+        first.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_with_0_and_one_line_that_says_how_to_go_on(tmp_path, number):
+    process = start(tmp_path / "run", *ENDLESS, "--config.data.workers=1")
+    wait_for(process, "first step done")
+    time.sleep(1)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and err == ""
+    assert "saved; the same command goes on from step" in out.strip().splitlines()[-1]
+    step = out.strip().rsplit(" ", 1)[-1]
+    assert (tmp_path / "run" / "checkpoints" / step).is_dir()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 2.5 MB; its remount(size) makes room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2500k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield disk, lambda size: subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_is_told_keeps_the_earlier_checkpoints_and_the_run_goes_on_with_room(small_disk, tmp_path):
+    disk, remount = small_disk
+    more = ("--config.duration=12", "--config.keep=10")
+    full = train(disk / "run", *more)
+    assert full.returncode == 2
+    assert "No space left on device" in full.stderr and "start the same command again" in full.stderr
+    assert len(full.stderr.strip().splitlines()) == 1
+    assert any(path.name.isdigit() for path in (disk / "run" / "checkpoints").iterdir())
+    remount("50m")
+    again = train(disk / "run", *more)
+    assert again.returncode == 0 and "going on from step" in again.stdout, again.stderr
+    assert train(tmp_path / "roomy", *more).returncode == 0
+    digests = [run("-m", "training.digest", str(workdir)).stdout for workdir in (disk / "run", tmp_path / "roomy")]
+    assert digests[0] == digests[1] != ""
+
+
+def test_two_processes_with_two_devices_each_train_as_one_with_four(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = ("--distributed", f"--coordinator=localhost:{port}", "--num_processes=2")
+    more = ("--config.model.sync_bn=True", "--config.checkpoint_every=2", "--config.duration=6")
+    processes = [start(tmp_path / "two", *more, *flags, f"--process_id={index}", devices=2) for index in range(2)]
+    outputs = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "step 6/6" in outputs[0][0] and outputs[1][0] == ""  # only process 0 speaks
+    assert train(tmp_path / "one", *more, devices=4).returncode == 0
+
+    def metrics(name):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [
+            {k: v for k, v in json.loads(line).items() if "images_per_s" not in k and "wait" not in k} for line in lines
+        ]
+
+    two, one = metrics("two"), metrics("one")
+    assert len(two) == len(one)
+    for a, b in zip(two, one, strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
+
+
+def test_a_lost_process_ends_the_others_within_a_minute(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = ("--distributed", f"--coordinator=localhost:{port}", "--num_processes=2")
+    processes = [start(tmp_path / "run", *ENDLESS, *flags, f"--process_id={index}") for index in range(2)]
+    try:
+        wait_for(processes[0], "first step done")
+        processes[1].kill()
+        killed = time.monotonic()
+        _, err = processes[0].communicate(timeout=120)
+        assert time.monotonic() - killed < 60
+        assert processes[0].returncode != 0
+        assert "another task died" in err
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def test_the_workdir_of_a_killed_run_is_free_again(tmp_path):
+    process = start(tmp_path / "run", *ENDLESS)
+    wait_for(process, "first step done")
+    process.kill()
+    process.communicate()
+    assert Path(tmp_path / "run" / "lock").exists()
+    process = start(tmp_path / "run", *ENDLESS)
+    wait_for(process, "first step done")
+    process.kill()
+    process.communicate()
