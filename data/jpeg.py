@@ -37,7 +37,7 @@ ODD = {
     # Orientation (Exif's tag 0x0112 in either byte order, or XMP's) other than 1, or what might be one
     0xE1: re.compile(
         rb"\x12\x01[\x03\x04]\0\x01\0\0\0(?!\x01\0)|\x01\x12\0[\x03\x04]\0\0\0\x01(?!\0\x01)"
-        rb"|tiff:Orientation(?!=\"1|>1)"
+        rb"|tiff:Orientation(=\"|>)[02-9]"
     ),
     0xEE: re.compile(rb"Adobe.{6}[^\x01]", re.DOTALL),  # a colour transform other than YCbCr
 }
@@ -61,7 +61,9 @@ class _Scratch(threading.local):
 
     def __init__(self) -> None:
         self.pixels = np.empty(0, np.uint8)
-        self.resizer = fast.Resizer() if fast else None
+        if fast:
+            self.resizer = fast.Resizer()
+            self.options = fast.ResizeOptions(fast.ResizeAlg.convolution(fast.FilterType.bilinear))
 
     def room(self, size: int) -> np.ndarray:
         if len(self.pixels) < size:
@@ -143,8 +145,9 @@ def _resize(pixels: Pixels, box: tuple[float, float, float, float] | None, targe
         return pixels.copy()
     if fast is None:
         return np.asarray(Image.fromarray(pixels).resize((target, target), Image.Resampling.BILINEAR, box))
-    options = fast.ResizeOptions(fast.ResizeAlg.convolution(fast.FilterType.bilinear))
+    options = _scratch.options
     if box is not None:
+        options = options.copy()
         options.crop_box = fast.CropBox(box[0], box[1], box[2] - box[0], box[3] - box[1])
     source = fast.ImageData(pixels.shape[1], pixels.shape[0], fast.PixelType.U8x3, pixels.tobytes())
     result = fast.ImageData(target, target, fast.PixelType.U8x3)
