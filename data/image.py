@@ -13,6 +13,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from data import jpeg
 from errors import UserError
 
 Pixels = UInt8[np.ndarray, "h w 3"]
@@ -93,8 +94,11 @@ def random_resized_crop(
     rng: np.random.Generator,
 ) -> Pixels:
     """A random crop of the picture, resized to [target,target,3], decoding no more detail than that needs."""
-    box = random_resized_crop_box(*size(encoded, name), scale, ratio, rng)
-    return resize(decode(encoded, name, box, target), target, target)
+    header = jpeg.read_header(encoded) if isinstance(encoded, bytes) else None
+    height, width = (header.height, header.width) if header else size(encoded, name)
+    box = random_resized_crop_box(height, width, scale, ratio, rng)
+    pixels = jpeg.random_crop(encoded, header, box, target) if header else None
+    return resize(decode(encoded, name, box, target), target, target) if pixels is None else pixels
 
 
 def resize_and_center_crop(pixels: Pixels, shorter: int, target: int) -> Pixels:

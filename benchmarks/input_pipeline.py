@@ -1,0 +1,273 @@
+"""How fast a host makes training examples of ImageNet: a random crop of a JPEG, resized to 224 x 224, uint8.
+
+    python benchmarks/input_pipeline.py PICTURES [--rounds 5] [--output benchmarks/results/input_pipeline.json]
+
+PICTURES is a folder with JPEGs at any depth; a few hundred of ImageNet's show the truth. Nothing is downloaded.
+
+First table: images per second of CPU time on one thread, for this project and, where they are installed, for others, in
+alternating rounds; every way reads the same files from memory and takes the same crops. "off" is the absolute
+difference from torchvision's definition (whole picture, cut, Pillow's antialiased bilinear), in levels of 255. The two
+rows of this project draw their crops at random as well, and TrainBatch shuffles and fills the batch.
+Second table: the real input pipeline, from files to batches, in this process and with worker processes: images per
+second on the clock, and per second of CPU time of all its processes, once it runs steadily.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from absl import flags
+from ml_collections import ConfigDict
+from PIL import Image
+
+from data import image, pipeline
+from data.sources import Record
+from experiments.imagenet_resnet import get_config
+
+IMAGENET = 1_281_167  # records of its training split: the shuffle's cost depends on it
+PACKAGES = ("pillow", "simplejpeg", "cykooz-resizer", "grain", "numpy", "tensorflow")
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A source as long as ImageNet over the given files."""
+
+    files: tuple[str, ...]
+    encoded: tuple[bytes, ...] = ()  # of the files; else they are read each time
+    classes: tuple[str, ...] = ("any",)
+
+    def __len__(self) -> int:
+        return IMAGENET // len(self.files) * len(self.files)
+
+    def __getitem__(self, index: int) -> Record:
+        index %= len(self.files)
+        encoded = self.encoded[index] if self.encoded else Path(self.files[index]).read_bytes()
+        return {"image": encoded, "label": 0, "name": self.files[index]}
+
+
+def main() -> None:
+    arguments = parse()
+    flags.FLAGS.mark_as_parsed()  # Grain asks absl's
+    files = tuple(
+        sorted(str(path) for path in arguments.pictures.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    )
+    files = files[: arguments.limit]
+    if not files:
+        print(f"input_pipeline: skipped, no JPEGs in {arguments.pictures}; give a folder that holds some")
+        return
+    config = get_config("50")
+    config.unlock()
+    config.batch_size = arguments.batch
+    encoded = tuple(Path(file).read_bytes() for file in files)
+    mean_bytes = statistics.mean(len(file) for file in encoded)
+    print(f"{len(files)} JPEGs of {mean_bytes / 1000:.0f} kB, crops to {config.data.image_size}")
+    paths = measure_paths(Repeated(files, encoded), config, arguments.rounds)
+    print_table(("one thread, from memory", "images/CPU-s", "off mean", "off max"), paths)
+    pipelines = measure_pipelines(Repeated(files), config, arguments)
+    print_table(("pipeline, from files", "images/s", "images/CPU-s"), pipelines)
+    result = {
+        "pictures": {"count": len(files), "mean_bytes": mean_bytes},
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "packages": {name: version for name in PACKAGES if (version := installed_version(name))},
+        "rounds": arguments.rounds,
+        "paths": paths,
+        "pipelines": pipelines,
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"written: {arguments.output}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pictures", type=Path, nargs="?", default=Path("pictures"), help="folder with JPEGs")
+    parser.add_argument("--rounds", type=int, default=5, help="of which the medians are told")
+    parser.add_argument("--limit", type=int, default=500, help="files used at most")
+    parser.add_argument("--batch", type=int, default=64, help="examples a batch")
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2], help="worker processes of the pipeline")
+    parser.add_argument("--seconds", type=float, default=3, help="how long each pipeline is measured in a round")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "input_pipeline.json")
+    return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class Round:
+    """About one pass over the files, in whole batches, with crops of its own."""
+
+    steps: range
+    records: list[int]  # of the source
+    order: list[int]  # of the files
+    boxes: list[image.Box]
+
+
+Way = Callable[[Round], Iterable[np.ndarray]]
+
+
+def measure_paths(source: Repeated, config: ConfigDict, rounds: int) -> list[dict]:
+    size = config.data.image_size
+    load = pipeline.TrainBatch(source, config.data, config.seed, pipeline._Shard(config.batch_size, 0, 1))
+    ways: dict[str, Way] = {
+        "morphism TrainBatch": lambda pass_: (example for step in pass_.steps for example in load(step)["image"]),
+        "morphism random_resized_crop": own(source, config),
+        "Pillow, as torchvision": pillow(source.encoded, size),
+        "simplejpeg whole, Pillow resize": simplejpeg_whole(source.encoded, size),
+    }
+    if importlib.util.find_spec("tensorflow"):
+        ways["tf.data decode_and_crop_jpeg"] = tensorflow(source.encoded, size)
+    else:
+        print("TensorFlow is not installed: its row is left out")
+    rehearsal = plan(load, 0, config)
+    truth = list(pillow(source.encoded, size)(rehearsal))
+    off = {}
+    for name, way in ways.items():
+        examples = zip(way(rehearsal), truth, strict=True)
+        differences = np.stack([np.abs(example.astype(np.int16) - true) for example, true in examples])
+        off[name] = float(np.mean(differences)), int(np.max(differences))
+    rates = {name: [] for name in ways}
+    for index in range(1, rounds + 1):
+        pass_ = plan(load, index, config)
+        for name, way in ways.items():
+            start = time.process_time()
+            for _ in way(pass_):
+                pass
+            rates[name].append(len(pass_.order) / (time.process_time() - start))
+    return [
+        {"name": name, "images_per_cpu_s": statistics.median(rates[name]), "off_mean": mean, "off_max": top}
+        for name, (mean, top) in off.items()
+    ]
+
+
+def plan(load: pipeline.TrainBatch, index: int, config: ConfigDict) -> Round:
+    """The records of a part of the first epoch, and the boxes that TrainBatch will draw for them."""
+    count = -(-len(load.source.files) // config.batch_size)
+    steps = range(index * count, (index + 1) * count)
+    records = [int(load.order[position]) for step in steps for position in load.shard.positions(step)]
+    boxes = []
+    for record in records:
+        rng = np.random.default_rng((config.seed, 0, record))
+        height, width = image.size(load.source[record]["image"], "")
+        boxes.append(image.random_resized_crop_box(height, width, config.data.crop_scale, config.data.crop_ratio, rng))
+    return Round(steps, records, [record % len(load.source.files) for record in records], boxes)
+
+
+def own(source: Repeated, config: ConfigDict) -> Way:
+    size, scale, ratio = config.data.image_size, config.data.crop_scale, config.data.crop_ratio
+
+    def way(pass_: Round) -> Iterator[np.ndarray]:
+        for index in pass_.records:
+            rng = np.random.default_rng((config.seed, 0, index))
+            yield image.random_resized_crop(source[index]["image"], "", size, scale, ratio, rng)
+
+    return way
+
+
+def pillow(encoded: tuple[bytes, ...], size: int) -> Way:
+    def way(pass_: Round) -> Iterator[np.ndarray]:
+        for index, box in zip(pass_.order, pass_.boxes, strict=True):
+            picture = Image.open(io.BytesIO(encoded[index])).convert("RGB")
+            yield np.asarray(picture.crop(box).resize((size, size), Image.Resampling.BILINEAR))
+
+    return way
+
+
+def simplejpeg_whole(encoded: tuple[bytes, ...], size: int) -> Way:
+    def way(pass_: Round) -> Iterator[np.ndarray]:
+        for index, (x0, y0, x1, y1) in zip(pass_.order, pass_.boxes, strict=True):
+            pixels = simplejpeg.decode_jpeg(encoded[index], "RGB", strict=False)[y0:y1, x0:x1]
+            yield np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+
+    return way
+
+
+def tensorflow(encoded: tuple[bytes, ...], size: int) -> Way:
+    """As Flax's and TensorFlow's ImageNet examples crop, resized bilinearly without antialiasing."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    files = tf.constant(encoded)
+
+    def example(index, window):
+        pixels = tf.image.decode_and_crop_jpeg(files[index], window, channels=3)
+        return tf.cast(tf.round(tf.image.resize(pixels, (size, size))), tf.uint8)
+
+    def way(pass_: Round) -> Iterator[np.ndarray]:
+        windows = np.array([(y0, x0, y1 - y0, x1 - x0) for x0, y0, x1, y1 in pass_.boxes], np.int32)
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = 1
+        examples = tf.data.Dataset.from_tensor_slices((pass_.order, windows)).map(example)
+        return itertools.chain.from_iterable(examples.batch(50).with_options(options).as_numpy_iterator())
+
+    return way
+
+
+def measure_pipelines(source: Repeated, config: ConfigDict, arguments: argparse.Namespace) -> list[dict]:
+    rates = {workers: [] for workers in arguments.workers}
+    for round_, workers in itertools.product(range(arguments.rounds), rates):
+        config.data.workers, config.seed = workers, round_
+        rates[workers].append(steady_rate(source, config, arguments.seconds))
+    return [
+        {
+            "name": f"morphism, {workers} worker{'s' * (workers != 1)}" if workers else "morphism, this process",
+            "images_per_s": statistics.median(clock for clock, _ in found),
+            "images_per_cpu_s": statistics.median(cpu for _, cpu in found),
+        }
+        for workers, found in rates.items()
+    ]
+
+
+def steady_rate(source: Repeated, config: ConfigDict, seconds: float) -> tuple[float, float]:
+    """Images a second, and a second of CPU time, after as many batches as may have been loaded ahead."""
+    batches = pipeline.train_batches(source, config, start_step=0, stop_step=10_000)
+    for _ in range(max(1, config.data.workers) * (config.data.prefetch + 4)):
+        next(batches)
+    start, cpu, images = time.perf_counter(), cpu_time(), 0
+    while time.perf_counter() - start < seconds:
+        images += len(next(batches)["image"])
+    return images / (time.perf_counter() - start), images / (cpu_time() - cpu)
+
+
+def cpu_time() -> float:
+    """Seconds of this process and of its worker processes that live."""
+    total = time.process_time()
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def print_table(titles: tuple[str, ...], rows: list[dict]) -> None:
+    print(f"\n{titles[0]:34s}" + "".join(f"{title:>14s}" for title in titles[1:]))
+    for row in rows:
+        name, *values = row.values()
+        print(f"{name:34s}" + "".join(f"{value:14.0f}" if value >= 50 else f"{value:14.2f}" for value in values))
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def installed_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Random crops of JPEGs at the speed of libjpeg-turbo: what a host does for every training example of ImageNet.
+
+Against decoding the picture, cutting and resizing with Pillow, this saves three things:
+
+- Rows below the crop are not decoded: in a copy of the file the frame's height is lowered, and the decoder stops there.
+- A crop of twice the target or more is decoded at libjpeg's 1/2, 1/4 or 1/8, the smallest that leaves the target.
+- The resize is Pillow's antialiased bilinear as fast_image_resize computes it, with SIMD: within one level of Pillow.
+  Where its wheel does not exist (Linux on ARM), Pillow itself resizes.
+
+Each thread decodes into one buffer again and again: fresh pages from the system can cost as much as the resize.
+`read_header` and `random_crop` return None for what is not simple; `data.image.decode` reads that, and tells what is
+wrong with a broken file.
+"""
+
+import re
+import threading
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+from PIL import Image
+
+try:
+    import cykooz_resizer as fast
+except ImportError:
+    fast = None
+
+Pixels = UInt8[np.ndarray, "h w 3"]
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
+
+LARGEST = 64 << 20  # bytes of pixels decoded here; larger pictures are left to `data.image.decode`
+MARGIN = 8  # rows decoded below the crop, at the decoded scale: upsampled chroma looks at most 4 ahead
+
+# What in an application segment sends the file to `data.image.decode`.
+ODD = {
+    # Orientation (Exif's tag 0x0112 in either byte order, or XMP's) other than 1, or what might be one
+    0xE1: re.compile(
+        rb"\x12\x01[\x03\x04]\0\x01\0\0\0(?!\x01\0)|\x01\x12\0[\x03\x04]\0\0\0\x01(?!\0\x01)"
+        rb"|tiff:Orientation(=\"|>)[02-9]"
+    ),
+    0xEE: re.compile(rb"Adobe.{6}[^\x01]", re.DOTALL),  # a colour transform other than YCbCr
+}
+
+# libjpeg's first warning where a lowered picture ends and the scan does not. Damage within the rows that are decoded
+# is told before it, in other words.
+ROWS_LEFT_OVER = "extraneous bytes before marker 0xd9"
+
+
+class Header(NamedTuple):
+    """Of an upright, grey or YCbCr, Huffman-coded, sequential JPEG of 8 bits."""
+
+    height: int
+    width: int
+    frame: int  # where in the file the height stands
+    restarts: bool  # whether the scan may have restart markers
+
+
+class _Scratch(threading.local):
+    """What one thread uses again and again."""
+
+    def __init__(self) -> None:
+        self.pixels = np.empty(0, np.uint8)
+        if fast:
+            self.resizer = fast.Resizer()
+            self.options = fast.ResizeOptions(fast.ResizeAlg.convolution(fast.FilterType.bilinear))
+
+    def room(self, size: int) -> np.ndarray:
+        if len(self.pixels) < size:
+            self.pixels = np.empty(size + size // 4, np.uint8)
+        return self.pixels
+
+
+_scratch = _Scratch()
+
+
+def read_header(encoded: bytes) -> Header | None:
+    """One walk over the segments before the scan (ITU-T T.81, annex B); None for what `random_crop` does not read."""
+    if encoded[:2] != b"\xff\xd8":
+        return None
+    position, height, width, frame, restarts = 2, 0, 0, 0, False
+    while position + 4 <= len(encoded) and encoded[position] == 0xFF:
+        marker = encoded[position + 1]
+        body, end = position + 4, position + 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
+        if marker in (0xC0, 0xC1):  # baseline, extended sequential: precision, height, width, components
+            components = encoded[body + 5 : body + 6]
+            if frame or encoded[body : body + 1] != b"\x08" or components not in (b"\x01", b"\x03"):
+                return None
+            if encoded[body + 6 : end : 3] == b"RGB":
+                return None
+            frame = body + 1
+            height = int.from_bytes(encoded[frame : frame + 2], "big")
+            width = int.from_bytes(encoded[frame + 2 : frame + 4], "big")
+        elif 0xC2 <= marker <= 0xCF and marker != 0xC4:  # progressive, lossless, arithmetic
+            return None
+        elif marker == 0xDD:
+            restarts = True
+        elif marker in ODD and ODD[marker].search(encoded, body, end):
+            return None
+        elif marker == 0xDA:
+            return Header(height, width, frame, restarts) if height and width else None
+        position = end
+    return None
+
+
+def random_crop(encoded: bytes, header: Header, box: Box, target: int) -> Pixels | None:
+    """`box` of the picture, resized to [target,target,3]; None where libjpeg has something to say about the file."""
+    x0, y0, x1, y1 = box
+    shrink = 8
+    while shrink > 1 and min(x1 - x0, y1 - y0) < shrink * target:
+        shrink //= 2
+    pixels = _decode(encoded, header, y1, shrink)
+    if pixels is None:
+        return None
+    left, top = x0 // shrink, y0 // shrink
+    pixels = pixels[top : -(-y1 // shrink), left : -(-x1 // shrink)]
+    if shrink == 1:
+        return _resize(pixels, None, target)
+    # at a smaller scale the crop may begin and end within a pixel
+    return _resize(pixels, (x0 / shrink - left, y0 / shrink - top, x1 / shrink - left, y1 / shrink - top), target)
+
+
+def _decode(encoded: bytes, header: Header, bottom: int, shrink: int) -> Pixels | None:
+    """The rows above `bottom`, and a few more, at 1 / shrink, in the thread's scratch."""
+    rows = header.height if header.restarts else min(header.height, bottom + MARGIN * shrink)
+    height, width = -(-rows // shrink), -(-header.width // shrink)
+    size = height * width * 3
+    if size > LARGEST:
+        return None
+    if rows < header.height:
+        lowered = bytearray(encoded)
+        lowered[header.frame : header.frame + 2] = rows.to_bytes(2, "big")
+        encoded = lowered
+    room = _scratch.room(size)
+    try:
+        simplejpeg.decode_jpeg(encoded, "RGB", min_height=height, min_width=width, min_factor=1, buffer=room)
+    except ValueError as error:
+        if rows == header.height or not str(error).endswith(ROWS_LEFT_OVER):
+            return None
+    return room[:size].reshape(height, width, 3)
+
+
+def _resize(pixels: Pixels, box: tuple[float, float, float, float] | None, target: int) -> Pixels:
+    if pixels.shape[:2] == (target, target) and box is None:
+        return pixels.copy()
+    if fast is None:
+        return np.asarray(Image.fromarray(pixels).resize((target, target), Image.Resampling.BILINEAR, box))
+    options = _scratch.options
+    if box is not None:
+        options = options.copy()
+        options.crop_box = fast.CropBox(box[0], box[1], box[2] - box[0], box[3] - box[1])
+    source = fast.ImageData(pixels.shape[1], pixels.shape[0], fast.PixelType.U8x3, pixels.tobytes())
+    result = fast.ImageData(target, target, fast.PixelType.U8x3)
+    _scratch.resizer.resize(source, result, options)
+    return np.frombuffer(result.get_buffer(), np.uint8).reshape(target, target, 3)
