@@ -45,7 +45,7 @@ def draw_classification(
         for axis in axes:
             axis.axis("off")
         for axis, row in zip(axes, rows, strict=False):
-            axis.imshow(center(source[int(ids[row])], config.data))
+            axis.imshow(center(source[int(ids[row])], config.data)[0])
             correct = predicted[row] == label[row]
             text = f"{source.classes[predicted[row]]} {predictions['confidence'][row]:.0%}"
             text += "" if correct else f"\nis {source.classes[label[row]]}"

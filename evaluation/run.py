@@ -1,7 +1,7 @@
 """A trained run, opened to evaluate or predict with it."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 import models
 import tasks
+from data.oddities import Oddities
 from data.sources import Source
 from errors import UserError
 from evaluation.loop import Predictions, predict
@@ -33,11 +34,15 @@ class Run:
     model: nn.Module
     variables: dict[str, Any]
 
-    def predict(self, source: Source) -> Iterator[Predictions]:
-        """The task's predictions for `source`, a batch at a time and in order, on all devices."""
+    def predict(self, source: Source, say: Callable[[str], None]) -> Iterator[Predictions]:
+        """The task's predictions for `source`, a batch at a time and in order, on all devices.
+
+        `say` is given a line that tells of odd pictures, if there are any.
+        """
         mesh = make_mesh()
         eval_step = make_eval_step(self.model, self.task, self.config, mesh)
-        return predict(eval_step, jax.device_put(self.variables, replicated(mesh)), source, self.config, mesh)
+        variables = jax.device_put(self.variables, replicated(mesh))
+        return predict(eval_step, variables, source, self.config, mesh, Oddities(source, say))
 
 
 def open_run(workdir: Path, which: str) -> Run:

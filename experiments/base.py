@@ -40,6 +40,7 @@ def get_base(task: str = "classification") -> ConfigDict:
                 crop_ratio=(3 / 4, 4 / 3),  # random_resized: width / height
                 workers=0,  # processes that load; 0: threads of this one
                 threads=2,  # a process
+                strict=False,  # refuse odd pictures (data/image.py: Odd), which are otherwise set right, counted, told
                 prefetch=4,  # batches loaded ahead, a process
             ),
             augment=dict(

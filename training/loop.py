@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import models
 import tasks
 from data import sources
+from data.oddities import Oddities
 from data.pipeline import train_batches
 from errors import UserError
 from evaluation.loop import evaluate, predict
@@ -88,10 +89,11 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
                 process_index=jax.process_index(),
                 processes=jax.process_count(),
             )
+            odd, val_odd = Oddities(source, writer.say), Oddities(val_source, writer.say)
             stop = StopRequest()
             window = Window(config.batch_size)
             results: dict[str, float] = {}
-            for step, batch in enumerate(window.timed(to_devices(host, mesh)), start + 1):
+            for step, batch in enumerate(window.timed(to_devices(odd.watch(host), mesh)), start + 1):
                 state, scalars = train_step(state, batch)
                 window.add(scalars)
                 if step == start + 1:
@@ -110,7 +112,7 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
                         step, values["train/loss"], values["train/images_per_s"], values["train/input_wait"], eta
                     )
                 if evaluating:
-                    predictions = predict(eval_step, eval_variables(state), val_source, config, mesh)
+                    predictions = predict(eval_step, eval_variables(state), val_source, config, mesh, val_odd)
                     summary = evaluate(task, val_source.classes, predictions)
                     results = {key: summary[key] for key in task.HEADLINE}
                     writer.record(step, {f"val/{key}": value for key, value in results.items()})
@@ -125,6 +127,7 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
                     writer.say(
                         f"stopped by {stop.requested} after step {step}, {kept}; the same command goes on from it"
                     )
+                    odd.tell()
                     break
     return results
 
