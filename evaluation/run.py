@@ -1,6 +1,5 @@
 """A trained run, opened to evaluate or predict with it."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ import models
 import tasks
 from data.oddities import Oddities
 from data.sources import Source
-from errors import UserError
 from evaluation.loop import Predictions, predict
 from training.checkpoint import Checkpoints, check_same, choose, shapes
-from training.manifest import read_config
+from training.manifest import read_classes, read_config
 from training.mesh import AXIS, make_mesh, replicated
 from training.step import make_eval_step
+from training.validation import check_config
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,8 @@ class Run:
 def open_run(workdir: Path, which: str) -> Run:
     """The checkpoint "best", "latest" or of a step. Raises UserError where there is none, or none of this model."""
     config = read_config(workdir)
-    try:
-        classes = tuple(json.loads((workdir / "classes.json").read_text()))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{workdir / 'classes.json'}: cannot be read ({error}); start the training command again"
-        ) from error
+    check_config(config)
+    classes = read_classes(workdir)
     with Checkpoints(workdir, best=config.best) as checkpoints:
         step = choose(checkpoints, which)
         state = checkpoints.read(step)

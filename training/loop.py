@@ -20,12 +20,13 @@ from errors import UserError
 from evaluation.loop import evaluate, predict
 from models import cost
 from training.checkpoint import Checkpoints
-from training.manifest import claim_workdir, write_json, write_manifest
+from training.manifest import claim_classes, claim_workdir, write_manifest
 from training.mesh import AXIS, check_batch, make_mesh, replicated, to_devices
 from training.optimizer import make_optimizer
 from training.schedule import make_schedule, to_steps
 from training.state import eval_variables, init_state
 from training.step import make_eval_step, make_train_step
+from training.validation import check_classes, check_config
 from training.writer import Writer
 
 
@@ -40,19 +41,21 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
     Raises UserError for bad input, before anything is built where that is possible.
     """
     started = started or time.time()
+    check_config(config)
     mesh = make_mesh()
     mixing = config.augment.mixup_alpha > 0 or config.augment.cutmix_alpha > 0
     check_batch(config.batch_size, config.accumulate, mixing, mesh.size)
     task = tasks.get(config.task)
     source = sources.load(config.data, config.data.train_split)
     val_source = sources.load(config.data, config.data.val_split)
+    check_classes(config.data.source, source.classes, task)
     classes = len(source.classes)
     model = models.create(config.model, classes, AXIS)
 
     epoch = len(source) / config.batch_size  # in steps
     total = to_steps(config.duration, epoch, "duration")
     every = {name: to_steps(config[f"{name}_every"], epoch, f"{name}_every") for name in ("log", "eval", "checkpoint")}
-    ema_every = max(1, to_steps(config.ema.every, epoch, "ema.every"))
+    ema_every = to_steps(config.ema.every, epoch, "ema.every")
     schedule = make_schedule(config, epoch)
     optimizer = make_optimizer(config.optimizer, schedule)
     train_step = make_train_step(model, task, optimizer, config, classes, ema_every, mesh)
@@ -65,7 +68,7 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
     main_process = jax.process_index() == 0
     if main_process:
         claim_workdir(workdir, config)
-        write_json(workdir / "classes.json", list(source.classes))
+        claim_classes(workdir, source.classes)
         write_manifest(workdir, config, _cost(model, shapes, config.data.image_size))
 
     with Checkpoints(workdir, config.keep, config.best) as checkpoints:

@@ -25,8 +25,6 @@ def make_mesh() -> Mesh:
 
 def check_batch(batch_size: int, accumulate: int, mixing: bool, devices: int) -> None:
     """Raises UserError where a batch does not split evenly over devices and micro-batches, pairs kept whole."""
-    if batch_size < 1 or accumulate < 1:
-        raise UserError("config.batch_size and config.accumulate must be at least 1")
     share = devices * accumulate * (2 if mixing else 1)
     if batch_size % share:
         parts = f"{devices} devices x {accumulate} micro-batches" + (" x pairs of two to mix" if mixing else "")
