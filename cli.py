@@ -1,5 +1,6 @@
 """What every command shares: the --config flag, and errors told in one line."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -48,6 +49,11 @@ def run(main: Callable[[list[str]], None], program: str) -> None:
         except KeyboardInterrupt:
             fail(program, "interrupted", status=130)
 
+    # Names of files and classes may hold what this terminal cannot show; a name in half is better than a traceback.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    # Grain's workers leave their last batches to Python's resource tracker, which frees them and remarks on it.
+    quiet = (os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, quiet))
     app.run(guarded, flags_parser=parse)
 
 
