@@ -2,15 +2,10 @@ import io
 
 import numpy as np
 import pytest
+from corpus import encode
 from PIL import Image
 
 from data import image
-
-
-def encode(picture, format="JPEG", **options):
-    buffer = io.BytesIO()
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 def pillow_eval(encoded, shorter, target):
