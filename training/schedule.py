@@ -22,7 +22,7 @@ def to_steps(length: str, steps_per_epoch: float, field: str) -> int:
     if steps == 0 and number > 0:
         raise UserError(
             f"config.{field} is {length!r}, less than a step, where an epoch has {steps_per_epoch:.3g} steps; "
-            'write "0" for never, or more'
+            'write more, or "0" for none at all, or lower config.batch_size'
         )
     return steps
 

@@ -95,7 +95,8 @@ def check_config(config: ConfigDict) -> None:
     for length in config.schedule.boundaries:
         _check_length("schedule.boundaries", length)
     _check_data(config.data)
-    check_choice("config.best", _field(config, "best"), ("", *task.HIGHER_IS_BETTER))
+    if _field(config, "best"):
+        check_choice("config.best", config.best, task.HIGHER_IS_BETTER)
 
 
 def check_classes(source: str, classes: Sequence[str], task: ModuleType) -> None:
