@@ -29,6 +29,12 @@ def first(encoded: bytes, share: float = 0.6) -> bytes:
     return encoded[: int(len(encoded) * share)]
 
 
+def torn(jpeg: bytes) -> bytes:
+    """Ends early in its first rows, and goes on."""
+    early = jpeg.index(b"\xff\xda") + 100
+    return jpeg[:early] + b"\xff\xd9" + jpeg[early + 2 :]
+
+
 def turned(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
@@ -90,7 +96,7 @@ def usable() -> dict[str, tuple[bytes, Odd]]:
         "half.bmp": (first(encode(pixels, "BMP")), Odd.TRUNCATED),
         "half_turned.jpg": (first(encode(pixels, exif=turned(6))), Odd.TRUNCATED | Odd.TURNED),
         "half_cmyk.jpg": (first(encode(rgb.convert("CMYK"))), Odd.TRUNCATED | Odd.CMYK),
-        "damaged.jpg": (encode(pixels)[:-2] + b"\0" * 30 + b"\xff\xd9", Odd.DAMAGED),
+        "damaged.jpg": (torn(encode(pixels)), Odd.DAMAGED),
         "turned.jpg": (encode(pixels, exif=turned(6)), Odd.TURNED),
         "turned.png": (encode(pixels, "PNG", exif=turned(8)), Odd.TURNED),
         "cmyk.jpg": (encode(rgb.convert("CMYK"), quality=95), Odd.CMYK),
