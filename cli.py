@@ -51,6 +51,8 @@ def run(main: Callable[[list[str]], None], program: str) -> None:
         except KeyboardInterrupt:
             fail(program, "interrupted", status=130)
 
+    # Names of files and classes may hold what this terminal cannot show; a name in half is better than a traceback.
+    sys.stdout.reconfigure(errors="backslashreplace")
     app.run(guarded, flags_parser=parse)
 
 

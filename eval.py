@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
             kept.append(predictions)
             yield predictions
 
-    batches = run.predict(source)
+    batches = run.predict(source, print)
     summary = evaluate(run.task, run.classes, keeping(batches) if _DRAW.value else batches)
     if jax.process_index() != 0:
         return

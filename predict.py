@@ -5,6 +5,8 @@
 Prints a line a picture, or writes them all as JSON with --output.
 """
 
+import sys
+from functools import partial
 from pathlib import Path
 
 from absl import flags
@@ -32,7 +34,7 @@ def main(argv: list[str]) -> None:
     run = open_run(Path(_WORKDIR.value), _CHECKPOINT.value)
     source = Pictures(find_pictures(argv[1:]), run.classes)
     found = []
-    for predictions in run.predict(source):
+    for predictions in run.predict(source, partial(print, file=sys.stderr)):
         for index, number, confidence in zip(
             predictions["id"], predictions["class"], predictions["confidence"], strict=False
         ):

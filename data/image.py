@@ -4,6 +4,7 @@ Resizing is Pillow's bilinear, whose kernel widens with the scale (antialiasing)
 and evaluate with.
 """
 
+import enum
 import io
 import math
 import warnings
@@ -11,7 +12,7 @@ import warnings
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from data import jpeg
 from errors import UserError
@@ -20,45 +21,93 @@ Pixels = UInt8[np.ndarray, "h w 3"]
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
 
 EXIF_ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # beyond, Pillow takes a picture for a decompression bomb
+GREY = 128  # what libjpeg fills missing parts with
+MAX_ASPECT = 16  # of what is resized whole
+START_OF_JPEG, END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
+
+# What is worth a person's notice is in Odd; Pillow's own remarks would come once a worker and name no file.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-def decode(encoded: bytes | np.ndarray, name: str, crop: Box | None = None, target: int = 0) -> Pixels:
-    """Encoded bytes, or grey or RGB pixels -> RGB pixels of the whole picture, or of `crop` of it.
+class Odd(enum.IntFlag):
+    """What `decode` set right in a picture, by the rule that RULES tells."""
+
+    TRUNCATED = enum.auto()
+    DAMAGED = enum.auto()
+    TURNED = enum.auto()
+    CMYK = enum.auto()
+    DEEP = enum.auto()
+    ANIMATED = enum.auto()
+    TRANSPARENT = enum.auto()
+
+
+RULES = {
+    Odd.TRUNCATED: "truncated (what is missing is grey; black if no JPEG)",
+    Odd.DAMAGED: "damaged (used as libjpeg reads it)",
+    Odd.TURNED: "EXIF-rotated (turned upright)",
+    Odd.CMYK: "CMYK (converted to RGB)",
+    Odd.DEEP: "of 16 bits (reduced to 8)",
+    Odd.ANIMATED: "animated or of several pages (the first is used)",
+    Odd.TRANSPARENT: "transparent (alpha dropped)",
+}
+
+
+def decode(encoded: bytes | np.ndarray, name: str, crop: Box | None = None, target: int = 0) -> tuple[Pixels, Odd]:
+    """Encoded bytes, or grey or RGB pixels -> RGB pixels of the whole picture, or of `crop` of it, and what was odd.
 
     With `crop` and `target`, a JPEG is decoded at the smallest of libjpeg's scales (1/1, 1/2, 1/4, 1/8) that leaves the
-    crop at least target x target pixels. Only the first frame of an animation is read; alpha is dropped; 16-bit grey is
-    reduced to 8; an EXIF orientation is applied. Raises UserError naming `name` for bytes that are no picture.
+    crop at least target x target pixels.
+
+    The rules, of which grey, palettes and alpha that hides nothing are not called odd: grey becomes three equal
+    channels, a palette its colours; alpha is dropped and the colours beneath are kept; CMYK is converted; 16 bits are
+    reduced to 8 by >> 8; the EXIF orientation is applied; of an animation the first frame is read, of a truncated
+    picture what is there. Raises UserError naming `name` for bytes that are no picture, for a picture without a
+    readable pixel, for floating-point pixels, and for more than MAX_PIXELS.
     """
     if isinstance(encoded, np.ndarray):
         pixels = encoded.reshape((*encoded.shape[:2], -1))
         pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-        return pixels if crop is None else _cut(pixels, crop)
+        return pixels if crop is None else _cut(pixels, crop), Odd(0)
     if not encoded:
         raise UserError(f"{name}: empty file, not a picture; replace or remove it")
     try:
-        if simplejpeg.is_jpeg(encoded) and _is_plain(encoded):
-            return _decode_jpeg(encoded, crop, target)
-        with Image.open(io.BytesIO(encoded)) as image, warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).split(" <")[0].splitlines()[0]
-        raise UserError(f"{name}: cannot be decoded ({reason}); replace or remove it") from error
-    return pixels if crop is None else _cut(pixels, crop)
+        if encoded.startswith(START_OF_JPEG) and _is_plain(encoded):
+            try:
+                return _decode_jpeg(encoded, crop, target), Odd(0)
+            except ValueError as warning:
+                pixels, odd = _decode_broken_jpeg(encoded, str(warning))
+        else:
+            pixels, odd = _decode_with_pillow(encoded)
+    except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to
+        raise _undecodable(name, error) from error
+    return pixels if crop is None else _cut(pixels, crop), odd
 
 
 def size(encoded: bytes | np.ndarray, name: str) -> tuple[int, int]:
     """Height and width of a picture as `decode` will return it, read from its header alone."""
     if isinstance(encoded, np.ndarray):
         return encoded.shape[:2]
+    if not encoded:
+        raise UserError(f"{name}: empty file, not a picture; replace or remove it")
     try:
-        if simplejpeg.is_jpeg(encoded) and _is_plain(encoded):
-            return simplejpeg.decode_jpeg_header(encoded)[:2]
+        if encoded.startswith(START_OF_JPEG) and _is_plain(encoded):
+            return simplejpeg.decode_jpeg_header(encoded, strict=False)[:2]
         with Image.open(io.BytesIO(encoded)) as image:
             width, height = image.size
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{name}: cannot be decoded, not a picture; replace or remove it") from error
+            turned = _orientation(image) >= 5
+    except Exception as error:
+        raise _undecodable(name, error) from error
     return (width, height) if turned else (height, width)
 
 
@@ -92,20 +141,27 @@ def random_resized_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
     rng: np.random.Generator,
-) -> Pixels:
+) -> tuple[Pixels, Odd]:
     """A random crop of the picture, resized to [target,target,3], decoding no more detail than that needs."""
-    header = jpeg.read_header(encoded) if isinstance(encoded, bytes) else None
+    # A file that does not end as a JPEG must is left to decode, which tells whether it is truncated.
+    simple = isinstance(encoded, bytes) and encoded.endswith(END_OF_JPEG)
+    header = jpeg.read_header(encoded) if simple else None
     height, width = (header.height, header.width) if header else size(encoded, name)
     box = random_resized_crop_box(height, width, scale, ratio, rng)
     pixels = jpeg.random_crop(encoded, header, box, target) if header else None
-    return resize(decode(encoded, name, box, target), target, target) if pixels is None else pixels
+    if pixels is not None:
+        return pixels, Odd(0)
+    pixels, odd = decode(encoded, name, box, target)
+    return resize(pixels, target, target), odd
 
 
 def resize_and_center_crop(pixels: Pixels, shorter: int, target: int) -> Pixels:
     """Resizes the shorter side to `shorter`, then cuts the central target x target: the ImageNet evaluation.
 
-    Sizes and offsets are rounded as torchvision's Resize and CenterCrop round them; target <= shorter.
+    Sizes and offsets are rounded as torchvision's Resize and CenterCrop round them; target <= shorter. Of a strip more
+    than MAX_ASPECT times as long as wide only the middle is resized: the whole might not fit into memory.
     """
+    pixels = _middle(pixels)
     height, width = pixels.shape[:2]
     if height <= width:
         pixels = resize(pixels, shorter, int(shorter * width / height))
@@ -125,12 +181,15 @@ def resize(pixels: Pixels, height: int, width: int) -> Pixels:
 
 def _is_plain(encoded: bytes) -> bool:
     """Whether a JPEG is grey or YCbCr and upright, so that libjpeg-turbo alone decodes it."""
-    if simplejpeg.decode_jpeg_header(encoded)[2] not in ("YCbCr", "Gray"):
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded, strict=False)
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}: a decompression bomb?")
+    if colours not in ("YCbCr", "Gray"):
         return False
     if b"Exif\0" not in encoded[:4096]:
         return True
     with Image.open(io.BytesIO(encoded)) as image:
-        return image.getexif().get(EXIF_ORIENTATION, 1) == 1
+        return _orientation(image) == 1
 
 
 def _decode_jpeg(encoded: bytes, crop: Box | None, target: int) -> Pixels:
@@ -155,9 +214,90 @@ def _cut(pixels: Pixels, box: Box) -> Pixels:
     return pixels[y0:y1, x0:x1]
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _middle(pixels: Pixels) -> Pixels:
+    height, width = pixels.shape[:2]
+    longest = MAX_ASPECT * min(height, width)
+    y, x = max(0, height - longest) // 2, max(0, width - longest) // 2
+    return pixels[y : y + longest, x : x + longest]
+
+
+def _decode_broken_jpeg(encoded: bytes, warning: str) -> tuple[Pixels, Odd]:
+    """The whole picture as far as libjpeg reads it, where `warning` is what it first complained about."""
+    height, width = simplejpeg.decode_jpeg_header(encoded, strict=False)[:2]
+    grey = np.full((height, width, 3), GREY, np.uint8)  # libjpeg may leave rows unwritten
+    pixels = _not_blank(simplejpeg.decode_jpeg(encoded, "RGB", strict=False, buffer=grey))
+    return pixels, Odd.TRUNCATED if warning.startswith("Premature end") else Odd.DAMAGED
+
+
+def _decode_with_pillow(encoded: bytes) -> tuple[Pixels, Odd]:
+    with Image.open(io.BytesIO(encoded)) as image:
+        odd = Odd.DEEP if _is_deep(image, encoded) else Odd(0)
+        odd |= Odd.CMYK if image.mode == "CMYK" else Odd(0)
+        try:
+            image.load()
+        except OSError as error:
+            if "truncated" not in str(error):
+                raise
+            if encoded.startswith(START_OF_JPEG):
+                pixels, rest = _decode_with_pillow(encoded + END_OF_JPEG)
+                return _not_blank(pixels), rest | Odd.TRUNCATED
+            image.tile = []  # nothing is left to read: Pillow gives what it has
+            odd |= Odd.TRUNCATED
+        orientation = _orientation(image)
+        picture, hides = _to_rgb(image)
+        odd |= Odd.TRANSPARENT if hides else Odd(0)
+        odd |= Odd.ANIMATED if _is_animated(image) else Odd(0)
+    if orientation > 1:
+        picture, odd = picture.transpose(TURNS[orientation]), odd | Odd.TURNED
+    pixels = np.asarray(picture)
+    return _not_blank(pixels) if odd & Odd.TRUNCATED else pixels, odd
+
+
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
+    """RGB, and whether there was alpha that hid something."""
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip at 255
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255)
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB"), False
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose range is unknown; save it with 8 or 16 bits")
+    if not image.has_transparency_data:
+        return image.convert("RGB"), False
+    image = image.convert("RGBA")
+    return image.convert("RGB"), image.getchannel("A").getextrema()[0] < 255
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, 1..8; 1, upright, where EXIF is absent or cannot be read."""
+    try:
+        value = image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # a broken EXIF block is no reason to lose the picture
+        return 1
+    return value if value in TURNS else 1
+
+
+def _is_deep(image: Image.Image, encoded: bytes) -> bool:
+    """More than 8 bits a channel; Pillow tells only of grey, and takes the high byte of colours itself."""
+    if image.format == "PNG":
+        return encoded[24] == 16
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(258, (8,))) > 8
+    return image.mode.startswith("I")
+
+
+def _is_animated(image: Image.Image) -> bool:
+    """A JPEG may carry a second picture (MPO), which is no frame."""
+    return image.format != "MPO" and getattr(image, "is_animated", False)
+
+
+def _not_blank(pixels: Pixels) -> Pixels:
+    """Of JPEG data that ends at once libjpeg makes a block or two of noise, and nothing of the rest."""
+    corner = 32
+    parts = (pixels[corner:], pixels[:corner, corner:]) if max(pixels.shape) > corner else (pixels,)
+    if not any(np.ptp(part, axis=(0, 1)).any() for part in parts if part.size):
+        raise ValueError("truncated before its first pixels")
+    return pixels
+
+
+def _undecodable(name: str, error: Exception) -> UserError:
+    reason = (str(error).split(" <")[0].splitlines() or [type(error).__name__])[0].rstrip(".")
+    return UserError(f"{name}: cannot be decoded ({reason}); replace or remove it")

@@ -24,7 +24,7 @@ class Pictures:
         try:
             return {"image": path.read_bytes(), "label": 0, "name": str(path)}
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+            raise UserError(f"{path}: cannot be read ({error.strerror}); mend the path or leave it out") from error
 
 
 def find_pictures(paths: Sequence[str]) -> list[Path]:

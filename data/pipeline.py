@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import grain
 import numpy as np
@@ -34,7 +35,8 @@ def train_batches(
     """The rows of this process of the training batches of steps start_step .. stop_step - 1.
 
     Epochs follow one another without a gap, each a global shuffle of its own; a batch may span two.
-    image uint8 [b,S,S,3], label int32 [b], id int32 [b] (the record), epoch int32 [b], valid bool [b] (all True).
+    image uint8 [b,S,S,3], label int32 [b], id int32 [b] (the record), epoch int32 [b], valid bool [b] (all True), and
+    odd int32 [b] (image.Odd), which stays on the host.
     """
     shard = _Shard(config.batch_size, process_index, processes)
     return _iterate(TrainBatch(source, config.data, config.seed, shard), start_step, stop_step, config.data)
@@ -87,12 +89,13 @@ class TrainBatch:
             record = self.source[index]
             if data.train_crop == "random_resized":
                 rng = np.random.default_rng((self.seed, epoch, index))
-                pixels = image.random_resized_crop(
+                pixels, odd = image.random_resized_crop(
                     record["image"], record["name"], data.image_size, data.crop_scale, data.crop_ratio, rng
                 )
             else:
-                pixels = center(record, data)
-            _fill(batch, row, pixels, _checked_label(record, self.source), index, epoch)
+                pixels, odd = center(record, data)
+            label, odd = _checked_label(record, self.source), _checked_odd(odd, record, data)
+            _fill(batch, row, image=pixels, label=label, id=index, epoch=epoch, odd=odd)
         return batch
 
 
@@ -110,8 +113,9 @@ class EvalBatch:
         for row, index in enumerate(positions):
             if index < len(self.source):
                 record = self.source[index]
-                pixels = center(record, self.data)
-                _fill(batch, row, pixels, _checked_label(record, self.source), index, 0)
+                pixels, odd = center(record, self.data)
+                label, odd = _checked_label(record, self.source), _checked_odd(odd, record, self.data)
+                _fill(batch, row, image=pixels, label=label, id=index, epoch=0, odd=odd)
         return batch
 
 
@@ -121,24 +125,36 @@ def _empty_batch(rows: int, size: int) -> Batch:
         "label": np.zeros(rows, np.int32),
         "id": np.full(rows, -1, np.int32),
         "epoch": np.zeros(rows, np.int32),
+        "odd": np.zeros(rows, np.int32),
         "valid": np.zeros(rows, bool),
     }
 
 
-def _fill(batch: Batch, row: int, pixels: image.Pixels, label: int, index: int, epoch: int) -> None:
-    for key, value in (("image", pixels), ("label", label), ("id", index), ("epoch", epoch), ("valid", True)):
+def _fill(batch: Batch, row: int, **values: Any) -> None:
+    for key, value in values.items():
         batch[key][row] = value
+    batch["valid"][row] = True
 
 
-def center(record: Record, data: ConfigDict) -> image.Pixels:
-    """The picture as evaluation sees it: the shorter side resized, the centre cut out."""
-    pixels = image.decode(record["image"], record["name"])
-    return image.resize_and_center_crop(pixels, data.resize_size, data.image_size)
+def center(record: Record, data: ConfigDict) -> tuple[image.Pixels, image.Odd]:
+    """The picture as evaluation sees it: the shorter side resized, the centre cut out; and what was odd about it."""
+    pixels, odd = image.decode(record["image"], record["name"])
+    return image.resize_and_center_crop(pixels, data.resize_size, data.image_size), odd
+
+
+def _checked_odd(odd: image.Odd, record: Record, data: ConfigDict) -> int:
+    if odd and data.strict:
+        rules = ", ".join(image.RULES[each] for each in odd)
+        raise UserError(f"{record['name']}: {rules}; mend or remove it, or set config.data.strict=False")
+    return int(odd)
 
 
 def _checked_label(record: Record, source: Source) -> int:
     if not 0 <= record["label"] < len(source.classes):
-        raise UserError(f"{record['name']}: label {record['label']} is outside the {len(source.classes)} classes")
+        raise UserError(
+            f"{record['name']}: label {record['label']} is outside the {len(source.classes)} classes, "
+            f"0 to {len(source.classes) - 1}; mend or remove it, or choose another split"
+        )
     return record["label"]
 
 

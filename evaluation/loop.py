@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from data.oddities import Oddities
 from data.pipeline import eval_batches
 from data.sources import Source
 from training.mesh import to_devices
@@ -17,12 +18,12 @@ Predictions = dict[str, np.ndarray]
 
 
 def predict(
-    eval_step: Callable, variables: dict[str, Any], source: Source, config: ConfigDict, mesh: Mesh
+    eval_step: Callable, variables: dict[str, Any], source: Source, config: ConfigDict, mesh: Mesh, odd: Oddities
 ) -> Iterator[Predictions]:
     """The task's predictions for `source`, a batch at a time and in order, without the rows that fill up the last.
 
     The same on every process, whatever the number of devices. Each batch is fetched while the device computes the next,
-    so that neither waits for the other.
+    so that neither waits for the other. `odd` tells of the odd pictures among them.
     """
     batches = eval_batches(
         source,
@@ -32,7 +33,7 @@ def predict(
         processes=jax.process_count(),
     )
     previous = None
-    for _, batch in to_devices(batches, mesh):
+    for _, batch in to_devices(odd.watch(batches), mesh):
         current = eval_step(variables, batch)
         if previous is not None:
             yield _valid(previous)

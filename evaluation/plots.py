@@ -1,6 +1,7 @@
 """Pictures of results."""
 
 import math
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -23,6 +24,7 @@ def draw_classification(
     """The first pictures of a split, the mistakes made with most confidence, and the confusion matrix, as one PNG.
 
     Each picture has its predicted class and confidence above; where that is wrong, the true class below it.
+    What matplotlib's font lacks of a script is drawn as boxes.
     """
     ids, predicted, label = predictions["id"], predictions["class"], predictions["label"]
     first = np.argsort(ids)[: 3 * COLUMNS]
@@ -45,13 +47,15 @@ def draw_classification(
         for axis in axes:
             axis.axis("off")
         for axis, row in zip(axes, rows, strict=False):
-            axis.imshow(center(source[int(ids[row])], config.data))
+            axis.imshow(center(source[int(ids[row])], config.data)[0])
             correct = predicted[row] == label[row]
             text = f"{source.classes[predicted[row]]} {predictions['confidence'][row]:.0%}"
             text += "" if correct else f"\nis {source.classes[label[row]]}"
             axis.set_title(text, fontsize=8, color=RIGHT if correct else WRONG)
     _draw_confusion(right, confusion, source.classes)
-    figure.savefig(path, dpi=100)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(path, dpi=100)
     plt.close(figure)
 
 

@@ -1,7 +1,6 @@
 """A trained run, opened to evaluate or predict with it."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,13 +12,14 @@ from ml_collections import ConfigDict
 
 import models
 import tasks
+from data.oddities import Oddities
 from data.sources import Source
-from errors import UserError
 from evaluation.loop import Predictions, predict
 from training.checkpoint import Checkpoints, check_same, choose, shapes
-from training.manifest import read_config
+from training.manifest import read_classes, read_config
 from training.mesh import AXIS, make_mesh, replicated
 from training.step import make_eval_step
+from training.validation import check_config
 
 
 @dataclass(frozen=True)
@@ -33,22 +33,22 @@ class Run:
     model: nn.Module
     variables: dict[str, Any]
 
-    def predict(self, source: Source) -> Iterator[Predictions]:
-        """The task's predictions for `source`, a batch at a time and in order, on all devices."""
+    def predict(self, source: Source, say: Callable[[str], None]) -> Iterator[Predictions]:
+        """The task's predictions for `source`, a batch at a time and in order, on all devices.
+
+        `say` is given a line that tells of odd pictures, if there are any.
+        """
         mesh = make_mesh()
         eval_step = make_eval_step(self.model, self.task, self.config, mesh)
-        return predict(eval_step, jax.device_put(self.variables, replicated(mesh)), source, self.config, mesh)
+        variables = jax.device_put(self.variables, replicated(mesh))
+        return predict(eval_step, variables, source, self.config, mesh, Oddities(source, say))
 
 
 def open_run(workdir: Path, which: str) -> Run:
     """The checkpoint "best", "latest" or of a step. Raises UserError where there is none, or none of this model."""
     config = read_config(workdir)
-    try:
-        classes = tuple(json.loads((workdir / "classes.json").read_text()))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{workdir / 'classes.json'}: cannot be read ({error}); start the training command again"
-        ) from error
+    check_config(config)
+    classes = read_classes(workdir)
     with Checkpoints(workdir, best=config.best) as checkpoints:
         step = choose(checkpoints, which)
         state = checkpoints.read(step)

@@ -18,7 +18,7 @@ def get_base(task: str = "classification") -> ConfigDict:
             eval_every="1ep",  # evaluates on data.val_split, and saves
             checkpoint_every="1ep",  # saves in between; "0": never saves
             keep=2,  # newest checkpoints kept, beside the best
-            best="top1",  # the metric of the validation split whose highest value is "best"
+            best="top1",  # the metric of the validation split whose highest value is "best"; "": the newest is
             model=dict(
                 name="resnet50",  # one of models/*.py's MODELS
                 dtype="float32",  # of the computation: float32 or bfloat16; parameters are float32
@@ -40,6 +40,7 @@ def get_base(task: str = "classification") -> ConfigDict:
                 crop_ratio=(3 / 4, 4 / 3),  # random_resized: width / height
                 workers=0,  # processes that load; 0: threads of this one
                 threads=2,  # a process
+                strict=False,  # refuse odd pictures (data/image.py: Odd), which are otherwise set right, counted, told
                 prefetch=4,  # batches loaded ahead, a process
                 timeout=300,  # seconds without a batch after which the input counts as hung
             ),

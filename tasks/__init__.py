@@ -5,6 +5,8 @@ predict(outputs, batch) -> {name: array [B,...]}               on the device, in
 init_metrics(classes), update_metrics(metrics, predictions), summarise(metrics) -> {name: number or list}
                                                                on the host, in float64, each example once
 HEADLINE                                                       the numbers worth a line, best-known first
+HIGHER_IS_BETTER                                               those of them that may say which checkpoint is best
+MIN_CLASSES                                                    with fewer there is nothing to learn
 """
 
 from types import ModuleType

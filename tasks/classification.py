@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 from ops.losses import cross_entropy
 
 HEADLINE = ("top1", "top5", "loss", "calibration_error")
+HIGHER_IS_BETTER = ("top1", "top5")
+MIN_CLASSES = 2
 CALIBRATION_BINS = 15  # Guo et al. 2017, section 4
 
 Batch = dict[str, Array]

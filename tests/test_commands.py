@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import corpus
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -84,6 +86,11 @@ def test_help_names_the_flags_without_waiting_for_jax():
         (("--config.batch_size.x=1",), "config.batch_size: a single value, it has no field x"),
         (("--config.model.name=resnet19",), "config.model.name is 'resnet19'"),
         (("--config.optimizer.name=adamm",), "config.optimizer.name is 'adamm'"),
+        (("--config.data.image_size=32",), "config.data.image_size is 32, larger than config.data.resize_size=28"),
+        (("--config.data.crop_scale=1,0.1",), "config.data.crop_scale is (1, 0.1); it must be two numbers above 0"),
+        (("--config.ema.decay=1",), "config.ema.decay is 1.0; it must be a number of at least 0 and below 1"),
+        (("--config.checkpoint_every=0.001ep",), "config.checkpoint_every is '0.001ep', less than a step"),
+        (("--config.data.val_split=",), "embedded has no split ''"),
         (("--config.data.source=folder:/nowhere",), "/nowhere: no such folder"),
         (("--config.batch_size=10", "--config.accumulate=4"), "does not split over 1 devices x 4 micro-batches"),
         (("--wokrdir=x",), "Unknown command line flag 'wokrdir'"),
@@ -96,6 +103,47 @@ def test_bad_input_is_one_line_and_exits_with_2(tmp_path, arguments, message):
     assert done.returncode == 2
     assert done.stderr.startswith("train.py: error: ") and message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Every usable sort of picture, in the same three classes of train and val."""
+    for split in ("train", "val"):
+        for index, (name, (encoded, _)) in enumerate(corpus.usable().items()):
+            folder = tmp_path / "pictures" / split / ("dog", "犬", "كلب")[index % 3]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(encoded)
+    return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_line(tmp_path, pictures, workers):
+    source = (f"--config.data.source=folder:{pictures}", f"--config.data.workers={workers}", "--config.eval_every=2")
+    done = train(tmp_path / "run", *source)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = [line for line in done.stdout.splitlines() if line.startswith("data: ")]
+    assert len(told) == 2  # training and validation
+    for line, split in zip(told, ("train", "val"), strict=True):
+        assert re.match(rf"data: odd pictures: 7 truncated \(.*\), first {pictures}/{split}/", line)
+        assert "; 3 EXIF-rotated (turned upright), first " in line
+
+    done = run("predict.py", "--workdir", str(tmp_path / "run"), str(pictures / "val"))
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(corpus.usable())
+    assert re.fullmatch(r"data: odd pictures: 7 truncated .*\n", done.stderr)
+
+    broken = pictures / "val" / "dog" / "broken.jpg"
+    broken.write_text("no picture")
+    line = f"error: {broken}: cannot be decoded (cannot identify image file); replace or remove it\n"
+    for command in (("eval.py",), ("predict.py", str(broken))):
+        done = run(*command[:1], "--workdir", str(tmp_path / "run"), *command[1:])
+        assert (done.returncode, done.stderr) == (2, f"{command[0]}: {line}")
+    broken.rename(pictures / "train" / "dog" / "broken.jpg")
+    done = train(tmp_path / "other", *source)
+    assert (done.returncode, done.stderr) == (2, f"train.py: {line}".replace("/val/", "/train/"))
+
+    done = train(tmp_path / "strict", *source, "--config.data.strict=True")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.endswith("; mend or remove it, or set config.data.strict=False\n")
 
 
 @pytest.mark.parametrize(

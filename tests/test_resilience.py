@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-from tests.test_commands import ROOT, SMALL, run, train
+from test_commands import ROOT, SMALL, run, train
 
 ENDLESS = ("--config.duration=100k", "--config.schedule.warmup=1", "--config.checkpoint_every=50")
 

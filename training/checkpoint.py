@@ -17,6 +17,7 @@ from jax.sharding import Sharding
 from orbax.checkpoint import checkpoint_managers
 
 from errors import UserError
+from training.integrity import check_steps, check_whole
 from training.state import TrainState
 
 
@@ -29,6 +30,7 @@ class Checkpoints:
         `writer` is True for the one run that saves here: it clears away what an interrupted run left half written.
         """
         self.folder = workdir.absolute() / "checkpoints"
+        check_steps(self.folder)
         policy = [checkpoint_managers.LatestN(keep)]
         if best:
             # Without metrics a checkpoint is never the best, yet LatestN keeps it while it is new.
@@ -92,15 +94,20 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState, sharding: Sharding) -> TrainState:
         """The state of `step`, on any number of devices, in the structure of `like` (arrays or their shapes).
 
-        Raises UserError where the checkpoint is of another architecture, optimiser or number of classes.
+        Raises UserError where it is broken, or of another architecture, optimiser or number of classes.
         """
+        check_whole(self.folder / str(step))
         saved = self._manager.item_metadata(step)
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
         check_same(shapes(saved), shapes(target), self.folder / str(step))
         return self._manager.restore(step, args=ocp.args.StandardRestore(target))
 
     def read(self, step: int) -> dict[str, Any]:
-        """The state of `step` as nested dicts of NumPy arrays, without a model to compare it with."""
+        """The state of `step` as nested dicts of NumPy arrays, without a model to compare it with.
+
+        Raises UserError where it is broken.
+        """
+        check_whole(self.folder / str(step))
         target = jax.tree.map(
             lambda x: ocp.RestoreArgs(restore_type=np.ndarray), self._manager.item_metadata(step).tree
         )

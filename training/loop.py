@@ -17,17 +17,19 @@ from ml_collections import ConfigDict
 import models
 import tasks
 from data import sources
+from data.oddities import Oddities
 from data.pipeline import train_batches
 from errors import UserError
 from evaluation.loop import evaluate, predict
 from models import cost
 from training.checkpoint import Checkpoints
-from training.manifest import claimed, write_json, write_manifest
+from training.manifest import claim_classes, claimed, write_manifest
 from training.mesh import AXIS, check_batch, make_mesh, replicated, to_devices
 from training.optimizer import make_optimizer
 from training.schedule import make_schedule, to_steps
 from training.state import eval_variables, init_state
 from training.step import make_eval_step, make_train_step
+from training.validation import check_classes, check_config
 from training.writer import Writer
 
 
@@ -42,19 +44,21 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
     Raises UserError for bad input, before anything is built where that is possible.
     """
     started = started or time.time()
+    check_config(config)
     mesh = make_mesh()
     mixing = config.augment.mixup_alpha > 0 or config.augment.cutmix_alpha > 0
     check_batch(config.batch_size, config.accumulate, mixing, mesh.size)
     task = tasks.get(config.task)
     source = sources.load(config.data, config.data.train_split)
     val_source = sources.load(config.data, config.data.val_split)
+    check_classes(config.data.source, source.classes, task)
     classes = len(source.classes)
     model = models.create(config.model, classes, AXIS)
 
     epoch = len(source) / config.batch_size  # in steps
     total = to_steps(config.duration, epoch, "duration")
     every = {name: to_steps(config[f"{name}_every"], epoch, f"{name}_every") for name in ("log", "eval", "checkpoint")}
-    ema_every = max(1, to_steps(config.ema.every, epoch, "ema.every"))
+    ema_every = to_steps(config.ema.every, epoch, "ema.every")
     schedule = make_schedule(config, epoch)
     optimizer = make_optimizer(config.optimizer, schedule)
     train_step = make_train_step(model, task, optimizer, config, classes, ema_every, mesh)
@@ -70,7 +74,7 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
         Checkpoints(workdir, config.keep, config.best, writer=True) as checkpoints,
     ):
         if main_process:
-            write_json(workdir / "classes.json", list(source.classes))
+            claim_classes(workdir, source.classes)
             write_manifest(workdir, config, _cost(model, shapes, config.data.image_size))
         start = checkpoints.latest() or 0
         if start:
@@ -92,10 +96,11 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
                 process_index=jax.process_index(),
                 processes=jax.process_count(),
             )
+            odd, val_odd = Oddities(source, writer.say), Oddities(val_source, writer.say)
             stop = StopRequest()
             window = Window(config.batch_size)
             results: dict[str, float] = {}
-            for step, (on_host, batch) in enumerate(window.timed(to_devices(host, mesh)), start + 1):
+            for step, (on_host, batch) in enumerate(window.timed(to_devices(odd.watch(host), mesh)), start + 1):
                 state, scalars = train_step(state, batch)
                 window.add(scalars, on_host["id"])
                 if step == start + 1:
@@ -114,7 +119,7 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
                         step, values["train/loss"], values["train/images_per_s"], values["train/input_wait"], eta
                     )
                 if evaluating:
-                    predictions = predict(eval_step, eval_variables(state), val_source, config, mesh)
+                    predictions = predict(eval_step, eval_variables(state), val_source, config, mesh, val_odd)
                     summary = evaluate(task, val_source.classes, predictions)
                     results = {key: summary[key] for key in task.HEADLINE}
                     writer.record(step, {f"val/{key}": value for key, value in results.items()})
@@ -125,6 +130,7 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
                 if evaluating or saving:
                     window.restart_clock()
                 if stopping and step < total:
+                    odd.tell()
                     kept = f"saved; the same command goes on from step {step}" if saving else "nothing saved"
                     writer.say(f"stopped by a signal after step {step} of {total}, {kept}")
                     break

@@ -1,4 +1,6 @@
-"""What a workdir says of its run: config.json, which must never change, and manifest.json, what it ran with."""
+"""What a workdir says of its run: config.json and classes.json, which must never change, and manifest.json, what it
+ran with.
+"""
 
 import fcntl
 import json
@@ -7,7 +9,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -62,21 +64,34 @@ def _check_config(workdir: Path, config: ConfigDict) -> None:
     write_json(path, config.to_dict())
 
 
+def claim_classes(workdir: Path, classes: Sequence[str]) -> None:
+    """Writes classes.json, or makes sure that the one that is there names the same classes in the same order."""
+    if not (workdir / "classes.json").exists():
+        write_json(workdir / "classes.json", list(classes))
+        return
+    before = read_classes(workdir)
+    if before != tuple(classes):
+        changed = sorted(set(before) ^ set(classes)) or classes
+        raise UserError(
+            f"{workdir}: holds a run of {len(before)} classes, the data now has {len(classes)}, different in "
+            f"{', '.join(changed)[:200]}; choose another --workdir, or restore the data"
+        )
+
+
 def read_config(workdir: Path) -> ConfigDict:
     """The configuration of a run. Raises UserError where `workdir` holds none."""
-    path = workdir / "config.json"
-    try:
-        return ConfigDict(json.loads(path.read_text())).lock()
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; is {workdir} the --workdir of a training run?") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error}); restore it, or start in another --workdir") from error
+    return ConfigDict(_read_json(workdir / "config.json", dict)).lock()
+
+
+def read_classes(workdir: Path) -> tuple[str, ...]:
+    """The names of a run's classes. Raises UserError where `workdir` holds none."""
+    return tuple(_read_json(workdir / "classes.json", list))
 
 
 def write_manifest(workdir: Path, config: ConfigDict, cost: dict[str, int]) -> None:
     """One entry a start of the run, the newest last: versions, code, devices, and the model's cost."""
     path = workdir / "manifest.json"
-    starts = json.loads(path.read_text()) if path.exists() else []
+    starts = _read_json(path, list) if path.exists() else []
     starts.append(
         {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -100,10 +115,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """write_json's manner, for any text."""
+    """write_json's manner, for any text.
+
+    Bytes of a file's name that are not UTF-8, surrogates in Python, are written as JSON's escapes.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -112,6 +130,20 @@ def write_text(path: Path, text: str) -> None:
         raise UserError(
             f"{path}: cannot be written ({error.strerror}); make room and start the same command again"
         ) from error
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; is {path.parent} the --workdir of a training run?") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); restore it, or start in another --workdir") from error
+    if not isinstance(value, kind):
+        raise UserError(f"{path}: holds a {type(value).__name__}, not a {kind.__name__}; restore it")
+    return value
 
 
 def _flat(config: ConfigDict) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from errors import UserError
 
 AXIS = "data"
+HOST_ONLY = ("odd",)  # keys of a batch that no step reads
 
 
 def make_mesh() -> Mesh:
@@ -24,8 +25,6 @@ def make_mesh() -> Mesh:
 
 def check_batch(batch_size: int, accumulate: int, mixing: bool, devices: int) -> None:
     """Raises UserError where a batch does not split evenly over devices and micro-batches, pairs kept whole."""
-    if batch_size < 1 or accumulate < 1:
-        raise UserError("config.batch_size and config.accumulate must be at least 1")
     share = devices * accumulate * (2 if mixing else 1)
     if batch_size % share:
         parts = f"{devices} devices x {accumulate} micro-batches" + (" x pairs of two to mix" if mixing else "")
@@ -38,11 +37,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def to_devices(batches: Iterable[dict], mesh: Mesh, ahead: int = 2) -> Iterator[tuple[dict, dict]]:
-    """(host batch, global device batch) pairs, with the transfers of the next `ahead` batches already under way."""
+    """(host batch, global device batch) pairs, with the transfers of the next `ahead` batches already under way.
+
+    The keys of HOST_ONLY stay on the host.
+    """
     sharding = NamedSharding(mesh, P(AXIS))
     waiting = deque()
     for batch in batches:
-        waiting.append((batch, {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}))
+        sent = {key: value for key, value in batch.items() if key not in HOST_ONLY}
+        waiting.append((batch, {k: jax.make_array_from_process_local_data(sharding, v) for k, v in sent.items()}))
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from errors import UserError, check_choice
+from errors import check_choice
 
 # In these, as in torch, weight decay is L2 regularisation: it enters the gradient before all else.
 L2 = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam")
@@ -30,8 +30,6 @@ def make_optimizer(config: ConfigDict, learning_rate: optax.Schedule) -> optax.G
         ),
     }
     check_choice("config.optimizer.name", config.name, (*rules, "lars"))
-    if config.learning_rate <= 0:
-        raise UserError(f"config.optimizer.learning_rate is {config.learning_rate}; it must be positive")
     mask = _everything if config.decay_norm_and_bias else kernels
     parts = []
     if config.clip_norm > 0:

@@ -62,8 +62,6 @@ def load(data: ConfigDict, split: str) -> Source:
     kind, _, argument = spec.partition(":")
     check_choice("config.data.source", kind, [module.name for module in pkgutil.iter_modules(__path__)])
     module = importlib.import_module(f"data.sources.{kind}")
-    if not 0 <= val_fraction < 1:
-        raise UserError(f"config.data.val_fraction is {val_fraction}: it must be at least 0 and below 1")
 
     available = module.splits(argument, data_dir)
     if val_fraction > 0 and split in ("train", "val"):

@@ -3,8 +3,9 @@
     <path>/train/<class>/<picture>      with val/ and test/ beside train/, or
     <path>/<class>/<picture>            one split, "train", to cut a "val" from with config.data.val_fraction
 
-The classes are the sorted names of the folders of train; any script will do. Hidden files (.DS_Store) are passed over;
-any other file that is not named as a picture is an error, so that nothing is left out in silence.
+The classes are the sorted names of the folders of train; any script will do. Each has a picture in train at least; val
+and test may lack some classes. Hidden files (.DS_Store) are passed over; any other file that is not named as a picture
+is an error, so that nothing is left out in silence.
 """
 
 import os
@@ -54,7 +55,8 @@ def load(argument: str, split: str, data_dir: str) -> Folder:
     if not classes:
         raise UserError(f"{train}: no class folders; expected {train}/<class>/<picture>")
     root = train if split == "train" else root / split
-    unknown = [name for name in _folders(root) if name not in classes]
+    held = _folders(root)
+    unknown = [name for name in held if name not in classes]
     if unknown:
         raise UserError(
             f"{root / unknown[0]}: no such class in {train}{did_you_mean(unknown[0], classes)}; "
@@ -62,8 +64,10 @@ def load(argument: str, split: str, data_dir: str) -> Folder:
         )
     files, labels = [], []
     for label, name in enumerate(classes):
-        if (root / name).is_dir():
+        if name in held:
             pictures = _pictures(root / name)
+            if not pictures and root == train:
+                raise UserError(f"{root / name}: a class without pictures; add some, or remove the folder")
             files += [f"{name}/{picture}" for picture in pictures]
             labels += [label] * len(pictures)
     if not files:
@@ -74,9 +78,12 @@ def load(argument: str, split: str, data_dir: str) -> Folder:
 def _root(argument: str) -> Path:
     if not argument:
         raise UserError("config.data.source is 'folder:' without a path; write folder:/path/to/pictures")
-    root = Path(argument).expanduser().absolute()
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; see config.data.source")
+    try:
+        root = Path(argument).expanduser().absolute()
+        if not root.is_dir():
+            raise UserError(f"{root}: no such folder; see config.data.source")
+    except (OSError, RuntimeError) as error:  # a parent that may not be read; ~ of a user who does not exist
+        raise UserError(f"{argument}: {getattr(error, 'strerror', error)}; see config.data.source") from error
     return root
 
 
@@ -105,4 +112,4 @@ def _scan(path: Path) -> list[os.DirEntry]:
         with os.scandir(path) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        raise UserError(f"{path}: cannot be listed ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be listed ({error.strerror}); make it readable, or remove it") from error

@@ -29,7 +29,11 @@ class Tfds:
     @cached_property
     def _records(self) -> Any:
         decoders = {"image": tfds.decode.SkipDecoding()}
-        return prepared_builder(self.name, self.data_dir).as_data_source(split=self.split, decoders=decoders)
+        found = prepared_builder(self.name, self.data_dir)
+        try:
+            return found.as_data_source(split=self.split, decoders=decoders)
+        except Exception as error:  # ArrayRecord's readers raise whatever lost or cut files lead them to
+            raise self._broken(error) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_records"}
@@ -41,12 +45,23 @@ class Tfds:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        record = self._records[index]
-        return {
-            "image": record["image"],
-            "label": int(record["label"]),
-            "name": f"tfds:{self.name}/{self.split}, record {index}",
-        }
+        try:
+            record = self._records[index]
+            if record["label"] is None:  # what ArrayRecord gives for a record that it cannot read
+                raise EOFError(f"record {index} of {self.split} is missing or cut off")
+            image, label = record["image"], int(record["label"])
+        except UserError:
+            raise
+        except Exception as error:
+            raise self._broken(error) from error
+        return {"image": image, "label": label, "name": f"tfds:{self.name}/{self.split}, record {index}"}
+
+    def _broken(self, error: Exception) -> UserError:
+        folder = builder(self.name, self.data_dir).data_dir
+        return UserError(
+            f"{folder}: the prepared data is broken ({str(error).strip().splitlines()[0]}); "
+            f"remove the folder and run: {_remedy(self.name, self.data_dir)}"
+        )
 
 
 def builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
@@ -58,23 +73,23 @@ def builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     except tfds.core.DatasetNotFoundError as error:
         near = did_you_mean(name, tfds.list_builders(with_community_datasets=False))
         raise UserError(f"tfds:{name}: TensorFlow Datasets knows no such dataset{near}") from error
-    except (ValueError, ModuleNotFoundError) as error:
-        raise UserError(f"tfds:{name}: {str(error).strip().splitlines()[0]}") from error
+    except Exception as error:  # an unknown configuration or version, a package that is missing, a broken description
+        reason = str(error).strip().splitlines()[0].removesuffix(".")
+        raise UserError(
+            f"tfds:{name}: {reason}; if its prepared data is broken, remove it and run: {_remedy(name, data_dir)}"
+        ) from error
 
 
 def prepared_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     """The builder of a dataset that lies on disk. Raises UserError where it was not prepared, or not as ArrayRecord."""
     found = builder(name, data_dir)
     if not found.is_prepared():
-        where = f" --data_dir {data_dir}" if data_dir else ""
-        raise UserError(
-            f"{found.data_dir}: tfds:{name} is not prepared there; run: python -m data.prepare tfds:{name}{where}"
-        )
+        raise UserError(f"{found.data_dir}: tfds:{name} is not prepared there; run: {_remedy(name, data_dir)}")
     file_format = found.info.file_format
     if file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise UserError(
             f"{found.data_dir}: prepared as {file_format.value}, which has no random access; "
-            f"remove it and run: python -m data.prepare tfds:{name}"
+            f"remove it and run: {_remedy(name, data_dir)}"
         )
     return found
 
@@ -85,9 +100,21 @@ def splits(argument: str, data_dir: str) -> tuple[str, ...]:
 
 
 def load(argument: str, split: str, data_dir: str) -> Tfds:
-    features = prepared_builder(argument, data_dir).info.features
+    info = prepared_builder(argument, data_dir).info
+    features = info.features
     if "image" not in features or "label" not in features or not hasattr(features["label"], "names"):
         raise UserError(f"tfds:{argument} has no 'image' with a class 'label'; its features are {', '.join(features)}")
     if split.partition("[")[0] == "val":
         split = "validation" + split.removeprefix("val")
+    try:
+        count = info.splits[split].num_examples
+    except (ValueError, KeyError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"tfds:{argument}: {reason}; write a split as train, train[:90%] or train[100:200]") from error
+    if count <= 0:
+        raise UserError(f"tfds:{argument} has no records in its split {split!r}")
     return Tfds(argument, split, data_dir, tuple(features["label"].names))
+
+
+def _remedy(name: str, data_dir: str) -> str:
+    return f"python -m data.prepare tfds:{name}" + (f" --data_dir {data_dir}" if data_dir else "")

@@ -1,3 +1,4 @@
+import corpus
 import numpy as np
 import pytest
 from PIL import Image
@@ -6,11 +7,17 @@ from PIL import Image
 @pytest.fixture
 def photo() -> np.ndarray:
     """Something with edges, gradients and noise, 151 x 203."""
-    y, x = np.mgrid[:151, :203]
-    rng = np.random.default_rng(0)
-    waves = 127 + 90 * np.stack([np.sin(x / 9), np.cos(y / 7 + x / 31), np.sin((x + y) / 13)], axis=-1)
-    pixels = waves + rng.normal(0, 6, waves.shape) + 60 * ((x // 20 + y // 25) % 2)[..., None]
-    return np.clip(pixels, 0, 255).astype(np.uint8)
+    return corpus.photo()
+
+
+@pytest.fixture
+def corpus_folder(tmp_path):
+    """(folder, {file: oddities}): every usable sort of picture, in two classes of train."""
+    pictures = corpus.usable()
+    for index, (name, (encoded, _)) in enumerate(pictures.items()):
+        (tmp_path / "train" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / "ab"[index % 2] / name).write_bytes(encoded)
+    return tmp_path, {name: odd for name, (_, odd) in pictures.items()}
 
 
 @pytest.fixture

@@ -119,6 +119,31 @@ def test_a_file_that_is_no_picture_ends_the_run_with_its_name(config, folder, wo
         list(train_batches(source, config, start_step=0, stop_step=2))
 
 
+@pytest.mark.parametrize("crop", ["center", "random_resized"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_oddities_travel_with_their_pictures(config, corpus_folder, workers, crop):
+    folder, expected = corpus_folder
+    config.data.update(source=f"folder:{folder}", workers=workers, train_crop=crop)
+    source = sources.load(config.data, "train")
+    steps = -(-len(source) // config.batch_size)
+    names = [Path(source[i]["name"]).name for i in range(len(source))]
+    for batches in (
+        train_batches(source, config, start_step=0, stop_step=steps),
+        eval_batches(source, config.data, batch_size=config.batch_size),
+    ):
+        found = {}
+        for batch in batches:
+            found |= {names[i]: odd for i, odd in zip(batch["id"], batch["odd"], strict=True) if i >= 0}
+        assert found == expected
+
+
+def test_strict_makes_an_odd_picture_an_error(config, corpus_folder):
+    config.data.update(source=f"folder:{corpus_folder[0]}", strict=True)
+    source = sources.load(config.data, "train")
+    with pytest.raises(UserError, match=r"/\w+\.\w+: .*; mend or remove it, or set config.data.strict=False"):
+        list(train_batches(source, config, start_step=0, stop_step=9))
+
+
 def test_a_label_outside_the_classes_is_named(config):
     @dataclass(frozen=True)
     class Wrong(Numbers):

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import pickle
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from data import sources
 from errors import UserError
 from experiments.base import get_base
+from training.manifest import claim_classes, read_classes
 
 
 def settings(source, **changes):
@@ -76,7 +78,9 @@ def test_hidden_files_are_passed_over(folder):
         (lambda f: (f / "train/cat/notes.txt").write_text("x"), "train/cat/notes.txt: not a picture"),
         (lambda f: (f / "train/stray.png").write_text("x"), "train/stray.png: a picture outside the class folders"),
         (lambda f: (f / "val/catt").mkdir(), "val/catt: no such class in .*; did you mean cat"),
-        (lambda f: [p.unlink() for p in f.glob("train/*/*")], "train: no pictures in its class folders"),
+        (lambda f: (f / "train/cat/tree").mkdir(), "train/cat/tree: not a picture"),
+        (lambda f: [p.unlink() for p in f.glob("val/*/*")], "val: no pictures in its class folders"),
+        (lambda f: [p.unlink() for p in f.glob("train/dog/*")], "train/dog: a class without pictures"),
     ],
 )
 def test_a_spoilt_folder_is_named(folder, spoil, message):
@@ -94,6 +98,8 @@ def test_a_spoilt_folder_is_named(folder, spoil, message):
         ("embedded", "test", "embedded has no split 'test', it has train, val"),
         ("folder:", "train", "without a path"),
         ("folder:/no/such/place", "train", "/no/such/place: no such folder"),
+        ("folder:~no_such_user/x", "train", "~no_such_user/x: .*; see config.data.source"),
+        ("folder:/dev/null", "train", "/dev/null: no such folder"),
         ("tfds:", "train", "without a name"),
         ("tfds:fashion_mnits", "train", "knows no such dataset; did you mean fashion_mnist"),
         ("tfds:fashion_mnist", "train", "not prepared there; run: python -m data.prepare tfds:fashion_mnist"),
@@ -104,12 +110,43 @@ def test_a_source_that_cannot_be_opened_says_why(source, split, message, tmp_pat
         sources.load(settings(source, data_dir=str(tmp_path)), split)
 
 
+@pytest.mark.parametrize("name", ["犬", "собака", "كلب", "🐶", "a b", "-rf", "a'b\"c", b"caf\xe9"])
+def test_a_class_may_have_any_name(tmp_path, name):
+    for each in (os.fsencode(name), b"cat"):
+        (tmp_path / os.fsdecode(each)).mkdir()
+        (tmp_path / os.fsdecode(each) / os.fsdecode(b"\xe9" + each + b".png")).write_bytes(b"x")
+    source = sources.load(settings(f"folder:{tmp_path}"), "train")
+    assert set(source.classes) == {os.fsdecode(name), "cat"}
+    assert {source[i]["image"] for i in range(2)} == {b"x"}
+    claim_classes(tmp_path, source.classes)
+    assert read_classes(tmp_path) == tuple(source.classes)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("path", ["train", "train/cat", "train/cat/0.jpg"])
+def test_what_may_not_be_read_is_named(folder, path):
+    (folder / path).chmod(0)
+    try:
+        with pytest.raises(UserError, match=f"{path}.*Permission denied"):
+            source = sources.load(settings(f"folder:{folder}"), "train")
+            [source[i] for i in range(len(source))]
+    finally:
+        (folder / path).chmod(0o700)
+
+
+def test_a_link_to_nowhere_is_named(folder):
+    (folder / "train/cat/9.jpg").symlink_to("/nowhere.jpg")
+    source = sources.load(settings(f"folder:{folder}"), "train")
+    with pytest.raises(UserError, match="train/cat/9.jpg: cannot be read .No such file or directory.; mend or remove"):
+        [source[i] for i in range(len(source))]
+
+
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="no class folders; expected"):
         sources.load(settings(f"folder:{tmp_path}"), "train")
 
 
-@pytest.mark.parametrize("fraction", [-0.1, 1.0, 0.00001])
+@pytest.mark.parametrize("fraction", [0.99999, 0.00001])
 def test_a_fraction_that_leaves_a_split_empty_is_refused(fraction):
     with pytest.raises(UserError, match="config.data.val_fraction"):
         sources.load(settings("embedded", val_fraction=fraction), "val")

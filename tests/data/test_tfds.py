@@ -3,7 +3,9 @@
 import gzip
 import io
 import pickle
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,6 +86,49 @@ def test_what_is_not_array_record_is_refused_with_the_remedy(tmp_path):
     config.data.update(source="tfds:garments", data_dir=str(tmp_path))
     with pytest.raises(UserError, match="prepared as tfrecord.*python -m data.prepare tfds:garments"):
         sources.load(config.data, "train")
+
+
+@pytest.mark.parametrize("how", ["delete", "cut", "empty"])
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "garments-train.array_record-00000-of-00001"])
+def test_half_prepared_data_is_refused_with_the_remedy_or_not_needed(prepared, tmp_path, name, how):
+    shutil.copytree(prepared.data.data_dir, tmp_path / "copy")
+    file = next((tmp_path / "copy").rglob(name))
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2 if how == "cut" else 0])
+    if how == "delete":
+        file.unlink()
+    config = get_config()
+    config.data.update(source="tfds:garments", data_dir=str(tmp_path / "copy"))
+    try:
+        source = sources.load(config.data, "train")
+        assert len([source[i] for i in range(len(source))]) == 40 and name == "features.json"
+    except UserError as error:
+        remedy = f"run: python -m data.prepare tfds:garments --data_dir {tmp_path}/copy"
+        assert str(error).endswith(remedy) and len(str(error).splitlines()) == 1
+
+
+def test_data_that_was_not_prepared_to_the_end_is_not_prepared(prepared, tmp_path):
+    whole = next(Path(prepared.data.data_dir).rglob("1.0.0"))
+    shutil.copytree(whole, tmp_path / "garments" / "incomplete.9J0A47_1.0.0")
+    config = get_config()
+    config.data.update(source="tfds:garments", data_dir=str(tmp_path))
+    with pytest.raises(UserError, match="1.0.0: tfds:garments is not prepared there; run: python -m data.prepare"):
+        sources.load(config.data, "train")
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("train[:abc]", "Error parsing split.*write a split as train"),
+        ("train[", "Error parsing split"),
+        ("train[90%:10%]", "no records in its split"),
+        ("val[0:0]", "no records in its split"),
+        ("trian", "has no split 'trian', it has train, val"),
+    ],
+)
+def test_a_split_that_is_none_is_named(prepared, split, message):
+    with pytest.raises(UserError, match=f"^tfds:garments.*{message}"):
+        sources.load(prepared.data, split)
 
 
 def test_debians_fashion_mnist_becomes_the_published_file_again():

@@ -4,6 +4,7 @@ import pytest
 
 import models
 import tasks
+from data.oddities import Oddities
 from data.sources import load
 from evaluation.loop import evaluate, predict
 from training.mesh import AXIS, replicated
@@ -33,7 +34,9 @@ def run(config, mesh, model, variables, count):
     source = First(load(config.data, "val"), count)
     task = tasks.get("classification")
     step = make_eval_step(model, task, config, mesh)
-    batches = list(predict(step, jax.device_put(variables, replicated(mesh)), source, config, mesh))
+    batches = list(
+        predict(step, jax.device_put(variables, replicated(mesh)), source, config, mesh, Oddities(source, print))
+    )
     return evaluate(task, source.classes, batches), np.concatenate([batch["id"] for batch in batches])
 
 
@@ -61,6 +64,6 @@ def test_predictions_equal_those_of_one_picture_at_a_time(config, mesh_of, model
     apply = jax.jit(lambda image: model.apply(variables, image, train=False))
     correct = 0
     for index in range(37):
-        image = normalise(center(source[index], config.data)[None], config.augment.mean, config.augment.std)
+        image = normalise(center(source[index], config.data)[0][None], config.augment.mean, config.augment.std)
         correct += int(np.argmax(apply(image)) == source[index]["label"])
     assert found["top1"] == correct / 37

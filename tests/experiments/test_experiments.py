@@ -11,6 +11,7 @@ from experiments.base import get_base
 from training.mesh import AXIS
 from training.optimizer import make_optimizer
 from training.schedule import make_schedule
+from training.validation import check_config
 
 FILES = [module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name != "base"]
 VARIANTS = {"cifar10_resnet": ("20", "32", "44", "56", "110"), "imagenet_resnet": ("18", "34", "50", "101", "152")}
@@ -21,6 +22,7 @@ ALL = [(file, variant) for file in FILES for variant in VARIANTS.get(file, (None
 def test_every_experiment_builds(file, variant):
     module = importlib.import_module(f"experiments.{file}")
     config = module.get_config(variant) if variant else module.get_config()
+    check_config(config)
     model = models.create(config.model, 10, AXIS)
     shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0), config.data.image_size))
     optimizer = make_optimizer(config.optimizer, make_schedule(config, 100))

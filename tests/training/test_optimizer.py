@@ -112,10 +112,6 @@ def test_the_state_of_every_optimiser_is_a_tree_of_arrays():
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize(
-    ("name", "rate", "message"),
-    [("adamm", 0.1, "config.optimizer.name is 'adamm'.*did you mean adam"), ("adam", 0.0, "must be positive")],
-)
-def test_what_makes_no_optimiser_is_named(name, rate, message):
-    with pytest.raises(UserError, match=message):
-        make_optimizer(settings(name, learning_rate=rate), lambda step: 0.1)
+def test_what_makes_no_optimiser_is_named():
+    with pytest.raises(UserError, match="config.optimizer.name is 'adamm'.*did you mean adam"):
+        make_optimizer(settings("adamm"), lambda step: 0.1)

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from data.image import Odd
+from data.oddities import Oddities
+
+
+class Named:
+    classes = ("a", "b")
+
+    def __getitem__(self, index):
+        return {"name": f"{index}.jpg"}
+
+
+def batch(ids, odd, epoch=0):
+    return {"id": np.array(ids), "odd": np.array(odd), "epoch": np.broadcast_to(np.array(epoch), len(ids))}
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.fixture
+def oddities(told):
+    return Oddities(Named(), told.append)
+
+
+FIRST = batch([4, 2, 0, 3], [0, Odd.TURNED, Odd.TURNED | Odd.TRUNCATED, 0])
+EXPECTED = (
+    "data: odd pictures: 1 truncated (what is missing is grey; black if no JPEG), first 0.jpg; "
+    "2 EXIF-rotated (turned upright), first 2.jpg"
+)
+
+
+def test_oddities_are_told_once_in_one_line_when_the_batches_end(oddities, told):
+    assert list(oddities.watch([FIRST])) == [FIRST]
+    assert told == [EXPECTED]
+    list(oddities.watch([FIRST]))
+    oddities.tell()
+    assert told == [EXPECTED]
+
+
+def test_they_are_told_when_the_first_epoch_ends_and_not_counted_again(oddities, told):
+    mixed = batch([1, 2], [0, Odd.CMYK], epoch=[0, 1])
+    later = batch([0, 1], [Odd.TRUNCATED, 0], epoch=1)
+    batches = oddities.watch([FIRST, mixed, later, later])
+    for _ in range(2):
+        next(batches)
+        assert told == []
+    next(batches)
+    assert told == [EXPECTED]
+    list(batches)
+    assert told == [EXPECTED]
+
+
+def test_a_run_that_stops_early_tells_what_it_saw(oddities, told):
+    next(oddities.watch([FIRST, FIRST]))
+    oddities.tell()
+    assert told == [EXPECTED]
+
+
+def test_where_nothing_is_odd_nothing_is_told(oddities, told):
+    list(oddities.watch([batch([0, 1], [0, 0])]))
+    assert told == []

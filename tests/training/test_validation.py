@@ -1,0 +1,108 @@
+import pytest
+
+from errors import UserError
+from experiments.base import get_base
+from training.validation import RULES, check_classes, check_config
+
+
+def changed(**changes):
+    config = get_base()
+    for field, value in changes.items():
+        *parents, name = field.split("__")
+        node = config
+        for parent in parents:
+            node = node[parent]
+        node[name] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seed", -1),
+        ("seed", 2**32),
+        ("batch_size", 0),
+        ("accumulate", -2),
+        ("keep", 0),
+        ("best", "top2"),
+        ("best", "loss"),  # the lowest is the best, and the highest would be kept
+        ("duration", "0"),
+        ("duration", "10 epochs"),
+        ("log_every", "-5"),
+        ("eval_every", "often"),
+        ("checkpoint_every", ""),
+        ("ema__every", "0"),
+        ("ema__decay", 1.0),
+        ("ema__decay", -0.1),
+        ("loss__label_smoothing", 1.0),
+        ("loss__label_smoothing", -0.1),
+        ("data__val_fraction", 1.0),
+        ("data__val_fraction", -0.1),
+        ("data__image_size", 0),
+        ("data__image_size", 300),  # resize_size is 256
+        ("data__train_crop", "centre"),
+        ("data__crop_scale", (1.0, 0.08)),
+        ("data__crop_scale", (0.0, 1.0)),
+        ("data__crop_scale", (0.5, 1.5)),
+        ("data__crop_scale", (0.5,)),
+        ("data__crop_scale", ("a", "b")),
+        ("data__crop_ratio", (4 / 3, 3 / 4)),
+        ("data__crop_ratio", (-1.0, 1.0)),
+        ("data__workers", -1),
+        ("data__workers", True),
+        ("data__threads", -1),
+        ("data__prefetch", 0),
+        ("data__split_seed", -1),
+        ("data__source", None),
+        ("data", None),
+        ("augment__mean", (0.5, 0.5)),
+        ("augment__std", (0.5, 0.5, 0.0)),
+        ("augment__std", (0.5, 0.5, float("nan"))),
+        ("augment__flip_probability", 1.5),
+        ("augment__flip_probability", -0.5),
+        ("augment__crop_padding", -1),
+        ("augment__mixup_alpha", -0.2),
+        ("augment__cutmix_alpha", float("inf")),
+        ("optimizer__learning_rate", 0.0),
+        ("optimizer__learning_rate", float("nan")),
+        ("optimizer__momentum", 1.0),
+        ("optimizer__beta2", 1.0),
+        ("optimizer__epsilon", 0.0),
+        ("optimizer__weight_decay", -1e-4),
+        ("optimizer__clip_norm", -1.0),
+        ("schedule__warmup", "x"),
+        ("schedule__warmup_factor", 2.0),
+        ("schedule__boundaries", ("30ep", 60)),
+        ("schedule__factor", 0.0),
+        ("schedule__final_factor", -1.0),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_named_with_its_field(field, value):
+    with pytest.raises(UserError, match=rf"^config\.{field.replace('__', r'.')}( is |: )") as caught:
+        check_config(changed(**{field: value}))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_missing_field_is_named():
+    config = get_base().unlock()
+    del config.data.strict
+    with pytest.raises(UserError, match=r"config.data.strict: missing"):
+        check_config(config)
+
+
+def test_every_number_of_the_configuration_has_a_rule():
+    def numbers(node, path=""):
+        for name, value in node.items():
+            if hasattr(value, "items"):
+                yield from numbers(value, f"{path}{name}.")
+            elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                yield path + name
+
+    assert set(numbers(get_base())) <= RULES.keys() | {"loss.label_smoothing"}
+
+
+def test_one_class_is_nothing_to_learn():
+    import tasks
+
+    with pytest.raises(UserError, match=r"^folder:x has 1 class \(cat\); classification needs at least 2"):
+        check_classes("folder:x", ("cat",), tasks.get("classification"))

@@ -1,0 +1,151 @@
+"""What a configuration may say: every field's range, and the combinations that make no sense.
+
+Choices of a name (a model, an optimiser, a split) are checked where the choices are listed.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import tasks
+from errors import UserError, check_choice
+from training.schedule import to_steps
+
+
+def at_least(low: float) -> tuple[str, Callable[[Any], bool]]:
+    return f"a number of at least {low}", lambda x: _is_number(x) and x >= low
+
+
+def above(low: float) -> tuple[str, Callable[[Any], bool]]:
+    return f"a number above {low}", lambda x: _is_number(x) and x > low
+
+
+def between(low: float, high: float) -> tuple[str, Callable[[Any], bool]]:
+    return f"a number from {low} to {high}", lambda x: _is_number(x) and low <= x <= high
+
+
+def below(low: float, high: float) -> tuple[str, Callable[[Any], bool]]:
+    return f"a number of at least {low} and below {high}", lambda x: _is_number(x) and low <= x < high
+
+
+def interval(low: float, high: float) -> tuple[str, Callable[[Any], bool]]:
+    return (
+        f"two numbers above {low}, at most {high}, the smaller first",
+        lambda x: _are_numbers(x, 2) and low < x[0] <= x[1] <= high,
+    )
+
+
+YES_OR_NO = ("True or False", lambda x: isinstance(x, bool))
+CHANNELS = "three numbers, one a channel"
+RULES = {
+    "seed": between(0, 2**32 - 1),
+    "batch_size": at_least(1),
+    "accumulate": at_least(1),
+    "keep": at_least(1),
+    "data.strict": YES_OR_NO,
+    "data.val_fraction": below(0, 1),
+    "data.split_seed": at_least(0),
+    "data.image_size": at_least(1),
+    "data.resize_size": at_least(1),
+    "data.crop_scale": interval(0, 1),
+    "data.crop_ratio": interval(0, math.inf),
+    "data.workers": at_least(0),
+    "data.threads": at_least(0),
+    "data.prefetch": at_least(1),
+    "data.timeout": above(0),
+    "augment.mean": (CHANNELS, lambda x: _are_numbers(x, 3)),
+    "augment.std": (f"{CHANNELS}, all above 0", lambda x: _are_numbers(x, 3) and min(x) > 0),
+    "augment.flip_probability": between(0, 1),
+    "augment.crop_padding": at_least(0),
+    "augment.mixup_alpha": at_least(0),
+    "augment.cutmix_alpha": at_least(0),
+    "optimizer.learning_rate": above(0),
+    "optimizer.reference_batch": at_least(0),
+    "optimizer.momentum": below(0, 1),
+    "optimizer.rms_decay": below(0, 1),
+    "optimizer.beta1": below(0, 1),
+    "optimizer.beta2": below(0, 1),
+    "optimizer.epsilon": above(0),
+    "optimizer.trust_coefficient": above(0),
+    "optimizer.weight_decay": at_least(0),
+    "optimizer.clip_norm": at_least(0),
+    "schedule.warmup_factor": between(0, 1),
+    "schedule.factor": above(0),
+    "schedule.final_factor": between(0, 1),
+    "schedule.power": above(0),
+    "ema.decay": below(0, 1),
+}
+TASK_RULES = {"classification": {"loss.label_smoothing": below(0, 1)}}
+LENGTHS = ("duration", "log_every", "eval_every", "checkpoint_every", "schedule.warmup", "ema.every")
+POSITIVE_LENGTHS = ("duration", "ema.every")
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises UserError naming the first field that is out of its range, and what it must be."""
+    _check_given(config, "config")
+    task = tasks.get(_field(config, "task"))
+    for field, (meaning, holds) in {**RULES, **TASK_RULES[config.task]}.items():
+        value = _field(config, field)
+        if not holds(value):
+            raise UserError(f"config.{field} is {value!r}; it must be {meaning}")
+    for field in LENGTHS:
+        _check_length(field, _field(config, field))
+    for length in config.schedule.boundaries:
+        _check_length("schedule.boundaries", length)
+    _check_data(config.data)
+    if _field(config, "best"):
+        check_choice("config.best", config.best, task.HIGHER_IS_BETTER)
+
+
+def check_classes(source: str, classes: Sequence[str], task: ModuleType) -> None:
+    """Raises UserError where `source`, config.data.source, has too few classes to learn anything."""
+    if len(classes) < task.MIN_CLASSES:
+        raise UserError(
+            f"{source} has {len(classes)} class ({', '.join(classes)}); {task.__name__.split('.')[-1]} needs at least "
+            f"{task.MIN_CLASSES}, each with a folder or label of its own"
+        )
+
+
+def _check_given(node: ConfigDict, path: str) -> None:
+    for name, value in node.items():
+        if value is None:
+            raise UserError(f"{path}.{name} is None; give it a value, see experiments/base.py")
+        if isinstance(value, ConfigDict) and name != "options":
+            _check_given(value, f"{path}.{name}")
+
+
+def _check_data(data: ConfigDict) -> None:
+    check_choice("config.data.train_crop", data.train_crop, ("random_resized", "center"))
+    if data.image_size > data.resize_size:
+        raise UserError(
+            f"config.data.image_size is {data.image_size}, larger than config.data.resize_size={data.resize_size}, "
+            "out of which evaluation cuts it; enlarge resize_size"
+        )
+
+
+def _check_length(field: str, length: Any) -> None:
+    if not isinstance(length, str):
+        raise UserError(f'config.{field} is {length!r}; it must be a text, such as "500" or "64k" steps or "90ep"')
+    steps = to_steps(length, steps_per_epoch=1e9, field=field)
+    if steps == 0 and field in POSITIVE_LENGTHS:
+        raise UserError(f"config.{field} is {length!r}; it must be at least one step")
+
+
+def _field(config: ConfigDict, path: str) -> Any:
+    node = config
+    for name in path.split("."):
+        if not isinstance(node, ConfigDict) or name not in node:
+            raise UserError(f"config.{path}: missing; is the configuration of another version? See experiments/base.py")
+        node = node[name]
+    return node
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    return isinstance(values, (tuple, list)) and len(values) == count and all(map(_is_number, values))
