@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.layers import BatchNorm, Dtype, conv, kaiming_fan_in, torch_linear
+from models.layers import BatchNorm, Dtype, conv, kaiming_fan_in, relu, torch_linear
 
 
 class Block(nn.Module):
@@ -32,10 +32,10 @@ class Block(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
         last_scale = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
         y = conv(self.channels, 3, self.stride, dtype=self.dtype, kernel_init=kaiming_fan_in, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y))
+        y = relu(self.norm(name="bn1")(y))
         y = conv(self.channels, 3, dtype=self.dtype, kernel_init=kaiming_fan_in, name="conv2")(y)
         y = self.norm(scale_init=last_scale, name="bn2")(y)
-        return nn.relu(y + shortcut_a(x, self.channels, self.stride))
+        return relu(y + shortcut_a(x, self.channels, self.stride))
 
 
 def shortcut_a(x: Float[Array, "b h w c"], channels: int, stride: int) -> Float[Array, "b h2 w2 c2"]:
@@ -60,7 +60,7 @@ class CifarResNet(nn.Module):
         norm = partial(BatchNorm, train=train, axis_name=self.bn_axis, dtype=self.dtype)
         block = nn.remat(Block) if self.remat else Block
         x = conv(16, 3, dtype=self.dtype, kernel_init=kaiming_fan_in, name="conv1")(images.astype(self.dtype))
-        x = nn.relu(norm(name="bn1")(x))
+        x = relu(norm(name="bn1")(x))
         for stage in range(3):
             for index in range((self.depth - 2) // 6):
                 x = block(

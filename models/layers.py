@@ -1,8 +1,12 @@
 """The parts that every architecture is built from: convolution, batch norm and dense layers, as torch defines them.
 
 Padding is always explicit and symmetric, as the published references have it; XLA's "SAME" pads otherwise at stride 2.
+
+GPUs and TPUs run XLA's own operations. On CPU a few of them are slow, and an equivalent stands in: see `on_cpu` and
+benchmarks/train_step.py.
 """
 
+from functools import partial, reduce
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +22,14 @@ kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 # The default of torch.nn.Linear: uniform in +-1/sqrt(fan_in).
 torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def on_cpu() -> bool:
+    """Whether what is traced now will run on CPU: there `conv`, `relu` and `max_pool` take forms that XLA runs faster.
+
+    They compute the same values and gradients; tests/models/test_layers.py compares them with XLA's own.
+    """
+    return jax.default_backend() == "cpu"
 
 
 def conv(
@@ -43,13 +55,101 @@ def conv(
         use_bias=bias,
         dtype=dtype,
         kernel_init=kernel_init,
+        conv_general_dilated=_conv_1x1 if kernel == 1 and on_cpu() else None,
         name=name,
     )
 
 
+def _conv_1x1(x: Array, kernel: Array, strides: tuple[int, int], *_, **__) -> Array:
+    """lax.conv_general_dilated for a 1x1 kernel without padding, as a product of matrices."""
+    return _dense(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
+
+
+@jax.custom_vjp
+def _dense(x: Float[Array, "b h w c"], weights: Float[Array, "c d"]) -> Float[Array, "b h w d"]:
+    return jax.lax.dot_general(x, weights, (((3,), (0,)), ((), ())))
+
+
+def _dense_gradients(residuals: tuple[Array, Array], dy: Float[Array, "b h w d"]) -> tuple[Array, Array]:
+    """XLA transposes the left factor of x^T dy in memory: the one with fewer channels is put there."""
+    x, weights = residuals
+    dx = jax.lax.dot_general(dy, weights, (((3,), (1,)), ((), ())))
+    over_pixels = (((0, 1, 2), (0, 1, 2)), ((), ()))
+    if x.shape[-1] <= dy.shape[-1]:
+        return dx, jax.lax.dot_general(x, dy, over_pixels)
+    return dx, jax.lax.dot_general(dy, x, over_pixels).T
+
+
+_dense.defvjp(lambda x, weights: (_dense(x, weights), (x, weights)), _dense_gradients)
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0), with derivative 0 at 0."""
+    return _relu_from_sum(x) if on_cpu() else nn.relu(x)
+
+
+@jax.custom_jvp
+def _relu_from_sum(x: Array) -> Array:
+    """Equal to max(x, 0) to the bit for finite x, but a sum of two arrays, which XLA's CPU fusion computes once.
+
+    It repeats an operation on one array in each consumer, and so a whole chain of residual blocks, pixel by pixel.
+    """
+    return jnp.maximum(-x, 0) + x
+
+
+@_relu_from_sum.defjvp
+def _relu_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    y = _relu_from_sum(*primals)
+    return y, jnp.where(y > 0, tangents[0], 0)
+
+
 def max_pool(x: Float[Array, "b h w c"], kernel: int, stride: int, pad: int) -> Float[Array, "b h2 w2 c"]:
-    """torch.nn.MaxPool2d(kernel, stride, pad): the padding is -inf, the output size is rounded down."""
+    """torch.nn.MaxPool2d(kernel, stride, pad): the padding is -inf, the output size is rounded down.
+
+    Of equal maxima the first in the window, row by row, takes the gradient.
+    """
+    if on_cpu():
+        return _max_pool_axis(_max_pool_axis(x, 2, kernel, stride, pad), 1, kernel, stride, pad)
     return nn.max_pool(x, (kernel, kernel), (stride, stride), ((pad, pad), (pad, pad)))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _max_pool_axis(x: Array, axis: int, kernel: int, stride: int, pad: int) -> Array:
+    """The maximum over windows along one axis; XLA's select-and-scatter takes four times as long for the gradient."""
+    return reduce(jnp.maximum, _taps(x, axis, kernel, stride, pad))
+
+
+def _max_pool_axis_forward(x: Array, *args: int) -> tuple[Array, tuple[Array, Array]]:
+    y = _max_pool_axis(x, *args)
+    return y, (x, y)
+
+
+def _max_pool_axis_gradient(
+    axis: int, kernel: int, stride: int, pad: int, residuals: tuple[Array, Array], dy: Array
+) -> tuple[Array]:
+    x, y = residuals
+    free, dx = jnp.ones(y.shape, bool), 0
+    for offset, tap in enumerate(_taps(x, axis, kernel, stride, pad)):
+        first = free & (tap == y)
+        free &= ~first
+        span = (y.shape[axis] - 1) * stride + 1
+        low = offset - pad
+        back = [(0, 0, 0)] * x.ndim
+        back[axis] = (low, x.shape[axis] - low - span, stride - 1)
+        dx += jax.lax.pad(jnp.where(first, dy, 0), jnp.zeros((), dy.dtype), back)
+    return (dx,)
+
+
+_max_pool_axis.defvjp(_max_pool_axis_forward, _max_pool_axis_gradient)
+
+
+def _taps(x: Array, axis: int, kernel: int, stride: int, pad: int) -> list[Array]:
+    """The first, second, ... element of every window along `axis`, each of the output's shape."""
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (pad, pad)
+    x = jnp.pad(x, padding, constant_values=-jnp.inf)
+    span = (x.shape[axis] - kernel) // stride * stride + 1
+    return [jax.lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(kernel)]
 
 
 class BatchNorm(nn.Module):
@@ -91,14 +191,15 @@ class BatchNorm(nn.Module):
 def _moments(x: Float[Array, "b h w c"], axis_name: str | None) -> tuple[Array, Array, int]:
     """Mean and biased variance of every channel, and how many values each was taken over.
 
-    Two passes: the one-pass E[x^2] - E[x]^2 loses the variance of channels whose mean is large.
+    Two passes: the one-pass E[x^2] - E[x]^2 loses the variance of channels whose mean is large. The variance is at its
+    least in the mean, so its gradient through the mean is 0, and is not computed.
     """
     count = x.size // x.shape[-1]
     mean = jnp.mean(x, axis=(0, 1, 2))
     if axis_name is not None:
         count *= jax.lax.axis_size(axis_name)
         mean = jax.lax.pmean(mean, axis_name)
-    var = jnp.mean(jnp.square(x - mean), axis=(0, 1, 2))
+    var = jnp.mean(jnp.square(x - jax.lax.stop_gradient(mean)), axis=(0, 1, 2))
     if axis_name is not None:
         var = jax.lax.pmean(var, axis_name)
     return mean, var, count

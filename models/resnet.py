@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.layers import BatchNorm, Dtype, conv, max_pool, torch_linear
+from models.layers import BatchNorm, Dtype, conv, max_pool, relu, torch_linear
 
 
 class BasicBlock(nn.Module):
@@ -33,10 +33,10 @@ class BasicBlock(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
         last_scale = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
         y = conv(self.channels, 3, self.stride, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y))
+        y = relu(self.norm(name="bn1")(y))
         y = conv(self.channels, 3, dtype=self.dtype, name="conv2")(y)
         y = self.norm(scale_init=last_scale, name="bn2")(y)
-        return nn.relu(y + _shortcut(self, x))
+        return relu(y + _shortcut(self, x))
 
 
 class Bottleneck(nn.Module):
@@ -53,12 +53,12 @@ class Bottleneck(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
         last_scale = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
         y = conv(self.channels, 1, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y))
+        y = relu(self.norm(name="bn1")(y))
         y = conv(self.channels, 3, self.stride, dtype=self.dtype, name="conv2")(y)
-        y = nn.relu(self.norm(name="bn2")(y))
+        y = relu(self.norm(name="bn2")(y))
         y = conv(self.channels * self.expansion, 1, dtype=self.dtype, name="conv3")(y)
         y = self.norm(scale_init=last_scale, name="bn3")(y)
-        return nn.relu(y + _shortcut(self, x))
+        return relu(y + _shortcut(self, x))
 
 
 def _shortcut(block: BasicBlock | Bottleneck, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
@@ -90,7 +90,7 @@ class ResNet(nn.Module):
         norm = partial(BatchNorm, train=train, axis_name=self.bn_axis, dtype=self.dtype)
         block = nn.remat(self.block) if self.remat else self.block
         x = conv(64, 7, 2, dtype=self.dtype, name="conv1")(images.astype(self.dtype))
-        x = nn.relu(norm(name="bn1")(x))
+        x = relu(norm(name="bn1")(x))
         x = max_pool(x, 3, 2, 1)
         for stage, blocks in enumerate(self.layers):
             for index in range(blocks):
