@@ -9,8 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from test_commands import ROOT, SMALL, run, train
+
+from training.checkpoint import Checkpoints
 
 ENDLESS = ("--config.duration=100k", "--config.schedule.warmup=1", "--config.checkpoint_every=50")
 
@@ -86,6 +90,32 @@ def test_a_full_disk_is_told_keeps_the_earlier_checkpoints_and_the_run_goes_on_w
     assert train(tmp_path / "roomy", *more).returncode == 0
     digests = [run("-m", "training.digest", str(workdir)).stdout for workdir in (disk / "run", tmp_path / "roomy")]
     assert digests[0] == digests[1] != ""
+
+
+def test_after_20_steps_1_2_4_and_8_devices_have_the_same_parameters(tmp_path):
+    """At a rate at which rounding, which differs with the order of sums, is not blown up by the training itself."""
+    more = (
+        "--config.duration=20",
+        "--config.batch_size=32",
+        "--config.checkpoint_every=20",
+        "--config.log_every=20",
+        "--config.model.sync_bn=True",
+        "--config.optimizer.learning_rate=0.01",
+        "--config.augment.mixup_alpha=0.2",
+        "--config.data.train_crop=random_resized",
+    )
+
+    def parameters(name, devices, *changes):
+        done = train(tmp_path / name, *more, *changes, devices=devices)
+        assert done.returncode == 0, done.stderr
+        with Checkpoints(tmp_path / name) as checkpoints:
+            return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(checkpoints.read(20)["params"])])
+
+    one = parameters("1", 1)
+    for devices in (2, 4, 8):
+        assert np.linalg.norm(parameters(str(devices), devices) - one) < 1e-4 * np.linalg.norm(one)
+    of_its_own = parameters("own", 8, "--config.model.sync_bn=False")
+    assert np.linalg.norm(of_its_own - one) > 1e-3 * np.linalg.norm(one)
 
 
 def test_two_processes_with_two_devices_each_train_as_one_with_four(tmp_path):
