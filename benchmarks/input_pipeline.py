@@ -169,7 +169,7 @@ def own(source: Repeated, config: ConfigDict) -> Way:
     def way(pass_: Round) -> Iterator[np.ndarray]:
         for index in pass_.records:
             rng = np.random.default_rng((config.seed, 0, index))
-            yield image.random_resized_crop(source[index]["image"], "", size, scale, ratio, rng)
+            yield image.random_resized_crop(source[index]["image"], "", size, scale, ratio, rng)[0]
 
     return way
 
