@@ -237,7 +237,11 @@ def steady_rate(source: Repeated, config: ConfigDict, seconds: float) -> tuple[f
     start, cpu, images = time.perf_counter(), cpu_time(), 0
     while time.perf_counter() - start < seconds:
         images += len(next(batches)["image"])
-    return images / (time.perf_counter() - start), images / (cpu_time() - cpu)
+    rates = images / (time.perf_counter() - start), images / (cpu_time() - cpu)
+    batches.close()
+    while multiprocessing.active_children():  # else their CPU time would count for the next
+        time.sleep(0.1)
+    return rates
 
 
 def cpu_time() -> float:

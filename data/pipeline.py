@@ -199,10 +199,11 @@ def _watched(batches: Iterable[Batch], timeout: float) -> Iterator[Batch]:
 
     def fetch() -> None:
         try:
-            for batch in batches:
-                put((batch, None))
-                if abandoned.is_set():
-                    return
+            with contextlib.closing(iter(batches)) as iterator:  # closing ends Grain's worker processes
+                for batch in iterator:
+                    put((batch, None))
+                    if abandoned.is_set():
+                        return
             put((None, StopIteration()))
         except Exception as error:  # handed to the consumer
             put((None, error))

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -190,9 +191,13 @@ def test_an_abandoned_input_leaves_no_process_and_no_thread(config):
     next(batches)
     batches.close()
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and any(thread.name == "input" for thread in threading.enumerate()):
+
+    def left_over():
+        return multiprocessing.active_children() + [t for t in threading.enumerate() if t.name == "input"]
+
+    while time.monotonic() < deadline and left_over():
         time.sleep(0.1)
-    assert not any(thread.name == "input" for thread in threading.enumerate())
+    assert left_over() == []
 
 
 def test_workers_end_when_the_main_process_is_killed(tmp_path):
