@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 
+import jax
 import numpy as np
 import pytest
 
@@ -123,6 +124,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_saves_nothin
     ):
         train(config, tmp_path)
     assert not any((tmp_path / "checkpoints").glob("[0-9]*"))
+
+
+def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(config, tmp_path):
+    config.schedule.update(name="step", boundaries=("5",), factor=1e30, warmup="0")
+    with pytest.raises(NonFiniteLoss, match=r"step [6-8]: "):
+        train(config, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").glob("[0-9]*")] == ["4"]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(open_run(tmp_path, "latest").variables))
 
 
 def test_a_workdir_of_another_configuration_is_refused(config, tmp_path):
