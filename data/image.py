@@ -197,9 +197,7 @@ def _decode_jpeg(encoded: bytes, crop: Box | None, target: int) -> Pixels:
         return simplejpeg.decode_jpeg(encoded, "RGB")
     x0, y0, x1, y1 = crop
     height, width = simplejpeg.decode_jpeg_header(encoded)[:2]
-    shrink = 8
-    while shrink > 1 and min(x1 - x0, y1 - y0) < shrink * target:
-        shrink //= 2
+    shrink = jpeg.shrink_for(crop, target)
     if shrink == 1:
         return _cut(simplejpeg.decode_jpeg(encoded, "RGB"), crop)
     pixels = simplejpeg.decode_jpeg(

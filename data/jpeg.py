@@ -106,9 +106,7 @@ def read_header(encoded: bytes) -> Header | None:
 def random_crop(encoded: bytes, header: Header, box: Box, target: int) -> Pixels | None:
     """`box` of the picture, resized to [target,target,3]; None where libjpeg has something to say about the file."""
     x0, y0, x1, y1 = box
-    shrink = 8
-    while shrink > 1 and min(x1 - x0, y1 - y0) < shrink * target:
-        shrink //= 2
+    shrink = shrink_for(box, target)
     pixels = _decode(encoded, header, y1, shrink)
     if pixels is None:
         return None
@@ -118,6 +116,12 @@ def random_crop(encoded: bytes, header: Header, box: Box, target: int) -> Pixels
         return _resize(pixels, None, target)
     # at a smaller scale the crop may begin and end within a pixel
     return _resize(pixels, (x0 / shrink - left, y0 / shrink - top, x1 / shrink - left, y1 / shrink - top), target)
+
+
+def shrink_for(box: Box, target: int) -> int:
+    """8, 4, 2 or 1: the smallest of libjpeg's scales, 1 / shrink, that leaves the box at least target x target."""
+    x0, y0, x1, y1 = box
+    return next((shrink for shrink in (8, 4, 2) if min(x1 - x0, y1 - y0) >= shrink * target), 1)
 
 
 def _decode(encoded: bytes, header: Header, bottom: int, shrink: int) -> Pixels | None:
