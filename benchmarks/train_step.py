@@ -105,7 +105,9 @@ def repeat(step: Callable, state, images: np.ndarray, labels: np.ndarray) -> Cal
 
 
 def morphism(args, images, labels):
-    config = ConfigDict({"name": args.model, "dtype": args.dtype, "remat": False, "sync_bn": False, "options": {}})
+    config = ConfigDict(
+        {"name": args.model, "dtype": args.dtype, "remat": False, "sync_bn": False, "frozen_bn": False, "options": {}}
+    )
     return flax_step(models.create(config, args.classes, "batch"), images, labels)
 
 

@@ -24,6 +24,7 @@ def get_base(task: str = "classification") -> ConfigDict:
                 dtype="float32",  # of the computation: float32 or bfloat16; parameters are float32
                 remat=False,  # recompute activations in the backward pass: less memory, more time
                 sync_bn=False,  # batch norm over all devices' examples; else each device's own
+                frozen_bn=False,  # batch norm by its running statistics; neither they nor scale and shift are trained
                 options=ConfigDict(convert_dict=False),  # further fields of the architecture
             ),
             data=dict(

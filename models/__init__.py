@@ -1,10 +1,15 @@
-"""The architectures, one a file, each with MODELS: name -> constructor(num_classes=, dtype=, bn_axis=, remat=, ...)."""
+"""The architectures, one a file, each with MODELS: name -> constructor(num_classes=, dtype=, norm=, remat=, ...).
+
+A model is called as model(images [B,H,W,3], train=) -> its outputs; one that serves as a backbone also as
+model(images, train=, features=True) -> {name: [B,h,w,C]}, a feature map a stride, finest first, under the names of
+torchvision's own layers. `norm` makes its batch norms (models/layers.py); an architecture without them takes none.
+"""
 
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -13,31 +18,34 @@ from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
 from errors import UserError, check_choice, did_you_mean
+from models.layers import BatchNorm
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+ARGUMENTS = ("num_classes", "dtype", "norm", "remat")  # of a constructor; all others are its options
 
 
 def create(config: ConfigDict, num_classes: int, axis: str) -> nn.Module:
     """The module that `config` (config.model) describes; `axis` is the mesh axis that sync_bn averages over.
 
-    Raises UserError for an unknown name, dtype or option.
+    Raises UserError for an unknown name, dtype or option, and for one that the architecture has no use for.
     """
     check_choice("config.model.name", config.name, models())
     check_choice("config.model.dtype", config.dtype, DTYPES)
     constructor = models()[config.name]
     known = inspect.signature(constructor).parameters
+    options = [name for name in known if name not in ARGUMENTS]
     for option in config.options:
-        if option not in known:
+        if option not in options:
             raise UserError(
-                f"config.model.options.{option}: {config.name} has no such option{did_you_mean(option, known)}"
+                f"config.model.options.{option}: {config.name} has no such option{did_you_mean(option, options)}"
             )
-    return constructor(
-        num_classes=num_classes,
-        dtype=DTYPES[config.dtype],
-        bn_axis=axis if config.sync_bn else None,
-        remat=config.remat,
-        **config.options,
-    )
+    for field, argument in {"sync_bn": "norm", "frozen_bn": "norm", "remat": "remat"}.items():
+        if config[field] and argument not in known:
+            raise UserError(f"config.model.{field}: {config.name} has no use for it; set it to False")
+    dtype = DTYPES[config.dtype]
+    norm = partial(BatchNorm, axis_name=axis if config.sync_bn else None, frozen=config.frozen_bn, dtype=dtype)
+    given = {"num_classes": num_classes, "dtype": dtype, "norm": norm, "remat": config.remat}
+    return constructor(**{name: given[name] for name in ARGUMENTS if name in known}, **config.options)
 
 
 def init(model: nn.Module, key: Key[Array, ""], image_size: int) -> dict[str, Any]:

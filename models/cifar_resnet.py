@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.layers import BatchNorm, Dtype, conv, kaiming_fan_in, relu, torch_linear
+from models.layers import BatchNorm, Dtype, conv, kaiming_fan_in, relu, torch_uniform
 
 
 class Block(nn.Module):
@@ -51,13 +51,13 @@ class CifarResNet(nn.Module):
     depth: int
     num_classes: int = 10
     dtype: Dtype = jnp.float32
-    bn_axis: str | None = None
+    norm: partial = partial(BatchNorm)
     remat: bool = False
     zero_init_residual: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b k"]:
-        norm = partial(BatchNorm, train=train, axis_name=self.bn_axis, dtype=self.dtype)
+        norm = partial(self.norm, train=train)
         block = nn.remat(Block) if self.remat else Block
         x = conv(16, 3, dtype=self.dtype, kernel_init=kaiming_fan_in, name="conv1")(images.astype(self.dtype))
         x = relu(norm(name="bn1")(x))
@@ -72,7 +72,7 @@ class CifarResNet(nn.Module):
                     name=f"layer{stage + 1}.{index}",
                 )(x)
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-        return nn.Dense(self.num_classes, kernel_init=torch_linear, name="fc")(x)
+        return nn.Dense(self.num_classes, kernel_init=torch_uniform, name="fc")(x)
 
 
 MODELS = {f"cifar_resnet{depth}": partial(CifarResNet, depth=depth) for depth in (8, 14, 20, 32, 44, 56, 110)}

@@ -20,8 +20,12 @@ Dtype = Any
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # torch.nn.init.kaiming_normal_(mode="fan_in"): He et al. 2015, "Delving deep into rectifiers", equation 10.
 kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-# The default of torch.nn.Linear: uniform in +-1/sqrt(fan_in).
-torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# The default of torch.nn.Linear and torch.nn.Conv2d: uniform in +-1/sqrt(fan_in); torch_bias is that of their biases.
+torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def torch_bias(fan_in: int) -> nn.initializers.Initializer:
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
 
 
 def on_cpu() -> bool:
@@ -37,25 +41,34 @@ def conv(
     kernel: int,
     stride: int = 1,
     *,
+    pad: int | None = None,
+    dilation: int = 1,
+    groups: int = 1,
     dtype: Dtype,
     bias: bool = False,
-    kernel_init=kaiming_fan_out,
+    kernel_init: nn.initializers.Initializer = kaiming_fan_out,
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros,
     name: str,
 ) -> nn.Conv:
-    """A square convolution padded by (kernel - 1) / 2 on every side, as torch.nn.Conv2d(padding=kernel // 2).
+    """torch.nn.Conv2d with a square kernel and `pad` zeros on every side: dilation * (kernel - 1) / 2 by default.
 
-    [B,H,W,C] -> [B,floor((H - 1) / stride) + 1,floor((W - 1) / stride) + 1,features] for an odd kernel.
+    [B,H,W,C] -> [B,H2,W2,features] with H2 = floor((H + 2 pad - dilation (kernel - 1) - 1) / stride) + 1; with the
+    default `pad` and an odd kernel that is ceil(H / stride).
     """
-    pad = (kernel - 1) // 2
+    pad = dilation * (kernel - 1) // 2 if pad is None else pad
+    stand_in = _conv_1x1 if (kernel, pad, groups) == (1, 0, 1) else _grouped_conv if groups > 1 else None
     return nn.Conv(
         features,
         (kernel, kernel),
         strides=(stride, stride),
         padding=((pad, pad), (pad, pad)),
+        kernel_dilation=(dilation, dilation),
+        feature_group_count=groups,
         use_bias=bias,
         dtype=dtype,
         kernel_init=kernel_init,
-        conv_general_dilated=_conv_1x1 if kernel == 1 and on_cpu() else None,
+        bias_init=bias_init,
+        conv_general_dilated=stand_in if on_cpu() else None,
         name=name,
     )
 
@@ -81,6 +94,36 @@ def _dense_gradients(residuals: tuple[Array, Array], dy: Float[Array, "b h w d"]
 
 
 _dense.defvjp(lambda x, weights: (_dense(x, weights), (x, weights)), _dense_gradients)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _grouped(x: Array, kernel: Array, static: tuple[tuple[str, Any], ...]) -> Array:
+    return jax.lax.conv_general_dilated(x, kernel, **dict(static))
+
+
+def _grouped_forward(x: Array, kernel: Array, static: tuple) -> tuple[Array, tuple[Array, Array]]:
+    return _grouped(x, kernel, static), (x, kernel)
+
+
+def _grouped_gradients(static: tuple, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    """A group at a time: XLA's own gradient of a grouped convolution takes a hundred times as long."""
+    options = dict(static)
+    groups = options.pop("feature_group_count")
+
+    def one_by_one(x: Array, kernel: Array) -> Array:
+        parts = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True)
+        return jnp.concatenate([jax.lax.conv_general_dilated(*part, **options) for part in parts], axis=-1)
+
+    return jax.vjp(one_by_one, *residuals)[1](dy)
+
+
+_grouped.defvjp(_grouped_forward, _grouped_gradients)
+
+
+def _grouped_conv(x: Array, kernel: Array, strides: tuple[int, int], padding: Any, **options: Any) -> Array:
+    """lax.conv_general_dilated in groups."""
+    static = {"window_strides": strides, "padding": tuple(padding), **options}
+    return _grouped(x, kernel, tuple(static.items()))
 
 
 def relu(x: Array) -> Array:
@@ -152,16 +195,46 @@ def _taps(x: Array, axis: int, kernel: int, stride: int, pad: int) -> list[Array
     return [jax.lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(kernel)]
 
 
+def adaptive_avg_pool(x: Float[Array, "b h w c"], height: int, width: int) -> Float[Array, "b {height} {width} c"]:
+    """torch.nn.AdaptiveAvgPool2d: bin i of k is the mean of rows floor(i H / k) to ceil((i + 1) H / k); columns alike.
+
+    Bins overlap, or repeat, where H is no multiple of k.
+    """
+    return _adaptive_mean(_adaptive_mean(x, 1, height), 2, width)
+
+
+def _adaptive_mean(x: Array, axis: int, bins: int) -> Array:
+    size = x.shape[axis]
+    if size == bins:
+        return x
+    spans = [(i * size // bins, -(-(i + 1) * size // bins)) for i in range(bins)]
+    means = [jnp.mean(jax.lax.slice_in_dim(x, low, high, axis=axis), axis=axis) for low, high in spans]
+    return jnp.stack(means, axis=axis)
+
+
+def avg_pool(x: Float[Array, "b h w c"], kernel: int, stride: int, pad: int = 0) -> Float[Array, "b h2 w2 c"]:
+    """torch.nn.AvgPool2d(kernel, stride, pad): the padding's zeros count, the output size is rounded down."""
+    return nn.avg_pool(x, (kernel, kernel), (stride, stride), ((pad, pad), (pad, pad)))
+
+
+def flatten(x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
+    """torch.flatten(x, 1) of the same activations: channels first, which is the order of the dense weights after it."""
+    return x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+
+
 class BatchNorm(nn.Module):
     """torch.nn.BatchNorm2d over the last axis: biased variance normalises, the unbiased one enters the running mean.
 
     x [B,H,W,C] of any float type -> the same shape in `dtype`; statistics, scale and shift are float32.
     With `axis_name` the statistics are those of all devices' examples (torch.nn.SyncBatchNorm), without it each device
     uses its own, as the ImageNet papers trained. `momentum` is torch's: the weight of the newest batch.
+    `frozen` is torchvision's FrozenBatchNorm2d: the running statistics normalise in training too, and scale and shift
+    are no parameters but stand, never changed, beside them in batch_stats.
     """
 
     train: bool
     axis_name: str | None = None
+    frozen: bool = False
     momentum: float = 0.1
     epsilon: float = 1e-5
     dtype: Dtype = jnp.float32
@@ -170,12 +243,16 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         channels = x.shape[-1]
-        scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        if self.frozen:
+            scale = self.variable("batch_stats", "scale", self.scale_init, None, (channels,), jnp.float32).value
+            bias = self.variable("batch_stats", "bias", jnp.zeros, (channels,), jnp.float32).value
+        else:
+            scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
+            bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
 
-        if self.train:
+        if self.train and not self.frozen:
             mean, var, count = _moments(x.astype(jnp.float32), self.axis_name)
             if not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))

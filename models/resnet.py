@@ -1,13 +1,20 @@
-"""ResNet as torchvision has it (He et al. 2015, "Deep residual learning"; v1.5: stride 2 on the 3x3 convolution).
+"""The ResNet family as torchvision has it: ResNet, Wide ResNet and ResNeXt.
 
-Submodules carry torchvision's names (torchvision/models/resnet.py), so that a parameter's path joined with dots is the
-checkpoint's key. At 1000 classes, multiply-accumulates at 224, ImageNet top-1 of torchvision's IMAGENET1K_V1:
+He et al. 2015, "Deep residual learning"; Zagoruyko & Komodakis 2016, "Wide residual networks"; Xie et al. 2016,
+"Aggregated residual transformations". Submodules carry torchvision's names (torchvision/models/resnet.py), so that a
+parameter's path joined with dots is the checkpoint's key. At 1000 classes, multiply-accumulates at 224, ImageNet top-1
+of torchvision's IMAGENET1K_V1 and V2:
 
-    resnet18    11,689,512 parameters   1.814 GMAC   69.758
-    resnet34    21,797,672              3.664        73.314
-    resnet50    25,557,032              4.089        76.130
-    resnet101   44,549,160              7.801        77.374
-    resnet152   60,192,808             11.514        78.312
+    resnet18            11,689,512 parameters   1.814 GMAC   69.758
+    resnet34            21,797,672              3.664        73.314
+    resnet50            25,557,032              4.089        76.130   80.858
+    resnet101           44,549,160              7.801        77.374   81.886
+    resnet152           60,192,808             11.514        78.312   82.284
+    wide_resnet50_2     68,883,240             11.398        78.468   81.602
+    wide_resnet101_2   126,886,696             22.753        78.848   82.510
+    resnext50_32x4d     25,028,904              4.230        77.618   81.198
+    resnext101_32x8d    88,791,336             16.414        79.312   82.834
+    resnext101_64x4d    83,455,272             15.460        83.246 (its recipe is V2's)
 """
 
 from functools import partial
@@ -16,7 +23,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.layers import BatchNorm, Dtype, conv, max_pool, relu, torch_linear
+from errors import UserError
+from models.layers import BatchNorm, Dtype, conv, max_pool, relu, torch_bias, torch_uniform
 
 
 class BasicBlock(nn.Module):
@@ -31,34 +39,45 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
-        last_scale = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
         y = conv(self.channels, 3, self.stride, dtype=self.dtype, name="conv1")(x)
         y = relu(self.norm(name="bn1")(y))
         y = conv(self.channels, 3, dtype=self.dtype, name="conv2")(y)
-        y = self.norm(scale_init=last_scale, name="bn2")(y)
+        y = self.norm(scale_init=_last_scale(self), name="bn2")(y)
         return relu(y + _shortcut(self, x))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which carries the stride) and 1x1 convolutions and a shortcut (He et al. 2015, figure 5 right)."""
+    """1x1, 3x3 and 1x1 convolutions and a shortcut (He et al. 2015, figure 5 right).
+
+    The 3x3 is `width` channels wide, in `groups`, and carries the stride, which `stride_in_1x1` moves to the first 1x1.
+    """
 
     channels: int
     stride: int
     norm: partial
     dtype: Dtype
     zero_init_residual: bool
+    width: int
+    groups: int
+    dilation: int
+    stride_in_1x1: bool
     expansion = 4
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
-        last_scale = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
-        y = conv(self.channels, 1, dtype=self.dtype, name="conv1")(x)
+        first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
+        middle = {"dilation": self.dilation, "groups": self.groups}
+        y = conv(self.width, 1, first, dtype=self.dtype, name="conv1")(x)
         y = relu(self.norm(name="bn1")(y))
-        y = conv(self.channels, 3, self.stride, dtype=self.dtype, name="conv2")(y)
+        y = conv(self.width, 3, second, **middle, dtype=self.dtype, name="conv2")(y)
         y = relu(self.norm(name="bn2")(y))
         y = conv(self.channels * self.expansion, 1, dtype=self.dtype, name="conv3")(y)
-        y = self.norm(scale_init=last_scale, name="bn3")(y)
+        y = self.norm(scale_init=_last_scale(self), name="bn3")(y)
         return relu(y + _shortcut(self, x))
+
+
+def _last_scale(block: BasicBlock | Bottleneck) -> nn.initializers.Initializer:
+    return nn.initializers.zeros if block.zero_init_residual else nn.initializers.ones
 
 
 def _shortcut(block: BasicBlock | Bottleneck, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
@@ -73,43 +92,95 @@ def _shortcut(block: BasicBlock | Bottleneck, x: Float[Array, "b h w c"]) -> Flo
 class ResNet(nn.Module):
     """images [B,H,W,3], any H and W >= 1  ->  logits [B,num_classes] float32.
 
-    `remat` recomputes each block's activations in the backward pass: less memory for about a third more time.
-    `zero_init_residual` starts every block as the identity (Goyal et al. 2017, section 5.1).
+    With `features` the maps after the stem ("relu", stride 2) and after each stage ("layer1" .. "layer4", strides 4 to
+    32) instead; a network called so throughout has no parameters of a head.
+
+    width_per_group, groups: the 3x3 convolution of a bottleneck has channels * width_per_group / 64 * groups channels.
+    output_stride: 32, or 16 or 8, where the last one or two stages dilate instead of striding, as torchvision's
+    replace_stride_with_dilation does: a dilated stage's first block keeps the dilation of the stage before.
+    stride_in_1x1: the stride is on the first 1x1 of a bottleneck, as in the original weights (MSRA, Caffe), instead of
+    on the 3x3, as in torchvision's ("v1.5").
+    remat: recomputes each block's activations in the backward pass: less memory for about a third more time.
+    zero_init_residual: every block starts as the identity (Goyal et al. 2017, section 5.1).
+    Raises UserError where basic blocks are asked for what bottlenecks alone can do.
     """
 
     block: type[nn.Module]
     layers: tuple[int, int, int, int]
     num_classes: int = 1000
     dtype: Dtype = jnp.float32
-    bn_axis: str | None = None
+    norm: partial = partial(BatchNorm)
     remat: bool = False
+    groups: int = 1
+    width_per_group: int = 64
+    output_stride: int = 32
+    stride_in_1x1: bool = False
     zero_init_residual: bool = False
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b k"]:
-        norm = partial(BatchNorm, train=train, axis_name=self.bn_axis, dtype=self.dtype)
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, train: bool, features: bool = False
+    ) -> Float[Array, "b k"] | dict[str, Float[Array, "b h w c"]]:
+        self._check()
+        norm = partial(self.norm, train=train)
         block = nn.remat(self.block) if self.remat else self.block
         x = conv(64, 7, 2, dtype=self.dtype, name="conv1")(images.astype(self.dtype))
         x = relu(norm(name="bn1")(x))
+        maps = {"relu": x}
         x = max_pool(x, 3, 2, 1)
+        dilation, reached = 1, 4
         for stage, blocks in enumerate(self.layers):
+            stride, first_dilation = (2 if stage > 0 else 1), dilation
+            if reached * stride > self.output_stride:
+                stride, dilation = 1, dilation * stride
+            reached *= stride
+            channels = 64 * 2**stage
             for index in range(blocks):
+                options = {}
+                if self.block is Bottleneck:
+                    options = {
+                        "width": channels * self.width_per_group // 64 * self.groups,
+                        "groups": self.groups,
+                        "dilation": first_dilation if index == 0 else dilation,
+                        "stride_in_1x1": self.stride_in_1x1,
+                    }
                 x = block(
-                    channels=64 * 2**stage,
-                    stride=2 if stage > 0 and index == 0 else 1,
+                    channels=channels,
+                    stride=stride if index == 0 else 1,
                     norm=norm,
                     dtype=self.dtype,
                     zero_init_residual=self.zero_init_residual,
+                    **options,
                     name=f"layer{stage + 1}.{index}",
                 )(x)
+            maps[f"layer{stage + 1}"] = x
+        if features:
+            return maps
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-        return nn.Dense(self.num_classes, kernel_init=torch_linear, name="fc")(x)
+        return nn.Dense(self.num_classes, kernel_init=torch_uniform, bias_init=torch_bias(x.shape[-1]), name="fc")(x)
 
+    def _check(self) -> None:
+        if self.output_stride not in (8, 16, 32):
+            raise UserError(f"config.model.options.output_stride is {self.output_stride}; it must be 8, 16 or 32")
+        plain = (self.output_stride, self.groups, self.width_per_group, self.stride_in_1x1) == (32, 1, 64, False)
+        if self.block is BasicBlock and not plain:
+            raise UserError(
+                "config.model.options: output_stride, groups, width_per_group and stride_in_1x1 are for bottlenecks, "
+                "which resnet18 and resnet34 have not; take resnet50 or deeper"
+            )
+
+
+_50, _101 = {"block": Bottleneck, "layers": (3, 4, 6, 3)}, {"block": Bottleneck, "layers": (3, 4, 23, 3)}
 
 MODELS = {
     "resnet18": partial(ResNet, block=BasicBlock, layers=(2, 2, 2, 2)),
     "resnet34": partial(ResNet, block=BasicBlock, layers=(3, 4, 6, 3)),
-    "resnet50": partial(ResNet, block=Bottleneck, layers=(3, 4, 6, 3)),
-    "resnet101": partial(ResNet, block=Bottleneck, layers=(3, 4, 23, 3)),
+    "resnet50": partial(ResNet, **_50),
+    "resnet101": partial(ResNet, **_101),
     "resnet152": partial(ResNet, block=Bottleneck, layers=(3, 8, 36, 3)),
+    "wide_resnet50_2": partial(ResNet, **_50, width_per_group=128),
+    "wide_resnet101_2": partial(ResNet, **_101, width_per_group=128),
+    "resnext50_32x4d": partial(ResNet, **_50, groups=32, width_per_group=4),
+    "resnext101_32x8d": partial(ResNet, **_101, groups=32, width_per_group=8),
+    "resnext101_64x4d": partial(ResNet, **_101, groups=64, width_per_group=4),
 }

@@ -70,7 +70,10 @@ def make_train_step(
         (total, stats), scalars = _scan(micro_step, (zeros, batch_stats), parts, config.accumulate)
         scalars = jax.tree.map(jnp.mean, scalars)
         gradients = jax.tree.map(lambda g: g / config.accumulate, total)
-        gradients, stats, scalars = jax.lax.pmean((gradients, stats, scalars), AXIS)
+        # The mean of changes, not of values: a statistic that no device moved stays as it was, to the bit.
+        moved = jax.tree.map(jnp.subtract, stats, batch_stats)
+        gradients, moved, scalars = jax.lax.pmean((gradients, moved, scalars), AXIS)
+        stats = jax.tree.map(jnp.add, state.batch_stats, moved)
 
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         state = state.replace(

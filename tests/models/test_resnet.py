@@ -12,7 +12,14 @@ from training.mesh import AXIS
 
 
 def make(name, classes, **changes):
-    fields = {"name": name, "dtype": "float32", "remat": False, "sync_bn": False, "options": {}} | changes
+    fields = {
+        "name": name,
+        "dtype": "float32",
+        "remat": False,
+        "sync_bn": False,
+        "frozen_bn": False,
+        "options": {},
+    } | changes
     return models.create(ConfigDict(fields), classes, AXIS)
 
 

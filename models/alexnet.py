@@ -1,0 +1,83 @@
+"""AlexNet as torchvision has it (Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks").
+
+    alexnet   61,100,840 parameters   0.714 GMAC at 224   ImageNet top-1 56.522 (torchvision IMAGENET1K_V1)
+
+The original (Krizhevsky et al. 2012) is another network: 96, 256, 384, 384, 256 channels in two columns, one a GPU, so
+that the second, fourth and fifth convolutions see half of the channels before them (two groups); local response
+normalisation after the first two; 60,965,224 parameters. It reported 40.7 % top-1 and 18.2 % top-5 error on the
+validation set of 2012, averaged over ten crops. Here, as in torchvision, there is one column of 64, 192, 384, 256, 256
+channels, no normalisation, and dropout stands before the two hidden dense layers instead of after them.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from errors import UserError
+from models.layers import Dtype, adaptive_avg_pool, conv, flatten, max_pool, relu, torch_bias, torch_uniform
+
+# Name, channels, kernel, stride, padding; after which of them a 3x3 max-pool of stride 2 follows.
+CONVOLUTIONS = ((0, 64, 11, 4, 2), (3, 192, 5, 1, 2), (6, 384, 3, 1, 1), (8, 256, 3, 1, 1), (10, 256, 3, 1, 1))
+POOLED = (0, 3, 10)
+
+
+class AlexNet(nn.Module):
+    """images [B,H,W,3], H and W >= 63  ->  logits [B,num_classes] float32.
+
+    With `features` the activations before each pooling and the last pooled ones, under torchvision's names:
+    features.1, features.4, features.11 and features.12, at strides 4, 8, 16 and 32.
+
+    stem: kernel, stride and padding of the first convolution; a smaller stride admits smaller images.
+    pooled: height and width of what the dense layers see; hidden: their width; dropout: before each of the two.
+    Raises UserError for images that the network pools away.
+    """
+
+    num_classes: int = 1000
+    dtype: Dtype = jnp.float32
+    stem: tuple[int, int, int] = (11, 4, 2)
+    pooled: int = 6
+    hidden: int = 4096
+    dropout: float = 0.5
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, train: bool, features: bool = False
+    ) -> Float[Array, "b k"] | dict[str, Float[Array, "b h w c"]]:
+        x, maps = images.astype(self.dtype), {}
+        for index, channels, *window in CONVOLUTIONS:
+            kernel, stride, pad = self.stem if index == 0 else window
+            fan_in = kernel * kernel * x.shape[-1]
+            x = conv(
+                channels,
+                kernel,
+                stride,
+                pad=pad,
+                dtype=self.dtype,
+                bias=True,
+                kernel_init=torch_uniform,
+                bias_init=torch_bias(fan_in),
+                name=f"features.{index}",
+            )(x)
+            x = relu(x)
+            if index in POOLED:
+                maps[f"features.{index + 1}"] = x
+                if min(x.shape[1:3]) < 3:
+                    raise UserError(
+                        f"images of {images.shape[1]}x{images.shape[2]} are too small for AlexNet: 63x63 at least with "
+                        "its own stem; enlarge config.data.image_size, or set config.model.options.stem"
+                    )
+                x = max_pool(x, 3, 2, 0)
+        if features:
+            return maps | {f"features.{POOLED[-1] + 2}": x}
+        x = flatten(adaptive_avg_pool(x, self.pooled, self.pooled))
+        for name in ("classifier.1", "classifier.4"):
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = relu(_dense(self.hidden, x, self.dtype, name))
+        return _dense(self.num_classes, x.astype(jnp.float32), jnp.float32, "classifier.6")
+
+
+def _dense(width: int, x: Float[Array, "b f"], dtype: Dtype, name: str) -> Float[Array, "b {width}"]:
+    return nn.Dense(width, dtype=dtype, kernel_init=torch_uniform, bias_init=torch_bias(x.shape[-1]), name=name)(x)
+
+
+MODELS = {"alexnet": AlexNet}
