@@ -50,6 +50,8 @@ def run(main: Callable[[list[str]], None], program: str) -> None:
             fail(program, _one_line(error))
         except KeyboardInterrupt:
             fail(program, "interrupted", status=130)
+        except BrokenPipeError:  # the reader, such as head, has seen enough
+            os._exit(141)
 
     # Names of files and classes may hold what this terminal cannot show; a name in half is better than a traceback.
     sys.stdout.reconfigure(errors="backslashreplace")
@@ -92,7 +94,10 @@ def _explain_override(argv: list[str]) -> str:
     path = next((b if a == "--config" else a[9:] for a, b in zip(argv, [*argv[1:], ""], strict=True) if _sets(a)), None)
     if not overrides or path is None:
         return ""
-    config = flags.FLAGS["config"].parser.parse(path)
+    try:
+        config = flags.FLAGS["config"].parser.parse(path)
+    except Exception:  # the experiment itself fails, and its own message says how
+        return ""
     for argument in overrides:
         node, parent = config, "config"
         for field in argument.removeprefix("--config.").partition("=")[0].split("."):

@@ -1,15 +1,16 @@
-"""ResNet-14 on the whole of Fashion-MNIST through TensorFlow Datasets; a tenth of train is held out to validate on.
+"""ResNet-20 on the whole of Fashion-MNIST through TensorFlow Datasets; a tenth of train is held out to validate on.
 
     python -m data.prepare tfds:fashion_mnist
-    python train.py --config experiments/fashion_mnist_resnet.py --workdir runs/fashion
+    python train.py --config experiments/fashion_mnist_resnet.py --workdir runs/fashion_resnet
 
-Published: no figure for this network. Measured here: see the README's table.
+The network is that of He et al. 2015, section 4.2, for small pictures; 8, 14, 32, 44, 56 or 110 choose other depths.
+Published test accuracy: 94.9 % for a ResNet-18 (the dataset's own list). Measured here: see the README's table.
 """
 
 from experiments.base import get_base
 
 
-def get_config(variant: str = "14"):
+def get_config(variant: str = "20"):
     config = get_base("classification")
     config.duration = "20ep"
     config.model.name = f"cifar_resnet{variant}"

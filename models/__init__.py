@@ -1,7 +1,7 @@
 """The architectures, one a file, each with MODELS: name -> constructor(num_classes=, dtype=, norm=, remat=, ...).
 
 A model is called as model(images [B,H,W,3], train=) -> its outputs; one that serves as a backbone also as
-model(images, train=, features=True) -> {name: [B,h,w,C]}, a feature map a stride, finest first, under the names of
+model(images, train=, features=True) -> {name: [B,h,w,C]}, a feature map a stride, under the names of
 torchvision's own layers. `norm` makes its batch norms (models/layers.py); an architecture without them takes none.
 """
 
@@ -48,9 +48,13 @@ def create(config: ConfigDict, num_classes: int, axis: str) -> nn.Module:
     return constructor(**{name: given[name] for name in ARGUMENTS if name in known}, **config.options)
 
 
-def init(model: nn.Module, key: Key[Array, ""], image_size: int) -> dict[str, Any]:
-    """Fresh variables: the collections params and, for models with batch norm, batch_stats."""
-    return model.init(key, jnp.zeros((1, image_size, image_size, 3)), train=False)
+def init(model: nn.Module, key: Key[Array, ""], image_size: int | tuple[int, int]) -> dict[str, Any]:
+    """Fresh variables: the collections params and, for models with batch norm, batch_stats.
+
+    `image_size` is height and width, or one number for both.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return model.init(key, jnp.zeros((1, height, width, 3)), train=False)
 
 
 @cache

@@ -14,7 +14,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from errors import UserError
-from models.layers import Dtype, adaptive_avg_pool, conv, flatten, max_pool, relu, torch_bias, torch_uniform
+from models.layers import (
+    Dtype,
+    adaptive_avg_pool,
+    conv,
+    flatten,
+    full_precision,
+    max_pool,
+    relu,
+    torch_bias,
+    torch_uniform,
+)
 
 # Name, channels, kernel, stride, padding; after which of them a 3x3 max-pool of stride 2 follows.
 CONVOLUTIONS = ((0, 64, 11, 4, 2), (3, 192, 5, 1, 2), (6, 384, 3, 1, 1), (8, 256, 3, 1, 1), (10, 256, 3, 1, 1))
@@ -73,10 +83,10 @@ class AlexNet(nn.Module):
         for name in ("classifier.1", "classifier.4"):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
             x = relu(_dense(self.hidden, x, self.dtype, name))
-        return _dense(self.num_classes, x.astype(jnp.float32), jnp.float32, "classifier.6")
+        return _dense(self.num_classes, full_precision(x), None, "classifier.6")
 
 
-def _dense(width: int, x: Float[Array, "b f"], dtype: Dtype, name: str) -> Float[Array, "b {width}"]:
+def _dense(width: int, x: Float[Array, "b f"], dtype: Dtype | None, name: str) -> Float[Array, "b {width}"]:
     return nn.Dense(width, dtype=dtype, kernel_init=torch_uniform, bias_init=torch_bias(x.shape[-1]), name=name)(x)
 
 

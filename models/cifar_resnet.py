@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.layers import BatchNorm, Dtype, conv, kaiming_fan_in, relu, torch_uniform
+from models.layers import BatchNorm, Dtype, conv, full_precision, kaiming_fan_in, relu, torch_uniform
 
 
 class Block(nn.Module):
@@ -71,7 +71,7 @@ class CifarResNet(nn.Module):
                     zero_init_residual=self.zero_init_residual,
                     name=f"layer{stage + 1}.{index}",
                 )(x)
-        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        x = jnp.mean(full_precision(x), axis=(1, 2))
         return nn.Dense(self.num_classes, kernel_init=torch_uniform, name="fc")(x)
 
 

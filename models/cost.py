@@ -1,6 +1,7 @@
 """What a model costs: parameters and multiply-accumulates, counted from its shapes without running it."""
 
 import math
+from collections import Counter
 from typing import Any
 
 import flax.linen as nn
@@ -15,23 +16,30 @@ def parameters(params: Any) -> int:
 
 def multiply_accumulates(model: nn.Module, variables: Any, image_shape: tuple[int, int, int]) -> int:
     """Of convolutions and matrix products in the evaluation of one image: what torchvision's tables call GFLOPS."""
+    return by_scope(model, variables, image_shape).total()
+
+
+def by_scope(model: nn.Module, variables: Any, image_shape: tuple[int, int, int]) -> Counter[str]:
+    """The same by the module in which they happen, such as "ResNet/layer1.0/conv1"."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     jaxpr = jax.make_jaxpr(lambda variables, image: model.apply(variables, image, train=False))(variables, image)
-    return _count(jaxpr.jaxpr)
+    return _count(jaxpr.jaxpr, "")
 
 
-def _count(jaxpr: Any) -> int:
-    total = 0
+def _count(jaxpr: Any, scope: str) -> Counter[str]:
+    """`scope` is where the equation stands that holds this jaxpr: inside, names are relative to it."""
+    total: Counter[str] = Counter()
     for equation in jaxpr.eqns:
+        here = "/".join(filter(None, (scope, str(equation.source_info.name_stack))))
         if equation.primitive.name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             output_channel = equation.params["dimension_numbers"].rhs_spec[0]
             per_output = math.prod(kernel) // kernel[output_channel]
-            total += math.prod(equation.outvars[0].aval.shape) * per_output
+            total[here] += math.prod(equation.outvars[0].aval.shape) * per_output
         elif equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             per_output = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-            total += math.prod(equation.outvars[0].aval.shape) * per_output
+            total[here] += math.prod(equation.outvars[0].aval.shape) * per_output
         for inner in jaxprs_in_params(equation.params):
-            total += _count(inner)
+            total += _count(inner, here)
     return total

@@ -36,6 +36,11 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
+def full_precision(x: Array) -> Array:
+    """float32, or float64 where that is computed with: for statistics, and for what the logits are made of."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def conv(
     features: int,
     kernel: int,
@@ -253,7 +258,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
 
         if self.train and not self.frozen:
-            mean, var, count = _moments(x.astype(jnp.float32), self.axis_name)
+            mean, var, count = _moments(full_precision(x), self.axis_name)
             if not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))
                 running_mean.value += self.momentum * (mean - running_mean.value)
@@ -262,7 +267,7 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
 
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return (x.astype(jnp.float32) * factor + (bias - mean * factor)).astype(self.dtype)
+        return (full_precision(x) * factor + (bias - mean * factor)).astype(self.dtype)
 
 
 def _moments(x: Float[Array, "b h w c"], axis_name: str | None) -> tuple[Array, Array, int]:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from errors import UserError
-from models.layers import BatchNorm, Dtype, conv, max_pool, relu, torch_bias, torch_uniform
+from models.layers import BatchNorm, Dtype, conv, full_precision, max_pool, relu, torch_bias, torch_uniform
 
 
 class BasicBlock(nn.Module):
@@ -156,7 +156,7 @@ class ResNet(nn.Module):
             maps[f"layer{stage + 1}"] = x
         if features:
             return maps
-        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        x = jnp.mean(full_precision(x), axis=(1, 2))
         return nn.Dense(self.num_classes, kernel_init=torch_uniform, bias_init=torch_bias(x.shape[-1]), name="fc")(x)
 
     def _check(self) -> None:

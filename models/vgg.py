@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from errors import UserError
-from models.layers import BatchNorm, Dtype, adaptive_avg_pool, conv, flatten, max_pool, relu
+from models.layers import BatchNorm, Dtype, adaptive_avg_pool, conv, flatten, full_precision, max_pool, relu
 
 # Convolutions of each of the five stages, whose channels are 64, 128, 256, 512, 512; each ends in a 2x2 max-pool.
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -70,7 +70,7 @@ class VGG(nn.Module):
             x = relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=nn.initializers.normal(0.01), name=name)(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="classifier.6")(
-            x.astype(jnp.float32)
+            full_precision(x)
         )
 
 

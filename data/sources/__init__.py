@@ -5,13 +5,15 @@ A format is one file in this folder, named after its kind, with two functions:
     splits(argument, data_dir) -> the names of the splits that it holds
     load(argument, split, data_dir) -> Source
 
-so adding a format is adding a file.
+and, where the classes are known before the data is there, classes(argument, data_dir) -> their names. So adding a
+format is adding a file.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -59,10 +61,7 @@ def load(data: ConfigDict, split: str) -> Source:
     Raises UserError for an unknown kind or split, and for data that is missing or broken.
     """
     spec, val_fraction, data_dir = data.source, data.val_fraction, data.data_dir
-    kind, _, argument = spec.partition(":")
-    check_choice("config.data.source", kind, [module.name for module in pkgutil.iter_modules(__path__)])
-    module = importlib.import_module(f"data.sources.{kind}")
-
+    module, argument = _format(spec)
     available = module.splits(argument, data_dir)
     if val_fraction > 0 and split in ("train", "val"):
         if "train" not in available:
@@ -75,6 +74,20 @@ def load(data: ConfigDict, split: str) -> Source:
     if len(source) == 0:
         raise UserError(f"{spec} has no records in its split {split!r}")
     return source
+
+
+def classes(data: ConfigDict) -> Sequence[str]:
+    """The names of the classes of `data.source`. Raises UserError where only data that is missing could tell."""
+    module, argument = _format(data.source)
+    known = getattr(module, "classes", None)
+    return known(argument, data.data_dir) if known else load(data, data.train_split).classes
+
+
+def _format(spec: str) -> tuple[ModuleType, str]:
+    """The module of "kind:argument" and the argument."""
+    kind, _, argument = spec.partition(":")
+    check_choice("config.data.source", kind, [module.name for module in pkgutil.iter_modules(__path__)])
+    return importlib.import_module(f"data.sources.{kind}"), argument
 
 
 def _cut(source: Source, spec: str, split: str, val_fraction: float, split_seed: int) -> Source:

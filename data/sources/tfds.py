@@ -99,11 +99,17 @@ def splits(argument: str, data_dir: str) -> tuple[str, ...]:
     return tuple("val" if name == "validation" else name for name in names)
 
 
-def load(argument: str, split: str, data_dir: str) -> Tfds:
-    info = prepared_builder(argument, data_dir).info
-    features = info.features
+def classes(argument: str, data_dir: str) -> tuple[str, ...]:
+    """The builder knows them, whether or not its data was prepared."""
+    features = builder(argument, data_dir).info.features
     if "image" not in features or "label" not in features or not hasattr(features["label"], "names"):
         raise UserError(f"tfds:{argument} has no 'image' with a class 'label'; its features are {', '.join(features)}")
+    return tuple(features["label"].names)
+
+
+def load(argument: str, split: str, data_dir: str) -> Tfds:
+    info = prepared_builder(argument, data_dir).info
+    names = classes(argument, data_dir)
     if split.partition("[")[0] == "val":
         split = "validation" + split.removeprefix("val")
     try:
@@ -113,7 +119,7 @@ def load(argument: str, split: str, data_dir: str) -> Tfds:
         raise UserError(f"tfds:{argument}: {reason}; write a split as train, train[:90%] or train[100:200]") from error
     if count <= 0:
         raise UserError(f"tfds:{argument} has no records in its split {split!r}")
-    return Tfds(argument, split, data_dir, tuple(features["label"].names))
+    return Tfds(argument, split, data_dir, names)
 
 
 def _remedy(name: str, data_dir: str) -> str:

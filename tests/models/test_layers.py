@@ -8,10 +8,11 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from models import layers
-from models.layers import BatchNorm, conv, max_pool, relu
+from models.layers import BatchNorm, adaptive_avg_pool, avg_pool, conv, flatten, max_pool, relu
 from training.mesh import AXIS
 
 X = np.random.default_rng(0).normal(3, 2, (8, 5, 4, 3)).astype(np.float32)
+KERNEL = np.random.default_rng(1).normal(size=(3, 3, 2, 4))
 
 
 def apply_batch_norm(x, train, axis_name=None):
@@ -85,6 +86,59 @@ def test_convolution_pads_symmetrically_as_torch(size, kernel, stride):
     np.testing.assert_allclose(One().apply(variables, x)[0], expected, atol=1e-5)
 
 
+def test_convolution_is_cross_correlation_as_textbooks_have_it():
+    image = jnp.arange(1.0, 10).reshape(1, 3, 3, 1)
+    kernel = {"params": {"kernel": jnp.array([[1.0, 2], [3, 4]]).reshape(2, 2, 1, 1)}}
+    found = conv(1, 2, pad=0, dtype=jnp.float32, name="conv").apply(kernel, image)
+    assert found[0, :, :, 0].tolist() == [[37, 47], [67, 77]]
+
+
+@pytest.mark.parametrize(("pool", "expected"), [(max_pool, [[6, 8], [14, 16]]), (avg_pool, [[3.5, 5.5], [11.5, 13.5]])])
+def test_pooling_is_that_of_textbooks(pool, expected):
+    image = jnp.arange(1.0, 17).reshape(1, 4, 4, 1)
+    assert pool(image, 2, 2, 0)[0, :, :, 0].tolist() == expected
+
+
+def test_average_pooling_counts_the_paddings_zeros():
+    assert avg_pool(jnp.ones((1, 4, 4, 1)), 3, 2, 1)[0, :, :, 0].tolist() == pytest.approx(
+        np.array([[4, 6], [6, 9]]) / 9
+    )
+
+
+def test_adaptive_average_pooling_has_torchs_overlapping_bins():
+    rows = adaptive_avg_pool(jnp.arange(7.0).reshape(1, 7, 1, 1), 3, 1)[0, :, 0, 0]
+    assert rows.tolist() == [1, 3, 5]  # rows 0-2, 2-4 and 4-6
+    assert adaptive_avg_pool(jnp.arange(2.0).reshape(1, 1, 2, 1), 1, 3)[0, 0, :, 0].tolist() == [0, 0.5, 1]
+
+
+def test_flatten_puts_channels_first_as_torch():
+    assert flatten(jnp.arange(12).reshape(1, 2, 2, 3))[0].tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda x: max_pool(x, 3, 2, 1),
+        lambda x: avg_pool(x, 3, 2, 1),
+        lambda x: adaptive_avg_pool(x, 3, 2),
+        lambda x: conv(4, 3, 2, dilation=2, dtype=x.dtype, name="conv").apply({"params": {"kernel": KERNEL}}, x),
+        lambda x: conv(4, 3, groups=2, dtype=x.dtype, name="conv").apply({"params": {"kernel": KERNEL[:, :, :1]}}, x),
+    ],
+    ids=["max pooling", "average pooling", "adaptive pooling", "dilated convolution", "grouped convolution"],
+)
+def test_gradients_are_finite_differences(layer):
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 7, 2)))
+        weights = jnp.cos(jnp.arange(layer(x).size)).reshape(layer(x).shape)
+
+        def scalar(x):
+            return jnp.sum(layer(x) * weights)
+
+        step = 1e-6 * jnp.eye(x.size).reshape(-1, *x.shape)
+        differences = jnp.stack([scalar(x + each) - scalar(x - each) for each in step]).reshape(x.shape) / 2e-6
+        np.testing.assert_allclose(jax.grad(scalar)(x), differences, atol=1e-7)
+
+
 def test_max_pool_pads_with_minus_infinity_and_rounds_down():
     x = -jnp.arange(1.0, 26).reshape(1, 5, 5, 1)
     assert max_pool(x, 3, 2, 1)[0, :, :, 0].tolist() == [[-1, -2, -4], [-6, -7, -9], [-16, -17, -19]]
@@ -117,6 +171,16 @@ def test_1x1_convolution_is_the_same_on_cpu(monkeypatch, stride, height, width, 
     for a, b in zip(*ways, strict=True):
         a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+
+
+@pytest.mark.parametrize(("groups", "stride", "dilation"), [(2, 1, 1), (4, 2, 1), (8, 1, 2)])
+def test_grouped_convolution_is_the_same_on_cpu(monkeypatch, groups, stride, dilation):
+    def apply(x, kernel):
+        options = {"dilation": dilation, "groups": groups, "dtype": jnp.float32, "name": "conv"}
+        return conv(16, 3, stride, **options).apply({"params": {"kernel": kernel}}, x)
+
+    for a, b in zip(*both_ways(monkeypatch, apply, normal(2, 9, 6, 8), normal(3, 3, 8 // groups, 16)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

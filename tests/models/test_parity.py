@@ -1,0 +1,112 @@
+"""torchvision's classifiers and ours, with the same weights: goldens/make_classifiers.py wrote what torch computes."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from goldens.drawn import drawn, picture, sample
+from ml_collections import ConfigDict
+
+import models
+from models.layers import BatchNorm
+from training.mesh import AXIS
+
+GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "classifiers.npz")
+NAMES = sorted({key.split("/")[1] for key in GOLDENS if key.startswith("logits/")})
+SIZES = ((224, 224), (139, 181))
+FEATURES = sorted({key.split("/")[1] for key in GOLDENS if key.startswith("features/")})
+TORCHS_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+TORCHS_AXES = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}  # where they stand in ours
+
+
+def make(name, classes=1000, **options):
+    fields = {"name": name, "dtype": "float32", "remat": False, "sync_bn": False, "frozen_bn": False}
+    return models.create(ConfigDict(fields | {"options": options}), classes, AXIS)
+
+
+def drawn_variables(model, size):
+    """The model's variables, each drawn by torch's name in torch's layout, and turned into ours."""
+
+    def draw(path, leaf):
+        *modules, last = (step.key for step in path[1:])
+        turned = TORCHS_AXES[len(leaf.shape)]
+        values = drawn(".".join([*modules, TORCHS_NAMES[last]]), tuple(leaf.shape[axis] for axis in turned))
+        return jnp.asarray(values.transpose(np.argsort(turned)))
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(lambda: models.init(model, jax.random.key(0), size)))
+
+
+def assert_close(ours, torchs, tolerance):
+    """`tolerance` is relative to the largest of torch's values."""
+    assert np.shape(ours) == np.shape(torchs)
+    assert np.abs(np.asarray(ours) - torchs).max() <= tolerance * np.abs(torchs).max()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_are_torchvisions(name):
+    model = make(name)
+    variables = drawn_variables(model, 224)
+    apply = jax.jit(lambda variables, images: model.apply(variables, images, train=False))
+    for height, width in SIZES:
+        expected = GOLDENS[f"logits/{name}/{height}x{width}"]
+        assert_close(apply(variables, picture(height, width))[0], expected, 1e-5)
+
+
+@pytest.mark.parametrize("case", FEATURES)
+def test_features_are_torchvisions(case):
+    """Cases are architectures, ":8" and ":16" behind them for an output stride."""
+    name, _, stride = case.partition(":")
+    model = make(name, **({"output_stride": int(stride)} if stride else {}))
+    found = jax.jit(lambda variables, images: model.apply(variables, images, train=False, features=True))(
+        drawn_variables(model, 224), picture(*SIZES[1])
+    )
+    nodes = [key.split("/")[2] for key in GOLDENS if key.startswith(f"features/{case}/")]
+    assert set(found) == set(nodes)
+    for node, value in found.items():
+        assert value.shape == tuple(GOLDENS[f"shape/{case}/{node}"])
+        assert_close(sample(np.transpose(value, (0, 3, 1, 2)), 64), GOLDENS[f"features/{case}/{node}"], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn"])
+def test_two_steps_of_sgd_are_torchs(name):
+    """Loss, gradients, running statistics, and parameters with momentum and weight decay.
+
+    In float64 on both sides: in float32 a single ReLU that falls on the other side of 0 shows in the third digit.
+    """
+    with jax.enable_x64(True):
+        model = make(name, 10, **({"dropout": 0.0} if name.startswith("vgg") else {})).clone(dtype=jnp.float64)
+        model = model.clone(norm=partial(BatchNorm, dtype=jnp.float64))
+        variables = jax.tree.map(lambda x: x.astype(jnp.float64), drawn_variables(model, 64))
+        params, stats = variables["params"], variables["batch_stats"]
+        optimizer = optax.chain(optax.add_decayed_weights(1e-2), optax.trace(0.9), optax.scale(-0.01))
+        opt_state = optimizer.init(params)
+        images, labels = picture(64, 64, batch=8).astype(np.float64), np.arange(8)
+
+        def loss(params, stats):
+            logits, updates = model.apply(
+                {"params": params, "batch_stats": stats}, images, train=True, mutable=["batch_stats"]
+            )
+            return -jnp.mean(jax.nn.log_softmax(logits)[np.arange(8), labels]), updates["batch_stats"]
+
+        step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        for index in range(2):
+            (value, stats), gradients = step(params, stats)
+            np.testing.assert_allclose(value, GOLDENS[f"step/{name}/{index}/loss"], rtol=1e-9)
+            assert_samples(gradients, f"step/{name}/{index}/gradient/")
+            updates, opt_state = optimizer.update(gradients, opt_state, params)
+            params = optax.apply_updates(params, updates)
+        assert_samples(params, f"step/{name}/state/")
+        assert_samples(stats, f"step/{name}/state/")
+
+
+def assert_samples(tree, prefix):
+    """Equal to what torch's values lose in the goldens' float32; a bias before a batch norm has a gradient of 0."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        *modules, last = (step.key for step in path)
+        expected = GOLDENS[prefix + ".".join([*modules, TORCHS_NAMES[last]])]
+        found = sample(np.transpose(leaf, TORCHS_AXES[leaf.ndim]), 8)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max() + 1e-12)
