@@ -1,0 +1,22 @@
+"""AlexNet fitted to CIFAR-10's 32x32: a 5x5 stem of stride 2, and dense layers of 512.
+
+    python -m data.prepare tfds:cifar10
+    python train.py --config experiments/cifar10_alexnet.py --workdir runs/cifar_alexnet
+
+Data and augmentation are those of `cifar10_resnet`; 100 epochs by a cosine.
+Published: none for this fit. Measured here: see the README's table.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import cifar10_resnet
+
+
+def get_config():
+    config = cifar10_resnet.get_config()
+    config.duration = "100ep"
+    config.model.name = "alexnet"
+    config.model.options = ConfigDict(dict(stem=(5, 2, 2), pooled=1, hidden=512))
+    config.optimizer.update(learning_rate=0.02, weight_decay=5e-4)
+    config.schedule.update(name="cosine", warmup="1ep")
+    return config
