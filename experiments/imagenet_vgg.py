@@ -1,15 +1,15 @@
 """VGG-11, 13, 16, 19 and their forms with batch norm on ImageNet, by torchvision's recipe.
 
     python -m data.prepare tfds:imagenet2012 --manual_dir DIR
-    python train.py --config experiments/imagenet_vgg.py:16 --workdir runs/vgg16        (:11 :13 :16 :19 :11_bn ... :19_bn)
+    python train.py --config experiments/imagenet_vgg.py:16 --workdir runs/vgg16
     python eval.py --config experiments/imagenet_vgg.py:16 --weights torchvision:vgg16/IMAGENET1K_V1
 
-90 epochs of 256 pictures, SGD with momentum 0.9, weight decay 1e-4, random crops and flips; the rate is 0.01, with
-batch norm 0.1, divided by 10 after 30 and 60 epochs (Simonyan & Zisserman 2014 divide when validation stalls, and decay
-weights by 5e-4).
-Published top-1 of torchvision's IMAGENET1K_V1: 69.020, 69.928, 71.592, 72.376 %; with batch norm 70.370, 71.586, 73.360,
-74.218 %. Not trained here: an RTX 3090 trains 546 pictures a second through VGG-16 (timm, mixed precision), so 115 M
-take 59 hours; VGG-11, 13 and 19 in proportion to their multiply-accumulates 29, 43 and 75.
+Variants: 11, 13, 16, 19, and 11_bn to 19_bn. 90 epochs of 256 pictures, SGD with momentum 0.9, weight decay 1e-4,
+random crops and flips; the rate is 0.01, with batch norm 0.1, divided by 10 after 30 and 60 epochs (Simonyan &
+Zisserman 2014 divide when validation stalls, and decay weights by 5e-4).
+Published top-1 of torchvision's IMAGENET1K_V1: 69.020, 69.928, 71.592 and 72.376 %; with batch norm 70.370, 71.586,
+73.360 and 74.218 %. Not trained here: an RTX 3090 trains 546 pictures a second through VGG-16 (timm, mixed precision),
+so 115 M take 59 hours; VGG-11, 13 and 19 in proportion to their multiply-accumulates 29, 43 and 75.
 """
 
 from experiments.base import get_base
