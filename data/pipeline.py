@@ -93,7 +93,7 @@ class TrainBatch:
                     record["image"], record["name"], data.image_size, data.crop_scale, data.crop_ratio, rng
                 )
             else:
-                pixels, odd = center(record, data)
+                pixels, odd = _center(record, data.resize_size, data.image_size)
             label, odd = _checked_label(record, self.source), _checked_odd(odd, record, data)
             _fill(batch, row, image=pixels, label=label, id=index, epoch=epoch, odd=odd)
         return batch
@@ -109,11 +109,11 @@ class EvalBatch:
 
     def __call__(self, step: int) -> Batch:
         positions = self.shard.positions(step)
-        batch = _empty_batch(len(positions), self.data.image_size)
+        batch = _empty_batch(len(positions), self.data.eval_size or self.data.image_size)
         for row, index in enumerate(positions):
             if index < len(self.source):
                 record = self.source[index]
-                pixels, odd = center(record, self.data)
+                pixels, odd = evaluated(record, self.data)
                 label, odd = _checked_label(record, self.source), _checked_odd(odd, record, self.data)
                 _fill(batch, row, image=pixels, label=label, id=index, epoch=0, odd=odd)
         return batch
@@ -136,10 +136,14 @@ def _fill(batch: Batch, row: int, **values: Any) -> None:
     batch["valid"][row] = True
 
 
-def center(record: Record, data: ConfigDict) -> tuple[image.Pixels, image.Odd]:
+def evaluated(record: Record, data: ConfigDict) -> tuple[image.Pixels, image.Odd]:
     """The picture as evaluation sees it: the shorter side resized, the centre cut out; and what was odd about it."""
+    return _center(record, data.resize_size, data.eval_size or data.image_size)
+
+
+def _center(record: Record, resize_size: int, size: int) -> tuple[image.Pixels, image.Odd]:
     pixels, odd = image.decode(record["image"], record["name"])
-    return image.resize_and_center_crop(pixels, data.resize_size, data.image_size), odd
+    return image.resize_and_center_crop(pixels, resize_size, size), odd
 
 
 def _checked_odd(odd: image.Odd, record: Record, data: ConfigDict) -> int:

@@ -35,6 +35,7 @@ def get_base(task: str = "classification") -> ConfigDict:
                 val_fraction=0.0,  # > 0: cut "val" from the train split
                 split_seed=0,  # which examples that takes
                 image_size=224,  # the network's input, square
+                eval_size=0,  # the input's size in evaluation, where that is another than image_size
                 resize_size=256,  # evaluation: the shorter side before the central crop
                 train_crop="random_resized",  # or "center", the evaluation's
                 crop_scale=(0.08, 1.0),  # random_resized: share of the area

@@ -52,6 +52,7 @@ RULES = {
     "data.val_fraction": below(0, 1),
     "data.split_seed": at_least(0),
     "data.image_size": at_least(1),
+    "data.eval_size": at_least(0),
     "data.resize_size": at_least(1),
     "data.crop_scale": interval(0, 1),
     "data.crop_ratio": interval(0, math.inf),
@@ -122,11 +123,13 @@ def _check_given(node: ConfigDict, path: str) -> None:
 
 def _check_data(data: ConfigDict) -> None:
     check_choice("config.data.train_crop", data.train_crop, ("random_resized", "center"))
-    if data.image_size > data.resize_size:
-        raise UserError(
-            f"config.data.image_size is {data.image_size}, larger than config.data.resize_size={data.resize_size}, "
-            "out of which evaluation cuts it; enlarge resize_size"
-        )
+    evaluated = "eval_size" if data.eval_size else "image_size"
+    for size in {evaluated, "image_size"} if data.train_crop == "center" else {evaluated}:
+        if data[size] > data.resize_size:
+            raise UserError(
+                f"config.data.{size} is {data[size]}, larger than config.data.resize_size={data.resize_size}, "
+                "out of whose middle it is cut; enlarge resize_size"
+            )
 
 
 def _check_length(field: str, length: Any) -> None:

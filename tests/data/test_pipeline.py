@@ -231,3 +231,12 @@ def test_workers_end_when_the_main_process_is_killed(tmp_path):
     while time.monotonic() < deadline and any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers):
         time.sleep(0.2)
     assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers)
+
+
+def test_evaluation_may_see_larger_pictures_than_training(config):
+    config.data.update(image_size=6, eval_size=8, resize_size=8)
+    (trained,) = train_batches(Numbers(16), config, start_step=0, stop_step=1)
+    (evaluated,) = eval_batches(Numbers(16), config.data, batch_size=16)
+    assert trained["image"].shape == (16, 6, 6, 3)
+    assert evaluated["image"].shape == (16, 8, 8, 3)
+    assert (evaluated["image"][:, 0, 0, 0] == np.arange(16)).all()

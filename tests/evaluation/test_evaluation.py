@@ -56,7 +56,7 @@ def test_1003_examples_count_once_each_and_give_the_same_metrics_on_any_number_o
 
 def test_predictions_equal_those_of_one_picture_at_a_time(config, mesh_of, model_and_variables):
     from augment import normalise
-    from data.pipeline import center
+    from data.pipeline import evaluated
 
     found, _ = run(config, mesh_of(4), *model_and_variables, 37)
     model, variables = model_and_variables
@@ -64,6 +64,6 @@ def test_predictions_equal_those_of_one_picture_at_a_time(config, mesh_of, model
     apply = jax.jit(lambda image: model.apply(variables, image, train=False))
     correct = 0
     for index in range(37):
-        image = normalise(center(source[index], config.data)[0][None], config.augment.mean, config.augment.std)
+        image = normalise(evaluated(source[index], config.data)[0][None], config.augment.mean, config.augment.std)
         correct += int(np.argmax(apply(image)) == source[index]["label"])
     assert found["top1"] == correct / 37

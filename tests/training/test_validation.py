@@ -40,6 +40,8 @@ def changed(**changes):
         ("data__val_fraction", -0.1),
         ("data__image_size", 0),
         ("data__image_size", 300),  # resize_size is 256
+        ("data__eval_size", 300),
+        ("data__eval_size", -1),
         ("data__train_crop", "centre"),
         ("data__crop_scale", (1.0, 0.08)),
         ("data__crop_scale", (0.0, 1.0)),
