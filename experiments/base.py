@@ -84,5 +84,14 @@ def get_base(task: str = "classification") -> ConfigDict:
         )
     )
     if task == "classification":
-        config.loss = ConfigDict(dict(label_smoothing=0.0))
+        config.loss = ConfigDict(
+            dict(
+                name="cross_entropy",  # cross_entropy, bce (a sigmoid a class), focal
+                label_smoothing=0.0,
+                class_weights="",  # "balanced": n / (K n_k) of the train split; or a number a class: "1,0.5,2"
+                bce_threshold=0.0,  # > 0: what of a mixed or smoothed label lies above becomes 1, the rest 0
+                focal_alpha=0.25,  # the weight of positives, 1 - alpha of negatives; negative: both 1
+                focal_gamma=2.0,
+            )
+        )
     return config.lock()

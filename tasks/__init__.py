@@ -1,5 +1,6 @@
 """What a task is: a module of pure functions, the same names in each.
 
+resolve(config, source) -> config                              before training: fills in what depends on the train split
 loss(outputs, batch, config) -> (scalar, {name: scalar})       on the device, inside the training step
 predict(outputs, batch) -> {name: array [B,...]}               on the device, inside the evaluation step; has "id"
 init_metrics(classes), update_metrics(metrics, predictions), summarise(metrics) -> {name: number or list}

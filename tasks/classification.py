@@ -1,4 +1,4 @@
-"""One class a picture: cross-entropy to train; top-1, top-5, confusion matrix and calibration error to evaluate."""
+"""One class a picture: a loss to train with; top-1, top-5, confusion matrix and calibration error to evaluate."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from ops.losses import cross_entropy
+from data.sources import Source
+from errors import UserError
+from ops.losses import binary_cross_entropy, cross_entropy, sigmoid_focal, smooth
 
 HEADLINE = ("top1", "top5", "loss", "calibration_error")
 HIGHER_IS_BETTER = ("top1", "top5")
@@ -20,14 +22,63 @@ Batch = dict[str, Array]
 Metrics = dict[str, Any]
 
 
+def resolve(config: ConfigDict, source: Source) -> ConfigDict:
+    """`config` with config.loss.class_weights as a number a class, where it says "balanced" of `source`'s labels.
+
+    Balanced, class k of K weighs n / (K n_k) with n_k of the n examples: all classes weigh the same together. Raises
+    UserError where a class has no example, and for other than K numbers.
+    """
+    text, count = config.loss.class_weights, len(source.classes)
+    if text == "balanced":
+        examples = np.bincount(source.labels, minlength=count)
+        if not examples.all():
+            raise UserError(
+                f"config.loss.class_weights is 'balanced', but {source.classes[np.argmin(examples)]} has no example "
+                f"in {config.data.train_split}; add one, or write a number for each class"
+            )
+        text = ",".join(map(repr, (len(source) / (count * examples)).tolist()))
+    elif text and text.count(",") + 1 != count:
+        raise UserError(
+            f"config.loss.class_weights has {text.count(',') + 1} numbers, {config.data.source} {count} classes; "
+            'write one for each, or "balanced"'
+        )
+    resolved = config.copy_and_resolve_references()
+    with resolved.unlocked():
+        resolved.loss.class_weights = text
+    return resolved
+
+
 def loss(logits: Float[Array, "b k"], batch: Batch, config: ConfigDict) -> tuple[Array, dict[str, Array]]:
-    """Mean cross-entropy over the valid examples; top-1 against the label, or a mixed label's heaviest class."""
+    """Mean loss over the valid examples; top-1 against the label, or a mixed label's heaviest class.
+
+    cross_entropy: weighted by class, the mean is over the weights of the labels, of mixed labels over the examples, as
+    torch has it; each device and micro-batch takes its own, as torch's DistributedDataParallel does.
+    bce: K binary problems, of which an example's loss is the mean (Wightman et al. 2021, "ResNet strikes back"); class
+    weights weigh the positives. focal: the same with the sum, so that one positive an example normalises as in
+    RetinaNet. Both smooth labels as cross-entropy does.
+    """
     label, valid = batch["label"], batch["valid"]
     count = jnp.maximum(jnp.sum(valid), 1)
-    each = cross_entropy(logits, label, config.loss.label_smoothing)
+    each, share = _each(logits, label, config.loss)
     target = label if label.ndim == 1 else jnp.argmax(label, axis=-1)
     correct = (jnp.argmax(logits, axis=-1) == target) & valid
-    return jnp.sum(jnp.where(valid, each, 0)) / count, {"top1": jnp.sum(correct) / count}
+    total = jnp.sum(jnp.where(valid, each, 0))
+    weight = count if share is None else jnp.sum(jnp.where(valid, share, 0))
+    return total / jnp.where(weight > 0, weight, 1), {"top1": jnp.sum(correct) / count}
+
+
+def _each(logits: Array, label: Array, config: ConfigDict) -> tuple[Float[Array, "b"], Float[Array, "b"] | None]:
+    """The loss of each example, and its share in the mean where they are not equal."""
+    weights = jnp.array([float(number) for number in config.class_weights.split(",")]) if config.class_weights else None
+    if config.name == "cross_entropy":
+        share = weights[label] if weights is not None and label.ndim == 1 else None
+        return cross_entropy(logits, label, config.label_smoothing, weights), share
+    target = smooth(label, logits.shape[-1], config.label_smoothing)
+    if config.name == "focal":
+        return jnp.sum(sigmoid_focal(logits, target, config.focal_alpha, config.focal_gamma), axis=-1), None
+    if config.bce_threshold > 0:
+        target = (target > config.bce_threshold).astype(jnp.float32)
+    return jnp.mean(binary_cross_entropy(logits, target, 1.0 if weights is None else weights), axis=-1), None
 
 
 def predict(logits: Float[Array, "b k"], batch: Batch) -> dict[str, Array]:

@@ -61,7 +61,7 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
     ema_every = to_steps(config.ema.every, epoch, "ema.every")
     schedule = make_schedule(config, epoch)
     optimizer = make_optimizer(config.optimizer, schedule)
-    train_step = make_train_step(model, task, optimizer, config, classes, ema_every, mesh)
+    train_step = make_train_step(model, task, optimizer, task.resolve(config, source), classes, ema_every, mesh)
     eval_step = make_eval_step(model, task, config, mesh)
 
     def init():

@@ -4,6 +4,7 @@ Choices of a name (a model, an optimiser, a split) are checked where the choices
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -82,7 +83,23 @@ RULES = {
     "schedule.power": above(0),
     "ema.decay": below(0, 1),
 }
-TASK_RULES = {"classification": {"loss.label_smoothing": below(0, 1)}}
+NUMBER = r"(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?"
+CLASS_WEIGHTS = (
+    'a text: "", "balanced", or a number above 0 for each class, such as "1,0.5,2"',
+    lambda x: (
+        x in ("", "balanced")
+        or (isinstance(x, str) and bool(re.fullmatch(f"{NUMBER}(,{NUMBER})+", x)) and min(map(float, x.split(","))) > 0)
+    ),
+)
+TASK_RULES = {
+    "classification": {
+        "loss.label_smoothing": below(0, 1),
+        "loss.class_weights": CLASS_WEIGHTS,
+        "loss.bce_threshold": below(0, 1),
+        "loss.focal_alpha": ("a number of at most 1", lambda x: _is_number(x) and x <= 1),
+        "loss.focal_gamma": at_least(0),
+    }
+}
 LENGTHS = ("duration", "log_every", "eval_every", "checkpoint_every", "schedule.warmup", "ema.every")
 POSITIVE_LENGTHS = ("duration", "ema.every")
 
@@ -100,6 +117,8 @@ def check_config(config: ConfigDict) -> None:
     for length in config.schedule.boundaries:
         _check_length("schedule.boundaries", length)
     _check_data(config.data)
+    if config.task == "classification":
+        _check_loss(config.loss)
     if _field(config, "best"):
         check_choice("config.best", config.best, task.HIGHER_IS_BETTER)
 
@@ -130,6 +149,14 @@ def _check_data(data: ConfigDict) -> None:
                 f"config.data.{size} is {data[size]}, larger than config.data.resize_size={data.resize_size}, "
                 "out of whose middle it is cut; enlarge resize_size"
             )
+
+
+def _check_loss(loss: ConfigDict) -> None:
+    check_choice("config.loss.name", loss.name, ("cross_entropy", "bce", "focal"))
+    if loss.class_weights and loss.name == "focal":
+        raise UserError('config.loss.class_weights: focal has no use for it, it has focal_alpha; set it to ""')
+    if loss.bce_threshold > 0 and loss.name != "bce":
+        raise UserError(f"config.loss.bce_threshold: {loss.name} has no use for it; set it to 0.0, or name to 'bce'")
 
 
 def _check_length(field: str, length: Any) -> None:

@@ -1,10 +1,15 @@
+from dataclasses import dataclass
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from errors import UserError
 from experiments.base import get_base
 from tasks import classification
 
+GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "losses.npz")
 LOGITS = jnp.array([[3.0, 1, 2, 0, -1, -2], [0, 5, 1, 2, 3, 4], [1, 1, 1, 1, 1, 1], [9, 0, 0, 0, 0, 0]])
 
 
@@ -18,6 +23,81 @@ def test_loss_ignores_rows_that_are_not_valid():
     padded, padded_scalars = classification.loss(LOGITS, batch([0, 0, 3, 3], (True, True, False, False)), config)
     assert padded == whole
     assert padded_scalars["top1"] == scalars["top1"] == 0.5
+
+
+def loss_of(label, valid=None, **fields):
+    """The task's loss of the goldens' logits."""
+    config = get_base()
+    config.loss.update(fields)
+    valid = jnp.ones(len(label), bool) if valid is None else valid
+    return classification.loss(jnp.array(GOLDENS["logits"], jnp.float32), {"label": label, "valid": valid}, config)[0]
+
+
+WEIGHTS = ",".join(map(str, GOLDENS["weights"]))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weighting", ["plain", "weighted"])
+@pytest.mark.parametrize("kind", ["class", "soft"])
+def test_mean_cross_entropy_is_torchs(kind, weighting, smoothing):
+    label = jnp.array(GOLDENS["labels" if kind == "class" else "soft"])
+    found = loss_of(label, label_smoothing=smoothing, class_weights=WEIGHTS if weighting == "weighted" else "")
+    assert found == pytest.approx(float(GOLDENS[f"cross_entropy/{kind}/{smoothing}/{weighting}/mean"]), rel=1e-6)
+
+
+def test_rows_that_are_not_valid_have_no_share_in_the_weighted_mean():
+    labels, valid = GOLDENS["labels"], np.array([True, False, True, True, False, True])
+    each, weights = GOLDENS["cross_entropy/class/0.0/weighted/none"], GOLDENS["weights"][labels]
+    found = loss_of(jnp.array(labels), jnp.array(valid), class_weights=WEIGHTS)
+    assert found == pytest.approx(each[valid].sum() / weights[valid].sum(), rel=1e-6)
+    assert loss_of(jnp.array(labels), jnp.zeros(6, bool), class_weights=WEIGHTS) == 0
+
+
+def test_bce_is_the_mean_over_classes_and_thresholded_labels_are_0_or_1():
+    soft = GOLDENS["soft"]
+    assert loss_of(jnp.array(soft), name="bce") == pytest.approx(GOLDENS["bce/soft/plain"].mean(), rel=1e-6)
+    found = loss_of(jnp.array(soft), name="bce", class_weights=WEIGHTS)
+    assert found == pytest.approx(GOLDENS["bce/soft/weighted"].mean(), rel=1e-6)
+    hard, logits = (soft > 0.2).astype(float), GOLDENS["logits"]
+    expected = np.mean(hard * np.log1p(np.exp(-logits)) + (1 - hard) * np.log1p(np.exp(logits)))
+    assert loss_of(jnp.array(soft), name="bce", bce_threshold=0.2) == pytest.approx(expected, rel=1e-6)
+
+
+def test_focal_loss_is_the_sum_over_classes():
+    found = loss_of(jnp.array(GOLDENS["soft"]), name="focal", focal_alpha=0.75, focal_gamma=0.5)
+    assert found == pytest.approx(GOLDENS["focal/soft/0.75/0.5"].sum(-1).mean(), rel=1e-6)
+
+
+@dataclass
+class Labelled:
+    labels: np.ndarray
+    classes = ("cat", "dog", "owl")
+
+    def __len__(self):
+        return len(self.labels)
+
+
+def test_balanced_weights_are_inverse_to_how_many_examples_a_class_has():
+    config = get_base()
+    config.loss.class_weights = "balanced"
+    resolved = classification.resolve(config, Labelled(np.array([0] * 6 + [1] * 3 + [2], np.int32)))
+    weights = [float(number) for number in resolved.loss.class_weights.split(",")]
+    assert weights == pytest.approx([10 / 18, 10 / 9, 10 / 3], rel=1e-12)
+    assert config.loss.class_weights == "balanced"
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("balanced", "owl has no example in train"),
+        ("1,2", "config.loss.class_weights has 2 numbers, embedded 3 classes"),
+    ],
+)
+def test_class_weights_that_do_not_fit_the_data_are_an_error(weights, message):
+    config = get_base()
+    config.loss.class_weights = weights
+    with pytest.raises(UserError, match=message):
+        classification.resolve(config, Labelled(np.array([0, 1, 1])))
 
 
 def test_rank_counts_classes_above_the_label_and_breaks_ties_as_argmax():

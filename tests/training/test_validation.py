@@ -2,7 +2,7 @@ import pytest
 
 from errors import UserError
 from experiments.base import get_base
-from training.validation import RULES, check_classes, check_config
+from training.validation import RULES, TASK_RULES, check_classes, check_config
 
 
 def changed(**changes):
@@ -36,6 +36,13 @@ def changed(**changes):
         ("ema__decay", -0.1),
         ("loss__label_smoothing", 1.0),
         ("loss__label_smoothing", -0.1),
+        ("loss__name", "bse"),
+        ("loss__class_weights", "balance"),
+        ("loss__class_weights", "1,0,2"),
+        ("loss__class_weights", "1"),
+        ("loss__bce_threshold", 1.0),
+        ("loss__focal_alpha", 1.5),
+        ("loss__focal_gamma", -1.0),
         ("data__val_fraction", 1.0),
         ("data__val_fraction", -0.1),
         ("data__image_size", 0),
@@ -100,7 +107,21 @@ def test_every_number_of_the_configuration_has_a_rule():
             elif isinstance(value, (int, float)) and not isinstance(value, bool):
                 yield path + name
 
-    assert set(numbers(get_base())) <= RULES.keys() | {"loss.label_smoothing"}
+    assert set(numbers(get_base())) <= RULES.keys() | TASK_RULES["classification"].keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "focal", "class_weights": "balanced"}, "config.loss.class_weights: focal has no use for it"),
+        ({"bce_threshold": 0.2}, "config.loss.bce_threshold: cross_entropy has no use for it"),
+    ],
+)
+def test_a_field_that_the_loss_has_no_use_for_is_named(changes, message):
+    config = get_base()
+    config.loss.update(changes)
+    with pytest.raises(UserError, match=message):
+        check_config(config)
 
 
 def test_one_class_is_nothing_to_learn():
