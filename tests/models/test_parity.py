@@ -14,13 +14,12 @@ from ml_collections import ConfigDict
 import models
 from models.layers import BatchNorm
 from training.mesh import AXIS
+from weights.convert import from_torch, to_torch, torch_shapes
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "classifiers.npz")
 NAMES = sorted({key.split("/")[1] for key in GOLDENS if key.startswith("logits/")})
 SIZES = ((224, 224), (139, 181))
 FEATURES = sorted({key.split("/")[1] for key in GOLDENS if key.startswith("features/")})
-TORCHS_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-TORCHS_AXES = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}  # where they stand in ours
 
 
 def make(name, classes=1000, **options):
@@ -30,14 +29,8 @@ def make(name, classes=1000, **options):
 
 def drawn_variables(model, size):
     """The model's variables, each drawn by torch's name in torch's layout, and turned into ours."""
-
-    def draw(path, leaf):
-        *modules, last = (step.key for step in path[1:])
-        turned = TORCHS_AXES[len(leaf.shape)]
-        values = drawn(".".join([*modules, TORCHS_NAMES[last]]), tuple(leaf.shape[axis] for axis in turned))
-        return jnp.asarray(values.transpose(np.argsort(turned)))
-
-    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(lambda: models.init(model, jax.random.key(0), size)))
+    like = jax.eval_shape(lambda: models.init(model, jax.random.key(0), size))
+    return from_torch({name: drawn(name, shape) for name, shape in torch_shapes(like).items()}, like)
 
 
 def assert_close(ours, torchs, tolerance):
@@ -105,8 +98,9 @@ def test_two_steps_of_sgd_are_torchs(name):
 
 def assert_samples(tree, prefix):
     """Equal to what torch's values lose in the goldens' float32; a bias before a batch norm has a gradient of 0."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        *modules, last = (step.key for step in path)
-        expected = GOLDENS[prefix + ".".join([*modules, TORCHS_NAMES[last]])]
-        found = sample(np.transpose(leaf, TORCHS_AXES[leaf.ndim]), 8)
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max() + 1e-12)
+    for name, found in to_torch({"": tree}).items():
+        if not name.endswith("num_batches_tracked"):
+            expected = GOLDENS[prefix + name]
+            np.testing.assert_allclose(
+                sample(found, 8), expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max() + 1e-12
+            )

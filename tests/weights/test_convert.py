@@ -1,0 +1,163 @@
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import models
+from errors import UserError
+from models.layers import conv
+from training.mesh import AXIS
+from weights.convert import classes_in, fit, from_torch, head, rename, to_torch, torch_shapes
+
+CONFIG = ConfigDict(
+    dict(name="resnet18", dtype="float32", remat=False, sync_bn=False, frozen_bn=False, options=ConfigDict())
+)
+
+
+def shapes_of(classes, config=CONFIG):
+    model = models.create(config, classes, AXIS)
+    return torch_shapes(jax.eval_shape(lambda: models.init(model, jax.random.key(0), 64)))
+
+
+def tensors_of(classes, config=CONFIG):
+    return {name: np.zeros(shape, np.float32) for name, shape in shapes_of(classes, config).items()}
+
+
+def test_every_kind_of_array_gets_torchs_name_and_layout():
+    variables = {
+        "params": {
+            "features.0": {"kernel": np.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5), "bias": np.arange(5.0)},
+            "fc": {"kernel": np.arange(6.0).reshape(2, 3)},
+            "up.1": {"transposed_kernel": np.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)},
+            "backbone": {"scale_weight": np.arange(4.0), "bn1": {"scale": np.arange(4.0), "bias": np.arange(4.0)}},
+        },
+        "batch_stats": {"backbone": {"bn1": {"mean": np.arange(4.0), "var": np.arange(4.0)}}},
+    }
+    tensors = to_torch(variables)
+    assert {name: x.shape for name, x in tensors.items()} == {
+        "features.0.weight": (5, 4, 2, 3),
+        "features.0.bias": (5,),
+        "fc.weight": (3, 2),
+        "up.1.weight": (4, 5, 2, 3),
+        "backbone.scale_weight": (4,),
+        "backbone.bn1.weight": (4,),
+        "backbone.bn1.bias": (4,),
+        "backbone.bn1.running_mean": (4,),
+        "backbone.bn1.running_var": (4,),
+        "backbone.bn1.num_batches_tracked": (),
+    }
+    assert tensors["features.0.weight"][4, 3, 1, 2] == variables["params"]["features.0"]["kernel"][1, 2, 3, 4]
+    assert tensors["up.1.weight"][3, 4, 1, 2] == variables["params"]["up.1"]["transposed_kernel"][1, 2, 3, 4]
+    assert tensors["backbone.bn1.num_batches_tracked"] == 0
+    assert tensors["backbone.bn1.num_batches_tracked"].dtype == np.int64
+    back = from_torch(tensors, variables)
+    assert jax.tree.structure(back) == jax.tree.structure(variables)
+    jax.tree.map(np.testing.assert_array_equal, back, variables)
+
+
+def test_a_grouped_convolution_is_torchs_sum_written_out():
+    weight = np.random.default_rng(0).standard_normal((6, 2, 3, 3))  # 3 groups of 2 channels, to 2 each
+    x = np.random.default_rng(1).standard_normal((1, 3, 3, 6))
+    layer = conv(6, 3, groups=3, pad=0, dtype=jnp.float32, name="conv")
+    variables = from_torch({"weight": weight}, jax.eval_shape(lambda: layer.init(jax.random.key(0), x)))
+    for out in range(6):
+        first = out // 2 * 2
+        expected = sum(np.sum(weight[out, c] * x[0, :, :, first + c]) for c in range(2))
+        np.testing.assert_allclose(layer.apply(variables, x)[0, 0, 0, out], expected, rtol=1e-5)
+
+
+def test_frozen_norms_have_the_names_of_trained_ones():
+    frozen = CONFIG.copy_and_resolve_references()
+    frozen.frozen_bn = True
+    assert shapes_of(10, frozen) == shapes_of(10)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("resnet18", {"fc.weight", "fc.bias"}), ("vgg11", {"classifier.6.weight", "classifier.6.bias"})],
+)
+def test_the_head_is_found_by_what_the_number_of_classes_changes(name, expected):
+    config = CONFIG.copy_and_resolve_references()
+    config.name = name
+    assert head(lambda classes: shapes_of(classes, config)) == expected
+
+
+class BoxHead(nn.Module):
+    """As Faster R-CNN's: a logit a class and one for the background, four numbers a class and background."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.classes + 1, name="cls_score")(x), nn.Dense(4 * self.classes + 4, name="bbox_pred")(x)
+
+
+def test_the_number_of_classes_is_read_from_the_head():
+    assert classes_in(tensors_of(37), shapes_of) == 37
+    assert classes_in({"conv1.weight": tensors_of(37)["conv1.weight"]}, shapes_of) is None
+
+    def of_boxes(classes):
+        return torch_shapes(jax.eval_shape(lambda: BoxHead(classes).init(jax.random.key(0), jnp.zeros((1, 8)))))
+
+    made_for_90 = {name: np.zeros(shape) for name, shape in of_boxes(90).items()}
+    for name in head(of_boxes):
+        assert classes_in({name: made_for_90[name]}, of_boxes) == 90
+
+
+def test_a_head_of_other_classes_is_left_out_whole_and_said():
+    taken, (note,) = fit(tensors_of(10), shapes_of(7), "w.pth", replaceable=head(shapes_of))
+    assert set(shapes_of(7)) - set(taken) == {"fc.weight", "fc.bias"}
+    assert note == "w.pth: fc.bias is [10] there and [7] here, so the head begins anew: fc.bias, fc.weight"
+    taken, notes = fit(tensors_of(7), shapes_of(7), "w.pth", replaceable=head(shapes_of))
+    assert set(taken) == set(shapes_of(7)) and notes == []
+
+
+def test_what_does_not_fit_is_named():
+    tensors = tensors_of(10)
+    tensors["stray.weight"] = tensors.pop("conv1.weight")
+    tensors["bn1.weight"] = np.zeros(3)
+    with pytest.raises(UserError) as error:
+        fit(tensors, shapes_of(10), "w.pth")
+    assert str(error.value).startswith(
+        "w.pth: does not fit: it lacks conv1.weight; the model has no stray.weight; bn1.weight is [3] there and [64] in"
+    )
+    with pytest.raises(UserError, match=r"bn1.weight is \[3\] there"):
+        fit(tensors, shapes_of(10), "w.pth", allow_missing=".*", allow_unexpected=".*", replaceable={"fc.weight"})
+
+
+def test_what_may_be_missing_or_unexpected_is_left_out_and_said():
+    tensors = tensors_of(10)
+    tensors["stray.weight"] = tensors.pop("conv1.weight")
+    taken, notes = fit(
+        tensors, shapes_of(10), "w.pth", allow_missing=r"conv1\..*", allow_unexpected=r"stray\.weight|no"
+    )
+    assert "stray.weight" not in taken and len(taken) == len(tensors) - 1
+    assert notes == ["w.pth: without conv1.weight, which begin anew", "w.pth: stray.weight not used"]
+    with pytest.raises(UserError, match=re.escape("config.init_allow_missing is '(', no regular expression")):
+        fit(tensors, shapes_of(10), "w.pth", allow_missing="(")
+
+
+def test_names_are_changed_by_rules():
+    tensors = {name: np.zeros(1) for name in ("layer1.0.conv1.weight", "conv1.weight", "fc.bias")}
+    tensors["bn1.num_batches_tracked"] = np.zeros(())
+    found = rename(tensors, (r"^(layer\d|conv1)\. -> backbone.body.\1.", "fc->head"), "w.pth")
+    assert set(found) == {"backbone.body.layer1.0.conv1.weight", "backbone.body.conv1.weight", "head.bias"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("nothing -> x", "changes no name of w.pth"),
+        ("conv1", "changes no name of w.pth"),
+        ("( -> x", "no regular expression"),
+        (r"conv1 -> \2", "no regular expression"),
+        (r"^.* -> same", "more than one tensor of w.pth becomes same"),
+    ],
+)
+def test_a_rule_that_cannot_work_is_named(rule, message):
+    with pytest.raises(UserError, match=message):
+        rename({"conv1.weight": np.zeros(1), "fc.bias": np.zeros(1)}, (rule,), "w.pth")

@@ -1,0 +1,170 @@
+"""Between our variables and torch's state dicts: by name and layout alone, the same for every architecture.
+
+A submodule is called what its reference calls it, so a path joined with dots is torch's name but for its last part,
+which LAYOUTS translates together with the order of the axes. An array that is not listed there has torch's own name and
+layout.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from errors import UserError
+
+Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, of arrays or of their shapes
+Shapes = dict[str, tuple[int, ...]]
+
+LAYOUTS = {  # (our name, axes) -> torch's name, and where torch's axes stand in ours
+    ("kernel", 4): ("weight", (3, 2, 0, 1)),  # convolution, in groups too: [h,w,in,out] here, [out,in,h,w] in torch
+    ("kernel", 2): ("weight", (1, 0)),  # dense: [in,out] here, [out,in] in torch
+    ("transposed_kernel", 4): ("weight", (2, 3, 0, 1)),  # ConvTranspose2d: [h,w,in,out] here, [in,out,h,w] in torch
+    ("scale", 1): ("weight", (0,)),  # of a norm
+    ("mean", 1): ("running_mean", (0,)),
+    ("var", 1): ("running_var", (0,)),
+}
+COUNTER = "num_batches_tracked"  # torch's count of a norm's batches, which only momentum=None reads
+
+
+def to_torch(variables: Variables) -> dict[str, np.ndarray]:
+    """Torch's name -> array in torch's layout, with a norm's counter of batches, 0, beside its running statistics."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        name, axes = _layout(path, leaf)
+        found[name] = np.transpose(np.asarray(leaf), axes)
+        if name.endswith("running_var"):
+            found[name.removesuffix("running_var") + COUNTER] = np.zeros((), np.int64)
+    return found
+
+
+def torch_shapes(variables: Variables) -> Shapes:
+    """Torch's name -> shape, of all arrays, without norms' counters."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    layouts = [(*_layout(path, leaf), leaf.shape) for path, leaf in leaves]
+    return {name: tuple(shape[axis] for axis in axes) for name, axes, shape in layouts}
+
+
+def from_torch(tensors: Mapping[str, np.ndarray], like: Variables) -> Variables:
+    """`like` with the values of `tensors`, in the types of `like`; an array that `tensors` lacks stays as it is."""
+
+    def take(path: tuple, leaf: Any) -> Any:
+        name, axes = _layout(path, leaf)
+        if name not in tensors:
+            return leaf
+        return np.ascontiguousarray(np.transpose(tensors[name], np.argsort(axes)), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(take, like)
+
+
+def rename(tensors: Mapping[str, np.ndarray], rules: tuple[str, ...], origin: str) -> dict[str, np.ndarray]:
+    """Every name with each rule "pattern -> replacement" applied in turn, as re.sub does; norms' counters left out.
+
+    Raises UserError for a rule that is none, or that changes nothing, and where two names become one.
+    """
+    renamed = {name: name for name in tensors if name.rpartition(".")[2] != COUNTER}
+    for rule in rules:
+        pattern, arrow, replacement = (part.strip() for part in str(rule).partition("->"))
+        try:
+            after = {name: re.sub(pattern, replacement, now) for name, now in renamed.items()}
+        except (re.error, IndexError) as error:
+            raise UserError(f"config.init_rename: {rule!r} is no regular expression ({error})") from error
+        if not arrow or after == renamed:
+            raise UserError(
+                f"config.init_rename: {rule!r} changes no name of {origin}; write 'pattern -> replacement' for names "
+                f"such as {', '.join(list(tensors)[:3])}"
+            )
+        renamed = after
+    found = {now: tensors[name] for name, now in renamed.items()}
+    if len(found) < len(renamed):
+        twice = next(now for now in found if list(renamed.values()).count(now) > 1)
+        raise UserError(
+            f"config.init_rename: more than one tensor of {origin} becomes {twice}; make the rules narrower"
+        )
+    return found
+
+
+def head(shapes_of: Callable[[int], Shapes]) -> set[str]:
+    """The names of the arrays whose shape depends on the number of classes; `shapes_of` gives a model's for a number.
+
+    Arrays that differ by name, as where a model has an array a class, count as well.
+    """
+    two, three = shapes_of(2), shapes_of(3)
+    return {name for name in two.keys() | three.keys() if two.get(name) != three.get(name)}
+
+
+def classes_in(tensors: Mapping[str, np.ndarray], shapes_of: Callable[[int], Shapes]) -> int | None:
+    """For how many classes `tensors` are made, by their head; None where they have none of a shape that fits."""
+    two, three = shapes_of(2), shapes_of(3)
+    for name in sorted(name for name in head(shapes_of) if name in tensors and name in two and name in three):
+        for size, with_two, with_three in zip(tensors[name].shape, two[name], three[name], strict=False):
+            step = with_three - with_two
+            if step and size > with_two - 2 * step and (size - with_two) % step == 0:
+                return 2 + (size - with_two) // step
+    return None
+
+
+def fit(
+    tensors: Mapping[str, np.ndarray],
+    shapes: Shapes,
+    origin: str,
+    *,
+    replaceable: set[str] = frozenset(),
+    allow_missing: str = "",
+    allow_unexpected: str = "",
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Those of `tensors` that a model of `shapes` takes, and lines that tell a person what was left out, and why.
+
+    Where one of `replaceable`, the head, has another shape, all of it is left out. The others must fit one to one, but
+    for names that match the regular expressions of what may be missing, or unexpected, from beginning to end.
+    Raises UserError naming the first few of each kind that does not.
+    """
+    changed = {name for name in shapes.keys() & tensors.keys() if tuple(tensors[name].shape) != shapes[name]}
+    notes, left = [], set()
+    if changed & replaceable:
+        left = replaceable & tensors.keys()
+        first = sorted(changed & replaceable)[0]
+        notes.append(
+            f"{origin}: {first} is {list(tensors[first].shape)} there and {list(shapes[first])} here, so the head "
+            f"begins anew: {_some(replaceable)}"
+        )
+    missing = shapes.keys() - tensors.keys() - (replaceable if left else set())
+    unexpected = tensors.keys() - shapes.keys() - left
+    forgiven = _matching(missing, allow_missing, "missing"), _matching(unexpected, allow_unexpected, "unexpected")
+    problems = [
+        f"it lacks {_some(missing - forgiven[0])}" if missing - forgiven[0] else "",
+        f"the model has no {_some(unexpected - forgiven[1])}" if unexpected - forgiven[1] else "",
+        *(
+            f"{name} is {list(tensors[name].shape)} there and {list(shapes[name])} in the model"
+            for name in sorted(changed - left)[:1]
+        ),
+    ]
+    if any(problems):
+        raise UserError(
+            f"{origin}: does not fit: {'; '.join(filter(None, problems))}; is it another architecture? What may differ "
+            "is said by config.init_rename, init_allow_missing and init_allow_unexpected"
+        )
+    notes += [f"{origin}: without {_some(forgiven[0])}, which begin anew"] if forgiven[0] else []
+    notes += [f"{origin}: {_some(forgiven[1])} not used"] if forgiven[1] else []
+    return {name: x for name, x in tensors.items() if name in shapes and name not in left}, notes
+
+
+def _layout(path: tuple, leaf: Any) -> tuple[str, tuple[int, ...]]:
+    """Torch's name of the array at `path`, the collection first, and where torch's axes stand in ours."""
+    *modules, last = (step.key for step in path[1:])
+    axes = len(leaf.shape)
+    name, order = LAYOUTS.get((last, axes), (last, tuple(range(axes))))
+    return ".".join([*modules, name]), order
+
+
+def _matching(names: set[str], pattern: str, field: str) -> set[str]:
+    try:
+        return {name for name in names if re.fullmatch(pattern, name)}
+    except re.error as error:
+        raise UserError(f"config.init_allow_{field} is {pattern!r}, no regular expression ({error})") from error
+
+
+def _some(names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:4])
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
