@@ -65,8 +65,10 @@ def get_base(task: str = "classification") -> ConfigDict:
                 epsilon=1e-8,  # rmsprop, adagrad, adam, adamw: beside the root, not inside
                 trust_coefficient=0.001,  # lars
                 weight_decay=0.0,  # in the gradient (L2) as torch has it; decoupled for adamw; within lars's ratio
-                decay_norm_and_bias=True,  # False: weight decay only of kernels
+                decay="all",  # what weight decay acts on: all, not_norms (scales and shifts spared), kernels
                 clip_norm=0.0,  # > 0: the gradient's largest global norm
+                freeze=(),  # parameters that stay as they are, by patterns of their paths: ("conv1.*", "layer1.*")
+                lr_multipliers=(),  # (pattern, factor) pairs, the first that fits counts: (("fc.*", 10.0),)
             ),
             schedule=dict(
                 name="cosine",  # constant, step, cosine, polynomial
@@ -78,8 +80,8 @@ def get_base(task: str = "classification") -> ConfigDict:
                 power=0.9,  # polynomial
             ),
             ema=dict(
-                decay=0.0,  # > 0: evaluate and save an exponential moving average as well
-                every="1",
+                decay=0.0,  # > 0: keep, save and evaluate an exponential moving average
+                every="1",  # how often it follows; through the warm-up it is a copy
             ),
         )
     )

@@ -19,6 +19,6 @@ def get_config(variant: str = "20"):
     config.data.image_size = config.data.resize_size = 28
     config.data.train_crop = "center"
     config.augment.update(mean=(0.2860,) * 3, std=(0.3530,) * 3, crop_padding=2)
-    config.optimizer.update(name="nesterov", learning_rate=0.1, weight_decay=5e-4, decay_norm_and_bias=False)
+    config.optimizer.update(name="nesterov", learning_rate=0.1, weight_decay=5e-4, decay="kernels")
     config.schedule.update(name="cosine", warmup="1ep")
     return config

@@ -61,7 +61,9 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
     ema_every = to_steps(config.ema.every, epoch, "ema.every")
     schedule = make_schedule(config, epoch)
     optimizer = make_optimizer(config.optimizer, schedule)
-    train_step = make_train_step(model, task, optimizer, task.resolve(config, source), classes, ema_every, mesh)
+    warmup = to_steps(config.schedule.warmup, epoch, "schedule.warmup")
+    resolved = task.resolve(config, source)
+    train_step = make_train_step(model, task, optimizer, resolved, classes, ema_every, mesh, warmup)
     eval_step = make_eval_step(model, task, config, mesh)
 
     def init():

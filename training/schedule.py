@@ -28,10 +28,12 @@ def to_steps(length: str, steps_per_epoch: float, field: str) -> int:
 
 
 def make_schedule(config: ConfigDict, steps_per_epoch: float) -> optax.Schedule:
-    """step (0-based) -> learning rate: linear warm-up times the named decay, both counted from step 0.
+    """step (0-based) -> learning rate: linear warm-up, then the named decay, a new rate each step.
 
-    step: times `factor` at each boundary. cosine: 1 to final_factor by half a cosine (Loshchilov & Hutter 2016), over
-    the steps that follow the warm-up. polynomial: 1 to final_factor by (1 - t)^power, over all steps.
+    step: times `factor` at each boundary, counted from step 0, of the warm-up too. cosine: 1 to final_factor by half a
+    cosine (Loshchilov & Hutter 2016), and polynomial: 1 to final_factor by (1 - t)^power, both over the steps that
+    follow the warm-up. They are torch's MultiStepLR, CosineAnnealingLR and PolynomialLR, with a warm-up behind its
+    LinearLR in SequentialLR, which for MultiStepLR counts the boundaries from the warm-up's end.
     """
     schedule = config.schedule
     check_choice("config.schedule.name", schedule.name, ("constant", "step", "cosine", "polynomial"))
@@ -45,13 +47,12 @@ def make_schedule(config: ConfigDict, steps_per_epoch: float) -> optax.Schedule:
         peak *= config.batch_size / config.optimizer.reference_batch
 
     def decay(step):
+        share = jnp.clip((step - warmup) / max(total - warmup, 1), 0, 1)
         if schedule.name == "step":
             return schedule.factor ** jnp.sum(step >= jnp.array(boundaries, jnp.int32))
         if schedule.name == "cosine":
-            share = jnp.clip((step - warmup) / max(total - warmup, 1), 0, 1)
             return schedule.final_factor + (1 - schedule.final_factor) * 0.5 * (1 + jnp.cos(jnp.pi * share))
         if schedule.name == "polynomial":
-            share = jnp.clip(step / total, 0, 1)
             return schedule.final_factor + (1 - schedule.final_factor) * (1 - share) ** schedule.power
         return 1.0
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from augment import augment, normalise
 from training.mesh import AXIS
+from training.parameters import merge, split
 from training.state import TrainState
 
 Batch = dict[str, Array]
@@ -32,17 +33,20 @@ def make_train_step(
     classes: int,
     ema_every: int,
     mesh: Mesh,
+    warmup: int = 0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Scalars]]:
     """(state, batch) -> (state, scalars): loss, the task's own scalars and the gradient's norm. The state is donated.
 
     Gradients are means over micro-batches and devices; so are the running statistics, which are therefore the same
     everywhere. Without sync_bn each device, and always each micro-batch, normalises by its own batch statistics.
+    Parameters that config.optimizer.freeze names get no gradient. The moving averages, where they are kept, follow
+    every `ema_every` steps, and are copies through the learning rate's `warmup` steps.
     """
 
-    def loss(params, batch_stats, batch, augment_key, dropout_key):
+    def loss(trained, frozen, batch_stats, batch, augment_key, dropout_key):
         batch = augment(augment_key, batch, config.augment, classes)
         outputs, updates = model.apply(
-            {"params": params, "batch_stats": batch_stats},
+            {"params": merge(trained, frozen), "batch_stats": batch_stats},
             batch["image"],
             train=True,
             mutable=["batch_stats"],
@@ -56,17 +60,18 @@ def make_train_step(
         augment_key, model_key = jax.random.split(jax.random.key(config.seed))
         dropout_key = jax.random.fold_in(model_key, state.step)
         # Marked as differing by device, parameters get each device's own gradient, and the mean below is explicit.
-        params, batch_stats = jax.lax.pcast((state.params, state.batch_stats), AXIS, to="varying")
+        halves = split(state.params, config.optimizer.freeze)
+        trained, frozen, batch_stats = jax.lax.pcast((*halves, state.batch_stats), AXIS, to="varying")
 
         def micro_step(carry, micro_batch):
             total, stats = carry
             gradients, (stats, scalars) = jax.grad(loss, has_aux=True)(
-                params, stats, micro_batch, augment_key, dropout_key
+                trained, frozen, stats, micro_batch, augment_key, dropout_key
             )
             return (jax.tree.map(jnp.add, total, gradients), stats), scalars
 
         parts = jax.tree.map(lambda x: x.reshape(config.accumulate, -1, *x.shape[1:]), batch)
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        zeros = jax.tree.map(jnp.zeros_like, trained)
         (total, stats), scalars = _scan(micro_step, (zeros, batch_stats), parts, config.accumulate)
         scalars = jax.tree.map(jnp.mean, scalars)
         gradients = jax.tree.map(lambda g: g / config.accumulate, total)
@@ -78,11 +83,12 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         state = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=merge(optax.apply_updates(halves[0], updates), halves[1]),
             batch_stats=stats,
             opt_state=opt_state,
         )
-        return _update_ema(state, config.ema.decay, ema_every), {**scalars, "grad_norm": optax.tree.norm(gradients)}
+        state = update_ema(state, config.ema.decay, ema_every, warmup)
+        return state, {**scalars, "grad_norm": optax.tree.norm(gradients)}
 
     return jax.jit(
         jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P())),
@@ -116,10 +122,17 @@ def _scan(body: Callable, carry: Any, parts: Any, length: int) -> tuple[Any, Any
     return carry, jax.tree.map(lambda *each: jnp.stack(each), *results)
 
 
-def _update_ema(state: TrainState, decay: float, every: int) -> TrainState:
-    """Moves the averages towards the present values after every `every`-th step."""
+def update_ema(state: TrainState, decay: float, every: int, warmup: int) -> TrainState:
+    """Moves the averages, of parameters and running statistics, towards the present values every `every` steps.
+
+    The first update copies, and so do those of the `warmup` steps and the first behind them: torchvision's
+    ExponentialMovingAverage with its reference script, which counts `every` anew in each epoch, here they run through.
+    """
     if state.ema is None:
         return state
     weight = jnp.where(state.step % every == 0, 1 - decay, 0.0)
+    copies = (state.step % every == 0) & (state.step - every <= warmup)
     present = {"params": state.params, "batch_stats": state.batch_stats}
-    return state.replace(ema=jax.tree.map(lambda average, x: average + weight * (x - average), state.ema, present))
+    return state.replace(
+        ema=jax.tree.map(lambda average, x: jnp.where(copies, x, average + weight * (x - average)), state.ema, present)
+    )

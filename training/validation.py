@@ -77,6 +77,11 @@ RULES = {
     "optimizer.trust_coefficient": above(0),
     "optimizer.weight_decay": at_least(0),
     "optimizer.clip_norm": at_least(0),
+    "optimizer.freeze": ('patterns of parameters, such as ("conv1.*", "layer1.*")', lambda x: _are_texts(x)),
+    "optimizer.lr_multipliers": (
+        'pairs of a pattern and a factor above 0, such as (("fc.*", 10.0),)',
+        lambda x: _is_sequence(x) and all(_is_sequence(pair) and len(pair) == 2 and _is_factor(*pair) for pair in x),
+    ),
     "schedule.warmup_factor": between(0, 1),
     "schedule.factor": above(0),
     "schedule.final_factor": between(0, 1),
@@ -180,5 +185,17 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (tuple, list))
+
+
+def _is_factor(pattern: Any, factor: Any) -> bool:
+    return isinstance(pattern, str) and _is_number(factor) and factor > 0
+
+
+def _are_texts(values: Any) -> bool:
+    return _is_sequence(values) and all(isinstance(value, str) for value in values)
+
+
 def _are_numbers(values: Any, count: int) -> bool:
-    return isinstance(values, (tuple, list)) and len(values) == count and all(map(_is_number, values))
+    return _is_sequence(values) and len(values) == count and all(map(_is_number, values))

@@ -1,5 +1,7 @@
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from errors import UserError
@@ -24,6 +26,29 @@ def test_a_length_of_no_step_is_an_error_unless_it_says_0():
     assert to_steps("0", 1000, "eval_every") == to_steps("0ep", 1000, "eval_every") == 0
     with pytest.raises(UserError, match="config.checkpoint_every is '0.001ep', less than a step"):
         to_steps("0.001ep", 12 / 128, "checkpoint_every")
+
+
+GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "optimizers.npz")
+SHARES = {  # what goldens/make_optimizers.py gave torch's schedulers; boundaries count from the first step of all
+    "multistep": {"name": "step", "boundaries": ("16", "24", "37"), "factor": 0.5},
+    "cosine": {"name": "cosine", "final_factor": 0.1},
+    "polynomial": {"name": "polynomial", "power": 0.9},
+    "constant": {"name": "constant"},
+}
+
+
+@pytest.mark.parametrize("warming", ["plain", "warmup"])
+@pytest.mark.parametrize("name", ["step", *SHARES])
+def test_every_rate_is_torchs(name, warming):
+    start = 8 if warming == "warmup" else 0
+    stairs = {"name": "step", "boundaries": tuple(str(start + 10 * i) for i in (1, 2, 3)), "factor": 0.1}
+    config = get_base()
+    config.duration = "40"
+    config.optimizer.learning_rate = 0.5
+    config.schedule.update(SHARES.get(name, stairs), warmup=str(start), warmup_factor=0.01)
+    schedule = make_schedule(config, steps_per_epoch=10)
+    found = [float(schedule(step)) for step in range(40)]
+    np.testing.assert_allclose(found, GOLDENS[f"schedule/{name}/{warming}"], rtol=1e-5)
 
 
 def schedule_of(**changes):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,21 +12,23 @@ from data.pipeline import train_batches
 from errors import UserError
 from training.mesh import AXIS, check_batch, replicated, to_devices
 from training.optimizer import make_optimizer
+from training.parameters import split
 from training.schedule import make_schedule
-from training.state import init_state
-from training.step import make_train_step
+from training.state import TrainState, init_state
+from training.step import make_train_step, update_ema
 
+GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "optimizers.npz")
 TASK = tasks.get("classification")
 
 
-def run(config, mesh, steps=4, ema_every=1):
+def run(config, mesh, steps=4):
     source = sources.load(config.data, "train")
     model = models.create(config.model, 10, AXIS)
     optimizer = make_optimizer(config.optimizer, make_schedule(config, len(source) / config.batch_size))
-    step = make_train_step(model, TASK, optimizer, config, 10, ema_every, mesh)
+    step = make_train_step(model, TASK, optimizer, config, 10, 1, mesh)
     state = init_state(model, optimizer, config.data.image_size, config.seed, config.ema.decay > 0)
     state = jax.device_put(state, replicated(mesh))
-    history = []
+    history = [] if steps else [(None, jax.device_get(state))]
     for _, batch in to_devices(train_batches(source, config, start_step=0, stop_step=steps), mesh):
         state, scalars = step(state, batch)
         history.append(jax.device_get((scalars, state)))
@@ -67,19 +71,58 @@ def test_the_same_run_twice_gives_the_same_bits(config, mesh_of):
     assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-@pytest.mark.parametrize("every", [1, 2])
-def test_ema_follows_its_definition(config, mesh_of, every):
+@pytest.mark.parametrize(("every", "warmup"), [(1, 0), (2, 0), (1, 4), (3, 4)])
+def test_moving_averages_of_parameters_and_statistics_are_torchs(every, warmup):
+    values = jnp.array(GOLDENS["ema/values"], jnp.float32)
+    start = {"params": jnp.ones(()), "batch_stats": jnp.zeros(())}  # as torch's batch norm begins
+    state = TrainState(step=jnp.int32(0), opt_state=None, ema=start, **start)
+    for (parameter, statistic), expected in zip(values, GOLDENS[f"ema/{every}/{warmup}"], strict=True):
+        state = state.replace(step=state.step + 1, params=parameter, batch_stats=statistic)
+        state = update_ema(state, 0.8, every, warmup)
+        np.testing.assert_allclose((state.ema["params"], state.ema["batch_stats"]), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_the_step_keeps_the_averages(config, mesh_of):
     config.ema.decay = 0.8
-    history = run(config, mesh_of(1), ema_every=every)
-    source = sources.load(config.data, "train")
-    model = models.create(config.model, 10, AXIS)
-    optimizer = make_optimizer(config.optimizer, make_schedule(config, len(source) / config.batch_size))
-    expected = jax.device_get(init_state(model, optimizer, 8, config.seed, True).ema)
-    for step, (_, state) in enumerate(history, 1):
-        if step % every == 0:
-            present = {"params": state.params, "batch_stats": state.batch_stats}
-            expected = jax.tree.map(lambda e, x: 0.8 * e + 0.2 * x, expected, present)
-        assert_same(state.ema, expected, rtol=1e-5, atol=1e-6)
+    (_, first), (_, second) = run(config, mesh_of(1), steps=2)
+    assert_same(first.ema, {"params": first.params, "batch_stats": first.batch_stats}, rtol=0)
+    expected = jax.tree.map(
+        lambda e, x: 0.8 * e + 0.2 * x, first.ema, {"params": second.params, "batch_stats": second.batch_stats}
+    )
+    assert_same(second.ema, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("frozen_bn", [False, True])
+def test_frozen_parameters_keep_their_bits_and_change_no_loss_and_no_other_update(config, mesh_of, frozen_bn):
+    config.model.frozen_bn = frozen_bn
+    config.optimizer.update(weight_decay=0.1, decay="all")
+    (_, before), *_ = run(config, mesh_of(2), steps=0)
+    free_scalars, free = run(config, mesh_of(2), steps=1)[0]
+    config.optimizer.freeze = ("conv1.*", "layer1.*", "layer2.0.conv?.kernel")
+    scalars, after = run(config, mesh_of(2), steps=1)[0]
+    assert scalars["loss"] == pytest.approx(float(free_scalars["loss"]), rel=1e-6)
+    assert scalars["grad_norm"] < free_scalars["grad_norm"]
+    frozen = split(after.params, config.optimizer.freeze)[1]
+    assert_same(frozen, split(before.params, config.optimizer.freeze)[1], rtol=0)
+    assert len(jax.tree.leaves(frozen)) == (5 if frozen_bn else 9)
+    trained, expected = (split(state.params, config.optimizer.freeze)[0] for state in (after, free))
+    assert_same(trained, expected, rtol=1e-4, atol=1e-6)
+    assert len(jax.tree.leaves(after.opt_state)) < len(jax.tree.leaves(free.opt_state))
+
+
+def test_no_gradient_of_frozen_layers_is_computed(config, mesh_of):
+    def operations():
+        model = models.create(config.model, 10, AXIS)
+        optimizer = make_optimizer(config.optimizer, lambda step: 0.1)
+        step = make_train_step(model, TASK, optimizer, config, 10, 1, mesh_of(1))
+        state = jax.eval_shape(lambda: init_state(model, optimizer, 8, 0, False))
+        batch = next(iter(train_batches(sources.load(config.data, "train"), config, start_step=0, stop_step=1)))
+        batch.pop("odd")
+        return step.lower(state, batch).as_text().count("stablehlo.convolution")
+
+    whole = operations()
+    config.optimizer.freeze = ("conv1.*", "bn1.*", "layer1.*", "layer2.*")
+    assert operations() < 0.75 * whole
 
 
 def test_gradients_are_those_of_the_mean_loss_over_the_global_batch(config, mesh_of):

@@ -1,0 +1,45 @@
+"""Parameters by their dotted paths, such as layer1.0.conv1.kernel: which of them a pattern names, and their halves.
+
+Patterns are fnmatch's: "conv1.*" is everything below conv1, "*.bias" every bias.
+"""
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from errors import UserError, did_you_mean
+
+Params = dict[str, Any]
+
+
+def map_by_path(function: Callable[[str, Any], Any], params: Params) -> Params:
+    """The same tree, each leaf being function(its dotted path, the leaf)."""
+    return unflatten_dict({path: function(".".join(path), leaf) for path, leaf in flatten_dict(params).items()})
+
+
+def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
+    """The parameters that no pattern names, and those that one names, each as a tree without the others."""
+    if not patterns:
+        return params, {}
+    halves: tuple[Params, Params] = ({}, {})
+    for path, leaf in flatten_dict(params).items():
+        halves[any(fnmatchcase(".".join(path), pattern) for pattern in patterns)][path] = leaf
+    return unflatten_dict(halves[0]), unflatten_dict(halves[1])
+
+
+def merge(one: Params, other: Params) -> Params:
+    """The tree that `split` took apart."""
+    return unflatten_dict(flatten_dict(one) | flatten_dict(other)) if other else one
+
+
+def check_patterns(patterns: Sequence[str], params: Params, field: str) -> None:
+    """Raises UserError, saying `field`, for a pattern that names no parameter."""
+    paths = [".".join(path) for path in flatten_dict(params)]
+    for pattern in patterns:
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            modules = {path[:end] + ".*" for path in paths for end, letter in enumerate(path) if letter == "."}
+            hint = did_you_mean(pattern, sorted(modules | set(paths)))
+            outermost = ", ".join(f"{name}.*" for name in params)
+            raise UserError(f"{field}: no parameter is called {pattern!r}{hint or '; there are ' + outermost}")
