@@ -1,8 +1,9 @@
 """Evaluates a run's checkpoint on any split, each example exactly once, on all local devices.
 
-    python eval.py --workdir runs/quickstart [--split val] [--checkpoint best|latest|STEP] [--draw]
+    python eval.py --workdir runs/quickstart [--split val] [--checkpoint best|latest|STEP] [--views ten_crop] [--draw]
 
-Prints a table, and writes eval_<split>.json (and .png with --draw) into the workdir.
+Prints a table, and writes eval_<split>.json (and .png with --draw) into the workdir; with --views but the central crop,
+eval_<split>_<views>.json.
 """
 
 import re
@@ -18,6 +19,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The --workdir of a training run
 _SPLIT = flags.DEFINE_string("split", None, "Which split; the run's config.data.val_split unless given.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
 _SOURCE = flags.DEFINE_string("source", None, "Other data with the same classes; the run's config.data.source.")
+_VIEWS = flags.DEFINE_string("views", "center", "Of each picture: center, flip or ten_crop (augment/views.py).")
 _DRAW = flags.DEFINE_bool("draw", False, "Also draw pictures with their predictions, and the confusion matrix.")
 flags.adopt_module_key_flags(training.startup)
 
@@ -52,14 +54,16 @@ def main(argv: list[str]) -> None:
             kept.append(predictions)
             yield predictions
 
-    batches = run.predict(source, print)
+    batches = run.predict(source, print, _VIEWS.value)
     summary = evaluate(run.task, run.classes, keeping(batches) if _DRAW.value else batches)
     if jax.process_index() != 0:
         return
 
-    path = workdir / f"eval_{re.sub(r'[^A-Za-z0-9]+', '_', split).strip('_')}.json"
-    write_json(path, {"split": split, "source": run.config.data.source, "step": run.step, **summary})
-    print(f"{run.config.data.source} {split}, step {run.step} of {workdir}, {summary['examples']:,} examples")
+    views = _VIEWS.value
+    name = split if views == "center" else f"{split}_{views}"
+    path = workdir / f"eval_{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_')}.json"
+    write_json(path, {"split": split, "source": run.config.data.source, "step": run.step, "views": views, **summary})
+    print(f"{run.config.data.source} {split} ({views}), step {run.step} of {workdir}, {summary['examples']:,} examples")
     for name in run.task.HEADLINE:
         print(f"  {name:<20}{summary[name]:.4f}")
     print(f"  in {path}")

@@ -14,6 +14,7 @@ import models
 import tasks
 from data.oddities import Oddities
 from data.sources import Source
+from errors import UserError, check_choice
 from evaluation.loop import Predictions, predict
 from training.checkpoint import Checkpoints, check_same, choose, shapes
 from training.manifest import read_classes, read_config
@@ -33,15 +34,32 @@ class Run:
     model: nn.Module
     variables: dict[str, Any]
 
-    def predict(self, source: Source, say: Callable[[str], None]) -> Iterator[Predictions]:
-        """The task's predictions for `source`, a batch at a time and in order, on all devices.
+    def predict(self, source: Source, say: Callable[[str], None], views: str = "center") -> Iterator[Predictions]:
+        """The task's predictions for `source`, a batch at a time and in order, on all devices, from `views` of each.
 
-        `say` is given a line that tells of odd pictures, if there are any.
+        `say` is given a line that tells of odd pictures, if there are any. Raises UserError where the task has no such
+        views, and where ten crops would be the same one.
         """
+        check_choice("--views", views, self.task.VIEWS)
         mesh = make_mesh()
-        eval_step = make_eval_step(self.model, self.task, self.config, mesh)
+        eval_step = make_eval_step(self.model, self.task, self.config, mesh, views)
         variables = jax.device_put(self.variables, replicated(mesh))
-        return predict(eval_step, variables, source, self.config, mesh, Oddities(source, say))
+        loaded = whole_square(self.config) if views == "ten_crop" else self.config
+        return predict(eval_step, variables, source, loaded, mesh, Oddities(source, say))
+
+
+def whole_square(config: ConfigDict) -> ConfigDict:
+    """`config` with evaluation's pictures as large as they are resized to, for crops to be cut from on the device."""
+    data = config.data
+    if data.resize_size == (data.eval_size or data.image_size):
+        raise UserError(
+            f"--views ten_crop: pictures are resized to config.data.resize_size={data.resize_size}, which is the "
+            "network's input, so that all crops would be one; train with a larger resize_size, or choose flip"
+        )
+    wider = config.copy_and_resolve_references()
+    with wider.unlocked():
+        wider.data.eval_size = data.resize_size
+    return wider
 
 
 def open_run(workdir: Path, which: str) -> Run:

@@ -2,6 +2,8 @@
 
 resolve(config, source) -> config                              before training: fills in what depends on the train split
 loss(outputs, batch, config) -> (scalar, {name: scalar})       on the device, inside the training step
+VIEWS, combine(outputs)                                        the views of augment/views.py that evaluation may use,
+                                                               and [V,...] outputs, one a view, as one
 predict(outputs, batch) -> {name: array [B,...]}               on the device, inside the evaluation step; has "id"
 init_metrics(classes), update_metrics(metrics, predictions), summarise(metrics) -> {name: number or list}
                                                                on the host, in float64, each example once

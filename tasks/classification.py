@@ -16,6 +16,7 @@ from ops.losses import binary_cross_entropy, cross_entropy, sigmoid_focal, smoot
 HEADLINE = ("top1", "top5", "loss", "calibration_error")
 HIGHER_IS_BETTER = ("top1", "top5")
 MIN_CLASSES = 2
+VIEWS = ("center", "flip", "ten_crop")
 CALIBRATION_BINS = 15  # Guo et al. 2017, section 4
 
 Batch = dict[str, Array]
@@ -79,6 +80,12 @@ def _each(logits: Array, label: Array, config: ConfigDict) -> tuple[Float[Array,
     if config.bce_threshold > 0:
         target = (target > config.bce_threshold).astype(jnp.float32)
     return jnp.mean(binary_cross_entropy(logits, target, 1.0 if weights is None else weights), axis=-1), None
+
+
+def combine(logits: Float[Array, "v b k"]) -> Float[Array, "b k"]:
+    """The mean of the views' softmax probabilities, as its logarithm (Krizhevsky et al. 2012, section 4.1)."""
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return jax.nn.logsumexp(log_p, axis=0) - jnp.log(len(logits))
 
 
 def predict(logits: Float[Array, "b k"], batch: Batch) -> dict[str, Array]:

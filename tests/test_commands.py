@@ -48,6 +48,11 @@ def test_train_evaluate_predict_and_digest(tmp_path):
     assert f"top1                {result['top1']:.4f}" in done.stdout
     assert (tmp_path / "run" / "eval_val.png").stat().st_size > 10_000
 
+    done = run("eval.py", "--workdir", str(tmp_path / "run"), "--views=flip")
+    assert done.returncode == 0, done.stderr
+    flipped = json.loads((tmp_path / "run" / "eval_val_flip.json").read_text())
+    assert flipped["examples"] == 2000 and flipped["loss"] != result["loss"]
+
     from PIL import Image
 
     from data.sources.embedded import CLASSES, Embedded

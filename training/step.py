@@ -17,6 +17,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from augment import augment, normalise
+from augment.views import view
 from training.mesh import AXIS
 from training.parameters import merge, split
 from training.state import TrainState
@@ -97,13 +98,22 @@ def make_train_step(
 
 
 def make_eval_step(
-    model: nn.Module, task: ModuleType, config: ConfigDict, mesh: Mesh
+    model: nn.Module, task: ModuleType, config: ConfigDict, mesh: Mesh, views: str = "center"
 ) -> Callable[[dict[str, Any], Batch], dict[str, Array]]:
-    """(variables, batch) -> the task's predictions of the global batch, whole on every process."""
+    """(variables, batch) -> the task's predictions of the global batch, whole on every process.
+
+    With `views` other than "center" they are predictions from what the task makes of the outputs for every view.
+    """
 
     def step(variables, batch):
         images = normalise(batch["image"], config.augment.mean, config.augment.std)
-        predictions = task.predict(model.apply(variables, images, train=False), batch)
+        if views == "center":
+            outputs = model.apply(variables, images, train=False)
+        else:
+            each = view(images, views, config.data.eval_size or config.data.image_size)
+            _, outputs = _scan(lambda _, x: (None, model.apply(variables, x, train=False)), None, each, len(each))
+            outputs = task.combine(outputs)
+        predictions = task.predict(outputs, batch)
         predictions["valid"] = batch["valid"]
         return jax.lax.all_gather(predictions, AXIS, tiled=True)
 

@@ -6,7 +6,9 @@ import models
 import tasks
 from data.oddities import Oddities
 from data.sources import load
+from errors import UserError
 from evaluation.loop import evaluate, predict
+from evaluation.run import whole_square
 from training.mesh import AXIS, replicated
 from training.step import make_eval_step
 
@@ -67,3 +69,36 @@ def test_predictions_equal_those_of_one_picture_at_a_time(config, mesh_of, model
         image = normalise(evaluated(source[index], config.data)[0][None], config.augment.mean, config.augment.std)
         correct += int(np.argmax(apply(image)) == source[index]["label"])
     assert found["top1"] == correct / 37
+
+
+@pytest.mark.parametrize(("views", "devices"), [("flip", 4), ("ten_crop", 1), ("ten_crop", 4)])
+def test_views_average_the_probabilities_of_one_view_at_a_time(config, mesh_of, model_and_variables, views, devices):
+    from augment import normalise
+    from data.pipeline import evaluated
+
+    config.data.resize_size = 13
+    model, variables = model_and_variables
+    task = tasks.get("classification")
+    source = First(load(config.data, "val"), 21)
+    step = make_eval_step(model, task, config, mesh_of(devices), views)
+    loaded = whole_square(config) if views == "ten_crop" else config
+    variables = jax.device_put(variables, replicated(mesh_of(devices)))
+    batches = list(predict(step, variables, source, loaded, mesh_of(devices), Oddities(source, print)))
+    found = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+    pictures = np.stack([evaluated(source[index], loaded.data)[0] for index in range(21)])
+    pictures = np.asarray(normalise(pictures, config.augment.mean, config.augment.std))
+    apply = jax.jit(lambda images: jax.nn.softmax(model.apply(model_and_variables[1], images, train=False)))
+    ends = {"flip": [slice(0, 8)], "ten_crop": [slice(0, 8), slice(5, 13)]}[views]
+    windows = [(y, x) for y in ends for x in ends] + ([(slice(2, 10), slice(2, 10))] if views == "ten_crop" else [])
+    each = [apply(side[:, y, x]) for side in (pictures, pictures[:, :, ::-1]) for y, x in windows]
+    expected = np.mean(each, axis=0)
+    assert len(each) == {"flip": 2, "ten_crop": 10}[views]
+    np.testing.assert_array_equal(found["class"], expected.argmax(-1))
+    np.testing.assert_allclose(found["confidence"], expected.max(-1), rtol=1e-5)
+    np.testing.assert_allclose(found["loss"], -np.log(expected[np.arange(21), found["label"]]), rtol=1e-4)
+
+
+def test_ten_crops_of_what_is_no_larger_than_the_input_are_an_error(config):
+    with pytest.raises(UserError, match="--views ten_crop: .*config.data.resize_size=8"):
+        whole_square(config)

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -105,6 +106,13 @@ def test_rank_counts_classes_above_the_label_and_breaks_ties_as_argmax():
     assert found["rank"].tolist() == [1, 5, 4, 0]
     assert found["class"].tolist() == [0, 1, 0, 0]
     assert np.all((np.asarray(found["rank"]) == 0) == (found["class"] == found["label"]))
+
+
+def test_views_are_combined_as_the_mean_of_their_probabilities():
+    views = np.stack([GOLDENS["logits"], GOLDENS["logits"][::-1] / 2, GOLDENS["logits"] + 40])
+    p = np.exp(views) / np.exp(views).sum(-1, keepdims=True)
+    combined = classification.combine(jnp.array(views, jnp.float32))
+    np.testing.assert_allclose(jax.nn.softmax(combined), p.mean(0), rtol=1e-5)
 
 
 def test_metrics_equal_a_plain_computation():
