@@ -43,13 +43,13 @@ class Folder:
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
-    root = _root(argument)
+    root = root_folder(argument)
     held = tuple(split for split in SPLITS if (root / split).is_dir())
     return held if "train" in held else ("train",)
 
 
 def load(argument: str, split: str, data_dir: str) -> Folder:
-    root = _root(argument)
+    root = root_folder(argument)
     train = root / "train" if (root / "train").is_dir() else root
     classes = _folders(train)
     if not classes:
@@ -75,9 +75,10 @@ def load(argument: str, split: str, data_dir: str) -> Folder:
     return Folder(root, classes, np.array([os.fsencode(file) for file in files]), np.array(labels, np.int32))
 
 
-def _root(argument: str) -> Path:
+def root_folder(argument: str, kind: str = "folder") -> Path:
+    """The folder that "kind:argument" names. Raises UserError where there is none."""
     if not argument:
-        raise UserError("config.data.source is 'folder:' without a path; write folder:/path/to/pictures")
+        raise UserError(f"config.data.source is '{kind}:' without a path; write {kind}:/path/to/pictures")
     try:
         root = Path(argument).expanduser().absolute()
         if not root.is_dir():

@@ -1,0 +1,193 @@
+"""The boxes of pictures: one picture's, a split's in flat arrays, and the rules for odd ones.
+
+Coordinates are continuous: the pixel in row i and column j covers i..i+1 and j..j+1, so that a box around the whole of
+a picture of width W and height H is 0, 0, W, H.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from data import image
+from data.sources import Record
+from data.sources.folder import PICTURES
+from errors import UserError
+
+ROUNDING = 0.1  # pixels beyond the picture that are clipped without a word
+HEADER = 1 << 16  # bytes of a file that nearly always hold its picture's size
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The objects of a picture, or of many pictures one after another.
+
+    boxes: x0, y0, x1, y1 in pixels of the picture as decoded, within it, x0 < x1 and y0 < y1.
+    classes: 0..K-1, no background class. crowd: COCO's iscrowd, a box around many. difficult: VOC's.
+    area: square pixels, of the object's mask where the data tells (COCO), else of its box.
+    """
+
+    boxes: Float[np.ndarray, "n 4"]
+    classes: Int[np.ndarray, "n"]
+    crowd: Bool[np.ndarray, "n"]
+    difficult: Bool[np.ndarray, "n"]
+    area: Float[np.ndarray, "n"]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> "Annotations":
+        return Annotations(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Store:
+    """The annotations of all pictures of a split: those of picture i are rows offsets[i] to offsets[i + 1] of `flat`.
+
+    oddities: one line of what was set right, "" if nothing.
+    """
+
+    flat: Annotations
+    offsets: Int[np.ndarray, "pictures+1"]
+    oddities: str
+
+    def __getitem__(self, index: int) -> Annotations:
+        return self.flat[self.offsets[index] : self.offsets[index + 1]]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A source of pictures in files, with boxes. `files` holds paths below `root` as bytes, in one compact array."""
+
+    root: Path
+    files: np.ndarray
+    classes: Sequence[str]
+    category_ids: Sequence[int]  # what the dataset itself calls the classes
+    image_ids: Sequence[int | str]
+    sizes: Int[np.ndarray, "pictures 2"]  # height, width
+    store: Store
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def oddities(self) -> str:
+        return self.store.oddities
+
+    def annotations(self, index: int) -> Annotations:
+        return self.store[index]
+
+    def __getitem__(self, index: int) -> Record:
+        path = self.root / os.fsdecode(self.files[index])
+        try:
+            return {"image": path.read_bytes(), "name": str(path), "annotations": self.store[index]}
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+
+
+def pack(
+    owner: Int[np.ndarray, "n"],
+    boxes: Float[np.ndarray, "n 4"],
+    classes: Int[np.ndarray, "n"],
+    sizes: Int[np.ndarray, "pictures 2"],
+    name: Callable[[int], str],
+    *,
+    where: str,
+    crowd: Bool[np.ndarray, "n"] | None = None,
+    difficult: Bool[np.ndarray, "n"] | None = None,
+    area: Float[np.ndarray, "n"] | None = None,
+) -> Store:
+    """The store of `boxes`, of which box k belongs to picture owner[k]; each picture's boxes keep their order.
+
+    The rules, counted and told in Store.oddities: a box without width or height is dropped, one wholly outside its
+    picture too; one partly outside is clipped. An area that is not given, or NaN, becomes the clipped box's.
+    `name(picture)` and `where` are what an error calls a picture's annotations and the whole split.
+    Raises UserError for a coordinate that is no finite number, and for a split without any box.
+    """
+    owner, boxes = np.asarray(owner, np.int64).reshape(-1), np.asarray(boxes, np.float32).reshape(-1, 4)
+    count = len(boxes)
+    broken = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
+    if len(broken):
+        values = ", ".join(f"{value:g}" for value in boxes[broken[0]])
+        raise UserError(f"{name(owner[broken[0]])}: box {values} (x0, y0, x1, y1) is not finite; mend or remove it")
+    high = np.tile(sizes[owner][:, ::-1], 2).astype(np.float32) if count else boxes
+    clipped = np.clip(boxes, 0, high)
+    empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
+    outside = ~empty & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
+    cut = ~empty & ~outside & (np.abs(clipped - boxes) > ROUNDING).any(axis=1)
+    keep = np.flatnonzero(~empty & ~outside)
+    if not len(keep):
+        raise UserError(f"{where}: not one box in its {len(sizes)} pictures; look at the annotations, or at the split")
+    keep = keep[np.argsort(owner[keep], kind="stable")]
+    found = [
+        f"{rows.sum():,} {rule}, first in {name(owner[np.flatnonzero(rows)[0]])}"
+        for rows, rule in (
+            (empty, "without width or height (dropped)"),
+            (outside, "outside the picture (dropped)"),
+            (cut, "partly outside the picture (clipped)"),
+        )
+        if rows.any()
+    ]
+    clipped = clipped[keep]
+    given = np.full(count, np.nan) if area is None else np.asarray(area, np.float64)
+    flat = Annotations(
+        boxes=clipped,
+        classes=np.asarray(classes, np.int32)[keep],
+        crowd=(np.zeros(count, bool) if crowd is None else np.asarray(crowd, bool))[keep],
+        difficult=(np.zeros(count, bool) if difficult is None else np.asarray(difficult, bool))[keep],
+        area=np.where(np.isnan(given[keep]), np.prod(clipped[:, 2:] - clipped[:, :2], axis=1), given[keep]).astype(
+            np.float32
+        ),
+    )
+    offsets = np.searchsorted(owner[keep], np.arange(len(sizes) + 1))
+    return Store(flat, offsets, f"odd boxes: {'; '.join(found)}" if found else "")
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Height and width of the picture in `path` as `data.image.decode` will return it, from the head of the file."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEADER)
+            try:
+                return image.size(head, str(path))
+            except UserError:
+                return image.size(head + file.read(), str(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+
+
+def check_size(name: str, decoded: tuple[int, ...], annotated: Sequence[int]) -> None:
+    """Raises UserError where a decoded picture is not of the size that its annotations are for."""
+    if tuple(decoded[:2]) != tuple(annotated):
+        raise UserError(
+            f"{name} is {decoded[1]} x {decoded[0]}, its annotations are for {annotated[1]} x {annotated[0]}; "
+            "mend the size there, with the boxes, or replace the picture"
+        )
+
+
+def named_pictures(folder: Path) -> dict[str, str]:
+    """File name without its suffix -> file name, of the pictures in `folder`.
+
+    Raises UserError for a folder that cannot be listed, and for two pictures of one name.
+    """
+    found: dict[str, str] = {}
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}); pictures are expected there") from error
+    for file in names:
+        stem, suffix = os.path.splitext(file)
+        if suffix.lower() in PICTURES:
+            if stem in found:
+                raise UserError(f"{folder / file}: {found[stem]} has the same name; rename or remove one of them")
+            found[stem] = file
+    return found
+
+
+def packed_names(names: Sequence[str]) -> np.ndarray:
+    """Names as one array of bytes, which is small to hold and to send to a worker process."""
+    return np.array([os.fsencode(name) for name in names])

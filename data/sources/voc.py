@@ -1,0 +1,148 @@
+"""`voc:<path>`: boxes in the format of Pascal VOC (Everingham et al. 2010); <path> is a VOCdevkit/VOC2007, for example.
+
+    <path>/ImageSets/Main/{train,val,trainval,test}.txt     a name a line
+    <path>/Annotations/<name>.xml
+    <path>/JPEGImages/<name>.jpg                            or another picture format
+
+The format's coordinates are indices of pixels, from 1, of which the last belongs to the box. They become continuous by
+detectron2's rule: xmin - 1, ymin - 1, xmax, ymax. Data that counts from 0 is read by the same rule, and clipped.
+The classes are VOC's twenty, in its order, where no other names occur; else the sorted names of all splits. A picture's
+size is what its annotation says, or its own header where that is silent. An object's parts are left out.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from data.annotations import Detection, named_pictures, pack, packed_names, picture_size
+from data.sources.folder import root_folder
+from errors import UserError
+
+SPLITS = ("train", "val", "trainval", "test")
+CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    size: tuple[int, int] | None  # height, width
+    names: list[str]
+    boxes: list[list[float]]
+    difficult: list[bool]
+
+
+def splits(argument: str, data_dir: str) -> tuple[str, ...]:
+    lists = root_folder(argument, "voc") / "ImageSets" / "Main"
+    held = tuple(split for split in SPLITS if (lists / f"{split}.txt").is_file())
+    if not held:
+        raise UserError(f"{lists}: no list of pictures; expected one of {', '.join(f'{s}.txt' for s in SPLITS)}")
+    return held
+
+
+def load(argument: str, split: str, data_dir: str) -> Detection:
+    root = root_folder(argument, "voc")
+    lists = {each: _read_list(root, each) for each in splits(argument, data_dir)}
+    parsed = {name: _parse(_xml(root, name)) for name in dict.fromkeys(itertools.chain(*lists.values()))}
+    classes = _classes(parsed)
+    names = lists[split]
+    pictures = named_pictures(root / "JPEGImages")
+    for name in names:
+        if name not in pictures:
+            raise UserError(
+                f"{_xml(root, name)}: no picture {root / 'JPEGImages' / name}.jpg; add it, or mend the list"
+            )
+    files = [f"JPEGImages/{pictures[name]}" for name in names]
+    found = [parsed[name] for name in names]
+    sizes = [each.size or picture_size(root / file) for each, file in zip(found, files, strict=True)]
+    store = pack(
+        owner=np.repeat(np.arange(len(names)), [len(each.names) for each in found]),
+        boxes=np.array([box for each in found for box in each.boxes]).reshape(-1, 4) - (1, 1, 0, 0),
+        classes=np.array([classes.index(name) for each in found for name in each.names], np.int32),
+        difficult=np.array([value for each in found for value in each.difficult], bool),
+        sizes=np.array(sizes, np.int32),
+        name=lambda index: str(_xml(root, names[index])),
+        where=str(root / "ImageSets" / "Main" / f"{split}.txt"),
+    )
+    return Detection(
+        root=root,
+        files=packed_names(files),
+        classes=classes,
+        category_ids=range(1, len(classes) + 1),
+        image_ids=np.array(names),
+        sizes=np.array(sizes, np.int32),
+        store=store,
+    )
+
+
+def _xml(root: Path, name: str) -> Path:
+    return root / "Annotations" / f"{name}.xml"
+
+
+def _classes(parsed: dict[str, _Parsed]) -> tuple[str, ...]:
+    found = {name for each in parsed.values() for name in each.names}
+    return CLASSES if found <= set(CLASSES) else tuple(sorted(found))
+
+
+def _read_list(root: Path, split: str) -> list[str]:
+    """The first word of each line: in lists of one class a 1, 0 or -1 follows."""
+    path = root / "ImageSets" / "Main" / f"{split}.txt"
+    try:
+        names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); mend it") from error
+    if not names:
+        raise UserError(f"{path}: names no picture; write a name a line, or remove the file")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise UserError(f"{path}: {name} occurs twice; remove one of its lines")
+        seen.add(name)
+    return names
+
+
+def _parse(path: Path) -> _Parsed:
+    try:
+        tree = ElementTree.parse(path).getroot()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); add it, or mend the list") from error
+    except (ElementTree.ParseError, ValueError) as error:
+        raise UserError(f"{path}: not XML ({error}); mend or remove it") from error
+    objects = tree.findall("object")
+    return _Parsed(
+        size=_size(tree, path),
+        names=[_text(each, "name", path) for each in objects],
+        boxes=[[_number(each, f"bndbox/{corner}", path) for corner in CORNERS] for each in objects],
+        difficult=[each.find("difficult") is not None and _number(each, "difficult", path) != 0 for each in objects],
+    )
+
+
+def _size(tree: ElementTree.Element, path: Path) -> tuple[int, int] | None:
+    if tree.find("size") is None:
+        return None
+    height, width = (_number(tree, f"size/{side}", path) for side in ("height", "width"))
+    return (int(height), int(width)) if min(height, width) >= 1 else None
+
+
+def _text(element: ElementTree.Element, field: str, path: Path) -> str:
+    text = (element.findtext(field) or "").strip()
+    if not text:
+        number = f"an <{element.tag}> " if element.tag == "object" else ""
+        raise UserError(f"{path}: {number}lacks <{field.replace('/', '><')}>; add it")
+    return text
+
+
+def _number(element: ElementTree.Element, field: str, path: Path) -> float:
+    text = _text(element, field, path)
+    try:
+        if math.isfinite(number := float(text)):
+            return number
+        raise ValueError(text)
+    except ValueError as error:
+        raise UserError(f"{path}: <{field.replace('/', '><')}> is {text!r}, no finite number; mend it") from error

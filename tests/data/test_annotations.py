@@ -1,0 +1,120 @@
+import pickle
+
+import corpus
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.annotations import Detection, check_size, named_pictures, pack, packed_names, picture_size
+from errors import UserError
+
+SIZES = np.array([[100, 200], [50, 60], [40, 40]], np.int32)
+
+
+def packed(owner, boxes, sizes=SIZES, **more):
+    classes = more.pop("classes", np.arange(len(owner)))
+    return pack(np.array(owner), np.array(boxes), classes, sizes, lambda i: f"p{i}.xml", where="list.txt", **more)
+
+
+def test_each_picture_gets_its_own_boxes_in_their_order():
+    store = packed([1, 0, 1, 0], [[0, 0, 9, 9], [1, 1, 5, 6], [2, 2, 4, 4], [7, 7, 8, 8]])
+    assert store[0].boxes.tolist() == [[1, 1, 5, 6], [7, 7, 8, 8]] and store[0].classes.tolist() == [1, 3]
+    assert store[1].boxes.tolist() == [[0, 0, 9, 9], [2, 2, 4, 4]] and store[1].classes.tolist() == [0, 2]
+    assert len(store[2]) == 0 and store[2].boxes.shape == (0, 4)
+    assert store.oddities == ""
+    assert [store[0].boxes.dtype, store[0].classes.dtype, store[0].crowd.dtype, store[0].area.dtype] == [
+        np.float32,
+        np.int32,
+        bool,
+        np.float32,
+    ]
+
+
+def test_odd_boxes_are_set_right_by_the_rules_and_told_in_one_line():
+    boxes = [
+        *([-5, 10, 20, 30], [190, 90, 230, 130], [0, 0, 200.05, 100]),  # clipped, clipped, rounding
+        *([5, 5, 5, 9], [9, 9, 8, 12]),  # no width, negative width
+        *([210, 10, 250, 20], [-30, -30, 0, 0]),  # outside: beyond, and only touching
+        [1, 2, 3, 4],
+    ]
+    store = packed([0] * 7 + [1], boxes)
+    assert store[0].boxes.tolist() == [[0, 10, 20, 30], [190, 90, 200, 100], [0, 0, 200, 100]]
+    assert store[0].classes.tolist() == [0, 1, 2]
+    assert store[1].boxes.tolist() == [[1, 2, 3, 4]]
+    assert store.oddities == (
+        "odd boxes: 2 without width or height (dropped), first in p0.xml; 2 outside the picture (dropped), first in "
+        "p0.xml; 2 partly outside the picture (clipped), first in p0.xml"
+    )
+
+
+def test_an_area_is_kept_where_given_and_else_the_clipped_boxs():
+    boxes = [[0, 0, 4, 5], [-2, 0, 4, 5]]
+    assert packed([0, 0], boxes, area=[7.5, np.nan])[0].area.tolist() == [7.5, 20]
+    assert packed([0, 0], boxes)[0].area.tolist() == [20, 20]
+
+
+def test_crowd_and_difficult_stay_with_their_boxes():
+    found = packed([0, 0, 0], [[0, 0, 4, 5], [3, 3, 3, 3], [1, 1, 2, 2]], crowd=[1, 0, 0], difficult=[0, 1, 1])[0]
+    assert found.crowd.tolist() == [True, False] and found.difficult.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_coordinate_that_is_no_number_is_named(value):
+    with pytest.raises(UserError, match=r"^p2.xml: box 1, 2, (nan|-?inf), 4 .* is not finite; mend or remove it"):
+        packed([0, 2], [[0, 0, 1, 1], [1, 2, value, 4]])
+
+
+@pytest.mark.parametrize("boxes", [np.zeros((0, 4)), [[3, 3, 3, 3]]])
+def test_a_split_without_boxes_is_refused(boxes):
+    with pytest.raises(UserError, match="^list.txt: not one box in its 3 pictures"):
+        packed([0] * len(boxes), boxes)
+
+
+def test_a_source_is_small_and_reads_the_same_after_the_way_to_a_worker(tmp_path):
+    count = 2000
+    for index in range(count):
+        (tmp_path / f"{index}.jpg").touch()
+    sizes = np.full((count, 2), 100, np.int32)
+    owner = np.repeat(np.arange(count), 8)
+    boxes = np.random.default_rng(0).integers(0, 50, (len(owner), 4)) + np.array([0, 0, 50, 50])
+    store = pack(owner, boxes, owner % 3, sizes, str, where="x")
+    files = packed_names([f"{index}.jpg" for index in range(count)])
+    source = Detection(tmp_path, files, ("a", "b", "c"), range(1, 4), np.arange(count), sizes, store)
+    packed_source = pickle.dumps(source)
+    assert len(packed_source) < 40 * len(owner)
+    copy = pickle.loads(packed_source)
+    assert copy[7]["name"] == str(tmp_path / "7.jpg")
+    assert copy[7]["annotations"].boxes.tolist() == boxes[56:64].tolist()
+
+
+@pytest.mark.parametrize("name", sorted(corpus.usable()))
+def test_the_size_is_that_of_the_decoded_picture(tmp_path, name):
+    from data.image import decode
+
+    encoded = corpus.usable()[name][0]
+    (tmp_path / name).write_bytes(encoded)
+    assert picture_size(tmp_path / name) == decode(encoded, name)[0].shape[:2]
+
+
+def test_the_size_is_found_behind_a_long_header(tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 60_000
+    profile = bytes(90_000)
+    encoded = corpus.encode(corpus.photo(), exif=exif, icc_profile=profile)
+    (tmp_path / "a.jpg").write_bytes(encoded)
+    assert len(encoded) > 150_000 and picture_size(tmp_path / "a.jpg") == (151, 203)
+
+
+def test_a_picture_of_another_size_than_its_annotations_is_named():
+    check_size("a.jpg", (10, 20, 3), np.array([10, 20]))
+    with pytest.raises(UserError, match="^a.jpg is 20 x 10, its annotations are for 10 x 20; mend"):
+        check_size("a.jpg", (10, 20, 3), np.array([20, 10]))
+
+
+def test_pictures_are_found_by_name_and_two_of_one_name_refused(tmp_path):
+    for name in ("b.PNG", "a.jpg", ".a.jpg", "a.txt", "犬.jpeg"):
+        (tmp_path / name).touch()
+    assert named_pictures(tmp_path) == {"a": "a.jpg", "b": "b.PNG", "犬": "犬.jpeg"}
+    (tmp_path / "a.webp").touch()
+    with pytest.raises(UserError, match="a.webp: a.jpg has the same name; rename or remove one of them"):
+        named_pictures(tmp_path)
