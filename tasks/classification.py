@@ -92,7 +92,8 @@ def predict(logits: Float[Array, "b k"], batch: Batch) -> dict[str, Array]:
     """Of each example: its class, the confidence in it, and how the true label fared.
 
     class int32 [B]; confidence float32 [B] in 0..1; rank int32 [B], the number of classes scored above the label,
-    where a tie counts for the class of the lower number, as argmax has it; loss float32 [B], without label smoothing.
+    where a tie counts for the class of the lower number, as argmax has it; loss float32 [B], the cross-entropy without
+    label smoothing or weights, and confidence by softmax, whatever loss was trained with.
     """
     logits = logits.astype(jnp.float32)
     label = batch["label"]

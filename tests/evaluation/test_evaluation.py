@@ -9,6 +9,7 @@ from data.sources import load
 from errors import UserError
 from evaluation.loop import evaluate, predict
 from evaluation.run import whole_square
+from experiments import quickstart
 from training.mesh import AXIS, replicated
 from training.step import make_eval_step
 
@@ -26,9 +27,9 @@ class First:
         return self._source[index]
 
 
-@pytest.fixture
-def model_and_variables(config):
-    model = models.create(config.model, 10, AXIS)
+@pytest.fixture(scope="module")
+def model_and_variables():
+    model = models.create(quickstart.get_config().model, 10, AXIS)
     return model, jax.jit(lambda: models.init(model, jax.random.key(3), 8))()
 
 
