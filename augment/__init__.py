@@ -1,7 +1,8 @@
 """Augmentation on the device: pure functions of (key, batch), run inside the jitted step.
 
-Each example has a key of its own, made of the seed, its epoch and its record: it is augmented the same way on 1 device
-and on 64, in whatever batch it stands. Mixing pairs rows 2i and 2i+1, which never stand on different devices.
+Each example has a key of its own, made of the seed, its record and how often that was drawn before: it is augmented the
+same way on 1 device and on 64, in whatever batch it stands. Mixing pairs rows 2i and 2i+1, which never stand on
+different devices.
 """
 
 import jax
@@ -17,9 +18,7 @@ Batch = dict[str, Array]
 
 def augment(key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: int) -> Batch:
     """The training prologue: uint8 images in, normalised float32 images out, labels mixed where the config says so."""
-    keys = jax.vmap(lambda epoch, id: jax.random.fold_in(jax.random.fold_in(key, epoch), id))(
-        batch["epoch"], batch["id"]
-    )
+    keys = jax.vmap(lambda draw, id: jax.random.fold_in(jax.random.fold_in(key, draw), id))(batch["draw"], batch["id"])
     crop_keys, flip_keys, mix_keys = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
     images = batch["image"].astype(jnp.float32)
     if config.crop_padding > 0:

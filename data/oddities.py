@@ -10,7 +10,7 @@ from data.sources import Source
 
 
 class Oddities:
-    """What was odd in the first pass over `source`; `say` is given the line, if there is one, when that pass ends."""
+    """What was odd where records of `source` came first; `say` is given the line, if any, when none comes new."""
 
     def __init__(self, source: Source, say: Callable[[str], None]):
         self._source, self._say = source, say
@@ -19,12 +19,12 @@ class Oddities:
         self._told = False
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches unchanged. The pass ends with them, or with the first batch that is wholly of a later epoch."""
+        """The batches unchanged. The line is said after them, or before the first batch of records all drawn before."""
         for batch in batches:
-            first_pass = batch["epoch"] == 0
+            first = batch["draw"] == 0
             if not self._told:
-                self._count(batch["odd"] * first_pass, batch["id"])
-                if not first_pass.any():
+                self._count(batch["odd"] * first, batch["id"])
+                if not first.any():
                     self.tell()
             yield batch
         self.tell()

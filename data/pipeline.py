@@ -1,6 +1,6 @@
 """From a source to batches: NumPy dicts with a leading batch axis, decoded in Grain's threads or worker processes.
 
-The batch of step k is a pure function of (source, seed, batch size, k). So nothing about the input needs saving but the
+The batch of step k is a pure function of (source, config, seed, k). So nothing about the input needs saving but the
 step: a run resumes at `start_step`, on any number of processes and workers, with exactly the batches that it would have
 seen. Each process loads its own contiguous rows of every global batch.
 """
@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import grain
@@ -23,6 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data import image
+from data.sampling import Sampler, make_sampler, spread
 from data.sources import Record, Source
 from errors import UserError
 
@@ -34,12 +34,14 @@ def train_batches(
 ) -> Iterator[Batch]:
     """The rows of this process of the training batches of steps start_step .. stop_step - 1.
 
-    Epochs follow one another without a gap, each a global shuffle of its own; a batch may span two.
-    image uint8 [b,S,S,3], label int32 [b], id int32 [b] (the record), epoch int32 [b], valid bool [b] (all True), and
-    odd int32 [b] (image.Odd), which stays on the host.
+    Epochs follow one another without a gap, each as data/sampling.py draws it; a batch may span two.
+    image uint8 [b,S,S,3], label int32 [b], id int32 [b] (the record), draw int32 [b] (how many times it was drawn
+    before; with id, the source of an example's randomness), valid bool [b] (all True), and odd int32 [b] (image.Odd),
+    which stays on the host.
     """
     shard = _Shard(config.batch_size, process_index, processes)
-    return _iterate(TrainBatch(source, config.data, config.seed, shard), start_step, stop_step, config.data)
+    sampler = make_sampler(source, config.data, config.seed)
+    return _iterate(TrainBatch(source, config.data, config.seed, shard, sampler), start_step, stop_step, config.data)
 
 
 def eval_batches(
@@ -59,43 +61,43 @@ class _Shard:
     index: int
     count: int
 
-    def positions(self, step: int) -> range:
-        """Where this process's rows of batch `step` stand in the endless sequence of examples."""
+    @property
+    def rows(self) -> slice:
+        """This process's rows of every global batch."""
         rows = self.batch_size // self.count
-        start = step * self.batch_size + self.index * rows
-        return range(start, start + rows)
+        return slice(self.index * rows, (self.index + 1) * rows)
+
+    def positions(self, step: int, repeats: int = 1) -> list[int]:
+        """Where this process's rows of batch `step` stand in the endless sequence of examples."""
+        return (step * self.batch_size + spread(self.batch_size, repeats)[self.rows]).tolist()
 
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """step -> batch, cropped at random; randomness comes from (seed, epoch, id) alone."""
+    """step -> batch, cropped at random; randomness comes from (seed, draw, id) alone."""
 
     source: Source
     data: ConfigDict
     seed: int
     shard: _Shard
-
-    @cached_property
-    def order(self) -> grain.MapDataset:
-        """position -> record, shuffled anew in each epoch."""
-        return grain.MapDataset.range(len(self.source)).seed(self.seed).shuffle()
+    sampler: Sampler
 
     def __call__(self, step: int) -> Batch:
         data = self.data
-        positions = self.shard.positions(step)
+        positions = self.shard.positions(step, data.repeats)
         batch = _empty_batch(len(positions), data.image_size)
         for row, position in enumerate(positions):
-            epoch, index = position // len(self.source), int(self.order[position])
+            index, draw = self.sampler(position)
             record = self.source[index]
             if data.train_crop == "random_resized":
-                rng = np.random.default_rng((self.seed, epoch, index))
+                rng = np.random.default_rng((self.seed, draw, index))
                 pixels, odd = image.random_resized_crop(
                     record["image"], record["name"], data.image_size, data.crop_scale, data.crop_ratio, rng
                 )
             else:
                 pixels, odd = _center(record, data.resize_size, data.image_size)
             label, odd = _checked_label(record, self.source), _checked_odd(odd, record, data)
-            _fill(batch, row, image=pixels, label=label, id=index, epoch=epoch, odd=odd)
+            _fill(batch, row, image=pixels, label=label, id=index, draw=draw, odd=odd)
         return batch
 
 
@@ -115,7 +117,7 @@ class EvalBatch:
                 record = self.source[index]
                 pixels, odd = evaluated(record, self.data)
                 label, odd = _checked_label(record, self.source), _checked_odd(odd, record, self.data)
-                _fill(batch, row, image=pixels, label=label, id=index, epoch=0, odd=odd)
+                _fill(batch, row, image=pixels, label=label, id=index, draw=0, odd=odd)
         return batch
 
 
@@ -124,7 +126,7 @@ def _empty_batch(rows: int, size: int) -> Batch:
         "image": np.zeros((rows, size, size, 3), np.uint8),
         "label": np.zeros(rows, np.int32),
         "id": np.full(rows, -1, np.int32),
-        "epoch": np.zeros(rows, np.int32),
+        "draw": np.zeros(rows, np.int32),
         "odd": np.zeros(rows, np.int32),
         "valid": np.zeros(rows, bool),
     }

@@ -57,7 +57,7 @@ def make_train_step(
         return value, (updates.get("batch_stats", {}), {"loss": value, **scalars})
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
-        # The same key in every step: an example's augmentation depends on its epoch and record alone.
+        # The same key in every step: an example's augmentation depends on its record and draw alone.
         augment_key, model_key = jax.random.split(jax.random.key(config.seed))
         dropout_key = jax.random.fold_in(model_key, state.step)
         # Marked as differing by device, parameters get each device's own gradient, and the mean below is explicit.

@@ -57,6 +57,8 @@ RULES = {
     "data.resize_size": at_least(1),
     "data.crop_scale": interval(0, 1),
     "data.crop_ratio": interval(0, math.inf),
+    "data.repeats": at_least(1),
+    "data.balanced": YES_OR_NO,
     "data.workers": at_least(0),
     "data.threads": at_least(0),
     "data.prefetch": at_least(1),
@@ -154,6 +156,8 @@ def _check_data(data: ConfigDict) -> None:
                 f"config.data.{size} is {data[size]}, larger than config.data.resize_size={data.resize_size}, "
                 "out of whose middle it is cut; enlarge resize_size"
             )
+    if data.balanced and data.repeats > 1:
+        raise UserError(f"config.data.repeats is {data.repeats}, which balanced sampling has no use for; set it to 1")
 
 
 def _check_loss(loss: ConfigDict) -> None:

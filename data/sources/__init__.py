@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from errors import UserError, check_choice
@@ -29,6 +30,10 @@ class Source(Protocol):
     """Random access to records. It is pickled to worker processes: hold paths, not open files or arrays of data."""
 
     classes: Sequence[str]
+
+    @property
+    def labels(self) -> Int[np.ndarray, "records"]:
+        """The class of every record, int32, without decoding a picture; TFDS reads all its files for it."""
 
     def __len__(self) -> int: ...
 
@@ -45,6 +50,10 @@ class Subset:
     @property
     def classes(self) -> Sequence[str]:
         return self.source.classes
+
+    @property
+    def labels(self) -> Int[np.ndarray, "records"]:
+        return self.source.labels[self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from data.sources import Record
 from errors import UserError
@@ -32,6 +33,10 @@ CLASSES = (
 class Embedded:
     split: str
     classes = CLASSES
+
+    @property
+    def labels(self) -> Int[np.ndarray, "records"]:
+        return _arrays()[f"{self.split}_labels"].astype(np.int32)
 
     def __len__(self) -> int:
         return len(_arrays()[f"{self.split}_labels"])

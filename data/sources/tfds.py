@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
+from jaxtyping import Int
 
 from data.sources import Record
 from errors import UserError, did_you_mean
@@ -35,8 +37,12 @@ class Tfds:
         except Exception as error:  # ArrayRecord's readers raise whatever lost or cut files lead them to
             raise self._broken(error) from error
 
+    @cached_property
+    def labels(self) -> Int[np.ndarray, "records"]:
+        return np.array([self[index]["label"] for index in range(len(self))], np.int32)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_records"}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_records", "labels")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -14,7 +14,7 @@ KEY = jax.random.key(0)
 def make_batch(ids, size=8):
     ids = np.asarray(ids, np.int32)
     images = np.stack([np.random.default_rng(int(i)).integers(0, 256, (size, size, 3), np.uint8) for i in ids])
-    return {"image": images, "id": ids, "epoch": np.zeros_like(ids), "label": (ids % 5).astype(np.int32)}
+    return {"image": images, "id": ids, "draw": np.zeros_like(ids), "label": (ids % 5).astype(np.int32)}
 
 
 def settings(**changes):
@@ -38,9 +38,9 @@ def test_an_example_is_augmented_the_same_way_wherever_it_stands():
     assert jnp.all(one[3] == other[0])
 
 
-def test_an_example_is_augmented_anew_in_every_epoch():
+def test_an_example_is_augmented_anew_in_every_draw():
     batch = make_batch([5] * 64)
-    batch["epoch"] = np.arange(64, dtype=np.int32)
+    batch["draw"] = np.arange(64, dtype=np.int32)
     images = augment(KEY, batch, settings(), 5)["image"]
     assert len({np.asarray(image).tobytes() for image in images}) > 30  # of 25 crops x 2 flips
 

@@ -12,8 +12,8 @@ class Named:
         return {"name": f"{index}.jpg"}
 
 
-def batch(ids, odd, epoch=0):
-    return {"id": np.array(ids), "odd": np.array(odd), "epoch": np.broadcast_to(np.array(epoch), len(ids))}
+def batch(ids, odd, draw=0):
+    return {"id": np.array(ids), "odd": np.array(odd), "draw": np.broadcast_to(np.array(draw), len(ids))}
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def test_oddities_are_told_once_in_one_line_when_the_batches_end(oddities, told)
     assert told == [EXPECTED]
 
 
-def test_they_are_told_when_the_first_epoch_ends_and_not_counted_again(oddities, told):
-    mixed = batch([1, 2], [0, Odd.CMYK], epoch=[0, 1])
-    later = batch([0, 1], [Odd.TRUNCATED, 0], epoch=1)
+def test_they_are_told_when_none_comes_for_the_first_time_and_not_counted_again(oddities, told):
+    mixed = batch([1, 2], [0, Odd.CMYK], draw=[0, 1])
+    later = batch([0, 1], [Odd.TRUNCATED, 0], draw=1)
     batches = oddities.watch([FIRST, mixed, later, later])
     for _ in range(2):
         next(batches)

@@ -87,7 +87,7 @@ def test_an_example_is_cropped_anew_in_every_epoch_and_the_same_in_every_run(con
         position = epoch * len(source)
         step = position // config.batch_size
         batch = next(iter(train_batches(source, config, start_step=step, stop_step=step + 1)))
-        return batch["id"][0], batch["epoch"][0], batch["image"][0]
+        return batch["id"][0], batch["draw"][0], batch["image"][0]
 
     first, again, later = crop_of(0), crop_of(0), crop_of(3)
     assert np.array_equal(first[2], again[2])

@@ -64,6 +64,13 @@ def test_records_are_read_as_they_were_written_without_tensorflow(prepared):
     assert "tensorflow" not in sys.modules
 
 
+def test_labels_are_read_without_a_picture(prepared):
+    source = sources.load(prepared.data, "train[:50%]")
+    assert source.labels.dtype == np.int32
+    assert source.labels.tolist() == [source[index]["label"] for index in range(20)]
+    assert "labels" not in pickle.loads(pickle.dumps(source)).__dict__
+
+
 def test_slices_are_tfds_own(prepared):
     assert len(sources.load(prepared.data, "train[:25%]")) == 10
     assert len(sources.load(prepared.data, "val[30:]")) == 10

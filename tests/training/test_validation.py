@@ -57,6 +57,7 @@ def changed(**changes):
         ("data__crop_scale", ("a", "b")),
         ("data__crop_ratio", (4 / 3, 3 / 4)),
         ("data__crop_ratio", (-1.0, 1.0)),
+        ("data__repeats", 0),
         ("data__workers", -1),
         ("data__workers", True),
         ("data__threads", -1),
@@ -125,6 +126,11 @@ def test_a_field_that_the_loss_has_no_use_for_is_named(changes, message):
     config.loss.update(changes)
     with pytest.raises(UserError, match=message):
         check_config(config)
+
+
+def test_balanced_sampling_has_no_use_for_repeats():
+    with pytest.raises(UserError, match=r"^config.data.repeats is 4, which balanced sampling has no use for"):
+        check_config(changed(data__balanced=True, data__repeats=4))
 
 
 def test_one_class_is_nothing_to_learn():
