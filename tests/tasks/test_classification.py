@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data import sources
 from errors import UserError
 from experiments.base import get_base
 from tasks import classification
@@ -85,6 +86,17 @@ def test_balanced_weights_are_inverse_to_how_many_examples_a_class_has():
     weights = [float(number) for number in resolved.loss.class_weights.split(",")]
     assert weights == pytest.approx([10 / 18, 10 / 9, 10 / 3], rel=1e-12)
     assert config.loss.class_weights == "balanced"
+
+
+def test_balanced_weights_are_of_what_is_trained_with_alone():
+    config = get_base()
+    config.data.val_fraction = 0.3
+    config.loss.class_weights = "balanced"
+    source = sources.load(config.data, "train")
+    weights = classification.resolve(config, source).loss.class_weights.split(",")
+    examples = np.bincount([source[index]["label"] for index in range(len(source))])
+    assert len(set(examples)) > 1
+    assert [float(number) for number in weights] == pytest.approx(5600 / (10 * examples), rel=1e-12)
 
 
 @pytest.mark.parametrize(
