@@ -1,0 +1,212 @@
+"""Against torch and torchvision: tests/goldens/make_windows.py."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import boxes
+from data.annotations import Annotations
+from data.boxes import IMAGENET_MEAN, Window
+
+GOLDENS = Path(__file__).parent.parent / "goldens"
+HEIGHT, WIDTH = 43, 61
+BOXES = np.array([[3, 4, 20, 30], [30.5, 10, 61, 43], [50, 1, 58, 6], [0, 0, 61, 43]], np.float32)
+ZOOMED = ("whole", "larger", "out", "out_enlarged", "far_out", "crop", "out_and_crop", "fill_alone")
+JITTERED = {"small": ((9, 13), (0, 0)), "large": ((70, 99), (-15, -29)), "wide": ((40, 80), (0, -11))}
+SHORTER = ((480, 640), (500, 375), (427, 640), (1333, 200), (612, 612), (43, 61), (375, 500))
+
+
+@pytest.fixture(scope="module")
+def goldens():
+    with np.load(GOLDENS / "windows.npz") as file:
+        return dict(file)
+
+
+def picture(height=HEIGHT, width=WIDTH):
+    y, x = np.mgrid[:height, :width]
+    noise = np.random.default_rng(0).integers(0, 60, (height, width, 3))
+    waves = np.stack([np.sin(x / 5), np.cos(y / 4), np.sin((x + y) / 7)], -1)
+    return np.clip(100 + 90 * waves + noise, 0, 255).astype(np.uint8)
+
+
+def annotated(found):
+    found = np.asarray(found, np.float32)
+    none = np.zeros(len(found), bool)
+    return Annotations(found, np.arange(len(found), dtype=np.int32), none, none, np.ones(len(found), np.float32))
+
+
+@pytest.mark.parametrize("simd", [True, False])
+@pytest.mark.parametrize("name", ZOOMED)
+def test_a_rect_is_resized_as_torch_resizes_the_padded_and_cropped_picture(goldens, monkeypatch, name, simd):
+    if not simd:
+        monkeypatch.setattr(boxes, "fast", None)
+    expected = goldens[f"{name}/image"].astype(np.float64)
+    window = boxes.stretch(tuple(goldens[f"{name}/rect"].tolist()), expected.shape[:2])
+    found = boxes.render(picture(), window, fill=IMAGENET_MEAN)
+    assert found.shape == expected.shape and np.abs(found - expected).max() < 1.1
+
+
+@pytest.mark.parametrize("name", ZOOMED)
+def test_boxes_are_those_that_torchvision_keeps_where_it_puts_them(goldens, name):
+    rect, size = tuple(goldens[f"{name}/rect"].tolist()), goldens[f"{name}/image"].shape[:2]
+    given = annotated(BOXES)
+    if "crop" in name or name == "fill_alone":
+        given = given[boxes.kept_by_crop(given.boxes, rect)]
+    found = boxes.place(given, boxes.stretch(rect, size))
+    assert found.classes.tolist() == goldens[f"{name}/kept"].tolist()
+    np.testing.assert_allclose(found.boxes, goldens[f"{name}/boxes"], rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("simd", [True, False])
+@pytest.mark.parametrize("name", JITTERED)
+def test_what_is_jittered_is_resized_then_cut_and_padded(goldens, monkeypatch, name, simd):
+    if not simd:
+        monkeypatch.setattr(boxes, "fast", None)
+    size, offset = JITTERED[name]
+    window = Window(boxes.whole((HEIGHT, WIDTH)), size, (48, 56), offset)
+    found = boxes.render(picture(), window, fill=IMAGENET_MEAN, antialias=True)
+    assert np.abs(found - goldens[f"jitter/{name}/image"].astype(np.float64)).max() < 1.1
+
+
+@pytest.mark.parametrize("size", SHORTER)
+@pytest.mark.parametrize(("shortest", "longest"), [(800, 1333), (320, 640), (37, 50)])
+def test_the_shorter_side_is_resized_and_rounded_as_torchvision_does(goldens, size, shortest, longest):
+    to = boxes.shorter(size, shortest, longest)
+    case = f"shorter/{SHORTER.index(size)}/{shortest}"
+    assert to == tuple(goldens[f"{case}/size"])
+    found = boxes.place(annotated([[1, 2, 30, 40]]), boxes.resized(size, to, (1344, 1344)))
+    np.testing.assert_allclose(found.boxes, goldens[f"{case}/boxes"], rtol=1e-6)
+
+
+def bilinear(pixels, rect, size, offset, canvas, fill):
+    """One pixel of the canvas after the other, in float64, from a picture padded with `fill` without end."""
+    x0, y0, x1, y1 = rect
+    result = np.tile(np.array(fill, np.float64), (*canvas, 1))
+    for i in range(max(0, offset[0]), min(canvas[0], offset[0] + size[0])):
+        for j in range(max(0, offset[1]), min(canvas[1], offset[1] + size[1])):
+            y = np.clip((i - offset[0] + 0.5) * (y1 - y0) / size[0] - 0.5, 0, y1 - y0 - 1)
+            x = np.clip((j - offset[1] + 0.5) * (x1 - x0) / size[1] - 0.5, 0, x1 - x0 - 1)
+            total = 0
+            for row, down in ((int(y), 1 - y % 1), (min(int(y) + 1, y1 - y0 - 1), y % 1)):
+                for column, across in ((int(x), 1 - x % 1), (min(int(x) + 1, x1 - x0 - 1), x % 1)):
+                    v, u = row + y0, column + x0
+                    inside = 0 <= v < pixels.shape[0] and 0 <= u < pixels.shape[1]
+                    total = total + down * across * (pixels[v, u] if inside else np.array(fill)).astype(np.float64)
+            result[i, j] = total
+    return result
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_window_is_what_a_plain_loop_makes(seed):
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (*rng.integers(1, 30, 2), 3), np.uint8)
+    x0, y0 = rng.integers(-40, 40, 2).tolist()
+    rect = (x0, y0, x0 + int(rng.integers(1, 80)), y0 + int(rng.integers(1, 80)))
+    size, canvas = tuple(rng.integers(1, 40, 2).tolist()), tuple(rng.integers(1, 40, 2).tolist())
+    offset = tuple(rng.integers(-30, 30, 2).tolist())
+    found = boxes.render(pixels, Window(rect, size, canvas, offset), fill=(9, 80, 200))
+    assert np.abs(found - bilinear(pixels, rect, size, offset, canvas, (9, 80, 200))).max() < 1.1
+
+
+def test_boxes_come_back_from_every_window():
+    rng = np.random.default_rng(0)
+    size = (HEIGHT, WIDTH)
+    for window in (
+        boxes.stretch(boxes.zoom_out(size, rng, probability=1), (30, 50)),
+        boxes.resized(size, boxes.shorter(size, 80, 133), (96, 160)),
+        boxes.centered(size, boxes.fit(size, (64, 64)), (64, 64)),
+    ):
+        found = boxes.place(annotated(BOXES), window)
+        np.testing.assert_allclose(boxes.restore(found.boxes, window, size), BOXES, atol=1e-4)
+
+
+def test_a_letterbox_keeps_the_aspect_and_centers():
+    window = boxes.centered((100, 200), boxes.fit((100, 200), (64, 64)), (64, 64))
+    assert window.size == (32, 64) and window.offset == (16, 0)
+    found = boxes.render(np.full((100, 200, 3), 255, np.uint8), window, fill=(114, 114, 114))
+    assert (found[16:48] == 255).all() and (found[:16] == 114).all() and (found[48:] == 114).all()
+
+
+def test_a_flipped_box_holds_the_flipped_pixels():
+    pixels = np.zeros((10, 20, 3), np.uint8)
+    pixels[2:5, 3:9] = 1
+    flipped = boxes.flip(np.array([[3, 2, 9, 5]], np.float32), 20)
+    x0, y0, x1, y1 = flipped[0].astype(int)
+    assert pixels[:, ::-1][y0:y1, x0:x1].all() and pixels[:, ::-1][y0:y1, x0:x1].sum() == pixels.sum()
+
+
+def test_boxes_are_cut_to_the_canvas_and_dropped_where_nothing_is_seen():
+    window = Window((0, 0, 100, 100), (200, 200), (50, 60), (-20, -40))
+    found = boxes.place(annotated([[0, 0, 19, 9], [0, 0, 30, 30], [60, 0, 70, 100], [25, 20, 40, 30]]), window)
+    assert found.classes.tolist() == [1, 3]
+    assert found.boxes.tolist() == [[0, 0, 20, 40], [10, 20, 40, 40]]
+    assert found.area.tolist() == [4, 4]
+
+
+def test_zooming_out_keeps_the_picture_within_a_rect_of_up_to_four_times_its_sides():
+    rng = np.random.default_rng(0)
+    rects = np.array([boxes.zoom_out((300, 400), rng) for _ in range(2000)])
+    width, height = (rects[:, 2:] - rects[:, :2]).T
+    assert (rects[:, :2] <= 0).all() and (rects[:, 2:] >= (400, 300)).all()
+    same = (rects == (0, 0, 400, 300)).all(axis=1)
+    assert 0.46 < same.mean() < 0.54
+    zoomed = width[~same] / 400
+    assert zoomed.max() <= 4 and abs(zoomed.mean() - 2.5) < 0.1 and np.abs(height / 300 - width / 400).max() < 0.01
+    share = (-rects[~same, 0] / np.maximum(width[~same] - 400, 1)).mean()
+    assert abs(share - 0.5) < 0.05
+
+
+def test_a_crop_has_an_allowed_shape_and_some_box_of_enough_overlap():
+    rng = np.random.default_rng(1)
+    rect, cropped, best = (-20, -10, 180, 140), 0, []
+    for _ in range(600):
+        crop = boxes.iou_crop(BOXES, rect, rng)
+        if crop == rect:
+            continue
+        cropped += 1
+        w, h = crop[2] - crop[0], crop[3] - crop[1]
+        assert rect[0] <= crop[0] and rect[1] <= crop[1] and crop[2] <= rect[2] and crop[3] <= rect[3]
+        assert 0.5 <= w / h <= 2 and int(0.3 * 200) <= w <= 200 and int(0.3 * 150) <= h <= 150
+        centers = (BOXES[:, :2] + BOXES[:, 2:]) / 2
+        inside = ((centers > crop[:2]) & (centers < crop[2:])).all(axis=1)
+        assert inside.any()
+        ious = []
+        for x0, y0, x1, y1 in BOXES[inside].astype(np.float64):
+            overlap = max(0, min(x1, crop[2]) - max(x0, crop[0])) * max(0, min(y1, crop[3]) - max(y0, crop[1]))
+            ious.append(overlap / ((x1 - x0) * (y1 - y0) + w * h - overlap))
+        best.append(max(ious))
+    assert cropped > 300 and min(best) < 0.1 and max(best) > 0.3
+
+
+@pytest.mark.parametrize("least", [0.3, 0.7])
+def test_a_crop_overlaps_by_what_was_asked(monkeypatch, least):
+    monkeypatch.setattr(boxes, "CROP_IOUS", (least,))
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        x0, y0, x1, y1 = boxes.iou_crop(BOXES[3:], (0, 0, WIDTH, HEIGHT), rng)
+        assert (x1 - x0) * (y1 - y0) / (WIDTH * HEIGHT) >= least
+
+
+def test_a_picture_without_boxes_is_not_cropped():
+    assert boxes.iou_crop(np.zeros((0, 4), np.float32), (0, 0, 9, 9), np.random.default_rng(0)) == (0, 0, 9, 9)
+
+
+def test_jitter_scales_evenly_and_cuts_within_the_picture():
+    rng, canvas = np.random.default_rng(0), (64, 64)
+    windows = [boxes.scale_jitter((100, 200), canvas, rng) for _ in range(2000)]
+    scales = np.array([window.size[1] / 64 for window in windows])
+    assert 0.08 < scales.min() < 0.13 and 1.95 < scales.max() <= 2 and abs(scales.mean() - 1.05) < 0.03
+    for window in windows:
+        for axis in (0, 1):
+            assert min(0, canvas[axis] - window.size[axis]) <= window.offset[axis] <= 0
+
+
+def test_a_tiny_jittered_picture_costs_no_huge_canvas():
+    import tracemalloc
+
+    pixels = np.zeros((480, 640, 3), np.uint8)
+    tracemalloc.start()
+    boxes.render(pixels, boxes.stretch((-40_000, -40_000, 40_640, 40_480), (300, 300)))
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
