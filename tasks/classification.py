@@ -31,7 +31,9 @@ def resolve(config: ConfigDict, source: Source) -> ConfigDict:
     """
     text, count = config.loss.class_weights, len(source.classes)
     if text == "balanced":
-        examples = np.bincount(source.labels, minlength=count)
+        labels = source.labels
+        known = (labels >= 0) & (labels < count)  # any other is an error that names its record, once that is loaded
+        examples = np.bincount(labels[known], minlength=count)
         if not examples.all():
             raise UserError(
                 f"config.loss.class_weights is 'balanced', but {source.classes[np.argmin(examples)]} has no example "

@@ -83,6 +83,8 @@ def test_balanced_weights_are_inverse_to_how_many_examples_a_class_has():
     config = get_base()
     config.loss.class_weights = "balanced"
     resolved = classification.resolve(config, Labelled(np.array([0] * 6 + [1] * 3 + [2], np.int32)))
+    odd = classification.resolve(config, Labelled(np.array([0] * 4 + [1] * 3 + [2, 3, -1], np.int32)))
+    assert odd.loss.class_weights.count(",") == 2
     weights = [float(number) for number in resolved.loss.class_weights.split(",")]
     assert weights == pytest.approx([10 / 18, 10 / 9, 10 / 3], rel=1e-12)
     assert config.loss.class_weights == "balanced"
