@@ -1,0 +1,90 @@
+"""Pascal VOC's average precision, of what evaluation/detections.py gathers.
+
+Boxes here are edges. The devkit names the first and last column and row of pixels, counted from 1, and adds 1 to their
+differences; so its xmin, ymin, xmax, ymax are x0 + 1, y0 + 1, x1, y1, and its overlaps those of the edges.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evaluation.detections import Columns, Metrics, areas, columns
+
+MIN_IOU = 0.5
+
+
+def summarise(metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
+    """map: VOC2010's area under the curve; map_07: VOC2007's mean of the precision at recalls 0, 0.1, ..., 1; 0..1.
+
+    Both are means over the classes that have truths; per_class and per_class_07 hold -1 for the others. Each detection
+    belongs to the truth of its class that it overlaps most, if with an IoU of at least 0.5: the best of them is right,
+    the others are wrong, and all of them are left out where that truth is difficult. Recalls are compared as fractions
+    of whole numbers. Source: Everingham et al. 2010, "The Pascal visual object classes challenge", section 4.2;
+    VOCdevkit, VOCevaldet.m.
+    """
+    pictures, found, true = columns(metrics)
+    order = np.argsort(-found["score"], kind="stable")
+    found = {name: column[order] for name, column in found.items()}
+    owner = _owners(found, true)
+    first = np.zeros(len(owner), bool)
+    first[np.unique(owner, return_index=True)[1]] = True
+    right = first & (owner >= 0)
+    counts = (owner < 0) | ~np.append(true["difficult"], False)[owner]
+    area, eleven = {}, {}
+    for index, name in enumerate(classes):
+        truths = int(np.sum((true["class"] == index) & ~true["difficult"]))
+        hits = np.cumsum(right[counts & (found["class"] == index)])
+        area[name] = _area(hits, truths) if truths else -1.0
+        eleven[name] = _eleven_points(hits, truths) if truths else -1.0
+    return {
+        "map": _mean(area),
+        "map_07": _mean(eleven),
+        "pictures": len(pictures),
+        "per_class": area,
+        "per_class_07": eleven,
+    }
+
+
+def _owners(found: Columns, true: Columns) -> np.ndarray:
+    """The row of the truth to which each detection belongs, or -1."""
+    owner = np.full(len(found["score"]), -1)
+    for rows, truths in _pairs(found["picture"], true["picture"]):
+        iou = _iou(found["box"][rows], true["box"][truths])
+        iou[found["class"][rows, None] != true["class"][truths]] = 0
+        owner[rows] = np.where(iou.max(axis=1) >= MIN_IOU, truths[iou.argmax(axis=1)], -1)
+    return owner
+
+
+def _pairs(a: np.ndarray, b: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The rows of `a` and of `b` that hold the same value, for each value that both hold."""
+    order_a, order_b = np.argsort(a, kind="stable"), np.argsort(b, kind="stable")
+    both = np.intersect1d(a, b)
+    spans = [
+        (np.searchsorted(x[order], both), np.searchsorted(x[order], both, side="right"))
+        for x, order in ((a, order_a), (b, order_b))
+    ]
+    return [(order_a[i:j], order_b[k:m]) for i, j, k, m in zip(*spans[0], *spans[1], strict=True)]
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    side = np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])
+    overlap = np.prod(np.maximum(side, 0), axis=-1)
+    union = areas(a)[:, None] + areas(b) - overlap
+    return overlap / np.where(union > 0, union, 1)
+
+
+def _area(hits: np.ndarray, truths: int) -> float:
+    """Of the precision made monotone, over recall. `hits` are the right ones among the first 1, 2, ... detections."""
+    precision = np.maximum.accumulate((hits / np.arange(1, len(hits) + 1))[::-1])[::-1]
+    return float(np.sum(np.diff(hits, prepend=0) * precision) / truths)
+
+
+def _eleven_points(hits: np.ndarray, truths: int) -> float:
+    precision = hits / np.arange(1, len(hits) + 1)
+    return float(np.mean([np.max(precision[10 * hits >= tenth * truths], initial=0) for tenth in range(11)]))
+
+
+def _mean(of_classes: dict[str, float]) -> float:
+    known = [value for value in of_classes.values() if value >= 0]
+    return sum(known) / len(known) if known else -1.0

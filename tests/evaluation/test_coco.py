@@ -1,0 +1,121 @@
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+from drawn_detections import draw_batches
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from errors import UserError
+from evaluation import coco
+from evaluation.detections import init_metrics, update_metrics
+
+CLASSES = ("a", "b", "c", "d", "never there")
+
+
+def gathered(batches):
+    metrics = init_metrics()
+    for batch in batches:
+        metrics = update_metrics(metrics, batch)
+    return metrics
+
+
+def pycocotools(batches):
+    """Its twelve numbers and its precision, from records written slot by slot."""
+    pictures, truths, found = [], [], []
+    for batch in batches:
+        for row, picture in enumerate(batch["id"].tolist()):
+            pictures.append({"id": picture})
+            for slot in np.flatnonzero(batch["true_classes"][row] >= 0):
+                x0, y0, x1, y1 = batch["true_boxes"][row, slot].tolist()
+                truths.append(
+                    {
+                        "id": len(truths) + 1,
+                        "image_id": picture,
+                        "category_id": int(batch["true_classes"][row, slot]),
+                        "bbox": [x0, y0, x1 - x0, y1 - y0],
+                        "area": float(batch["true_area"][row, slot]),
+                        "iscrowd": int(batch["true_crowd"][row, slot]),
+                    }
+                )
+            for slot in np.flatnonzero(batch["classes"][row] >= 0):
+                x0, y0, x1, y1 = batch["boxes"][row, slot].tolist()
+                found.append(
+                    {
+                        "image_id": picture,
+                        "category_id": int(batch["classes"][row, slot]),
+                        "bbox": [x0, y0, x1 - x0, y1 - y0],
+                        "score": float(batch["scores"][row, slot]),
+                    }
+                )
+    truth = COCO()
+    truth.dataset = {
+        "info": {},
+        "images": pictures,
+        "annotations": truths,
+        "categories": [{"id": index, "name": name} for index, name in enumerate(CLASSES)],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        run = COCOeval(truth, truth.loadRes(found), "bbox")
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    return run.stats, run.eval["precision"][:, :, :, 0, -1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_twelve_numbers_and_each_classs_are_pycocotools(seed):
+    batches = list(draw_batches(seed))
+    found = coco.summarise(gathered(batches), CLASSES)
+    stats, precision = pycocotools(batches)
+    np.testing.assert_allclose([found[name] for name in coco.NAMES], stats, atol=1e-9)
+    assert 0.05 < found["ap"] < 0.95 and found["pictures"] == 24
+    for index, name in enumerate(CLASSES[:-1]):
+        assert found["per_class"][name] == pytest.approx(precision[:, :, index].mean(), abs=1e-9)
+    assert found["per_class"]["never there"] == -1
+
+
+def test_more_than_a_hundred_detections_of_a_class_in_a_picture_are_cut_as_pycocotools_cuts_them():
+    rng = np.random.default_rng(0)
+    (batch,) = draw_batches(5, pictures=4, batch=4)
+    corners = rng.uniform(0, 100, (4, 250, 2))
+    batch["boxes"] = np.concatenate([corners, corners + rng.uniform(5, 90, (4, 250, 2))], axis=-1).astype(np.float32)
+    batch["classes"], batch["scores"] = np.zeros((4, 250), np.int32), rng.random((4, 250)).astype(np.float32)
+    batch["boxes"][:, :20], batch["scores"][:, :20] = batch["true_boxes"][:, [0]], 0.01
+    batch["true_classes"][:] = 0
+    batch["true_crowd"][:] = False
+    found = coco.summarise(gathered([batch]), CLASSES)
+    np.testing.assert_allclose([found[name] for name in coco.NAMES], pycocotools([batch])[0], atol=1e-9)
+
+
+def test_without_a_single_detection_the_ap_is_0():
+    batches = list(draw_batches(0))
+    for batch in batches:
+        batch["classes"][:] = -1
+    found = coco.summarise(gathered(batches), CLASSES)
+    assert found["ap"] == found["ar100"] == 0
+
+
+def test_a_detection_that_is_no_number_is_refused_by_the_name_of_its_picture():
+    batches = list(draw_batches(0))
+    batches[1]["boxes"][0, 0], batches[1]["classes"][0, 0] = np.nan, 0
+    with pytest.raises(UserError, match="picture 8 has a detection whose score or box is no finite number"):
+        gathered(batches)
+
+
+def test_results_file_has_the_datasets_own_ids_and_cocos_boxes(tmp_path):
+    batches = list(draw_batches(1))
+    category_ids, picture_ids = [1, 3, 7, 44, 90], np.arange(24) * 100 + 139
+    coco.write_results(tmp_path / "results.json", gathered(batches), category_ids, picture_ids)
+    results = json.loads((tmp_path / "results.json").read_text())
+    first = batches[0]
+    slots = np.flatnonzero(first["classes"][0] >= 0)
+    x0, y0, x1, y1 = first["boxes"][0, slots[0]].astype(float)
+    assert results[0]["image_id"] == 139
+    assert results[0]["category_id"] == category_ids[first["classes"][0, slots[0]]]
+    assert results[0]["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0])
+    assert results[0]["score"] == pytest.approx(first["scores"][0, slots[0]])
+    assert len(results) == sum((batch["classes"] >= 0).sum() for batch in batches)
