@@ -1,0 +1,126 @@
+"""Trained weights as a beginning: what `config.init_from` and `--weights` name, opened and put into a model.
+
+    "weights.safetensors", "weights.pth"    files under torch's names
+    "torchvision:resnet50/IMAGENET1K_V2"    torchvision's public checkpoints: weights/public.py
+    "runs/first"                            a run of ours: its best checkpoint, the moving averages where it kept them
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Sharding
+from ml_collections import ConfigDict
+
+import models
+from training.checkpoint import Checkpoints, choose
+from training.digest import digest
+from training.manifest import read_classes, read_config
+from training.mesh import AXIS
+from training.state import TrainState
+from weights import files, public
+from weights.convert import Shapes, classes_in, fit, from_torch, head, rename, to_torch, torch_shapes
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`tensors` have torch's names and layouts; `sha256` is that of the file, or of a run's parameters.
+
+    `classes` are the names of a run's classes, `prepared` says how a public checkpoint's pictures are; else None.
+    """
+
+    origin: str
+    sha256: str
+    tensors: dict[str, np.ndarray]
+    classes: tuple[str, ...] | None = None
+    prepared: public.Public | None = None
+
+
+def read_weights(reference: str, say: Callable[[str], None], checkpoint: str = "best") -> Weights:
+    """Opens what `reference` names; `checkpoint` is which of a run's. Raises UserError where it cannot be read."""
+    if reference.startswith(public.PREFIX):
+        path = public.fetch(reference, say)
+        return Weights(reference, files.sha256(path), files.read(path), prepared=public.find(reference))
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return _read_run(path, checkpoint)
+    tensors = files.read(path)
+    return Weights(str(path), files.sha256(path), tensors)
+
+
+def shapes_of(config: ConfigDict) -> Callable[[int], Shapes]:
+    """Number of classes -> torch's names and shapes of the arrays of the model that `config` describes."""
+
+    def shapes(classes: int) -> Shapes:
+        return torch_shapes(variables_like(models.create(config.model, classes, AXIS), config))
+
+    return shapes
+
+
+def variables_like(model: nn.Module, config: ConfigDict) -> dict[str, Any]:
+    """The shapes and types of a model's variables."""
+    return jax.eval_shape(lambda: models.init(model, jax.random.key(0), config.data.image_size))
+
+
+def start_from(
+    weights: Weights, state: TrainState, optimizer: optax.GradientTransformation, config: ConfigDict, sharding: Sharding
+) -> tuple[TrainState, list[str]]:
+    """The fresh `state` with the values of `weights` where it has them, and lines that tell what was left out.
+
+    A head made for other classes begins anew; all else must fit as config.init_rename, init_allow_missing and
+    init_allow_unexpected say. Raises UserError where it does not.
+    """
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    tensors, notes = fit(
+        rename(weights.tensors, config.init_rename, weights.origin),
+        torch_shapes(variables),
+        weights.origin,
+        replaceable=head(shapes_of(config)),
+        allow_missing=config.init_allow_missing,
+        allow_unexpected=config.init_allow_unexpected,
+    )
+
+    def begin(state: TrainState, variables: dict[str, Any]) -> TrainState:
+        return state.replace(
+            **variables,
+            opt_state=optimizer.init(variables["params"]),
+            ema=state.ema and jax.tree.map(jnp.copy, variables),
+        )
+
+    state = jax.jit(begin, out_shardings=sharding)(state, from_torch(tensors, variables))
+    return state, [f"begins with {len(tensors)} arrays of {weights.origin}", *notes]
+
+
+def variables_from(weights: Weights, config: ConfigDict, classes: int) -> tuple[dict[str, Any], list[str]]:
+    """All variables of config's model for so many classes, and lines that tell what of `weights` was left out.
+
+    Raises UserError where anything is missing.
+    """
+    like = variables_like(models.create(config.model, classes, AXIS), config)
+    tensors, notes = fit(
+        rename(weights.tensors, config.init_rename, weights.origin),
+        torch_shapes(like),
+        weights.origin,
+        allow_unexpected=config.init_allow_unexpected,
+    )
+    return from_torch(tensors, like), notes
+
+
+def classes_of(weights: Weights, config: ConfigDict) -> int | None:
+    """For how many classes the head of `weights` is made; None where they have no head."""
+    return classes_in(rename(weights.tensors, config.init_rename, weights.origin), shapes_of(config))
+
+
+def _read_run(workdir: Path, which: str) -> Weights:
+    classes = read_classes(workdir)
+    with Checkpoints(workdir, best=read_config(workdir).best) as checkpoints:
+        step = choose(checkpoints, which)
+        state = checkpoints.read(step)
+    variables = state["ema"] or {"params": state["params"], "batch_stats": state["batch_stats"]}
+    return Weights(f"{workdir}, step {step}", digest(variables), to_torch(variables), classes)

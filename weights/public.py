@@ -1,0 +1,156 @@
+"""torchvision's public checkpoints: what each is, where it lies, how its pictures are prepared; fetched once and kept.
+
+    python eval.py --config experiments/imagenet_resnet.py:50 --weights torchvision:resnet50/IMAGENET1K_V2 ...
+
+Names, files and figures are those of torchvision 0.28 (torchvision/models/*.py). Files are fetched from
+https://download.pytorch.org/models, or MORPHISM_WEIGHTS_URL, into ~/.cache/morphism/weights (XDG_CACHE_HOME).
+"""
+
+import fcntl
+import hashlib
+import http.client
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from errors import UserError, did_you_mean
+
+PREFIX = "torchvision:"
+BASE = "https://download.pytorch.org/models"
+TIMEOUT_S = 60  # without a byte
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Public(NamedTuple):
+    """A checkpoint; the eight digits in its file's name begin its SHA-256.
+
+    Pictures: the shorter side resized to resize_size, bilinear with antialiasing, the central square of crop_size, in
+    0..1 minus mean, divided by std. top1 and top5 are in percent on ImageNet's validation split, None where there are
+    none: the network's classifier is not trained.
+    """
+
+    file: str
+    resize_size: int
+    top1: float | None
+    top5: float | None
+    crop_size: int = 224
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+
+
+CHECKPOINTS = {  # our name of the architecture / torchvision's of the weights
+    "alexnet/IMAGENET1K_V1": Public("alexnet-owt-7be5be79.pth", 256, 56.522, 79.066),
+    "vgg11/IMAGENET1K_V1": Public("vgg11-8a719046.pth", 256, 69.02, 88.628),
+    "vgg11_bn/IMAGENET1K_V1": Public("vgg11_bn-6002323d.pth", 256, 70.37, 89.81),
+    "vgg13/IMAGENET1K_V1": Public("vgg13-19584684.pth", 256, 69.928, 89.246),
+    "vgg13_bn/IMAGENET1K_V1": Public("vgg13_bn-abd245e5.pth", 256, 71.586, 90.374),
+    "vgg16/IMAGENET1K_V1": Public("vgg16-397923af.pth", 256, 71.592, 90.382),
+    "vgg16/IMAGENET1K_FEATURES": Public(
+        "vgg16_features-amdegroot-88682ab5.pth", 256, None, None, mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3
+    ),
+    "vgg16_bn/IMAGENET1K_V1": Public("vgg16_bn-6c64b313.pth", 256, 73.36, 91.516),
+    "vgg19/IMAGENET1K_V1": Public("vgg19-dcbb9e9d.pth", 256, 72.376, 90.876),
+    "vgg19_bn/IMAGENET1K_V1": Public("vgg19_bn-c79401a0.pth", 256, 74.218, 91.842),
+    "resnet18/IMAGENET1K_V1": Public("resnet18-f37072fd.pth", 256, 69.758, 89.078),
+    "resnet34/IMAGENET1K_V1": Public("resnet34-b627a593.pth", 256, 73.314, 91.42),
+    "resnet50/IMAGENET1K_V1": Public("resnet50-0676ba61.pth", 256, 76.13, 92.862),
+    "resnet50/IMAGENET1K_V2": Public("resnet50-11ad3fa6.pth", 232, 80.858, 95.434),
+    "resnet101/IMAGENET1K_V1": Public("resnet101-63fe2227.pth", 256, 77.374, 93.546),
+    "resnet101/IMAGENET1K_V2": Public("resnet101-cd907fc2.pth", 232, 81.886, 95.78),
+    "resnet152/IMAGENET1K_V1": Public("resnet152-394f9c45.pth", 256, 78.312, 94.046),
+    "resnet152/IMAGENET1K_V2": Public("resnet152-f82ba261.pth", 232, 82.284, 96.002),
+    "resnext50_32x4d/IMAGENET1K_V1": Public("resnext50_32x4d-7cdf4587.pth", 256, 77.618, 93.698),
+    "resnext50_32x4d/IMAGENET1K_V2": Public("resnext50_32x4d-1a0047aa.pth", 232, 81.198, 95.34),
+    "resnext101_32x8d/IMAGENET1K_V1": Public("resnext101_32x8d-8ba56ff5.pth", 256, 79.312, 94.526),
+    "resnext101_32x8d/IMAGENET1K_V2": Public("resnext101_32x8d-110c445d.pth", 232, 82.834, 96.228),
+    "resnext101_64x4d/IMAGENET1K_V1": Public("resnext101_64x4d-173b62eb.pth", 232, 83.246, 96.454),
+    "wide_resnet50_2/IMAGENET1K_V1": Public("wide_resnet50_2-95faca4d.pth", 256, 78.468, 94.086),
+    "wide_resnet50_2/IMAGENET1K_V2": Public("wide_resnet50_2-9ba9bcbe.pth", 232, 81.602, 95.758),
+    "wide_resnet101_2/IMAGENET1K_V1": Public("wide_resnet101_2-32ee1156.pth", 256, 78.848, 94.284),
+    "wide_resnet101_2/IMAGENET1K_V2": Public("wide_resnet101_2-d733dc28.pth", 232, 82.51, 96.02),
+}
+
+
+def find(reference: str) -> Public:
+    """The checkpoint that "torchvision:<architecture>/<weights>" names. Raises UserError where there is none."""
+    name = reference.removeprefix(PREFIX)
+    if name not in CHECKPOINTS:
+        architecture = name.partition("/")[0] + "/"
+        held = [known for known in CHECKPOINTS if known.startswith(architecture)] or list(CHECKPOINTS)
+        raise UserError(
+            f"{reference}: torchvision has no such weights{did_you_mean(name, CHECKPOINTS)}; there are "
+            f"{', '.join(held[:4])}{' ...' if len(held) > 4 else ''}"
+        )
+    return CHECKPOINTS[name]
+
+
+def fetch(reference: str, say: Callable[[str], None]) -> Path:
+    """The file of a checkpoint, whole and verified: from the cache, else fetched; `say` is told of that.
+
+    A fetch that was interrupted goes on where it stood; two at once wait for one another.
+    Raises UserError where the server, the network or the disk refuses, and for other bytes than torchvision's.
+    """
+    public = find(reference)
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "morphism" / "weights"
+    target, part = folder / public.file, folder / f"{public.file}.part"
+    url = f"{os.environ.get('MORPHISM_WEIGHTS_URL', BASE).rstrip('/')}/{public.file}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{public.file}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.exists():
+                say(f"fetching {url}")
+                _fetch(url, part)
+                _check(part, url)
+                part.replace(target)
+    except urllib.error.HTTPError as error:
+        raise UserError(f"{url}: {error.code} {error.reason}; fetch it by hand into {target}") from error
+    except urllib.error.URLError as error:
+        raise UserError(f"{url}: not reached ({error.reason}); the same command tries again") from error
+    except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        raise UserError(
+            f"{url}: interrupted ({error or type(error).__name__}); the same command goes on from there"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); make room, or set XDG_CACHE_HOME") from error
+    _check(target, url)
+    return target
+
+
+def _fetch(url: str, part: Path) -> None:
+    """Appends to `part` what it lacks; begins anew where the server does not give a file in parts."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if have and error.code == 416:  # nothing is left to fetch
+            return
+        raise
+    with response, part.open("ab") as file:
+        if have and getattr(response, "status", None) != 206:
+            file.truncate(0)
+        expected = response.headers["Content-Length"]
+        received = 0
+        while chunk := response.read(1 << 20):
+            file.write(chunk)
+            received += len(chunk)
+    if expected is not None and received < int(expected):
+        raise http.client.HTTPException(f"{received:,} of {int(expected):,} bytes came")
+
+
+def _check(path: Path, url: str) -> None:
+    """Raises UserError, and removes the file, where its SHA-256 does not begin as its name says."""
+    promised = re.search(r"-([0-9a-f]{8})\.pth", path.name)[1]
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(promised):
+        path.unlink()
+        raise UserError(
+            f"{url}: its SHA-256 begins {found[:8]}, not {promised}; removed from {path.parent}, and the same command "
+            "fetches it again"
+        )
