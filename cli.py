@@ -21,6 +21,15 @@ class ConfigFlag:
         )
 
     @property
+    def given(self) -> bool:
+        return self._flag.value is not None
+
+    @property
+    def overrides(self) -> set[str]:
+        """The fields, such as "data.source", that --config.field=value gave on the command line."""
+        return set(config_flags.get_override_values(flags.FLAGS["config"]))
+
+    @property
     def value(self) -> ConfigDict:
         if self._flag.value is None:
             raise UserError("--config is missing; give an experiment, such as --config experiments/quickstart.py")
@@ -29,6 +38,14 @@ class ConfigFlag:
         except OSError as error:
             raise UserError(f"--config: {_one_line(error.__cause__)}") from error
         return self._flag.value
+
+
+def check_trained(workdir: str | None, weights: str | None, config: ConfigFlag) -> None:
+    """Raises UserError unless what is trained is given once: --workdir, or --config and --weights."""
+    if not workdir and not weights:
+        raise UserError("--workdir is missing; name the folder of a training run, or give --config and --weights")
+    if workdir and (weights or config.given):
+        raise UserError("--workdir has a config and weights of its own; leave out --config and --weights")
 
 
 def run(main: Callable[[list[str]], None], program: str) -> None:

@@ -1,9 +1,12 @@
-"""Evaluates a run's checkpoint on any split, each example exactly once, on all local devices.
+"""Evaluates a run's checkpoint, or other trained weights, on any split, each example exactly once, on all devices.
 
     python eval.py --workdir runs/quickstart [--split val] [--checkpoint best|latest|STEP] [--views ten_crop] [--draw]
+    python eval.py --config experiments/imagenet_resnet.py:50 --weights torchvision:resnet50/IMAGENET1K_V2 \
+        [--config.data.source=imagenet:pictures/val] [--output result.json]
 
-Prints a table, and writes eval_<split>.json (and .png with --draw) into the workdir; with --views but the central crop,
-eval_<split>_<views>.json.
+Prints a table, and writes it as JSON (and a .png with --draw) where --output says; in the workdir, unless it is given,
+as eval_<split>.json, or eval_<split>_<views>.json with --views but the central crop.
+--weights are a file (.safetensors, .pth), a public checkpoint of torchvision's, or a run's workdir.
 """
 
 import re
@@ -15,37 +18,46 @@ import cli
 import training.startup
 from errors import UserError
 
+_CONFIG = cli.ConfigFlag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The --workdir of a training run.")
 _SPLIT = flags.DEFINE_string("split", None, "Which split; the run's config.data.val_split unless given.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
 _SOURCE = flags.DEFINE_string("source", None, "Other data with the same classes; the run's config.data.source.")
 _VIEWS = flags.DEFINE_string("views", "center", "Of each picture: center, flip or ten_crop (augment/views.py).")
+_WEIGHTS = flags.DEFINE_string("weights", None, "With --config, instead of --workdir: a file, torchvision:..., a run.")
+_OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write; eval_<split>.json in the --workdir unless given.")
 _DRAW = flags.DEFINE_bool("draw", False, "Also draw pictures with their predictions, and the confusion matrix.")
+flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(training.startup)
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}")
-    if not _WORKDIR.value:
-        raise UserError("--workdir is missing; name the folder of a training run")
+    cli.check_trained(_WORKDIR.value, _WEIGHTS.value, _CONFIG)
+    if _WEIGHTS.value and _DRAW.value and not _OUTPUT.value:
+        raise UserError("--output is missing; name a JSON file, and --draw puts its picture beside it")
     training.startup.start_jax()
     import jax
     import numpy as np
 
     from data import sources
     from evaluation.loop import evaluate
-    from evaluation.run import open_run
+    from evaluation.run import open_run, open_weights
     from training.manifest import write_json
 
-    workdir = Path(_WORKDIR.value)
-    run = open_run(workdir, _CHECKPOINT.value)
+    if _WORKDIR.value:
+        run = open_run(Path(_WORKDIR.value), _CHECKPOINT.value)
+    else:
+        run = open_weights(_CONFIG.value, _WEIGHTS.value, _CONFIG.overrides, print)
     split = _SPLIT.value or run.config.data.val_split
     with run.config.unlocked():
         run.config.data.source = _SOURCE.value or run.config.data.source
     source = sources.load(run.config.data, split)
     if tuple(source.classes) != run.classes:
-        raise UserError(f"{run.config.data.source} has other classes than {workdir}: {', '.join(source.classes)[:200]}")
+        raise UserError(
+            f"{run.config.data.source} has other classes than {run.name}: {', '.join(source.classes)[:200]}"
+        )
 
     kept = []
 
@@ -60,12 +72,14 @@ def main(argv: list[str]) -> None:
         return
 
     views = _VIEWS.value
-    name = split if views == "center" else f"{split}_{views}"
-    path = workdir / f"eval_{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_')}.json"
-    write_json(path, {"split": split, "source": run.config.data.source, "step": run.step, "views": views, **summary})
-    print(f"{run.config.data.source} {split} ({views}), step {run.step} of {workdir}, {summary['examples']:,} examples")
+    print(f"{run.config.data.source} {split} ({views}), {run.name}, {summary['examples']:,} examples")
     for name in run.task.HEADLINE:
         print(f"  {name:<20}{summary[name]:.4f}")
+    if not _WORKDIR.value and not _OUTPUT.value:
+        return
+    name = split if views == "center" else f"{split}_{views}"
+    path = Path(_OUTPUT.value or f"{_WORKDIR.value}/eval_{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_')}.json")
+    write_json(path, {"split": split, "source": run.config.data.source, **run.facts, "views": views, **summary})
     print(f"  in {path}")
     if _DRAW.value:
         from evaluation.plots import draw_classification

@@ -1,6 +1,7 @@
-"""Predicts the classes of pictures with a trained run.
+"""Predicts the classes of pictures with a trained run, or with other trained weights.
 
     python predict.py --workdir runs/quickstart picture.jpg folder/of/pictures ...
+    python predict.py --config experiments/imagenet_resnet.py:50 --weights torchvision:resnet50/IMAGENET1K_V2 cat.jpg
 
 Prints a line a picture, or writes them all as JSON with --output.
 """
@@ -15,26 +16,32 @@ import cli
 import training.startup
 from errors import UserError
 
+_CONFIG = cli.ConfigFlag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The --workdir of a training run.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
+_WEIGHTS = flags.DEFINE_string("weights", None, "With --config, instead of --workdir: a file, torchvision:..., a run.")
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write, instead of printing.")
+flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(training.startup)
 
 
 def main(argv: list[str]) -> None:
-    if not _WORKDIR.value:
-        raise UserError("--workdir is missing; name the folder of a training run")
+    cli.check_trained(_WORKDIR.value, _WEIGHTS.value, _CONFIG)
     if len(argv) < 2:
         raise UserError("name pictures, or folders of pictures")
     training.startup.start_jax()
     from data.pictures import Pictures, find_pictures
-    from evaluation.run import open_run
+    from evaluation.run import open_run, open_weights
     from training.manifest import write_json
 
-    run = open_run(Path(_WORKDIR.value), _CHECKPOINT.value)
+    tell = partial(print, file=sys.stderr)
+    if _WORKDIR.value:
+        run = open_run(Path(_WORKDIR.value), _CHECKPOINT.value)
+    else:
+        run = open_weights(_CONFIG.value, _WEIGHTS.value, _CONFIG.overrides, tell)
     source = Pictures(find_pictures(argv[1:]), run.classes)
     found = []
-    for predictions in run.predict(source, partial(print, file=sys.stderr)):
+    for predictions in run.predict(source, tell):
         for index, number, confidence in zip(
             predictions["id"], predictions["class"], predictions["confidence"], strict=False
         ):

@@ -1,6 +1,6 @@
-"""A trained run, opened to evaluate or predict with it."""
+"""A trained run, or public weights, opened to evaluate or predict with them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,25 +12,32 @@ from ml_collections import ConfigDict
 
 import models
 import tasks
+from data import sources
 from data.oddities import Oddities
 from data.sources import Source
 from errors import UserError, check_choice
 from evaluation.loop import Predictions, predict
 from training.checkpoint import Checkpoints, check_same, choose, shapes
+from training.initial import classes_of, read_weights, variables_from
 from training.manifest import read_classes, read_config
 from training.mesh import AXIS, make_mesh, replicated
 from training.step import make_eval_step
 from training.validation import check_config
+from weights.public import PREFIX, Public
 
 
 @dataclass(frozen=True)
 class Run:
-    """`variables` are what the model is evaluated with: the moving averages where the run kept them."""
+    """`variables` are what the model is evaluated with: the moving averages where the run kept them.
+
+    `name` and `facts` say where they come from, to a person and in JSON.
+    """
 
     config: ConfigDict
     task: ModuleType
     classes: Sequence[str]
-    step: int
+    name: str
+    facts: dict[str, Any]
     model: nn.Module
     variables: dict[str, Any]
 
@@ -74,4 +81,46 @@ def open_run(workdir: Path, which: str) -> Run:
     model = models.create(config.model, len(classes), AXIS)
     wanted = jax.eval_shape(lambda: models.init(model, jax.random.key(0), config.data.image_size))
     check_same(shapes(variables), shapes(wanted), workdir / "checkpoints" / str(step))
-    return Run(config, tasks.get(config.task), classes, step, model, variables)
+    return Run(config, tasks.get(config.task), classes, f"step {step} of {workdir}", {"step": step}, model, variables)
+
+
+def open_weights(config: ConfigDict, reference: str, overrides: Set[str], say: Callable[[str], None]) -> Run:
+    """What --weights names, in the model of `config`, to see pictures as config says.
+
+    Pictures are prepared as torchvision prepares them for a checkpoint of its own, but for the fields of `overrides`.
+    The classes are those of a run's workdir, else of config.data.source. `say` is given what is worth telling.
+    Raises UserError where weights, model and data do not fit one another.
+    """
+    weights = read_weights(reference, say)
+    config = config.copy_and_resolve_references()
+    if weights.prepared:
+        _prepare(config, weights.prepared, weights.origin, overrides)
+    check_config(config)
+    names = weights.classes or tuple(sources.classes(config.data))
+    classes = classes_of(weights, config)
+    if classes not in (None, len(names)):
+        raise UserError(
+            f"{weights.origin} is made for {classes} classes, {config.data.source} has {len(names)}; give the data "
+            "that it was trained for as config.data.source"
+        )
+    variables, notes = variables_from(weights, config, len(names))
+    for note in notes:
+        say(note)
+    model = models.create(config.model, len(names), AXIS)
+    facts = {"weights": weights.origin, "sha256": weights.sha256}
+    return Run(config, tasks.get(config.task), names, weights.origin, facts, model, variables)
+
+
+def _prepare(config: ConfigDict, public: Public, origin: str, overrides: Set[str]) -> None:
+    architecture = origin.removeprefix(PREFIX).partition("/")[0]
+    if config.model.name != architecture:
+        raise UserError(f"{origin} is for config.model.name={architecture}, not {config.model.name}")
+    if public.top1 is None:
+        raise UserError(f"{origin} has no trained classifier; it is to begin training with, as config.init_from")
+    wanted = {
+        "data.resize_size": public.resize_size,
+        "data.eval_size": public.crop_size,
+        "augment.mean": public.mean,
+        "augment.std": public.std,
+    }
+    config.update_from_flattened_dict({field: value for field, value in wanted.items() if field not in overrides})

@@ -19,6 +19,10 @@ def get_base(task: str = "classification") -> ConfigDict:
             checkpoint_every="1ep",  # saves in between; "0": never saves
             keep=2,  # newest checkpoints kept, beside the best
             best="top1",  # the metric of the validation split whose highest value is "best"; "": the newest is
+            init_from="",  # trained weights to begin with: a file, torchvision:<name>/<weights>, or a run's workdir
+            init_rename=(),  # regular expressions "pattern -> replacement" for their names
+            init_allow_missing="",  # regular expression of the names that they may lack, which then begin anew
+            init_allow_unexpected="",  # and of those that are left aside
             model=dict(
                 name="resnet50",  # one of models/*.py's MODELS
                 dtype="float32",  # of the computation: float32 or bfloat16; parameters are float32
@@ -28,7 +32,7 @@ def get_base(task: str = "classification") -> ConfigDict:
                 options=ConfigDict(convert_dict=False),  # further fields of the architecture
             ),
             data=dict(
-                source="embedded",  # embedded, tfds:<name> or folder:<path>
+                source="embedded",  # embedded, tfds:<name>, folder:<path> or imagenet:<path>
                 data_dir="",  # of TFDS; "": its default
                 train_split="train",
                 val_split="val",

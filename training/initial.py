@@ -1,12 +1,13 @@
 """Trained weights as a beginning: what `config.init_from` and `--weights` name, opened and put into a model.
 
-    "weights.safetensors", "weights.pth"    files under torch's names
-    "torchvision:resnet50/IMAGENET1K_V2"    torchvision's public checkpoints: weights/public.py
-    "runs/first"                            a run of ours: its best checkpoint, the moving averages where it kept them
+"weights.safetensors", "weights.pth"    files under torch's names
+"torchvision:resnet50/IMAGENET1K_V2"    torchvision's public checkpoints: weights/public.py
+"runs/first"                            a run of ours: its best checkpoint, the moving averages where it kept them
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +43,36 @@ class Weights:
     prepared: public.Public | None = None
 
 
-def read_weights(reference: str, say: Callable[[str], None], checkpoint: str = "best") -> Weights:
-    """Opens what `reference` names; `checkpoint` is which of a run's. Raises UserError where it cannot be read."""
+def read_weights(reference: str, say: Callable[[str], None]) -> Weights:
+    """Opens what `reference` names; `say` is told of what takes long. Raises UserError where it cannot be read."""
     if reference.startswith(public.PREFIX):
         path = public.fetch(reference, say)
-        return Weights(reference, files.sha256(path), files.read(path), prepared=public.find(reference))
+        prepared = public.find(reference)
+        tensors = files.read(path)
+        if prepared.untrained:
+            tensors = {name: x for name, x in tensors.items() if not name.startswith(prepared.untrained)}
+        return Weights(reference, files.sha256(path), tensors, prepared=prepared)
     path = Path(reference).expanduser()
     if path.is_dir():
-        return _read_run(path, checkpoint)
+        return read_run(path, "best")
     tensors = files.read(path)
     return Weights(str(path), files.sha256(path), tensors)
+
+
+def read_run(workdir: Path, which: str) -> Weights:
+    """What a run is evaluated with, at its checkpoint "best", "latest" or of a step. Raises UserError without one."""
+    classes = read_classes(workdir)
+    with Checkpoints(workdir, best=read_config(workdir).best) as checkpoints:
+        step = choose(checkpoints, which)
+        state = checkpoints.read(step)
+    variables = state["ema"] or {"params": state["params"], "batch_stats": state["batch_stats"]}
+    return Weights(f"{workdir}, step {step}", digest(variables), to_torch(variables), classes)
 
 
 def shapes_of(config: ConfigDict) -> Callable[[int], Shapes]:
     """Number of classes -> torch's names and shapes of the arrays of the model that `config` describes."""
 
+    @cache
     def shapes(classes: int) -> Shapes:
         return torch_shapes(variables_like(models.create(config.model, classes, AXIS), config))
 
@@ -115,12 +131,3 @@ def variables_from(weights: Weights, config: ConfigDict, classes: int) -> tuple[
 def classes_of(weights: Weights, config: ConfigDict) -> int | None:
     """For how many classes the head of `weights` is made; None where they have no head."""
     return classes_in(rename(weights.tensors, config.init_rename, weights.origin), shapes_of(config))
-
-
-def _read_run(workdir: Path, which: str) -> Weights:
-    classes = read_classes(workdir)
-    with Checkpoints(workdir, best=read_config(workdir).best) as checkpoints:
-        step = choose(checkpoints, which)
-        state = checkpoints.read(step)
-    variables = state["ema"] or {"params": state["params"], "batch_stats": state["batch_stats"]}
-    return Weights(f"{workdir}, step {step}", digest(variables), to_torch(variables), classes)

@@ -23,6 +23,7 @@ from errors import UserError
 from evaluation.loop import evaluate, predict
 from models import cost
 from training.checkpoint import Checkpoints
+from training.initial import read_weights, start_from
 from training.manifest import claim_classes, claimed, write_manifest
 from training.mesh import AXIS, check_batch, make_mesh, replicated, to_devices
 from training.optimizer import make_optimizer
@@ -75,19 +76,26 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
         claimed(workdir, config) if main_process else nullcontext(),
         Checkpoints(workdir, config.keep, config.best, writer=True) as checkpoints,
     ):
+        start = checkpoints.latest() or 0
+        weights = None if start or not config.init_from else read_weights(config.init_from, print)
         if main_process:
             claim_classes(workdir, source.classes)
-            write_manifest(workdir, config, _cost(model, shapes, config.data.image_size))
-        start = checkpoints.latest() or 0
+            begun = {"init_from": weights.origin, "init_sha256": weights.sha256} if weights else {}
+            write_manifest(workdir, config, _cost(model, shapes, config.data.image_size) | begun)
+        notes = []
         if start:
             state = checkpoints.restore(start, shapes, replicated(mesh))
         else:
             state = jax.jit(init, out_shardings=replicated(mesh))()
+            if weights:
+                state, notes = start_from(weights, state, optimizer, config, replicated(mesh))
         with Writer(workdir, total, start, main_process) as writer:
             writer.say(
                 f"{config.model.name}: {cost.parameters(shapes.params):,} parameters, {len(source):,} examples, "
                 f"{classes} classes; {mesh.size} {jax.devices()[0].device_kind} device(s); {workdir}"
             )
+            for note in notes:
+                writer.say(note)
             if start:
                 writer.say(f"going on from step {start} of {total}" if start < total else f"finished at step {start}")
             host = train_batches(

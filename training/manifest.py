@@ -88,8 +88,8 @@ def read_classes(workdir: Path) -> tuple[str, ...]:
     return tuple(_read_json(workdir / "classes.json", list))
 
 
-def write_manifest(workdir: Path, config: ConfigDict, cost: dict[str, int]) -> None:
-    """One entry a start of the run, the newest last: versions, code, devices, and the model's cost."""
+def write_manifest(workdir: Path, config: ConfigDict, facts: dict[str, Any]) -> None:
+    """One entry a start of the run, the newest last: versions, code, devices, and `facts` of the model."""
     path = workdir / "manifest.json"
     starts = _read_json(path, list) if path.exists() else []
     starts.append(
@@ -103,7 +103,7 @@ def write_manifest(workdir: Path, config: ConfigDict, cost: dict[str, int]) -> N
             "devices": [device.device_kind for device in jax.devices()],
             "processes": jax.process_count(),
             "seed": config.seed,
-            **cost,
+            **facts,
         }
     )
     write_json(path, starts)

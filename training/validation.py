@@ -39,6 +39,7 @@ def interval(low: float, high: float) -> tuple[str, Callable[[Any], bool]]:
     )
 
 
+TEXTS = ("a tuple of texts", lambda x: isinstance(x, (tuple, list)) and all(isinstance(each, str) for each in x))
 YES_OR_NO = ("True or False", lambda x: isinstance(x, bool))
 CHANNELS = "three numbers, one a channel"
 RULES = {
@@ -46,6 +47,7 @@ RULES = {
     "batch_size": at_least(1),
     "accumulate": at_least(1),
     "keep": at_least(1),
+    "init_rename": TEXTS,
     "model.remat": YES_OR_NO,
     "model.sync_bn": YES_OR_NO,
     "model.frozen_bn": YES_OR_NO,

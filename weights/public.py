@@ -29,8 +29,8 @@ class Public(NamedTuple):
     """A checkpoint; the eight digits in its file's name begin its SHA-256.
 
     Pictures: the shorter side resized to resize_size, bilinear with antialiasing, the central square of crop_size, in
-    0..1 minus mean, divided by std. top1 and top5 are in percent on ImageNet's validation split, None where there are
-    none: the network's classifier is not trained.
+    0..1 minus mean, divided by std. top1 and top5 are in percent on ImageNet's validation split, None where the
+    classifier is not trained; its tensors' names then begin with `untrained`.
     """
 
     file: str
@@ -40,6 +40,7 @@ class Public(NamedTuple):
     crop_size: int = 224
     mean: tuple[float, float, float] = MEAN
     std: tuple[float, float, float] = STD
+    untrained: str = ""
 
 
 CHECKPOINTS = {  # our name of the architecture / torchvision's of the weights
@@ -50,7 +51,13 @@ CHECKPOINTS = {  # our name of the architecture / torchvision's of the weights
     "vgg13_bn/IMAGENET1K_V1": Public("vgg13_bn-abd245e5.pth", 256, 71.586, 90.374),
     "vgg16/IMAGENET1K_V1": Public("vgg16-397923af.pth", 256, 71.592, 90.382),
     "vgg16/IMAGENET1K_FEATURES": Public(
-        "vgg16_features-amdegroot-88682ab5.pth", 256, None, None, mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3
+        "vgg16_features-amdegroot-88682ab5.pth",
+        256,
+        None,
+        None,
+        mean=(0.48235, 0.45882, 0.40784),
+        std=(1 / 255,) * 3,
+        untrained="classifier.",
     ),
     "vgg16_bn/IMAGENET1K_V1": Public("vgg16_bn-6c64b313.pth", 256, 73.36, 91.516),
     "vgg19/IMAGENET1K_V1": Public("vgg19-dcbb9e9d.pth", 256, 72.376, 90.876),

@@ -1,0 +1,213 @@
+"""Beginning with trained weights, and evaluating with them, in the small network of the fixture `config`."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import models
+from errors import UserError
+from evaluation.run import open_run, open_weights
+from experiments import quickstart
+from experiments.base import get_base
+from training.initial import classes_of, read_run, read_weights, shapes_of, start_from, variables_like
+from training.loop import train
+from training.mesh import AXIS, make_mesh, replicated
+from training.optimizer import make_optimizer
+from training.schedule import make_schedule
+from training.state import init_state
+from weights import files, public
+from weights.convert import to_torch
+from weights.public import Public
+
+
+def silent(line):
+    pass
+
+
+def drawn(shapes, seed):
+    """Values for every array, of a size that a network may have."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: rng.uniform(0.1, 0.2, x.shape).astype(x.dtype), shapes)
+
+
+@pytest.fixture
+def make_state(config):
+    """make_state(classes=, seed=): a state of config's model, and its optimiser."""
+
+    def make(classes=10, seed=0):
+        model = models.create(config.model, classes, AXIS)
+        optimizer = make_optimizer(config.optimizer, make_schedule(config, 100))
+        return drawn(jax.eval_shape(lambda: init_state(model, optimizer, 8, seed, ema=True)), seed), optimizer
+
+    return make
+
+
+@pytest.fixture
+def file(make_state, tmp_path):
+    """Weights drawn with another seed than config's, for ten classes."""
+    path = tmp_path / "drawn.safetensors"
+    files.write(path, tensors(make_state(seed=7)[0]))
+    return path
+
+
+def tensors(state):
+    return to_torch({"params": state.params, "batch_stats": state.batch_stats})
+
+
+def assert_same(found, expected, names):
+    for name in names:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_a_state_begins_with_the_weights_and_its_averages_and_optimiser_with_it(config, make_state, file):
+    (state, optimizer), expected = make_state(), files.read(file)
+    begun, notes = start_from(read_weights(str(file), silent), state, optimizer, config, replicated(make_mesh()))
+    assert_same(tensors(begun), expected, expected)
+    assert_same(to_torch(begun.ema), expected, expected)
+    fresh = optimizer.init(begun.params)
+    counters = [name for name in expected if name.endswith("num_batches_tracked")]
+    assert jax.tree.structure(begun.opt_state) == jax.tree.structure(fresh)
+    jax.tree.map(np.testing.assert_array_equal, begun.opt_state, fresh)
+    assert notes == [f"begins with {len(expected) - len(counters)} arrays of {file}"]
+
+
+def test_a_head_of_other_classes_begins_anew_and_the_rest_does_not(config, make_state, file):
+    (state, optimizer), expected = make_state(classes=7), files.read(file)
+    begun, notes = start_from(read_weights(str(file), silent), state, optimizer, config, replicated(make_mesh()))
+    found, fresh = tensors(begun), tensors(state)
+    assert_same(found, fresh, ["fc.weight", "fc.bias"])
+    assert_same(found, expected, set(expected) - {"fc.weight", "fc.bias"})
+    assert notes[1].endswith("so the head begins anew: fc.bias, fc.weight")
+
+
+def test_renamed_and_missing_arrays_follow_the_config(config, make_state, file, tmp_path):
+    expected = files.read(file)
+    path = tmp_path / "renamed.safetensors"
+    files.write(path, {f"backbone.{name}": x for name, x in expected.items() if not name.startswith("fc.")})
+    weights, (state, optimizer) = read_weights(str(path), silent), make_state()
+    with pytest.raises(
+        UserError, match=r"renamed.safetensors: does not fit: it lacks bn1.bias, .* and \d+ more; the mo"
+    ):
+        start_from(weights, state, optimizer, config, replicated(make_mesh()))
+    config.init_rename = (r"^backbone\. -> ",)
+    config.init_allow_missing = r"fc\..*"
+    begun, notes = start_from(weights, state, optimizer, config, replicated(make_mesh()))
+    assert_same(tensors(begun), expected, set(expected) - {"fc.weight", "fc.bias"})
+    assert notes[1] == f"{path}: without fc.bias, fc.weight, which begin anew"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of two steps that began with a file, and its file."""
+    folder, config = tmp_path_factory.mktemp("trained"), quickstart.get_config()
+    config.update(batch_size=16, duration="2", eval_every="0", checkpoint_every="1")
+    config.data.update(image_size=8, resize_size=8)
+    config.schedule.warmup = "0"
+    shapes = variables_like(models.create(config.model, 10, AXIS), config)
+    config.init_from = str(folder / "drawn.safetensors")
+    files.write(folder / "drawn.safetensors", to_torch(drawn(shapes, 7)))
+    train(config, folder / "run")
+    return folder / "run", folder / "drawn.safetensors", config
+
+
+def test_a_runs_manifest_says_what_it_began_with(trained):
+    workdir, file, _ = trained
+    start = json.loads((workdir / "manifest.json").read_text())[0]
+    assert start["init_from"] == str(file) and start["init_sha256"] == files.sha256(file)
+
+
+def test_exported_weights_and_the_workdir_evaluate_as_the_run(trained, tmp_path):
+    workdir, _, config = trained
+    files.write(tmp_path / "out.safetensors", read_run(workdir, "best").tensors)
+    run = open_run(workdir, "best")
+    for reference in (tmp_path / "out.safetensors", workdir):
+        opened = open_weights(config, str(reference), set(), silent)
+        assert tuple(opened.classes) == tuple(run.classes)
+        assert jax.tree.structure(opened.variables) == jax.tree.structure(run.variables)
+        jax.tree.map(np.testing.assert_array_equal, opened.variables, run.variables)
+
+
+def test_a_state_begins_with_a_run(trained, make_state, config):
+    (state, optimizer), weights = make_state(), read_weights(str(trained[0]), silent)
+    begun, _ = start_from(weights, state, optimizer, config, replicated(make_mesh()))
+    assert_same(tensors(begun), weights.tensors, weights.tensors)
+    assert weights.origin == f"{trained[0]}, step 2" and len(weights.classes) == 10
+
+
+def test_a_resumed_run_needs_its_beginning_no_more_and_ends_with_the_same_bits(trained):
+    workdir, file, config = trained
+    whole = read_run(workdir, "latest")
+    shutil.rmtree(workdir / "checkpoints" / "2")
+    file.unlink()
+    train(config, workdir)
+    starts = json.loads((workdir / "manifest.json").read_text())
+    assert ["init_from" in start for start in starts] == [True, False]
+    assert read_run(workdir, "latest").sha256 == whole.sha256
+
+
+def test_weights_of_another_number_of_classes_are_refused_in_evaluation(config, make_state, tmp_path):
+    files.write(tmp_path / "seven.safetensors", tensors(make_state(classes=7)[0]))
+    assert classes_of(read_weights(str(tmp_path / "seven.safetensors"), silent), config) == 7
+    with pytest.raises(UserError, match=r"seven.safetensors is made for 7 classes, embedded has 10"):
+        open_weights(config, str(tmp_path / "seven.safetensors"), set(), silent)
+
+
+@pytest.fixture
+def of_torchvision(monkeypatch):
+    """A public checkpoint of resnet18, without its network."""
+
+    def fetch(reference, say):
+        return reference
+
+    shapes = shapes_of(resnet18())(10)
+    monkeypatch.setattr(public, "fetch", fetch)
+    monkeypatch.setattr(files, "sha256", lambda path: "0" * 64)
+    monkeypatch.setattr(
+        files, "read", lambda path: {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    )
+    checkpoint = Public("x-00000000.pth", 44, 70.0, 90.0, crop_size=40, mean=(0.1, 0.2, 0.3))
+    monkeypatch.setitem(public.CHECKPOINTS, "resnet18/TINY", checkpoint)
+    monkeypatch.setitem(public.CHECKPOINTS, "resnet18/FEATURES", checkpoint._replace(top1=None, untrained="fc."))
+
+
+def resnet18():
+    config = get_base()
+    config.model.name = "resnet18"
+    config.data.image_size = 32
+    return config
+
+
+def test_a_public_checkpoint_is_evaluated_with_its_own_preparation(of_torchvision):
+    run = open_weights(resnet18(), "torchvision:resnet18/TINY", {"data.source", "augment.std"}, silent)
+    assert (run.config.data.resize_size, run.config.data.eval_size) == (44, 40)
+    assert run.config.augment.mean == (0.1, 0.2, 0.3) and run.config.augment.std == resnet18().augment.std
+    chosen = resnet18()
+    chosen.data.resize_size = 50
+    run = open_weights(chosen, "torchvision:resnet18/TINY", {"data.resize_size"}, silent)
+    assert (run.config.data.resize_size, run.config.data.eval_size) == (50, 40)
+
+
+def test_a_public_checkpoint_in_another_architecture_is_refused(of_torchvision):
+    config = resnet18()
+    config.model.name = "resnet34"
+    with pytest.raises(UserError, match="TINY is for config.model.name=resnet18, not resnet34"):
+        open_weights(config, "torchvision:resnet18/TINY", set(), silent)
+
+
+def test_an_untrained_head_is_left_out_and_not_evaluated(of_torchvision):
+    found = read_weights("torchvision:resnet18/FEATURES", silent).tensors
+    assert "conv1.weight" in found and not any(name.startswith("fc.") for name in found)
+    with pytest.raises(UserError, match="FEATURES has no trained classifier"):
+        open_weights(resnet18(), "torchvision:resnet18/FEATURES", set(), silent)
+
+
+def test_rules_that_are_no_texts_are_refused(config):
+    from training.validation import check_config
+
+    config.init_rename = (("a", "b"),)
+    with pytest.raises(UserError, match="config.init_rename is .* it must be a tuple of texts"):
+        check_config(ConfigDict(config))

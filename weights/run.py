@@ -1,0 +1,91 @@
+"""A model's raw outputs on given arrays, to compare with another implementation number by number.
+
+    python -m weights.run --config experiments/imagenet_resnet.py:50 --weights FILE --inputs in.npz --outputs out.npz
+
+FILE as eval.py's --weights. in.npz holds `images`, float32 [B,H,W,3], already normalised and used exactly as they are,
+all in one batch, with float32 products at full precision. out.npz gets what the model returns in evaluation: "logits"
+where that is one array, else each array by its name, "a.b" inside one another. With --features the maps of a backbone,
+[B,h,w,C], by theirs. The number of classes is that of the weights' head, or of config.data.source where they have none.
+"""
+
+import inspect
+from pathlib import Path
+
+from absl import flags
+
+import cli
+import training.startup
+from errors import UserError
+
+_CONFIG = cli.ConfigFlag()
+_WEIGHTS = flags.DEFINE_string("weights", None, "A file (.safetensors, .pth), torchvision:<name>/<weights>, or a run.")
+_INPUTS = flags.DEFINE_string("inputs", None, "An .npz file that holds images, float32 [B,H,W,3].")
+_OUTPUTS = flags.DEFINE_string("outputs", None, "The .npz file to write.")
+_FEATURES = flags.DEFINE_bool("features", False, "The backbone's feature maps instead of the outputs.")
+flags.adopt_module_key_flags(cli)
+flags.adopt_module_key_flags(training.startup)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}")
+    for flag in (_WEIGHTS, _INPUTS, _OUTPUTS):
+        if not flag.value:
+            raise UserError(f"--{flag.name} is missing; see python -m weights.run --help")
+    config = _CONFIG.value
+    training.startup.start_jax()
+    import jax
+    import numpy as np
+
+    import models
+    from data import sources
+    from training.initial import classes_of, read_weights, variables_from
+    from training.mesh import AXIS
+    from training.validation import check_config
+
+    check_config(config)
+    images = _read_images(Path(_INPUTS.value))
+    weights = read_weights(_WEIGHTS.value, print)
+    classes = classes_of(weights, config) or len(sources.classes(config.data))
+    variables, notes = variables_from(weights, config, classes)
+    model = models.create(config.model, classes, AXIS)
+    options = {"train": False}
+    if _FEATURES.value:
+        if "features" not in inspect.signature(type(model).__call__).parameters:
+            raise UserError(f"--features: {config.model.name} is no backbone and has no feature maps; leave it out")
+        options["features"] = True
+    with jax.default_matmul_precision("highest"):
+        outputs = jax.jit(lambda variables, images: model.apply(variables, images, **options))(variables, images)
+
+    leaves = jax.tree_util.tree_leaves_with_path(outputs)
+    named = {jax.tree_util.keystr(path, simple=True, separator=".") or "logits": np.asarray(x) for path, x in leaves}
+    try:
+        with Path(_OUTPUTS.value).open("wb") as file:
+            np.savez(file, **named)
+    except OSError as error:
+        raise UserError(f"{_OUTPUTS.value}: cannot be written ({error.strerror})") from error
+    for note in notes:
+        print(note)
+    print(f"{weights.origin}, {classes} classes, on {len(images)} images:")
+    for name, array in named.items():
+        print(f"  {name:<20}{array.dtype} {list(array.shape)}")
+    print(f"  in {_OUTPUTS.value}")
+
+
+def _read_images(path: Path):
+    import numpy as np
+
+    try:
+        with np.load(path) as file:
+            images = file["images"]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # whatever a file that is no .npz leads to
+        raise UserError(f"{path}: no .npz with `images` ({error})") from error
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.float32:
+        raise UserError(f"{path}: images are {images.dtype} {list(images.shape)}; float32 [B,H,W,3] is wanted")
+    return images
+
+
+if __name__ == "__main__":
+    cli.run(main, "weights.run")
