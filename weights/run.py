@@ -11,7 +11,9 @@ where that is one array, else each array by its name, "a.b" inside one another. 
 import inspect
 from pathlib import Path
 
+import numpy as np
 from absl import flags
+from jaxtyping import Float
 
 import cli
 import training.startup
@@ -35,7 +37,6 @@ def main(argv: list[str]) -> None:
     config = _CONFIG.value
     training.startup.start_jax()
     import jax
-    import numpy as np
 
     import models
     from data import sources
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> None:
     from training.validation import check_config
 
     check_config(config)
-    images = _read_images(Path(_INPUTS.value))
+    images = read_images(Path(_INPUTS.value))
     weights = read_weights(_WEIGHTS.value, print)
     classes = classes_of(weights, config) or len(sources.classes(config.data))
     variables, notes = variables_from(weights, config, classes)
@@ -72,9 +73,8 @@ def main(argv: list[str]) -> None:
     print(f"  in {_OUTPUTS.value}")
 
 
-def _read_images(path: Path):
-    import numpy as np
-
+def read_images(path: Path) -> Float[np.ndarray, "b h w 3"]:
+    """The array `images` of an .npz. Raises UserError where there is none, or of another type or form."""
     try:
         with np.load(path) as file:
             images = file["images"]
