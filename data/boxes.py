@@ -18,6 +18,7 @@ from data.jpeg import fast
 
 Size = tuple[int, int]
 Rect = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the picture; may lie partly outside
+Part = tuple[float, float, float, float]  # x0, y0, x1, y1 within the piece of a picture that is resampled
 Boxes = Float[np.ndarray, "n 4"]
 Rgb = tuple[int, int, int]
 
@@ -179,16 +180,12 @@ def render(pixels: Pixels, window: Window, fill: Rgb = BLACK, antialias: bool = 
     x0, y0, x1, y1 = window.rect
     rows = _Axis.of(y0, y1, window.size[0], window.offset[0], window.canvas[0], pixels.shape[0])
     columns = _Axis.of(x0, x1, window.size[1], window.offset[1], window.canvas[1], pixels.shape[1])
-    canvas = np.empty((*window.canvas, 3), np.uint8)
-    if (rows.end - rows.start, columns.end - columns.start) != window.canvas:
-        canvas[:] = fill
+    canvas = _filled(*window.canvas, fill)
     if rows.start < rows.end and columns.start < columns.end:
         piece = _cut(pixels, rows, columns, fill)
         box = (columns.low, rows.low, columns.high, rows.high)
         size = (rows.end - rows.start, columns.end - columns.start)
-        enlarged = box[2] - box[0] <= size[1] and box[3] - box[1] <= size[0]
-        part = _antialiased(piece, box, size) if antialias or (enlarged and fast) else _bilinear(piece, box, size)
-        canvas[rows.start : rows.end, columns.start : columns.end] = part
+        canvas[rows.start : rows.end, columns.start : columns.end] = _resample(piece, box, size, antialias)
     return canvas
 
 
@@ -238,13 +235,25 @@ def _cut(pixels: Pixels, rows: _Axis, columns: _Axis, fill: Rgb) -> Pixels:
     inner = pixels[y0:y1, x0:x1]
     if (rows.first, rows.last, columns.first, columns.last) == (y0, y1, x0, x1):
         return inner
-    piece = np.empty((rows.last - rows.first, columns.last - columns.first, 3), np.uint8)
-    piece[:] = fill
+    piece = _filled(rows.last - rows.first, columns.last - columns.first, fill)
     piece[y0 - rows.first : y1 - rows.first, x0 - columns.first : x1 - columns.first] = inner
     return piece
 
 
-def _antialiased(pixels: Pixels, box: tuple[float, float, float, float], size: Size) -> Pixels:
+def _filled(height: int, width: int, fill: Rgb) -> Pixels:
+    row = np.tile(np.array(fill, np.uint8), width)
+    return np.repeat(row[None], height, axis=0).reshape(height, width, 3)
+
+
+def _resample(pixels: Pixels, box: Part, size: Size, antialias: bool) -> Pixels:
+    across, down = box[2] - box[0], box[3] - box[1]
+    if (down, across) == size and box[:2] == (int(box[0]), int(box[1])):
+        return pixels[int(box[1]) : int(box[3]), int(box[0]) : int(box[2])]
+    enlarged = across <= size[1] and down <= size[0]
+    return _antialiased(pixels, box, size) if antialias or (enlarged and fast) else _bilinear(pixels, box, size)
+
+
+def _antialiased(pixels: Pixels, box: Part, size: Size) -> Pixels:
     """Pillow's bilinear. Where it enlarges there is nothing to smooth, and it is `_bilinear` at the speed of SIMD."""
     if fast is None:
         return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR, box))
@@ -256,7 +265,7 @@ def _antialiased(pixels: Pixels, box: tuple[float, float, float, float], size: S
     return np.frombuffer(result.get_buffer(), np.uint8).reshape(*size, 3)
 
 
-def _bilinear(pixels: Pixels, box: tuple[float, float, float, float], size: Size) -> Pixels:
+def _bilinear(pixels: Pixels, box: Part, size: Size) -> Pixels:
     """From the two nearest pixels each way; across first, in no more rows than are needed."""
     upper, down = _taps(box[1], box[3], size[0], pixels.shape[0])
     left, across = _taps(box[0], box[2], size[1], pixels.shape[1])
