@@ -1,0 +1,225 @@
+"""`scenes:<count>[x<size>]`: pictures of several embedded garments, with boxes and a class a pixel, made by index.
+
+"scenes:2000x128" has 2,000 pictures of 128 x 128 in train, made of the embedded train pictures, and a quarter as many
+in val, of the embedded val pictures. The size is 128 where none is given. There are no files: a record is a pure
+function of its split and index.
+
+A scene is a background (between four random colours, striped, noisy) with 1 to 6 garments, each tinted, stretched a
+little, perhaps mirrored, a sixth to a half of the picture high, painted one over the other and over the picture's
+edge. At least half of each garment's own pixels are seen; where no place is found that leaves it so, there are fewer.
+Its box is the tight one around all its pixels, hidden ones included, cut at the picture's edge (amodal). In
+`segmentation`, uint8 [H,W], the pixels of a garment that are seen have its class + 1, and 0 is background.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from data.annotations import Annotations
+from data.sources import Record, embedded
+from errors import UserError
+
+SPLITS = ("train", "val")
+SEED = 20170825
+SIZE, SMALLEST, LARGEST = 128, 32, 4096
+MOST = 6  # garments
+TRIALS = 8  # for a garment's place
+HEIGHT = (1 / 6, 1 / 2)  # of the picture's
+SEEN = 0.5  # of a garment's pixels
+STRIPES = 12  # across the picture at most
+NOISE = 12  # grey levels
+FAINT = 16  # grey levels that are still the background of a Fashion-MNIST picture
+
+
+class Garment(NamedTuple):
+    """What of one lies in the picture, hidden or not, from row `top` and column `left` on; `mask` is its shape."""
+
+    label: int
+    top: int
+    left: int
+    grey: Float[np.ndarray, "h w"]
+    mask: Bool[np.ndarray, "h w"]
+
+
+@dataclass(frozen=True)
+class Scenes:
+    split: str
+    count: int
+    size: int
+    classes = embedded.CLASSES
+    category_ids = range(1, len(embedded.CLASSES) + 1)
+    oddities = ""
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def image_ids(self) -> range:
+        return range(self.count)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return np.full((self.count, 2), self.size, np.int32)
+
+    def annotations(self, index: int) -> Annotations:
+        return _annotations(self._garments(index)[0], self.size)
+
+    def __getitem__(self, index: int) -> Record:
+        garments, owner = self._garments(index)
+        rng = np.random.default_rng((SEED, SPLITS.index(self.split), index, 1))
+        class_of = np.array([0] + [garment.label + 1 for garment in garments], np.uint8)
+        return {
+            "image": _paint(garments, owner, rng),
+            "name": f"scenes/{self.split}/{index}",
+            "annotations": _annotations(garments, self.size),
+            "segmentation": class_of[owner],
+        }
+
+    def _garments(self, index: int) -> tuple[list[Garment], UInt8[np.ndarray, "s s"]]:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        return _arrange(self.split, self.size, np.random.default_rng((SEED, SPLITS.index(self.split), index, 0)))
+
+
+def splits(argument: str, data_dir: str) -> tuple[str, ...]:
+    _parse(argument)
+    return SPLITS
+
+
+def classes(argument: str, data_dir: str) -> tuple[str, ...]:
+    return embedded.CLASSES
+
+
+def load(argument: str, split: str, data_dir: str) -> Scenes:
+    count, size = _parse(argument)
+    return Scenes(split, count if split == "train" else max(1, count // 4), size)
+
+
+def _parse(argument: str) -> tuple[int, int]:
+    count, _, size = argument.partition("x")
+    try:
+        found = int(count), int(size or SIZE)
+    except ValueError:
+        found = (0, 0)
+    if found[0] < 1 or not SMALLEST <= found[1] <= LARGEST:
+        raise UserError(
+            f"config.data.source is 'scenes:{argument}'; write scenes:2000x128 for 2,000 pictures of 128 x 128, "
+            f"with a size from {SMALLEST} to {LARGEST}"
+        )
+    return found
+
+
+@cache
+def _wardrobe(split: str) -> tuple[Float[np.ndarray, "n 2 28 28"], np.ndarray]:
+    """Grey values 0..1 and masks 0 or 1 of the embedded pictures, and their labels.
+
+    A pixel is of the garment where the picture is not black on both sides of it in its row, and in its column: this
+    fills dark places within, and keeps the gap between two legs.
+    """
+    source = embedded.Embedded(split)
+    records = [source[index] for index in range(len(source))]
+    images = np.stack([record["image"] for record in records])
+    lit = images > FAINT
+
+    def spanned(axis: int) -> np.ndarray:
+        ahead = np.logical_or.accumulate(lit, axis=axis)
+        behind = np.flip(np.logical_or.accumulate(np.flip(lit, axis), axis=axis), axis)
+        return ahead & behind
+
+    mask = spanned(1) & spanned(2)
+    return np.stack([images.astype(np.float32) / 255, mask.astype(np.float32)], axis=1), np.array(
+        [record["label"] for record in records]
+    )
+
+
+@cache
+def _resampling(size: int) -> Float[np.ndarray, "size 28"]:
+    """The matrix that resizes 28 pixels to `size`, bilinear."""
+    middle = np.clip((np.arange(size) + 0.5) * 28 / size - 0.5, 0, 27)
+    return np.maximum(0, 1 - np.abs(middle[:, None] - np.arange(28))).astype(np.float32)
+
+
+def _arrange(split: str, size: int, rng: np.random.Generator) -> tuple[list[Garment], UInt8[np.ndarray, "s s"]]:
+    """The garments of a scene, the last on top, and which of them each pixel shows: its position from 1, or 0."""
+    pictures, labels = _wardrobe(split)
+    garments: list[Garment] = []
+    owner = np.zeros((size, size), np.uint8)
+    all_pixels, seen_pixels = np.zeros(1), np.zeros(1)  # of nothing, then of each garment
+    wanted = rng.integers(1, MOST + 1)
+    for _ in range(TRIALS * wanted):
+        if len(garments) == wanted:
+            break
+        index = int(rng.integers(len(pictures)))
+        share, stretch, mirrored, y, x = rng.random(5)
+        height = max(8, round(size * HEIGHT[0] * (HEIGHT[1] / HEIGHT[0]) ** share))
+        width = max(8, round(height * (0.8 + 0.4 * stretch)))
+        across = _resampling(width)[:, :: -1 if mirrored < 0.5 else 1]
+        grey, soft = _resampling(height) @ pictures[index] @ across.T
+        whole = soft >= 0.5
+        top, left = round(y * size - height / 2), round(x * size - width / 2)
+        part = (slice(max(0, -top), size - top), slice(max(0, -left), size - left))
+        grey, mask = grey[part], whole[part]
+        top, left = max(0, top), max(0, left)
+        below = owner[top : top + mask.shape[0], left : left + mask.shape[1]]
+        all_of_it, inside = np.count_nonzero(whole), np.count_nonzero(mask)
+        left_over = seen_pixels - np.bincount(below[mask], minlength=len(seen_pixels))
+        if inside < SEEN * all_of_it or not inside or (left_over[1:] < SEEN * all_pixels[1:]).any():
+            continue
+        garments.append(Garment(int(labels[index]), top, left, grey, mask))
+        all_pixels, seen_pixels = np.append(all_pixels, all_of_it), np.append(left_over, inside)
+        below[mask] = len(garments)
+    return garments, owner
+
+
+def _annotations(garments: list[Garment], size: int) -> Annotations:
+    boxes = np.zeros((len(garments), 4), np.float32)
+    for row, garment in enumerate(garments):
+        rows, columns = np.flatnonzero(garment.mask.any(axis=1)), np.flatnonzero(garment.mask.any(axis=0))
+        boxes[row] = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        boxes[row] += (garment.left, garment.top, garment.left, garment.top)
+    none = np.zeros(len(garments), bool)
+    return Annotations(
+        boxes=boxes,
+        classes=np.array([garment.label for garment in garments], np.int32),
+        crowd=none,
+        difficult=none,
+        area=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1),
+    )
+
+
+def _paint(garments: list[Garment], owner: np.ndarray, rng: np.random.Generator) -> UInt8[np.ndarray, "s s 3"]:
+    size = len(owner)
+    scene = _background(size, rng)
+    for number, garment in enumerate(garments, start=1):
+        height, width = garment.mask.shape
+        part = (slice(garment.top, garment.top + height), slice(garment.left, garment.left + width))
+        shown = owner[part] == number
+        tint = _tint(rng)
+        scene[part][shown] = (0.25 + 0.75 * garment.grey[shown])[:, None] * tint
+    noise = np.frombuffer(rng.bytes(size * size), np.uint8).reshape(size, size, 1)
+    scene += np.float32(NOISE / 255) * noise
+    return np.clip(scene, 0, 255, out=scene).astype(np.uint8)
+
+
+def _background(size: int, rng: np.random.Generator) -> Float[np.ndarray, "s s 3"]:
+    """Between four colours in the corners, with stripes of a random direction, width and strength."""
+    ramp = np.linspace(0, 1, size, dtype=np.float32)
+    ends = np.stack([1 - ramp, ramp], axis=1)
+    corners = rng.uniform(30, 150, (2, 2, 3)).astype(np.float32)
+    smooth = ends @ (ends @ corners).reshape(2, -1)
+    turns, phase, strength = (
+        rng.uniform(-2 * np.pi * STRIPES, 2 * np.pi * STRIPES, 2),
+        rng.uniform(0, 6.3),
+        rng.uniform(0, 25),
+    )
+    down, across = (ramp * turns[0] + phase).astype(np.float32), (ramp * turns[1]).astype(np.float32)
+    waves = np.stack([np.cos(down), -np.sin(down)], axis=1) @ np.stack([np.cos(across), np.sin(across)])
+    return smooth.reshape(size, size, 3) + np.float32(strength) * waves[..., None]
+
+
+def _tint(rng: np.random.Generator) -> Float[np.ndarray, "3"]:
+    tint = rng.uniform(0.3, 1, 3).astype(np.float32)
+    return 255 * tint / tint.max()
