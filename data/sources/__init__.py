@@ -7,6 +7,10 @@ A format is one file in this folder, named after its kind, with two functions:
 
 and, where the classes are known before the data is there, classes(argument, data_dir) -> their names. So adding a
 format is adding a file.
+
+A source of boxes has no `labels`. It has `category_ids` (what the dataset calls the classes), `image_ids` (what it
+calls the records), `sizes` (height and width of each picture as decoded, int32 [n,2]), `annotations(index)` (without
+reading the picture) and `oddities` (one line of what was odd about its boxes, or ""); see data/annotations.py.
 """
 
 import importlib
@@ -14,7 +18,7 @@ import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from jaxtyping import Int
@@ -22,7 +26,11 @@ from ml_collections import ConfigDict
 
 from errors import UserError, check_choice
 
-# image: encoded bytes, or uint8 pixels [H,W] or [H,W,3]; label: the class; name: what an error calls the record.
+if TYPE_CHECKING:
+    from data.annotations import Annotations
+
+# image: encoded bytes, or uint8 pixels [H,W] or [H,W,3]; name: what an error calls the record; label: the class, or
+# annotations: data.annotations.Annotations, and perhaps segmentation: uint8 [H,W], the class of a pixel, 255 for none.
 Record = dict[str, Any]
 
 
@@ -54,6 +62,25 @@ class Subset:
     @property
     def labels(self) -> Int[np.ndarray, "records"]:
         return self.source.labels[self.indices]
+
+    @property
+    def category_ids(self) -> Sequence[int]:
+        return self.source.category_ids
+
+    @property
+    def image_ids(self) -> np.ndarray:
+        return np.asarray(self.source.image_ids)[self.indices]
+
+    @property
+    def sizes(self) -> Int[np.ndarray, "records 2"]:
+        return self.source.sizes[self.indices]
+
+    @property
+    def oddities(self) -> str:
+        return self.source.oddities
+
+    def annotations(self, index: int) -> "Annotations":
+        return self.source.annotations(int(self.indices[index]))
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -1,0 +1,101 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from detection import coco, picture, voc_xml, write_coco, write_voc
+from ml_collections import ConfigDict
+from PIL import Image
+
+from data import check, sources
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def open_source(spec, split="train", val_fraction=0.0):
+    data = ConfigDict({"source": spec, "data_dir": "", "val_fraction": val_fraction, "split_seed": 0})
+    return sources.load(data, split)
+
+
+def test_boxes_are_counted_by_class_and_by_cocos_sizes(tmp_path):
+    content = coco()
+    content["annotations"][0]["area"] = 1023  # under 32 x 32
+    content["annotations"][1]["area"] = 9217  # over 96 x 96
+    content["annotations"][2]["area"] = 1024
+    report = check.survey(open_source(f"coco:{write_coco(tmp_path, content)}"))
+    assert report["records"] == 3 and report["bad"] == [] and report["odd boxes"] == ""
+    assert report["classes"] == {"car": 1, "toothbrush": 2}
+    assert report["sizes"] == {"50 x 40": 1, "20 x 30": 1, "34 x 12": 1}
+    assert (report["small"], report["medium"], report["large"]) == (1, 1, 1)
+    assert (report["boxes"], report["crowd"], report["pictures without boxes"]) == (3, 1, 1)
+    assert report["boxes a picture"]["most"] == 2 and report["box width"] == {
+        "least": 3.5,
+        "5 %": 3.65,
+        "median": 5.0,
+        "95 %": 45.5,
+        "most": 50.0,
+    }
+
+
+def test_every_bad_record_is_listed_and_the_rest_counted(tmp_path):
+    root = write_voc(tmp_path)
+    (root / "JPEGImages" / "a.jpg").write_bytes(b"no picture")
+    picture(root / "JPEGImages" / "b.jpg", 50, 40)
+    (root / "ImageSets" / "Main" / "train.txt").write_text("a\nb\nc\n")
+    report = check.survey(open_source(f"voc:{root}"))
+    assert len(report["bad"]) == 2 and report["boxes"] == 1 and report["classes"]["person"] == 1
+    assert "a.jpg: cannot be decoded" in report["bad"][0]
+    assert "b.jpg is 40 x 50, its annotations are for 50 x 40" in report["bad"][1]
+
+
+def test_classification_is_counted_with_its_odd_pictures(corpus_folder):
+    folder, odd = corpus_folder
+    report = check.survey(open_source(f"folder:{folder}"))
+    assert report["records"] == len(odd) and sum(report["classes"].values()) == len(odd) and "boxes" not in report
+    expected = {rule: sum(flag in each for each in odd.values()) for flag, rule in check.image.RULES.items()}
+    assert report["odd pictures"] == {rule: count for rule, count in expected.items() if count}
+
+
+def test_a_part_cut_from_train_keeps_its_boxes_sizes_and_names(tmp_path):
+    whole = open_source(f"coco:{write_coco(tmp_path)}")
+    parts = [open_source(f"coco:{tmp_path}", split, val_fraction=1 / 3) for split in ("train", "val")]
+    assert sorted(np.concatenate([part.image_ids for part in parts]).tolist()) == [7, 8, 42]
+    for part in parts:
+        assert part.category_ids == whole.category_ids and part.oddities == ""
+        for index, image_id in enumerate(part.image_ids):
+            original = whole.image_ids.tolist().index(image_id)
+            assert (part.sizes[index] == whole.sizes[original]).all()
+            assert (part.annotations(index).boxes == whole.annotations(original).boxes).all()
+
+
+def run(*arguments):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-m", "data.check", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+def test_the_command_lists_what_is_bad_draws_the_rest_and_exits_with_1(tmp_path):
+    root = write_voc(tmp_path)
+    (root / "Annotations" / "a.xml").write_text(voc_xml([("dog", (0, 1, 50, 60), 0), ("cat", (5, 5, 20, 20), 0)]))
+    (root / "JPEGImages" / "b.jpg").write_bytes(b"")
+    done = run(f"voc:{root}", "--draw", str(tmp_path / "out.png"))
+    assert done.returncode == 1 and done.stderr == ""
+    assert "voc:" in done.stdout and "train: 2 records, 20 classes" in done.stdout
+    assert "odd boxes: 1 partly outside the picture (clipped), first in" in done.stdout
+    assert done.stdout.splitlines()[-2:] == [
+        f"bad: {root}/JPEGImages/b.jpg: empty file, not a picture; replace or remove it",
+        "bad records: 1",
+    ]
+    drawn = np.asarray(Image.open(tmp_path / "out.png"))
+    done = run("embedded", "--split", "val", "--draw", str(tmp_path / "none" / "out.png"))
+    assert done.returncode == 2 and "none/out.png: cannot be written" in done.stderr
+    assert drawn.shape == (320, 1600, 3) and drawn[:, 320:640].any() and not drawn[:, :320].any()
+
+
+def test_the_command_prints_json_and_exits_with_0():
+    done = run("embedded", "--split", "val", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["classes"]["Bag"] == 200
