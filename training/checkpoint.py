@@ -115,6 +115,11 @@ class Checkpoints:
             return reader.restore(self.folder / str(step) / "default", restore_args=target)
 
 
+def has_steps(workdir: Path) -> bool:
+    """Whether a run in `workdir` would go on from a checkpoint."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
 def _reason(error: BaseException) -> str:
     """The system's own words, such as "No space left on device", out of a library's long message."""
     text = " ".join(str(error).split())

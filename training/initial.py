@@ -84,16 +84,13 @@ def variables_like(model: nn.Module, config: ConfigDict) -> dict[str, Any]:
     return jax.eval_shape(lambda: models.init(model, jax.random.key(0), config.data.image_size))
 
 
-def start_from(
-    weights: Weights, state: TrainState, optimizer: optax.GradientTransformation, config: ConfigDict, sharding: Sharding
-) -> tuple[TrainState, list[str]]:
-    """The fresh `state` with the values of `weights` where it has them, and lines that tell what was left out.
+def fitting(weights: Weights, variables: dict[str, Any], config: ConfigDict) -> tuple[dict[str, np.ndarray], list[str]]:
+    """What of `weights` `variables`, or their shapes, can begin with, and lines that tell what was left out.
 
     A head made for other classes begins anew; all else must fit as config.init_rename, init_allow_missing and
     init_allow_unexpected say. Raises UserError where it does not.
     """
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    tensors, notes = fit(
+    return fit(
         rename(weights.tensors, config.init_rename, weights.origin),
         torch_shapes(variables),
         weights.origin,
@@ -101,6 +98,14 @@ def start_from(
         allow_missing=config.init_allow_missing,
         allow_unexpected=config.init_allow_unexpected,
     )
+
+
+def start_from(
+    weights: Weights, state: TrainState, optimizer: optax.GradientTransformation, config: ConfigDict, sharding: Sharding
+) -> tuple[TrainState, list[str]]:
+    """The fresh `state` with the values of `weights` that are `fitting`, and lines that tell what was left out."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    tensors, notes = fitting(weights, variables, config)
 
     def begin(state: TrainState, variables: dict[str, Any]) -> TrainState:
         return state.replace(

@@ -22,8 +22,8 @@ from data.pipeline import train_batches
 from errors import UserError
 from evaluation.loop import evaluate, predict
 from models import cost
-from training.checkpoint import Checkpoints
-from training.initial import read_weights, start_from
+from training.checkpoint import Checkpoints, has_steps
+from training.initial import fitting, read_weights, start_from
 from training.manifest import claim_classes, claimed, write_manifest
 from training.mesh import AXIS, check_batch, make_mesh, replicated, to_devices
 from training.optimizer import make_optimizer
@@ -71,23 +71,27 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
         return init_state(model, optimizer, config.data.image_size, config.seed, ema=config.ema.decay > 0)
 
     shapes = jax.eval_shape(init)
+    weights = None
+    if config.init_from and not has_steps(workdir):  # what does not fit must not leave a workdir behind
+        weights = read_weights(config.init_from, print)
+        fitting(weights, {"params": shapes.params, "batch_stats": shapes.batch_stats}, config)
     main_process = jax.process_index() == 0
     with (
         claimed(workdir, config) if main_process else nullcontext(),
         Checkpoints(workdir, config.keep, config.best, writer=True) as checkpoints,
     ):
         start = checkpoints.latest() or 0
-        weights = None if start or not config.init_from else read_weights(config.init_from, print)
         if main_process:
             claim_classes(workdir, source.classes)
-            begun = {"init_from": weights.origin, "init_sha256": weights.sha256} if weights else {}
+            begun = {"init_from": weights.origin, "init_sha256": weights.sha256} if weights and not start else {}
             write_manifest(workdir, config, _cost(model, shapes, config.data.image_size) | begun)
         notes = []
         if start:
             state = checkpoints.restore(start, shapes, replicated(mesh))
         else:
             state = jax.jit(init, out_shardings=replicated(mesh))()
-            if weights:
+            if config.init_from:
+                weights = weights or read_weights(config.init_from, print)
                 state, notes = start_from(weights, state, optimizer, config, replicated(mesh))
         with Writer(workdir, total, start, main_process) as writer:
             writer.say(

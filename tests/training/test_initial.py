@@ -114,6 +114,16 @@ def trained(tmp_path_factory):
     return folder / "run", folder / "drawn.safetensors", config
 
 
+def test_weights_that_do_not_fit_leave_no_workdir_behind(config, file, tmp_path):
+    config.init_from = str(file)
+    config.init_rename = ("^fc -> head",)
+    with pytest.raises(
+        UserError, match="does not fit: it lacks fc.bias, fc.weight; the model has no head.bias, head.w"
+    ):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_runs_manifest_says_what_it_began_with(trained):
     workdir, file, _ = trained
     start = json.loads((workdir / "manifest.json").read_text())[0]
