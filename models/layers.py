@@ -151,29 +151,43 @@ def _relu_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
     return y, jnp.where(y > 0, tangents[0], 0)
 
 
-def max_pool(x: Float[Array, "b h w c"], kernel: int, stride: int, pad: int) -> Float[Array, "b h2 w2 c"]:
-    """torch.nn.MaxPool2d(kernel, stride, pad): the padding is -inf, the output size is rounded down.
+def max_pool(
+    x: Float[Array, "b h w c"], kernel: int, stride: int, pad: int, *, ceil: bool = False
+) -> Float[Array, "b h2 w2 c"]:
+    """torch.nn.MaxPool2d(kernel, stride, pad, ceil_mode=ceil): the padding is -inf, the output size is rounded down.
 
+    With `ceil` it is rounded up, where the last window still begins inside the image or its left padding.
     Of equal maxima the first in the window, row by row, takes the gradient.
     """
+    rows, columns = (_pool_padding(size, kernel, stride, pad, ceil) for size in x.shape[1:3])
     if on_cpu():
-        return _max_pool_axis(_max_pool_axis(x, 2, kernel, stride, pad), 1, kernel, stride, pad)
-    return nn.max_pool(x, (kernel, kernel), (stride, stride), ((pad, pad), (pad, pad)))
+        return _max_pool_axis(_max_pool_axis(x, 2, kernel, stride, columns), 1, kernel, stride, rows)
+    return nn.max_pool(x, (kernel, kernel), (stride, stride), (rows, columns))
+
+
+def _pool_padding(size: int, kernel: int, stride: int, pad: int, ceil: bool) -> tuple[int, int]:
+    """Of one axis, before and after the image."""
+    if not ceil:
+        return pad, pad
+    outputs = -(-(size + 2 * pad - kernel) // stride) + 1
+    if (outputs - 1) * stride >= size + pad:
+        outputs -= 1
+    return pad, max(pad, (outputs - 1) * stride + kernel - size - pad)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _max_pool_axis(x: Array, axis: int, kernel: int, stride: int, pad: int) -> Array:
+def _max_pool_axis(x: Array, axis: int, kernel: int, stride: int, pad: tuple[int, int]) -> Array:
     """The maximum over windows along one axis; XLA's select-and-scatter takes four times as long for the gradient."""
     return reduce(jnp.maximum, _taps(x, axis, kernel, stride, pad))
 
 
-def _max_pool_axis_forward(x: Array, *args: int) -> tuple[Array, tuple[Array, Array]]:
+def _max_pool_axis_forward(x: Array, *args: Any) -> tuple[Array, tuple[Array, Array]]:
     y = _max_pool_axis(x, *args)
     return y, (x, y)
 
 
 def _max_pool_axis_gradient(
-    axis: int, kernel: int, stride: int, pad: int, residuals: tuple[Array, Array], dy: Array
+    axis: int, kernel: int, stride: int, pad: tuple[int, int], residuals: tuple[Array, Array], dy: Array
 ) -> tuple[Array]:
     x, y = residuals
     free, dx = jnp.ones(y.shape, bool), 0
@@ -181,7 +195,7 @@ def _max_pool_axis_gradient(
         first = free & (tap == y)
         free &= ~first
         span = (y.shape[axis] - 1) * stride + 1
-        low = offset - pad
+        low = offset - pad[0]
         back = [(0, 0, 0)] * x.ndim
         back[axis] = (low, x.shape[axis] - low - span, stride - 1)
         dx += jax.lax.pad(jnp.where(first, dy, 0), jnp.zeros((), dy.dtype), back)
@@ -191,10 +205,10 @@ def _max_pool_axis_gradient(
 _max_pool_axis.defvjp(_max_pool_axis_forward, _max_pool_axis_gradient)
 
 
-def _taps(x: Array, axis: int, kernel: int, stride: int, pad: int) -> list[Array]:
+def _taps(x: Array, axis: int, kernel: int, stride: int, pad: tuple[int, int]) -> list[Array]:
     """The first, second, ... element of every window along `axis`, each of the output's shape."""
     padding = [(0, 0)] * x.ndim
-    padding[axis] = (pad, pad)
+    padding[axis] = pad
     x = jnp.pad(x, padding, constant_values=-jnp.inf)
     span = (x.shape[axis] - kernel) // stride * stride + 1
     return [jax.lax.slice_in_dim(x, i, i + span, stride, axis) for i in range(kernel)]

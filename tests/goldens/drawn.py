@@ -1,4 +1,4 @@
-"""Weights drawn by their names: the same in torch and here, so that no weights need be stored."""
+"""Weights, pictures, targets and outputs drawn by name: the same in torch and here, so that none need be stored."""
 
 import zlib
 
@@ -36,3 +36,41 @@ def sample(x: np.ndarray, count: int) -> np.ndarray:
     """`count` of an array's values (all, of a small one), evenly spread in its order."""
     flat = np.asarray(x).reshape(-1)
     return flat[np.linspace(0, len(flat) - 1, min(count, len(flat))).astype(int)]
+
+
+# Of three pictures: boxes, and classes from 0. None; one; and small, large, thin, nested, equal ones of many places.
+BOXES = (
+    ([], []),
+    ([[20.0, 30.0, 75.5, 90.25]], [2]),
+    (
+        [
+            *([3, 4, 8, 11], [40, 40, 72, 70], [42, 38, 70, 71], [42, 38, 70, 71], [0, 0, 128, 96]),
+            *([100, 10, 104, 90], [10, 88, 120, 94], [60.5, 20.25, 90.75, 61.5], [90, 60, 126, 95]),
+        ],
+        [0, 1, 2, 4, 3, 0, 1, 2, 3],
+    ),
+)
+SIZES = [(96, 128), (80, 101), (64, 128)]  # of the pictures in their canvas, height and width
+SUPPRESSION = {  # torchvision's names
+    "published": {},
+    "strict": {"score_thresh": 0.2, "nms_thresh": 0.3, "detections_per_img": 20, "topk_candidates": 30},
+}
+
+
+def detector_outputs(name: str, batch: int, anchors: int, outputs: int) -> dict[str, np.ndarray]:
+    """Of a head that is seldom sure: cls_logits [B,A,outputs] and bbox_regression [B,A,4].
+
+    SSD is mostly sure of the background, its first output. In the second picture little is likely. Some boxes are asked
+    to grow without bound.
+    """
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    logits = rng.standard_normal((batch, anchors, outputs), np.float32) * 2
+    if name.startswith("ssd"):
+        logits[..., 0] += 6
+        logits[1, :, 0] += 7
+    else:
+        logits -= 6
+        logits[1] -= 3
+    deltas = rng.standard_normal((batch, anchors, 4), np.float32) * 0.5
+    deltas[:, ::101] *= 20
+    return {"cls_logits": logits.astype(np.float32), "bbox_regression": deltas.astype(np.float32)}

@@ -192,12 +192,26 @@ def test_relu_is_the_same_on_cpu_to_the_bit(monkeypatch, dtype):
 
 @pytest.mark.parametrize(("kernel", "stride", "pad"), [(3, 2, 1), (2, 2, 0), (3, 1, 1)])
 @pytest.mark.parametrize(("height", "width"), [(9, 7), (8, 8), (2, 3)])
-@pytest.mark.parametrize("levels", [2, 1000])
-def test_max_pool_is_the_same_on_cpu_ties_included(monkeypatch, kernel, stride, pad, height, width, levels):
+@pytest.mark.parametrize(("levels", "ceil"), [(2, False), (1000, False), (2, True)])
+def test_max_pool_is_the_same_on_cpu_ties_included(monkeypatch, kernel, stride, pad, height, width, levels, ceil):
     x = jnp.round(normal(2, height, width, 3) * levels) / levels
-    ways = both_ways(monkeypatch, lambda x: max_pool(x, kernel, stride, pad), x)
+    ways = both_ways(monkeypatch, lambda x: max_pool(x, kernel, stride, pad, ceil=ceil), x)
     np.testing.assert_array_equal(ways[0][0], ways[1][0])
     np.testing.assert_allclose(ways[0][1], ways[1][1], rtol=1e-6, atol=1e-6)
+
+
+def test_max_pool_rounds_up_where_torch_does():
+    """torch.nn.MaxPool2d(kernel, stride, pad, ceil_mode=True) on 0..n-1; a window must not begin in the right pad."""
+
+    def pooled(size, kernel, stride, pad):
+        x = jnp.broadcast_to(jnp.arange(size, dtype=jnp.float32)[None, :, None, None], (1, size, size, 1))
+        return max_pool(x, kernel, stride, pad, ceil=True)[0, :, 0, 0].tolist()
+
+    assert pooled(5, 2, 2, 0) == [1, 3, 4]
+    assert pooled(6, 2, 2, 0) == [1, 3, 5]
+    assert pooled(6, 3, 2, 0) == [2, 4, 5]
+    assert pooled(5, 2, 3, 1) == [0, 3]
+    assert pooled(6, 2, 3, 1) == [0, 3, 5]
 
 
 def test_batch_norms_gradient_is_that_of_its_definition():

@@ -1,0 +1,56 @@
+"""The feature pyramid (Lin et al. 2016, "Feature pyramid networks for object detection") as torchvision has it.
+
+Source: torchvision/ops/feature_pyramid_network.py, whose names the submodules carry.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from models.layers import Dtype, conv, relu
+
+# torch.nn.init.kaiming_uniform_(a=1), which the pyramid's convolutions begin with.
+kaiming_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+
+Maps = Sequence[Float[Array, "b _h _w _c"]]
+
+
+class FeaturePyramid(nn.Module):
+    """A backbone's maps, finest first, each half as large as the one before  ->  as many of `channels`, and more.
+
+    Half is rounded up, as convolutions of stride 2 do.
+
+    top: what comes after the last: "p5" two maps, by strided 3x3 convolutions of the last of the pyramid, "c5" the same
+    of the backbone's last (RetinaNet's P6 and P7); "pool" one, every second pixel of the last (Faster R-CNN's).
+    """
+
+    top: str
+    channels: int = 256
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, maps: Maps) -> list[Float[Array, "b _h _w {self.channels}"]]:
+        def layer(name: str, kernel: int, stride: int = 1) -> nn.Conv:
+            options = {"dtype": self.dtype, "bias": True, "kernel_init": kaiming_uniform}
+            return conv(self.channels, kernel, stride, **options, name=name)
+
+        pyramid, coarser = [], None
+        for index, x in reversed(list(enumerate(maps))):
+            x = layer(f"inner_blocks.{index}.0", 1)(x)
+            coarser = x if coarser is None else x + upsample(coarser, *x.shape[1:3])
+            pyramid.insert(0, layer(f"layer_blocks.{index}.0", 3)(coarser))
+        if self.top == "pool":
+            return [*pyramid, pyramid[-1][:, ::2, ::2]]
+        p6 = layer("extra_blocks.p6", 3, 2)({"p5": pyramid, "c5": maps}[self.top][-1])
+        return [*pyramid, p6, layer("extra_blocks.p7", 3, 2)(relu(p6))]
+
+
+def upsample(x: Float[Array, "b h w c"], height: int, width: int) -> Float[Array, "b {height} {width} c"]:
+    """The nearest of x's pixels, for a size that is twice that of x or one less.
+
+    There torch.nn.functional.interpolate(mode="nearest"), which takes pixel floor(i h / height), is the same as to
+    double every pixel and to crop.
+    """
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, :height, :width]
