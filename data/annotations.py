@@ -95,7 +95,7 @@ def pack(
     sizes: Int[np.ndarray, "pictures 2"],
     name: Callable[[int], str],
     *,
-    where: str,
+    where: str = "",
     crowd: Bool[np.ndarray, "n"] | None = None,
     difficult: Bool[np.ndarray, "n"] | None = None,
     area: Float[np.ndarray, "n"] | None = None,
@@ -104,8 +104,9 @@ def pack(
 
     The rules, counted and told in Store.oddities: a box without width or height is dropped, one wholly outside its
     picture too; one partly outside is clipped. An area that is not given, or NaN, becomes the clipped box's.
-    `name(picture)` and `where` are what an error calls a picture's annotations and the whole split.
-    Raises UserError for a coordinate that is no finite number, and for a split without any box.
+    `name(picture)` and `where` are what an error calls a picture's annotations and the whole split; without `where`
+    these are not the whole. Raises UserError for a coordinate that is no finite number, and for a whole split without
+    any box.
     """
     owner, boxes = np.asarray(owner, np.int64).reshape(-1), np.asarray(boxes, np.float32).reshape(-1, 4)
     count = len(boxes)
@@ -119,7 +120,7 @@ def pack(
     outside = ~empty & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
     cut = ~empty & ~outside & (np.abs(clipped - boxes) > ROUNDING).any(axis=1)
     keep = np.flatnonzero(~empty & ~outside)
-    if not len(keep):
+    if where and not len(keep):
         raise UserError(f"{where}: not one box in its {len(sizes)} pictures; look at the annotations, or at the split")
     keep = keep[np.argsort(owner[keep], kind="stable")]
     found = [

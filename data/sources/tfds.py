@@ -1,5 +1,7 @@
 """`tfds:<name>`: a TensorFlow Datasets dataset prepared as ArrayRecord, read without TensorFlow.
 
+Datasets with a `label` are for classification, those with `objects` (voc/2007, coco/2017) have boxes.
+
 `<name>` is TFDS's own, with config and version where wanted ("fashion_mnist", "imagenet2012:5.1.0"); splits are TFDS's,
 slices such as "train[:90%]" included, and "val" is understood as its "validation". Prepare the data once with
 
@@ -15,7 +17,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int
 
+from data import image
+from data.annotations import Annotations, Store, pack
 from data.sources import Record
+from data.sources.coco import CATEGORY_IDS as COCO_IDS
 from errors import UserError, did_you_mean
 
 
@@ -42,7 +47,7 @@ class Tfds:
         return np.array([self[index]["label"] for index in range(len(self))], np.int32)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_records", "labels")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_records", "labels", "_survey")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -51,22 +56,111 @@ class Tfds:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
+        record = self._read(index, "label")
+        return {"image": record["image"], "label": int(record["label"]), "name": self._name(index)}
+
+    def _read(self, index: int, field: str) -> dict[str, Any]:
+        """The record as TFDS has it, of which `field` is never missing."""
         try:
             record = self._records[index]
-            if record["label"] is None:  # what ArrayRecord gives for a record that it cannot read
+            if record[field] is None:  # what ArrayRecord gives for a record that it cannot read
                 raise EOFError(f"record {index} of {self.split} is missing or cut off")
-            image, label = record["image"], int(record["label"])
+            return record
         except UserError:
             raise
         except Exception as error:
             raise self._broken(error) from error
-        return {"image": image, "label": label, "name": f"tfds:{self.name}/{self.split}, record {index}"}
+
+    def _name(self, index: int) -> str:
+        return f"tfds:{self.name}/{self.split}, record {index}"
 
     def _broken(self, error: Exception) -> UserError:
         folder = builder(self.name, self.data_dir).data_dir
         return UserError(
             f"{folder}: the prepared data is broken ({str(error).strip().splitlines()[0]}); "
             f"remove the folder and run: {_remedy(self.name, self.data_dir)}"
+        )
+
+
+@dataclass(frozen=True)
+class TfdsDetection(Tfds):
+    """Of a dataset with `objects`: voc/2007, coco/2017. Each record's boxes are read with it.
+
+    TFDS stores shares of the picture's sides; of VOC's pixel indices it makes them without taking 1 from xmin and ymin,
+    which is done here, as data/sources/voc.py does it. `sizes`, `image_ids` and `oddities` read the whole split, once.
+    """
+
+    @property
+    def category_ids(self) -> Sequence[int]:
+        coco = self.name.partition("/")[0] == "coco" and len(self.classes) == len(COCO_IDS)
+        return COCO_IDS if coco else range(1, len(self.classes) + 1)
+
+    @property
+    def sizes(self) -> Int[np.ndarray, "records 2"]:
+        return self._survey[0]
+
+    @property
+    def image_ids(self) -> np.ndarray:
+        return self._survey[1]
+
+    @property
+    def oddities(self) -> str:
+        return self._survey[2]
+
+    def annotations(self, index: int) -> Annotations:
+        return self._pack([index], [self._read(index, "objects")]).flat
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._read(index, "objects")
+        return {
+            "image": record["image"],
+            "name": self._name(index),
+            "annotations": self._pack([index], [record]).flat,
+        }
+
+    @cached_property
+    def _survey(self) -> tuple[np.ndarray, np.ndarray, str]:
+        """Sizes, the dataset's own names of the pictures (positions, where it has none), and what was odd."""
+        heads = [self._head(index) for index in range(len(self))]
+        store = self._pack(range(len(self)), heads, where=f"tfds:{self.name}/{self.split}")
+        sizes = np.array([head["size"] for head in heads], np.int32)
+        return sizes, np.array([head["id"] for head in heads]), store.oddities
+
+    def _head(self, index: int) -> dict[str, Any]:
+        """What `_pack` needs of a record, without its picture, and its name."""
+        record = self._read(index, "objects")
+        name = record.get("image/id", record.get("image/filename", index))
+        name = name.decode() if isinstance(name, bytes) else name
+        return {"size": image.size(record["image"], self._name(index)), "objects": record["objects"], "id": name}
+
+    def _pack(self, indices: Sequence[int], records: Sequence[dict[str, Any]], where: str = "") -> Store:
+        sizes = np.array(
+            [
+                record["size"] if "size" in record else image.size(record["image"], self._name(index))
+                for index, record in zip(indices, records, strict=True)
+            ],
+            np.int32,
+        )
+        objects = [record["objects"] for record in records]
+        owner = np.repeat(np.arange(len(objects)), [len(each["label"]) for each in objects])
+
+        def column(field: str) -> np.ndarray | None:
+            return np.concatenate([each[field] for each in objects]) if field in objects[0] else None
+
+        boxes = np.concatenate([np.reshape(each["bbox"], (-1, 4)) for each in objects]).astype(np.float64)
+        boxes = boxes[:, [1, 0, 3, 2]] * np.tile(sizes[owner][:, ::-1], 2)
+        if self.name.partition("/")[0] == "voc":
+            boxes -= (1, 1, 0, 0)
+        return pack(
+            owner,
+            boxes,
+            column("label"),
+            sizes,
+            lambda position: self._name(indices[position]),
+            where=where,
+            crowd=column("is_crowd"),
+            difficult=column("is_difficult"),
+            area=column("area"),
         )
 
 
@@ -108,9 +202,18 @@ def splits(argument: str, data_dir: str) -> tuple[str, ...]:
 def classes(argument: str, data_dir: str) -> tuple[str, ...]:
     """The builder knows them, whether or not its data was prepared."""
     features = builder(argument, data_dir).info.features
-    if "image" not in features or "label" not in features or not hasattr(features["label"], "names"):
-        raise UserError(f"tfds:{argument} has no 'image' with a class 'label'; its features are {', '.join(features)}")
-    return tuple(features["label"].names)
+    labelled = features["objects"].feature if _has_boxes(features) else features
+    if "image" not in features or "label" not in labelled or not hasattr(labelled["label"], "names"):
+        raise UserError(
+            f"tfds:{argument} has no 'image' with a class 'label', or with 'objects' that have 'bbox' and 'label'; "
+            f"its features are {', '.join(features)}"
+        )
+    return tuple(labelled["label"].names)
+
+
+def _has_boxes(features: Any) -> bool:
+    """TFDS's manner of detection: a sequence `objects` of `bbox` and `label`."""
+    return "objects" in features and {"bbox", "label"} <= set(getattr(features["objects"], "feature", ()))
 
 
 def load(argument: str, split: str, data_dir: str) -> Tfds:
@@ -125,7 +228,7 @@ def load(argument: str, split: str, data_dir: str) -> Tfds:
         raise UserError(f"tfds:{argument}: {reason}; write a split as train, train[:90%] or train[100:200]") from error
     if count <= 0:
         raise UserError(f"tfds:{argument} has no records in its split {split!r}")
-    return Tfds(argument, split, data_dir, names)
+    return (TfdsDetection if _has_boxes(info.features) else Tfds)(argument, split, data_dir, names)
 
 
 def _remedy(name: str, data_dir: str) -> str:
