@@ -53,7 +53,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], like: Variables) -> Variables:
         name, axes = _layout(path, leaf)
         if name not in tensors:
             return leaf
-        return np.ascontiguousarray(np.transpose(tensors[name], np.argsort(axes)), leaf.dtype)
+        return np.asarray(np.transpose(tensors[name], np.argsort(axes)), leaf.dtype, order="C")
 
     return jax.tree_util.tree_map_with_path(take, like)
 

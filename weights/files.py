@@ -36,7 +36,7 @@ def write(path: Path, tensors: dict[str, np.ndarray]) -> None:
         raise UserError(f"{path}: weights are written as .safetensors; name the file so")
     temporary = path.with_name(path.name + ".tmp")
     try:
-        save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, temporary, metadata={"format": "pt"})
+        save_file({name: np.asarray(x, order="C") for name, x in tensors.items()}, temporary, metadata={"format": "pt"})
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
