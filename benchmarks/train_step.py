@@ -1,6 +1,7 @@
 """The training step of a ResNet beside that of other libraries: forward, cross-entropy, backward, SGD with momentum.
 
     python benchmarks/train_step.py [--model resnet50] [--size 224] [--batch 8] [--dtype bfloat16] [--rounds 5]
+    python benchmarks/train_step.py --forward --batch 1         inference: the logits of evaluation alone
 
 Compared are this project's model, a plain Flax one as Flax's ImageNet example writes it, and, where they are installed
 (neither is a dependency), keras.applications on JAX and torch. All take turns within every round; the table gives
@@ -71,9 +72,11 @@ class Plain(nn.Module):
         return nn.Dense(self.classes, dtype=self.dtype)(jnp.mean(x, axis=(1, 2))).astype(jnp.float32)
 
 
-def flax_step(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> Callable[[], None]:
+def flax_step(args: argparse.Namespace, model: nn.Module, images: np.ndarray, labels: np.ndarray) -> Callable:
     optimizer = optax.sgd(RATE, MOMENTUM)
     variables = jax.jit(lambda: model.init(jax.random.key(0), jnp.zeros((1, *images.shape[1:])), train=False))()
+    if args.forward:
+        return forward(lambda variables, images: model.apply(variables, images, train=False), variables, images)
 
     @partial(jax.jit, donate_argnums=0)
     def step(state, images, labels):
@@ -104,15 +107,21 @@ def repeat(step: Callable, state, images: np.ndarray, labels: np.ndarray) -> Cal
     return run
 
 
+def forward(apply: Callable, variables, images: np.ndarray) -> Callable[[], None]:
+    """A function that computes the logits of a batch already on the device, and waits for them."""
+    apply, images = jax.jit(apply), jax.device_put(images)
+    return lambda: jax.block_until_ready(apply(variables, images))
+
+
 def morphism(args, images, labels):
     config = ConfigDict(
         {"name": args.model, "dtype": args.dtype, "remat": False, "sync_bn": False, "frozen_bn": False, "options": {}}
     )
-    return flax_step(models.create(config, args.classes, "batch"), images, labels)
+    return flax_step(args, models.create(config, args.classes, "batch"), images, labels)
 
 
 def plain_linen(args, images, labels):
-    return flax_step(Plain(*STAGES[args.model], args.classes, jnp.dtype(args.dtype)), images, labels)
+    return flax_step(args, Plain(*STAGES[args.model], args.classes, jnp.dtype(args.dtype)), images, labels)
 
 
 def keras_on_jax(args, images, labels):
@@ -122,6 +131,9 @@ def keras_on_jax(args, images, labels):
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if args.dtype == "bfloat16" else "float32")
     make = getattr(keras.applications, KERAS[args.model])
     model = make(weights=None, input_shape=images.shape[1:], classes=args.classes, classifier_activation=None)
+    if args.forward:
+        variables = [[v.value for v in group] for group in (model.trainable_variables, model.non_trainable_variables)]
+        return forward(lambda v, images: model.stateless_call(*v, images, training=False)[0], variables, images)
     optimizer = keras.optimizers.SGD(RATE, MOMENTUM)
     optimizer.build(model.trainable_variables)
 
@@ -182,17 +194,21 @@ def torch_eager(args, images, labels):
             inputs = 64 * 2**stage * (4 if bottleneck else 1)
     device = "cuda" if torch.cuda.is_available() and jax.default_backend() != "cpu" else "cpu"
     model = tnn.Sequential(*layers, tnn.AdaptiveAvgPool2d(1), tnn.Flatten(), tnn.Linear(inputs, args.classes))
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model = model.to(device, memory_format=torch.channels_last).train(not args.forward)
     optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
     y = torch.from_numpy(labels).long().to(device)
 
     def run():
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=args.dtype == "bfloat16"):
+        with (
+            torch.inference_mode(args.forward),
+            torch.autocast(device, torch.bfloat16, enabled=args.dtype == "bfloat16"),
+        ):
             logits = model(x)
-        tnn.functional.cross_entropy(logits.float(), y).backward()
-        optimizer.step()
+        if not args.forward:
+            tnn.functional.cross_entropy(logits.float(), y).backward()
+            optimizer.step()
         if device == "cuda":
             torch.cuda.synchronize()
 
@@ -238,6 +254,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--dtype", default="float32", choices=sorted(models.DTYPES))
+    parser.add_argument("--forward", action="store_true", help="only the forward pass of evaluation")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1, help="steps that each takes in a round")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "train_step.json")
@@ -247,7 +264,8 @@ def main() -> None:
     plain = results.get("plain linen")
     device = jax.devices()[0].device_kind
     print(
-        f"{args.model}, {args.size}x{args.size}, batch {args.batch}, {args.dtype}, {device}, medians of {args.rounds}"
+        f"{args.model}, {'forward' if args.forward else 'training step'}, {args.size}x{args.size}, batch {args.batch}, "
+        f"{args.dtype}, {device}, medians of {args.rounds}"
     )
     print(f"{'':14}{'CPU s':>8}{'wall s':>8}{'images/s':>10}{'CPU, x plain':>14}{'wall, x plain':>15}")
     for name, row in results.items():

@@ -1,0 +1,34 @@
+"""A ResNet-50 trained on ImageNet, fine-tuned on 3,000 pictures of CIFAR-10 at 64 pixels.
+
+    python -m data.prepare tfds:cifar10
+    python train.py --config experiments/cifar10_finetune.py --workdir runs/finetune
+    python train.py --config experiments/cifar10_finetune.py:scratch --workdir runs/scratch
+
+The stem and the first stage stay as they are, batch norms keep ImageNet's statistics, the new head learns ten times as
+fast as the rest. `scratch` is the same run from random weights, all of them trained, with batch norms of its own.
+Published: none for this protocol; Kornblith et al. 2018, "Do better ImageNet models transfer better?", fine-tune a
+ResNet-50 at 224 pixels on all 50,000 pictures to 96.8 %. Measured here: see the README's table.
+"""
+
+from experiments.base import get_base
+
+
+def get_config(variant: str = ""):
+    if variant not in ("", "scratch"):
+        raise ValueError(f"cifar10_finetune has no variant {variant!r}; it has 'scratch'")
+    config = get_base("classification")
+    config.batch_size = 64
+    config.duration = "10ep"
+    config.model.name = "resnet50"
+    config.data.update(source="tfds:cifar10", train_split="train[:6%]", val_split="train[90%:]")
+    config.data.update(image_size=64, resize_size=64, crop_scale=(0.5, 1.0))
+    config.optimizer.update(name="momentum", learning_rate=0.01, weight_decay=1e-4)
+    config.schedule.update(name="cosine", warmup="1ep")
+    if variant == "scratch":
+        config.optimizer.learning_rate = 0.1
+        return config
+    config.init_from = "torchvision:resnet50/IMAGENET1K_V2"
+    config.model.frozen_bn = True
+    config.optimizer.freeze = ("conv1.*", "layer1.*")
+    config.optimizer.lr_multipliers = (("fc.*", 10.0),)
+    return config
