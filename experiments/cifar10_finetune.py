@@ -6,8 +6,7 @@
 
 The stem and the first stage stay as they are, batch norms keep ImageNet's statistics, the new head learns ten times as
 fast as the rest. `scratch` is the same run from random weights, all of them trained, with batch norms of its own.
-Published: none for this protocol; Kornblith et al. 2018, "Do better ImageNet models transfer better?", fine-tune a
-ResNet-50 at 224 pixels on all 50,000 pictures to 96.8 %. Measured here: see the README's table.
+Published: none for this protocol. Measured here: see the README's table.
 """
 
 from experiments.base import get_base
