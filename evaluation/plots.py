@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from ml_collections import ConfigDict
 
+from data.image import decode
 from data.pipeline import evaluated
 from data.sources import Source
 
@@ -15,6 +16,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 COLUMNS = 8
+DETECTION_COLUMNS = 4
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 
 
@@ -57,6 +59,40 @@ def draw_classification(
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def draw_detection(path: Path, source: Source, found: list[dict[str, np.ndarray]], threshold: float) -> None:
+    """Pictures with their objects and the detections that score at least `threshold`, as one PNG.
+
+    found: of each picture its `id`, `boxes` [D,4] in its own pixels, `scores` [D], `classes` [D]. True boxes are white
+    and dashed, crowds and difficult ones dotted; detections have a colour a class, name and score above.
+    """
+    rows = math.ceil(len(found) / DETECTION_COLUMNS)
+    figure, axes = plt.subplots(
+        rows, DETECTION_COLUMNS, figsize=(5.2 * DETECTION_COLUMNS, 4.2 * rows), layout="constrained", squeeze=False
+    )
+    colours = plt.get_cmap("tab20", max(len(source.classes), 2))
+    for axis in axes.ravel():
+        axis.axis("off")
+    for axis, each in zip(axes.ravel(), found, strict=False):
+        record = source[int(each["id"])]
+        axis.imshow(decode(record["image"], record["name"])[0])
+        axis.set_title(Path(record["name"]).name, fontsize=8)
+        truth = record["annotations"]
+        for box, ignored in zip(truth.boxes, truth.crowd | truth.difficult, strict=True):
+            _draw_box(axis, box, "white", ":" if ignored else "--")
+        for box, score, number in zip(each["boxes"], each["scores"], each["classes"], strict=True):
+            if score >= threshold:
+                _draw_box(axis, box, colours(number), "-")
+                label = f"{source.classes[number]} {score:.2f}"
+                axis.text(*box[:2], label, fontsize=7, va="bottom", color="black", backgroundcolor=colours(number))
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
+def _draw_box(axis, box: np.ndarray, color, style: str) -> None:
+    x0, y0, x1, y1 = box
+    axis.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=color, linestyle=style, linewidth=1.5))
 
 
 def _draw_confusion(figure, confusion: np.ndarray, classes: tuple[str, ...]) -> None:
