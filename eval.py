@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
             yield predictions
 
     batches = run.predict(source, print, _VIEWS.value)
-    summary = evaluate(run.task, run.classes, keeping(batches) if _DRAW.value else batches)
+    summary = evaluate(run.task, source, keeping(batches) if _DRAW.value else batches)
     if jax.process_index() != 0:
         return
 

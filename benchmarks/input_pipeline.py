@@ -34,7 +34,6 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from data import image, pipeline
-from data.sampling import make_sampler
 from data.sources import Record
 from experiments.imagenet_resnet import get_config
 
@@ -119,8 +118,7 @@ Way = Callable[[Round], Iterable[np.ndarray]]
 
 def measure_paths(source: Repeated, config: ConfigDict, rounds: int) -> list[dict]:
     size = config.data.image_size
-    sampler = make_sampler(source, config.data, config.seed)
-    load = pipeline.TrainBatch(source, config.data, config.seed, pipeline._Shard(config.batch_size, 0, 1), sampler)
+    load = pipeline.TrainBatch(source, config, pipeline._Shard(config.batch_size, 0, 1))
     ways: dict[str, Way] = {
         "morphism TrainBatch": lambda pass_: (example for step in pass_.steps for example in load(step)["image"]),
         "morphism random_resized_crop": own(source, config),
@@ -156,7 +154,7 @@ def plan(load: pipeline.TrainBatch, index: int, config: ConfigDict) -> Round:
     """The records of a part of the first epoch, and the boxes that TrainBatch will draw for them."""
     count = -(-len(load.source.files) // config.batch_size)
     steps = range(index * count, (index + 1) * count)
-    records = [load.sampler(position).index for step in steps for position in load.shard.positions(step)]
+    records = [draw.index for step in steps for draw in load.plan(step, load.shard.rows)[1]]
     boxes = []
     for record in records:
         rng = np.random.default_rng((config.seed, 0, record))

@@ -15,18 +15,22 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from data import image
-from data.sampling import Sampler, make_sampler, spread
+from data import classification, image
+from data.sampling import Plan
 from data.sources import Record, Source
 from errors import UserError
 
 Batch = dict[str, np.ndarray]
+
+# How a task makes an example of a record: canvases, empty, train_example and eval_example, alike in each.
+EXAMPLES = {"classification": classification}
 
 
 def train_batches(
@@ -35,24 +39,23 @@ def train_batches(
     """The rows of this process of the training batches of steps start_step .. stop_step - 1.
 
     Epochs follow one another without a gap, each as data/sampling.py draws it; a batch may span two.
-    image uint8 [b,S,S,3], label int32 [b], id int32 [b] (the record), draw int32 [b] (how many times it was drawn
-    before; with id, the source of an example's randomness), valid bool [b] (all True), and odd int32 [b] (image.Odd),
-    which stays on the host.
+    image uint8 [b,H,W,3], id int32 [b] (the record), draw int32 [b] (how many times it was drawn before; with id, the
+    source of an example's randomness), valid bool [b] (all True), odd int32 [b] (image.Odd), which stays on the host,
+    and what the task adds. H and W are those of one of the task's canvases.
     """
     shard = _Shard(config.batch_size, process_index, processes)
-    sampler = make_sampler(source, config.data, config.seed)
-    return _iterate(TrainBatch(source, config.data, config.seed, shard, sampler), start_step, stop_step, config.data)
+    return _iterate(TrainBatch(source, config, shard), start_step, stop_step, config.data)
 
 
 def eval_batches(
-    source: Source, data: ConfigDict, *, batch_size: int, process_index: int = 0, processes: int = 1
+    source: Source, config: ConfigDict, *, batch_size: int, process_index: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
-    """The rows of this process of batches that hold each record exactly once, in order.
+    """The rows of this process of batches that hold each record exactly once, canvas by canvas, in order.
 
-    The last batch is filled up with rows that have `valid` False. Keys are those of training.
+    The last batch of a canvas is filled up with rows that have `valid` False. Keys are those of training.
     """
-    shard = _Shard(batch_size, process_index, processes)
-    return _iterate(EvalBatch(source, data, shard), 0, -(-len(source) // batch_size), data)
+    load = EvalBatch(source, config, _Shard(batch_size, process_index, processes))
+    return _iterate(load, 0, len(load.plan), config.data)
 
 
 @dataclass(frozen=True)
@@ -67,68 +70,73 @@ class _Shard:
         rows = self.batch_size // self.count
         return slice(self.index * rows, (self.index + 1) * rows)
 
-    def positions(self, step: int, repeats: int = 1) -> list[int]:
-        """Where this process's rows of batch `step` stand in the endless sequence of examples."""
-        return (step * self.batch_size + spread(self.batch_size, repeats)[self.rows]).tolist()
-
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """step -> batch, cropped at random; randomness comes from (seed, draw, id) alone."""
+    """step -> batch; randomness comes from (seed, draw, id) alone."""
 
     source: Source
-    data: ConfigDict
-    seed: int
+    config: ConfigDict
     shard: _Shard
-    sampler: Sampler
+
+    @cached_property
+    def _canvases(self) -> tuple[list[tuple[int, int]], np.ndarray]:
+        return EXAMPLES[self.config.task].canvases(self.source, self.config.data, training=True)
+
+    @cached_property
+    def plan(self) -> Plan:
+        return Plan(self.source, self.config.data, self.config.seed, self.shard.batch_size, self._canvases[1])
 
     def __call__(self, step: int) -> Batch:
-        data = self.data
-        positions = self.shard.positions(step, data.repeats)
-        batch = _empty_batch(len(positions), data.image_size)
-        for row, position in enumerate(positions):
-            index, draw = self.sampler(position)
+        config, examples = self.config, EXAMPLES[self.config.task]
+        canvas, draws = self.plan(step, self.shard.rows)
+        shape = self._canvases[0][canvas]
+        batch = _empty_batch(len(draws), shape, config)
+        for row, (index, draw) in enumerate(draws):
             record = self.source[index]
-            if data.train_crop == "random_resized":
-                rng = np.random.default_rng((self.seed, draw, index))
-                pixels, odd = image.random_resized_crop(
-                    record["image"], record["name"], data.image_size, data.crop_scale, data.crop_ratio, rng
-                )
-            else:
-                pixels, odd = _center(record, data.resize_size, data.image_size)
-            label, odd = _checked_label(record, self.source), _checked_odd(odd, record, data)
-            _fill(batch, row, image=pixels, label=label, id=index, draw=draw, odd=odd)
+            rng = np.random.default_rng((config.seed, draw, index))
+            example, odd = examples.train_example(record, self.source.classes, config, shape, rng)
+            _fill(batch, row, **example, id=index, draw=draw, odd=_checked_odd(odd, record, config.data))
         return batch
 
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """step -> batch of records in order; rows beyond the last record stay empty."""
+    """step -> batch of records in order; rows beyond the last record of a canvas stay empty."""
 
     source: Source
-    data: ConfigDict
+    config: ConfigDict
     shard: _Shard
 
+    @cached_property
+    def plan(self) -> list[tuple[tuple[int, int], np.ndarray]]:
+        """The canvas of every batch and its records."""
+        shapes, groups = EXAMPLES[self.config.task].canvases(self.source, self.config.data, training=False)
+        found = []
+        for group, shape in enumerate(shapes):
+            members = np.flatnonzero(groups == group)
+            starts = range(0, len(members), self.shard.batch_size)
+            found += [(shape, members[start : start + self.shard.batch_size]) for start in starts]
+        return found
+
     def __call__(self, step: int) -> Batch:
-        positions = self.shard.positions(step)
-        batch = _empty_batch(len(positions), self.data.eval_size or self.data.image_size)
-        for row, index in enumerate(positions):
-            if index < len(self.source):
-                record = self.source[index]
-                pixels, odd = evaluated(record, self.data)
-                label, odd = _checked_label(record, self.source), _checked_odd(odd, record, self.data)
-                _fill(batch, row, image=pixels, label=label, id=index, draw=0, odd=odd)
+        config, (shape, members), rows = self.config, self.plan[step], self.shard.rows
+        batch = _empty_batch(rows.stop - rows.start, shape, config)
+        for row, index in enumerate(members[rows].tolist()):
+            record = self.source[index]
+            example, odd = EXAMPLES[config.task].eval_example(record, self.source.classes, config.data, shape)
+            _fill(batch, row, **example, id=index, odd=_checked_odd(odd, record, config.data))
         return batch
 
 
-def _empty_batch(rows: int, size: int) -> Batch:
+def _empty_batch(rows: int, shape: tuple[int, int], config: ConfigDict) -> Batch:
     return {
-        "image": np.zeros((rows, size, size, 3), np.uint8),
-        "label": np.zeros(rows, np.int32),
+        "image": np.zeros((rows, *shape, 3), np.uint8),
         "id": np.full(rows, -1, np.int32),
         "draw": np.zeros(rows, np.int32),
         "odd": np.zeros(rows, np.int32),
         "valid": np.zeros(rows, bool),
+        **EXAMPLES[config.task].empty(rows, config.data),
     }
 
 
@@ -138,30 +146,11 @@ def _fill(batch: Batch, row: int, **values: Any) -> None:
     batch["valid"][row] = True
 
 
-def evaluated(record: Record, data: ConfigDict) -> tuple[image.Pixels, image.Odd]:
-    """The picture as evaluation sees it: the shorter side resized, the centre cut out; and what was odd about it."""
-    return _center(record, data.resize_size, data.eval_size or data.image_size)
-
-
-def _center(record: Record, resize_size: int, size: int) -> tuple[image.Pixels, image.Odd]:
-    pixels, odd = image.decode(record["image"], record["name"])
-    return image.resize_and_center_crop(pixels, resize_size, size), odd
-
-
 def _checked_odd(odd: image.Odd, record: Record, data: ConfigDict) -> int:
     if odd and data.strict:
         rules = ", ".join(image.RULES[each] for each in odd)
         raise UserError(f"{record['name']}: {rules}; mend or remove it, or set config.data.strict=False")
     return int(odd)
-
-
-def _checked_label(record: Record, source: Source) -> int:
-    if not 0 <= record["label"] < len(source.classes):
-        raise UserError(
-            f"{record['name']}: label {record['label']} is outside the {len(source.classes)} classes, "
-            f"0 to {len(source.classes) - 1}; mend or remove it, or choose another split"
-        )
-    return record["label"]
 
 
 def _iterate(load: TrainBatch | EvalBatch, start: int, stop: int, data: ConfigDict) -> Iterator[Batch]:

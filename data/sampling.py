@@ -25,11 +25,57 @@ class Sampler(Protocol):
     def __call__(self, position: int) -> Draw: ...
 
 
-def make_sampler(source: Source, data: ConfigDict, seed: int) -> Sampler:
-    """The sampler of `data`; a balanced one asks for all of the source's labels at once."""
-    if data.balanced:
-        return Balanced(np.asarray(source.labels), seed)
-    return Shuffled(len(source), data.repeats, seed)
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """step -> the canvas of its batch, and the draws of some of its rows.
+
+    Records of one canvas are drawn among themselves, and a batch holds records of one canvas. By the end of epoch e a
+    canvas with n of the records has had floor(n e / batch_size) batches; those that an epoch adds stand in random
+    order. So nothing is left out, and with a single canvas batches just follow one another.
+    """
+
+    source: Source
+    data: ConfigDict
+    seed: int
+    batch_size: int
+    canvases: Int[np.ndarray, "records"]
+
+    @cached_property
+    def members(self) -> list[np.ndarray]:
+        """The records of each canvas."""
+        return [np.flatnonzero(self.canvases == canvas) for canvas in range(self.canvases.max() + 1)]
+
+    @cached_property
+    def samplers(self) -> list[Sampler]:
+        if self.data.balanced:
+            return [Balanced(np.asarray(self.source.labels)[each], self.seed) for each in self.members]
+        return [Shuffled(len(each), self.data.repeats, self.seed) for each in self.members]
+
+    def __call__(self, step: int, rows: slice) -> tuple[int, list[Draw]]:
+        canvas, turn = self._place(step)
+        members = self.members[canvas]
+        positions = turn * self.batch_size + spread(self.batch_size, self.data.repeats)[rows]
+        draws = [self.samplers[canvas](position) for position in positions.tolist()]
+        return canvas, [Draw(int(members[index]), count) for index, count in draws]
+
+    def _place(self, step: int) -> tuple[int, int]:
+        """The canvas of batch `step`, and how many batches of that canvas came before."""
+        if len(self.members) == 1:
+            return 0, step
+        epoch = step * self.batch_size // len(self.canvases)
+        while self._until(epoch + 1).sum() <= step:
+            epoch += 1
+        before = self._until(epoch)
+        order = self._order(epoch)[: step - before.sum() + 1]
+        return int(order[-1]), int(before[order[-1]] + np.sum(order[:-1] == order[-1]))
+
+    def _until(self, epoch: int) -> Int[np.ndarray, "canvases"]:
+        """How many batches each canvas has had when `epoch` begins."""
+        return np.array([len(each) * epoch // self.batch_size for each in self.members])
+
+    def _order(self, epoch: int) -> Int[np.ndarray, "batches"]:
+        counts = self._until(epoch + 1) - self._until(epoch)
+        return np.random.default_rng((self.seed, epoch)).permutation(np.repeat(np.arange(len(counts)), counts))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The evaluation loop, the same for every task."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -27,7 +27,7 @@ def predict(
     """
     batches = eval_batches(
         source,
-        config.data,
+        config,
         batch_size=-(-config.batch_size // mesh.size) * mesh.size,
         process_index=jax.process_index(),
         processes=jax.process_count(),
@@ -41,9 +41,9 @@ def predict(
     yield _valid(previous)
 
 
-def evaluate(task: ModuleType, classes: Sequence[str], batches: Iterable[Predictions]) -> dict[str, Any]:
+def evaluate(task: ModuleType, source: Source, batches: Iterable[Predictions]) -> dict[str, Any]:
     """The task's metrics over the batches that `predict` yields."""
-    metrics = task.init_metrics(classes)
+    metrics = task.init_metrics(source)
     for predictions in batches:
         metrics = task.update_metrics(metrics, predictions)
     return task.summarise(metrics)

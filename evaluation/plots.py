@@ -8,8 +8,8 @@ import matplotlib
 import numpy as np
 from ml_collections import ConfigDict
 
+from data.classification import evaluated
 from data.image import decode
-from data.pipeline import evaluated
 from data.sources import Source
 
 matplotlib.use("Agg")
@@ -49,7 +49,7 @@ def draw_classification(
         for axis in axes:
             axis.axis("off")
         for axis, row in zip(axes, rows, strict=False):
-            axis.imshow(evaluated(source[int(ids[row])], config.data)[0])
+            axis.imshow(evaluated(source[int(ids[row])], config.data))
             correct = predicted[row] == label[row]
             text = f"{source.classes[predicted[row]]} {predictions['confidence'][row]:.0%}"
             text += "" if correct else f"\nis {source.classes[label[row]]}"

@@ -1,11 +1,14 @@
 """What a task is: a module of pure functions, the same names in each.
 
 resolve(config, source) -> config                              before training: fills in what depends on the train split
-loss(outputs, batch, config) -> (scalar, {name: scalar})       on the device, inside the training step
+augment(key, batch, config.augment, classes) -> batch          on the device: uint8 pixels in, the network's input out
+normalise(batch, config.augment) -> images                     the same for evaluation
+loss(model, outputs, batch, config) -> (scalar, {name: scalar})
+                                                               on the device, inside the training step
 VIEWS, combine(outputs)                                        the views of augment/views.py that evaluation may use,
                                                                and [V,...] outputs, one a view, as one
-predict(outputs, batch) -> {name: array [B,...]}               on the device, inside the evaluation step; has "id"
-init_metrics(classes), update_metrics(metrics, predictions), summarise(metrics) -> {name: number or list}
+predict(model, outputs, batch) -> {name: array [B,...]}        on the device, inside the evaluation step; has "id"
+init_metrics(source), update_metrics(metrics, predictions), summarise(metrics) -> {name: number or list}
                                                                on the host, in float64, each example once
 HEADLINE                                                       the numbers worth a line, best-known first
 HIGHER_IS_BETTER                                               those of them that may say which checkpoint is best

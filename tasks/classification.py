@@ -1,14 +1,15 @@
 """One class a picture: a loss to train with; top-1, top-5, confusion matrix and calibration error to evaluate."""
 
-from collections.abc import Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+import augment as augmentation
 from data.sources import Source
 from errors import UserError
 from ops.losses import binary_cross_entropy, cross_entropy, sigmoid_focal, smooth
@@ -51,7 +52,16 @@ def resolve(config: ConfigDict, source: Source) -> ConfigDict:
     return resolved
 
 
-def loss(logits: Float[Array, "b k"], batch: Batch, config: ConfigDict) -> tuple[Array, dict[str, Array]]:
+augment = augmentation.augment
+
+
+def normalise(batch: Batch, config: ConfigDict) -> Float[Array, "b h w 3"]:
+    return augmentation.normalise(batch["image"], config.mean, config.std)
+
+
+def loss(
+    model: nn.Module, logits: Float[Array, "b k"], batch: Batch, config: ConfigDict
+) -> tuple[Array, dict[str, Array]]:
     """Mean loss over the valid examples; top-1 against the label, or a mixed label's heaviest class.
 
     cross_entropy: weighted by class, the mean is over the weights of the labels, of mixed labels over the examples, as
@@ -90,7 +100,7 @@ def combine(logits: Float[Array, "v b k"]) -> Float[Array, "b k"]:
     return jax.nn.logsumexp(log_p, axis=0) - jnp.log(len(logits))
 
 
-def predict(logits: Float[Array, "b k"], batch: Batch) -> dict[str, Array]:
+def predict(model: nn.Module, logits: Float[Array, "b k"], batch: Batch) -> dict[str, Array]:
     """Of each example: its class, the confidence in it, and how the true label fared.
 
     class int32 [B]; confidence float32 [B] in 0..1; rank int32 [B], the number of classes scored above the label,
@@ -111,9 +121,9 @@ def predict(logits: Float[Array, "b k"], batch: Batch) -> dict[str, Array]:
     }
 
 
-def init_metrics(classes: Sequence[str]) -> Metrics:
+def init_metrics(source: Source) -> Metrics:
     bins = np.zeros((CALIBRATION_BINS, 3))  # a bin of confidence: examples, of them correct, sum of confidences
-    return {"loss": 0.0, "top5": 0, "confusion": np.zeros((len(classes),) * 2, np.int64), "bins": bins}
+    return {"loss": 0.0, "top5": 0, "confusion": np.zeros((len(source.classes),) * 2, np.int64), "bins": bins}
 
 
 def update_metrics(metrics: Metrics, predictions: dict[str, np.ndarray]) -> Metrics:

@@ -134,7 +134,7 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
                     )
                 if evaluating:
                     predictions = predict(eval_step, eval_variables(state), val_source, config, mesh, val_odd)
-                    summary = evaluate(task, val_source.classes, predictions)
+                    summary = evaluate(task, val_source, predictions)
                     results = {key: summary[key] for key in task.HEADLINE}
                     writer.record(step, {f"val/{key}": value for key, value in results.items()})
                     shown = "  ".join(f"{key} {value:.4f}" for key, value in results.items())

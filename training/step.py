@@ -16,7 +16,6 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from augment import augment, normalise
 from augment.views import view
 from training.mesh import AXIS
 from training.parameters import merge, split
@@ -45,7 +44,7 @@ def make_train_step(
     """
 
     def loss(trained, frozen, batch_stats, batch, augment_key, dropout_key):
-        batch = augment(augment_key, batch, config.augment, classes)
+        batch = task.augment(augment_key, batch, config.augment, classes)
         outputs, updates = model.apply(
             {"params": merge(trained, frozen), "batch_stats": batch_stats},
             batch["image"],
@@ -53,7 +52,7 @@ def make_train_step(
             mutable=["batch_stats"],
             rngs={"dropout": jax.random.fold_in(dropout_key, batch["id"][0])},
         )
-        value, scalars = task.loss(outputs, batch, config)
+        value, scalars = task.loss(model, outputs, batch, config)
         return value, (updates.get("batch_stats", {}), {"loss": value, **scalars})
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
@@ -106,14 +105,14 @@ def make_eval_step(
     """
 
     def step(variables, batch):
-        images = normalise(batch["image"], config.augment.mean, config.augment.std)
+        images = task.normalise(batch, config.augment)
         if views == "center":
             outputs = model.apply(variables, images, train=False)
         else:
             each = view(images, views, config.data.eval_size or config.data.image_size)
             _, outputs = _scan(lambda _, x: (None, model.apply(variables, x, train=False)), None, each, len(each))
             outputs = task.combine(outputs)
-        predictions = task.predict(outputs, batch)
+        predictions = task.predict(model, outputs, batch)
         predictions["valid"] = batch["valid"]
         return jax.lax.all_gather(predictions, AXIS, tiled=True)
 

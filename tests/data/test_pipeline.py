@@ -98,7 +98,7 @@ def test_an_example_is_cropped_anew_in_every_epoch_and_the_same_in_every_run(con
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 1003])
 def test_evaluation_holds_every_record_once_in_order(config, count, processes):
     parts = [
-        list(eval_batches(Numbers(count), config.data, batch_size=16, process_index=p, processes=processes))
+        list(eval_batches(Numbers(count), config, batch_size=16, process_index=p, processes=processes))
         for p in range(processes)
     ]
     assert len({len(part) for part in parts}) == 1
@@ -130,7 +130,7 @@ def test_oddities_travel_with_their_pictures(config, corpus_folder, workers, cro
     names = [Path(source[i]["name"]).name for i in range(len(source))]
     for batches in (
         train_batches(source, config, start_step=0, stop_step=steps),
-        eval_batches(source, config.data, batch_size=config.batch_size),
+        eval_batches(source, config, batch_size=config.batch_size),
     ):
         found = {}
         for batch in batches:
@@ -236,7 +236,7 @@ def test_workers_end_when_the_main_process_is_killed(tmp_path):
 def test_evaluation_may_see_larger_pictures_than_training(config):
     config.data.update(image_size=6, eval_size=8, resize_size=8)
     (trained,) = train_batches(Numbers(16), config, start_step=0, stop_step=1)
-    (evaluated,) = eval_batches(Numbers(16), config.data, batch_size=16)
+    (evaluated,) = eval_batches(Numbers(16), config, batch_size=16)
     assert trained["image"].shape == (16, 6, 6, 3)
     assert evaluated["image"].shape == (16, 8, 8, 3)
     assert (evaluated["image"][:, 0, 0, 0] == np.arange(16)).all()

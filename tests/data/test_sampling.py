@@ -6,7 +6,7 @@ import pytest
 
 from data import sources
 from data.pipeline import train_batches
-from data.sampling import Balanced, Shuffled, spread
+from data.sampling import Balanced, Plan, Shuffled, spread
 
 
 @dataclass(frozen=True)
@@ -129,3 +129,30 @@ def test_labels_of_a_source_are_those_of_its_records(folder, config, val_fractio
 def test_a_balanced_sampler_goes_to_workers_with_its_labels():
     sampler = Balanced(Skewed.labels, 0)
     assert pickle.loads(pickle.dumps(sampler))(17) == sampler(17)
+
+
+@dataclass(frozen=True)
+class Many:
+    count: int
+
+    def __len__(self):
+        return self.count
+
+
+@pytest.mark.parametrize(("sizes", "batch_size"), [((50, 30, 7), 8), ((3, 100), 16), ((5,), 8)])
+def test_batches_hold_one_canvas_and_every_record_comes_equally_often(config, sizes, batch_size):
+    canvases = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes)).astype(np.int32)
+    plan = Plan(Many(len(canvases)), config.data, 5, batch_size, canvases)
+    epochs = 16
+    steps = sum(count * epochs // batch_size for count in sizes)
+    counts = np.zeros(len(canvases), int)
+    seen = []
+    for step in range(steps):
+        canvas, draws = plan(step, slice(0, batch_size))
+        seen.append(canvas)
+        assert all(canvases[draw.index] == canvas for draw in draws)
+        np.add.at(counts, [draw.index for draw in draws], 1)
+    drawn = np.array(sizes) * epochs // batch_size * batch_size // np.array(sizes)
+    assert np.isin(counts - drawn[canvases], (0, 1)).all()
+    assert sorted(seen) != seen or len(sizes) == 1
+    assert plan(7, slice(0, 4))[1] + plan(7, slice(4, batch_size))[1] == plan(7, slice(0, batch_size))[1]

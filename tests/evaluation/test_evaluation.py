@@ -40,7 +40,7 @@ def run(config, mesh, model, variables, count):
     batches = list(
         predict(step, jax.device_put(variables, replicated(mesh)), source, config, mesh, Oddities(source, print))
     )
-    return evaluate(task, source.classes, batches), np.concatenate([batch["id"] for batch in batches])
+    return evaluate(task, source, batches), np.concatenate([batch["id"] for batch in batches])
 
 
 def test_1003_examples_count_once_each_and_give_the_same_metrics_on_any_number_of_devices(
@@ -59,7 +59,7 @@ def test_1003_examples_count_once_each_and_give_the_same_metrics_on_any_number_o
 
 def test_predictions_equal_those_of_one_picture_at_a_time(config, mesh_of, model_and_variables):
     from augment import normalise
-    from data.pipeline import evaluated
+    from data.classification import evaluated
 
     found, _ = run(config, mesh_of(4), *model_and_variables, 37)
     model, variables = model_and_variables
@@ -67,7 +67,7 @@ def test_predictions_equal_those_of_one_picture_at_a_time(config, mesh_of, model
     apply = jax.jit(lambda image: model.apply(variables, image, train=False))
     correct = 0
     for index in range(37):
-        image = normalise(evaluated(source[index], config.data)[0][None], config.augment.mean, config.augment.std)
+        image = normalise(evaluated(source[index], config.data)[None], config.augment.mean, config.augment.std)
         correct += int(np.argmax(apply(image)) == source[index]["label"])
     assert found["top1"] == correct / 37
 
@@ -75,7 +75,7 @@ def test_predictions_equal_those_of_one_picture_at_a_time(config, mesh_of, model
 @pytest.mark.parametrize(("views", "devices"), [("flip", 4), ("ten_crop", 1), ("ten_crop", 4)])
 def test_views_average_the_probabilities_of_one_view_at_a_time(config, mesh_of, model_and_variables, views, devices):
     from augment import normalise
-    from data.pipeline import evaluated
+    from data.classification import evaluated
 
     config.data.resize_size = 13
     model, variables = model_and_variables
@@ -87,7 +87,7 @@ def test_views_average_the_probabilities_of_one_view_at_a_time(config, mesh_of, 
     batches = list(predict(step, variables, source, loaded, mesh_of(devices), Oddities(source, print)))
     found = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
-    pictures = np.stack([evaluated(source[index], loaded.data)[0] for index in range(21)])
+    pictures = np.stack([evaluated(source[index], loaded.data) for index in range(21)])
     pictures = np.asarray(normalise(pictures, config.augment.mean, config.augment.std))
     apply = jax.jit(lambda images: jax.nn.softmax(model.apply(model_and_variables[1], images, train=False)))
     ends = {"flip": [slice(0, 8)], "ten_crop": [slice(0, 8), slice(5, 13)]}[views]

@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,8 @@ def batch(labels, valid=(True,) * 4):
 
 def test_loss_ignores_rows_that_are_not_valid():
     config = get_base()
-    whole, scalars = classification.loss(LOGITS[:2], batch([0, 0], (True, True)), config)
-    padded, padded_scalars = classification.loss(LOGITS, batch([0, 0, 3, 3], (True, True, False, False)), config)
+    whole, scalars = classification.loss(None, LOGITS[:2], batch([0, 0], (True, True)), config)
+    padded, padded_scalars = classification.loss(None, LOGITS, batch([0, 0, 3, 3], (True, True, False, False)), config)
     assert padded == whole
     assert padded_scalars["top1"] == scalars["top1"] == 0.5
 
@@ -32,7 +33,9 @@ def loss_of(label, valid=None, **fields):
     config = get_base()
     config.loss.update(fields)
     valid = jnp.ones(len(label), bool) if valid is None else valid
-    return classification.loss(jnp.array(GOLDENS["logits"], jnp.float32), {"label": label, "valid": valid}, config)[0]
+    return classification.loss(
+        None, jnp.array(GOLDENS["logits"], jnp.float32), {"label": label, "valid": valid}, config
+    )[0]
 
 
 WEIGHTS = ",".join(map(str, GOLDENS["weights"]))
@@ -116,7 +119,7 @@ def test_class_weights_that_do_not_fit_the_data_are_an_error(weights, message):
 
 
 def test_rank_counts_classes_above_the_label_and_breaks_ties_as_argmax():
-    found = classification.predict(LOGITS, batch([2, 0, 4, 0]))
+    found = classification.predict(None, LOGITS, batch([2, 0, 4, 0]))
     assert found["rank"].tolist() == [1, 5, 4, 0]
     assert found["class"].tolist() == [0, 1, 0, 0]
     assert np.all((np.asarray(found["rank"]) == 0) == (found["class"] == found["label"]))
@@ -132,10 +135,10 @@ def test_views_are_combined_as_the_mean_of_their_probabilities():
 def test_metrics_equal_a_plain_computation():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(200, 8)) * 2, rng.integers(0, 8, 200)
-    metrics = classification.init_metrics(range(8))
+    metrics = classification.init_metrics(SimpleNamespace(classes=range(8)))
     for rows in np.array_split(np.arange(200), 7):
         one = {"label": jnp.array(labels[rows]), "id": jnp.array(rows)}
-        predictions = classification.predict(jnp.array(logits[rows], jnp.float32), one)
+        predictions = classification.predict(None, jnp.array(logits[rows], jnp.float32), one)
         metrics = classification.update_metrics(metrics, {k: np.asarray(v) for k, v in predictions.items()})
     found = classification.summarise(metrics)
 
@@ -159,5 +162,7 @@ def test_metrics_equal_a_plain_computation():
 
 def test_certain_and_right_has_no_calibration_error():
     sure = {"confidence": np.ones(3), "rank": np.zeros(3, int), "label": np.arange(3), "class": np.arange(3)}
-    metrics = classification.update_metrics(classification.init_metrics(range(3)), sure | {"loss": np.zeros(3)})
+    metrics = classification.update_metrics(
+        classification.init_metrics(SimpleNamespace(classes=range(3))), sure | {"loss": np.zeros(3)}
+    )
     assert classification.summarise(metrics)["calibration_error"] == 0

@@ -165,7 +165,7 @@ def test_evaluating_a_checkpoint_gives_what_training_reported(config, tmp_path):
     reported = train(config, tmp_path)
     run = open_run(tmp_path, "latest")
     source = sources.load(config.data, "val")
-    found = evaluate(run.task, run.classes, run.predict(source, print))
+    found = evaluate(run.task, source, run.predict(source, print))
     assert {key: found[key] for key in reported} == pytest.approx(reported, rel=1e-6)
     assert found["examples"] == 2000
     assert np.sum(found["confusion"]) == 2000
