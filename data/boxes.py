@@ -1,15 +1,16 @@
 """Geometry of pictures with boxes, on the host: which part of a picture comes where in the network's input.
 
 A rule (resizing, letterboxing, zooming out, cropping, jittering the scale) reads no pixels, it chooses a `Window`.
-`render` then resamples the picture once, whatever was chosen, `place` moves its annotations along, and `restore` brings
-predicted boxes back. Sizes are (height, width), boxes x0, y0, x1, y1 in continuous pixels.
+`render` then resamples the picture once, whatever was chosen, `render_classes` its segmentation, `place` moves its
+annotations along, and `restore` brings predicted boxes back. Sizes are (height, width), boxes x0, y0, x1, y1 in
+continuous pixels.
 """
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from data.annotations import Annotations
@@ -23,6 +24,7 @@ Boxes = Float[np.ndarray, "n 4"]
 Rgb = tuple[int, int, int]
 
 BLACK, IMAGENET_MEAN = (0, 0, 0), (123, 117, 104)
+IGNORE = 255  # the class of pixels that count for nothing
 CROP_SCALE, CROP_ASPECT, CROP_TRIALS = (0.3, 1.0), (0.5, 2.0), 40
 CROP_IOUS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # 1: the whole
 
@@ -189,6 +191,29 @@ def render(pixels: Pixels, window: Window, fill: Rgb = BLACK, antialias: bool = 
     return canvas
 
 
+def render_classes(
+    segmentation: UInt8[np.ndarray, "h w"], window: Window, fill: int = IGNORE
+) -> UInt8[np.ndarray, "H W"]:
+    """The canvas of a class a pixel, by torch's interpolate "nearest"; `fill` where there is no picture."""
+    rows, columns = (
+        _nearest(
+            window.rect[1 - axis], window.rect[3 - axis], window.size[axis], window.offset[axis], window.canvas[axis]
+        )
+        for axis in (0, 1)
+    )
+    inside = [(0 <= at) & (at < length) for at, length in zip((rows, columns), segmentation.shape, strict=True)]
+    canvas = np.full(window.canvas, fill, np.uint8)
+    canvas[np.ix_(*inside)] = segmentation[np.ix_(rows[inside[0]], columns[inside[1]])]
+    return canvas
+
+
+def _nearest(rect0: int, rect1: int, size: int, offset: int, canvas: int) -> np.ndarray:
+    """The pixel of the picture that each of the canvas shows along an axis, -1 where that is outside the rect."""
+    place = np.arange(canvas) - offset
+    at = np.minimum((place.astype(np.float32) * np.float32((rect1 - rect0) / size)).astype(np.int64), rect1 - rect0 - 1)
+    return np.where((0 <= place) & (place < size), at + rect0, -1)
+
+
 def _centers_inside(boxes: Boxes, rect: Rect) -> Bool[np.ndarray, "n"]:
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     return ((centers > rect[:2]) & (centers < rect[2:])).all(axis=1)
@@ -236,7 +261,8 @@ def _cut(pixels: Pixels, rows: _Axis, columns: _Axis, fill: Rgb) -> Pixels:
     if (rows.first, rows.last, columns.first, columns.last) == (y0, y1, x0, x1):
         return inner
     piece = _filled(rows.last - rows.first, columns.last - columns.first, fill)
-    piece[y0 - rows.first : y1 - rows.first, x0 - columns.first : x1 - columns.first] = inner
+    if y0 < y1 and x0 < x1:
+        piece[y0 - rows.first : y1 - rows.first, x0 - columns.first : x1 - columns.first] = inner
     return piece
 
 

@@ -48,6 +48,26 @@ def test_a_rect_is_resized_as_torch_resizes_the_padded_and_cropped_picture(golde
 
 
 @pytest.mark.parametrize("name", ZOOMED)
+def test_a_segmentation_is_resized_as_torchs_nearest(goldens, name):
+    expected = goldens[f"{name}/segmentation"]
+    segmentation = (np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 251).astype(np.uint8)
+    window = boxes.stretch(tuple(goldens[f"{name}/rect"].tolist()), expected.shape)
+    assert (boxes.render_classes(segmentation, window) == expected).all()
+
+
+def test_a_segmentation_moves_with_its_picture():
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 2, (12, 17), np.uint8) * 200
+    for _ in range(200):
+        x0, y0 = rng.integers(-20, 20, 2).tolist()
+        height, width = rng.integers(1, 20, 2).tolist()
+        offset, canvas = tuple(rng.integers(-9, 9, 2).tolist()), tuple(rng.integers(1, 40, 2).tolist())
+        window = Window((x0, y0, x0 + width, y0 + height), (height, width), canvas, offset)
+        pixels = boxes.render(np.repeat(grey[..., None], 3, axis=2), window, fill=(99, 99, 99))
+        assert (boxes.render_classes(grey, window, fill=99) == pixels[..., 0]).all()
+
+
+@pytest.mark.parametrize("name", ZOOMED)
 def test_boxes_are_those_that_torchvision_keeps_where_it_puts_them(goldens, name):
     rect, size = tuple(goldens[f"{name}/rect"].tolist()), goldens[f"{name}/image"].shape[:2]
     given = annotated(BOXES)
@@ -97,7 +117,7 @@ def bilinear(pixels, rect, size, offset, canvas, fill):
     return result
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(100))
 def test_any_window_is_what_a_plain_loop_makes(seed):
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (*rng.integers(1, 30, 2), 3), np.uint8)

@@ -20,7 +20,7 @@ COUNT, SIZE = 12, (48, 64)
 
 
 def made(index):
-    """A scene of which the lower part is cut off: the boxes that lie there are odd."""
+    """A scene without its lower part, and the boxes of the whole."""
     record = scenes.load(f"{COUNT}x64", "train", "")[index]
     return record["image"][: SIZE[0]], record["annotations"]
 

@@ -36,6 +36,10 @@ def tensor():
     return torch.from_numpy(picture().transpose(2, 0, 1).copy())
 
 
+def segmentation():
+    return torch.from_numpy(np.arange(HEIGHT * WIDTH, dtype=np.int64).reshape(1, HEIGHT, WIDTH) % 251).byte()
+
+
 def resize(image, size, **options):
     return interpolate(image[None].float(), size=size, mode="bilinear", align_corners=False, **options)[0]
 
@@ -72,6 +76,10 @@ def zoomed(found):
             params = dict(top=top, left=left, height=height, width=width, is_within_crop_area=inside)
             image, boxes = transform.transform(tv_tensors.Image(image), params), transform.transform(boxes, params)
             boxes, labels = SanitizeBoundingBoxes(labels_getter=lambda each: each[1])(boxes, labels)
+        classes = F.crop(F.pad(segmentation(), list(padding), fill=255), top, left, height, width)
+        found[f"{name}/segmentation"] = (
+            interpolate(classes[None].float(), size=size, mode="nearest")[0, 0].byte().numpy()
+        )
         scale = torch.tensor([size[1] / width, size[0] / height] * 2)
         found[f"{name}/rect"] = np.array([left, top, left + width, top + height]) - np.tile(padding[:2], 2)
         found[f"{name}/image"] = pixels(resize(image.as_subclass(torch.Tensor), size))
