@@ -163,11 +163,33 @@ def _read_old(file: BinaryIO) -> Any:
     return content
 
 
-class _Unpickler(pickle.Unpickler):
-    """`find` maps the reference to a storage, a tuple of torch's, to the array of its values."""
+class _Whole:
+    """A stream whose end is an EOFError wherever it comes."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream = stream
+
+    def read(self, count: int) -> bytes:
+        data = self._stream.read(count)
+        if len(data) < count:
+            raise EOFError("it ends too early")
+        return data
+
+    def readline(self) -> bytes:
+        line = self._stream.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError("it ends too early")
+        return line
+
+
+class _Unpickler(pickle._Unpickler):
+    """`find` maps the reference to a storage, a tuple of torch's, to the array of its values.
+
+    The form of the pickle module that is written in Python: the other reserves whatever memory broken bytes ask for.
+    """
 
     def __init__(self, stream: BinaryIO, find: Callable[[tuple], np.ndarray]):
-        super().__init__(stream, encoding="utf-8")
+        super().__init__(_Whole(stream), encoding="utf-8")
         self._find = find
 
     def persistent_load(self, reference: tuple) -> np.ndarray:

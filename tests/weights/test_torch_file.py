@@ -1,6 +1,7 @@
 """goldens/make_torch_files.py wrote the files with torch, and what torch holds them to be."""
 
 import re
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -87,6 +88,17 @@ def test_altered_bytes_raise_user_errors_alone(form, tmp_path):
         except UserError:
             refused += 1
     assert refused > 30
+
+
+def test_broken_bytes_cannot_ask_for_memory(tmp_path):
+    """The pickle names the 33,554,431st of its remembered objects, of which it has none."""
+    (tmp_path / "greedy.pth").write_bytes(b"\x80\x02Nr\xff\xff\xff\x01.")
+    tracemalloc.start()
+    with pytest.raises(UserError, match="another magic number"):
+        read(tmp_path / "greedy.pth")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6
 
 
 def test_an_altered_storage_in_an_archive_is_noticed(tmp_path):
