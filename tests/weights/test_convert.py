@@ -1,4 +1,7 @@
+import hashlib
+import json
 import re
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -57,6 +60,21 @@ def test_every_kind_of_array_gets_torchs_name_and_layout():
     back = from_torch(tensors, variables)
     assert jax.tree.structure(back) == jax.tree.structure(variables)
     jax.tree.map(np.testing.assert_array_equal, back, variables)
+
+
+STATE_DICTS = json.loads((Path(__file__).parent.parent / "goldens" / "state_dicts.json").read_text())
+
+
+@pytest.mark.parametrize("name", STATE_DICTS)
+def test_a_classifier_is_written_with_all_that_torchvisions_holds_and_no_more(name):
+    """Which is what load_state_dict(strict=True) asks for; goldens/make_state_dicts.py asked torchvision."""
+    config = CONFIG.copy_and_resolve_references()
+    config.name = name
+    model = models.create(config, 1000, AXIS)
+    like = jax.eval_shape(lambda: models.init(model, jax.random.key(0), 64))
+    tensors = to_torch(jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), like))
+    lines = "".join(f"{key} {tuple(value.shape)}\n" for key, value in sorted(tensors.items()))
+    assert hashlib.sha256(lines.encode()).hexdigest() == STATE_DICTS[name]
 
 
 def test_a_grouped_convolution_is_torchs_sum_written_out():
