@@ -26,34 +26,37 @@ def nms(
     The greedy algorithm of Girshick et al. 2014, "Rich feature hierarchies", as torchvision.ops.nms has it, but in
     blocks: within one, "kept if no kept box before it suppresses it" is iterated to its fixed point, which is reached
     after as many rounds as the longest chain of boxes of which each suppresses the next; then its kept boxes suppress
-    later ones, and blocks end as soon as there are `max_outputs`. torchvision.ops.batched_nms shifts the classes'
-    boxes apart instead of comparing classes, which rounds coordinates: near the threshold it may decide otherwise.
+    later ones, and blocks end as soon as there are `max_outputs`, or no box is left. torchvision.ops.batched_nms shifts
+    the classes' boxes apart instead of comparing classes, which rounds coordinates: near the threshold it may decide
+    otherwise.
     """
     classes = jnp.zeros(len(boxes), jnp.int32) if classes is None else classes
     valid = jnp.ones(len(boxes), bool) if valid is None else valid
     order = jnp.argsort(jnp.where(valid, -scores, jnp.inf))
     block = min(BLOCK, len(boxes))
     order = jnp.pad(order, (0, -len(boxes) % block))
-    alive = valid[order] & (jnp.arange(len(order)) < len(boxes))
+    position = jnp.arange(len(order))
+    alive = valid[order] & (position < len(boxes))
     boxes, classes = boxes[order], classes[order]
 
-    def suppress(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        start, alive, count = state
+    def suppress(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        start, alive = state
         inside = jax.lax.dynamic_slice_in_dim(alive, start, block)
         their_classes = jax.lax.dynamic_slice_in_dim(classes, start, block)
         overlap = iou(jax.lax.dynamic_slice_in_dim(boxes, start, block), boxes) > iou_threshold
         overlap &= their_classes[:, None] == classes
         kept = _resolve(inside, jnp.triu(jax.lax.dynamic_slice_in_dim(overlap, start, block, axis=1), 1))
-        later = jnp.arange(len(alive)) >= start + block
+        later = position >= start + block
         alive &= ~(later & jnp.any(overlap & kept[:, None], axis=0))
-        alive = jax.lax.dynamic_update_slice_in_dim(alive, kept, start, axis=0)
-        return start + block, alive, count + jnp.sum(kept)
+        return start + block, jax.lax.dynamic_update_slice_in_dim(alive, kept, start, axis=0)
 
-    def unfinished(state: tuple[Array, Array, Array]) -> Array:
-        start, _, count = state
-        return (start < len(order)) & (count < max_outputs)
+    def unfinished(state: tuple[Array, Array]) -> Array:
+        start, alive = state
+        before = position < start
+        return jnp.any(alive & ~before) & (jnp.sum(alive & before) < max_outputs)
 
-    _, kept, _ = jax.lax.while_loop(unfinished, suppress, (0, alive, 0))
+    start, alive = jax.lax.while_loop(unfinished, suppress, (0, alive))
+    kept = alive & (position < start)
     slot = jnp.where(kept, jnp.cumsum(kept) - 1, max_outputs)
     indices = jnp.zeros(max_outputs, order.dtype).at[slot].set(order, mode="drop")
     return indices, jnp.arange(max_outputs) < jnp.sum(kept)

@@ -14,6 +14,7 @@ import models
 from errors import UserError
 from models import cost
 from models.layers import BatchNorm
+from models.summary import layers
 from training.mesh import AXIS
 from weights.convert import from_torch, to_torch, torch_shapes
 
@@ -99,6 +100,7 @@ def test_parameters_and_multiply_accumulates_are_torchvisions(name, frozen_bn, s
     model = make(name, 90, frozen_bn)
     variables = shapes(model, size)
     assert cost.parameters(variables["params"]) == parameters
+    assert sum(layer.parameters for layer in layers(model, variables, (size, size, 3))) == parameters
     assert round(cost.multiply_accumulates(model, variables, (size, size, 3)) / 1e9, 3) == giga
 
 

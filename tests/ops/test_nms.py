@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from jax.sharding import PartitionSpec as P
 
 import ops.nms
 from ops.nms import nms
+from training.mesh import AXIS
 
 N = 12
 
@@ -121,3 +123,16 @@ def test_classes_of_high_number_do_not_round_the_boxes():
     boxes = jnp.array([[0, 0, 1, 1], [0, 0, 1, 0.9], [900, 900, 901, 901.0]])
     indices, used = nms(boxes, jnp.array([0.9, 0.8, 0.7]), 0.5, 3, classes=jnp.full(3, 100_000))
     assert indices[used].tolist() == [0, 2]
+
+
+def test_nms_on_every_device_is_nms_of_its_part(mesh_of):
+    parts = [crowd(600, seed) for seed in (1, 2)]
+    boxes, scores, classes = (np.concatenate(part) for part in zip(*parts, strict=True))
+
+    def run(boxes, scores, classes):
+        return nms(boxes, scores, 0.5, 100, classes, scores > 0.9)
+
+    found = jax.jit(jax.shard_map(run, mesh=mesh_of(2), in_specs=P(AXIS), out_specs=P(AXIS)))(boxes, scores, classes)
+    alone = [jax.jit(run)(*part) for part in parts]
+    for together, apart in zip(found, zip(*alone, strict=True), strict=True):
+        np.testing.assert_array_equal(together, np.concatenate(apart))
