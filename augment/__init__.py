@@ -5,29 +5,59 @@ same way on 1 device and on 64, in whatever batch it stands. Mixing pairs rows 2
 different devices.
 """
 
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
+from augment.auto import rand_augment, trivial_augment
+from augment.colour import colour_jitter, lighting
+from augment.erasing import random_erase
 from augment.geometric import flip_left_right, random_crop
 from augment.mixing import mix
 
 Batch = dict[str, Array]
 
+PURPOSES = ("crop", "flip", "mix", "auto", "jitter", "lighting", "erase")  # of an example's keys, by number
+
 
 def augment(key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: int) -> Batch:
-    """The training prologue: uint8 images in, normalised float32 images out, labels mixed where the config says so."""
-    keys = jax.vmap(lambda draw, id: jax.random.fold_in(jax.random.fold_in(key, draw), id))(batch["draw"], batch["id"])
-    crop_keys, flip_keys, mix_keys = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
+    """The training prologue: uint8 images in, normalised float32 images out, labels mixed where the config says so.
+
+    In the order of torchvision's references: crop, flip, RandAugment or TrivialAugment, colours, normalise, erase, mix.
+    """
+
+    def keys(purpose: str) -> Key[Array, "b"]:
+        path = (batch["draw"], batch["id"], jnp.full_like(batch["id"], PURPOSES.index(purpose)))
+        return jax.vmap(lambda draw, id, number: reduce(jax.random.fold_in, (draw, id, number), key))(*path)
+
+    def each(function: Callable, purpose: str, images: Array, *settings: Any) -> Array:
+        return jax.vmap(lambda key, image: function(key, image, *settings))(keys(purpose), images)
+
+    jitter = (config.brightness, config.contrast, config.saturation, config.hue)
     images = batch["image"].astype(jnp.float32)
     if config.crop_padding > 0:
-        images = jax.vmap(random_crop, in_axes=(0, 0, None))(crop_keys, images, config.crop_padding)
+        images = each(random_crop, "crop", images, config.crop_padding)
     if config.flip_probability > 0:
-        images = jax.vmap(flip_left_right, in_axes=(0, 0, None))(flip_keys, images, config.flip_probability)
-    batch = batch | {"image": normalise(images, config.mean, config.std)}
+        images = each(flip_left_right, "flip", images, config.flip_probability)
+    if config.auto == "randaugment":
+        images = rand_augment(keys("auto"), images, config.auto_operations, config.auto_magnitude)
+    if config.auto == "trivialaugment":
+        images = trivial_augment(keys("auto"), images)
+    if any(jitter):
+        images = each(colour_jitter, "jitter", images, jitter)
+    if config.lighting > 0:
+        images = each(lighting, "lighting", images, config.lighting)
+    images = normalise(images, config.mean, config.std)
+    if config.erase_probability > 0:
+        images = each(random_erase, "erase", images, config.erase_probability)
+    batch = batch | {"image": images}
     if config.mixup_alpha > 0 or config.cutmix_alpha > 0:
-        batch = mix(mix_keys, batch, config.mixup_alpha, config.cutmix_alpha, classes)
+        batch = mix(keys("mix"), batch, config.mixup_alpha, config.cutmix_alpha, classes)
     return batch
 
 

@@ -10,23 +10,29 @@ Batch = dict[str, Array]
 def mix(keys: Key[Array, "b"], batch: Batch, mixup_alpha: float, cutmix_alpha: float, classes: int) -> Batch:
     """Mixes each pair of rows by mixup or cutmix, evenly by chance where both alphas are positive.
 
-    An alpha of 0 switches its method off. `image` stays float [B,H,W,C], `label` int [B] becomes float [B,K]; B even.
+    Torchvision draws once a batch and pairs each row with the one before; here each pair has a draw of its own, and no
+    pair crosses a device. An alpha of 0 switches its method off. `image` stays float [B,H,W,C], `label` int [B] becomes
+    float [B,K]; B even.
     """
     keys = keys[::2]  # the pair's randomness is its first row's
     choice_keys, mixup_keys, cutmix_keys = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
-    images, labels = _pairs(batch["image"]), _pairs(jax.nn.one_hot(batch["label"], classes))
-
     share = {"mixup": float(mixup_alpha > 0), "cutmix": float(cutmix_alpha > 0)}
     use_cutmix = jax.vmap(jax.random.bernoulli, in_axes=(0, None))(
         choice_keys, share["cutmix"] / (share["mixup"] + share["cutmix"])
     )
-    height, width = images.shape[2:4]
+    height, width = batch["image"].shape[1:3]
     weights = jnp.zeros((len(keys), height, width))
     if mixup_alpha > 0:
         weights = jax.vmap(mixup_weights, in_axes=(0, None, None, None))(mixup_keys, mixup_alpha, height, width)
     if cutmix_alpha > 0:
         boxes = jax.vmap(cutmix_weights, in_axes=(0, None, None, None))(cutmix_keys, cutmix_alpha, height, width)
         weights = jnp.where(use_cutmix[:, None, None], boxes, weights)
+    return blend_pairs(batch, weights, classes)
+
+
+def blend_pairs(batch: Batch, weights: Float[Array, "pairs h w"], classes: int) -> Batch:
+    """Each row of a pair keeps `weights` of its own pixels and takes the rest from the other; labels by their mean."""
+    images, labels = _pairs(batch["image"]), _pairs(jax.nn.one_hot(batch["label"], classes))
     own = jnp.mean(weights, axis=(1, 2))[:, None, None]
     return batch | {
         "image": _blend(images, weights[:, None, :, :, None]).reshape(batch["image"].shape),
@@ -53,10 +59,13 @@ def cutmix_weights(key: Key[Array, ""], alpha: float, height: int, width: int) -
     y = jax.random.randint(y_key, (), 0, height)
     x = jax.random.randint(x_key, (), 0, width)
     half_h, half_w = (half * height).astype(int), (half * width).astype(int)
+    return outside((y - half_h, y + half_h), (x - half_w, x + half_w), height, width)
+
+
+def outside(ys: tuple[Array, Array], xs: tuple[Array, Array], height: int, width: int) -> Float[Array, "h w"]:
+    """0 for the pixels of ys[0] <= y < ys[1] and xs[0] <= x < xs[1], 1 for the others."""
     rows, columns = jnp.arange(height), jnp.arange(width)
-    inside = ((rows >= y - half_h) & (rows < y + half_h))[:, None] & ((columns >= x - half_w) & (columns < x + half_w))[
-        None, :
-    ]
+    inside = ((rows >= ys[0]) & (rows < ys[1]))[:, None] & ((columns >= xs[0]) & (columns < xs[1]))[None, :]
     return 1.0 - inside
 
 

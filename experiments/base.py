@@ -57,6 +57,15 @@ def get_base(task: str = "classification") -> ConfigDict:
                 std=(0.229, 0.224, 0.225),
                 flip_probability=0.5,  # left-right
                 crop_padding=0,  # > 0: pad by so many black pixels, crop at random
+                auto="",  # "", randaugment or trivialaugment
+                auto_operations=2,  # randaugment: how many, one after the other
+                auto_magnitude=9,  # randaugment: 0 to 30
+                brightness=0.0,  # jitter, in random order: a factor from 1 - this to 1 + this
+                contrast=0.0,
+                saturation=0.0,
+                hue=0.0,  # jitter: a turn of at most this, 0.5 being half the circle
+                lighting=0.0,  # std of the weights of ImageNet's colour components (AlexNet: 0.1)
+                erase_probability=0.0,  # of a random rectangle
                 mixup_alpha=0.0,  # > 0: mixup
                 cutmix_alpha=0.0,  # > 0: cutmix; with both, one by chance for each pair
             ),

@@ -69,6 +69,14 @@ RULES = {
     "augment.std": (f"{CHANNELS}, all above 0", lambda x: _are_numbers(x, 3) and min(x) > 0),
     "augment.flip_probability": between(0, 1),
     "augment.crop_padding": at_least(0),
+    "augment.auto_operations": at_least(1),
+    "augment.auto_magnitude": between(0, 30),
+    "augment.brightness": at_least(0),
+    "augment.contrast": at_least(0),
+    "augment.saturation": at_least(0),
+    "augment.hue": between(0, 0.5),
+    "augment.lighting": at_least(0),
+    "augment.erase_probability": between(0, 1),
     "augment.mixup_alpha": at_least(0),
     "augment.cutmix_alpha": at_least(0),
     "optimizer.learning_rate": above(0),
@@ -126,6 +134,7 @@ def check_config(config: ConfigDict) -> None:
     for length in config.schedule.boundaries:
         _check_length("schedule.boundaries", length)
     _check_data(config.data)
+    check_choice("config.augment.auto", config.augment.auto, ("", "randaugment", "trivialaugment"))
     if config.task == "classification":
         _check_loss(config.loss)
     if _field(config, "best"):

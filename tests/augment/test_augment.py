@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,10 +7,15 @@ import pytest
 
 from augment import augment, normalise
 from augment.geometric import flip_left_right, random_crop
-from augment.mixing import cutmix_weights, mix, mixup_weights
+from augment.mixing import blend_pairs, cutmix_weights, mix, mixup_weights, outside
 from experiments.base import get_base
 
 KEY = jax.random.key(0)
+GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "augment.npz")
+EVERYTHING = {
+    **{"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "lighting": 0.1},
+    **{"auto": "trivialaugment", "erase_probability": 0.5},
+}
 
 
 def make_batch(ids, size=8):
@@ -30,12 +37,32 @@ def test_normalise_is_torchvisions_to_tensor_and_normalize():
     np.testing.assert_allclose(found[0, 0, 0], expected, rtol=1e-6)
 
 
-def test_an_example_is_augmented_the_same_way_wherever_it_stands():
-    config = settings()
-    one = augment(KEY, make_batch([3, 9, 4, 7]), config, 5)["image"]
-    other = augment(KEY, make_batch([7, 3]), config, 5)["image"]
-    assert jnp.all(one[0] == other[1])
-    assert jnp.all(one[3] == other[0])
+@pytest.mark.parametrize("changes", [{}, EVERYTHING, EVERYTHING | {"auto": "randaugment"}])
+def test_an_example_is_augmented_the_same_way_wherever_it_stands(changes):
+    config = settings(**changes)
+    run = jax.jit(lambda batch: augment(KEY, batch, config, 5)["image"])
+    one, other = run(make_batch([3, 9, 4, 7])), run(make_batch([7, 3]))
+    np.testing.assert_allclose(one[0], other[1], atol=1e-5)
+    np.testing.assert_allclose(one[3], other[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_a_pair_is_mixed_as_by_torchvision(kind):
+    images = np.stack([GOLDENS[f"picture/{name}"] / np.float32(255) for name in ("busy", "flat")])
+    height, width = images.shape[1:3]
+    x0, y0, x1, y1 = GOLDENS["cutmix/box"]
+    weights = outside((y0, y1), (x0, x1), height, width) if kind == "cutmix" else jnp.full((height, width), 0.3)
+    mixed = blend_pairs({"image": images, "label": jnp.array([2, 0])}, weights[None], 4)
+    np.testing.assert_allclose(mixed["image"], GOLDENS[f"{kind}/images"], atol=3e-6)
+    np.testing.assert_allclose(mixed["label"], GOLDENS[f"{kind}/labels"], atol=3e-6)
+
+
+def test_what_is_switched_on_later_leaves_the_other_draws_as_they_are():
+    """Keys are by purpose: crop and flip of an example do not change when erasing is added."""
+    plain = np.asarray(augment(KEY, make_batch(range(8)), settings(), 5)["image"])
+    erased = np.asarray(augment(KEY, make_batch(range(8)), settings(erase_probability=1.0), 5)["image"])
+    assert ((erased == plain) | (erased == 0)).all()
+    assert (erased != plain).any(axis=(1, 2, 3)).sum() >= 6
 
 
 def test_an_example_is_augmented_anew_in_every_draw():

@@ -45,7 +45,8 @@ def assert_same(a, b, **tolerance):
 def test_synchronised_norm_makes_the_number_of_devices_invisible(config, mesh_of, devices, mixing):
     config.model.sync_bn = True
     if mixing:
-        config.augment.update(mixup_alpha=0.2, cutmix_alpha=1.0)
+        config.augment.update(mixup_alpha=0.2, cutmix_alpha=1.0, auto="trivialaugment", brightness=0.4, contrast=0.4)
+        config.augment.update(saturation=0.4, hue=0.1, lighting=0.1, erase_probability=0.5)
     one, several = run(config, mesh_of(1)), run(config, mesh_of(devices))
     assert_same([s for s, _ in one], [s for s, _ in several], rtol=1e-4, atol=1e-6)
     assert_same(one[-1][1].params, several[-1][1].params, rtol=1e-3, atol=1e-5)

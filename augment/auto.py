@@ -1,0 +1,242 @@
+"""RandAugment and TrivialAugment, on pixels of 0..255 that stay whole: torchvision's definitions for uint8 images.
+
+An image goes through one of four kinds of operation, each written so that its kind costs one pass:
+
+    geometric   one resampling by a matrix, nearest pixel, black outside
+    enhancing   one blend with black, the grey image, the mean grey or the blurred image
+    tonal       one table of 256 levels a channel
+    Identity
+
+What an operation needs (a matrix, or an amount) depends on its bin of magnitude and sign alone, so it is computed
+beforehand in float64, as torchvision does.
+
+Source: Cubuk et al. 2019, "RandAugment"; Müller and Hutter 2021, "TrivialAugment" (its Wide space);
+torchvision.transforms.v2.RandAugment and TrivialAugmentWide.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from augment.colour import grey
+
+Image = Float[Array, "h w 3"]
+
+GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+ENHANCING = ("Brightness", "Color", "Contrast", "Sharpness")
+TONAL = ("Posterize", "Solarize", "AutoContrast", "Equalize")
+OPERATIONS = ("Identity", *GEOMETRIC, *ENHANCING, *TONAL)
+SIGNED = (*GEOMETRIC, *ENHANCING)
+BINS = 31  # of magnitude, from none to the space's largest
+
+# [highest - lowest, level - lowest] -> level: as torch rounds it in float32, on any device.
+with np.errstate(divide="ignore", invalid="ignore"):
+    STRETCHED = np.arange(256, dtype=np.float32) / (np.arange(256, dtype=np.float32) * np.float32(1 / 255))[:, None]
+    STRETCHED = np.floor(np.clip(np.nan_to_num(STRETCHED), 0, 255))
+
+
+class Space(NamedTuple):
+    """The largest magnitude of each operation; Solarize goes from nothing to all, the others have none."""
+
+    shear: float  # pixels a pixel
+    translate: Callable[[int], float]  # pixels, of the image's side
+    rotate: float  # degrees
+    enhance: float  # how far the blend's factor is from 1
+    posterize: float  # bits lost
+
+
+SPACES = {
+    "randaugment": Space(0.3, lambda side: 150 / 331 * side, 30, 0.9, 4),
+    "trivialaugment": Space(0.99, lambda side: 32, 135, 0.99, 6),
+}
+
+
+class Operation(NamedTuple):
+    index: Int[Array, ""]  # in OPERATIONS
+    amount: Float[Array, ""]  # factor of the blend, bits, or threshold
+    rest: Float[Array, ""]  # 1 - amount, before it was rounded to float32
+    matrix: Float[Array, "2 3"]  # output -> input, (x, y, 1) in pixels from the centre
+
+
+def rand_augment(keys: Key[Array, "b"], images: Float[Array, "b h w 3"], operations: int, magnitude: int) -> Array:
+    """`operations` of the 14, one after the other, all of the bin `magnitude` (0..30), signs by chance."""
+    draw = partial(draw_operation, table=tabulate("randaugment", *images.shape[1:3]), magnitude=magnitude)
+    for each in range(operations):
+        images = _each(apply)(images, jax.vmap(lambda key: draw(jax.random.fold_in(key, each)))(keys))  # noqa: B023
+    return images
+
+
+def trivial_augment(keys: Key[Array, "b"], images: Float[Array, "b h w 3"]) -> Array:
+    """One of the 14 operations, of a random bin, sign by chance."""
+    draw = partial(draw_operation, table=tabulate("trivialaugment", *images.shape[1:3]), magnitude=None)
+    return _each(apply)(images, jax.vmap(draw)(keys))
+
+
+def _each(function: Callable) -> Callable:
+    """`function` for each example of a batch: all kinds for all at once on accelerators, each its own on CPU."""
+    if jax.default_backend() == "cpu":
+        return lambda *batch: jax.lax.map(lambda example: function(*example), batch)
+    return jax.vmap(function)
+
+
+def draw_operation(key: Key[Array, ""], table: Operation, magnitude: int | None) -> Operation:
+    """An operation out of `table`, of the bin `magnitude`, or of a random one."""
+    index_key, sign_key, bin_key = jax.random.split(key, 3)
+    index = jax.random.randint(index_key, (), 0, len(OPERATIONS))
+    sign = jax.random.bernoulli(sign_key).astype(int)
+    bin_ = jax.random.randint(bin_key, (), 0, BINS) if magnitude is None else magnitude
+    return jax.tree.map(lambda values: jnp.asarray(values)[index, bin_, sign], table)
+
+
+def tabulate(space: str, height: int, width: int) -> Operation:
+    """Every operation of a space for images of this size: arrays of [operation, bin, sign, ...]; sign 1 is minus."""
+    magnitudes = bins(space, height, width)
+    index, amount, matrix = [], [], []
+    for number, name in enumerate(OPERATIONS):
+        for magnitude in magnitudes[name]:
+            for signed in (magnitude, -magnitude if name in SIGNED else magnitude):
+                index.append(number)
+                amount.append(_amount(name, signed))
+                matrix.append(_matrix(name, signed, height, width))
+    shape = (len(OPERATIONS), BINS, 2)
+    return Operation(
+        np.array(index, np.int32).reshape(shape),
+        np.array(amount, np.float32).reshape(shape),
+        (1 - np.array(amount)).astype(np.float32).reshape(shape),
+        np.array(matrix, np.float32).reshape(*shape, 2, 3),
+    )
+
+
+def bins(space: str, height: int, width: int) -> dict[str, list[float]]:
+    """The magnitudes of each operation, without sign."""
+    largest = SPACES[space]
+    return {
+        "Identity": [0.0] * BINS,
+        "ShearX": _evenly(0, largest.shear),
+        "ShearY": _evenly(0, largest.shear),
+        "TranslateX": _evenly(0, largest.translate(width)),
+        "TranslateY": _evenly(0, largest.translate(height)),
+        "Rotate": _evenly(0, largest.rotate),
+        **{name: _evenly(0, largest.enhance) for name in ENHANCING},
+        "Posterize": [float(round(8 - number * largest.posterize / (BINS - 1))) for number in range(BINS)],
+        "Solarize": _evenly(1, 0),
+        "AutoContrast": [0.0] * BINS,
+        "Equalize": [0.0] * BINS,
+    }
+
+
+def _evenly(first: float, last: float) -> list[float]:
+    """In float32, but without torch.linspace's rounding, which depends on the processor.
+
+    It matters to TrivialAugment's translation by 16 pixels alone, which is one by 15 on some.
+    """
+    return np.linspace(first, last, BINS).astype(np.float32).tolist()
+
+
+def _amount(name: str, magnitude: float) -> float:
+    if name in ENHANCING:
+        return 1 + magnitude
+    return 255 * magnitude if name == "Solarize" else magnitude
+
+
+def _matrix(name: str, magnitude: float, height: int, width: int) -> list[list[float]]:
+    """Shears leave the upper left corner where it is, rotations (counter-clockwise) the centre."""
+    turn = math.radians(magnitude)
+    return {
+        "ShearX": [[1, magnitude, magnitude * height / 2], [0, 1, 0]],
+        "ShearY": [[1, 0, 0], [magnitude, 1, magnitude * width / 2]],
+        "TranslateX": [[1, 0, -int(magnitude)], [0, 1, 0]],
+        "TranslateY": [[1, 0, 0], [0, 1, -int(magnitude)]],
+        "Rotate": [[math.cos(turn), -math.sin(turn), 0], [math.sin(turn), math.cos(turn), 0]],
+    }.get(name, [[1, 0, 0], [0, 1, 0]])
+
+
+def apply(image: Image, operation: Operation) -> Image:
+    """The image after one operation; whole pixels of 0..255 in and out."""
+    kinds = (lambda image, _: image, _resample, _enhance, _retone)
+    starts = np.cumsum([1, len(GEOMETRIC), len(ENHANCING)])
+    return jax.lax.switch(jnp.searchsorted(starts, operation.index, side="right"), kinds, image, operation)
+
+
+def _resample(image: Image, operation: Operation) -> Image:
+    """Each pixel takes the one nearest to where the matrix leads it; black where that is outside."""
+    height, width = image.shape[:2]
+    y, x = jnp.arange(height)[:, None] - (height - 1) / 2, jnp.arange(width)[None, :] - (width - 1) / 2
+    (xx, xy, dx), (yx, yy, dy) = operation.matrix
+    column = jnp.round(xx * x + xy * y + dx + (width - 1) / 2).astype(int)
+    row = jnp.round(yx * x + yy * y + dy + (height - 1) / 2).astype(int)
+    is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    place = jnp.where(is_inside, row * width + column, 0)
+    return jnp.where(is_inside[..., None], image.reshape(-1, image.shape[-1])[place], 0)
+
+
+def _enhance(image: Image, operation: Operation) -> Image:
+    greys = jnp.floor(grey(image))
+    others = (
+        lambda: jnp.zeros_like(image),
+        lambda: jnp.broadcast_to(greys, image.shape),
+        lambda: jnp.broadcast_to(jnp.mean(greys), image.shape),
+        lambda: _blurred(image),
+    )
+    other = jax.lax.switch(operation.index - OPERATIONS.index(ENHANCING[0]), others)
+    # Torchvision writes the same blend in two ways, which round differently.
+    blended = jnp.where(
+        operation.index == OPERATIONS.index("Sharpness"),
+        image + operation.rest * (other - image),
+        operation.amount * image + operation.rest * other,
+    )
+    return jnp.floor(jnp.clip(blended, 0, 255))
+
+
+def _blurred(image: Image) -> Image:
+    """The mean of nine pixels, the middle one counted five times, rounded; at the border the image itself."""
+    height, width = image.shape[:2]
+    if min(height, width) < 3:
+        return image
+    total = 4 * image[1:-1, 1:-1]
+    for y in range(3):
+        for x in range(3):
+            total += image[y : y + height - 2, x : x + width - 2]
+    return image.at[1:-1, 1:-1].set(jnp.round(total / 13))
+
+
+def _retone(image: Image, operation: Operation) -> Image:
+    levels = jnp.arange(256.0)
+    pixels = image.reshape(-1, 3).astype(int)
+    counts = jax.vmap(lambda channel: jnp.zeros(256, int).at[channel].add(1), in_axes=1)(pixels)
+    lost = jnp.exp2(8 - operation.amount)
+    tables = (
+        lambda: jnp.tile(jnp.floor(levels / lost) * lost, (3, 1)),
+        lambda: jnp.tile(jnp.where(levels >= operation.amount, 255 - levels, levels), (3, 1)),
+        lambda: jax.vmap(stretching_table)(counts),
+        lambda: jax.vmap(equalising_table)(counts),
+    )
+    table = jax.lax.switch(operation.index - OPERATIONS.index(TONAL[0]), tables)
+    return jnp.take_along_axis(table, pixels.T, axis=1).T.reshape(image.shape)
+
+
+def stretching_table(counts: Int[Array, "256"]) -> Float[Array, "256"]:
+    """Level -> level such that the lowest present becomes 0 and the highest 255; as they are where they are one."""
+    lowest, highest = jnp.argmax(counts > 0), 255 - jnp.argmax(counts[::-1] > 0)
+    levels = jnp.arange(256)
+    stretched = jnp.asarray(STRETCHED)[highest - lowest, jnp.clip(levels - lowest, 0, 255)]
+    return jnp.where(highest > lowest, stretched, levels.astype(jnp.float32))
+
+
+def equalising_table(counts: Int[Array, "256"]) -> Float[Array, "256"]:
+    """Level -> level such that all come about equally often: Pillow's ImageOps.equalize.
+
+    A level becomes the number of steps below it, a step being a 255th of the pixels that are not of the highest level;
+    with fewer than 255 of those the levels stay as they are.
+    """
+    highest = 255 - jnp.argmax(counts[::-1] > 0)
+    step = (jnp.sum(counts) - counts[highest]) // 255
+    below = jnp.concatenate([jnp.zeros(1, counts.dtype), jnp.cumsum(counts)[:-1]])
+    equalised = jnp.clip((below + step // 2) // jnp.maximum(step, 1), 0, 255)
+    return jnp.where(step > 0, equalised, jnp.arange(256)).astype(jnp.float32)

@@ -1,0 +1,105 @@
+"""Colours of one image, float pixels of 0..255 that need not be whole: torchvision's definitions for float images.
+
+vmap them over a batch. Factors of 1, a hue shift of 0 and no lighting leave the image as it is.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+Image = Float[Array, "h w 3"]
+
+# Principal components of ImageNet's pixels in 0..1, as published in fb.resnet.torch: columns are eigenvectors.
+EIGENVALUES = (0.2175, 0.0188, 0.0045)
+EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+
+
+def blend(image: Image, other: Array, factor: Array) -> Image:
+    """factor 1 is `image`, 0 is `other`; between and beyond by the same line, kept within 0..255."""
+    return jnp.clip(factor * image + (1 - factor) * other, 0, 255)
+
+
+def grey(image: Image) -> Float[Array, "h w 1"]:
+    red, green, blue = jnp.split(image, 3, axis=-1)
+    return 0.2989 * red + 0.587 * green + 0.114 * blue
+
+
+def adjust_brightness(image: Image, factor: Array) -> Image:
+    return blend(image, jnp.zeros(()), factor)
+
+
+def adjust_contrast(image: Image, factor: Array) -> Image:
+    return blend(image, jnp.mean(grey(image)), factor)
+
+
+def adjust_saturation(image: Image, factor: Array) -> Image:
+    return blend(image, grey(image), factor)
+
+
+def adjust_hue(image: Image, shift: Array) -> Image:
+    """Turns the hue by `shift` of the whole circle, -0.5..0.5, by way of HSV."""
+    hue, saturation, value = _to_hsv(image / 255)
+    return 255 * _to_rgb((hue + shift) % 1, saturation, value)
+
+
+ADJUSTMENTS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+
+
+def colour_jitter(key: Key[Array, ""], image: Image, strengths: tuple[float, float, float, float]) -> Image:
+    """Brightness, contrast, saturation and hue, those with a strength above 0, in random order.
+
+    A factor is uniform over 1 - strength, at least 0, to 1 + strength; the hue's shift over -strength to strength.
+    Source: torchvision.transforms.v2.ColorJitter.
+    """
+    used = [index for index, strength in enumerate(strengths) if strength > 0]
+    order_key, factor_key = jax.random.split(key)
+    centers = jnp.array([1.0, 1.0, 1.0, 0.0])
+    low = jnp.maximum(centers - jnp.array(strengths), jnp.array([0.0, 0.0, 0.0, -0.5]))
+    factors = jax.random.uniform(factor_key, (4,), minval=low, maxval=centers + jnp.array(strengths))
+    order = jax.random.permutation(order_key, len(used))
+    return adjust_in_order(image, [ADJUSTMENTS[index] for index in used], factors[jnp.array(used)], order)
+
+
+def adjust_in_order(
+    image: Image, adjustments: Sequence[Callable], factors: Float[Array, "n"], order: Int[Array, "n"]
+) -> Image:
+    """Applies adjustments[i] with factors[i] for each i of `order`, one after the other."""
+    for index in order:
+        image = jax.lax.switch(index, adjustments, image, factors[index])
+    return image
+
+
+def lighting(key: Key[Array, ""], image: Image, std: float) -> Image:
+    """Adds the principal components of ImageNet's colours, each weighted by its eigenvalue and a draw of N(0, std).
+
+    One colour is added to all pixels; nothing is cut off. Source: Krizhevsky et al. 2012, section 4.1.
+    """
+    return add_components(image, std * jax.random.normal(key, (3,)))
+
+
+def add_components(image: Image, weights: Float[Array, "3"]) -> Image:
+    """The image and the sum of weight x eigenvalue x eigenvector, which is in units of the 0..1 range."""
+    return image + 255 * jnp.sum(jnp.array(EIGENVECTORS) * weights * jnp.array(EIGENVALUES), axis=1)
+
+
+def _to_hsv(image: Image) -> tuple[Array, Array, Array]:
+    """Pixels of 0..1 -> hue in 0..1 (0 for greys), saturation, value."""
+    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
+    value, low = jnp.max(image, axis=-1), jnp.min(image, axis=-1)
+    spread = value - low
+    is_grey = spread == 0
+    from_red, from_green, from_blue = ((value - each) / jnp.where(is_grey, 1, spread) for each in (red, green, blue))
+    sixths = jnp.where(
+        value == red,
+        from_blue - from_green,
+        jnp.where(value == green, 2 + from_red - from_blue, 4 + from_green - from_red),
+    )
+    return jnp.where(is_grey, 0, (sixths / 6) % 1), spread / jnp.where(is_grey, 1, value), value
+
+
+def _to_rgb(hue: Array, saturation: Array, value: Array) -> Image:
+    """The inverse. A channel is `value` within a third of the circle around its own hue and falls off linearly."""
+    distance = jnp.abs((6 * hue[..., None] - jnp.array([0.0, 2.0, 4.0]) + 3) % 6 - 3)  # from red, green, blue
+    return value[..., None] * (1 - saturation[..., None] * jnp.clip(distance - 1, 0, 1))

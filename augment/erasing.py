@@ -1,0 +1,45 @@
+"""Random erasing of one image; vmap it over a batch."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+SCALE = (0.02, 0.33)  # the rectangle's share of the area
+RATIO = (0.3, 3.3)  # its height / width
+TRIES = 10
+
+
+def random_erase(key: Key[Array, ""], image: Float[Array, "h w c"], probability: float) -> Float[Array, "h w c"]:
+    """Sets a random rectangle to 0, which after normalising is the mean colour.
+
+    Of ten rectangles drawn the first that is smaller than the image both ways is taken; if none is, the image stays
+    whole. Source: Zhong et al. 2017, "Random Erasing Data Augmentation"; torchvision.transforms.v2.RandomErasing.
+    """
+    chance_key, box_key = jax.random.split(key)
+    height, width = image.shape[:2]
+    erased = jnp.where(inside(draw_box(box_key, height, width), height, width)[..., None], 0, image)
+    return jnp.where(jax.random.bernoulli(chance_key, probability), erased, image)
+
+
+def draw_box(key: Key[Array, ""], height: int, width: int) -> Int[Array, "4"]:
+    """Top, left, height and width of the rectangle; of no size where none of the ten fits."""
+    scale_key, ratio_key, place_key = jax.random.split(key, 3)
+    scales = jax.random.uniform(scale_key, (TRIES,), minval=SCALE[0], maxval=SCALE[1])
+    log_ratios = jax.random.uniform(ratio_key, (TRIES,), minval=jnp.log(RATIO[0]), maxval=jnp.log(RATIO[1]))
+    sizes = box_size(scales, jnp.exp(log_ratios), height, width)
+    limits = jnp.array([height, width])
+    fits = jnp.all(sizes < limits, axis=-1)
+    size = jnp.where(jnp.any(fits), sizes[jnp.argmax(fits)], 0)
+    return jnp.concatenate([jax.random.randint(place_key, (2,), 0, limits - size + 1), size])
+
+
+def box_size(scale: Array, ratio: Array, height: int, width: int) -> Int[Array, "... 2"]:
+    """Height and width, rounded, of a rectangle with `scale` of the area and height / width of `ratio`."""
+    area = height * width * scale
+    return jnp.round(jnp.sqrt(jnp.stack([area * ratio, area / ratio], axis=-1))).astype(int)
+
+
+def inside(box: Int[Array, "4"], height: int, width: int) -> Bool[Array, "h w"]:
+    top, left, rows, columns = box
+    y, x = jnp.arange(height), jnp.arange(width)
+    return ((y >= top) & (y < top + rows))[:, None] & ((x >= left) & (x < left + columns))[None, :]

@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from augment import auto
+from augment.auto import OPERATIONS, SIGNED, SPACES, apply, bins, draw_operation, tabulate
+
+GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "augment.npz")
+CHANGED = [name for name in GOLDENS.files if name.split("/")[0] in SPACES and "/bins/" not in name]
+APPLY = jax.jit(apply)
+
+
+def operation(space, name, number, sign, height, width):
+    table = tabulate(space, height, width)
+    place = OPERATIONS.index(name), number, int(sign < 0)
+    return jax.tree.map(lambda values: jnp.asarray(values[place]), table)
+
+
+def is_tie(height, width, matrix):
+    """Where the source of a pixel, in float64, is within rounding of halfway between two pixels."""
+    y, x = np.mgrid[:height, :width] + 0.5
+    y, x = y - height / 2, x - width / 2
+    matrix = np.asarray(matrix, np.float64)
+    places = [
+        row[0] * x + row[1] * y + row[2] + (side - 1) / 2 for row, side in zip(matrix, (width, height), strict=True)
+    ]
+    return np.any([np.abs(place % 1 - 0.5) < 1e-4 for place in places], axis=0)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_operation_is_torchvisions_for_uint8(space, name):
+    """Exactly, but that a pixel may come from beside its source where that is halfway between two, and that a blend
+    may be off by one in a few pixels, where it falls on a whole number."""
+    goldens = [each for each in CHANGED if each.startswith(space) and f"/{name}/" in each]
+    assert len(goldens) >= 2
+    for golden in goldens:
+        _, picture, _, number, sign = golden.split("/")
+        image, expected = GOLDENS[f"picture/{picture}"].astype(np.float32), GOLDENS[golden].astype(np.float32)
+        given = operation(space, name, int(number), int(sign), *image.shape[:2])
+        off = np.abs(np.asarray(APPLY(image, given)) - expected)
+        if name in auto.GEOMETRIC:
+            assert not off[~is_tie(*image.shape[:2], given.matrix)].any(), golden
+        elif name in auto.ENHANCING:
+            assert off.max() <= 1 and (off > 0).mean() < 5e-3, golden
+        else:
+            assert not off.any(), golden
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (29, 38), (176, 176), (224, 224)])
+def test_magnitudes_are_torchvisions(space, height, width):
+    for name, found in bins(space, height, width).items():
+        golden = f"{space}/bins/{height}x{width}/{name}"
+        np.testing.assert_allclose(found, GOLDENS.get(golden, 0), rtol=3e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("fill", [0, 1, 255])
+@pytest.mark.parametrize("name", ["AutoContrast", "Equalize", "Sharpness"])
+def test_a_flat_image_stays_as_it_is(name, fill):
+    image = np.full((22, 30, 3), fill, np.float32)
+    assert np.array_equal(APPLY(image, operation("trivialaugment", name, 0, 1, 22, 30)), image)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3)])
+def test_images_too_small_to_blur_pass(height, width):
+    table = jax.tree.map(lambda values: values[:, 9, 0], tabulate("randaugment", height, width))
+    image = np.full((height, width, 3), 7, np.float32)
+    found = jax.vmap(apply, (None, 0))(image, table)
+    assert found.shape == (len(OPERATIONS), height, width, 3)
+    assert (found[OPERATIONS.index("Sharpness")] == 7).all()
+
+
+@pytest.mark.parametrize("magnitude", [None, 9])
+def test_operations_bins_and_signs_are_drawn_evenly(magnitude):
+    marks = np.arange(len(OPERATIONS) * 31 * 2).reshape(len(OPERATIONS), 31, 2)
+    draw = jax.vmap(lambda key: draw_operation(key, marks, magnitude))
+    operations, numbers, signs = np.unravel_index(draw(jax.random.split(jax.random.key(0), 42_000)), marks.shape)
+    for found, count in ((operations, len(OPERATIONS)), (signs, 2), (numbers, 31)):
+        if magnitude is None or count != 31:
+            shares = np.bincount(found, minlength=count) / len(found)
+            assert np.abs(shares * count - 1).max() < 5 * np.sqrt(count / len(found))
+        else:
+            assert set(numbers) == {9}
+    assert abs(np.corrcoef(operations, signs)[0, 1]) < 0.02
+
+
+def test_only_signed_operations_have_a_minus():
+    table = tabulate("trivialaugment", 24, 24)
+    for number, name in enumerate(OPERATIONS):
+        differ = (table.amount[number, 20, 0] != table.amount[number, 20, 1]) | (
+            table.matrix[number, 20, 0] != table.matrix[number, 20, 1]
+        ).any()
+        assert differ == (name in SIGNED)
+
+
+@pytest.mark.parametrize("augment", [auto.trivial_augment, lambda keys, x: auto.rand_augment(keys, x, 2, 9)])
+def test_all_at_once_and_one_by_one_give_the_same(augment, monkeypatch):
+    """What runs on accelerators against what runs on CPU."""
+    images = np.random.default_rng(0).integers(0, 256, (48, 20, 20, 3)).astype(np.float32)
+    keys = jax.random.split(jax.random.key(1), 48)
+    one_by_one = np.asarray(jax.jit(augment)(keys, images))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    at_once = np.asarray(jax.jit(lambda *batch: augment(*batch))(keys, images))
+    assert (one_by_one != at_once).mean() < 1e-3
+    assert len({image.tobytes() for image in one_by_one - images}) > 30
+    assert one_by_one.min() >= 0 and one_by_one.max() <= 255 and (one_by_one % 1 == 0).all()

@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from augment import colour
+from augment.colour import ADJUSTMENTS, add_components, adjust_in_order, colour_jitter, lighting
+
+GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "augment.npz")
+PART = np.s_[4:18, 4:20]
+
+
+@pytest.mark.parametrize("golden", [name for name in GOLDENS.files if name.startswith("colour/")])
+def test_each_adjustment_is_torchvisions_for_float(golden):
+    _, picture, name, factor = golden.split("/")
+    image = GOLDENS[f"picture/{picture}"][PART].astype(np.float32)
+    found = getattr(colour, f"adjust_{name}")(image, float(factor))
+    np.testing.assert_allclose(found / 255, GOLDENS[golden], atol=3e-6)
+
+
+@pytest.mark.parametrize("golden", [name for name in GOLDENS.files if name.startswith("jitter/")])
+def test_jitter_in_a_given_order_is_torchvisions(golden):
+    image = GOLDENS["picture/busy"][PART].astype(np.float32)
+    order = jnp.array([int(index) for index in golden.removeprefix("jitter/")])
+    found = jax.jit(lambda *x: adjust_in_order(x[0], ADJUSTMENTS, *x[1:]))(
+        image, jnp.array([1.3, 0.7, 1.2, 0.07]), order
+    )
+    np.testing.assert_allclose(found / 255, GOLDENS[golden], atol=1e-5)
+
+
+def test_jitter_draws_factors_evenly_between_their_bounds():
+    image = jnp.full((1, 1, 3), 50.0)
+    draws = jax.vmap(lambda key: colour_jitter(key, image, (0.4, 0.0, 0.0, 0.0))[0, 0, 0] / 50)
+    factors = np.sort(draws(jax.random.split(jax.random.key(0), 4000)))
+    np.testing.assert_allclose(factors, np.linspace(0.6, 1.4, 4000), atol=0.02)
+    beyond = jax.vmap(lambda key: colour_jitter(key, image, (3.0, 0.0, 0.0, 0.0))[0, 0, 0] / 50)
+    assert beyond(jax.random.split(jax.random.key(0), 4000)).min() >= 0
+
+
+def test_jitter_takes_every_order():
+    """Brightness cut off at white, then contrast about a mean: what is left tells which came first."""
+    image = jnp.array([[[200.0] * 3, [20.0] * 3]])
+    keys = jax.random.split(jax.random.key(0), 60)
+
+    def both(key):
+        return colour_jitter(key, image, (0.9, 0.9, 0.0, 0.0))
+
+    found = np.asarray(jax.vmap(both)(keys))
+    in_order = jax.jit(lambda *x: adjust_in_order(image, ADJUSTMENTS, *x))
+    count = {0: 0, 1: 0}
+    for key, each in zip(keys, found, strict=True):
+        factor_key = jax.random.split(key)[1]
+        factors = jax.random.uniform(
+            factor_key, (4,), minval=jnp.array([0.1, 0.1, 1, 0]), maxval=jnp.array([1.9, 1.9, 1, 0])
+        )
+        results = [in_order(factors, jnp.array(order)) for order in ((0, 1), (1, 0))]
+        matches = [np.allclose(each, result, atol=1e-3) for result in results]
+        assert any(matches)
+        if not all(matches):
+            count[matches.index(True)] += 1
+    assert min(count.values()) > 4
+
+
+def test_lighting_adds_eigenvectors_by_their_eigenvalues():
+    vectors = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-3)  # as printed, to four places
+    weights = np.array([0.1, -0.2, 0.05])
+    image = np.random.default_rng(0).uniform(0, 255, (4, 5, 3)).astype(np.float32)
+    added = sum(weights[k] * value * vectors[:, k] for k, value in enumerate((0.2175, 0.0188, 0.0045)))
+    np.testing.assert_allclose(add_components(image, jnp.array(weights)) / 255, image / 255 + added, atol=1e-6)
+
+
+def test_lighting_has_the_covariance_of_its_components():
+    image = jnp.zeros((1, 1, 3))
+    colours = jax.vmap(lambda key: lighting(key, image, 0.1)[0, 0])(jax.random.split(jax.random.key(0), 20_000)) / 255
+    vectors, values = np.array(colour.EIGENVECTORS), np.array(colour.EIGENVALUES)
+    expected = 0.01 * vectors @ np.diag(values**2) @ vectors.T
+    np.testing.assert_allclose(np.cov(np.asarray(colours).T), expected, atol=0.03 * expected.max())
