@@ -26,7 +26,7 @@ _SOURCE = flags.DEFINE_string("source", None, "Other data with the same classes;
 _VIEWS = flags.DEFINE_string("views", "center", "Of each picture: center, flip or ten_crop (augment/views.py).")
 _WEIGHTS = flags.DEFINE_string("weights", None, "With --config, instead of --workdir: a file, torchvision:..., a run.")
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write; eval_<split>.json in the --workdir unless given.")
-_DRAW = flags.DEFINE_bool("draw", False, "Also draw pictures with their predictions, and the confusion matrix.")
+_DRAW = flags.DEFINE_bool("draw", False, "Also draw pictures with what was predicted.")
 flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(training.startup)
 
@@ -42,8 +42,9 @@ def main(argv: list[str]) -> None:
     import numpy as np
 
     from data import sources
-    from evaluation.loop import evaluate
+    from evaluation.loop import gather
     from evaluation.run import open_run, open_weights
+    from tasks.coco import write_results
     from training.manifest import write_json
 
     if _WORKDIR.value:
@@ -66,27 +67,34 @@ def main(argv: list[str]) -> None:
             kept.append(predictions)
             yield predictions
 
-    batches = run.predict(source, print, _VIEWS.value)
-    summary = evaluate(run.task, source, keeping(batches) if _DRAW.value else batches)
+    views = _VIEWS.value
+    batches = run.predict(source, print, views)
+    metrics = gather(run.task, source, keeping(batches) if _DRAW.value else batches)
     if jax.process_index() != 0:
         return
-
-    views = _VIEWS.value
+    summary = run.task.summarise(metrics)
     print(f"{run.config.data.source} {split} ({views}), {run.name}, {summary['examples']:,} examples")
-    for name in run.task.HEADLINE:
-        print(f"  {name:<20}{summary[name]:.4f}")
+    for name, value in run.task.table(summary).items():
+        print(f"  {name:<20}{value:.4f}")
     if not _WORKDIR.value and not _OUTPUT.value:
         return
     name = split if views == "center" else f"{split}_{views}"
     path = Path(_OUTPUT.value or f"{_WORKDIR.value}/eval_{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_')}.json")
     write_json(path, {"split": split, "source": run.config.data.source, **run.facts, "views": views, **summary})
     print(f"  in {path}")
+    if run.config.task == "detection":
+        results = path.with_name(f"{path.stem}_detections.json")
+        write_results(results, metrics["gathered"], source.category_ids, source.image_ids)
+        print(f"  detections, in COCO's format, in {results}")
     if _DRAW.value:
-        from evaluation.plots import draw_classification
+        from evaluation.plots import draw_classification, draw_detection
 
         together = {name: np.concatenate([each[name] for each in kept]) for name in kept[0]}
         picture = path.with_suffix(".png")
-        draw_classification(picture, source, together, np.array(summary["confusion"]), run.config)
+        if run.config.task == "detection":
+            draw_detection(picture, source, together)
+        else:
+            draw_classification(picture, source, together, np.array(summary["confusion"]), run.config)
         print(f"  drawn in {picture}")
 
 

@@ -3,12 +3,13 @@
     python predict.py --workdir runs/quickstart picture.jpg folder/of/pictures ...
     python predict.py --config experiments/imagenet_resnet.py:50 --weights torchvision:resnet50/IMAGENET1K_V2 cat.jpg
 
-Prints a line a picture, or writes them all as JSON with --output.
+Prints a line a picture, or one for each object, or writes them all as JSON with --output.
 """
 
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -42,16 +43,21 @@ def main(argv: list[str]) -> None:
     source = Pictures(find_pictures(argv[1:]), run.classes)
     found = []
     for predictions in run.predict(source, tell):
-        for index, number, confidence in zip(
-            predictions["id"], predictions["class"], predictions["confidence"], strict=False
-        ):
-            picture = str(source.files[index])
-            found.append({"file": picture, "class": run.classes[number], "confidence": round(float(confidence), 4)})
-            if not _OUTPUT.value:
-                print(f"{picture}\t{run.classes[number]}\t{confidence:.4f}")
+        for row, index in enumerate(predictions["id"]):
+            for each in run.task.describe(predictions, row, run.classes):
+                found.append({"file": str(source.files[index]), **each})
+                if not _OUTPUT.value:
+                    print("\t".join(map(_shown, found[-1].values())))
     if _OUTPUT.value:
         write_json(Path(_OUTPUT.value), found)
         print(f"{len(found)} predictions in {_OUTPUT.value}")
+
+
+def _shown(value: Any) -> str:
+    """Numbers as they are worth reading; a box as its four."""
+    if isinstance(value, list):
+        return " ".join(f"{each:.1f}" for each in value)
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

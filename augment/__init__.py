@@ -6,7 +6,7 @@ different devices.
 """
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -31,9 +31,7 @@ def augment(key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: int)
     In the order of torchvision's references: crop, flip, RandAugment or TrivialAugment, colours, normalise, erase, mix.
     """
 
-    def keys(purpose: str) -> Key[Array, "b"]:
-        path = (batch["draw"], batch["id"], jnp.full_like(batch["id"], PURPOSES.index(purpose)))
-        return jax.vmap(lambda draw, id, number: reduce(jax.random.fold_in, (draw, id, number), key))(*path)
+    keys = partial(example_keys, key, batch)
 
     def each(function: Callable, purpose: str, images: Array, *settings: Any) -> Array:
         return jax.vmap(lambda key, image: function(key, image, *settings))(keys(purpose), images)
@@ -59,6 +57,12 @@ def augment(key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: int)
     if config.mixup_alpha > 0 or config.cutmix_alpha > 0:
         batch = mix(keys("mix"), batch, config.mixup_alpha, config.cutmix_alpha, classes)
     return batch
+
+
+def example_keys(key: Key[Array, ""], batch: Batch, purpose: str) -> Key[Array, "b"]:
+    """A key for each example, another for each of PURPOSES."""
+    path = (batch["draw"], batch["id"], jnp.full_like(batch["id"], PURPOSES.index(purpose)))
+    return jax.vmap(lambda draw, id, number: reduce(jax.random.fold_in, (draw, id, number), key))(*path)
 
 
 def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Float[Array, "b h w 3"]:

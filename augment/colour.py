@@ -71,6 +71,31 @@ def adjust_in_order(
     return image
 
 
+def photometric_distortion(key: Key[Array, ""], image: Image) -> Image:
+    """SSD's colours: brightness, contrast, saturation, hue and the channels' order, each changed with probability 0.5.
+
+    Contrast comes before saturation and hue or after them, by chance. Source: Liu et al. 2016, section 3.6;
+    torchvision.transforms.v2.RandomPhotometricDistort.
+    """
+    uses_key, factor_key, order_key = jax.random.split(key, 3)
+    *uses, contrast_first, permutes = jax.random.bernoulli(uses_key, shape=(6,))
+    low, high = jnp.array([0.875, 0.5, 0.5, -0.05]), jnp.array([1.125, 1.5, 1.5, 0.05])
+    brightness, contrast, saturation, hue = jnp.where(
+        jnp.array(uses), jax.random.uniform(factor_key, (4,), minval=low, maxval=high), jnp.array([1.0, 1.0, 1.0, 0.0])
+    )
+    channels = jnp.where(permutes, jax.random.permutation(order_key, 3), jnp.arange(3))
+    return distort(image, (brightness, contrast, saturation, hue), contrast_first, channels)
+
+
+def distort(image: Image, factors: Sequence[Array], contrast_first: Array, channels: Int[Array, "3"]) -> Image:
+    """photometric_distortion with given factors of brightness, contrast, saturation, and shift of hue."""
+    brightness, contrast, saturation, hue = factors
+    image = adjust_brightness(image, brightness)
+    image = adjust_contrast(image, jnp.where(contrast_first, contrast, 1.0))
+    image = adjust_hue(adjust_saturation(image, saturation), hue)
+    return adjust_contrast(image, jnp.where(contrast_first, 1.0, contrast))[..., channels]
+
+
 def lighting(key: Key[Array, ""], image: Image, std: float) -> Image:
     """Adds the principal components of ImageNet's colours, each weighted by its eigenvalue and a draw of N(0, std).
 

@@ -1,4 +1,4 @@
-"""COCO's average precision over a validation set's worth of detections: evaluation/coco.py beside pycocotools.
+"""COCO's average precision over a validation set's worth of detections: tasks/coco.py beside pycocotools.
 
     python benchmarks/coco_ap.py [--pictures 5000] [--detections 100] [--classes 80]
 
@@ -18,8 +18,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from evaluation import coco
-from evaluation.detections import columns, init_metrics, update_metrics
+from tasks import coco
+from tasks.detections import columns, init_metrics, update_metrics
 
 BATCH = 8
 TRUTHS = 7  # a picture, on average, as in COCO

@@ -1,6 +1,5 @@
 """Classification's examples on the host: a record becomes a square crop of uint8 pixels and its label."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,24 +25,22 @@ def empty(rows: int, data: ConfigDict) -> dict[str, np.ndarray]:
 
 
 def train_example(
-    record: Record, classes: Sequence[str], config: ConfigDict, shape: Shape, rng: np.random.Generator
-) -> tuple[dict[str, Any], image.Odd]:
-    """The record cropped as config.data.train_crop says."""
-    data = config.data
+    source: Source, index: int, config: ConfigDict, shape: Shape, rng: np.random.Generator
+) -> dict[str, Any]:
+    """The record's picture, cropped as config.data.train_crop says, and its label."""
+    data, record = config.data, source[index]
     if data.train_crop == "random_resized":
         pixels, odd = image.random_resized_crop(
             record["image"], record["name"], shape[0], data.crop_scale, data.crop_ratio, rng
         )
     else:
         pixels, odd = _center(record, data.resize_size, shape[0])
-    return {"image": pixels, "label": _checked_label(record, classes)}, odd
+    return _example(pixels, odd, record, source, data)
 
 
-def eval_example(
-    record: Record, classes: Sequence[str], data: ConfigDict, shape: Shape
-) -> tuple[dict[str, Any], image.Odd]:
-    pixels, odd = _center(record, data.resize_size, shape[0])
-    return {"image": pixels, "label": _checked_label(record, classes)}, odd
+def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -> dict[str, Any]:
+    data, record = config.data, source[index]
+    return _example(*_center(record, data.resize_size, shape[0]), record, source, data)
 
 
 def evaluated(record: Record, data: ConfigDict) -> image.Pixels:
@@ -56,10 +53,11 @@ def _center(record: Record, resize_size: int, size: int) -> tuple[image.Pixels, 
     return image.resize_and_center_crop(pixels, resize_size, size), odd
 
 
-def _checked_label(record: Record, classes: Sequence[str]) -> int:
-    if not 0 <= record["label"] < len(classes):
+def _example(pixels: image.Pixels, odd: image.Odd, record: Record, source: Source, data: ConfigDict) -> dict[str, Any]:
+    label, classes = record["label"], len(source.classes)
+    if not 0 <= label < classes:
         raise UserError(
-            f"{record['name']}: label {record['label']} is outside the {len(classes)} classes, "
-            f"0 to {len(classes) - 1}; mend or remove it, or choose another split"
+            f"{record['name']}: label {label} is outside the {classes} classes, 0 to {classes - 1}; mend or remove it, "
+            "or choose another split"
         )
-    return record["label"]
+    return {"image": pixels, "label": label, "odd": image.accept(odd, record["name"], data.strict)}

@@ -94,6 +94,14 @@ def decode(encoded: bytes | np.ndarray, name: str, crop: Box | None = None, targ
     return pixels if crop is None else _cut(pixels, crop), odd
 
 
+def accept(odd: Odd, name: str, strict: bool) -> int:
+    """`odd` as a number for a batch. Raises UserError where `strict` refuses it."""
+    if odd and strict:
+        rules = ", ".join(RULES[each] for each in odd)
+        raise UserError(f"{name}: {rules}; mend or remove it, or set config.data.strict=False")
+    return int(odd)
+
+
 def size(encoded: bytes | np.ndarray, name: str) -> tuple[int, int]:
     """Height and width of a picture as `decode` will return it, read from its header alone."""
     if isinstance(encoded, np.ndarray):

@@ -39,6 +39,8 @@ class Oddities:
         ]
         if found and not told:
             self._say(f"data: odd pictures: {'; '.join(found)}")
+        if not told and getattr(self._source, "oddities", ""):
+            self._say(f"data: {self._source.oddities}")
 
     def _count(self, odd: np.ndarray, ids: np.ndarray) -> None:
         if not odd.any():

@@ -2,8 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int
+
+from data.annotations import picture_size
 from data.sources import Record
 from data.sources.folder import PICTURES
 from errors import UserError
@@ -15,6 +20,11 @@ class Pictures:
 
     files: Sequence[Path]
     classes: Sequence[str]
+
+    @cached_property
+    def sizes(self) -> Int[np.ndarray, "records 2"]:
+        """Height and width of every picture."""
+        return np.array([picture_size(file) for file in self.files], np.int32)
 
     def __len__(self) -> int:
         return len(self.files)

@@ -22,15 +22,15 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from data import classification, image
+from data import classification, detection
 from data.sampling import Plan
-from data.sources import Record, Source
+from data.sources import Source
 from errors import UserError
 
 Batch = dict[str, np.ndarray]
 
 # How a task makes an example of a record: canvases, empty, train_example and eval_example, alike in each.
-EXAMPLES = {"classification": classification}
+EXAMPLES = {"classification": classification, "detection": detection}
 
 
 def train_batches(
@@ -44,7 +44,7 @@ def train_batches(
     and what the task adds. H and W are those of one of the task's canvases.
     """
     shard = _Shard(config.batch_size, process_index, processes)
-    return _iterate(TrainBatch(source, config, shard), start_step, stop_step, config.data)
+    return _iterate(TrainBatch.of(source, config, shard), start_step, stop_step, config.data)
 
 
 def eval_batches(
@@ -78,25 +78,22 @@ class TrainBatch:
     source: Source
     config: ConfigDict
     shard: _Shard
+    shapes: list[tuple[int, int]]  # of the canvases
+    plan: Plan
 
-    @cached_property
-    def _canvases(self) -> tuple[list[tuple[int, int]], np.ndarray]:
-        return EXAMPLES[self.config.task].canvases(self.source, self.config.data, training=True)
-
-    @cached_property
-    def plan(self) -> Plan:
-        return Plan(self.source, self.config.data, self.config.seed, self.shard.batch_size, self._canvases[1])
+    @classmethod
+    def of(cls, source: Source, config: ConfigDict, shard: _Shard) -> "TrainBatch":
+        shapes, canvases = EXAMPLES[config.task].canvases(source, config.data, training=True)
+        return cls(source, config, shard, shapes, Plan(source, config.data, config.seed, shard.batch_size, canvases))
 
     def __call__(self, step: int) -> Batch:
         config, examples = self.config, EXAMPLES[self.config.task]
         canvas, draws = self.plan(step, self.shard.rows)
-        shape = self._canvases[0][canvas]
+        shape = self.shapes[canvas]
         batch = _empty_batch(len(draws), shape, config)
         for row, (index, draw) in enumerate(draws):
-            record = self.source[index]
             rng = np.random.default_rng((config.seed, draw, index))
-            example, odd = examples.train_example(record, self.source.classes, config, shape, rng)
-            _fill(batch, row, **example, id=index, draw=draw, odd=_checked_odd(odd, record, config.data))
+            _fill(batch, row, id=index, draw=draw, **examples.train_example(self.source, index, config, shape, rng))
         return batch
 
 
@@ -123,9 +120,7 @@ class EvalBatch:
         config, (shape, members), rows = self.config, self.plan[step], self.shard.rows
         batch = _empty_batch(rows.stop - rows.start, shape, config)
         for row, index in enumerate(members[rows].tolist()):
-            record = self.source[index]
-            example, odd = EXAMPLES[config.task].eval_example(record, self.source.classes, config.data, shape)
-            _fill(batch, row, **example, id=index, odd=_checked_odd(odd, record, config.data))
+            _fill(batch, row, id=index, **EXAMPLES[config.task].eval_example(self.source, index, config, shape))
         return batch
 
 
@@ -144,13 +139,6 @@ def _fill(batch: Batch, row: int, **values: Any) -> None:
     for key, value in values.items():
         batch[key][row] = value
     batch["valid"][row] = True
-
-
-def _checked_odd(odd: image.Odd, record: Record, data: ConfigDict) -> int:
-    if odd and data.strict:
-        rules = ", ".join(image.RULES[each] for each in odd)
-        raise UserError(f"{record['name']}: {rules}; mend or remove it, or set config.data.strict=False")
-    return int(odd)
 
 
 def _iterate(load: TrainBatch | EvalBatch, start: int, stop: int, data: ConfigDict) -> Iterator[Batch]:

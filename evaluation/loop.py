@@ -41,12 +41,17 @@ def predict(
     yield _valid(previous)
 
 
-def evaluate(task: ModuleType, source: Source, batches: Iterable[Predictions]) -> dict[str, Any]:
-    """The task's metrics over the batches that `predict` yields."""
+def gather(task: ModuleType, source: Source, batches: Iterable[Predictions]) -> Any:
+    """What the task's metrics are made of, from the batches that `predict` yields."""
     metrics = task.init_metrics(source)
     for predictions in batches:
         metrics = task.update_metrics(metrics, predictions)
-    return task.summarise(metrics)
+    return metrics
+
+
+def evaluate(task: ModuleType, source: Source, batches: Iterable[Predictions]) -> dict[str, Any]:
+    """The task's metrics over the batches that `predict` yields."""
+    return task.summarise(gather(task, source, batches))
 
 
 def _valid(predictions: dict[str, jax.Array]) -> Predictions:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from data.classification import evaluated
 from data.image import decode
 from data.sources import Source
+from tasks import detection
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -61,31 +62,32 @@ def draw_classification(
     plt.close(figure)
 
 
-def draw_detection(path: Path, source: Source, found: list[dict[str, np.ndarray]], threshold: float) -> None:
-    """Pictures with their objects and the detections that score at least `threshold`, as one PNG.
+def draw_detection(path: Path, source: Source, predictions: dict[str, np.ndarray]) -> None:
+    """The first pictures of a split with their objects and the detections worth notice, as one PNG.
 
-    found: of each picture its `id`, `boxes` [D,4] in its own pixels, `scores` [D], `classes` [D]. True boxes are white
-    and dashed, crowds and difficult ones dotted; detections have a colour a class, name and score above.
+    True boxes are white and dashed, crowds and difficult ones dotted; detections have a colour a class, with its name
+    and the score.
     """
-    rows = math.ceil(len(found) / DETECTION_COLUMNS)
-    figure, axes = plt.subplots(
-        rows, DETECTION_COLUMNS, figsize=(5.2 * DETECTION_COLUMNS, 4.2 * rows), layout="constrained", squeeze=False
-    )
-    colours = plt.get_cmap("tab20", max(len(source.classes), 2))
+    first = np.argsort(predictions["id"])[: 3 * DETECTION_COLUMNS]
+    rows = math.ceil(len(first) / DETECTION_COLUMNS)
+    size = (5.2 * DETECTION_COLUMNS, 4.2 * rows)
+    figure, axes = plt.subplots(rows, DETECTION_COLUMNS, figsize=size, layout="constrained", squeeze=False)
+    colours = dict(zip(source.classes, plt.get_cmap("tab20")(np.linspace(0, 1, len(source.classes))), strict=True))
     for axis in axes.ravel():
         axis.axis("off")
-    for axis, each in zip(axes.ravel(), found, strict=False):
-        record = source[int(each["id"])]
+    for axis, row in zip(axes.ravel(), first, strict=False):
+        record = source[int(predictions["id"][row])]
         axis.imshow(decode(record["image"], record["name"])[0])
         axis.set_title(Path(record["name"]).name, fontsize=8)
         truth = record["annotations"]
         for box, ignored in zip(truth.boxes, truth.crowd | truth.difficult, strict=True):
             _draw_box(axis, box, "white", ":" if ignored else "--")
-        for box, score, number in zip(each["boxes"], each["scores"], each["classes"], strict=True):
-            if score >= threshold:
-                _draw_box(axis, box, colours(number), "-")
-                label = f"{source.classes[number]} {score:.2f}"
-                axis.text(*box[:2], label, fontsize=7, va="bottom", color="black", backgroundcolor=colours(number))
+        for each in detection.describe(predictions, row, source.classes):
+            colour = colours[each["class"]]
+            _draw_box(axis, each["box"], colour, "-")
+            text = f"{each['class']} {each['score']:.2f}"
+            box = {"facecolor": colour, "edgecolor": "none", "pad": 0.5}
+            axis.text(*each["box"][:2], text, fontsize=6, va="bottom", color="black", bbox=box)
     figure.savefig(path, dpi=80)
     plt.close(figure)
 

@@ -32,18 +32,12 @@ def get_base(task: str = "classification") -> ConfigDict:
                 options=ConfigDict(convert_dict=False),  # further fields of the architecture
             ),
             data=dict(
-                source="embedded",  # embedded, tfds:<name>, folder:<path> or imagenet:<path>
+                source="embedded",  # of data/sources: embedded, folder:<path>, tfds:<name>, coco:<path>, ...
                 data_dir="",  # of TFDS; "": its default
                 train_split="train",
                 val_split="val",
                 val_fraction=0.0,  # > 0: cut "val" from the train split
                 split_seed=0,  # which examples that takes
-                image_size=224,  # the network's input, square
-                eval_size=0,  # the input's size in evaluation, where that is another than image_size
-                resize_size=256,  # evaluation: the shorter side before the central crop
-                train_crop="random_resized",  # or "center", the evaluation's
-                crop_scale=(0.08, 1.0),  # random_resized: share of the area
-                crop_ratio=(3 / 4, 4 / 3),  # random_resized: width / height
                 repeats=1,  # > 1: repeated augmentation, each picture so often in a batch; see data/sampling.py
                 balanced=False,  # draw each class equally often, however many pictures it has
                 workers=0,  # processes that load; 0: threads of this one
@@ -56,18 +50,6 @@ def get_base(task: str = "classification") -> ConfigDict:
                 mean=(0.485, 0.456, 0.406),  # of pixels in 0..1, a channel (ImageNet's)
                 std=(0.229, 0.224, 0.225),
                 flip_probability=0.5,  # left-right
-                crop_padding=0,  # > 0: pad by so many black pixels, crop at random
-                auto="",  # "", randaugment or trivialaugment
-                auto_operations=2,  # randaugment: how many, one after the other
-                auto_magnitude=9,  # randaugment: 0 to 30
-                brightness=0.0,  # jitter, in random order: a factor from 1 - this to 1 + this
-                contrast=0.0,
-                saturation=0.0,
-                hue=0.0,  # jitter: a turn of at most this, 0.5 being half the circle
-                lighting=0.0,  # std of the weights of ImageNet's colour components (AlexNet: 0.1)
-                erase_probability=0.0,  # of a random rectangle
-                mixup_alpha=0.0,  # > 0: mixup
-                cutmix_alpha=0.0,  # > 0: cutmix; with both, one by chance for each pair
             ),
             optimizer=dict(
                 name="momentum",  # sgd, momentum, nesterov, rmsprop, adagrad, adam, adamw, lars
@@ -100,15 +82,59 @@ def get_base(task: str = "classification") -> ConfigDict:
             ),
         )
     )
-    if task == "classification":
-        config.loss = ConfigDict(
-            dict(
-                name="cross_entropy",  # cross_entropy, bce (a sigmoid a class), focal
-                label_smoothing=0.0,
-                class_weights="",  # "balanced": n / (K n_k) of the train split; or a number a class: "1,0.5,2"
-                bce_threshold=0.0,  # > 0: what of a mixed or smoothed label lies above becomes 1, the rest 0
-                focal_alpha=0.25,  # the weight of positives, 1 - alpha of negatives; negative: both 1
-                focal_gamma=2.0,
-            )
-        )
+    config.best = BEST[task]
+    for group, fields in TASKS[task].items():
+        config[group] = ConfigDict(dict(config.get(group, {})) | fields)
     return config.lock()
+
+
+CLASSIFICATION = dict(
+    data=dict(
+        image_size=224,  # the network's input, square
+        eval_size=0,  # the input's size in evaluation, where that is another than image_size
+        resize_size=256,  # evaluation: the shorter side before the central crop
+        train_crop="random_resized",  # or "center", the evaluation's
+        crop_scale=(0.08, 1.0),  # random_resized: share of the area
+        crop_ratio=(3 / 4, 4 / 3),  # random_resized: width / height
+    ),
+    augment=dict(
+        crop_padding=0,  # > 0: pad by so many black pixels, crop at random
+        auto="",  # "", randaugment or trivialaugment
+        auto_operations=2,  # randaugment: how many, one after the other
+        auto_magnitude=9,  # randaugment: 0 to 30
+        brightness=0.0,  # jitter, in random order: a factor from 1 - this to 1 + this
+        contrast=0.0,
+        saturation=0.0,
+        hue=0.0,  # jitter: a turn of at most this, 0.5 being half the circle
+        lighting=0.0,  # std of the weights of ImageNet's colour components (AlexNet: 0.1)
+        erase_probability=0.0,  # of a random rectangle
+        mixup_alpha=0.0,  # > 0: mixup
+        cutmix_alpha=0.0,  # > 0: cutmix; with both, one by chance for each pair
+    ),
+    loss=dict(
+        name="cross_entropy",  # cross_entropy, bce (a sigmoid a class), focal
+        label_smoothing=0.0,
+        class_weights="",  # "balanced": n / (K n_k) of the train split; or a number a class: "1,0.5,2"
+        bce_threshold=0.0,  # > 0: what of a mixed or smoothed label lies above becomes 1, the rest 0
+        focal_alpha=0.25,  # the weight of positives, 1 - alpha of negatives; negative: both 1
+        focal_gamma=2.0,
+    ),
+)
+DETECTION = dict(
+    data=dict(
+        image_size=800,  # what resize makes the shorter side, or the sides
+        resize="shorter",  # keeps the aspect, the longer side at most max_size; stretch: to the canvas; fit: into it
+        max_size=1333,
+        train_sizes=(),  # image_size drawn anew for each training example: (640, 672, 704, 736, 768, 800)
+        canvases=(),  # (height, width) of the batches, the smallest that holds a picture is its; (): image_size squared
+        max_boxes=100,  # boxes of a picture; more are an error
+    ),
+    augment=dict(
+        zoom_out=0.0,  # SSD: probability of a picture made small on a mean-coloured ground
+        iou_crop=False,  # SSD: a random part, of a random IoU or more with some box
+        scale_jitter=(),  # (0.1, 2.0): large-scale jitter (Ghiasi et al. 2021), instead of resize
+        photometric=False,  # SSD: brightness, contrast, saturation and hue
+    ),
+)
+TASKS = {"classification": CLASSIFICATION, "detection": DETECTION}
+BEST = {"classification": "top1", "detection": "ap"}

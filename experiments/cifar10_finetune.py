@@ -9,6 +9,8 @@ fast as the rest. `scratch` is the same run from random weights, all of them tra
 Published: none for this protocol. Measured here: see the README's table.
 """
 
+from ml_collections import ConfigDict
+
 from experiments.base import get_base
 
 
@@ -19,9 +21,10 @@ def get_config(variant: str = ""):
     config.batch_size = 64
     config.duration = "10ep"
     config.model.name = "resnet50"
+    config.model.options = ConfigDict(dict(stride_in_1x1=False))  # True for weights of the original network
     config.data.update(source="tfds:cifar10", train_split="train[:6%]", val_split="train[90%:]")
     config.data.update(image_size=64, resize_size=64, crop_scale=(0.5, 1.0))
-    config.optimizer.update(name="momentum", learning_rate=0.01, weight_decay=1e-4)
+    config.optimizer.update(name="momentum", learning_rate=0.003, weight_decay=1e-4)
     config.schedule.update(name="cosine", warmup="1ep")
     if variant == "scratch":
         config.optimizer.learning_rate = 0.1

@@ -100,6 +100,7 @@ class ResNet(nn.Module):
     replace_stride_with_dilation does: a dilated stage's first block keeps the dilation of the stage before.
     stride_in_1x1: the stride is on the first 1x1 of a bottleneck, as in the original weights (MSRA, Caffe), instead of
     on the 3x3, as in torchvision's ("v1.5").
+    width: channels of the stem and of the first stage, doubled at each stage.
     remat: recomputes each block's activations in the backward pass: less memory for about a third more time.
     zero_init_residual: every block starts as the identity (Goyal et al. 2017, section 5.1).
     Raises UserError where basic blocks are asked for what bottlenecks alone can do.
@@ -116,6 +117,7 @@ class ResNet(nn.Module):
     output_stride: int = 32
     stride_in_1x1: bool = False
     zero_init_residual: bool = False
+    width: int = 64
 
     @nn.compact
     def __call__(
@@ -124,7 +126,7 @@ class ResNet(nn.Module):
         self._check()
         norm = partial(self.norm, train=train)
         block = nn.remat(self.block) if self.remat else self.block
-        x = conv(64, 7, 2, dtype=self.dtype, name="conv1")(images.astype(self.dtype))
+        x = conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(images.astype(self.dtype))
         x = relu(norm(name="bn1")(x))
         maps = {"relu": x}
         x = max_pool(x, 3, 2, 1)
@@ -134,7 +136,7 @@ class ResNet(nn.Module):
             if reached * stride > self.output_stride:
                 stride, dilation = 1, dilation * stride
             reached *= stride
-            channels = 64 * 2**stage
+            channels = self.width * 2**stage
             for index in range(blocks):
                 options = {}
                 if self.block is Bottleneck:

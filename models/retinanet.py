@@ -27,7 +27,6 @@ from ops.boxes import clip, decode, encode, giou_loss, iou
 from ops.losses import sigmoid_focal
 from ops.matching import BETWEEN, match
 
-ANCHOR_SIZES = tuple((size, int(size * 2 ** (1 / 3)), int(size * 2 ** (2 / 3))) for size in (32, 64, 128, 256, 512))
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 ANCHORS = 9  # at every pixel of a level
 MATCH_IOU = (0.4, 0.5)  # anchors below are background, from the second on an object's, between neither
@@ -72,6 +71,9 @@ class RetinaNet(nn.Module):
     version: 2 is torchvision's v2: group norm in the heads, P6 and P7 from C5, generalised IoU as the boxes' loss.
     backbone: one of models/resnet.py's; stride_in_1x1 is that of a backbone of bottlenecks.
     bn_epsilon: of the backbone. torchvision sets it to 0 where it loads its COCO_V1 weights, which were trained so.
+    backbone_width: its channels in the first stage; channels: those of the pyramid and the heads; anchor_size: of the
+    finest level's smallest anchors, in pixels. These, a half or a quarter of torchvision's, make a detector for small
+    pictures.
     remat: recomputes each of the backbone's blocks in the backward pass: less memory, more time.
     score_threshold: detections score higher; topk_candidates: the best pairs of anchor and class that a level keeps;
     nms_threshold: the largest IoU of two detections of a class; detections: how many a picture has at most.
@@ -83,6 +85,9 @@ class RetinaNet(nn.Module):
     remat: bool = False
     version: int = 1
     backbone: str = "resnet50"
+    backbone_width: int = 64
+    channels: int = 256
+    anchor_size: int = 32
     stride_in_1x1: bool = False
     bn_epsilon: float = 1e-5
     score_threshold: float = 0.05
@@ -100,10 +105,11 @@ class RetinaNet(nn.Module):
             norm=partial(self.norm, epsilon=self.bn_epsilon),
             remat=self.remat,
             stride_in_1x1=self.stride_in_1x1,
+            width=self.backbone_width,
             name="backbone.body",
         )
         maps = body(images, train=train, features=True)
-        pyramid = FeaturePyramid("p5" if self.version == 1 else "c5", dtype=self.dtype, name="backbone.fpn")
+        pyramid = FeaturePyramid("p5" if self.version == 1 else "c5", self.channels, self.dtype, name="backbone.fpn")
         levels = pyramid([maps["layer2"], maps["layer3"], maps["layer4"]])
         head = partial(Head, normalised=self.version == 2, dtype=self.dtype)
         prior = -math.log((1 - PRIOR) / PRIOR)
@@ -113,8 +119,10 @@ class RetinaNet(nn.Module):
             "cls_logits": full_precision(classification(levels)),
             "bbox_regression": full_precision(regression(levels)),
             "anchors": tuple(
-                jnp.asarray(anchors([x.shape[1:3]], images.shape[1:3], [sizes], ASPECT_RATIOS))
-                for x, sizes in zip(levels, ANCHOR_SIZES, strict=True)
+                jnp.asarray(
+                    anchors([x.shape[1:3]], images.shape[1:3], [_sizes(self.anchor_size * 2**level)], ASPECT_RATIOS)
+                )
+                for level, x in enumerate(levels)
             ),
         }
 
@@ -174,6 +182,11 @@ class RetinaNet(nn.Module):
             )
 
         return jax.vmap(picture)(outputs["cls_logits"], outputs["bbox_regression"], sizes)
+
+
+def _sizes(size: int) -> tuple[int, int, int]:
+    """A third of an octave apart, rounded as torchvision rounds them."""
+    return size, int(size * 2 ** (1 / 3)), int(size * 2 ** (2 / 3))
 
 
 def _best_pairs(

@@ -1,6 +1,7 @@
 """What a task is: a module of pure functions, the same names in each.
 
 resolve(config, source) -> config                              before training: fills in what depends on the train split
+mixed(config.augment)                                          how many rows of a batch, one after the other, are mixed
 augment(key, batch, config.augment, classes) -> batch          on the device: uint8 pixels in, the network's input out
 normalise(batch, config.augment) -> images                     the same for evaluation
 loss(model, outputs, batch, config) -> (scalar, {name: scalar})
@@ -10,6 +11,8 @@ VIEWS, combine(outputs)                                        the views of augm
 predict(model, outputs, batch) -> {name: array [B,...]}        on the device, inside the evaluation step; has "id"
 init_metrics(source), update_metrics(metrics, predictions), summarise(metrics) -> {name: number or list}
                                                                on the host, in float64, each example once
+table(summary) -> {line: number}                               what eval.py prints
+describe(predictions, row, classes) -> [{name: value}]         what predict.py says of a picture: one or many findings
 HEADLINE                                                       the numbers worth a line, best-known first
 HIGHER_IS_BETTER                                               those of them that may say which checkpoint is best
 MIN_CLASSES                                                    with fewer there is nothing to learn
@@ -18,9 +21,9 @@ MIN_CLASSES                                                    with fewer there 
 from types import ModuleType
 
 from errors import check_choice
-from tasks import classification
+from tasks import classification, detection
 
-_TASKS = {"classification": classification}
+_TASKS = {"classification": classification, "detection": detection}
 
 
 def get(name: str) -> ModuleType:

@@ -1,5 +1,6 @@
 """One class a picture: a loss to train with; top-1, top-5, confusion matrix and calibration error to evaluate."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -53,6 +54,10 @@ def resolve(config: ConfigDict, source: Source) -> ConfigDict:
 
 
 augment = augmentation.augment
+
+
+def mixed(config: ConfigDict) -> int:
+    return 2 if config.mixup_alpha > 0 or config.cutmix_alpha > 0 else 1
 
 
 def normalise(batch: Batch, config: ConfigDict) -> Float[Array, "b h w 3"]:
@@ -158,3 +163,12 @@ def summarise(metrics: Metrics) -> dict[str, Any]:
         "examples": examples,
         "confusion": confusion.tolist(),
     }
+
+
+def table(summary: dict[str, Any]) -> dict[str, float]:
+    return {name: summary[name] for name in HEADLINE}
+
+
+def describe(predictions: dict[str, np.ndarray], row: int, classes: Sequence[str]) -> list[dict[str, Any]]:
+    confidence = round(float(predictions["confidence"][row]), 4)
+    return [{"class": classes[predictions["class"][row]], "confidence": confidence}]

@@ -47,9 +47,8 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
     started = started or time.time()
     check_config(config)
     mesh = make_mesh()
-    mixing = config.augment.mixup_alpha > 0 or config.augment.cutmix_alpha > 0
-    check_batch(config.batch_size, config.accumulate, mixing, mesh.size)
     task = tasks.get(config.task)
+    check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
     source = sources.load(config.data, config.data.train_split)
     val_source = sources.load(config.data, config.data.val_split)
     check_classes(config.data.source, source.classes, task)

@@ -23,11 +23,12 @@ def make_mesh() -> Mesh:
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def check_batch(batch_size: int, accumulate: int, mixing: bool, devices: int) -> None:
-    """Raises UserError where a batch does not split evenly over devices and micro-batches, pairs kept whole."""
-    share = devices * accumulate * (2 if mixing else 1)
+def check_batch(batch_size: int, accumulate: int, mixed: int, devices: int) -> None:
+    """Raises UserError where a batch does not split evenly over devices and micro-batches, groups of `mixed` whole."""
+    share = devices * accumulate * mixed
     if batch_size % share:
-        parts = f"{devices} devices x {accumulate} micro-batches" + (" x pairs of two to mix" if mixing else "")
+        groups = f" x groups of {mixed} to mix" if mixed > 1 else ""
+        parts = f"{devices} devices x {accumulate} micro-batches{groups}"
         near = max(share, round(batch_size / share) * share)
         raise UserError(f"config.batch_size={batch_size} does not split over {parts}; try {near}")
 

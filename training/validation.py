@@ -54,11 +54,6 @@ RULES = {
     "data.strict": YES_OR_NO,
     "data.val_fraction": below(0, 1),
     "data.split_seed": at_least(0),
-    "data.image_size": at_least(1),
-    "data.eval_size": at_least(0),
-    "data.resize_size": at_least(1),
-    "data.crop_scale": interval(0, 1),
-    "data.crop_ratio": interval(0, math.inf),
     "data.repeats": at_least(1),
     "data.balanced": YES_OR_NO,
     "data.workers": at_least(0),
@@ -68,17 +63,6 @@ RULES = {
     "augment.mean": (CHANNELS, lambda x: _are_numbers(x, 3)),
     "augment.std": (f"{CHANNELS}, all above 0", lambda x: _are_numbers(x, 3) and min(x) > 0),
     "augment.flip_probability": between(0, 1),
-    "augment.crop_padding": at_least(0),
-    "augment.auto_operations": at_least(1),
-    "augment.auto_magnitude": between(0, 30),
-    "augment.brightness": at_least(0),
-    "augment.contrast": at_least(0),
-    "augment.saturation": at_least(0),
-    "augment.hue": between(0, 0.5),
-    "augment.lighting": at_least(0),
-    "augment.erase_probability": between(0, 1),
-    "augment.mixup_alpha": at_least(0),
-    "augment.cutmix_alpha": at_least(0),
     "optimizer.learning_rate": above(0),
     "optimizer.reference_batch": at_least(0),
     "optimizer.momentum": below(0, 1),
@@ -110,12 +94,45 @@ CLASS_WEIGHTS = (
 )
 TASK_RULES = {
     "classification": {
+        "data.image_size": at_least(1),
+        "data.eval_size": at_least(0),
+        "data.resize_size": at_least(1),
+        "data.crop_scale": interval(0, 1),
+        "data.crop_ratio": interval(0, math.inf),
+        "augment.crop_padding": at_least(0),
+        "augment.auto_operations": at_least(1),
+        "augment.auto_magnitude": between(0, 30),
+        "augment.brightness": at_least(0),
+        "augment.contrast": at_least(0),
+        "augment.saturation": at_least(0),
+        "augment.hue": between(0, 0.5),
+        "augment.lighting": at_least(0),
+        "augment.erase_probability": between(0, 1),
+        "augment.mixup_alpha": at_least(0),
+        "augment.cutmix_alpha": at_least(0),
         "loss.label_smoothing": below(0, 1),
         "loss.class_weights": CLASS_WEIGHTS,
         "loss.bce_threshold": below(0, 1),
         "loss.focal_alpha": ("a number of at most 1", lambda x: _is_number(x) and x <= 1),
         "loss.focal_gamma": at_least(0),
-    }
+    },
+    "detection": {
+        "data.image_size": at_least(1),
+        "data.max_size": at_least(1),
+        "data.train_sizes": ("a tuple of sizes of at least 1", lambda x: _is_sequence(x) and all(map(_is_size, x))),
+        "data.canvases": (
+            "pairs of a height and a width, such as ((800, 1344), (1344, 800))",
+            lambda x: _is_sequence(x) and all(_are_numbers(each, 2) and all(map(_is_size, each)) for each in x),
+        ),
+        "data.max_boxes": at_least(1),
+        "augment.zoom_out": between(0, 1),
+        "augment.iou_crop": YES_OR_NO,
+        "augment.scale_jitter": (
+            "() or two numbers above 0, the smaller first",
+            lambda x: _is_sequence(x) and (not x or (_are_numbers(x, 2) and 0 < x[0] <= x[1])),
+        ),
+        "augment.photometric": YES_OR_NO,
+    },
 }
 LENGTHS = ("duration", "log_every", "eval_every", "checkpoint_every", "schedule.warmup", "ema.every")
 POSITIVE_LENGTHS = ("duration", "ema.every")
@@ -133,10 +150,11 @@ def check_config(config: ConfigDict) -> None:
         _check_length(field, _field(config, field))
     for length in config.schedule.boundaries:
         _check_length("schedule.boundaries", length)
-    _check_data(config.data)
-    check_choice("config.augment.auto", config.augment.auto, ("", "randaugment", "trivialaugment"))
-    if config.task == "classification":
-        _check_loss(config.loss)
+    if config.data.balanced and config.data.repeats > 1:
+        raise UserError(
+            f"config.data.repeats is {config.data.repeats}, which balanced sampling has no use for; set it to 1"
+        )
+    _CHECKS[config.task](config)
     if _field(config, "best"):
         check_choice("config.best", config.best, task.HIGHER_IS_BETTER)
 
@@ -158,7 +176,9 @@ def _check_given(node: ConfigDict, path: str) -> None:
             _check_given(value, f"{path}.{name}")
 
 
-def _check_data(data: ConfigDict) -> None:
+def _check_classification(config: ConfigDict) -> None:
+    data, loss = config.data, config.loss
+    check_choice("config.augment.auto", config.augment.auto, ("", "randaugment", "trivialaugment"))
     check_choice("config.data.train_crop", data.train_crop, ("random_resized", "center"))
     evaluated = "eval_size" if data.eval_size else "image_size"
     for size in {evaluated, "image_size"} if data.train_crop == "center" else {evaluated}:
@@ -167,16 +187,25 @@ def _check_data(data: ConfigDict) -> None:
                 f"config.data.{size} is {data[size]}, larger than config.data.resize_size={data.resize_size}, "
                 "out of whose middle it is cut; enlarge resize_size"
             )
-    if data.balanced and data.repeats > 1:
-        raise UserError(f"config.data.repeats is {data.repeats}, which balanced sampling has no use for; set it to 1")
-
-
-def _check_loss(loss: ConfigDict) -> None:
     check_choice("config.loss.name", loss.name, ("cross_entropy", "bce", "focal"))
     if loss.class_weights and loss.name == "focal":
         raise UserError('config.loss.class_weights: focal has no use for it, it has focal_alpha; set it to ""')
     if loss.bce_threshold > 0 and loss.name != "bce":
         raise UserError(f"config.loss.bce_threshold: {loss.name} has no use for it; set it to 0.0, or name to 'bce'")
+
+
+def _check_detection(config: ConfigDict) -> None:
+    check_choice("config.data.resize", config.data.resize, ("shorter", "stretch", "fit"))
+    if config.data.balanced:
+        raise UserError("config.data.balanced: a picture of several objects is of no one class; set it to False")
+    if config.data.resize != "shorter" and config.data.train_sizes:
+        raise UserError(
+            f"config.data.train_sizes: resize={config.data.resize} makes every picture as large as its canvas; set it "
+            'to (), or resize to "shorter"'
+        )
+
+
+_CHECKS = {"classification": _check_classification, "detection": _check_detection}
 
 
 def _check_length(field: str, length: Any) -> None:
@@ -198,6 +227,10 @@ def _field(config: ConfigDict, path: str) -> Any:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and _is_number(value) and value >= 1
 
 
 def _is_sequence(value: Any) -> bool:

@@ -158,13 +158,13 @@ def test_gradients_are_those_of_the_mean_loss_over_the_global_batch(config, mesh
 
 
 @pytest.mark.parametrize(
-    ("batch", "accumulate", "mixing", "devices", "message"),
+    ("batch", "accumulate", "mixed", "devices", "message"),
     [
-        (10, 1, False, 4, "config.batch_size=10 does not split over 4 devices.*try 8"),
-        (12, 2, False, 4, "4 devices x 2 micro-batches; try 16"),
-        (4, 1, True, 4, "pairs of two to mix; try 8"),
+        (10, 1, 1, 4, "config.batch_size=10 does not split over 4 devices.*try 8"),
+        (12, 2, 1, 4, "4 devices x 2 micro-batches; try 16"),
+        (4, 1, 2, 4, "groups of 2 to mix; try 8"),
     ],
 )
-def test_a_batch_that_does_not_split_is_refused_with_one_that_does(batch, accumulate, mixing, devices, message):
+def test_a_batch_that_does_not_split_is_refused_with_one_that_does(batch, accumulate, mixed, devices, message):
     with pytest.raises(UserError, match=message):
-        check_batch(batch, accumulate, mixing, devices)
+        check_batch(batch, accumulate, mixed, devices)

@@ -9,8 +9,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from errors import UserError
-from evaluation import coco
-from evaluation.detections import init_metrics, update_metrics
+from tasks import coco
+from tasks.detections import init_metrics, update_metrics
 
 CLASSES = ("a", "b", "c", "d", "never there")
 

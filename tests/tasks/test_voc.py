@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from drawn_detections import draw_batches
 
-from evaluation import voc
-from evaluation.detections import init_metrics, update_metrics
+from tasks import voc
+from tasks.detections import init_metrics, update_metrics
 
 CLASSES = ("a", "b", "c", "d", "never there")
 

@@ -1,4 +1,4 @@
-"""Pascal VOC's average precision, of what evaluation/detections.py gathers.
+"""Pascal VOC's average precision, of what tasks/detections.py gathers.
 
 Boxes here are edges. The devkit names the first and last column and row of pixels, counted from 1, and adds 1 to their
 differences; so its xmin, ymin, xmax, ymax are x0 + 1, y0 + 1, x1, y1, and its overlaps those of the edges.
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.detections import Columns, Metrics, areas, columns
+from tasks.detections import Columns, Metrics, areas, columns
 
 MIN_IOU = 0.5
 

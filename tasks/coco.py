@@ -1,8 +1,8 @@
-"""COCO's average precision and recall, of what evaluation/detections.py gathers.
+"""COCO's average precision and recall, of what tasks/detections.py gathers.
 
 The rules are pycocotools': crowds neither count nor cost, truths and misses outside an area range are left out, the 100
 detections of highest score of a class in a picture count. faster-coco-eval applies them in C++;
-tests/evaluation/test_coco.py compares it with pycocotools.
+tests/tasks/test_coco.py compares it with pycocotools.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from evaluation.detections import Columns, Metrics, areas, columns
+from tasks.detections import Columns, Metrics, areas, columns
 
 NAMES = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),

@@ -1,0 +1,132 @@
+"""Detection's examples on the host: a record becomes a canvas of uint8 pixels and the boxes on it."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from ml_collections import ConfigDict
+
+from data import boxes, image
+from data.annotations import Annotations, check_size
+from data.sources import Record, Source
+from errors import UserError
+
+Shape = tuple[int, int]  # height, width of what a batch holds
+
+
+def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Shape], Int[np.ndarray, "records"]]:
+    """The shapes of batches, and which of them each record is put into: the smallest that holds it resized.
+
+    Raises UserError for a picture that none holds.
+    """
+    shapes = sorted(map(tuple, data.canvases), key=lambda shape: shape[0] * shape[1])
+    if not shapes:
+        return [(data.image_size, data.image_size)], np.zeros(len(source), np.int32)
+    largest = max((data.image_size, *(data.train_sizes if training else ())))
+    sizes, which = np.unique(source.sizes, axis=0, return_inverse=True)
+    held = [_smallest(shapes, tuple(size.tolist()), largest, data) for size in sizes]
+    return shapes, np.array(held, np.int32)[which.ravel()]
+
+
+def empty(rows: int, data: ConfigDict) -> dict[str, np.ndarray]:
+    """What a batch holds beside pictures.
+
+    boxes float32 [rows,N,4], x0, y0, x1, y1 in pixels of the canvas; classes int32 [rows,N], -1 in unused slots; crowd
+    bool [rows,N]; size int32 [rows,2], height and width of what of the canvas is picture, and original_size of the
+    picture as decoded. N is config.data.max_boxes.
+    """
+    return {
+        "boxes": np.zeros((rows, data.max_boxes, 4), np.float32),
+        "classes": np.full((rows, data.max_boxes), -1, np.int32),
+        "crowd": np.zeros((rows, data.max_boxes), bool),
+        "size": np.ones((rows, 2), np.int32),
+        "original_size": np.ones((rows, 2), np.int32),
+    }
+
+
+def train_example(
+    source: Source, index: int, config: ConfigDict, shape: Shape, rng: np.random.Generator
+) -> dict[str, Any]:
+    """The record cropped, resized and flipped at random as the config says; difficult boxes are not learnt from."""
+    data, augment = config.data, config.augment
+    record = source[index]
+    pixels, odd = _decoded(record, source.sizes[index], data)
+    size, objects = pixels.shape[:2], record["annotations"]
+    objects = objects[~objects.difficult]
+    if augment.scale_jitter:
+        window = boxes.scale_jitter(size, shape, rng, augment.scale_jitter)
+    else:
+        part = boxes.zoom_out(size, rng, augment.zoom_out) if augment.zoom_out > 0 else boxes.whole(size)
+        if augment.iou_crop:
+            crop = boxes.iou_crop(objects.boxes[~objects.crowd], part, rng)
+            if crop != part:
+                part, objects = crop, objects[boxes.kept_by_crop(objects.boxes, crop)]
+        target = int(rng.choice(data.train_sizes)) if data.train_sizes else data.image_size
+        window = _window(part, shape, target, data)
+    fill = boxes.IMAGENET_MEAN if augment.zoom_out > 0 else boxes.BLACK
+    pixels = boxes.render(pixels, window, fill, antialias=bool(augment.scale_jitter))
+    objects = boxes.place(objects, window)
+    shown = _shown(window)
+    if rng.uniform() < augment.flip_probability:
+        pixels[:, : shown[1]] = pixels[:, : shown[1]][:, ::-1].copy()
+        objects = Annotations(boxes.flip(objects.boxes, shown[1]), *_rest(objects))
+    slots = _slots(objects, record["name"], data.max_boxes)
+    return {"image": pixels, "size": shown, "original_size": size, "odd": odd, **slots}
+
+
+def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -> dict[str, Any]:
+    """The whole picture, resized. What it is judged by are the source's own annotations."""
+    pixels, odd = _decoded(source[index], source.sizes[index], config.data)
+    size = pixels.shape[:2]
+    window = _window(boxes.whole(size), shape, config.data.image_size, config.data)
+    return {"image": boxes.render(pixels, window), "size": _shown(window), "original_size": size, "odd": odd}
+
+
+def _decoded(record: Record, annotated: Int[np.ndarray, "2"], data: ConfigDict) -> tuple[image.Pixels, int]:
+    pixels, odd = image.decode(record["image"], record["name"])
+    check_size(record["name"], pixels.shape, annotated)
+    return pixels, image.accept(odd, record["name"], data.strict)
+
+
+def _window(part: boxes.Rect, shape: Shape, target: int, data: ConfigDict) -> boxes.Window:
+    """`part` of a picture on a canvas, by config.data.resize."""
+    size = part[3] - part[1], part[2] - part[0]
+    return boxes.Window(part, _resized(size, shape, target, data), shape)
+
+
+def _resized(size: boxes.Size, shape: Shape, target: int, data: ConfigDict) -> boxes.Size:
+    if data.resize == "shorter":
+        return boxes.shorter(size, target, data.max_size)
+    return shape if data.resize == "stretch" else boxes.fit(size, shape)
+
+
+def _smallest(shapes: list[Shape], size: boxes.Size, target: int, data: ConfigDict) -> int:
+    for number, shape in enumerate(shapes):
+        height, width = _resized(size, shape, target, data)
+        if height <= shape[0] and width <= shape[1]:
+            return number
+    raise UserError(
+        f"a picture of {size[0]} x {size[1]} (height x width) becomes {height} x {width}, which no canvas of "
+        f"config.data.canvases holds: {shapes}; add one"
+    )
+
+
+def _shown(window: boxes.Window) -> Shape:
+    """Height and width of what of the canvas is picture: its part at the top left."""
+    return min(window.size[0], window.canvas[0]), min(window.size[1], window.canvas[1])
+
+
+def _rest(objects: Annotations) -> tuple[np.ndarray, ...]:
+    return objects.classes, objects.crowd, objects.difficult, objects.area
+
+
+def _slots(objects: Annotations, name: str, slots: int) -> dict[str, np.ndarray]:
+    """The objects in the first of so many slots. Raises UserError where there are more."""
+    if len(objects) > slots:
+        raise UserError(f"{name}: {len(objects)} boxes, more than config.data.max_boxes={slots}; raise that")
+    spare = slots - len(objects)
+    return {
+        "boxes": np.pad(objects.boxes, ((0, spare), (0, 0))),
+        "classes": np.pad(objects.classes, (0, spare), constant_values=-1),
+        "crowd": np.pad(objects.crowd, (0, spare)),
+    }

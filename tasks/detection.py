@@ -1,0 +1,125 @@
+"""Objects in boxes: the detector's own losses to train; COCO's average precision to evaluate.
+
+A detector (models/retinanet.py, models/ssd.py) brings loss(outputs, batch) -> {name: scalar}, whose sum is trained, and
+detect(outputs, sizes) -> boxes, scores, classes and valid of a fixed number of detections.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+import augment as augmentation
+from augment.colour import photometric_distortion
+from data.sources import Source
+from tasks import coco, detections, voc
+
+HEADLINE = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+HIGHER_IS_BETTER = ("ap", "ap50", "ap75")
+MIN_CLASSES = 1
+VIEWS = ("center",)
+SHOWN = 0.5  # the score of a detection that is worth a person's notice
+
+Batch = dict[str, Array]
+Metrics = dict[str, Any]
+
+
+def resolve(config: ConfigDict, source: Source) -> ConfigDict:
+    return config
+
+
+def mixed(config: ConfigDict) -> int:
+    return 1
+
+
+def augment(key: Array, batch: Batch, config: ConfigDict, classes: int) -> Batch:
+    """Colours distorted as the config says, then `normalise`; geometry is the host's (data/detection.py)."""
+    images = batch["image"].astype(jnp.float32)
+    if config.photometric:
+        images = jax.vmap(photometric_distortion)(augmentation.example_keys(key, batch, "jitter"), images)
+    return batch | {"image": normalise(batch | {"image": images}, config)}
+
+
+def normalise(batch: Batch, config: ConfigDict) -> Float[Array, "b h w 3"]:
+    """The normalised picture, and zeros on the canvas around it, as torchvision pads."""
+    images = augmentation.normalise(batch["image"], config.mean, config.std)
+    height, width = images.shape[1:3]
+    rows = jnp.arange(height)[None, :] < batch["size"][:, :1]
+    columns = jnp.arange(width)[None, :] < batch["size"][:, 1:]
+    return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], images, 0)
+
+
+def loss(
+    model: nn.Module, outputs: dict[str, Array], batch: Batch, config: ConfigDict
+) -> tuple[Array, dict[str, Array]]:
+    terms = model.loss(outputs, batch)
+    return sum(terms.values()), terms
+
+
+def predict(model: nn.Module, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
+    """boxes [B,D,4] in pixels of the picture as decoded; scores [B,D]; classes [B,D], -1 in unused slots; id [B]."""
+    found = model.detect(outputs, batch["size"])
+    scale = (batch["original_size"] / batch["size"])[:, ::-1]
+    return {
+        "boxes": found["boxes"] * jnp.tile(scale, 2)[:, None],
+        "scores": found["scores"],
+        "classes": jnp.where(found["valid"], found["classes"], -1),
+        "id": batch["id"],
+    }
+
+
+def init_metrics(source: Source) -> Metrics:
+    return {"source": source, "gathered": detections.init_metrics()}
+
+
+def update_metrics(metrics: Metrics, predictions: dict[str, np.ndarray]) -> Metrics:
+    """Adds a batch of `predict`'s arrays, of valid examples only, beside the source's annotations of its pictures."""
+    true = [metrics["source"].annotations(int(index)) for index in predictions["id"]]
+    slots = max(map(len, true))
+
+    def padded(name: str, fill: float = 0) -> np.ndarray:
+        columns = [getattr(each, name) for each in true]
+        spare = [[(0, slots - len(column))] + [(0, 0)] * (column.ndim - 1) for column in columns]
+        return np.stack([np.pad(*each, constant_values=fill) for each in zip(columns, spare, strict=True)])
+
+    truth = {
+        "true_boxes": padded("boxes"),
+        "true_classes": padded("classes", -1),
+        "true_area": padded("area"),
+        "true_crowd": padded("crowd"),
+        "true_difficult": padded("difficult"),
+    }
+    return metrics | {"gathered": detections.update_metrics(metrics["gathered"], predictions | truth)}
+
+
+def summarise(metrics: Metrics) -> dict[str, Any]:
+    """COCO's twelve numbers and its AP of each class; voc10_ap50, the area, and voc07_ap50, the eleven points, of VOC.
+
+    In 0..1, -1 where there is nothing to find.
+    """
+    classes = metrics["source"].classes
+    found = coco.summarise(metrics["gathered"], classes)
+    pascal = voc.summarise(metrics["gathered"], classes)
+    examples = found.pop("pictures")
+    return found | {"voc10_ap50": pascal["map"], "voc07_ap50": pascal["map_07"], "examples": examples}
+
+
+def table(summary: dict[str, Any]) -> dict[str, float]:
+    """COCO's twelve numbers and VOC's two, then the AP of each class."""
+    names = (*coco.NAMES, "voc10_ap50", "voc07_ap50")
+    return {name: summary[name] for name in names} | {f"ap, {k}": value for k, value in summary["per_class"].items()}
+
+
+def describe(predictions: dict[str, np.ndarray], row: int, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The detections that score at least SHOWN, best first; box is x0, y0, x1, y1 in pixels of the picture."""
+    found = zip(*(predictions[name][row] for name in ("classes", "scores", "boxes")), strict=True)
+    return [
+        {"class": classes[number], "score": round(float(score), 4), "box": np.round(box, 1).tolist()}
+        for number, score, box in found
+        if number >= 0 and score >= SHOWN
+    ]

@@ -1,0 +1,149 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from data import sources
+from data.annotations import Annotations
+from data.pipeline import eval_batches, train_batches
+from errors import UserError
+from experiments.base import get_base
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Record i is of sizes[i], grey but for a white rectangle, its only object; the last record has none."""
+
+    all_sizes: tuple[tuple[int, int], ...]
+    difficult: bool = False
+    classes = ("thing",)
+
+    @property
+    def sizes(self):
+        return np.array(self.all_sizes, np.int32)
+
+    def __len__(self):
+        return len(self.all_sizes)
+
+    def annotations(self, index):
+        height, width = self.all_sizes[index]
+        box = [] if index == len(self) - 1 else [[width // 4, height // 4, width // 2, height // 2]]
+        count = len(box)
+        boxes = np.array(box, np.float32).reshape(-1, 4)
+        area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        difficult = np.full(count, self.difficult)
+        return Annotations(boxes, np.zeros(count, np.int32), np.zeros(count, bool), difficult, area)
+
+    def __getitem__(self, index):
+        image = np.full((*self.all_sizes[index], 3), 100, np.uint8)
+        for x0, y0, x1, y1 in self.annotations(index).boxes.astype(int):
+            image[y0:y1, x0:x1] = 255
+        return {"image": image, "name": f"picture {index}", "annotations": self.annotations(index)}
+
+
+@pytest.fixture
+def config():
+    config = get_base("detection")
+    config.batch_size = 4
+    config.data.update(image_size=64, max_size=96, max_boxes=3, canvases=((64, 96), (96, 64)))
+    return config
+
+
+def white(image):
+    """The box around what is white in a canvas."""
+    rows, columns = np.nonzero((image > 230).all(axis=-1))
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+MIXED = Pictures(((120, 160), (160, 120), (100, 150), (150, 110), (64, 64), (40, 80), (80, 50)))
+
+
+def test_a_picture_goes_to_the_smallest_canvas_that_holds_it_and_its_boxes_go_with_it(config):
+    batches = list(train_batches(MIXED, config, start_step=0, stop_step=12))
+    assert {batch["image"].shape[1:3] for batch in batches} == {(64, 96), (96, 64)}
+    for batch in batches:
+        for row, index in enumerate(batch["id"]):
+            height, width = MIXED.all_sizes[index]
+            shown = batch["size"][row]
+            assert min(shown) == 64 or max(shown) == 96
+            assert abs(shown[0] / height - shown[1] / width) < 0.03
+            assert (batch["original_size"][row] == (height, width)).all()
+            image = batch["image"][row]
+            assert not image[shown[0] :].any() and not image[:, shown[1] :].any()
+            if index < len(MIXED) - 1:
+                assert batch["classes"][row].tolist() == [0, -1, -1]
+                np.testing.assert_allclose(batch["boxes"][row, 0], white(image), atol=1.5)
+            else:
+                assert batch["classes"][row].tolist() == [-1, -1, -1]
+
+
+def test_half_of_the_pictures_are_mirrored_within_their_canvas(config):
+    batches = list(train_batches(MIXED, config, start_step=0, stop_step=40))
+    left = [
+        batch["boxes"][row, 0, 0] < batch["size"][row, 1] * 0.3
+        for batch in batches
+        for row, index in enumerate(batch["id"])
+        if index < len(MIXED) - 1
+    ]
+    assert 0.35 < np.mean(left) < 0.65
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_evaluation_sees_every_picture_once_on_its_canvas(config, processes):
+    parts = [
+        list(eval_batches(MIXED, config, batch_size=4, process_index=p, processes=processes)) for p in range(processes)
+    ]
+    ids = np.concatenate([batch["id"][batch["valid"]] for part in parts for batch in part])
+    assert sorted(ids) == list(range(len(MIXED)))
+    for batches in zip(*parts, strict=True):
+        assert len({batch["image"].shape for batch in batches}) == 1
+
+
+def test_a_later_start_and_more_processes_see_the_same_batches(config):
+    whole = list(train_batches(MIXED, config, start_step=0, stop_step=8))
+    later = list(train_batches(MIXED, config, start_step=5, stop_step=8))
+    halves = [
+        list(train_batches(MIXED, config, start_step=5, stop_step=8, process_index=p, processes=2)) for p in (0, 1)
+    ]
+    for a, b, *parts in zip(whole[5:], later, *halves, strict=True):
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key])
+            np.testing.assert_array_equal(a[key], np.concatenate([part[key] for part in parts]))
+
+
+def test_ssds_crops_and_expansions_keep_boxes_on_their_objects(config):
+    config.data.update(resize="stretch", image_size=80, canvases=())
+    config.augment.update(zoom_out=0.5, iou_crop=True)
+    seen = 0
+    for batch in train_batches(MIXED, config, start_step=0, stop_step=20):
+        assert batch["image"].shape == (4, 80, 80, 3)
+        for row in np.flatnonzero(batch["classes"][:, 0] == 0):
+            x0, y0, x1, y1 = batch["boxes"][row, 0]
+            if min(x1 - x0, y1 - y0) >= 6:
+                np.testing.assert_allclose((x0, y0, x1, y1), white(batch["image"][row]), atol=2)
+                seen += 1
+    assert seen > 30
+
+
+def test_train_sizes_are_drawn_for_each_example(config):
+    config.data.update(train_sizes=(32, 48, 64))
+    sizes = {
+        int(min(size)) for batch in train_batches(MIXED, config, start_step=0, stop_step=10) for size in batch["size"]
+    }
+    assert sizes == {32, 48, 64}
+
+
+def test_difficult_objects_are_not_learnt_from(config):
+    source = Pictures(MIXED.all_sizes, difficult=True)
+    assert all((batch["classes"] == -1).all() for batch in train_batches(source, config, start_step=0, stop_step=4))
+
+
+def test_what_does_not_fit_is_an_error_that_names_the_field(config):
+    config.data.canvases = ((64, 64),)
+    with pytest.raises(UserError, match="becomes .* x 96, which no canvas of config.data.canvases holds"):
+        list(train_batches(MIXED, config, start_step=0, stop_step=1))
+    scenes = get_base("detection")
+    scenes.batch_size = 8
+    scenes.data.update(source="scenes:20x64", image_size=64, max_boxes=1)
+    with pytest.raises(UserError, match="boxes, more than config.data.max_boxes=1; raise that"):
+        list(train_batches(sources.load(scenes.data, "train"), scenes, start_step=0, stop_step=4))

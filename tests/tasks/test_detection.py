@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from data.sources.scenes import load
+from experiments.base import get_base
+from tasks import detection
+
+
+class Finds:
+    """A detector that finds what its outputs say, within the picture."""
+
+    def detect(self, outputs, sizes):
+        return outputs
+
+
+def perfect(source, ids, scale):
+    """The annotations of scenes as a detector would find them in a canvas that shows them `scale` times as large."""
+    slots = 8
+    found = {
+        "boxes": np.zeros((len(ids), slots, 4), np.float32),
+        "scores": np.zeros((len(ids), slots), np.float32),
+        "classes": np.full((len(ids), slots), -1, np.int32),
+    }
+    for row, index in enumerate(ids):
+        truth = source.annotations(index)
+        found["boxes"][row, : len(truth)] = truth.boxes * np.tile(scale[::-1], 2)
+        found["scores"][row, : len(truth)] = 0.9
+        found["classes"][row, : len(truth)] = truth.classes
+    return found | {"valid": found["classes"] >= 0}
+
+
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (2.0, 0.5)])
+def test_a_detector_that_finds_everything_has_an_average_precision_of_1(scale):
+    source = load("40x64", "train", "")
+    metrics = detection.init_metrics(source)
+    for ids in np.arange(40).reshape(8, 5):
+        size = np.tile(np.int32([64 * scale[0], 64 * scale[1]]), (5, 1))
+        batch = {"id": ids, "size": size, "original_size": np.full((5, 2), 64, np.int32)}
+        predictions = detection.predict(Finds(), perfect(source, ids, scale), batch)
+        metrics = detection.update_metrics(metrics, {key: np.asarray(value) for key, value in predictions.items()})
+    summary = detection.summarise(metrics)
+    assert summary["examples"] == 40
+    for name in ("ap", "ap50", "ap75", "voc10_ap50", "voc07_ap50"):
+        assert summary[name] == pytest.approx(1.0)
+    assert set(summary["per_class"]) == set(source.classes)
+
+
+def test_the_canvas_around_a_picture_is_zero_after_normalising():
+    config = get_base("detection").augment
+    batch = {"image": np.full((2, 6, 8, 3), 200, np.uint8), "size": np.array([[4, 8], [6, 5]], np.int32)}
+    images = np.asarray(detection.normalise(batch, config))
+    assert not images[0, 4:].any() and not images[1, :, 5:].any()
+    expected = (200 / 255 - np.array(config.mean)) / np.array(config.std)
+    np.testing.assert_allclose(images[0, :4], np.broadcast_to(expected, (4, 8, 3)), rtol=1e-5)
+
+
+def test_only_detections_worth_notice_are_described_in_the_pictures_own_pixels():
+    predictions = {
+        "boxes": np.float32([[[1, 2, 3, 4], [5, 6, 7, 8.26], [0, 0, 0, 0]]]),
+        "scores": np.float32([[0.9, 0.3, 0.0]]),
+        "classes": np.int32([[1, 0, -1]]),
+    }
+    assert detection.describe(predictions, 0, ("cat", "dog")) == [{"class": "dog", "score": 0.9, "box": [1, 2, 3, 4]}]
