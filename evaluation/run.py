@@ -23,7 +23,7 @@ from training.manifest import read_classes, read_config
 from training.mesh import AXIS, make_mesh, replicated
 from training.step import make_eval_step
 from training.validation import check_config
-from weights.public import PREFIX, Public
+from weights.public import PREFIX, Public, PublicDetector
 
 
 @dataclass(frozen=True)
@@ -111,16 +111,16 @@ def open_weights(config: ConfigDict, reference: str, overrides: Set[str], say: C
     return Run(config, tasks.get(config.task), names, weights.origin, facts, model, variables)
 
 
-def _prepare(config: ConfigDict, public: Public, origin: str, overrides: Set[str]) -> None:
+def _prepare(config: ConfigDict, public: Public | PublicDetector, origin: str, overrides: Set[str]) -> None:
     architecture = origin.removeprefix(PREFIX).partition("/")[0]
     if config.model.name != architecture:
         raise UserError(f"{origin} is for config.model.name={architecture}, not {config.model.name}")
-    if public.top1 is None:
-        raise UserError(f"{origin} has no trained classifier; it is to begin training with, as config.init_from")
-    wanted = {
-        "data.resize_size": public.resize_size,
-        "data.eval_size": public.crop_size,
-        "augment.mean": public.mean,
-        "augment.std": public.std,
-    }
+    wanted = {"augment.mean": public.mean, "augment.std": public.std}
+    if isinstance(public, PublicDetector):
+        with config.model.options.unlocked():
+            config.model.options.update(dict(public.options))
+    else:
+        if public.top1 is None:
+            raise UserError(f"{origin} has no trained classifier; it is to begin training with, as config.init_from")
+        wanted |= {"data.resize_size": public.resize_size, "data.eval_size": public.crop_size}
     config.update_from_flattened_dict({field: value for field, value in wanted.items() if field not in overrides})

@@ -40,7 +40,7 @@ class Weights:
     sha256: str
     tensors: dict[str, np.ndarray]
     classes: tuple[str, ...] | None = None
-    prepared: public.Public | None = None
+    prepared: public.Public | public.PublicDetector | None = None
 
 
 def read_weights(reference: str, say: Callable[[str], None]) -> Weights:
@@ -51,6 +51,8 @@ def read_weights(reference: str, say: Callable[[str], None]) -> Weights:
         tensors = files.read(path)
         if prepared.untrained:
             tensors = {name: x for name, x in tensors.items() if not name.startswith(prepared.untrained)}
+        if isinstance(prepared, public.PublicDetector):
+            tensors = {public.modern(name): x for name, x in tensors.items()}
         return Weights(reference, files.sha256(path), tensors, prepared=prepared)
     path = Path(reference).expanduser()
     if path.is_dir():

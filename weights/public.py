@@ -82,17 +82,57 @@ CHECKPOINTS = {  # our name of the architecture / torchvision's of the weights
 }
 
 
-def find(reference: str) -> Public:
+class PublicDetector(NamedTuple):
+    """A detector's checkpoint for COCO's 90 ids (data/sources/coco_by_id.py); the digits as of Public.
+
+    Pictures as the experiment prepares them, minus mean, divided by std. options: of the model. ap: box AP in percent
+    on COCO val2017.
+    """
+
+    file: str
+    ap: float
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+    options: tuple[tuple[str, float], ...] = ()
+    untrained: str = ""
+
+
+# Checkpoints of before torchvision 0.13 say "inner_blocks.0.weight" for "inner_blocks.0.0.weight" and count the heads'
+# convolutions with the activations between them.
+OLD_NAMES = {
+    r"^(backbone\.fpn\.(inner|layer)_blocks\.\d)\.(weight|bias)$": r"\1.0.\3",
+    **{rf"_head\.conv\.{2 * index}\.(weight|bias)$": rf"_head.conv.{index}.0.\1" for index in range(4)},
+}
+DETECTORS = {
+    "retinanet_resnet50_fpn/COCO_V1": PublicDetector(
+        "retinanet_resnet50_fpn_coco-eeacb38b.pth", 36.4, options=(("bn_epsilon", 0.0),)
+    ),
+    "retinanet_resnet50_fpn_v2/COCO_V1": PublicDetector("retinanet_resnet50_fpn_v2_coco-5905b1c5.pth", 41.5),
+    "ssd300_vgg16/COCO_V1": PublicDetector(
+        "ssd300_vgg16_coco-b556d3b4.pth", 25.1, mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3
+    ),
+}
+
+
+def modern(name: str) -> str:
+    """A tensor's name in torchvision since 0.13."""
+    for pattern, replacement in OLD_NAMES.items():
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def find(reference: str) -> Public | PublicDetector:
     """The checkpoint that "torchvision:<architecture>/<weights>" names. Raises UserError where there is none."""
     name = reference.removeprefix(PREFIX)
-    if name not in CHECKPOINTS:
+    known = CHECKPOINTS | DETECTORS
+    if name not in known:
         architecture = name.partition("/")[0] + "/"
-        held = [known for known in CHECKPOINTS if known.startswith(architecture)] or list(CHECKPOINTS)
+        held = [each for each in known if each.startswith(architecture)] or list(known)
         raise UserError(
-            f"{reference}: torchvision has no such weights{did_you_mean(name, CHECKPOINTS)}; there are "
+            f"{reference}: torchvision has no such weights{did_you_mean(name, known)}; there are "
             f"{', '.join(held[:4])}{' ...' if len(held) > 4 else ''}"
         )
-    return CHECKPOINTS[name]
+    return known[name]
 
 
 def fetch(reference: str, say: Callable[[str], None]) -> Path:

@@ -5,6 +5,7 @@ import pytest
 from detection import coco, write_coco
 
 from data.sources import coco as coco_source
+from data.sources import coco_by_id
 from errors import UserError
 
 
@@ -129,3 +130,16 @@ def test_odd_boxes_are_told(tmp_path):
     assert len(source.annotations(1)) == 1
     path = tmp_path / "annotations" / "instances_train2017.json"
     assert source.oddities == f"odd boxes: 1 without width or height (dropped), first in {path}: y.jpg"
+
+
+def test_by_id_every_id_up_to_the_largest_is_a_class(tmp_path):
+    root = write_coco(tmp_path)
+    packed, source = load(root), coco_by_id.load(str(root), "train", "")
+    assert coco_by_id.splits(str(root), "") == coco_source.splits(str(root), "")
+    assert len(source.classes) == 90 and source.classes[2] == "car" and source.classes[89] == "toothbrush"
+    assert set(source.classes) == {"car", "toothbrush", "N/A"}
+    for index in range(len(source)):
+        a, b = packed.annotations(index), source.annotations(index)
+        assert [packed.classes[k] for k in a.classes] == [source.classes[k] for k in b.classes]
+        assert [packed.category_ids[k] for k in a.classes] == [source.category_ids[k] for k in b.classes]
+        np.testing.assert_array_equal(a.boxes, b.boxes)

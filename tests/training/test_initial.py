@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import models
 from errors import UserError
 from evaluation.run import open_run, open_weights
-from experiments import quickstart
+from experiments import coco_retinanet, quickstart
 from experiments.base import get_base
 from training.initial import classes_of, read_run, read_weights, shapes_of, start_from, variables_like
 from training.loop import train
@@ -21,7 +21,7 @@ from training.schedule import make_schedule
 from training.state import init_state
 from weights import files, public
 from weights.convert import to_torch
-from weights.public import Public
+from weights.public import Public, PublicDetector
 
 
 def silent(line):
@@ -221,3 +221,23 @@ def test_rules_that_are_no_texts_are_refused(config):
     config.init_rename = (("a", "b"),)
     with pytest.raises(UserError, match="config.init_rename is .* it must be a tuple of texts"):
         check_config(ConfigDict(config))
+
+
+def test_a_public_detector_is_evaluated_with_its_own_normalisation_and_options(monkeypatch, tmp_path):
+    config = coco_retinanet.get_config()
+    config.data.update(source="scenes:8x64", image_size=64, canvases=(), max_boxes=8)
+    config.model.options.update(backbone="resnet18", channels=16)
+    shapes = shapes_of(config)(10)
+    old = {name.replace(".conv.1.0.", ".conv.2."): shape for name, shape in shapes.items()}
+    assert old.keys() != shapes.keys()
+    monkeypatch.setattr(public, "fetch", lambda reference, say: reference)
+    monkeypatch.setattr(files, "sha256", lambda path: "0" * 64)
+    monkeypatch.setattr(files, "read", lambda path: {name: np.zeros(shape, np.float32) for name, shape in old.items()})
+    tiny = PublicDetector("x-00000000.pth", 30.0, mean=(0.1, 0.2, 0.3), options=(("bn_epsilon", 0.0),))
+    monkeypatch.setitem(public.DETECTORS, "retinanet_resnet50_fpn/TINY", tiny)
+    with config.unlocked():
+        config.init_rename = ()
+    run = open_weights(config, "torchvision:retinanet_resnet50_fpn/TINY", set(), silent)
+    assert run.config.augment.mean == (0.1, 0.2, 0.3)
+    assert run.model.bn_epsilon == 0.0
+    assert len(run.classes) == 10

@@ -171,3 +171,21 @@ def test_top1_is_what_the_architectures_quote():
     for name, known in CHECKPOINTS.items():
         if known.top1 is not None:
             assert f"{known.top1:.3f}" in text or f"{known.top1:.2f}" in text, name
+
+
+def test_names_of_old_detectors_become_todays_and_todays_stay():
+    old = {
+        "backbone.fpn.inner_blocks.2.bias": "backbone.fpn.inner_blocks.2.0.bias",
+        "backbone.fpn.layer_blocks.0.weight": "backbone.fpn.layer_blocks.0.0.weight",
+        "head.classification_head.conv.6.weight": "head.classification_head.conv.3.0.weight",
+        "head.regression_head.conv.2.bias": "head.regression_head.conv.1.0.bias",
+    }
+    assert {name: public.modern(name) for name in old} == old
+    for name in (*old.values(), "backbone.body.layer1.0.conv1.weight", "head.regression_head.bbox_reg.bias"):
+        assert public.modern(name) == name
+
+
+@pytest.mark.parametrize("name", public.DETECTORS)
+def test_every_detector_is_an_architecture_here(name):
+    assert name.partition("/")[0] in models.models()
+    assert re.fullmatch(r"[a-z0-9_]+-[0-9a-f]{8}\.pth", public.DETECTORS[name].file)
