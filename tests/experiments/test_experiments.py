@@ -7,6 +7,7 @@ import pytest
 import experiments
 import models
 import tasks
+from experiments import imagenet_resnet
 from experiments.base import get_base
 from training.mesh import AXIS
 from training.optimizer import make_optimizer
@@ -14,7 +15,15 @@ from training.schedule import make_schedule
 from training.validation import check_config
 
 FILES = [module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name != "base"]
-VARIANTS = {"cifar10_resnet": ("20", "32", "44", "56", "110"), "imagenet_resnet": ("18", "34", "50", "101", "152")}
+VARIANTS = {
+    "cifar10_finetune": (None, "scratch"),
+    "cifar10_resnet": ("20", "32", "44", "56", "110"),
+    "coco_retinanet": (None, "multiscale"),
+    "imagenet_alexnet": (None, "lighting"),
+    "imagenet_resnet": (*imagenet_resnet.NETWORKS, "50,recipe=v2", "101,recipe=v2", "50,stride_in_1x1"),
+    "imagenet_vgg": ("11", "13", "16", "19", "11_bn", "13_bn", "16_bn", "19_bn"),
+    "quickstart": (None, "detection"),
+}
 ALL = [(file, variant) for file in FILES for variant in VARIANTS.get(file, (None,))]
 
 
