@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from augment.auto import rand_augment, trivial_augment
+from augment.auto import per_example, rand_augment, trivial_augment
 from augment.colour import colour_jitter, lighting
 from augment.erasing import random_erase
 from augment.geometric import flip_left_right, random_crop
@@ -47,7 +47,7 @@ def augment(key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: int)
     if config.auto == "trivialaugment":
         images = trivial_augment(keys("auto"), images)
     if any(jitter):
-        images = each(colour_jitter, "jitter", images, jitter)
+        images = per_example(partial(colour_jitter, strengths=jitter))(keys("jitter"), images)
     if config.lighting > 0:
         images = each(lighting, "lighting", images, config.lighting)
     images = normalise(images, config.mean, config.std)

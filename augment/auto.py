@@ -68,17 +68,17 @@ def rand_augment(keys: Key[Array, "b"], images: Float[Array, "b h w 3"], operati
     """`operations` of the 14, one after the other, all of the bin `magnitude` (0..30), signs by chance."""
     draw = partial(draw_operation, table=tabulate("randaugment", *images.shape[1:3]), magnitude=magnitude)
     for each in range(operations):
-        images = _each(apply)(images, jax.vmap(lambda key: draw(jax.random.fold_in(key, each)))(keys))  # noqa: B023
+        images = per_example(apply)(images, jax.vmap(lambda key: draw(jax.random.fold_in(key, each)))(keys))  # noqa: B023
     return images
 
 
 def trivial_augment(keys: Key[Array, "b"], images: Float[Array, "b h w 3"]) -> Array:
     """One of the 14 operations, of a random bin, sign by chance."""
     draw = partial(draw_operation, table=tabulate("trivialaugment", *images.shape[1:3]), magnitude=None)
-    return _each(apply)(images, jax.vmap(draw)(keys))
+    return per_example(apply)(images, jax.vmap(draw)(keys))
 
 
-def _each(function: Callable) -> Callable:
+def per_example(function: Callable) -> Callable:
     """`function` for each example of a batch: all kinds for all at once on accelerators, each its own on CPU."""
     if jax.default_backend() == "cpu":
         return lambda *batch: jax.lax.map(lambda example: function(*example), batch)
