@@ -77,14 +77,17 @@ def photometric_distortion(key: Key[Array, ""], image: Image) -> Image:
     Contrast comes before saturation and hue or after them, by chance. Source: Liu et al. 2016, section 3.6;
     torchvision.transforms.v2.RandomPhotometricDistort.
     """
+    return distort(image, *draw_distortion(key))
+
+
+def draw_distortion(key: Key[Array, ""]) -> tuple[Float[Array, "4"], Array, Int[Array, "3"]]:
+    """Factors of brightness, contrast, saturation, and shift of hue; whether contrast comes first; the channels."""
     uses_key, factor_key, order_key = jax.random.split(key, 3)
-    *uses, contrast_first, permutes = jax.random.bernoulli(uses_key, shape=(6,))
+    uses = jax.random.bernoulli(uses_key, shape=(6,))
     low, high = jnp.array([0.875, 0.5, 0.5, -0.05]), jnp.array([1.125, 1.5, 1.5, 0.05])
-    brightness, contrast, saturation, hue = jnp.where(
-        jnp.array(uses), jax.random.uniform(factor_key, (4,), minval=low, maxval=high), jnp.array([1.0, 1.0, 1.0, 0.0])
-    )
-    channels = jnp.where(permutes, jax.random.permutation(order_key, 3), jnp.arange(3))
-    return distort(image, (brightness, contrast, saturation, hue), contrast_first, channels)
+    drawn = jax.random.uniform(factor_key, (4,), minval=low, maxval=high)
+    factors = jnp.where(uses[:4], drawn, jnp.array([1.0, 1.0, 1.0, 0.0]))
+    return factors, uses[4], jnp.where(uses[5], jax.random.permutation(order_key, 3), jnp.arange(3))
 
 
 def distort(image: Image, factors: Sequence[Array], contrast_first: Array, channels: Int[Array, "3"]) -> Image:

@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 
 from augment import colour
-from augment.colour import ADJUSTMENTS, add_components, adjust_in_order, colour_jitter, lighting
+from augment.colour import (
+    ADJUSTMENTS,
+    add_components,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_in_order,
+    adjust_saturation,
+    colour_jitter,
+    distort,
+    draw_distortion,
+    lighting,
+)
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "augment.npz")
 PART = np.s_[4:18, 4:20]
@@ -78,3 +90,28 @@ def test_lighting_has_the_covariance_of_its_components():
     vectors, values = np.array(colour.EIGENVECTORS), np.array(colour.EIGENVALUES)
     expected = 0.01 * vectors @ np.diag(values**2) @ vectors.T
     np.testing.assert_allclose(np.cov(np.asarray(colours).T), expected, atol=0.03 * expected.max())
+
+
+def test_ssds_distortion_is_its_steps_in_order():
+    image = jax.random.uniform(jax.random.key(0), (7, 9, 3), maxval=255.0)
+    factors, channels = jnp.array([1.1, 0.6, 1.4, -0.04]), jnp.array([2, 0, 1])
+    brighter = adjust_brightness(image, factors[0])
+    first = adjust_hue(adjust_saturation(adjust_contrast(brighter, factors[1]), factors[2]), factors[3])
+    last = adjust_contrast(adjust_hue(adjust_saturation(brighter, factors[2]), factors[3]), factors[1])
+    assert not np.allclose(first, last, atol=1)
+    for contrast_first, expected in ((True, first), (False, last)):
+        found = distort(image, factors, jnp.array(contrast_first), channels)
+        np.testing.assert_allclose(found, expected[..., channels], atol=1e-2)
+    nothing = distort(image, jnp.array([1.0, 1.0, 1.0, 0.0]), jnp.array(True), jnp.arange(3))
+    np.testing.assert_allclose(nothing, image, atol=1e-2)
+
+
+def test_ssds_distortion_changes_each_thing_half_of_the_time_and_within_its_range():
+    keys = jax.random.split(jax.random.key(0), 2000)
+    factors, contrast_first, channels = jax.vmap(draw_distortion)(keys)
+    changed = factors != jnp.array([1.0, 1.0, 1.0, 0.0])
+    np.testing.assert_allclose(jnp.mean(changed, axis=0), 0.5, atol=0.05)
+    np.testing.assert_allclose(jnp.mean(contrast_first), 0.5, atol=0.05)
+    np.testing.assert_allclose(jnp.mean(jnp.any(channels != jnp.arange(3), axis=1)), 0.5 * 5 / 6, atol=0.05)
+    for column, low, high in zip(factors.T, (0.875, 0.5, 0.5, -0.05), (1.125, 1.5, 1.5, 0.05), strict=True):
+        assert low <= column.min() < low + 0.02 * (high - low) and high >= column.max() > high - 0.02 * (high - low)
