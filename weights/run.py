@@ -4,7 +4,8 @@
 
 FILE as eval.py's --weights. in.npz holds `images`, float32 [B,H,W,3], already normalised and used exactly as they are,
 all in one batch, with float32 products at full precision. out.npz gets what the model returns in evaluation: "logits"
-where that is one array, else each array by its name, "a.b" inside one another. With --features the maps of a backbone,
+where that is one array, else each array by its name, "a.b" inside one another; of a detector also the final boxes,
+scores, classes and valid, as if all of every image were picture. With --features the maps of a backbone,
 [B,h,w,C], by theirs. The number of classes is that of the weights' head, or of config.data.source where they have none.
 """
 
@@ -55,8 +56,16 @@ def main(argv: list[str]) -> None:
         if "features" not in inspect.signature(type(model).__call__).parameters:
             raise UserError(f"--features: {config.model.name} is no backbone and has no feature maps; leave it out")
         options["features"] = True
+
+    def forward(variables, images):
+        outputs = model.apply(variables, images, **options)
+        if _FEATURES.value or not hasattr(model, "detect"):
+            return outputs
+        sizes = np.tile(np.int32(images.shape[1:3]), (len(images), 1))
+        return outputs | model.detect(outputs, sizes)
+
     with jax.default_matmul_precision("highest"):
-        outputs = jax.jit(lambda variables, images: model.apply(variables, images, **options))(variables, images)
+        outputs = jax.jit(forward)(variables, images)
 
     leaves = jax.tree_util.tree_leaves_with_path(outputs)
     named = {jax.tree_util.keystr(path, simple=True, separator=".") or "logits": np.asarray(x) for path, x in leaves}

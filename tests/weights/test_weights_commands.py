@@ -13,9 +13,10 @@ from test_commands import run, train
 
 import models
 from data.sources.embedded import Embedded
+from experiments import quickstart
 from training.mesh import AXIS
 from weights import files
-from weights.convert import torch_shapes
+from weights.convert import from_torch, torch_shapes
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "classifiers.npz")
 
@@ -126,3 +127,29 @@ def test_inputs_of_another_form_are_refused(images, message, tmp_path):
     np.savez(tmp_path / "in.npz", images=images)
     with pytest.raises(UserError, match=message):
         read_images(tmp_path / "in.npz")
+
+
+def test_of_a_detector_the_final_boxes_are_written_beside_its_raw_outputs(tmp_path):
+    config = quickstart.get_config("detection")
+    model = models.create(config.model, 10, AXIS)
+    like = jax.eval_shape(lambda: models.init(model, jax.random.key(0), 64))
+    tensors = {name: drawn(name, shape) for name, shape in torch_shapes(like).items()}
+    files.write(tmp_path / "detector.safetensors", tensors)
+    images = picture(64, 96, batch=2)
+    np.savez(tmp_path / "in.npz", images=images)
+    done = run_weights(
+        tmp_path / "detector.safetensors",
+        tmp_path / "in.npz",
+        tmp_path / "out.npz",
+        experiment="quickstart.py:detection",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "10 classes, on 2 images" in done.stdout
+    found = np.load(tmp_path / "out.npz")
+    outputs = model.apply(from_torch(tensors, like), images, train=False)
+    np.testing.assert_allclose(found["cls_logits"], outputs["cls_logits"], rtol=1e-3, atol=1e-3)
+    expected = model.detect(outputs, np.tile(np.int32([64, 96]), (2, 1)))
+    assert expected["valid"].any()
+    assert set(expected) == {"boxes", "scores", "classes", "valid"}
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-2)
