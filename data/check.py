@@ -29,11 +29,6 @@ from data.annotations import Annotations, check_size
 from data.sources import Source
 from errors import UserError
 
-_SPLIT = flags.DEFINE_string("split", "train", "Which of the source's splits.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "Where prepared TFDS datasets lie; TFDS's default.")
-_DRAW = flags.DEFINE_string("draw", "", "A PNG to write, with samples.")
-_JSON = flags.DEFINE_bool("json", False, "Print JSON.")
-
 SMALL, MEDIUM = 32**2, 96**2  # square pixels: COCO's small boxes end, and its large ones begin
 COLUMNS, ROWS, CELL = 5, 4, 320  # of the grid of samples; pixels
 
@@ -198,4 +193,8 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    _SPLIT = flags.DEFINE_string("split", "train", "Which of the source's splits.")
+    _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where prepared TFDS datasets lie; TFDS's default.")
+    _DRAW = flags.DEFINE_string("draw", "", "A PNG to write, with samples.")
+    _JSON = flags.DEFINE_bool("json", False, "Print JSON.")
     cli.run(main, "data.check")

@@ -29,6 +29,8 @@ from errors import UserError
 
 Batch = dict[str, np.ndarray]
 
+CLOSING = 5  # seconds that workers have to end
+
 # How a task makes an example of a record: canvases, empty, train_example and eval_example, alike in each.
 EXAMPLES = {"classification": classification, "detection": detection}
 
@@ -191,7 +193,8 @@ def _watched(batches: Iterable[Batch], timeout: float) -> Iterator[Batch]:
         except Exception as error:  # handed to the consumer
             put((None, error))
 
-    threading.Thread(target=fetch, daemon=True, name="input").start()
+    thread = threading.Thread(target=fetch, daemon=True, name="input")
+    thread.start()
     try:
         while True:
             try:
@@ -217,6 +220,7 @@ def _watched(batches: Iterable[Batch], timeout: float) -> Iterator[Batch]:
             yield batch
     finally:
         abandoned.set()
+        thread.join(CLOSING)  # Grain's workers end before this process does
 
 
 def _exit(message: str) -> str:

@@ -2,7 +2,7 @@
 
 The rules are pycocotools': crowds neither count nor cost, truths and misses outside an area range are left out, the 100
 detections of highest score of a class in a picture count. faster-coco-eval applies them in C++;
-tests/tasks/test_coco.py compares it with pycocotools.
+tests/tasks/test_coco_ap.py compares it with pycocotools.
 """
 
 import json
