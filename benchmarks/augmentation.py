@@ -1,6 +1,6 @@
 """What each augmentation costs on the device: the training prologue with one of them switched on.
 
-    python benchmarks/augment.py [--batch 32] [--size 224] [--rounds 5]
+    python benchmarks/augmentation.py [--batch 32] [--size 224] [--rounds 5]
 
 Beside it, where torch and torchvision are installed (neither is a dependency), torchvision.transforms.v2 on the same
 uint8 pictures, one at a time, as its references apply them. The two take turns; the table gives medians over rounds.
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "augment.json")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "augmentation.json")
     args = parser.parse_args()
 
     images = np.random.default_rng(0).integers(0, 256, (args.batch, args.size, args.size, 3), np.uint8)
