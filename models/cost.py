@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
+from models.layers import xlas_own
+
 
 def parameters(params: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
@@ -22,7 +24,8 @@ def multiply_accumulates(model: nn.Module, variables: Any, image_shape: tuple[in
 def by_scope(model: nn.Module, variables: Any, image_shape: tuple[int, int, int]) -> Counter[str]:
     """The same by the module in which they happen, such as "ResNet/layer1.0/conv1"."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    jaxpr = jax.make_jaxpr(lambda variables, image: model.apply(variables, image, train=False))(variables, image)
+    with xlas_own():
+        jaxpr = jax.make_jaxpr(lambda variables, image: model.apply(variables, image, train=False))(variables, image)
     return _count(jaxpr.jaxpr, "")
 
 

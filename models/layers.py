@@ -6,6 +6,9 @@ GPUs and TPUs run XLA's own operations. On CPU a few of them are slow, and an eq
 benchmarks/train_step.py.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial, reduce
 from typing import Any
 
@@ -24,6 +27,10 @@ kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
+_XLAS_OWN = ContextVar("xlas_own", default=False)
+FEWEST_CHANNELS = 16  # that a convolution on CPU reads for its kernel's gradient to be products of matrices
+
+
 def torch_bias(fan_in: int) -> nn.initializers.Initializer:
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
 
@@ -33,7 +40,17 @@ def on_cpu() -> bool:
 
     They compute the same values and gradients; tests/models/test_layers.py compares them with XLA's own.
     """
-    return jax.default_backend() == "cpu"
+    return jax.default_backend() == "cpu" and not _XLAS_OWN.get()
+
+
+@contextmanager
+def xlas_own() -> Iterator[None]:
+    """What is traced inside takes XLA's own operations everywhere, as on GPUs: models/cost.py counts those."""
+    token = _XLAS_OWN.set(True)
+    try:
+        yield
+    finally:
+        _XLAS_OWN.reset(token)
 
 
 def full_precision(x: Array) -> Array:
@@ -61,7 +78,7 @@ def conv(
     default `pad` and an odd kernel that is ceil(H / stride).
     """
     pad = dilation * (kernel - 1) // 2 if pad is None else pad
-    stand_in = _conv_1x1 if (kernel, pad, groups) == (1, 0, 1) else _grouped_conv if groups > 1 else None
+    stand_in = _conv_1x1 if (kernel, pad, groups) == (1, 0, 1) else _grouped_conv if groups > 1 else _plain_conv
     return nn.Conv(
         features,
         (kernel, kernel),
@@ -101,6 +118,42 @@ def _dense_gradients(residuals: tuple[Array, Array], dy: Float[Array, "b h w d"]
 _dense.defvjp(lambda x, weights: (_dense(x, weights), (x, weights)), _dense_gradients)
 
 
+def _plain_conv(x: Array, kernel: Array, strides: tuple[int, int], padding: Any, **options: Any) -> Array:
+    """lax.conv_general_dilated, with another way to the kernel's gradient where the channels are enough to fill it."""
+    static = {"window_strides": strides, "padding": tuple(padding), **options}
+    if x.shape[-1] < FEWEST_CHANNELS:
+        return jax.lax.conv_general_dilated(x, kernel, **static)
+    return _plain(x, kernel, tuple(static.items()))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _plain(x: Array, kernel: Array, static: tuple[tuple[str, Any], ...]) -> Array:
+    return jax.lax.conv_general_dilated(x, kernel, **dict(static))
+
+
+def _plain_gradients(static: tuple, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    """The kernel's is a product of matrices for each of its taps.
+
+    XLA convolves with dy as the kernel, which at 75x75 pixels and more takes five times as long.
+    """
+    (x, kernel), options = residuals, dict(static)
+    dx = jax.vjp(lambda x: jax.lax.conv_general_dilated(x, kernel, **options), x)[1](dy)[0]
+    rows, columns = options["window_strides"]
+    down, across = options["rhs_dilation"]
+    padded = jnp.pad(x, ((0, 0), *options["padding"], (0, 0)))
+    height, width = (dy.shape[1] - 1) * rows + 1, (dy.shape[2] - 1) * columns + 1
+    by_channel = dy.transpose(3, 0, 1, 2).reshape(dy.shape[-1], -1)  # once: dot_general would do it for every tap
+    taps = [
+        by_channel @ padded[:, i : i + height : rows, j : j + width : columns].reshape(-1, x.shape[-1])
+        for i in range(0, kernel.shape[0] * down, down)
+        for j in range(0, kernel.shape[1] * across, across)
+    ]
+    return dx, jnp.stack(taps).reshape(*kernel.shape[:2], *taps[0].shape).swapaxes(2, 3)
+
+
+_plain.defvjp(lambda x, kernel, static: (_plain(x, kernel, static), (x, kernel)), _plain_gradients)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _grouped(x: Array, kernel: Array, static: tuple[tuple[str, Any], ...]) -> Array:
     return jax.lax.conv_general_dilated(x, kernel, **dict(static))
@@ -127,8 +180,22 @@ _grouped.defvjp(_grouped_forward, _grouped_gradients)
 
 def _grouped_conv(x: Array, kernel: Array, strides: tuple[int, int], padding: Any, **options: Any) -> Array:
     """lax.conv_general_dilated in groups."""
+    if options["feature_group_count"] == x.shape[-1] == kernel.shape[-1]:
+        return _depthwise(x, kernel, strides, padding, options["rhs_dilation"])
     static = {"window_strides": strides, "padding": tuple(padding), **options}
     return _grouped(x, kernel, tuple(static.items()))
+
+
+def _depthwise(x: Array, kernel: Array, strides: Any, padding: Any, dilation: Any) -> Array:
+    """A channel a group: the sum over the kernel's taps."""
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    (height, width), (rows, columns), (down, across) = kernel.shape[:2], strides, dilation
+    ends = padded.shape[1] - (height - 1) * down, padded.shape[2] - (width - 1) * across
+    return sum(
+        padded[:, i * down : i * down + ends[0] : rows, j * across : j * across + ends[1] : columns] * kernel[i, j, 0]
+        for i in range(height)
+        for j in range(width)
+    )
 
 
 def relu(x: Array) -> Array:

@@ -173,13 +173,27 @@ def test_1x1_convolution_is_the_same_on_cpu(monkeypatch, stride, height, width, 
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
 
 
-@pytest.mark.parametrize(("groups", "stride", "dilation"), [(2, 1, 1), (4, 2, 1), (8, 1, 2)])
-def test_grouped_convolution_is_the_same_on_cpu(monkeypatch, groups, stride, dilation):
-    def apply(x, kernel):
-        options = {"dilation": dilation, "groups": groups, "dtype": jnp.float32, "name": "conv"}
-        return conv(16, 3, stride, **options).apply({"params": {"kernel": kernel}}, x)
+@pytest.mark.parametrize(("height", "width"), [(9, 6), (1, 2)])
+@pytest.mark.parametrize(("groups", "stride", "dilation"), [(1, 1, 1), (1, 2, 1), (1, 1, 2), (2, 1, 1), (4, 2, 1)])
+@pytest.mark.parametrize(("kernel", "outputs"), [(3, 16), (2, 4)])
+def test_larger_convolution_is_the_same_on_cpu(monkeypatch, height, width, groups, stride, dilation, kernel, outputs):
+    def apply(x, weights):
+        options = {"pad": 3, "dilation": dilation, "groups": groups, "dtype": jnp.float32, "name": "conv"}
+        return conv(outputs, kernel, stride, **options).apply({"params": {"kernel": weights}}, x)
 
-    for a, b in zip(*both_ways(monkeypatch, apply, normal(2, 9, 6, 8), normal(3, 3, 8 // groups, 16)), strict=True):
+    monkeypatch.setattr(layers, "FEWEST_CHANNELS", 8)
+    arguments = normal(2, height, width, 8), normal(kernel, kernel, 8 // groups, outputs)
+    for a, b in zip(*both_ways(monkeypatch, apply, *arguments), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 1, 1), (5, 2, 1), (3, 1, 2), (2, 1, 1)])
+def test_depthwise_convolution_is_the_same_on_cpu(monkeypatch, kernel, stride, dilation):
+    def apply(x, weights):
+        options = {"dilation": dilation, "groups": 8, "dtype": jnp.float32, "name": "conv"}
+        return conv(8, kernel, stride, **options).apply({"params": {"kernel": weights}}, x)
+
+    for a, b in zip(*both_ways(monkeypatch, apply, normal(2, 9, 6, 8), normal(kernel, kernel, 1, 8)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 
 
