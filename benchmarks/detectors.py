@@ -1,0 +1,227 @@
+"""Detectors, from normalised pictures to outputs, to detections, and one training step; beside torchvision's networks.
+
+    python benchmarks/detectors.py ssd300_vgg16 300x300 [--work network detect train] [--batch 1 8] [--rounds 3]
+    python benchmarks/detectors.py retinanet_resnet50_fpn 480x640
+
+network: the forward pass up to the heads' outputs, where torchvision, if it is installed (it is no dependency), takes
+turns with this project; detect: with the detections; train: the step of training/step.py, uint8 pictures in, new
+parameters out, beside torchvision's losses, backward pass and SGD. COCO's 90 classes, drawn pictures and boxes.
+
+Everyone has a process of its own, so that peak memory is its own too; within a round all take turns. Medians over
+rounds. `compile`: seconds until the first call has ended. On a shared machine only ratios count.
+"""
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+CLASSES, OBJECTS = 90, 8
+EXPERIMENTS = {  # of which the training step is measured
+    "ssd300_vgg16": "coco_ssd300",
+    "retinanet_resnet50_fpn": "coco_retinanet",
+}
+RATE, MOMENTUM = 1e-4, 0.9
+
+
+def drawn(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 0.6, (batch, OBJECTS, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(0.1, 0.4, corner.shape)], axis=-1)
+    whole = np.tile(np.int32([height, width]), (batch, 1))
+    return {
+        "image": rng.integers(0, 256, (batch, height, width, 3)).astype(np.uint8),
+        "boxes": (boxes * [width, height, width, height]).astype(np.float32),
+        "classes": rng.integers(0, CLASSES, (batch, OBJECTS)).astype(np.int32),
+        "crowd": np.zeros((batch, OBJECTS), bool),
+        "size": whole,
+        "original_size": whole,
+        "id": np.arange(batch, dtype=np.int32),
+        "draw": np.zeros(batch, np.int32),
+        "valid": np.ones(batch, bool),
+    }
+
+
+def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> Callable[[], None]:
+    import jax
+
+    import models
+    import tasks
+    from training.mesh import AXIS, make_mesh, replicated
+    from training.optimizer import make_optimizer
+    from training.schedule import make_schedule
+    from training.state import init_state
+    from training.step import make_train_step
+
+    config = importlib.import_module(f"experiments.{EXPERIMENTS[name]}").get_config()
+    model, task, mesh = models.create(config.model, CLASSES, AXIS), tasks.get(config.task), make_mesh()
+    size = batch["image"].shape[1:3]
+    if work == "train":
+        optimizer = make_optimizer(config.optimizer, make_schedule(config, 1000))
+        state = jax.jit(
+            lambda: init_state(model, optimizer, size, config.seed, ema=False), out_shardings=replicated(mesh)
+        )()
+        step, batch = make_train_step(model, task, optimizer, config, CLASSES, 1, mesh), jax.device_put(batch)
+
+        def train() -> None:
+            nonlocal state
+            state = jax.block_until_ready(step(state, batch)[0])
+
+        return train
+
+    images = jax.device_put(task.normalise(batch, config.augment))
+    variables = jax.jit(lambda: models.init(model, jax.random.key(0), size))()
+
+    @jax.jit
+    def forward(variables, images):
+        outputs = model.apply(variables, images, train=False)
+        return model.detect(outputs, batch["size"]) if work == "detect" else outputs
+
+    return lambda: jax.block_until_ready(forward(variables, images))
+
+
+def torchvision(name: str, work: str, batch: dict[str, np.ndarray]) -> Callable[[], None]:
+    """The network without torchvision's resizing; channels last, as torch recommends; as many threads as it may use."""
+    with contextlib.suppress(ImportError):
+        import torchvision_oracle  # noqa: F401  stands in for torchvision's compiled operators where they cannot load
+    import torch
+    from torchvision.models import detection, resnet50
+    from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+    from torchvision.models.detection.image_list import ImageList
+    from torchvision.ops import box_iou
+    from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+    from torchvision.ops.misc import FrozenBatchNorm2d
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if name == "ssd300_vgg16":
+        model = detection.ssd300_vgg16(weights=None, weights_backbone=None, num_classes=CLASSES + 1)
+    else:
+        levels = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)}
+        body = resnet50(norm_layer=FrozenBatchNorm2d)
+        model = detection.RetinaNet(_resnet_fpn_extractor(body, 5, **levels), CLASSES + 1)
+    model = model.to(memory_format=torch.channels_last).train(work == "train")
+    for path, parameter in model.named_parameters():
+        frozen = ("backbone.body.conv1", "backbone.body.layer1", "backbone.features.0.", "backbone.features.2.")
+        parameter.requires_grad_(not path.startswith(frozen))
+    x = torch.from_numpy(batch["image"].astype(np.float32) / 255).permute(0, 3, 1, 2)
+    canvases = ImageList(x.contiguous(memory_format=torch.channels_last), [tuple(x.shape[2:])] * len(x))
+    targets = [
+        {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(classes).long() + 1}
+        for boxes, classes in zip(batch["boxes"], batch["classes"], strict=True)
+    ]
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], RATE, MOMENTUM)
+
+    def network():
+        features = list(model.backbone(canvases.tensors).values())
+        return model.head(features), model.anchor_generator(canvases, features)
+
+    def run() -> None:
+        if work == "network":
+            with torch.inference_mode():
+                network()
+            return
+        optimizer.zero_grad(set_to_none=True)
+        outputs, anchors = network()
+        if name == "ssd300_vgg16":
+            pairs = zip(targets, anchors, strict=True)
+            matched = [model.proposal_matcher(box_iou(target["boxes"], boxes)) for target, boxes in pairs]
+            losses = model.compute_loss(targets, outputs, anchors, matched)
+        else:
+            losses = model.compute_loss(targets, outputs, anchors)
+        sum(losses.values()).backward()
+        optimizer.step()
+
+    return run
+
+
+CONTENDERS = {"morphism": morphism, "torchvision": torchvision}
+
+
+def serve(args: argparse.Namespace) -> None:
+    """One contender: after its first call, a call and a line of its seconds for every line that comes in."""
+    began = time.perf_counter()
+    run = CONTENDERS[args.serve](args.model, args.work[0], drawn(args.batch[0], *args.size))
+    run()
+    print(json.dumps({"compile": time.perf_counter() - began}), flush=True)
+    for _ in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        run()
+        row = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps(row), flush=True)
+
+
+def measure(args: argparse.Namespace, work: str, batch: int) -> dict[str, dict[str, float]]:
+    names = ["morphism"]
+    if work != "detect" and importlib.util.find_spec("torchvision"):
+        names.append("torchvision")
+    size = "x".join(map(str, args.size))
+    flags = [args.model, size, "--work", work, "--batch", str(batch)]
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, __file__, *flags, "--serve", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in names
+    }
+    found = {name: json.loads(process.stdout.readline()) for name, process in processes.items()}
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in range(args.rounds):
+        for name, process in processes.items():
+            process.stdin.write("\n")
+            process.stdin.flush()
+            rows[name].append(json.loads(process.stdout.readline()))
+    for name, process in processes.items():
+        process.stdin.close()
+        process.wait()
+        found[name] |= {key: statistics.median(row[key] for row in rows[name]) for key in rows[name][0]}
+        found[name]["images_per_s"] = batch / found[name]["wall"]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="ssd300_vgg16", choices=sorted(EXPERIMENTS))
+    parser.add_argument("size", nargs="?", default="300x300", help="height x width of the network's input")
+    parser.add_argument("--work", nargs="+", default=["network", "detect", "train"])
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--serve", choices=sorted(CONTENDERS), help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "detectors.json")
+    args = parser.parse_args()
+    args.size = tuple(map(int, args.size.split("x")))
+    if args.serve:
+        return serve(args)
+
+    print(f"{args.model}, {args.size[0]}x{args.size[1]}, {CLASSES} classes, medians of {args.rounds}")
+    print(f"{'work':10}{'batch':>6}  {'who':14}{'images/s':>10}{'CPU s':>8}{'compile s':>11}{'peak MB':>9}")
+    results = []
+    for work in args.work:
+        for batch in args.batch:
+            for name, row in measure(args, work, batch).items():
+                print(
+                    f"{work:10}{batch:6}  {name:14}{row['images_per_s']:10.2f}{row['cpu']:8.2f}{row['compile']:11.1f}"
+                    f"{row['peak_mb']:9.0f}",
+                    flush=True,
+                )
+                results.append({"work": work, "batch": batch, "who": name, **row})
+    record = {"cores": os.cpu_count(), "model": args.model, "size": args.size, "results": results}
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
