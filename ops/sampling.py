@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 
 def sample_balanced(
@@ -16,7 +16,7 @@ def sample_balanced(
     BalancedPositiveNegativeSampler; Ren et al. 2015, "Faster R-CNN", section 3.1.3.
     """
     slots = min(size, len(positive))
-    order = jax.random.uniform(key, positive.shape)
+    order = random_order(key, len(positive))
     most = min(int(size * fraction), len(positive))
     positives, negatives = (
         jax.lax.top_k(jnp.where(mask, order, -1), room)[1] for mask, room in ((positive, most), (negative, slots))
@@ -28,3 +28,8 @@ def sample_balanced(
     slot = jnp.where(used, slot, slot % jnp.maximum(count, 1))
     drawn = jnp.concatenate([positives, negatives])[jnp.where(slot < first, slot, most + slot - first)]
     return jnp.where(count > 0, drawn, 0), used & (slot < first), used
+
+
+def random_order(key: Key[Array, ""], count: int) -> Float[Array, "{count}"]:
+    """Numbers of 0..1; those whose numbers are largest are drawn."""
+    return jax.random.uniform(key, (count,))

@@ -49,7 +49,7 @@ def roi_align(found):
         x.grad = None
     pooler = MultiScaleRoIAlign([str(level) for level in range(len(maps))], 7, 2)
     features = {str(level): x for level, x in enumerate(maps)}
-    pooled = pooler(features, [rois, rois + 3], [CANVAS, CANVAS])
+    pooled = pooler(features, [rois, rois - 1], [CANVAS, CANVAS])
     (pooled**2).sum().backward()
     found["roi_align/levels/values"] = sample(pooled.detach().permute(0, 2, 3, 1), 2000)
     for level, x in enumerate(maps):
