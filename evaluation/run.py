@@ -18,12 +18,12 @@ from data.sources import Source
 from errors import UserError, check_choice
 from evaluation.loop import Predictions, predict
 from training.checkpoint import Checkpoints, check_same, choose, shapes
-from training.initial import classes_of, read_weights, variables_from
+from training.initial import classes_of, read_weights, variables_from, with_options
 from training.manifest import read_classes, read_config
 from training.mesh import AXIS, make_mesh, replicated
 from training.step import make_eval_step
 from training.validation import check_config
-from weights.public import PREFIX, Public, PublicDetector
+from weights.public import Public, PublicDetector
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def open_weights(config: ConfigDict, reference: str, overrides: Set[str], say: C
     Raises UserError where weights, model and data do not fit one another.
     """
     weights = read_weights(reference, say)
-    config = config.copy_and_resolve_references()
+    config = with_options(config, weights)
     if weights.prepared:
         _prepare(config, weights.prepared, weights.origin, overrides)
     check_config(config)
@@ -112,14 +112,8 @@ def open_weights(config: ConfigDict, reference: str, overrides: Set[str], say: C
 
 
 def _prepare(config: ConfigDict, public: Public | PublicDetector, origin: str, overrides: Set[str]) -> None:
-    architecture = origin.removeprefix(PREFIX).partition("/")[0]
-    if config.model.name != architecture:
-        raise UserError(f"{origin} is for config.model.name={architecture}, not {config.model.name}")
     wanted = {"augment.mean": public.mean, "augment.std": public.std}
-    if isinstance(public, PublicDetector):
-        with config.model.options.unlocked():
-            config.model.options.update(dict(public.options))
-    else:
+    if isinstance(public, Public):
         if public.top1 is None:
             raise UserError(f"{origin} has no trained classifier; it is to begin training with, as config.init_from")
         wanted |= {"data.resize_size": public.resize_size, "data.eval_size": public.crop_size}

@@ -4,6 +4,7 @@ Source: torchvision/ops/feature_pyramid_network.py, whose names the submodules c
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ class FeaturePyramid(nn.Module):
     top: str
     channels: int = 256
     dtype: Dtype = jnp.float32
+    norm: partial | None = None
 
     @nn.compact
     def __call__(self, maps: Maps) -> list[Float[Array, "b _h _w {self.channels}"]]:
@@ -36,11 +38,17 @@ class FeaturePyramid(nn.Module):
             options = {"dtype": self.dtype, "bias": True, "kernel_init": kaiming_uniform}
             return conv(self.channels, kernel, stride, **options, name=name)
 
+        def block(name: str, kernel: int, x: Array) -> Array:
+            if self.norm is None:
+                return layer(f"{name}.0", kernel)(x)
+            x = conv(self.channels, kernel, dtype=self.dtype, kernel_init=kaiming_uniform, name=f"{name}.0")(x)
+            return self.norm(name=f"{name}.1")(x)
+
         pyramid, coarser = [], None
         for index, x in reversed(list(enumerate(maps))):
-            x = layer(f"inner_blocks.{index}.0", 1)(x)
+            x = block(f"inner_blocks.{index}", 1, x)
             coarser = x if coarser is None else x + upsample(coarser, *x.shape[1:3])
-            pyramid.insert(0, layer(f"layer_blocks.{index}.0", 3)(coarser))
+            pyramid.insert(0, block(f"layer_blocks.{index}", 3, coarser))
         if self.top == "pool":
             return [*pyramid, pyramid[-1][:, ::2, ::2]]
         p6 = layer("extra_blocks.p6", 3, 2)({"p5": pyramid, "c5": maps}[self.top][-1])

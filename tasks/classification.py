@@ -64,6 +64,10 @@ def normalise(batch: Batch, config: ConfigDict) -> Float[Array, "b h w 3"]:
     return augmentation.normalise(batch["image"], config.mean, config.std)
 
 
+def inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
+    return {}
+
+
 def loss(
     model: nn.Module, logits: Float[Array, "b k"], batch: Batch, config: ConfigDict
 ) -> tuple[Array, dict[str, Array]]:

@@ -1,9 +1,10 @@
 """Objects in boxes: the detector's own losses to train; COCO's average precision to evaluate.
 
-A detector (models/retinanet.py, models/ssd.py) brings loss(outputs, batch) -> {name: scalar}, whose sum is trained, and
-detect(outputs, sizes) -> boxes, scores, classes and valid of a fixed number of detections.
+A detector (models/retinanet.py, ssd.py, faster_rcnn.py) brings loss(outputs, batch) -> {name: scalar}, whose sum is
+trained, and detect(outputs, sizes) -> boxes, scores, classes and valid of a fixed number of detections.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +53,13 @@ def normalise(batch: Batch, config: ConfigDict) -> Float[Array, "b h w 3"]:
     rows = jnp.arange(height)[None, :] < batch["size"][:, :1]
     columns = jnp.arange(width)[None, :] < batch["size"][:, 1:]
     return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], images, 0)
+
+
+def inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
+    """A two-stage detector reads the pictures' sizes, and in training the boxes: models/detection.py's targets."""
+    if "targets" not in inspect.signature(type(model).__call__).parameters:
+        return {}
+    return {"targets": {name: value for name, value in batch.items() if name != "image"}}
 
 
 def loss(

@@ -20,6 +20,7 @@ from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
 import models
+from errors import UserError
 from training.checkpoint import Checkpoints, choose
 from training.digest import digest
 from training.manifest import read_classes, read_config
@@ -69,6 +70,22 @@ def read_run(workdir: Path, which: str) -> Weights:
         state = checkpoints.read(step)
     variables = state["ema"] or {"params": state["params"], "batch_stats": state["batch_stats"]}
     return Weights(f"{workdir}, step {step}", digest(variables), to_torch(variables), classes)
+
+
+def with_options(config: ConfigDict, weights: Weights) -> ConfigDict:
+    """`config` with those options of the model that a public checkpoint was trained with, to use it as it is.
+
+    Raises UserError where the checkpoint is another architecture's.
+    """
+    config = config.copy_and_resolve_references()
+    if weights.prepared:
+        architecture = weights.origin.removeprefix(public.PREFIX).partition("/")[0]
+        if config.model.name != architecture:
+            raise UserError(f"{weights.origin} is for config.model.name={architecture}, not {config.model.name}")
+        if isinstance(weights.prepared, public.PublicDetector):
+            with config.model.options.unlocked():
+                config.model.options.update(dict(weights.prepared.options))
+    return config
 
 
 def shapes_of(config: ConfigDict) -> Callable[[int], Shapes]:

@@ -43,14 +43,16 @@ def make_train_step(
     every `ema_every` steps, and are copies through the learning rate's `warmup` steps.
     """
 
-    def loss(trained, frozen, batch_stats, batch, augment_key, dropout_key):
+    def loss(trained, frozen, batch_stats, batch, augment_key, model_key):
         batch = task.augment(augment_key, batch, config.augment, classes)
         outputs, updates = model.apply(
             {"params": merge(trained, frozen), "batch_stats": batch_stats},
             batch["image"],
             train=True,
+            **task.inputs(model, batch),
             mutable=["batch_stats"],
-            rngs={"dropout": jax.random.fold_in(dropout_key, batch["id"][0])},
+            # A detector makes a picture's own key of "sampling", for the same samples on any number of devices.
+            rngs={"dropout": jax.random.fold_in(model_key, batch["id"][0]), "sampling": model_key},
         )
         value, scalars = task.loss(model, outputs, batch, config)
         return value, (updates.get("batch_stats", {}), {"loss": value, **scalars})
@@ -58,7 +60,7 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
         # The same key in every step: an example's augmentation depends on its record and draw alone.
         augment_key, model_key = jax.random.split(jax.random.key(config.seed))
-        dropout_key = jax.random.fold_in(model_key, state.step)
+        model_key = jax.random.fold_in(model_key, state.step)
         # Marked as differing by device, parameters get each device's own gradient, and the mean below is explicit.
         halves = split(state.params, config.optimizer.freeze)
         trained, frozen, batch_stats = jax.lax.pcast((*halves, state.batch_stats), AXIS, to="varying")
@@ -66,7 +68,7 @@ def make_train_step(
         def micro_step(carry, micro_batch):
             total, stats = carry
             gradients, (stats, scalars) = jax.grad(loss, has_aux=True)(
-                trained, frozen, stats, micro_batch, augment_key, dropout_key
+                trained, frozen, stats, micro_batch, augment_key, model_key
             )
             return (jax.tree.map(jnp.add, total, gradients), stats), scalars
 
@@ -105,12 +107,14 @@ def make_eval_step(
     """
 
     def step(variables, batch):
-        images = task.normalise(batch, config.augment)
+        images, others = task.normalise(batch, config.augment), task.inputs(model, batch)
         if views == "center":
-            outputs = model.apply(variables, images, train=False)
+            outputs = model.apply(variables, images, train=False, **others)
         else:
             each = view(images, views, config.data.eval_size or config.data.image_size)
-            _, outputs = _scan(lambda _, x: (None, model.apply(variables, x, train=False)), None, each, len(each))
+            _, outputs = _scan(
+                lambda _, x: (None, model.apply(variables, x, train=False, **others)), None, each, len(each)
+            )
             outputs = task.combine(outputs)
         predictions = task.predict(model, outputs, batch)
         predictions["valid"] = batch["valid"]

@@ -97,13 +97,18 @@ class PublicDetector(NamedTuple):
     untrained: str = ""
 
 
-# Checkpoints of before torchvision 0.13 say "inner_blocks.0.weight" for "inner_blocks.0.0.weight" and count the heads'
-# convolutions with the activations between them.
+# Checkpoints of before torchvision 0.13 say "inner_blocks.0.weight" for "inner_blocks.0.0.weight", likewise in the
+# RPN, and count the other heads' convolutions with the activations between them.
 OLD_NAMES = {
+    r"^(rpn\.head\.conv)\.(weight|bias)$": r"\1.0.0.\2",
     r"^(backbone\.fpn\.(inner|layer)_blocks\.\d)\.(weight|bias)$": r"\1.0.\3",
     **{rf"_head\.conv\.{2 * index}\.(weight|bias)$": rf"_head.conv.{index}.0.\1" for index in range(4)},
 }
 DETECTORS = {
+    "fasterrcnn_resnet50_fpn/COCO_V1": PublicDetector(
+        "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", 37.0, options=(("bn_epsilon", 0.0),)
+    ),
+    "fasterrcnn_resnet50_fpn_v2/COCO_V1": PublicDetector("fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth", 46.7),
     "retinanet_resnet50_fpn/COCO_V1": PublicDetector(
         "retinanet_resnet50_fpn_coco-eeacb38b.pth", 36.4, options=(("bn_epsilon", 0.0),)
     ),

@@ -5,8 +5,10 @@
 FILE as eval.py's --weights. in.npz holds `images`, float32 [B,H,W,3], already normalised and used exactly as they are,
 all in one batch, with float32 products at full precision. out.npz gets what the model returns in evaluation: "logits"
 where that is one array, else each array by its name, "a.b" inside one another; of a detector also the final boxes,
-scores, classes and valid, as if all of every image were picture. With --features the maps of a backbone,
-[B,h,w,C], by theirs. The number of classes is that of the weights' head, or of config.data.source where they have none.
+scores, classes and valid, as if all of every image were picture, and what leads to them, such as the proposals,
+proposal_scores and proposal_valid of two stages. With --features the maps of a backbone, [B,h,w,C], by theirs. The
+number of classes is that of the weights' head, or of config.data.source where they have none. A public checkpoint's
+model has the options it was trained with.
 """
 
 import inspect
@@ -40,18 +42,21 @@ def main(argv: list[str]) -> None:
     import jax
 
     import models
+    import tasks
     from data import sources
-    from training.initial import classes_of, read_weights, variables_from
+    from training.initial import classes_of, read_weights, variables_from, with_options
     from training.mesh import AXIS
     from training.validation import check_config
 
     check_config(config)
     images = read_images(Path(_INPUTS.value))
     weights = read_weights(_WEIGHTS.value, print)
+    config = with_options(config, weights)
     classes = classes_of(weights, config) or len(sources.classes(config.data))
     variables, notes = variables_from(weights, config, classes)
     model = models.create(config.model, classes, AXIS)
-    options = {"train": False}
+    sizes = np.tile(np.int32(images.shape[1:3]), (len(images), 1))
+    options = {"train": False, **tasks.get(config.task).inputs(model, {"size": sizes})}
     if _FEATURES.value:
         if "features" not in inspect.signature(type(model).__call__).parameters:
             raise UserError(f"--features: {config.model.name} is no backbone and has no feature maps; leave it out")
@@ -61,7 +66,6 @@ def main(argv: list[str]) -> None:
         outputs = model.apply(variables, images, **options)
         if _FEATURES.value or not hasattr(model, "detect"):
             return outputs
-        sizes = np.tile(np.int32(images.shape[1:3]), (len(images), 1))
         return outputs | model.detect(outputs, sizes)
 
     with jax.default_matmul_precision("highest"):

@@ -7,7 +7,7 @@ import pytest
 import experiments
 import models
 import tasks
-from experiments import imagenet_resnet
+from experiments import coco_faster_rcnn, imagenet_resnet
 from experiments.base import get_base
 from training.mesh import AXIS
 from training.optimizer import make_optimizer
@@ -18,6 +18,7 @@ FILES = [module.name for module in pkgutil.iter_modules(experiments.__path__) if
 VARIANTS = {
     "cifar10_finetune": (None, "scratch"),
     "cifar10_resnet": ("20", "32", "44", "56", "110"),
+    "coco_faster_rcnn": (None, *coco_faster_rcnn.VARIANTS),
     "coco_retinanet": (None, "multiscale"),
     "imagenet_alexnet": (None, "lighting"),
     "imagenet_resnet": (*imagenet_resnet.NETWORKS, "50,recipe=v2", "101,recipe=v2", "50,stride_in_1x1"),

@@ -74,3 +74,36 @@ def detector_outputs(name: str, batch: int, anchors: int, outputs: int) -> dict[
     deltas = rng.standard_normal((batch, anchors, 4), np.float32) * 0.5
     deltas[:, ::101] *= 20
     return {"cls_logits": logits.astype(np.float32), "bbox_regression": deltas.astype(np.float32)}
+
+
+# Faster R-CNN and ROI Align: make_faster_rcnn.py. Three pictures of SIZES on a canvas.
+CANVAS = (128, 160)
+SMALL = {  # torchvision's names
+    "rpn": {
+        **{"pre_nms_top_n_train": 150, "pre_nms_top_n_test": 100},
+        **{"post_nms_top_n_train": 120, "post_nms_top_n_test": 60},
+    },
+    "head_width": 64,
+}
+CALM = {"rpn.head.cls_logits": 0.3, "rpn.head.bbox_pred": 0.1, "roi_heads.box_predictor": 0.2}  # for boxes of all kinds
+
+
+def drawn_calm(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """`drawn`, but the layers of CALM by so much smaller."""
+    factor = next((factor for layer, factor in CALM.items() if name.startswith(layer)), 1)
+    return drawn(name, shape) * np.float32(factor)
+
+
+# In pixels: inside; over each edge by less than a pixel of the finest map; thin; tiny; of no area; the whole canvas.
+ROIS = (
+    *([10.0, 12.0, 40.0, 30.0], [33.3, 41.7, 95.2, 120.9], [-1.0, -1.5, 20.5, 17.0], [120.0, 90.0, 160.5, 128.5]),
+    *([5.0, 60.0, 155.0, 66.0], [70.0, 3.0, 74.5, 125.0], [50.0, 50.0, 50.3, 50.2], [77.0, 20.0, 77.0, 90.0]),
+    *([99.5, 101.25, 99.5, 101.25], [0.0, 0.0, 160.0, 128.0]),
+)
+POOLING = {"torchvision": (7, 2, False), "aligned": (7, 2, True), "detectron2": (5, 0, True)}  # size, ratio, aligned
+
+
+def pyramid() -> list[np.ndarray]:
+    """Maps of two pictures of CANVAS at strides 4 to 32, of six channels."""
+    rng = np.random.default_rng(4)
+    return [rng.standard_normal((2, CANVAS[0] // s, CANVAS[1] // s, 6), np.float32) for s in (4, 8, 16, 32)]

@@ -11,9 +11,18 @@ from ml_collections import ConfigDict
 import models
 from errors import UserError
 from evaluation.run import open_run, open_weights
-from experiments import coco_retinanet, quickstart
+from experiments import coco_faster_rcnn, coco_retinanet, quickstart
 from experiments.base import get_base
-from training.initial import classes_of, read_run, read_weights, shapes_of, start_from, variables_like
+from training.initial import (
+    Weights,
+    classes_of,
+    read_run,
+    read_weights,
+    shapes_of,
+    start_from,
+    variables_like,
+    with_options,
+)
 from training.loop import train
 from training.mesh import AXIS, make_mesh, replicated
 from training.optimizer import make_optimizer
@@ -241,3 +250,18 @@ def test_a_public_detector_is_evaluated_with_its_own_normalisation_and_options(m
     assert run.config.augment.mean == (0.1, 0.2, 0.3)
     assert run.model.bn_epsilon == 0.0
     assert len(run.classes) == 10
+
+
+def test_a_models_options_are_those_a_public_checkpoint_was_trained_with():
+    """Both of torchvision's Faster R-CNNs, to whoever opens them: eval.py, predict.py and weights.run alike."""
+    for variant, epsilon in (("v1", 0.0), ("v2", 1e-5)):
+        config = coco_faster_rcnn.get_config(variant)
+        origin = f"torchvision:{config.model.name}/COCO_V1"
+        found = with_options(config, Weights(origin, "", {}, prepared=public.find(origin)))
+        assert models.create(found.model, 90, AXIS).bn_epsilon == epsilon
+        assert "bn_epsilon" not in config.model.options
+    with pytest.raises(UserError, match="is for config.model.name=retinanet_resnet50_fpn, not fasterrcnn_resnet50_fpn"):
+        origin = "torchvision:retinanet_resnet50_fpn/COCO_V1"
+        with_options(coco_faster_rcnn.get_config(), Weights(origin, "", {}, prepared=public.find(origin)))
+    run = Weights("runs/first", "", {})
+    assert with_options(coco_faster_rcnn.get_config(), run) == coco_faster_rcnn.get_config()

@@ -1,0 +1,219 @@
+"""ROI Align (He et al. 2017, "Mask R-CNN", section 3): what of feature maps lies under boxes, at a fixed size.
+
+Each box is cut into size x size bins; a bin's value is the mean of the map at points spread evenly over it, bilinear
+between the centres of the map's pixels. Boxes get no gradient, as in torchvision and detectron2.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+CANONICAL = (224, 4)  # a box of so many pixels a side, the root of its area, belongs to the level of stride 2^4
+CHUNK = 16  # boxes that adaptive sampling pools together
+
+
+def roi_align(
+    x: Float[Array, "b h w c"],
+    boxes: Float[Array, "b n 4"],
+    scale: float,
+    size: int,
+    sampling_ratio: int = 2,
+    aligned: bool = False,
+) -> Float[Array, "b n {size} {size} c"]:
+    """The map under each box of its picture; boxes are x0, y0, x1, y1 in the picture's pixels, the map's are 1 / scale.
+
+    sampling_ratio: points a bin has along each axis; 0: ceil(the box's side in the map's pixels / size), so that they
+    are at most a pixel apart. aligned: pixel (0, 0)'s centre is at (0.5, 0.5) / scale, as detectron2 has it, instead
+    of at (0, 0); else, as in torchvision's detectors, boxes are also at least one of the map's pixels wide and high.
+    Points up to one pixel outside the map have the value of its edge, those further away 0.
+
+    Source: torchvision.ops.roi_align, whose compiled kernels define the edges; detectron2's ROIAlign.
+    """
+    levels = jnp.zeros(boxes.shape[:2], jnp.int32)
+    return _pooled((x,), (scale,), levels, boxes, size, sampling_ratio, aligned)
+
+
+def multilevel_roi_align(
+    maps: Sequence[Float[Array, "b _h _w c"]],
+    boxes: Float[Array, "b n 4"],
+    image_size: tuple[int, int],
+    size: int,
+    sampling_ratio: int = 2,
+    aligned: bool = False,
+) -> Float[Array, "b n {size} {size} c"]:
+    """`roi_align` of each box on the level of a pyramid that suits its area.
+
+    Maps are those of images of `image_size`, finest first, each half as large as the one before; their scales are the
+    nearest powers of two. Source: Lin et al. 2016, "Feature pyramid networks", equation 1; torchvision's
+    MultiScaleRoIAlign.
+    """
+    strides = [round(math.log2(image_size[0] / x.shape[1])) for x in maps]
+    levels = level_of(boxes, strides[0], strides[-1])
+    return _pooled(tuple(maps), tuple(2.0**-stride for stride in strides), levels, boxes, size, sampling_ratio, aligned)
+
+
+def level_of(boxes: Float[Array, "*n 4"], first: int, last: int) -> Int[Array, "*n"]:
+    """The level, from 0, of levels with strides 2^first to 2^last pixels that a box is pooled from."""
+    side = jnp.sqrt((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1]))
+    pixels, level = CANONICAL
+    wanted = jnp.floor(level + jnp.log2(side / pixels) + 1e-6)
+    return (jnp.clip(wanted, first, last) - first).astype(jnp.int32)
+
+
+def _pooled(
+    maps: tuple[Array, ...],
+    scales: tuple[float, ...],
+    levels: Int[Array, "b n"],
+    boxes: Float[Array, "b n 4"],
+    size: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Float[Array, "b n {size} {size} c"]:
+    boxes = jax.lax.stop_gradient(boxes)
+    pool = partial(_gathered, points=sampling_ratio) if sampling_ratio > 0 else _adaptive
+    start, side = _spans(boxes, jnp.asarray(scales, boxes.dtype)[levels], aligned)
+    return pool(maps, levels, start, side, size=size).astype(maps[0].dtype)
+
+
+def _spans(boxes: Array, scale: Array, aligned: bool) -> tuple[Float[Array, "b n 2"], Float[Array, "b n 2"]]:
+    """Where boxes begin in their map and how long they are there: y, x, in its pixels, (0, 0) being a centre."""
+    scaled = boxes * scale[..., None] - (0.5 if aligned else 0.0)
+    start, end = scaled[..., 1::-1], scaled[..., :1:-1]
+    side = end - start
+    return start, side if aligned else jnp.maximum(side, 1)
+
+
+def _gathered(
+    maps: tuple[Array, ...], levels: Array, start: Array, side: Array, size: int, points: int
+) -> Float[Array, "b n {size} {size} c"]:
+    """With a fixed number of points each box reads its pixels, (2 points)^2 a bin, from its own level.
+
+    For that the maps are one list of pixels. A bin's pixels are added up one after the other, and so are their
+    gradients: nothing larger than the result is made on the way.
+    """
+    pictures, channels = len(levels), maps[0].shape[-1]
+    sizes = np.array([x.shape[1:3] for x in maps], np.int32)
+    ends = np.append(0, np.cumsum(np.prod(sizes, axis=1))).astype(np.int32)
+    last = jnp.zeros((pictures, 1, channels), maps[0].dtype)  # beside the last pixel of a map one pixel wide
+    pixels = jnp.concatenate([*(x.reshape(pictures, -1, channels) for x in maps), last], axis=1)
+    height, width = (jnp.asarray(sizes[:, axis])[levels][..., None, None] for axis in (0, 1))
+    first = jnp.asarray(ends[:-1])[levels] + pixels.shape[1] * jnp.arange(pictures)[:, None]
+
+    position = (jnp.arange(size)[:, None] + (jnp.arange(points) + 0.5) / points) / size
+    y, x = (start[..., axis, None, None] + position * side[..., axis, None, None] for axis in (0, 1))
+    row, row_weights = _beside(y, height)
+    column, column_weights = _beside(x, width)
+    rows = jnp.concatenate([row, jnp.minimum(row + 1, height - 1)], axis=-1)
+    rows = first[..., None, None] + rows * width
+    row_weights = jnp.concatenate([row_weights[..., 0], row_weights[..., 1]], axis=-1)
+    return _sum_of_pixels(pixels.reshape(-1, channels), rows, column, row_weights, column_weights)
+
+
+def _adaptive(
+    maps: tuple[Array, ...], levels: Array, start: Array, side: Array, size: int
+) -> Float[Array, "b n {size} {size} c"]:
+    """With as many points as a box's length asks for, two products of matrices: every row's weight, every column's.
+
+    Exact for boxes up to `size` pixels longer than their map; longer ones have points further apart. A few boxes at a
+    time, on every level, for work in proportion to the maps' pixels; the backward pass does it again.
+    """
+
+    def picture(args: tuple) -> Array:
+        maps, *boxes = args
+
+        @jax.checkpoint
+        def box(args: tuple[Array, Array, Array]) -> Float[Array, "{size} {size} c"]:
+            level, start, side = args
+            pooled = 0
+            for number, x in enumerate(maps):
+                rows, columns = (_mean_of_points(start[axis], side[axis], size, x.shape[axis]) for axis in (0, 1))
+                here = jnp.where(level == number, rows, 0).astype(x.dtype)
+                pooled += jnp.einsum("jw,iwc->ijc", columns.astype(x.dtype), jnp.einsum("ih,hwc->iwc", here, x))
+            return pooled
+
+        return jax.lax.map(box, tuple(boxes), batch_size=CHUNK)
+
+    return jax.lax.map(picture, (maps, levels, start, side))
+
+
+def _mean_of_points(start: Array, side: Array, size: int, length: int) -> Float[Array, "{size} {length}"]:
+    """The weight of each of an axis's pixels in each bin."""
+    most = -(-length // size) + 1
+    count = jnp.minimum(jnp.ceil(side / size), most)
+    point = jnp.arange(most)
+    at = start + (jnp.arange(size)[:, None] + (point + 0.5) / jnp.maximum(count, 1)) * side / size
+    counts = (point < count) & (at >= -1) & (at <= length)
+    apart = jnp.abs(jnp.clip(at, 0, length - 1)[..., None] - jnp.arange(length))
+    weights = jnp.where(counts[..., None], jnp.maximum(1 - apart, 0), 0)
+    return jnp.sum(weights, axis=1) / jnp.maximum(count, 1)
+
+
+def _beside(at: Float[Array, "*n"], length: Array) -> tuple[Int[Array, "*n"], Float[Array, "*n 2"]]:
+    """Of the two pixels beside each point of a bin, on an axis `length` pixels long, the first; and both's weights."""
+    inside = (at >= -1) & (at <= length)
+    at = jnp.clip(at, 0, length - 1)
+    low = jnp.minimum(jnp.floor(at), jnp.maximum(length - 2, 0))
+    weights = jnp.stack([1 - (at - low), at - low], axis=-1) / at.shape[-1]
+    return low.astype(jnp.int32), jnp.where(inside[..., None], weights, 0)
+
+
+@jax.custom_vjp
+def _sum_of_pixels(
+    pixels: Float[Array, "p c"],
+    rows: Int[Array, "b n s k"],
+    columns: Int[Array, "b n s m"],
+    row_weights: Float[Array, "b n s k"],
+    column_weights: Float[Array, "b n s m 2"],
+) -> Float[Array, "b n s s c"]:
+    """At bin i, j the sum over k, m of pixels rows[i, k] + columns[j, m] and the next one, times their weights."""
+    out = 0
+    for k in range(rows.shape[-1]):
+        for m in range(columns.shape[-1]):
+            index, weights = _pair(k, m, rows, columns, row_weights, column_weights)
+            for side in (0, 1):
+                out += pixels.at[index + side].get(mode="promise_in_bounds") * weights[..., side, None]
+    return out
+
+
+def _sum_of_pixels_forward(pixels: Array, *where: Array) -> tuple[Array, tuple]:
+    return _sum_of_pixels(pixels, *where), (jnp.zeros((0, *pixels.shape), pixels.dtype), where)
+
+
+def _sum_of_pixels_gradients(residuals: tuple, gradient: Float[Array, "b n s s c"]) -> tuple:
+    """A loop, so that one addend at a time is in memory; two neighbours are added to at once."""
+    like, where = residuals
+    ks, ms = where[0].shape[-1], where[1].shape[-1]
+    numbers = jax.lax.ScatterDimensionNumbers(
+        update_window_dims=(1, 2), inserted_window_dims=(), scatter_dims_to_operand_dims=(0,)
+    )
+
+    def add(step: Array, total: Array) -> Array:
+        index, weights = _pair(step // ms, step % ms, *where)
+        addend = weights[..., None] * gradient[..., None, :]
+        return jax.lax.scatter_add(
+            total,
+            index.reshape(-1, 1),
+            addend.reshape(-1, 2, gradient.shape[-1]),
+            numbers,
+            mode=jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS,
+        )
+
+    total = add(0, jnp.zeros(like.shape[1:], gradient.dtype))
+    total = jax.lax.fori_loop(1, ks * ms, add, total)
+    return total.astype(like.dtype), None, None, None, None
+
+
+_sum_of_pixels.defvjp(_sum_of_pixels_forward, _sum_of_pixels_gradients)
+
+
+def _pair(
+    k: int | Array, m: int | Array, rows: Array, columns: Array, row_weights: Array, column_weights: Array
+) -> tuple[Int[Array, "b n s s"], Float[Array, "b n s s 2"]]:
+    """The first pixel and both weights of the pairs in row k and column m of every bin."""
+    index = rows[..., :, None, k] + columns[..., None, :, m]
+    return index, row_weights[..., :, None, k, None] * column_weights[..., None, :, m, :]
