@@ -22,7 +22,17 @@ from augment.mixing import mix
 
 Batch = dict[str, Array]
 
-PURPOSES = ("crop", "flip", "mix", "auto", "jitter", "lighting", "erase", "mosaic", "mixup")  # of an example's keys, by number
+PURPOSES = (
+    "crop",
+    "flip",
+    "mix",
+    "auto",
+    "jitter",
+    "lighting",
+    "erase",
+    "mosaic",
+    "mixup",
+)  # of an example's keys, by number
 
 
 def augment(key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: int) -> Batch:

@@ -383,9 +383,7 @@ class YOLOX(nn.Module):
             scores = jax.nn.sigmoid(objectness) * jax.nn.sigmoid(jnp.max(logits, axis=-1))
             scores, rows = jax.lax.top_k(scores, min(self.topk_candidates, len(scores)))
             boxes, classes = decode(box[rows], corners[rows], strides[rows]), jnp.argmax(logits[rows], axis=-1)
-            found = suppressed(
-                boxes, scores, classes, self.score_threshold, self.nms_threshold, self.detections
-            )
+            found = suppressed(boxes, scores, classes, self.score_threshold, self.nms_threshold, self.detections)
             return found | {"boxes": clip(found["boxes"], size)}
 
         return jax.vmap(picture)(outputs["cls_logits"], outputs["objectness"], outputs["bbox_regression"], sizes)

@@ -7,7 +7,7 @@ import pytest
 import experiments
 import models
 import tasks
-from experiments import imagenet_resnet
+from experiments import coco_yolox, imagenet_resnet
 from experiments.base import get_base
 from training.mesh import AXIS
 from training.optimizer import make_optimizer
@@ -16,9 +16,11 @@ from training.validation import check_config
 
 FILES = [module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name != "base"]
 VARIANTS = {
+    "bccd_yolox": (None, "tiny"),
     "cifar10_finetune": (None, "scratch"),
     "cifar10_resnet": ("20", "32", "44", "56", "110"),
     "coco_retinanet": (None, "multiscale"),
+    "coco_yolox": coco_yolox.SIZES,
     "imagenet_alexnet": (None, "lighting"),
     "imagenet_resnet": (*imagenet_resnet.NETWORKS, "50,recipe=v2", "101,recipe=v2", "50,stride_in_1x1"),
     "imagenet_vgg": ("11", "13", "16", "19", "11_bn", "13_bn", "16_bn", "19_bn"),

@@ -74,3 +74,19 @@ def detector_outputs(name: str, batch: int, anchors: int, outputs: int) -> dict[
     deltas = rng.standard_normal((batch, anchors, 4), np.float32) * 0.5
     deltas[:, ::101] *= 20
     return {"cls_logits": logits.astype(np.float32), "bbox_regression": deltas.astype(np.float32)}
+
+
+def yolox_outputs(batch: int, places: int, classes: int) -> dict[str, np.ndarray]:
+    """Of YOLOX's head, where boxes are of some size and objects found here and there."""
+    rng = np.random.default_rng(places)
+    box = rng.standard_normal((batch, places, 4), np.float32) * 0.5
+    box += np.array([0.5, 0.5, 1, 1], np.float32)
+    objectness = rng.standard_normal((batch, places), np.float32) * 2 - 2
+    logits = rng.standard_normal((batch, places, classes), np.float32) * 2 - 1
+    return {"bbox_regression": box, "objectness": objectness, "cls_logits": logits}
+
+
+def drawn_yolox(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """`drawn`, but weak at the end of residual blocks, and in the last layers, whose outputs are exponents."""
+    factor = 0.3 if name.endswith("layer2.bn.weight") else 0.005 if "_preds." in name else 1
+    return drawn(name, shape) * np.float32(factor)
