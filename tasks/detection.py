@@ -1,6 +1,6 @@
 """Objects in boxes: the detector's own losses to train; COCO's average precision to evaluate.
 
-A detector (models/retinanet.py, models/yolox.py) brings loss(outputs, batch) -> {name: scalar}, whose sum is trained, and
+A detector (models/ssd.py, models/yolox.py) brings loss(outputs, batch) -> {name: scalar}, whose sum is trained, and
 detect(outputs, sizes) -> boxes, scores, classes and valid of a fixed number of detections.
 """
 

@@ -12,10 +12,10 @@ def make_schedule(config: ConfigDict, steps_per_epoch: float) -> optax.Schedule:
     """step (0-based) -> learning rate: warm-up by warmup_power, then the named decay, a new rate each step.
 
     step: times `factor` at each boundary, counted from step 0, of the warm-up too. cosine: 1 to final_factor by half a
-    cosine (Loshchilov & Hutter 2016), and polynomial: 1 to final_factor by (1 - t)^power, both over the steps that
-    follow the warm-up and come before `hold`, the last. They are torch's MultiStepLR, CosineAnnealingLR and PolynomialLR, with a warm-up behind its
-    LinearLR in SequentialLR, which for MultiStepLR counts the boundaries from the warm-up's end. A square warm-up from 0
-    with a cosine and a hold is YOLOX's yoloxwarmcos (yolox/utils/lr_scheduler.py).
+    cosine (Loshchilov & Hutter 2016), and polynomial: 1 to final_factor by (1 - t)^power, both over the steps between
+    the warm-up and the last ones, `hold`. They are torch's MultiStepLR, CosineAnnealingLR and PolynomialLR, with a
+    warm-up behind its LinearLR in SequentialLR, which for MultiStepLR counts the boundaries from the warm-up's end. A
+    warm-up by the square from 0, a cosine and a hold are YOLOX's yoloxwarmcos (yolox/utils/lr_scheduler.py).
     """
     schedule = config.schedule
     check_choice("config.schedule.name", schedule.name, ("constant", "step", "cosine", "polynomial"))

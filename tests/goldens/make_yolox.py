@@ -17,17 +17,17 @@ from unittest.mock import MagicMock
 with contextlib.suppress(ImportError):
     import torchvision_oracle  # noqa: F401  stands in for torchvision's compiled operators where they cannot load
 
-for name in ("cv2", "loguru", "psutil", "tabulate", "thop", "tqdm", "pycocotools.coco"):
-    with contextlib.suppress(ImportError):
-        importlib.import_module(name)
-        continue
-    sys.modules[name] = MagicMock()
-
 import numpy as np
 import torch
 from drawn import BOXES, drawn_yolox, picture, sample, yolox_outputs
 from torch import nn
-from yolox.models import YOLOFPN, YOLOPAFPN, YOLOX, YOLOXHead
+
+for name in ("cv2", "loguru", "psutil", "tabulate", "thop", "tqdm", "pycocotools.coco"):
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        sys.modules[name] = MagicMock()
+from yolox.models import YOLOFPN, YOLOPAFPN, YOLOX, YOLOXHead  # noqa: E402
 
 HEADS = {"yolox_nano": (96, 160), "yolox_tiny": (160, 96), "yolox_darknet53": (96, 32)}
 CLASSES, CANVAS = 5, (96, 128)
