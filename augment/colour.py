@@ -137,10 +137,11 @@ def _to_hsv(image: Image) -> tuple[Array, Array, Array]:
     spread = value - low
     is_grey = spread == 0
     from_red, from_green, from_blue = ((value - each) / jnp.where(is_grey, 1, spread) for each in (red, green, blue))
+    # Compared with each other, not with `value`: that a compiler may have rounded otherwise than they are here.
     sixths = jnp.where(
-        value == red,
+        red >= jnp.maximum(green, blue),
         from_blue - from_green,
-        jnp.where(value == green, 2 + from_red - from_blue, 4 + from_green - from_red),
+        jnp.where(green >= blue, 2 + from_red - from_blue, 4 + from_green - from_red),
     )
     return jnp.where(is_grey, 0, (sixths / 6) % 1), spread / jnp.where(is_grey, 1, value), value
 

@@ -210,15 +210,13 @@ def render(
     """Every picture as its plan has it, bilinearly; `fill` where a mosaic has no picture, 0 beside a scaled partner."""
     count, _, height, width = images.shape[:4]
     canvas = jnp.array([width, height], jnp.float32)
-    nowhere = [jnp.full((1, 3), value, images.dtype) for value in (max(fill, 0), 0)]
-    pixels = jnp.concatenate([images.reshape(-1, 3), *nowhere])  # one lookup serves all groups
-    filled, black = len(pixels) - 2, len(pixels) - 1
-    first = jnp.broadcast_to(GROUP * jnp.arange(count)[:, None], (count, GROUP))
+    around = jnp.full((1, 3), max(fill, 0), images.dtype)
+    pixels = jnp.concatenate([images.reshape(-1, 3), around])  # one lookup serves all groups
 
-    def index(image: Array, x: Array, y: Array, known: Array, otherwise: int) -> Array:
-        """Where in `pixels` that of an image is; x and y whole."""
+    def index(image: Array, x: Array, y: Array, known: Array) -> Array:
+        """Where in `pixels` that of an image is, or what is around; x and y whole."""
         x, y = jnp.clip(x, 0, width - 1).astype(jnp.int32), jnp.clip(y, 0, height - 1).astype(jnp.int32)
-        return jnp.where(known, (image * height + y) * width + x, otherwise)
+        return jnp.where(known, (image * height + y) * width + x, len(pixels) - 1)
 
     def picture(plan: Plan, sizes: Float[Array, "4 2"], first: Int[Array, ""]) -> Float[Array, "h w 3"]:
         def in_mosaic(x: Array, y: Array) -> Array:
@@ -231,13 +229,13 @@ def render(
             local_x, local_y = (at - of_quadrant(plan.offsets[:, axis]) for axis, at in enumerate((x, y)))
             known = (local_x >= 0) & (local_x < across) & (local_y >= 0) & (local_y < down)
             known &= (x >= 0) & (x < 2 * width) & (y >= 0) & (y < 2 * height)
-            return index(first + of_quadrant(plan.sources), local_x, local_y, known, filled)
+            return index(first + of_quadrant(plan.sources), local_x, local_y, known)
 
         def of_partner(x: Array, y: Array) -> Array:
             """Beyond its edge there is its edge; beyond its picture, on its canvas, fill."""
             x, y = jnp.clip(x, 0, width - 1), jnp.clip(y, 0, height - 1)
             known = (x < sizes[plan.partner, 0]) & (y < sizes[plan.partner, 1])
-            return index(first + plan.partner, x, y, known, filled)
+            return index(first + plan.partner, x, y, known)
 
         x, y = jnp.meshgrid(jnp.arange(width) + 0.5, jnp.arange(height) + 0.5)
         x = jnp.where(plan.flip, plan.shown[0] - x, x)
@@ -254,10 +252,9 @@ def render(
         mixed = bilinear(
             lambda *place: pixels[of_partner(*place)], x * canvas[0] / extent[0], y * canvas[1] / extent[1]
         )
-        mixed = jnp.where(covered, mixed, pixels[black].astype(jnp.float32))
-        return (1 - plan.partner_weight) * result + plan.partner_weight * mixed
+        return (1 - plan.partner_weight) * result + plan.partner_weight * jnp.where(covered, mixed, 0)
 
-    return jax.vmap(jax.vmap(picture, (0, None, 0)))(plans, sizes, first)
+    return jax.vmap(jax.vmap(picture, (0, None, None)))(plans, sizes, GROUP * jnp.arange(count))
 
 
 def bilinear(look_up, x: Float[Array, "h w"], y: Float[Array, "h w"]) -> Float[Array, "h w 3"]:
