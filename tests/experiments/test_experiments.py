@@ -66,3 +66,11 @@ def test_cifars_schedule_is_the_papers():
     schedule = make_schedule(config, 45_000 / 128)
     rates = [schedule(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_yoloxs_schedule_is_the_papers():
+    config = importlib.import_module("experiments.coco_yolox").get_config("s")
+    schedule = make_schedule(config, 118_287 / 64)
+    epochs = (0, 2.5, 5, 145, 285, 299)
+    rates = [schedule(round(epoch * 118_287 / 64)) for epoch in epochs]
+    assert rates == pytest.approx([0, 0.0025, 0.01, 0.00525, 0.0005, 0.0005], rel=2e-3)
