@@ -1,8 +1,8 @@
 """Augmentation on the device: pure functions of (key, batch), run inside the jitted step.
 
 Each example has a key of its own, made of the seed, its record and how often that was drawn before: it is augmented the
-same way on 1 device and on 64, in whatever batch it stands. Mixing pairs rows 2i and 2i+1, which never stand on
-different devices.
+same way on 1 device and on 64, in whatever batch it stands. Mixing pairs rows 2i and 2i+1, mosaics are made of rows 4i
+to 4i+3, which never stand on different devices.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,17 @@ from augment.mixing import mix
 
 Batch = dict[str, Array]
 
-PURPOSES = ("crop", "flip", "mix", "auto", "jitter", "lighting", "erase")  # of an example's keys, by number
+PURPOSES = (
+    "crop",
+    "flip",
+    "mix",
+    "auto",
+    "jitter",
+    "lighting",
+    "erase",
+    "mosaic",
+    "mixup",
+)  # of an example's keys, by number
 
 
 def augment(key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: int) -> Batch:

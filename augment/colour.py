@@ -112,6 +112,24 @@ def add_components(image: Image, weights: Float[Array, "3"]) -> Image:
     return image + 255 * jnp.sum(jnp.array(EIGENVECTORS) * weights * jnp.array(EIGENVALUES), axis=1)
 
 
+def hsv_jitter(key: Key[Array, ""], image: Image, gains: tuple[float, float, float]) -> Image:
+    """YOLOX's colours: hue, saturation and value each shifted, with probability 0.5, by up to `gains` both ways.
+
+    Shifts are whole numbers in OpenCV's units, of which the hue's circle has 180, and saturation and value 0 to 255.
+    Source: yolox/data/data_augment.py, augment_hsv, which also rounds the picture to those units.
+    """
+    size_key, use_key = jax.random.split(key)
+    shifts = jnp.trunc(jax.random.uniform(size_key, (3,), minval=-1) * jnp.array(gains))
+    return shift_hsv(image, jnp.where(jax.random.bernoulli(use_key, shape=(3,)), shifts, 0))
+
+
+def shift_hsv(image: Image, shifts: Float[Array, "3"]) -> Image:
+    """hsv_jitter with given shifts."""
+    hue, saturation, value = _to_hsv(image / 255)
+    saturation, value = jnp.clip(saturation + shifts[1] / 255, 0, 1), jnp.clip(value + shifts[2] / 255, 0, 1)
+    return 255 * _to_rgb((hue + shifts[0] / 180) % 1, saturation, value)
+
+
 def _to_hsv(image: Image) -> tuple[Array, Array, Array]:
     """Pixels of 0..1 -> hue in 0..1 (0 for greys), saturation, value."""
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
@@ -119,10 +137,11 @@ def _to_hsv(image: Image) -> tuple[Array, Array, Array]:
     spread = value - low
     is_grey = spread == 0
     from_red, from_green, from_blue = ((value - each) / jnp.where(is_grey, 1, spread) for each in (red, green, blue))
+    # Compared with each other, not with `value`: that a compiler may have rounded otherwise than they are here.
     sixths = jnp.where(
-        value == red,
+        red >= jnp.maximum(green, blue),
         from_blue - from_green,
-        jnp.where(value == green, 2 + from_red - from_blue, 4 + from_green - from_red),
+        jnp.where(green >= blue, 2 + from_red - from_blue, 4 + from_green - from_red),
     )
     return jnp.where(is_grey, 0, (sixths / 6) % 1), spread / jnp.where(is_grey, 1, value), value
 

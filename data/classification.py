@@ -19,6 +19,11 @@ def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Sha
     return [(size, size)], np.zeros(len(source), np.int32)
 
 
+def shape_at(shape: Shape, step: int, config: ConfigDict) -> Shape:
+    """The canvas of training batch `step`: `shape`."""
+    return shape
+
+
 def empty(rows: int, data: ConfigDict) -> dict[str, np.ndarray]:
     """What a batch holds beside pictures: label int32 [rows]."""
     return {"label": np.zeros(rows, np.int32)}

@@ -13,6 +13,9 @@ from errors import UserError
 
 Shape = tuple[int, int]  # height, width of what a batch holds
 
+SCALE_EVERY = 10  # training steps
+SCALING = 10  # in the seed, beside those of examples and epochs
+
 
 def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Shape], Int[np.ndarray, "records"]]:
     """The shapes of batches, and which of them each record is put into: the smallest that holds it resized.
@@ -26,6 +29,17 @@ def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Sha
     sizes, which = np.unique(source.sizes, axis=0, return_inverse=True)
     held = [_smallest(shapes, tuple(size.tolist()), largest, data) for size in sizes]
     return shapes, np.array(held, np.int32)[which.ravel()]
+
+
+def shape_at(shape: Shape, step: int, config: ConfigDict) -> Shape:
+    """The canvas of training batch `step`: `shape`, or with config.data.multi_scale a square of one of these sides.
+
+    It is drawn anew every ten steps, from the seed and the step alone. Source: yolox/core/trainer.py, after_iter.
+    """
+    if not config.data.multi_scale:
+        return shape
+    rng = np.random.default_rng((config.seed, SCALING, step // SCALE_EVERY))
+    return (int(rng.choice(config.data.multi_scale)),) * 2
 
 
 def empty(rows: int, data: ConfigDict) -> dict[str, np.ndarray]:
@@ -67,7 +81,7 @@ def train_example(
     pixels = boxes.render(pixels, window, fill, antialias=bool(augment.scale_jitter))
     objects = boxes.place(objects, window)
     shown = _shown(window)
-    if rng.uniform() < augment.flip_probability:
+    if rng.uniform() < augment.flip_probability and augment.mosaic == 0:  # mosaics are flipped whole, on the device
         pixels[:, : shown[1]] = pixels[:, : shown[1]][:, ::-1].copy()
         objects = Annotations(boxes.flip(objects.boxes, shown[1]), *_rest(objects))
     slots = _slots(objects, record["name"], data.max_boxes)

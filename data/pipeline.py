@@ -31,7 +31,7 @@ Batch = dict[str, np.ndarray]
 
 CLOSING = 5  # seconds that workers have to end
 
-# How a task makes an example of a record: canvases, empty, train_example and eval_example, alike in each.
+# How a task makes an example of a record: canvases, shape_at, empty, train_example and eval_example, alike in each.
 EXAMPLES = {"classification": classification, "detection": detection}
 
 
@@ -43,7 +43,7 @@ def train_batches(
     Epochs follow one another without a gap, each as data/sampling.py draws it; a batch may span two.
     image uint8 [b,H,W,3], id int32 [b] (the record), draw int32 [b] (how many times it was drawn before; with id, the
     source of an example's randomness), valid bool [b] (all True), odd int32 [b] (image.Odd), which stays on the host,
-    and what the task adds. H and W are those of one of the task's canvases.
+    and what the task adds. H and W are those of one of the task's canvases, or what the task makes of it at this step.
     """
     shard = _Shard(config.batch_size, process_index, processes)
     return _iterate(TrainBatch.of(source, config, shard), start_step, stop_step, config.data)
@@ -91,7 +91,7 @@ class TrainBatch:
     def __call__(self, step: int) -> Batch:
         config, examples = self.config, EXAMPLES[self.config.task]
         canvas, draws = self.plan(step, self.shard.rows)
-        shape = self.shapes[canvas]
+        shape = examples.shape_at(self.shapes[canvas], step, config)
         batch = _empty_batch(len(draws), shape, config)
         for row, (index, draw) in enumerate(draws):
             rng = np.random.default_rng((config.seed, draw, index))

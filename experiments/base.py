@@ -71,14 +71,17 @@ def get_base(task: str = "classification") -> ConfigDict:
                 name="cosine",  # constant, step, cosine, polynomial
                 warmup="0",  # linear from warmup_factor to 1 of the learning rate
                 warmup_factor=0.0,
+                warmup_power=1.0,  # 2: the warm-up rises by the square of its share instead (YOLOX)
                 boundaries=("30ep", "60ep", "80ep"),  # step: where the rate is multiplied by factor
                 factor=0.1,
                 final_factor=0.0,  # cosine, polynomial: what is left at the end
+                hold="0",  # cosine, polynomial: how long, at the end, the rate stays at that
                 power=0.9,  # polynomial
             ),
             ema=dict(
                 decay=0.0,  # > 0: keep, save and evaluate an exponential moving average
                 every="1",  # how often it follows; through the warm-up it is a copy
+                ramp="0",  # more: no copies, but the decay grows, by 1 - exp(-step / ramp) (YOLOX)
             ),
         )
     )
@@ -127,13 +130,24 @@ DETECTION = dict(
         max_size=1333,
         train_sizes=(),  # image_size drawn anew for each training example: (640, 672, 704, 736, 768, 800)
         canvases=(),  # (height, width) of the batches, the smallest that holds a picture is its; (): image_size squared
-        max_boxes=100,  # boxes of a picture; more are an error
+        multi_scale=(),  # sides of square canvases, one drawn anew for every 10 training steps: (480, 512, ..., 800)
+        max_boxes=100,  # boxes of a picture; more are an error, in a mosaic the last are left out
     ),
     augment=dict(
         zoom_out=0.0,  # SSD: probability of a picture made small on a mean-coloured ground
         iou_crop=False,  # SSD: a random part, of a random IoU or more with some box
         scale_jitter=(),  # (0.1, 2.0): large-scale jitter (Ghiasi et al. 2021), instead of resize
         photometric=False,  # SSD: brightness, contrast, saturation and hue
+        fill=-1,  # the canvas around a picture: a grey of 0 to 255; -1: zero after normalising
+        mosaic=0.0,  # YOLOX: probability of a picture made of four, turned, scaled and sheared (augment/mosaic.py)
+        degrees=10.0,  # mosaic: the largest turn, either way
+        translate=0.1,  # mosaic: the largest shift, as a share of the canvas
+        scale=(0.1, 2.0),  # mosaic
+        shear=2.0,  # mosaic: the largest, in degrees
+        mixup=0.0,  # mosaic: probability of half of it being another picture
+        mixup_scale=(0.5, 1.5),  # of that picture
+        hsv=(0.0, 0.0, 0.0),  # YOLOX: largest shifts of hue, saturation and value, in OpenCV's units: (5, 30, 30)
+        closing="0",  # how long, at the end, there is no mosaic, and YOLOX learns with L1 as well
     ),
 )
 TASKS = {"classification": CLASSIFICATION, "detection": DETECTION}

@@ -70,6 +70,12 @@ def ciou_loss(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, 
     return 1 - _ciou(a, b)
 
 
+def iou_loss(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
+    """1 - IoU^2 of each box of `a` with that of `b`: yolox/models/losses.py, IOUloss."""
+    overlap, union = _overlap_and_union(a, b)
+    return 1 - jnp.square(overlap / jnp.where(union > 0, union, 1))
+
+
 def smooth_l1(x: Float[Array, "*shape"], beta: float) -> Float[Array, "*shape"]:
     """x^2 / (2 beta) where |x| < beta, |x| - beta / 2 elsewhere; with beta = 0 that is |x|.
 

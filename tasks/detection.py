@@ -1,11 +1,12 @@
 """Objects in boxes: the detector's own losses to train; COCO's average precision to evaluate.
 
-A detector (models/retinanet.py, ssd.py, faster_rcnn.py) brings loss(outputs, batch) -> {name: scalar}, whose sum is
+A detector (models/ssd.py, faster_rcnn.py, yolox.py, ...) brings loss(outputs, batch) -> {name: scalar}, whose sum is
 trained, and detect(outputs, sizes) -> boxes, scores, classes and valid of a fixed number of detections.
 """
 
 import inspect
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -16,8 +17,10 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 import augment as augmentation
-from augment.colour import photometric_distortion
+from augment.colour import hsv_jitter, photometric_distortion
+from augment.mosaic import GROUP, mosaic
 from data.sources import Source
+from lengths import to_steps
 from tasks import coco, detections, voc
 
 HEADLINE = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
@@ -31,28 +34,47 @@ Metrics = dict[str, Any]
 
 
 def resolve(config: ConfigDict, source: Source) -> ConfigDict:
-    return config
+    """`config` with config.augment.closing as the draw of an example, from 0, that is the first: "from 285", or "0"."""
+    epoch = len(source) / config.batch_size  # in steps
+    lengths = {"duration": config.duration, "augment.closing": config.augment.closing}
+    total, closing = (to_steps(length, epoch, field) for field, length in lengths.items())
+    resolved = config.copy_and_resolve_references()
+    if closing:
+        resolved.augment.closing = f"from {max(round((total - closing) / epoch), 0)}"
+    return resolved
 
 
 def mixed(config: ConfigDict) -> int:
-    return 1
+    return GROUP if config.mosaic > 0 else 1
 
 
 def augment(key: Array, batch: Batch, config: ConfigDict, classes: int) -> Batch:
-    """Colours distorted as the config says, then `normalise`; geometry is the host's (data/detection.py)."""
+    """Mosaics, where the config says so, colours distorted, then `normalise`; other geometry is data/detection.py's.
+
+    `closed` bool [B], beside what was there, marks the examples of the last epochs, which config.closing, as `resolve`
+    writes it, keeps from mosaic and mixup. Whether one is closed depends on its own draw alone.
+    """
+    first = int(config.closing.removeprefix("from "))
+    batch = batch | {"closed": (batch["draw"] >= first) & (config.closing != "0")}
+    keys = partial(augmentation.example_keys, key, batch)
+    if config.mosaic > 0:
+        batch = mosaic(keys("mosaic"), keys("mixup"), keys("flip"), batch, batch["closed"], config)
     images = batch["image"].astype(jnp.float32)
     if config.photometric:
-        images = jax.vmap(photometric_distortion)(augmentation.example_keys(key, batch, "jitter"), images)
+        images = jax.vmap(photometric_distortion)(keys("jitter"), images)
+    if any(config.hsv):
+        images = jax.vmap(partial(hsv_jitter, gains=config.hsv))(keys("jitter"), images)
     return batch | {"image": normalise(batch | {"image": images}, config)}
 
 
 def normalise(batch: Batch, config: ConfigDict) -> Float[Array, "b h w 3"]:
-    """The normalised picture, and zeros on the canvas around it, as torchvision pads."""
+    """The normalised picture, and on the canvas around it config.fill, or zeros, as torchvision pads."""
     images = augmentation.normalise(batch["image"], config.mean, config.std)
+    around = augmentation.normalise(jnp.full(3, config.fill), config.mean, config.std) if config.fill >= 0 else 0.0
     height, width = images.shape[1:3]
     rows = jnp.arange(height)[None, :] < batch["size"][:, :1]
     columns = jnp.arange(width)[None, :] < batch["size"][:, 1:]
-    return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], images, 0)
+    return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], images, around)
 
 
 def inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
@@ -65,8 +87,10 @@ def inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
 def loss(
     model: nn.Module, outputs: dict[str, Array], batch: Batch, config: ConfigDict
 ) -> tuple[Array, dict[str, Array]]:
+    """The sum of the detector's terms; and, where there are mosaics, how many boxes a picture had no slot for."""
     terms = model.loss(outputs, batch)
-    return sum(terms.values()), terms
+    told = {"boxes_left_out": jnp.mean(batch["left_out"].astype(jnp.float32))} if "left_out" in batch else {}
+    return sum(terms.values()), terms | told
 
 
 def predict(model: nn.Module, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:

@@ -58,12 +58,12 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
     epoch = len(source) / config.batch_size  # in steps
     total = to_steps(config.duration, epoch, "duration")
     every = {name: to_steps(config[f"{name}_every"], epoch, f"{name}_every") for name in ("log", "eval", "checkpoint")}
-    ema_every = to_steps(config.ema.every, epoch, "ema.every")
+    ema_every, ema_ramp = (to_steps(config.ema[name], epoch, f"ema.{name}") for name in ("every", "ramp"))
     schedule = make_schedule(config, epoch)
     optimizer = make_optimizer(config.optimizer, schedule)
     warmup = to_steps(config.schedule.warmup, epoch, "schedule.warmup")
     resolved = task.resolve(config, source)
-    train_step = make_train_step(model, task, optimizer, resolved, classes, ema_every, mesh, warmup)
+    train_step = make_train_step(model, task, optimizer, resolved, classes, ema_every, mesh, warmup, ema_ramp)
     eval_step = make_eval_step(model, task, config, mesh)
 
     def init():

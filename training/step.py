@@ -34,13 +34,14 @@ def make_train_step(
     ema_every: int,
     mesh: Mesh,
     warmup: int = 0,
+    ema_ramp: int = 0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Scalars]]:
     """(state, batch) -> (state, scalars): loss, the task's own scalars and the gradient's norm. The state is donated.
 
     Gradients are means over micro-batches and devices; so are the running statistics, which are therefore the same
     everywhere. Without sync_bn each device, and always each micro-batch, normalises by its own batch statistics.
     Parameters that config.optimizer.freeze names get no gradient. The moving averages, where they are kept, follow
-    every `ema_every` steps, and are copies through the learning rate's `warmup` steps.
+    every `ema_every` steps, and are copies through the learning rate's `warmup` steps, or begin by `ema_ramp`.
     """
 
     def loss(trained, frozen, batch_stats, batch, augment_key, model_key):
@@ -89,7 +90,7 @@ def make_train_step(
             batch_stats=stats,
             opt_state=opt_state,
         )
-        state = update_ema(state, config.ema.decay, ema_every, warmup)
+        state = update_ema(state, config.ema.decay, ema_every, warmup, ema_ramp)
         return state, {**scalars, "grad_norm": optax.tree.norm(gradients)}
 
     return jax.jit(
@@ -135,16 +136,18 @@ def _scan(body: Callable, carry: Any, parts: Any, length: int) -> tuple[Any, Any
     return carry, jax.tree.map(lambda *each: jnp.stack(each), *results)
 
 
-def update_ema(state: TrainState, decay: float, every: int, warmup: int) -> TrainState:
+def update_ema(state: TrainState, decay: float, every: int, warmup: int, ramp: int = 0) -> TrainState:
     """Moves the averages, of parameters and running statistics, towards the present values every `every` steps.
 
     The first update copies, and so do those of the `warmup` steps and the first behind them: torchvision's
     ExponentialMovingAverage with its reference script, which counts `every` anew in each epoch, here they run through.
+    With a `ramp` none copies, and the decay of step s, counted from 1, is decay (1 - exp(-s / ramp)): YOLOX's ModelEMA.
     """
     if state.ema is None:
         return state
-    weight = jnp.where(state.step % every == 0, 1 - decay, 0.0)
-    copies = (state.step % every == 0) & (state.step - every <= warmup)
+    due = state.step % every == 0
+    weight = jnp.where(due, 1 - decay * (-jnp.expm1(-state.step / ramp) if ramp else 1), 0.0)
+    copies = due & (state.step - every <= warmup) & (ramp == 0)
     present = {"params": state.params, "batch_stats": state.batch_stats}
     return state.replace(
         ema=jax.tree.map(lambda average, x: jnp.where(copies, x, average + weight * (x - average)), state.ema, present)

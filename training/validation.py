@@ -79,6 +79,7 @@ RULES = {
         lambda x: _is_sequence(x) and all(_is_sequence(pair) and len(pair) == 2 and _is_factor(*pair) for pair in x),
     ),
     "schedule.warmup_factor": between(0, 1),
+    "schedule.warmup_power": above(0),
     "schedule.factor": above(0),
     "schedule.final_factor": between(0, 1),
     "schedule.power": above(0),
@@ -124,6 +125,7 @@ TASK_RULES = {
             "pairs of a height and a width, such as ((800, 1344), (1344, 800))",
             lambda x: _is_sequence(x) and all(_are_numbers(each, 2) and all(map(_is_size, each)) for each in x),
         ),
+        "data.multi_scale": ("a tuple of sizes of at least 1", lambda x: _is_sequence(x) and all(map(_is_size, x))),
         "data.max_boxes": at_least(1),
         "augment.zoom_out": between(0, 1),
         "augment.iou_crop": YES_OR_NO,
@@ -132,9 +134,25 @@ TASK_RULES = {
             lambda x: _is_sequence(x) and (not x or (_are_numbers(x, 2) and 0 < x[0] <= x[1])),
         ),
         "augment.photometric": YES_OR_NO,
+        "augment.fill": between(-1, 255),
+        "augment.mosaic": between(0, 1),
+        "augment.degrees": between(0, 180),
+        "augment.translate": between(0, 1),
+        "augment.scale": interval(0, math.inf),
+        "augment.shear": below(0, 45),
+        "augment.mixup": between(0, 1),
+        "augment.mixup_scale": interval(0, math.inf),
+        "augment.hsv": (
+            "three numbers from 0 to 255, of hue, saturation and value",
+            lambda x: _are_numbers(x, 3) and 0 <= min(x) and max(x) <= 255,
+        ),
     },
 }
-LENGTHS = ("duration", "log_every", "eval_every", "checkpoint_every", "schedule.warmup", "ema.every")
+LENGTHS = (
+    *("duration", "log_every", "eval_every", "checkpoint_every"),
+    *("schedule.warmup", "schedule.hold", "ema.every", "ema.ramp"),
+)
+TASK_LENGTHS = {"classification": (), "detection": ("augment.closing",)}
 POSITIVE_LENGTHS = ("duration", "ema.every")
 
 
@@ -146,7 +164,7 @@ def check_config(config: ConfigDict) -> None:
         value = _field(config, field)
         if not holds(value):
             raise UserError(f"config.{field} is {value!r}; it must be {meaning}")
-    for field in LENGTHS:
+    for field in (*LENGTHS, *TASK_LENGTHS[config.task]):
         _check_length(field, _field(config, field))
     for length in config.schedule.boundaries:
         _check_length("schedule.boundaries", length)
@@ -202,6 +220,19 @@ def _check_detection(config: ConfigDict) -> None:
         raise UserError(
             f"config.data.train_sizes: resize={config.data.resize} makes every picture as large as its canvas; set it "
             'to (), or resize to "shorter"'
+        )
+    data, augment = config.data, config.augment
+    if data.multi_scale and (data.resize == "shorter" or data.canvases):
+        raise UserError(
+            "config.data.multi_scale: it is itself the canvas, of pictures that are fitted into it; set "
+            'config.data.resize to "fit" or "stretch", and canvases to ()'
+        )
+    if augment.mixup > 0 and augment.mosaic == 0:
+        raise UserError("config.augment.mixup: only mosaics are mixed; set it to 0.0, or mosaic to a probability")
+    if augment.mosaic > 0 and (augment.zoom_out > 0 or augment.iou_crop or augment.scale_jitter):
+        raise UserError(
+            "config.augment.mosaic: it takes whole pictures; set zoom_out to 0.0, iou_crop to False and scale_jitter "
+            "to ()"
         )
 
 

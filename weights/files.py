@@ -1,4 +1,4 @@
-"""Files of tensors under torch's names: .safetensors read and written, torch's own read."""
+"""Files of tensors under torch's names: .safetensors read and written, torch's own and darknet's read."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from errors import UserError
-from weights import torch_file
+from weights import darknet, torch_file
 
 TORCH = (".pth", ".pt", ".bin", ".ckpt")
 
@@ -20,8 +20,10 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: no such file of weights")
     if path.suffix in TORCH:
         return torch_file.read(path)
+    if path.suffix in darknet.SUFFIXES:
+        return darknet.read(path)
     if path.suffix != ".safetensors":
-        raise UserError(f"{path}: weights are read from .safetensors and torch's {' '.join(TORCH)}")
+        raise UserError(f"{path}: weights are read from .safetensors, torch's {' '.join(TORCH)} and darknet's .weights")
     try:
         return load_file(path)
     except OSError as error:

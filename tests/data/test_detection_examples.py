@@ -147,3 +147,30 @@ def test_what_does_not_fit_is_an_error_that_names_the_field(config):
     scenes.data.update(source="scenes:20x64", image_size=64, max_boxes=1)
     with pytest.raises(UserError, match="boxes, more than config.data.max_boxes=1; raise that"):
         list(train_batches(sources.load(scenes.data, "train"), scenes, start_step=0, stop_step=4))
+
+
+def test_multi_scale_batches_are_squares_drawn_anew_every_ten_steps(config):
+    """Of a size that seed and step decide, with the boxes on their objects."""
+    source = Pictures(((120, 160), (160, 120), (100, 150), (64, 64), (40, 80)))
+    config.data.update(resize="fit", canvases=(), multi_scale=(64, 96, 128))
+    whole = list(train_batches(source, config, start_step=0, stop_step=60))
+    sides = [batch["image"].shape[1:3] for batch in whole]
+    assert all(a == b and a in (64, 96, 128) for a, b in sides)
+    decades = [set(sides[start : start + 10]) for start in range(0, 60, 10)]
+    assert all(len(each) == 1 for each in decades) and len(set.union(*decades)) > 1
+    for batch in whole[::10]:
+        for image, boxes, classes in zip(batch["image"], batch["boxes"], batch["classes"], strict=True):
+            for box in boxes[classes >= 0]:
+                np.testing.assert_allclose(white(image), box, atol=2)
+    later = next(iter(train_batches(source, config, start_step=37, stop_step=38)))
+    np.testing.assert_array_equal(later["image"], whole[37]["image"])
+    assert next(iter(eval_batches(source, config, batch_size=2)))["image"].shape[1:3] == (64, 64)
+
+
+def test_pictures_of_mosaics_are_not_mirrored_on_the_host(config):
+    config.augment.update(flip_probability=1.0, mosaic=1.0)
+    batch = next(iter(train_batches(MIXED, config, start_step=0, stop_step=1)))
+    plain = {int(id): image for id, image in zip(batch["id"], batch["image"], strict=True)}
+    config.augment.update(flip_probability=0.0, mosaic=0.0)
+    batch = next(iter(train_batches(MIXED, config, start_step=0, stop_step=1)))
+    assert all(np.array_equal(image, plain[int(id)]) for id, image in zip(batch["id"], batch["image"], strict=True))

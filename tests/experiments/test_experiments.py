@@ -7,7 +7,7 @@ import pytest
 import experiments
 import models
 import tasks
-from experiments import coco_faster_rcnn, imagenet_resnet
+from experiments import coco_faster_rcnn, coco_yolox, imagenet_resnet
 from experiments.base import get_base
 from training.mesh import AXIS
 from training.optimizer import make_optimizer
@@ -16,10 +16,12 @@ from training.validation import check_config
 
 FILES = [module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name != "base"]
 VARIANTS = {
+    "bccd_yolox": (None, "tiny"),
     "cifar10_finetune": (None, "scratch"),
     "cifar10_resnet": ("20", "32", "44", "56", "110"),
     "coco_faster_rcnn": (None, *coco_faster_rcnn.VARIANTS),
     "coco_retinanet": (None, "multiscale"),
+    "coco_yolox": coco_yolox.SIZES,
     "imagenet_alexnet": (None, "lighting"),
     "imagenet_resnet": (*imagenet_resnet.NETWORKS, "50,recipe=v2", "101,recipe=v2", "50,stride_in_1x1"),
     "imagenet_vgg": ("11", "13", "16", "19", "11_bn", "13_bn", "16_bn", "19_bn"),
@@ -65,3 +67,11 @@ def test_cifars_schedule_is_the_papers():
     schedule = make_schedule(config, 45_000 / 128)
     rates = [schedule(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_yoloxs_schedule_is_the_papers():
+    config = importlib.import_module("experiments.coco_yolox").get_config("s")
+    schedule = make_schedule(config, 118_287 / 64)
+    epochs = (0, 2.5, 5, 145, 285, 299)
+    rates = [schedule(round(epoch * 118_287 / 64)) for epoch in epochs]
+    assert rates == pytest.approx([0, 0.0025, 0.01, 0.00525, 0.0005, 0.0005], rel=2e-3)

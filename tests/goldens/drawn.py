@@ -107,3 +107,19 @@ def pyramid() -> list[np.ndarray]:
     """Maps of two pictures of CANVAS at strides 4 to 32, of six channels."""
     rng = np.random.default_rng(4)
     return [rng.standard_normal((2, CANVAS[0] // s, CANVAS[1] // s, 6), np.float32) for s in (4, 8, 16, 32)]
+
+
+def yolox_outputs(batch: int, places: int, classes: int) -> dict[str, np.ndarray]:
+    """Of YOLOX's head, where boxes are of some size and objects found here and there."""
+    rng = np.random.default_rng(places)
+    box = rng.standard_normal((batch, places, 4), np.float32) * 0.5
+    box += np.array([0.5, 0.5, 1, 1], np.float32)
+    objectness = rng.standard_normal((batch, places), np.float32) * 2 - 2
+    logits = rng.standard_normal((batch, places, classes), np.float32) * 2 - 1
+    return {"bbox_regression": box, "objectness": objectness, "cls_logits": logits}
+
+
+def drawn_yolox(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """`drawn`, but weak at the end of residual blocks, and in the last layers, whose outputs are exponents."""
+    factor = 0.3 if name.endswith("layer2.bn.weight") else 0.005 if "_preds." in name else 1
+    return drawn(name, shape) * np.float32(factor)

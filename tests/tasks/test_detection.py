@@ -54,6 +54,23 @@ def test_the_canvas_around_a_picture_is_zero_after_normalising():
     np.testing.assert_allclose(images[0, :4], np.broadcast_to(expected, (4, 8, 3)), rtol=1e-5)
 
 
+def test_the_canvas_around_a_picture_may_be_grey():
+    config = get_base("detection").augment
+    config.update(fill=114, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
+    batch = {"image": np.full((2, 6, 8, 3), 200, np.uint8), "size": np.array([[4, 8], [6, 5]], np.int32)}
+    images = np.asarray(detection.normalise(batch, config))
+    np.testing.assert_allclose(images[0, 4:], 114, rtol=1e-6)
+    np.testing.assert_allclose(images[1, :, 5:], 114, rtol=1e-6)
+    np.testing.assert_allclose(images[0, :4], 200, rtol=1e-6)
+
+
+def test_mosaics_are_of_four_rows():
+    config = get_base("detection").augment
+    assert detection.mixed(config) == 1
+    config.mosaic = 0.5
+    assert detection.mixed(config) == 4
+
+
 def test_only_detections_worth_notice_are_described_in_the_pictures_own_pixels():
     predictions = {
         "boxes": np.float32([[[1, 2, 3, 4], [5, 6, 7, 8.26], [0, 0, 0, 0]]]),

@@ -80,6 +80,20 @@ def test_polynomial_decay_is_that_of_deeplab():
     assert rates == pytest.approx([0.1 * (1 - step / 100) ** 0.9 for step in range(100)], rel=1e-5)
 
 
+def test_a_square_warmup_a_cosine_and_a_hold_are_yoloxs():
+    """yolox/utils/lr_scheduler.py, yolox_warm_cos_lr."""
+    rates = schedule_of(name="cosine", warmup="2ep", warmup_power=2.0, final_factor=0.05, hold="15")
+    for step, rate in enumerate(rates):
+        least = 0.1 * 0.05
+        if step <= 20:
+            expected = 0.1 * (step / 20) ** 2
+        elif step >= 85:
+            expected = least
+        else:
+            expected = least + 0.5 * (0.1 - least) * (1 + math.cos(math.pi * (step - 20) / (100 - 20 - 15)))
+        assert rate == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
 def test_constant_is_constant():
     assert schedule_of(name="constant") == pytest.approx([0.1] * 100)
 
@@ -97,6 +111,7 @@ def test_the_rate_scales_with_the_batch():
     [
         ({"name": "cosin"}, "config.schedule.name is 'cosin'.*did you mean cosine"),
         ({"warmup": "11ep"}, "config.schedule.warmup is 110 steps, longer than config.duration's 100"),
+        ({"warmup": "5ep", "hold": "6ep"}, "config.schedule.hold is 60 steps, with the warm-up's 50 more than .* 100"),
         ({"boundaries": ("3 ep",), "name": "step"}, "config.schedule.boundaries is '3 ep'"),
     ],
 )

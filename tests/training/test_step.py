@@ -83,6 +83,21 @@ def test_moving_averages_of_parameters_and_statistics_are_torchs(every, warmup):
         np.testing.assert_allclose((state.ema["params"], state.ema["batch_stats"]), expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_ramped_average_is_yoloxs(every):
+    """yolox/utils/ema.py, ModelEMA: no copies, also in the warm-up, and a decay that grows with every update."""
+    values, average = np.random.default_rng(0).standard_normal(12), 1.0
+    start = {"params": jnp.float32(average), "batch_stats": {}}
+    state = TrainState(step=jnp.int32(0), opt_state=None, ema=start, **start)
+    for step, value in enumerate(values, start=1):
+        if step % every == 0:
+            decay = 0.9998 * (1 - np.exp(-step / 7))
+            average = decay * average + (1 - decay) * value
+        state = state.replace(step=state.step + 1, params=jnp.float32(value))
+        state = update_ema(state, 0.9998, every, warmup=5, ramp=7)
+        np.testing.assert_allclose(state.ema["params"], average, rtol=1e-5)
+
+
 def test_the_step_keeps_the_averages(config, mesh_of):
     config.ema.decay = 0.8
     (_, first), (_, second) = run(config, mesh_of(1), steps=2)

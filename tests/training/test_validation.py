@@ -95,6 +95,9 @@ def changed(**changes):
         ("schedule__warmup", "x"),
         ("schedule__warmup_factor", 2.0),
         ("schedule__boundaries", ("30ep", 60)),
+        ("schedule__warmup_power", 0.0),
+        ("schedule__hold", "x"),
+        ("ema__ramp", "-1"),
         ("schedule__factor", 0.0),
         ("schedule__final_factor", -1.0),
     ],
@@ -120,7 +123,34 @@ def test_every_number_of_the_configuration_has_a_rule():
             elif isinstance(value, (int, float)) and not isinstance(value, bool):
                 yield path + name
 
-    assert set(numbers(get_base())) <= RULES.keys() | TASK_RULES["classification"].keys()
+    for task in TASK_RULES:
+        assert set(numbers(get_base(task))) <= RULES.keys() | TASK_RULES[task].keys()
+
+
+@pytest.mark.parametrize(
+    ("group", "changes", "message"),
+    [
+        ("data", {"multi_scale": (0,)}, "config.data.multi_scale is"),
+        ("data", {"multi_scale": (320, 352)}, "config.data.multi_scale: .* set config.data.resize to"),
+        ("augment", {"fill": 256}, "config.augment.fill is 256"),
+        ("augment", {"mosaic": 1.5}, "config.augment.mosaic is 1.5"),
+        ("augment", {"degrees": -1.0}, "config.augment.degrees is"),
+        ("augment", {"translate": 2.0}, "config.augment.translate is"),
+        ("augment", {"scale": (2.0, 0.1)}, "config.augment.scale is"),
+        ("augment", {"shear": 45.0}, "config.augment.shear is"),
+        ("augment", {"mixup_scale": (0.0, 1.0)}, "config.augment.mixup_scale is"),
+        ("augment", {"hsv": (5.0, 30.0, 300.0)}, "config.augment.hsv is"),
+        ("augment", {"closing": "15 epochs"}, "config.augment.closing is"),
+        ("augment", {"mixup": 1.0}, "config.augment.mixup: only mosaics are mixed"),
+        ("augment", {"mosaic": 1.0, "iou_crop": True}, "config.augment.mosaic: it takes whole pictures"),
+    ],
+)
+def test_what_detection_cannot_do_is_named(group, changes, message):
+    config = get_base("detection")
+    config[group].update(changes)
+    with pytest.raises(UserError, match=message) as caught:
+        check_config(config)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(

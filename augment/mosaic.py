@@ -1,0 +1,267 @@
+"""YOLOX's mosaic, random affine map and mixup, as one resampling of each picture from its group of four.
+
+Rows 4i .. 4i + 3 of a batch make four mosaics of one another, which never stand on different devices. A row's `Plan`
+says where every pixel of its picture comes from; `render` looks each up once, between its four neighbours, and nothing
+of the mosaic's four canvases, or of what lies outside the result, is ever made. `place` moves the boxes along.
+
+Source: Ge et al. 2021, "YOLOX", section 2.1; yolox/data/datasets/mosaicdetection.py and data_augment.py of release
+0.3.0. There the other pictures come from the whole dataset, here from the group. Pixels lie here where the boxes say:
+OpenCV maps their indices, half a pixel away from that, and rounds to 32nds of a pixel and to whole grey levels.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+from ml_collections import ConfigDict
+
+Batch = dict[str, Array]
+
+GROUP = 4
+LEAST_SIDE = 1.0  # pixels: a box that is not longer both ways is left out
+
+
+class Plan(NamedTuple):
+    """Of one picture. Points are x, y in pixels; the mosaic's canvas is twice the picture's, one after `forward`."""
+
+    sources: Int[Array, "4"]  # which of the group: upper left, upper right, lower left, lower right of `center`
+    center: Float[Array, "2"]
+    offsets: Float[Array, "4 2"]  # where in the mosaic each source's upper left corner lies
+    forward: Float[Array, "2 3"]  # mosaic -> picture
+    flip: Bool[Array, ""]  # the whole, in the end
+    shown: Float[Array, "2"]  # width and height of what of the canvas is picture
+    partner: Int[Array, ""]  # which of the group is mixed in
+    partner_weight: Float[Array, ""]  # 0: none is
+    partner_scale: Float[Array, ""]  # sides of the partner's canvas beside its own
+    partner_flip: Bool[Array, ""]
+    partner_offset: Float[Array, "2"]  # what of the scaled partner is cut off, left and above
+
+
+def mosaic(
+    mosaic_keys: Key[Array, "b"],
+    mixup_keys: Key[Array, "b"],
+    flip_keys: Key[Array, "b"],
+    batch: Batch,
+    closed: Bool[Array, "b"],
+    config: ConfigDict,
+) -> Batch:
+    """The batch with float images of 0..255, and its boxes, classes, crowds, sizes; B a multiple of 4 on every device.
+
+    A row is a mosaic with the probability config.mosaic, mixed with another one of its group with config.mixup, if that
+    has boxes at all; rows that are `closed`, and those without mosaic, keep their picture. Each is flipped with
+    config.flip_probability. Crowds are left out, and boxes not longer than a pixel; of the others the first max_boxes
+    stay, the mixed-in picture's being the last; `left_out` int32 [B] counts what had no slot.
+    """
+    height, width = batch["image"].shape[1:3]
+    canvas = jnp.array([width, height], jnp.float32)
+    groups = jax.tree.map(
+        lambda x: x.reshape(-1, GROUP, *x.shape[1:]),
+        {key: batch[key] for key in ("image", "boxes", "classes", "crowd", "size")},
+    )
+    used = (groups["classes"] >= 0) & ~groups["crowd"]
+    has_boxes = jnp.any(used, axis=-1)
+    sizes = groups["size"][..., ::-1].astype(jnp.float32)  # width, height
+
+    def plans(keys, sizes, has_boxes, closed):
+        draw_each = jax.vmap(lambda row, keys, closed: draw(row, *keys, sizes, has_boxes, closed, canvas, config))
+        return draw_each(jnp.arange(GROUP), keys, closed)
+
+    keys = [each.reshape(-1, GROUP) for each in (mosaic_keys, mixup_keys, flip_keys)]
+    made = jax.vmap(plans)(keys, sizes, has_boxes, closed.reshape(-1, GROUP))
+
+    def boxes_of(plans, boxes, classes, used, sizes):
+        return jax.vmap(lambda plan: place(plan, boxes, classes, used, sizes, canvas))(plans)
+
+    boxes, classes, left_out = jax.vmap(boxes_of)(made, groups["boxes"], groups["classes"], used, sizes)
+    each = {
+        "image": render(made, groups["image"], sizes, config.fill),
+        "boxes": boxes,
+        "classes": classes,
+        "crowd": jnp.zeros_like(groups["crowd"]),
+        "size": made.shown[..., ::-1].astype(batch["size"].dtype),
+        "left_out": left_out,
+    }
+    return batch | jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), each)
+
+
+def draw(
+    row: Int[Array, ""],
+    mosaic_key: Key[Array, ""],
+    mixup_key: Key[Array, ""],
+    flip_key: Key[Array, ""],
+    sizes: Float[Array, "4 2"],
+    has_boxes: Bool[Array, "4"],
+    closed: Bool[Array, ""],
+    canvas: Float[Array, "2"],
+    config: ConfigDict,
+) -> Plan:
+    """The plan of the group's picture `row`; `sizes` and `canvas` are widths and heights.
+
+    In a mosaic the row's own picture comes first, the others follow in the group's order, which is as random as the
+    batch's.
+    """
+    use_key, center_key, affine_key = jax.random.split(mosaic_key, 3)
+    used = jax.random.bernoulli(use_key, config.mosaic) & ~closed
+    center = jnp.where(used, jnp.floor(canvas * jax.random.uniform(center_key, (2,), minval=0.5, maxval=1.5)), 0)
+    sources = jnp.where(used, (row + jnp.arange(GROUP)) % GROUP, row)
+    offsets = jnp.where(used, corners(center, sizes[sources]), 0)
+    plain = jnp.eye(2, 3)
+    forward = jnp.where(used, affine(affine_key, canvas, config), plain)
+
+    use_key, partner_key, scale_key, flip_partner_key, crop_key = jax.random.split(mixup_key, 5)
+    others = (jnp.arange(GROUP) != row) & has_boxes
+    partner = jnp.argmax(jnp.where(others, jax.random.uniform(partner_key, (GROUP,)), -1))
+    mixes = used & jax.random.bernoulli(use_key, config.mixup) & jnp.any(others) & jnp.any(has_boxes[sources])
+    scale = jax.random.uniform(scale_key, minval=config.mixup_scale[0], maxval=config.mixup_scale[1])
+    spare = jnp.maximum(jnp.floor(canvas * scale) - canvas, 0)
+    return Plan(
+        sources=sources,
+        center=center,
+        offsets=offsets,
+        forward=forward,
+        flip=jax.random.bernoulli(flip_key, config.flip_probability),
+        shown=jnp.where(used, canvas, sizes[row]),
+        partner=partner,
+        partner_weight=jnp.where(mixes, 0.5, 0.0),
+        partner_scale=scale,
+        partner_flip=jax.random.bernoulli(flip_partner_key),
+        partner_offset=jnp.floor(jax.random.uniform(crop_key, (2,)) * spare),
+    )
+
+
+def corners(center: Float[Array, "2"], sizes: Float[Array, "4 2"]) -> Float[Array, "4 2"]:
+    """Where pictures of these widths and heights lie that meet at `center` with a corner each."""
+    return center - sizes * jnp.array([[1.0, 1], [0, 1], [1, 0], [0, 0]])
+
+
+def affine(key: Key[Array, ""], canvas: Float[Array, "2"], config: ConfigDict) -> Float[Array, "2 3"]:
+    """Turned by up to config.degrees, scaled by config.scale, sheared by up to config.shear degrees, both ways, shifted
+    by up to config.translate of the canvas; about the mosaic's upper left corner, as get_affine_matrix has it."""
+    draws = jax.random.uniform(key, (6,), minval=-1)
+    return affine_matrix(
+        angle=jnp.deg2rad(config.degrees * draws[0]),
+        scale=config.scale[0] + (config.scale[1] - config.scale[0]) * (draws[1] + 1) / 2,
+        shear=jnp.tan(jnp.deg2rad(config.shear * draws[2:4])),
+        shift=config.translate * draws[4:] * canvas,
+    )
+
+
+def affine_matrix(
+    angle: Array, scale: Array, shear: Float[Array, "2"], shift: Float[Array, "2"]
+) -> Float[Array, "2 3"]:
+    """`angle` in radians, against the clock as it is seen; `shear` are tangents, along x and along y."""
+    cos, sin = scale * jnp.cos(angle), scale * jnp.sin(angle)
+    first, second = jnp.stack([cos, sin]), jnp.stack([-sin, cos])
+    linear = jnp.stack([first + shear[0] * second, second + shear[1] * first])
+    return jnp.concatenate([linear, shift[:, None]], axis=1)
+
+
+def place(
+    plan: Plan,
+    boxes: Float[Array, "4 n 4"],
+    classes: Int[Array, "4 n"],
+    used: Bool[Array, "4 n"],
+    sizes: Float[Array, "4 2"],
+    canvas: Float[Array, "2"],
+) -> tuple[Float[Array, "n 4"], Int[Array, "n"], Int[Array, ""]]:
+    """The boxes and classes of the plan's picture, in as many slots as each source has, and how many had none.
+
+    A box becomes the one around its four turned corners, as far as the picture shows it. The mosaic's own edge cuts it
+    before, as in the reference.
+    """
+    slots = boxes.shape[1]
+    inside = jnp.clip(boxes[plan.sources] + jnp.tile(plan.offsets, 2)[:, None], 0, jnp.tile(2 * canvas, 2))
+    seen = around(inside.reshape(-1, 4), plan.forward)
+    mixed = boxes[plan.partner] * plan.partner_scale
+    extent = jnp.floor(canvas * plan.partner_scale)
+    mixed = jnp.clip(mixed, 0, jnp.tile(extent, 2))
+    mixed = jnp.where(plan.partner_flip, flipped(mixed, extent[0]), mixed) - jnp.tile(plan.partner_offset, 2)
+    found = jnp.clip(jnp.concatenate([seen, mixed]), 0, jnp.tile(plan.shown, 2))
+    found = jnp.where(plan.flip, flipped(found, plan.shown[0]), found)
+
+    mosaicked = plan.sources[0] != plan.sources[1]  # a picture that stays itself is there once
+    counted = used[plan.sources] & (mosaicked | (jnp.arange(GROUP) == GROUP - 1))[:, None]
+    kept = jnp.concatenate([counted.ravel(), used[plan.partner] & (plan.partner_weight > 0)])
+    kept &= jnp.min(found[:, 2:] - found[:, :2], axis=1) > LEAST_SIDE
+    order = jnp.argsort(~kept, stable=True)[:slots]
+    numbers = jnp.concatenate([classes[plan.sources].ravel(), classes[plan.partner]])
+    return (
+        jnp.where(kept[order, None], found[order], 0),
+        jnp.where(kept[order], numbers[order], -1),
+        jnp.maximum(jnp.sum(kept) - slots, 0),
+    )
+
+
+def around(boxes: Float[Array, "n 4"], matrix: Float[Array, "2 3"]) -> Float[Array, "n 4"]:
+    """The boxes around the mapped corners of `boxes`."""
+    x, y = boxes[:, jnp.array([0, 2, 0, 2])], boxes[:, jnp.array([1, 1, 3, 3])]
+    x, y = (row[0] * x + row[1] * y + row[2] for row in matrix)
+    return jnp.stack([jnp.min(x, 1), jnp.min(y, 1), jnp.max(x, 1), jnp.max(y, 1)], axis=1)
+
+
+def flipped(boxes: Float[Array, "n 4"], width: Array) -> Float[Array, "n 4"]:
+    return jnp.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+
+
+def render(
+    plans: Plan, images: Float[Array, "g 4 h w 3"], sizes: Float[Array, "g 4 2"], fill: float
+) -> Float[Array, "g 4 h w 3"]:
+    """Every picture as its plan has it, bilinearly; `fill` where a mosaic has no picture, 0 beside a scaled partner."""
+    count, _, height, width = images.shape[:4]
+    canvas = jnp.array([width, height], jnp.float32)
+    around = jnp.full((1, 3), max(fill, 0), images.dtype)
+    pixels = jnp.concatenate([images.reshape(-1, 3), around])  # one lookup serves all groups
+
+    def index(image: Array, x: Array, y: Array, known: Array) -> Array:
+        """Where in `pixels` that of an image is, or what is around; x and y whole."""
+        x, y = jnp.clip(x, 0, width - 1).astype(jnp.int32), jnp.clip(y, 0, height - 1).astype(jnp.int32)
+        return jnp.where(known, (image * height + y) * width + x, len(pixels) - 1)
+
+    def picture(plan: Plan, sizes: Float[Array, "4 2"], first: Int[Array, ""]) -> Float[Array, "h w 3"]:
+        def in_mosaic(x: Array, y: Array) -> Array:
+            right, below = x >= plan.center[0], y >= plan.center[1]
+
+            def of_quadrant(values: Array) -> Array:
+                return jnp.where(below, jnp.where(right, values[3], values[2]), jnp.where(right, values[1], values[0]))
+
+            across, down = (of_quadrant(sizes[plan.sources, axis]) for axis in (0, 1))
+            local_x, local_y = (at - of_quadrant(plan.offsets[:, axis]) for axis, at in enumerate((x, y)))
+            known = (local_x >= 0) & (local_x < across) & (local_y >= 0) & (local_y < down)
+            known &= (x >= 0) & (x < 2 * width) & (y >= 0) & (y < 2 * height)
+            return index(first + of_quadrant(plan.sources), local_x, local_y, known)
+
+        def of_partner(x: Array, y: Array) -> Array:
+            """Beyond its edge there is its edge; beyond its picture, on its canvas, fill."""
+            x, y = jnp.clip(x, 0, width - 1), jnp.clip(y, 0, height - 1)
+            known = (x < sizes[plan.partner, 0]) & (y < sizes[plan.partner, 1])
+            return index(first + plan.partner, x, y, known)
+
+        x, y = jnp.meshgrid(jnp.arange(width) + 0.5, jnp.arange(height) + 0.5)
+        x = jnp.where(plan.flip, plan.shown[0] - x, x)
+        (a, b, shift_x), (c, d, shift_y) = plan.forward
+        from_x, from_y = x - shift_x, y - shift_y
+        determinant = a * d - b * c
+        at = ((d * from_x - b * from_y) / determinant, (a * from_y - c * from_x) / determinant)
+        result = bilinear(lambda *place: pixels[in_mosaic(*place)], *at)
+
+        extent = jnp.floor(canvas * plan.partner_scale)
+        x, y = x + plan.partner_offset[0], y + plan.partner_offset[1]
+        covered = ((x < extent[0]) & (y < extent[1]))[..., None]
+        x = jnp.where(plan.partner_flip, extent[0] - x, x)
+        mixed = bilinear(
+            lambda *place: pixels[of_partner(*place)], x * canvas[0] / extent[0], y * canvas[1] / extent[1]
+        )
+        return (1 - plan.partner_weight) * result + plan.partner_weight * jnp.where(covered, mixed, 0)
+
+    return jax.vmap(jax.vmap(picture, (0, None, None)))(plans, sizes, GROUP * jnp.arange(count))
+
+
+def bilinear(look_up, x: Float[Array, "h w"], y: Float[Array, "h w"]) -> Float[Array, "h w 3"]:
+    """Between the four pixels around each point, whose own middles lie at halves; look_up(x, y) of whole numbers."""
+    x, y = x - 0.5, y - 0.5
+    left, top = jnp.floor(x), jnp.floor(y)
+    right, below = (x - left)[..., None], (y - top)[..., None]
+    upper = look_up(left, top) * (1 - right) + look_up(left + 1, top) * right
+    lower = look_up(left, top + 1) * (1 - right) + look_up(left + 1, top + 1) * right
+    return upper * (1 - below) + lower * below

@@ -1,0 +1,37 @@
+"""YOLOv3 on COCO (Redmon and Farhadi 2018, "YOLOv3: an incremental improvement").
+
+    python train.py --config experiments/coco_yolov3.py --workdir runs/yolov3 --config.data.source=coco:/data/coco
+    python eval.py --workdir runs/yolov3 --draw
+
+/data/coco holds train2017/, val2017/ and annotations/instances_{train,val}2017.json; tfds:coco/2017 does as well.
+Evaluating the authors' weights needs no training: --config.init_from=yolov3.weights and --config.duration=1.
+The recipe of darknet's cfg/yolov3.cfg: 500,200 batches of 64, begun from darknet53.conv.74 (Darknet-53 on ImageNet),
+SGD with momentum 0.9 and weight decay 5e-4 on kernels, rate 0.001 after 1,000 steps of warm-up by the fourth power,
+divided by 10 after 400,000 and 450,000. The side is one of 320, 352, ..., 608, anew every ten steps. Pictures are
+scaled by 0.25 to 2 at random, and flipped; colours are SSD's, and the aspect, which darknet jitters by 0.3, stays.
+Pictures lie at the canvas's upper left, on grey; darknet has them in its middle.
+Published: box AP 33.0 at 608 on test-dev with the authors' weights, AP50 57.9, AP75 34.4; small 18.3, medium 35.4,
+large 41.9 (table 3); trained on trainval35k.
+Not trained here: 32.9 GMAC forward at 416 are 8 times a ResNet-50's at 224, of which an A100 trains 2,470 pictures a
+second in mixed precision, so 500,200 batches of 64, at 464 on average, take 36 hours of one A100, if it is as busy.
+"""
+
+from experiments.base import get_base
+
+
+def get_config():
+    config = get_base("detection")
+    config.batch_size = 64
+    config.duration = "500.2k"
+    config.eval_every = config.checkpoint_every = "10k"
+    config.model.name = "yolov3_darknet53"
+    config.init_from = "darknet53.conv.74"
+    config.init_allow_missing = r"layers\.(7[5-9]|8\d|9\d|10\d)\..*"
+    config.data.update(source="coco:coco", resize="fit", image_size=608, workers=8)
+    config.data.multi_scale = tuple(range(320, 609, 32))
+    config.augment.update(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), fill=128)
+    config.augment.update(scale_jitter=(0.25, 2.0), photometric=True)
+    config.optimizer.update(name="momentum", learning_rate=1e-3, reference_batch=64, weight_decay=5e-4)
+    config.optimizer.decay = "kernels"
+    config.schedule.update(name="step", boundaries=("400k", "450k"), warmup="1k", warmup_power=4.0)
+    return config
