@@ -1,11 +1,14 @@
-"""Detectors, from normalised pictures to outputs, to detections, and one training step; beside torchvision's networks.
+"""Detectors, from normalised pictures to outputs, to detections, and one training step; beside their references.
 
     python benchmarks/detectors.py ssd300_vgg16 300x300 [--work network detect train] [--batch 1 8] [--rounds 3]
-    python benchmarks/detectors.py retinanet_resnet50_fpn 480x640
+    python benchmarks/detectors.py fasterrcnn_resnet50_fpn 800x1344 --work network detect --batch 1
+    python benchmarks/detectors.py yolox_s 640x640
 
-network: the forward pass up to the heads' outputs, where torchvision, if it is installed (it is no dependency), takes
-turns with this project; detect: with the detections; train: the step of training/step.py, uint8 pictures in, new
-parameters out, beside torchvision's losses, backward pass and SGD. COCO's 90 classes, drawn pictures and boxes.
+network: the forward pass up to the heads' outputs, where the reference, if it is installed (torchvision, or for YOLOX
+its authors' yolox; neither is a dependency), takes turns with this project; detect: with the detections; train: the
+step of training/step.py, uint8 pictures in, new parameters out, beside torchvision's losses, backward pass and SGD for
+SSD and RetinaNet. COCO's classes, drawn pictures and boxes. Of Faster R-CNN the reference's network is the backbone,
+the RPN's head, and the box head on drawn features of 1,000 proposals; ours also chooses them and pools their features.
 
 Everyone has a process of its own, so that peak memory is its own too; within a round all take turns. Medians over
 rounds. `compile`: seconds until the first call has ended. On a shared machine only ratios count.
@@ -29,10 +32,12 @@ import numpy as np
 
 CLASSES, OBJECTS = 90, 8
 EXPERIMENTS = {  # of which the training step is measured
-    "ssd300_vgg16": "coco_ssd300",
-    "retinanet_resnet50_fpn": "coco_retinanet",
+    "ssd300_vgg16": ("coco_ssd300",),
+    "retinanet_resnet50_fpn": ("coco_retinanet",),
+    "fasterrcnn_resnet50_fpn": ("coco_faster_rcnn", "v1"),
+    "yolox_s": ("coco_yolox", "s"),
 }
-RATE, MOMENTUM = 1e-4, 0.9
+RATE, MOMENTUM, PROPOSALS = 1e-4, 0.9, 1000
 
 
 def drawn(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
@@ -64,7 +69,8 @@ def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> Callable[[],
     from training.state import init_state
     from training.step import make_train_step
 
-    config = importlib.import_module(f"experiments.{EXPERIMENTS[name]}").get_config()
+    experiment, *variant = EXPERIMENTS[name]
+    config = importlib.import_module(f"experiments.{experiment}").get_config(*variant)
     model, task, mesh = models.create(config.model, CLASSES, AXIS), tasks.get(config.task), make_mesh()
     size = batch["image"].shape[1:3]
     if work == "train":
@@ -72,7 +78,8 @@ def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> Callable[[],
         state = jax.jit(
             lambda: init_state(model, optimizer, size, config.seed, ema=False), out_shardings=replicated(mesh)
         )()
-        step, batch = make_train_step(model, task, optimizer, config, CLASSES, 1, mesh), jax.device_put(batch)
+        resolved = task.resolve(config, range(100_000))  # of whose data only the length is asked
+        step, batch = make_train_step(model, task, optimizer, resolved, CLASSES, 1, mesh), jax.device_put(batch)
 
         def train() -> None:
             nonlocal state
@@ -104,8 +111,8 @@ def torchvision(name: str, work: str, batch: dict[str, np.ndarray]) -> Callable[
     from torchvision.ops.misc import FrozenBatchNorm2d
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    if name == "ssd300_vgg16":
-        model = detection.ssd300_vgg16(weights=None, weights_backbone=None, num_classes=CLASSES + 1)
+    if name != "retinanet_resnet50_fpn":
+        model = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=CLASSES + 1)
     else:
         levels = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)}
         body = resnet50(norm_layer=FrozenBatchNorm2d)
@@ -124,7 +131,12 @@ def torchvision(name: str, work: str, batch: dict[str, np.ndarray]) -> Callable[
 
     def network():
         features = list(model.backbone(canvases.tensors).values())
+        if name.startswith("fasterrcnn"):
+            heads = model.roi_heads
+            return model.rpn.head(features), heads.box_predictor(heads.box_head(pooled))
         return model.head(features), model.anchor_generator(canvases, features)
+
+    pooled = torch.rand(len(x) * PROPOSALS, 256, 7, 7) if name.startswith("fasterrcnn") else None
 
     def run() -> None:
         if work == "network":
@@ -145,7 +157,29 @@ def torchvision(name: str, work: str, batch: dict[str, np.ndarray]) -> Callable[
     return run
 
 
-CONTENDERS = {"morphism": morphism, "torchvision": torchvision}
+def yolox(name: str, work: str, batch: dict[str, np.ndarray]) -> Callable[[], None]:
+    import torch
+    from yolox.models import YOLOPAFPN, YOLOX, YOLOXHead
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    model = YOLOX(YOLOPAFPN(0.33, 0.5), YOLOXHead(CLASSES, 0.5)).eval().to(memory_format=torch.channels_last)
+    x = torch.from_numpy(batch["image"].astype(np.float32)).permute(0, 3, 1, 2)
+
+    def run() -> None:
+        with torch.inference_mode():
+            model(x)
+
+    return run
+
+
+CONTENDERS = {"morphism": morphism, "torchvision": torchvision, "yolox": yolox}
+
+
+def references(model: str, work: str) -> list[str]:
+    """Who does the same work, and is installed."""
+    name = "yolox" if model.startswith("yolox") else "torchvision"
+    works = ("network", "train") if model in ("ssd300_vgg16", "retinanet_resnet50_fpn") else ("network",)
+    return [name] if work in works and importlib.util.find_spec(name) else []
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -163,9 +197,7 @@ def serve(args: argparse.Namespace) -> None:
 
 
 def measure(args: argparse.Namespace, work: str, batch: int) -> dict[str, dict[str, float]]:
-    names = ["morphism"]
-    if work != "detect" and importlib.util.find_spec("torchvision"):
-        names.append("torchvision")
+    names = ["morphism", *references(args.model, work)]
     size = "x".join(map(str, args.size))
     flags = [args.model, size, "--work", work, "--batch", str(batch)]
     processes = {
