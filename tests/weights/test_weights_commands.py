@@ -1,7 +1,6 @@
 """weights.run, weights.export, and eval.py and predict.py with --weights, as a person runs them: one process each."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,7 +13,7 @@ from test_commands import run, train
 
 import models
 from data.sources.embedded import Embedded
-from experiments import coco_faster_rcnn, quickstart
+from experiments import quickstart
 from training.mesh import AXIS
 from weights import files
 from weights.convert import from_torch, torch_shapes
@@ -154,29 +153,3 @@ def test_of_a_detector_the_final_boxes_are_written_beside_its_raw_outputs(tmp_pa
     assert set(expected) == {"boxes", "scores", "classes", "valid"}
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-2)
-
-
-def test_of_a_detector_of_two_stages_the_proposals_are_written_too(tmp_path):
-    config = coco_faster_rcnn.get_config()
-    options = {"backbone": "resnet18", "backbone_width": 8, "channels": 8, "head_width": 8, "proposals": 20}
-    config.model.options = ConfigDict(options)
-    model = models.create(config.model, 10, AXIS)
-    like = jax.eval_shape(lambda: models.init(model, jax.random.key(0), 64))
-    tensors = {name: drawn(name, shape) for name, shape in torch_shapes(like).items()}
-    files.write(tmp_path / "detector.safetensors", tensors)
-    images = picture(64, 96, batch=2)
-    np.savez(tmp_path / "in.npz", images=images)
-    done = run_weights(
-        tmp_path / "detector.safetensors",
-        tmp_path / "in.npz",
-        tmp_path / "out.npz",
-        *(f"--config.model.options.{name}={value}" for name, value in options.items()),
-        experiment="coco_faster_rcnn.py",
-    )
-    assert done.returncode == 0, done.stderr
-    assert "10 classes, on 2 images" in done.stdout
-    found = np.load(tmp_path / "out.npz")
-    expected = jax.jit(partial(model.apply, train=False))(from_torch(tensors, like), images)
-    for name in ("proposals", "proposal_scores", "proposal_valid", "class_logits", "box_regression"):
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-2)
-    assert found["boxes"].shape == (2, 100, 4)
