@@ -6,7 +6,7 @@
 
 Prints a table, and writes it as JSON (and a .png with --draw) where --output says; in the workdir, unless it is given,
 as eval_<split>.json, or eval_<split>_<views>.json with --views but the central crop.
---weights are a file (.safetensors, .pth), a public checkpoint of torchvision's, or a run's workdir.
+--weights are a file (.safetensors, .pth, darknet's .weights), a public checkpoint of torchvision's, or a run's workdir.
 """
 
 import re

@@ -4,7 +4,7 @@
     python eval.py --workdir runs/yolov3 --draw
 
 /data/coco holds train2017/, val2017/ and annotations/instances_{train,val}2017.json; tfds:coco/2017 does as well.
-Evaluating the authors' weights needs no training: --config.init_from=yolov3.weights and --config.duration=1.
+The authors' weights themselves: python eval.py --config experiments/coco_yolov3.py --weights yolov3.weights
 The recipe of darknet's cfg/yolov3.cfg: 500,200 batches of 64, begun from darknet53.conv.74 (Darknet-53 on ImageNet),
 SGD with momentum 0.9 and weight decay 5e-4 on kernels, rate 0.001 after 1,000 steps of warm-up by the fourth power,
 divided by 10 after 400,000 and 450,000. The side is one of 320, 352, ..., 608, anew every ten steps. Pictures are

@@ -47,7 +47,7 @@ def test_a_file_is_read_by_its_suffix(tmp_path):
     ("name", "content", "message"),
     [
         ("none.pth", None, "none.pth: no such file of weights"),
-        ("x.h5", b"", "x.h5: weights are read from .safetensors and torch's .pth .pt .bin .ckpt"),
+        ("x.h5", b"", "x.h5: weights are read from .safetensors, torch's .pth .pt .bin .ckpt and darknet's .weights"),
         ("x.safetensors", b"\x08\0\0\0\0\0\0\0{}      "[:12], "x.safetensors: broken, or no safetensors"),
         ("y.safetensors", b"no safetensors at all", "y.safetensors: broken, or no safetensors"),
         ("z.pth", b"no pickle", "z.pth: broken, or no file of torch.save"),
