@@ -28,7 +28,8 @@ torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 _XLAS_OWN = ContextVar("xlas_own", default=False)
-FEWEST_CHANNELS = 16  # that a convolution on CPU reads for its kernel's gradient to be products of matrices
+# For a convolution's kernel's gradient to be products of matrices on CPU: channels that it reads, multiply-accumulates.
+FEWEST_CHANNELS, LEAST_WORK = 16, 5e8
 
 
 def torch_bias(fan_in: int) -> nn.initializers.Initializer:
@@ -119,9 +120,10 @@ _dense.defvjp(lambda x, weights: (_dense(x, weights), (x, weights)), _dense_grad
 
 
 def _plain_conv(x: Array, kernel: Array, strides: tuple[int, int], padding: Any, **options: Any) -> Array:
-    """lax.conv_general_dilated, with another way to the kernel's gradient where the channels are enough to fill it."""
+    """lax.conv_general_dilated, with another way to the kernel's gradient where that is worth its time to compile."""
     static = {"window_strides": strides, "padding": tuple(padding), **options}
-    if x.shape[-1] < FEWEST_CHANNELS:
+    work = x.size * kernel.size / (x.shape[-1] * strides[0] * strides[1])
+    if x.shape[-1] < FEWEST_CHANNELS or work < LEAST_WORK:
         return jax.lax.conv_general_dilated(x, kernel, **static)
     return _plain(x, kernel, tuple(static.items()))
 
