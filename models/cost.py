@@ -9,13 +9,18 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
+from ops.resize import SCOPE
+
 
 def parameters(params: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def multiply_accumulates(model: nn.Module, variables: Any, image_shape: tuple[int, int, int]) -> int:
-    """Of convolutions and matrix products in the evaluation of one image: what torchvision's tables call GFLOPS."""
+    """Of convolutions and matrix products in the evaluation of one image: what torchvision's tables call GFLOPS.
+
+    Products that resize a map (ops/resize.py) are left out, as torchvision counts none for its interpolation.
+    """
     return by_scope(model, variables, image_shape).total()
 
 
@@ -31,6 +36,8 @@ def _count(jaxpr: Any, scope: str) -> Counter[str]:
     total: Counter[str] = Counter()
     for equation in jaxpr.eqns:
         here = "/".join(filter(None, (scope, str(equation.source_info.name_stack))))
+        if SCOPE in here.split("/"):
+            continue
         if equation.primitive.name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             output_channel = equation.params["dimension_numbers"].rhs_spec[0]
