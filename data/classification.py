@@ -19,7 +19,7 @@ def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Sha
     return [(size, size)], np.zeros(len(source), np.int32)
 
 
-def empty(rows: int, data: ConfigDict) -> dict[str, np.ndarray]:
+def empty(rows: int, data: ConfigDict, shape: Shape) -> dict[str, np.ndarray]:
     """What a batch holds beside pictures: label int32 [rows]."""
     return {"label": np.zeros(rows, np.int32)}
 

@@ -28,7 +28,7 @@ def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Sha
     return shapes, np.array(held, np.int32)[which.ravel()]
 
 
-def empty(rows: int, data: ConfigDict) -> dict[str, np.ndarray]:
+def empty(rows: int, data: ConfigDict, shape: Shape) -> dict[str, np.ndarray]:
     """What a batch holds beside pictures.
 
     boxes float32 [rows,N,4], x0, y0, x1, y1 in pixels of the canvas; classes int32 [rows,N], -1 in unused slots; crowd

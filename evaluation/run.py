@@ -23,7 +23,7 @@ from training.manifest import read_classes, read_config
 from training.mesh import AXIS, make_mesh, replicated
 from training.step import make_eval_step
 from training.validation import check_config
-from weights.public import PREFIX, Public, PublicDetector
+from weights.public import PREFIX, Public, PublicDetector, PublicSegmenter
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,9 @@ def open_weights(config: ConfigDict, reference: str, overrides: Set[str], say: C
     return Run(config, tasks.get(config.task), names, weights.origin, facts, model, variables)
 
 
-def _prepare(config: ConfigDict, public: Public | PublicDetector, origin: str, overrides: Set[str]) -> None:
+def _prepare(
+    config: ConfigDict, public: Public | PublicDetector | PublicSegmenter, origin: str, overrides: Set[str]
+) -> None:
     architecture = origin.removeprefix(PREFIX).partition("/")[0]
     if config.model.name != architecture:
         raise UserError(f"{origin} is for config.model.name={architecture}, not {config.model.name}")
@@ -119,6 +121,8 @@ def _prepare(config: ConfigDict, public: Public | PublicDetector, origin: str, o
     if isinstance(public, PublicDetector):
         with config.model.options.unlocked():
             config.model.options.update(dict(public.options))
+    elif isinstance(public, PublicSegmenter):
+        wanted |= {"data.resize": "shorter", "data.image_size": public.resize_size, "data.antialias": True}
     else:
         if public.top1 is None:
             raise UserError(f"{origin} has no trained classifier; it is to begin training with, as config.init_from")

@@ -1,6 +1,7 @@
 """DeepLabV3 as torchvision has it, and DeepLabV3+ as mmsegmentation.
 
-Chen et al. 2017, "Rethinking atrous convolution"; 2018, "Encoder-decoder with atrous separable convolution". With the auxiliary head; the first two at 21 classes, multiply-accumulates at 520x520, the others at 19:
+Chen et al. 2017, "Rethinking atrous convolution"; 2018, "Encoder-decoder with atrous separable convolution". With the
+auxiliary head; the first two at 21 classes, multiply-accumulates at 520x520, the others at 19:
 
     deeplabv3_resnet50        42,004,074 parameters   178.722 GMAC   mIoU 66.4 on COCO val2017 with VOC's classes
     deeplabv3_resnet101       60,996,202              258.743             67.4 (torchvision COCO_WITH_VOC_LABELS_V1)

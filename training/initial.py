@@ -40,7 +40,7 @@ class Weights:
     sha256: str
     tensors: dict[str, np.ndarray]
     classes: tuple[str, ...] | None = None
-    prepared: public.Public | public.PublicDetector | None = None
+    prepared: public.Public | public.PublicDetector | public.PublicSegmenter | None = None
 
 
 def read_weights(reference: str, say: Callable[[str], None]) -> Weights:
