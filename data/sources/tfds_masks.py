@@ -104,7 +104,7 @@ def _known(name: str, data_dir: str) -> Known:
     if dataset in KNOWN:
         return KNOWN[dataset]
     features = builder(name, data_dir).info.features
-    mask = features.get("segmentation") if hasattr(features, "get") else None
+    mask = features["segmentation"] if "segmentation" in features else None
     if "image" not in features or not isinstance(mask, tfds.features.LabeledImage):
         raise UserError(
             f"tfds_masks:{name}: what its masks mean is not known; known are {', '.join(KNOWN)}, and datasets with an "

@@ -13,7 +13,7 @@ from experiments.base import get_base
 
 @dataclass(frozen=True)
 class Pictures:
-    """Record i is of sizes[i]: class 1, white, in a rectangle on class 0, grey; the rightmost eighth is ignored, black."""
+    """Record i is of sizes[i]: class 1, white, in a rectangle on class 0, grey; an eighth is ignored, black."""
 
     all_sizes: tuple[tuple[int, int], ...]
     classes = ("ground", "thing")
