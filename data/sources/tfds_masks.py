@@ -104,8 +104,9 @@ def _known(name: str, data_dir: str) -> Known:
     if dataset in KNOWN:
         return KNOWN[dataset]
     features = builder(name, data_dir).info.features
-    mask = features["segmentation"] if "segmentation" in features else None
-    if "image" not in features or not isinstance(mask, tfds.features.LabeledImage):
+    told = {"image", "segmentation"} <= set(features)
+    mask = features["segmentation"] if told else None
+    if not isinstance(mask, tfds.features.LabeledImage):
         raise UserError(
             f"tfds_masks:{name}: what its masks mean is not known; known are {', '.join(KNOWN)}, and datasets with an "
             f"'image' and a 'segmentation' of tfds.features.LabeledImage; its features are {', '.join(features)}"
