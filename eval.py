@@ -18,12 +18,14 @@ import cli
 import training.startup
 from errors import UserError
 
+MASKS_DRAWN = 12  # pictures with a class a pixel, of which no more are kept
+
 _CONFIG = cli.ConfigFlag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The --workdir of a training run.")
 _SPLIT = flags.DEFINE_string("split", None, "Which split; the run's config.data.val_split unless given.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
 _SOURCE = flags.DEFINE_string("source", None, "Other data with the same classes; the run's config.data.source.")
-_VIEWS = flags.DEFINE_string("views", "center", "Of each picture: center, flip or ten_crop (augment/views.py).")
+_VIEWS = flags.DEFINE_string("views", "center", "Of each picture: center, flip, ten_crop; of masks also scales[_flip].")
 _WEIGHTS = flags.DEFINE_string("weights", None, "With --config, instead of --workdir: a file, torchvision:..., a run.")
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write; eval_<split>.json in the --workdir unless given.")
 _DRAW = flags.DEFINE_bool("draw", False, "Also draw pictures with what was predicted.")
@@ -64,7 +66,8 @@ def main(argv: list[str]) -> None:
 
     def keeping(batches):
         for predictions in batches:
-            kept.append(predictions)
+            if run.config.task != "segmentation" or sum(len(each["id"]) for each in kept) < MASKS_DRAWN:
+                kept.append(predictions)
             yield predictions
 
     views = _VIEWS.value
@@ -87,10 +90,14 @@ def main(argv: list[str]) -> None:
         write_results(results, metrics["gathered"], source.category_ids, source.image_ids)
         print(f"  detections, in COCO's format, in {results}")
     if _DRAW.value:
-        from evaluation.plots import draw_classification, draw_detection
+        from evaluation.plots import draw_classification, draw_detection, draw_segmentation
 
-        together = {name: np.concatenate([each[name] for each in kept]) for name in kept[0]}
         picture = path.with_suffix(".png")
+        if run.config.task == "segmentation":
+            draw_segmentation(picture, source, kept, MASKS_DRAWN)
+            print(f"  drawn in {picture}")
+            return
+        together = {name: np.concatenate([each[name] for each in kept]) for name in kept[0]}
         if run.config.task == "detection":
             draw_detection(picture, source, together)
         else:

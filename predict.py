@@ -3,7 +3,9 @@
     python predict.py --workdir runs/quickstart picture.jpg folder/of/pictures ...
     python predict.py --config experiments/imagenet_resnet.py:50 --weights torchvision:resnet50/IMAGENET1K_V2 cat.jpg
 
-Prints a line a picture, or one for each object, or writes them all as JSON with --output.
+    python predict.py --workdir runs/camvid --masks masks/ street.jpg
+
+Prints a line a picture, or one for each object or class, or writes them all as JSON with --output.
 """
 
 import sys
@@ -22,6 +24,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The --workdir of a training run
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
 _WEIGHTS = flags.DEFINE_string("weights", None, "With --config, instead of --workdir: a file, torchvision:..., a run.")
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write, instead of printing.")
+_MASKS = flags.DEFINE_string(
+    "masks", None, "Of a segmentation: a folder for a PNG a picture, its pixels' class numbers."
+)
 flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(training.startup)
 
@@ -41,9 +46,17 @@ def main(argv: list[str]) -> None:
     else:
         run = open_weights(_CONFIG.value, _WEIGHTS.value, _CONFIG.overrides, tell)
     source = Pictures(find_pictures(argv[1:]), run.classes)
+    if _MASKS.value:
+        if run.config.task != "segmentation":
+            raise UserError(f"--masks: {run.name} is trained for {run.config.task}, which makes none; leave it out")
+        from evaluation.masks import MaskWriter
+
+        writer = MaskWriter(Path(_MASKS.value), source.files)
     found = []
     for predictions in run.predict(source, tell):
         for row, index in enumerate(predictions["id"]):
+            if _MASKS.value:
+                writer.write(int(index), run.task.mask(predictions, row))
             for each in run.task.describe(predictions, row, run.classes):
                 found.append({"file": str(source.files[index]), **each})
                 if not _OUTPUT.value:

@@ -26,7 +26,9 @@ from tqdm import tqdm
 import cli
 from data import image, sources
 from data.annotations import Annotations, check_size
-from data.sources import Source
+from data.boxes import IGNORE
+from data.segmentation import check_mask
+from data.sources import Record, Source
 from errors import UserError
 
 SMALL, MEDIUM = 32**2, 96**2  # square pixels: COCO's small boxes end, and its large ones begin
@@ -47,12 +49,12 @@ def look(source: Source, index: int) -> Look:
     try:
         record = source[index]
         annotations = record.get("annotations")
-        classes = [record["label"]] if annotations is None else annotations.classes.tolist()
+        classes = _classes(record)
         pixels, odd = image.decode(record["image"], record["name"])
         if annotations is not None:
             check_size(record["name"], pixels.shape, source.sizes[index])
         if "segmentation" in record:
-            check_size(record["name"], pixels.shape, record["segmentation"].shape)
+            check_mask(record["name"], pixels.shape, record["segmentation"], len(source.classes))
         for label in classes:
             if not 0 <= label < len(source.classes):
                 raise UserError(
@@ -61,6 +63,15 @@ def look(source: Source, index: int) -> Look:
     except UserError as error:
         return Look(None, image.Odd(0), " ".join(str(error).split()), [], None)
     return Look(pixels.shape[:2], odd, "", classes, annotations)
+
+
+def _classes(record: Record) -> list[int]:
+    """Of the picture, of each object, or each that some pixel is of."""
+    if "annotations" in record:
+        return record["annotations"].classes.tolist()
+    if "segmentation" in record:
+        return [label for label in np.unique(record["segmentation"]).tolist() if label != IGNORE]
+    return [record["label"]]
 
 
 def survey(source: Source) -> dict[str, Any]:
@@ -79,7 +90,9 @@ def survey(source: Source) -> dict[str, Any]:
         "bad": [each.problem for each in found if each.problem],
     }
     annotated = [each.annotations for each in read if each.annotations is not None]
-    return report | (_survey_boxes(annotated) | {"odd boxes": source.oddities} if annotated else {})
+    if annotated:
+        return report | _survey_boxes(annotated) | {"odd boxes": source.oddities}
+    return report | ({"odd masks": source.oddities} if hasattr(source, "oddities") else {})
 
 
 def _looks(source: Source) -> Iterator[Look]:
@@ -120,7 +133,9 @@ def describe(title: str, report: dict[str, Any]) -> str:
     lines = [f"{title}: {report['records']:,} records, {len(report['classes'])} classes"]
     sizes = [f"{size} ({count:,})" for size, count in report["sizes"].items()]
     lines.append(_line("pictures", [*sizes[:5], *([f"and {len(sizes) - 5:,} other sizes"] if len(sizes) > 5 else [])]))
-    lines.append(_line("objects" if "boxes" in report else "labels", _counts(report["classes"])))
+    counted = "objects" if "boxes" in report else "pictures with" if "odd masks" in report else "labels"
+    lines.append(_line(counted, _counts(report["classes"])))
+    lines += [report["odd masks"]] if report.get("odd masks") else []
     if "boxes" in report:
         shares = [f"{name} {report[name] / max(1, report['boxes']):.1%}" for name in ("small", "medium", "large")]
         kinds = [f"{report[name]:,} {name}" for name in ("crowd", "difficult") if report[name]]
@@ -165,17 +180,24 @@ def _sample(source: Source, index: int) -> Image.Image:
     scale = CELL / max(picture.size)
     picture = picture.resize([max(1, int(side * scale)) for side in picture.size])
     pen = ImageDraw.Draw(picture)
+    if "segmentation" in record and "annotations" not in record:
+        colours = np.array([_colour(label) for label in range(IGNORE)] + [(0, 0, 0)], np.uint8)
+        mask = Image.fromarray(colours[record["segmentation"]]).resize(picture.size, Image.Resampling.NEAREST)
+        return Image.blend(picture, mask, 0.5)
     if "annotations" not in record:
         pen.text((3, 3), source.classes[record["label"]], "white", stroke_width=1, stroke_fill="black")
         return picture
     found = record["annotations"]
     for box, label in zip((found.boxes * scale).tolist(), found.classes.tolist(), strict=True):
-        hue = label * 0.382 % 1
-        color = tuple(int(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.9, 1))
+        color = _colour(label)
         x0, y0, x1, y1 = box
         pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=color, width=2)
         pen.text((x0 + 3, y0 + 1), source.classes[label], color, stroke_width=1, stroke_fill="black")
     return picture
+
+
+def _colour(label: int) -> tuple[int, int, int]:
+    return tuple(int(255 * part) for part in colorsys.hsv_to_rgb(label * 0.382 % 1, 0.9, 1))
 
 
 def main(argv: list[str]) -> None:

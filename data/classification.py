@@ -24,7 +24,7 @@ def shape_at(shape: Shape, step: int, config: ConfigDict) -> Shape:
     return shape
 
 
-def empty(rows: int, data: ConfigDict) -> dict[str, np.ndarray]:
+def empty(rows: int, data: ConfigDict, shape: Shape) -> dict[str, np.ndarray]:
     """What a batch holds beside pictures: label int32 [rows]."""
     return {"label": np.zeros(rows, np.int32)}
 

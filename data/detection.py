@@ -42,7 +42,7 @@ def shape_at(shape: Shape, step: int, config: ConfigDict) -> Shape:
     return (int(rng.choice(config.data.multi_scale)),) * 2
 
 
-def empty(rows: int, data: ConfigDict) -> dict[str, np.ndarray]:
+def empty(rows: int, data: ConfigDict, shape: Shape) -> dict[str, np.ndarray]:
     """What a batch holds beside pictures.
 
     boxes float32 [rows,N,4], x0, y0, x1, y1 in pixels of the canvas; classes int32 [rows,N], -1 in unused slots; crowd

@@ -22,7 +22,7 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from data import classification, detection
+from data import classification, detection, segmentation
 from data.sampling import Plan
 from data.sources import Source
 from errors import UserError
@@ -32,7 +32,7 @@ Batch = dict[str, np.ndarray]
 CLOSING = 5  # seconds that workers have to end
 
 # How a task makes an example of a record: canvases, shape_at, empty, train_example and eval_example, alike in each.
-EXAMPLES = {"classification": classification, "detection": detection}
+EXAMPLES = {"classification": classification, "detection": detection, "segmentation": segmentation}
 
 
 def train_batches(
@@ -80,7 +80,7 @@ class TrainBatch:
     source: Source
     config: ConfigDict
     shard: _Shard
-    shapes: list[tuple[int, int]]  # of the canvases
+    shapes: list[tuple[int, ...]]  # of the canvases
     plan: Plan
 
     @classmethod
@@ -108,8 +108,8 @@ class EvalBatch:
     shard: _Shard
 
     @cached_property
-    def plan(self) -> list[tuple[tuple[int, int], np.ndarray]]:
-        """The canvas of every batch and its records."""
+    def plan(self) -> list[tuple[tuple[int, ...], np.ndarray]]:
+        """The shape of every batch, its canvas first, and its records."""
         shapes, groups = EXAMPLES[self.config.task].canvases(self.source, self.config.data, training=False)
         found = []
         for group, shape in enumerate(shapes):
@@ -126,14 +126,14 @@ class EvalBatch:
         return batch
 
 
-def _empty_batch(rows: int, shape: tuple[int, int], config: ConfigDict) -> Batch:
+def _empty_batch(rows: int, shape: tuple[int, ...], config: ConfigDict) -> Batch:
     return {
-        "image": np.zeros((rows, *shape, 3), np.uint8),
+        "image": np.zeros((rows, *shape[:2], 3), np.uint8),
         "id": np.full(rows, -1, np.int32),
         "draw": np.zeros(rows, np.int32),
         "odd": np.zeros(rows, np.int32),
         "valid": np.zeros(rows, bool),
-        **EXAMPLES[config.task].empty(rows, config.data),
+        **EXAMPLES[config.task].empty(rows, config.data, shape),
     }
 
 

@@ -8,16 +8,19 @@ import matplotlib
 import numpy as np
 from ml_collections import ConfigDict
 
+from data.boxes import IGNORE
 from data.classification import evaluated
 from data.image import decode
 from data.sources import Source
-from tasks import detection
+from evaluation.masks import palette
+from tasks import detection, segmentation
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 COLUMNS = 8
 DETECTION_COLUMNS = 4
+LEGEND = 40  # classes, beyond which their colours are not told
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 
 
@@ -88,6 +91,46 @@ def draw_detection(path: Path, source: Source, predictions: dict[str, np.ndarray
             text = f"{each['class']} {each['score']:.2f}"
             box = {"facecolor": colour, "edgecolor": "none", "pad": 0.5}
             axis.text(*each["box"][:2], text, fontsize=6, va="bottom", color="black", bbox=box)
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
+def draw_segmentation(path: Path, source: Source, batches: list[dict[str, np.ndarray]], count: int) -> None:
+    """The first pictures of a split, each with its true classes, those found, and where they differ, as one PNG.
+
+    Ignored pixels are white in all of them; the classes' colours stand below.
+    """
+    shown = [
+        (int(batch["id"][row]), segmentation.mask(batch, row), batch["true"][row], batch["original_size"][row])
+        for batch in batches
+        for row in range(len(batch["id"]))
+    ]
+    shown = sorted(shown, key=lambda each: each[0])[:count]
+    across = 2
+    rows = math.ceil(len(shown) / across)
+    figure, axes = plt.subplots(
+        rows, 4 * across, figsize=(20, 20 / (4 * across) * rows + 1.5), layout="constrained", squeeze=False
+    )
+    for axis in axes.ravel():
+        axis.axis("off")
+    colours = palette()
+    for place, (index, found, true, (height, width)) in enumerate(shown):
+        record, true = source[index], true[:height, :width]
+        ignored = true == IGNORE
+        wrong = np.where(ignored[..., None], 255, np.where((found != true)[..., None], (207, 34, 46), 0)).astype(
+            np.uint8
+        )
+        images = [decode(record["image"], record["name"])[0], colours[true], colours[np.where(ignored, IGNORE, found)]]
+        row, column = divmod(place, across)
+        for offset, image in enumerate([*images, wrong]):
+            axes[row, 4 * column + offset].imshow(image)
+        axes[row, 4 * column].set_title(Path(record["name"]).name, fontsize=8)
+        if row == 0:
+            for offset, title in enumerate(("true", "found", "wrong"), start=1):
+                axes[row, 4 * column + offset].set_title(title, fontsize=8)
+    if len(source.classes) <= LEGEND:
+        patches = [plt.Rectangle((0, 0), 1, 1, color=colours[k] / 255) for k in range(len(source.classes))]
+        figure.legend(patches, source.classes, loc="outside lower center", ncols=11, fontsize=8)
     figure.savefig(path, dpi=80)
     plt.close(figure)
 

@@ -23,7 +23,7 @@ from training.manifest import read_classes, read_config
 from training.mesh import AXIS, make_mesh, replicated
 from training.step import make_eval_step
 from training.validation import check_config
-from weights.public import Public, PublicDetector
+from weights.public import Public, PublicDetector, PublicSegmenter
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,13 @@ def open_weights(config: ConfigDict, reference: str, overrides: Set[str], say: C
     return Run(config, tasks.get(config.task), names, weights.origin, facts, model, variables)
 
 
-def _prepare(config: ConfigDict, public: Public | PublicDetector, origin: str, overrides: Set[str]) -> None:
+def _prepare(
+    config: ConfigDict, public: Public | PublicDetector | PublicSegmenter, origin: str, overrides: Set[str]
+) -> None:
     wanted = {"augment.mean": public.mean, "augment.std": public.std}
-    if isinstance(public, Public):
+    if isinstance(public, PublicSegmenter):
+        wanted |= {"data.resize": "shorter", "data.image_size": public.resize_size, "data.antialias": True}
+    elif isinstance(public, Public):
         if public.top1 is None:
             raise UserError(f"{origin} has no trained classifier; it is to begin training with, as config.init_from")
         wanted |= {"data.resize_size": public.resize_size, "data.eval_size": public.crop_size}

@@ -150,5 +150,34 @@ DETECTION = dict(
         closing="0",  # how long, at the end, there is no mosaic, and YOLOX learns with L1 as well
     ),
 )
-TASKS = {"classification": CLASSIFICATION, "detection": DETECTION}
-BEST = {"classification": "top1", "detection": "ap"}
+SEGMENTATION = dict(
+    data=dict(
+        image_size=520,  # what resize makes the shorter side
+        resize="shorter",  # keeps the aspect, the longer side at most max_size; none: pictures as they are
+        max_size=2048,
+        antialias=False,  # in resizing, as Pillow; without as torch and OpenCV
+        scale=(1.0, 1.0),  # training: a random factor of the size, between the two
+        crop=(480, 480),  # training: height and width of a random part, filled up with ignored pixels
+        cat_max_ratio=1.0,  # training: crops of which one class has more of the pixels are drawn anew, up to ten times
+        border_weight=0.0,  # > 0: U-Net's weight (10) of what lies between objects: all classes but the first
+        border_sigma=5.0,  # and how far from both they reach, in pixels
+        canvases=(),  # evaluation: (height, width) of the batches, the smallest that holds a picture; (): one for all
+        window=(),  # evaluation: (height, width) of windows that overlap by a third; (): the whole picture
+        view_scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75),  # of eval.py --views scales
+    ),
+    augment=dict(
+        photometric=False,  # SSD's brightness, contrast, saturation and hue
+        elastic=0.0,  # > 0: U-Net's deformation, by so many pixels (std) on a grid of 3 x 3
+    ),
+    loss=dict(
+        name="cross_entropy",  # cross_entropy, focal, ohem (the hard pixels), lovasz, dice
+        aux_weight=0.5,  # of the auxiliary head's loss, where the model has one
+        class_weights="",  # "median_frequency" of the train split; or a number a class: "1,0.5,2"
+        focal_gamma=2.0,
+        ohem_threshold=0.7,  # pixels whose class has a probability below are hard
+        ohem_pixels=100_000,  # at least so many of a device's are
+        dice_weight=0.0,  # > 0: so much of the Dice loss is added
+    ),
+)
+TASKS = {"classification": CLASSIFICATION, "detection": DETECTION, "segmentation": SEGMENTATION}
+BEST = {"classification": "top1", "detection": "ap", "segmentation": "miou"}

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
 from models.layers import xlas_own
+from ops.resize import SCOPE
 
 
 def parameters(params: Any) -> int:
@@ -17,7 +18,10 @@ def parameters(params: Any) -> int:
 
 
 def multiply_accumulates(model: nn.Module, variables: Any, image_shape: tuple[int, int, int]) -> int:
-    """Of convolutions and matrix products in the evaluation of one image: what torchvision's tables call GFLOPS."""
+    """Of convolutions and matrix products in the evaluation of one image: what torchvision's tables call GFLOPS.
+
+    Products that resize a map (ops/resize.py) are left out, as torchvision counts none for its interpolation.
+    """
     return by_scope(model, variables, image_shape).total()
 
 
@@ -34,6 +38,8 @@ def _count(jaxpr: Any, scope: str) -> Counter[str]:
     total: Counter[str] = Counter()
     for equation in jaxpr.eqns:
         here = "/".join(filter(None, (scope, str(equation.source_info.name_stack))))
+        if SCOPE in here.split("/"):
+            continue
         if equation.primitive.name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             output_channel = equation.params["dimension_numbers"].rhs_spec[0]

@@ -200,6 +200,54 @@ def _depthwise(x: Array, kernel: Array, strides: Any, padding: Any, dilation: An
     )
 
 
+class ConvTranspose(nn.Module):
+    """torch.nn.ConvTranspose2d with a square kernel that is a multiple of the stride, without padding.
+
+    [B,H,W,C] -> [B,H2,W2,features], H2 = (H - 1) stride + kernel. Computed as a convolution that makes each
+    stride x stride block of the output from the kernel / stride pixels each way that reach it: no zeros are multiplied.
+    """
+
+    features: int
+    kernel: int
+    stride: int
+    bias: bool = True
+    dtype: Dtype = jnp.float32
+    kernel_init: nn.initializers.Initializer = torch_uniform
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 {self.features}"]:
+        channels, size, stride = x.shape[-1], self.kernel, self.stride
+        reach = size // stride
+        kernel = self.param("transposed_kernel", self.kernel_init, (size, size, channels, self.features), jnp.float32)
+        parts = kernel.reshape(reach, stride, reach, stride, channels, self.features)[::-1, :, ::-1]
+        parts = parts.transpose(0, 2, 4, 1, 3, 5).reshape(reach, reach, channels, -1)
+        pad = (reach - 1, reach - 1)
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            parts.astype(self.dtype),
+            (1, 1),
+            (pad, pad),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        batch, rows, columns, _ = y.shape
+        y = y.reshape(batch, rows, columns, stride, stride, self.features).transpose(0, 1, 3, 2, 4, 5)
+        y = y.reshape(batch, rows * stride, columns * stride, self.features)
+        if self.bias:
+            fan_in = self.features * size * size  # torch's, of a transposed kernel
+            y += self.param("bias", torch_bias(fan_in), (self.features,), jnp.float32).astype(self.dtype)
+        return y
+
+
+def bilinear_kernel(key: Array, shape: tuple[int, int, int, int], dtype: Dtype) -> Float[Array, "k k c c"]:
+    """An initialiser of ConvTranspose that makes it enlarge each channel, bilinear, by half its kernel.
+
+    Source: upsample_filt of fcn.berkeleyvision.org's surgery.py; kernels of even size.
+    """
+    size = shape[0]
+    line = 1 - jnp.abs(jnp.arange(size) - (size - 1) / 2) / (size / 2)
+    return (line[:, None, None, None] * line[None, :, None, None] * jnp.eye(*shape[2:])).astype(dtype)
+
+
 def relu(x: Array) -> Array:
     """max(x, 0), with derivative 0 at 0."""
     return _relu_from_sum(x) if on_cpu() else nn.relu(x)

@@ -100,6 +100,7 @@ class ResNet(nn.Module):
     replace_stride_with_dilation does: a dilated stage's first block keeps the dilation of the stage before.
     stride_in_1x1: the stride is on the first 1x1 of a bottleneck, as in the original weights (MSRA, Caffe), instead of
     on the 3x3, as in torchvision's ("v1.5").
+    deep_stem: three 3x3 convolutions instead of the 7x7 (mmsegmentation's ResNetV1c; He et al. 2018, "Bag of tricks").
     width: channels of the stem and of the first stage, doubled at each stage.
     remat: recomputes each block's activations in the backward pass: less memory for about a third more time.
     zero_init_residual: every block starts as the identity (Goyal et al. 2017, section 5.1).
@@ -118,6 +119,7 @@ class ResNet(nn.Module):
     stride_in_1x1: bool = False
     zero_init_residual: bool = False
     width: int = 64
+    deep_stem: bool = False
 
     @nn.compact
     def __call__(
@@ -126,8 +128,14 @@ class ResNet(nn.Module):
         self._check()
         norm = partial(self.norm, train=train)
         block = nn.remat(self.block) if self.remat else self.block
-        x = conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(images.astype(self.dtype))
-        x = relu(norm(name="bn1")(x))
+        x = images.astype(self.dtype)
+        if self.deep_stem:
+            for index, channels, stride in ((0, self.width // 2, 2), (3, self.width // 2, 1), (6, self.width, 1)):
+                x = conv(channels, 3, stride, dtype=self.dtype, name=f"stem.{index}")(x)
+                x = relu(norm(name=f"stem.{index + 1}")(x))
+        else:
+            x = conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(x)
+            x = relu(norm(name="bn1")(x))
         maps = {"relu": x}
         x = max_pool(x, 3, 2, 1)
         dilation, reached = 1, 4

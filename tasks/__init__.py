@@ -7,6 +7,7 @@ normalise(batch, config.augment) -> images                     the same for eval
 inputs(model, batch) -> {name: value}                          what the model's call takes beside the images
 loss(model, outputs, batch, config) -> (scalar, {name: scalar})
                                                                on the device, inside the training step
+infer(apply, images, config.data, views) -> outputs            of a task that sees images in ways of its own
 VIEWS, combine(outputs)                                        the views of augment/views.py that evaluation may use,
                                                                and [V,...] outputs, one a view, as one
 predict(model, outputs, batch) -> {name: array [B,...]}        on the device, inside the evaluation step; has "id"
@@ -22,9 +23,9 @@ MIN_CLASSES                                                    with fewer there 
 from types import ModuleType
 
 from errors import check_choice
-from tasks import classification, detection
+from tasks import classification, detection, segmentation
 
-_TASKS = {"classification": classification, "detection": detection}
+_TASKS = {"classification": classification, "detection": detection, "segmentation": segmentation}
 
 
 def get(name: str) -> ModuleType:

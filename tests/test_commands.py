@@ -68,6 +68,42 @@ def test_train_evaluate_predict_and_digest(tmp_path):
     assert all(len(line.split()[0]) == 64 for line in digests)
 
 
+def test_a_segmentation_is_trained_evaluated_drawn_and_written_as_masks(tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    from data.sources import scene_masks
+
+    workdir = str(tmp_path / "run")
+    small = ("--config.model.options.width=2", "--config.data.source=scene_masks:16x32", "--config.data.crop=(32, 32)")
+    done = run(
+        *("train.py", "--config", "experiments/quickstart.py:segmentation", "--workdir", workdir, *small),
+        *("--config.duration=2", "--config.batch_size=8", "--config.schedule.warmup=1", "--config.data.image_size=32"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "step 2/2  val: miou 0." in done.stdout
+
+    done = run("eval.py", "--workdir", workdir, "--draw", "--views=scales_flip")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run" / "eval_val_scales_flip.json").read_text())
+    assert result["examples"] == 4 and np.sum(result["confusion"]) == result["pixels"] == 4 * 32 * 32
+    assert f"miou                {result['miou']:.4f}" in done.stdout
+    assert (tmp_path / "run" / "eval_val_scales_flip.png").stat().st_size > 10_000
+
+    for name, size in (("wide", (33, 47)), ("tall", (40, 32))):
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    pictures = [str(tmp_path / f"{name}.png") for name in ("wide", "tall")]
+    done = run("predict.py", "--workdir", workdir, "--masks", str(tmp_path / "masks"), *pictures)
+    assert done.returncode == 0, done.stderr
+    shares = [line.split("\t") for line in done.stdout.splitlines()]
+    assert {name for name, _, _ in shares} == set(pictures)
+    for name, size in (("wide", (33, 47)), ("tall", (40, 32))):
+        mask = np.asarray(Image.open(tmp_path / "masks" / f"{name}.png"))
+        assert mask.shape == size and mask.max() < 6
+        for _, kind, share in (each for each in shares if each[0].endswith(f"{name}.png")):
+            assert float(share) == round(float((mask == scene_masks.CLASSES.index(kind)).mean()), 4)
+
+
 def test_the_same_command_uses_all_devices(tmp_path):
     done = train(tmp_path / "run", devices=4)
     assert done.returncode == 0, done.stderr

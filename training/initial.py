@@ -41,7 +41,7 @@ class Weights:
     sha256: str
     tensors: dict[str, np.ndarray]
     classes: tuple[str, ...] | None = None
-    prepared: public.Public | public.PublicDetector | None = None
+    prepared: public.Public | public.PublicDetector | public.PublicSegmenter | None = None
 
 
 def read_weights(reference: str, say: Callable[[str], None]) -> Weights:
@@ -109,9 +109,10 @@ def fitting(weights: Weights, variables: dict[str, Any], config: ConfigDict) -> 
     A head made for other classes begins anew; all else must fit as config.init_rename, init_allow_missing and
     init_allow_unexpected say. Raises UserError where it does not.
     """
+    shapes = torch_shapes(variables)
     return fit(
-        rename(weights.tensors, config.init_rename, weights.origin),
-        torch_shapes(variables),
+        _named(weights, config, shapes),
+        shapes,
         weights.origin,
         replaceable=head(shapes_of(config)),
         allow_missing=config.init_allow_missing,
@@ -143,9 +144,10 @@ def variables_from(weights: Weights, config: ConfigDict, classes: int) -> tuple[
     Raises UserError where anything is missing.
     """
     like = variables_like(models.create(config.model, classes, AXIS), config)
+    shapes = torch_shapes(like)
     tensors, notes = fit(
-        rename(weights.tensors, config.init_rename, weights.origin),
-        torch_shapes(like),
+        _named(weights, config, shapes),
+        shapes,
         weights.origin,
         allow_unexpected=config.init_allow_unexpected,
     )
@@ -154,4 +156,14 @@ def variables_from(weights: Weights, config: ConfigDict, classes: int) -> tuple[
 
 def classes_of(weights: Weights, config: ConfigDict) -> int | None:
     """For how many classes the head of `weights` is made; None where they have no head."""
-    return classes_in(rename(weights.tensors, config.init_rename, weights.origin), shapes_of(config))
+    shapes = shapes_of(config)
+    return classes_in(_named(weights, config, shapes(2)), shapes)
+
+
+def _named(weights: Weights, config: ConfigDict, shapes: Shapes) -> dict[str, np.ndarray]:
+    """The tensors under the model's names: as they are where those are all there, else by config.init_rename.
+
+    So an experiment whose rules are for a backbone reads the whole model as well.
+    """
+    rules = () if shapes.keys() <= weights.tensors.keys() else config.init_rename
+    return rename(weights.tensors, rules, weights.origin)

@@ -4,6 +4,7 @@ Both are written for one device with its share of the batch, and mapped over the
 """
 
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -109,7 +110,9 @@ def make_eval_step(
 
     def step(variables, batch):
         images, others = task.normalise(batch, config.augment), task.inputs(model, batch)
-        if views == "center":
+        if hasattr(task, "infer"):
+            outputs = task.infer(partial(model.apply, variables, train=False), images, config.data, views)
+        elif views == "center":
             outputs = model.apply(variables, images, train=False, **others)
         else:
             each = view(images, views, config.data.eval_size or config.data.image_size)

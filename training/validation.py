@@ -85,13 +85,14 @@ RULES = {
     "schedule.power": above(0),
     "ema.decay": below(0, 1),
 }
+CANVASES = (
+    "pairs of a height and a width, such as ((800, 1344), (1344, 800))",
+    lambda x: _is_sequence(x) and all(map(_is_shape, x)),
+)
 NUMBER = r"(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?"
 CLASS_WEIGHTS = (
     'a text: "", "balanced", or a number above 0 for each class, such as "1,0.5,2"',
-    lambda x: (
-        x in ("", "balanced")
-        or (isinstance(x, str) and bool(re.fullmatch(f"{NUMBER}(,{NUMBER})+", x)) and min(map(float, x.split(","))) > 0)
-    ),
+    lambda x: x in ("", "balanced") or _are_weights(x),
 )
 TASK_RULES = {
     "classification": {
@@ -121,10 +122,7 @@ TASK_RULES = {
         "data.image_size": at_least(1),
         "data.max_size": at_least(1),
         "data.train_sizes": ("a tuple of sizes of at least 1", lambda x: _is_sequence(x) and all(map(_is_size, x))),
-        "data.canvases": (
-            "pairs of a height and a width, such as ((800, 1344), (1344, 800))",
-            lambda x: _is_sequence(x) and all(_are_numbers(each, 2) and all(map(_is_size, each)) for each in x),
-        ),
+        "data.canvases": CANVASES,
         "data.multi_scale": ("a tuple of sizes of at least 1", lambda x: _is_sequence(x) and all(map(_is_size, x))),
         "data.max_boxes": at_least(1),
         "augment.zoom_out": between(0, 1),
@@ -147,12 +145,42 @@ TASK_RULES = {
             lambda x: _are_numbers(x, 3) and 0 <= min(x) and max(x) <= 255,
         ),
     },
+    "segmentation": {
+        "data.image_size": at_least(1),
+        "data.max_size": at_least(1),
+        "data.antialias": YES_OR_NO,
+        "data.scale": interval(0, math.inf),
+        "data.crop": ("a height and a width, such as (512, 1024)", lambda x: _is_shape(x)),
+        "data.cat_max_ratio": ("a number above 0, at most 1", lambda x: _is_number(x) and 0 < x <= 1),
+        "data.border_weight": at_least(0),
+        "data.border_sigma": above(0),
+        "data.canvases": CANVASES,
+        "data.window": (
+            "() or a height and a width, such as (769, 769)",
+            lambda x: _is_sequence(x) and (not x or _is_shape(x)),
+        ),
+        "data.view_scales": (
+            "a tuple of one or more numbers above 0",
+            lambda x: _is_sequence(x) and len(x) > 0 and all(_is_number(each) and each > 0 for each in x),
+        ),
+        "augment.photometric": YES_OR_NO,
+        "augment.elastic": at_least(0),
+        "loss.aux_weight": at_least(0),
+        "loss.class_weights": (
+            'a text: "", "median_frequency", or a number above 0 for each class, such as "1,0.5,2"',
+            lambda x: x in ("", "median_frequency") or _are_weights(x),
+        ),
+        "loss.focal_gamma": at_least(0),
+        "loss.ohem_threshold": between(0, 1),
+        "loss.ohem_pixels": at_least(0),
+        "loss.dice_weight": at_least(0),
+    },
 }
 LENGTHS = (
     *("duration", "log_every", "eval_every", "checkpoint_every"),
     *("schedule.warmup", "schedule.hold", "ema.every", "ema.ramp"),
 )
-TASK_LENGTHS = {"classification": (), "detection": ("augment.closing",)}
+TASK_LENGTHS = {"classification": (), "detection": ("augment.closing",), "segmentation": ()}
 POSITIVE_LENGTHS = ("duration", "ema.every")
 
 
@@ -236,7 +264,27 @@ def _check_detection(config: ConfigDict) -> None:
         )
 
 
-_CHECKS = {"classification": _check_classification, "detection": _check_detection}
+def _check_segmentation(config: ConfigDict) -> None:
+    data, loss = config.data, config.loss
+    check_choice("config.data.resize", data.resize, ("shorter", "none"))
+    check_choice("config.loss.name", loss.name, ("cross_entropy", "focal", "ohem", "lovasz", "dice"))
+    if data.balanced:
+        raise UserError("config.data.balanced: a picture of several classes is of no one; set it to False")
+    if loss.class_weights and loss.name in ("lovasz", "dice"):
+        raise UserError(f'config.loss.class_weights: {loss.name} has no use for it; set it to ""')
+    if data.border_weight > 0 and loss.name != "cross_entropy":
+        raise UserError(
+            f"config.data.border_weight: {loss.name} has no use for it; set it to 0.0, or loss.name to 'cross_entropy'"
+        )
+    if loss.dice_weight > 0 and loss.name == "dice":
+        raise UserError("config.loss.dice_weight: the loss is Dice's already; set it to 0.0")
+
+
+_CHECKS = {
+    "classification": _check_classification,
+    "detection": _check_detection,
+    "segmentation": _check_segmentation,
+}
 
 
 def _check_length(field: str, length: Any) -> None:
@@ -262,6 +310,16 @@ def _is_number(value: Any) -> bool:
 
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and _is_number(value) and value >= 1
+
+
+def _is_shape(value: Any) -> bool:
+    return _are_numbers(value, 2) and all(map(_is_size, value))
+
+
+def _are_weights(value: Any) -> bool:
+    if not isinstance(value, str) or not re.fullmatch(f"{NUMBER}(,{NUMBER})+", value):
+        return False
+    return min(map(float, value.split(","))) > 0
 
 
 def _is_sequence(value: Any) -> bool:

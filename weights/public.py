@@ -119,6 +119,30 @@ DETECTORS = {
 }
 
 
+class PublicSegmenter(NamedTuple):
+    """A segmenter's checkpoint for the 21 classes of VOC; the digits as of Public.
+
+    Pictures: the shorter side resized to resize_size, bilinear with antialiasing, in 0..1 minus mean, divided by std.
+    miou and pixel_accuracy are in percent on COCO val2017 with the labels of VOC's classes.
+    """
+
+    file: str
+    miou: float
+    pixel_accuracy: float
+    resize_size: int = 520
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+    untrained: str = ""
+
+
+SEGMENTERS = {
+    "fcn_resnet50/COCO_WITH_VOC_LABELS_V1": PublicSegmenter("fcn_resnet50_coco-1167a1af.pth", 60.5, 91.4),
+    "fcn_resnet101/COCO_WITH_VOC_LABELS_V1": PublicSegmenter("fcn_resnet101_coco-7ecb50ca.pth", 63.7, 91.9),
+    "deeplabv3_resnet50/COCO_WITH_VOC_LABELS_V1": PublicSegmenter("deeplabv3_resnet50_coco-cd0a2569.pth", 66.4, 92.4),
+    "deeplabv3_resnet101/COCO_WITH_VOC_LABELS_V1": PublicSegmenter("deeplabv3_resnet101_coco-586e9e4e.pth", 67.4, 92.4),
+}
+
+
 def modern(name: str) -> str:
     """A tensor's name in torchvision since 0.13."""
     for pattern, replacement in OLD_NAMES.items():
@@ -126,10 +150,10 @@ def modern(name: str) -> str:
     return name
 
 
-def find(reference: str) -> Public | PublicDetector:
+def find(reference: str) -> Public | PublicDetector | PublicSegmenter:
     """The checkpoint that "torchvision:<architecture>/<weights>" names. Raises UserError where there is none."""
     name = reference.removeprefix(PREFIX)
-    known = CHECKPOINTS | DETECTORS
+    known = CHECKPOINTS | DETECTORS | SEGMENTERS
     if name not in known:
         architecture = name.partition("/")[0] + "/"
         held = [each for each in known if each.startswith(architecture)] or list(known)

@@ -10,7 +10,8 @@ format is adding a file.
 
 A source of boxes has no `labels`. It has `category_ids` (what the dataset calls the classes), `image_ids` (what it
 calls the records), `sizes` (height and width of each picture as decoded, int32 [n,2]), `annotations(index)` (without
-reading the picture) and `oddities` (one line of what was odd about its boxes, or ""); see data/annotations.py.
+reading the picture) and `oddities` (one line of what was odd about its boxes, or ""); see data/annotations.py. A source
+of masks has `image_ids`, `sizes` and `oddities`.
 """
 
 import importlib
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from data.annotations import Annotations
 
 # image: encoded bytes, or uint8 pixels [H,W] or [H,W,3]; name: what an error calls the record; label: the class, or
-# annotations: data.annotations.Annotations, and perhaps segmentation: uint8 [H,W], the class of a pixel, 255 for none.
+# annotations: data.annotations.Annotations, or segmentation: uint8 [H,W], the class of a pixel, 255 for none.
 Record = dict[str, Any]
 
 

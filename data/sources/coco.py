@@ -29,7 +29,7 @@ CATEGORY_IDS = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
     root = root_folder(argument, "coco")
-    held = tuple(split for split in SPLITS if _annotation_file(root, split))
+    held = tuple(split for split in SPLITS if annotation_file(root, split))
     if not held:
         raise UserError(f"{root}: no annotations; expected {root}/annotations/instances_train2017.json, for example")
     return held
@@ -37,8 +37,8 @@ def splits(argument: str, data_dir: str) -> tuple[str, ...]:
 
 def load(argument: str, split: str, data_dir: str) -> Detection:
     root = root_folder(argument, "coco")
-    path = _annotation_file(root, split)
-    content = _read(path)
+    path = annotation_file(root, split)
+    content = read_json(path)
     images, objects, categories = (content[key] for key in ("images", "annotations", "categories"))
 
     category_ids = _unique(categories, "id", (int,), path, "category")
@@ -72,7 +72,7 @@ def load(argument: str, split: str, data_dir: str) -> Detection:
     )
 
 
-def _annotation_file(root: Path, split: str) -> Path | None:
+def annotation_file(root: Path, split: str) -> Path | None:
     names = (f"instances_{split}2017", f"instances_{split}2014", f"instances_{split}", split)
     candidates = [root / "annotations" / f"{name}.json" for name in names] + [root / f"{split}.json"]
     return next((path for path in candidates if path.is_file()), None)
@@ -93,7 +93,7 @@ def _picture_folder(root: Path, split: str, file_names: Sequence[str], path: Pat
     return folder
 
 
-def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
+def read_json(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:

@@ -1,6 +1,7 @@
 """`tfds:<name>`: a TensorFlow Datasets dataset prepared as ArrayRecord, read without TensorFlow.
 
-Datasets with a `label` are for classification, those with `objects` (voc/2007, coco/2017) have boxes.
+Datasets with a `label` are for classification, those with `objects` (voc/2007, coco/2017) have boxes; for masks there
+is data/sources/tfds_masks.py.
 
 `<name>` is TFDS's own, with config and version where wanted ("fashion_mnist", "imagenet2012:5.1.0"); splits are TFDS's,
 slices such as "train[:90%]" included, and "val" is understood as its "validation". Prepare the data once with
@@ -217,8 +218,15 @@ def _has_boxes(features: Any) -> bool:
 
 
 def load(argument: str, split: str, data_dir: str) -> Tfds:
-    info = prepared_builder(argument, data_dir).info
     names = classes(argument, data_dir)
+    features = prepared_builder(argument, data_dir).info.features
+    split = split_of(argument, split, data_dir)
+    return (TfdsDetection if _has_boxes(features) else Tfds)(argument, split, data_dir, names)
+
+
+def split_of(argument: str, split: str, data_dir: str) -> str:
+    """TFDS's own name of a split. Raises UserError where the dataset has none of it, or no records in it."""
+    info = prepared_builder(argument, data_dir).info
     if split.partition("[")[0] == "val":
         split = "validation" + split.removeprefix("val")
     try:
@@ -228,7 +236,7 @@ def load(argument: str, split: str, data_dir: str) -> Tfds:
         raise UserError(f"tfds:{argument}: {reason}; write a split as train, train[:90%] or train[100:200]") from error
     if count <= 0:
         raise UserError(f"tfds:{argument} has no records in its split {split!r}")
-    return (TfdsDetection if _has_boxes(info.features) else Tfds)(argument, split, data_dir, names)
+    return split
 
 
 def _remedy(name: str, data_dir: str) -> str:

@@ -20,12 +20,16 @@ VARIANTS = {
     "cifar10_finetune": (None, "scratch"),
     "cifar10_resnet": ("20", "32", "44", "56", "110"),
     "coco_faster_rcnn": (None, *coco_faster_rcnn.VARIANTS),
+    "cityscapes_deeplabv3plus": ("50", "101"),
+    "cityscapes_pspnet": ("50", "101"),
+    "coco_deeplabv3": ("resnet50", "resnet101"),
     "coco_retinanet": (None, "multiscale"),
     "coco_yolox": coco_yolox.SIZES,
     "imagenet_alexnet": (None, "lighting"),
     "imagenet_resnet": (*imagenet_resnet.NETWORKS, "50,recipe=v2", "101,recipe=v2", "50,stride_in_1x1"),
     "imagenet_vgg": ("11", "13", "16", "19", "11_bn", "13_bn", "16_bn", "19_bn"),
-    "quickstart": (None, "detection"),
+    "quickstart": (None, "detection", "segmentation"),
+    "voc_fcn": ("32s", "16s", "8s", "resnet50", "resnet101"),
 }
 ALL = [(file, variant) for file in FILES for variant in VARIANTS.get(file, (None,))]
 

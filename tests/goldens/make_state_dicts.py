@@ -1,4 +1,4 @@
-"""What torchvision saves its classifiers as: a SHA-256 over the names and shapes of each state dict, by name.
+"""What torchvision saves its networks as: a SHA-256 over the names and shapes of each state dict, by name.
 
 pip install torch==2.13.0 torchvision==0.28.0; python tests/goldens/make_state_dicts.py
 """
@@ -19,11 +19,21 @@ NAMES = (
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
 )
 
+SEGMENTERS = ("fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101")
+
+
+def make(name):
+    if name in SEGMENTERS:
+        options = {"weights": None, "weights_backbone": None, "num_classes": 1000, "aux_loss": True}
+        return getattr(torchvision.models.segmentation, name)(**options)
+    return getattr(torchvision.models, name)()
+
+
 if __name__ == "__main__":
     found = {}
-    for name in NAMES:
+    for name in NAMES + SEGMENTERS:
         with torch.device("meta"):
-            tensors = getattr(torchvision.models, name)().state_dict()
+            tensors = make(name).state_dict()
         lines = "".join(f"{key} {tuple(value.shape)}\n" for key, value in sorted(tensors.items()))
         found[name] = hashlib.sha256(lines.encode()).hexdigest()
     (Path(__file__).parent / "state_dicts.json").write_text(json.dumps(found, indent=2) + "\n")

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import models
 from errors import UserError
 from evaluation.run import open_run, open_weights
-from experiments import coco_faster_rcnn, coco_retinanet, quickstart
+from experiments import coco_deeplabv3, coco_faster_rcnn, coco_retinanet, quickstart
 from experiments.base import get_base
 from training.initial import (
     Weights,
@@ -30,7 +30,7 @@ from training.schedule import make_schedule
 from training.state import init_state
 from weights import files, public
 from weights.convert import to_torch
-from weights.public import Public, PublicDetector
+from weights.public import Public, PublicDetector, PublicSegmenter
 
 
 def silent(line):
@@ -265,3 +265,21 @@ def test_a_models_options_are_those_a_public_checkpoint_was_trained_with():
         with_options(coco_faster_rcnn.get_config(), Weights(origin, "", {}, prepared=public.find(origin)))
     run = Weights("runs/first", "", {})
     assert with_options(coco_faster_rcnn.get_config(), run) == coco_faster_rcnn.get_config()
+
+
+def test_a_public_segmenter_is_evaluated_as_it_is_prepared_whatever_the_experiment_renames(monkeypatch):
+    config = coco_deeplabv3.get_config("resnet50")
+    assert config.init_rename
+    config.data.update(source="scene_masks:8x32", image_size=32, antialias=False)
+    shapes = shapes_of(config)(6)
+    monkeypatch.setattr(public, "fetch", lambda reference, say: reference)
+    monkeypatch.setattr(files, "sha256", lambda path: "0" * 64)
+    monkeypatch.setattr(
+        files, "read", lambda path: {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    )
+    tiny = PublicSegmenter("x-00000000.pth", 60.0, 90.0, resize_size=40, mean=(0.1, 0.2, 0.3))
+    monkeypatch.setitem(public.SEGMENTERS, "deeplabv3_resnet50/TINY", tiny)
+    run = open_weights(config, "torchvision:deeplabv3_resnet50/TINY", set(), silent)
+    assert run.config.augment.mean == (0.1, 0.2, 0.3) and len(run.classes) == 6
+    data = run.config.data
+    assert (data.image_size, data.resize, data.antialias) == (40, "shorter", True)

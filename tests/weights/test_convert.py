@@ -66,7 +66,7 @@ STATE_DICTS = json.loads((Path(__file__).parent.parent / "goldens" / "state_dict
 
 
 @pytest.mark.parametrize("name", STATE_DICTS)
-def test_a_classifier_is_written_with_all_that_torchvisions_holds_and_no_more(name):
+def test_a_network_is_written_with_all_that_torchvisions_holds_and_no_more(name):
     """Which is what load_state_dict(strict=True) asks for; goldens/make_state_dicts.py asked torchvision."""
     config = CONFIG.copy_and_resolve_references()
     config.name = name

@@ -187,6 +187,19 @@ def test_names_of_old_detectors_become_todays_and_todays_stay():
         assert public.modern(name) == name
 
 
+@pytest.mark.parametrize("name", public.SEGMENTERS)
+def test_every_segmenter_is_an_architecture_here_and_quotes_its_miou(name):
+    import models.deeplab
+    import models.fcn
+
+    architecture, known = name.partition("/")[0], find(public.PREFIX + name)
+    assert architecture in models.models() and known.file.startswith(f"{architecture}_coco-")
+    assert re.fullmatch(r"[a-z0-9_]+-[0-9a-f]{8}\.pth", known.file)
+    lines = (models.fcn.__doc__ + models.deeplab.__doc__).splitlines()
+    line = next(line for line in lines if line.startswith(f"    {architecture} "))
+    assert f"{known.miou}" in line and 50 < known.miou < known.pixel_accuracy < 100
+
+
 @pytest.mark.parametrize("name", public.DETECTORS)
 def test_every_detector_is_an_architecture_here(name):
     assert name.partition("/")[0] in models.models()

@@ -1,0 +1,123 @@
+"""`tfds_masks:<name>`: a TensorFlow Datasets dataset with a class a pixel, read as `tfds:` reads the others.
+
+Known are cityscapes (its 19 classes of evaluation), oxford_iiit_pet (pet, background; the outline between them, which
+the dataset calls "not classified", is ignored) and scene_parse150 (150 classes, of which TFDS knows no names). A
+dataset of one's own says the rest by its features: a picture `image`, and a `segmentation` made as
+tfds.features.LabeledImage, whose numbers are the classes' and whose 255 is ignored. TFDS's voc
+has no masks: read its folder by masks:.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Int
+from PIL import Image
+
+from data import image
+from data.sources import Record
+from data.sources.tfds import Tfds, builder, prepared_builder, split_of, splits
+from errors import UserError
+
+__all__ = ["classes", "load", "splits"]
+
+IGNORE = 255
+CITYSCAPES = {  # the dataset's own numbers (labelIds) of the classes that are evaluated
+    **{"road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19},
+    **{"traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26},
+    **{"truck": 27, "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33},
+}
+
+
+class Known(NamedTuple):
+    """Names of the features of pictures and masks, and what a mask's number of each class is; others are ignored."""
+
+    image: str
+    mask: str
+    numbers: Mapping[str, int]
+
+
+KNOWN = {
+    "cityscapes": Known("image_left", "segmentation_label", CITYSCAPES),
+    "oxford_iiit_pet": Known("image", "segmentation_mask", {"pet": 1, "background": 2}),
+    "scene_parse150": Known("image", "annotation", {f"class {number}": number for number in range(1, 151)}),
+}
+
+
+@dataclass(frozen=True)
+class TfdsMasks(Tfds):
+    """`sizes` reads the whole split, once."""
+
+    oddities = ""
+
+    @cached_property
+    def _records(self) -> Any:
+        found = prepared_builder(self.name, self.data_dir)
+        known = _known(self.name, self.data_dir)
+        decoders = {name: tfds.decode.SkipDecoding() for name in (known.image, known.mask)}
+        try:
+            return found.as_data_source(split=self.split, decoders=decoders)
+        except Exception as error:  # ArrayRecord's readers raise whatever lost or cut files lead them to
+            raise self._broken(error) from error
+
+    @cached_property
+    def _features(self) -> Known:
+        return _known(self.name, self.data_dir)
+
+    @property
+    def image_ids(self) -> range:
+        return range(len(self))
+
+    @cached_property
+    def sizes(self) -> Int[np.ndarray, "records 2"]:
+        name = self._features.image
+        return np.array([image.size(self._read(i, name)[name], self._name(i)) for i in range(len(self))], np.int32)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_records", "_features", "sizes")}
+
+    def __getitem__(self, index: int) -> Record:
+        known = self._features
+        record = self._read(index, known.mask)
+        name = self._name(index)
+        values = _pixels(record[known.mask], name)
+        table = np.full(1 << 16, IGNORE, np.uint8)
+        table[list(known.numbers.values())] = np.arange(len(known.numbers))
+        return {"image": record[known.image], "name": name, "segmentation": table[values]}
+
+
+def _pixels(encoded: bytes, name: str) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(encoded)) as mask:
+            values = np.asarray(mask)
+    except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to
+        raise UserError(f"{name}: its mask cannot be decoded ({error}); prepare the data anew") from error
+    return values if values.ndim == 2 else values[..., 0]
+
+
+def _known(name: str, data_dir: str) -> Known:
+    dataset = name.partition("/")[0].partition(":")[0]
+    if dataset in KNOWN:
+        return KNOWN[dataset]
+    features = builder(name, data_dir).info.features
+    told = {"image", "segmentation"} <= set(features)
+    mask = features["segmentation"] if told else None
+    if not isinstance(mask, tfds.features.LabeledImage):
+        raise UserError(
+            f"tfds_masks:{name}: what its masks mean is not known; known are {', '.join(KNOWN)}, and datasets with an "
+            f"'image' and a 'segmentation' of tfds.features.LabeledImage; its features are {', '.join(features)}"
+        )
+    return Known("image", "segmentation", {label: number for number, label in enumerate(mask.names)})
+
+
+def classes(argument: str, data_dir: str) -> Sequence[str]:
+    return tuple(_known(argument, data_dir).numbers)
+
+
+def load(argument: str, split: str, data_dir: str) -> TfdsMasks:
+    split = split_of(argument, split, data_dir)
+    return TfdsMasks(argument, split, data_dir, classes(argument, data_dir))

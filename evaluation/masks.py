@@ -1,0 +1,49 @@
+"""Masks as files: a class a pixel, as PNG with a palette."""
+
+import colorsys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from errors import UserError
+
+IGNORE = 255
+
+
+def palette() -> UInt8[np.ndarray, "256 3"]:
+    """A colour a class, apart from its neighbours; IGNORE is white."""
+    hues = np.arange(256) * 0.382 % 1
+    values = [colorsys.hsv_to_rgb(hue, 0.85 if index % 2 else 0.55, 0.95) for index, hue in enumerate(hues)]
+    colours = np.round(255 * np.array(values)).astype(np.uint8)
+    colours[IGNORE] = 255
+    return colours
+
+
+class MaskWriter:
+    """Writes <folder>/<name of the picture>.png; its pixels are the numbers of the classes, in colours of `palette`.
+
+    Raises UserError where two pictures have the same name, and where the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[Path]):
+        self._folder, self._files = folder, files
+        twice = [name for name, count in Counter(file.stem for file in files).items() if count > 1]
+        if twice:
+            raise UserError(f"--masks: {twice[0]} is the name of two pictures; predict them one after the other")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--masks {folder}: cannot be made ({error.strerror}); name another folder") from error
+
+    def write(self, index: int, mask: UInt8[np.ndarray, "h w"]) -> None:
+        image = Image.fromarray(np.ascontiguousarray(mask))
+        image.putpalette(palette().tobytes())
+        path = self._folder / f"{self._files[index].stem}.png"
+        try:
+            image.save(path)
+        except OSError as error:
+            raise UserError(f"--masks {path}: cannot be written ({error.strerror}); make room") from error

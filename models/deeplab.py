@@ -1,0 +1,187 @@
+"""DeepLabV3 as torchvision has it, and DeepLabV3+ as mmsegmentation.
+
+Chen et al. 2017, "Rethinking atrous convolution"; 2018, "Encoder-decoder with atrous separable convolution". With the
+auxiliary head; the first two at 21 classes, multiply-accumulates at 520x520, the others at 19:
+
+    deeplabv3_resnet50        42,004,074 parameters   178.722 GMAC   mIoU 66.4 on COCO val2017 with VOC's classes
+    deeplabv3_resnet101       60,996,202              258.743             67.4 (torchvision COCO_WITH_VOC_LABELS_V1)
+    deeplabv3plus_resnet50    43,589,878                                  79.61 on Cityscapes val (mmsegmentation, 40k)
+    deeplabv3plus_resnet101   62,582,006                                  80.21
+
+Submodules carry torchvision's names (torchvision/models/segmentation/deeplabv3.py), and mmsegmentation's
+(decode_heads/sep_aspp_head.py with configs/_base_/models/deeplabv3plus_r50-d8.py).
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from errors import UserError
+from models.layers import BatchNorm, Dtype, conv, relu, torch_uniform
+from models.segmentation import (
+    AuxiliaryHead,
+    ConvModule,
+    FCNHead,
+    Logits,
+    at_size_of,
+    classify,
+    conv_seg,
+    dilated_resnet,
+)
+from ops.resize import resize_bilinear
+
+RATES = {8: (12, 24, 36), 16: (6, 12, 18)}  # of the atrous convolutions, by output stride: Chen et al. 2017, section 4
+
+
+def rates(output_stride: int) -> tuple[int, int, int]:
+    if output_stride not in RATES:
+        raise UserError(f"config.model.options.output_stride is {output_stride}; it must be 8 or 16")
+    return RATES[output_stride]
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: a 1x1, three atrous 3x3 and the mean of the map, side by side, then a 1x1."""
+
+    rates: tuple[int, int, int]
+    norm: partial
+    train: bool
+    dtype: Dtype
+    channels: int = 256
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w {self.channels}"]:
+        def block(x: Array, kernel: int, dilation: int, names: tuple[str, str]) -> Array:
+            init = {"dilation": dilation, "kernel_init": torch_uniform, "dtype": self.dtype}
+            x = conv(self.channels, kernel, **init, name=names[0])(x)
+            return relu(self.norm(name=names[1])(x))
+
+        parts = [block(x, 1, 1, ("convs.0.0", "convs.0.1"))]
+        for index, rate in enumerate(self.rates, start=1):
+            parts.append(block(x, 3, rate, (f"convs.{index}.0", f"convs.{index}.1")))
+        mean = block(jnp.mean(x, axis=(1, 2), keepdims=True), 1, 1, ("convs.4.1", "convs.4.2"))
+        parts.append(jnp.broadcast_to(mean, parts[0].shape))
+        x = block(jnp.concatenate(parts, axis=-1), 1, 1, ("project.0", "project.1"))
+        return nn.Dropout(0.5, deterministic=not self.train)(x)
+
+
+class DeepLabV3(nn.Module):
+    """images [B,H,W,3], any H and W >= 1  ->  models/segmentation.py's outputs.
+
+    Layer 4 of a dilated ResNet makes "out", with `aux` layer 3 makes "aux".
+    output_stride: 8, with atrous rates 12, 24, 36, or 16, with 6, 12, 18.
+    stride_in_1x1, remat: of the backbone (models/resnet.py).
+    """
+
+    backbone: str
+    num_classes: int = 21
+    dtype: Dtype = jnp.float32
+    norm: partial = partial(BatchNorm)
+    remat: bool = False
+    aux: bool = True
+    output_stride: int = 8
+    stride_in_1x1: bool = False
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Logits]:
+        options = (self.output_stride, self.norm, self.dtype, self.remat, self.stride_in_1x1, False)
+        norm = partial(self.norm, train=train)
+        head = ASPP(rates(self.output_stride), norm, train, self.dtype, name="classifier.0")
+        maps = dilated_resnet(self.backbone, *options)(images, train=train, features=True)
+        x = head(maps["layer4"])
+        x = conv(x.shape[-1], 3, dtype=self.dtype, kernel_init=torch_uniform, name="classifier.1")(x)
+        x = relu(norm(name="classifier.2")(x))
+        x = classify(self.num_classes, x.shape[-1], self.dtype, "classifier.4")(x)
+        outputs = {"out": at_size_of(images, x)}
+        if self.aux:
+            aux = FCNHead(self.num_classes, norm, train, self.dtype, name="aux_classifier")
+            outputs["aux"] = at_size_of(images, aux(maps["layer3"]))
+        return outputs
+
+
+class SeparableConv(nn.Module):
+    """mmcv's DepthwiseSeparableConvModule: a 3x3 of each channel by itself, then a 1x1, each with norm and ReLU."""
+
+    features: int
+    norm: partial
+    dtype: Dtype
+    dilation: int = 1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w {self.features}"]:
+        channels = x.shape[-1]
+        depthwise = {"dilation": self.dilation, "groups": channels, "name": "depthwise_conv"}
+        x = ConvModule(channels, 3, self.norm, self.dtype, **depthwise)(x)
+        return ConvModule(self.features, 1, self.norm, self.dtype, name="pointwise_conv")(x)
+
+
+class SeparableASPPHead(nn.Module):
+    """mmsegmentation's DepthwiseSeparableASPPHead: ASPP of layer 4, enlarged and refined beside 48 channels of layer 1.
+
+    low [B,h1,w1,C1], high [B,h,w,C]  ->  logits [B,h1,w1,K].
+    """
+
+    num_classes: int
+    rates: tuple[int, int, int]
+    norm: partial
+    train: bool
+    dtype: Dtype
+    channels: int
+    low_channels: int = 48
+
+    @nn.compact
+    def __call__(self, low: Array, high: Array) -> Float[Array, "b h w {self.num_classes}"]:
+        block = partial(ConvModule, norm=self.norm, dtype=self.dtype)
+        separable = partial(SeparableConv, self.channels, self.norm, self.dtype)
+        mean = block(self.channels, 1, name="image_pool.1")(jnp.mean(high, axis=(1, 2), keepdims=True))
+        parts = [jnp.broadcast_to(mean, (*high.shape[:3], self.channels))]
+        parts.append(block(self.channels, 1, name="aspp_modules.0")(high))
+        for index, rate in enumerate(self.rates, start=1):
+            parts.append(separable(dilation=rate, name=f"aspp_modules.{index}")(high))
+        x = block(self.channels, 3, name="bottleneck")(jnp.concatenate(parts, axis=-1))
+        low = block(self.low_channels, 1, name="c1_bottleneck")(low)
+        x = jnp.concatenate([resize_bilinear(x, *low.shape[1:3]), low], axis=-1)
+        for index in (0, 1):
+            x = separable(name=f"sep_bottleneck.{index}")(x)
+        return conv_seg(self.num_classes, self.train, self.dtype)(x)
+
+
+class DeepLabV3Plus(nn.Module):
+    """images [B,H,W,3], any H and W >= 1  ->  models/segmentation.py's outputs.
+
+    output_stride: as DeepLabV3's. deep_stem: mmsegmentation's ResNetV1c; without it the backbone is torchvision's and
+    begins from its weights. channels: of the head.
+    """
+
+    backbone: str
+    num_classes: int = 19
+    dtype: Dtype = jnp.float32
+    norm: partial = partial(BatchNorm)
+    remat: bool = False
+    aux: bool = True
+    output_stride: int = 8
+    stride_in_1x1: bool = False
+    deep_stem: bool = True
+    channels: int = 512
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Logits]:
+        options = (self.output_stride, self.norm, self.dtype, self.remat, self.stride_in_1x1, self.deep_stem)
+        norm = partial(self.norm, train=train)
+        head = (self.num_classes, rates(self.output_stride), norm, train, self.dtype, self.channels)
+        maps = dilated_resnet(self.backbone, *options)(images, train=train, features=True)
+        x = SeparableASPPHead(*head, name="decode_head")(maps["layer1"], maps["layer4"])
+        outputs = {"out": at_size_of(images, x)}
+        if self.aux:
+            aux = AuxiliaryHead(self.num_classes, norm, train, self.dtype, name="auxiliary_head")
+            outputs["aux"] = at_size_of(images, aux(maps["layer3"]))
+        return outputs
+
+
+MODELS = {
+    "deeplabv3_resnet50": partial(DeepLabV3, backbone="resnet50"),
+    "deeplabv3_resnet101": partial(DeepLabV3, backbone="resnet101"),
+    "deeplabv3plus_resnet50": partial(DeepLabV3Plus, backbone="resnet50"),
+    "deeplabv3plus_resnet101": partial(DeepLabV3Plus, backbone="resnet101"),
+}

@@ -1,0 +1,54 @@
+"""SegNet (Badrinarayanan, Kendall & Cipolla 2015): VGG-16's encoder, and a decoder that unpools to where maxima were.
+
+    segnet    29,449,355 parameters at 11 classes    mIoU 60.10, global accuracy 90.40 on CamVid (the paper, table 3)
+
+No library has it: the encoder carries torchvision's names of vgg16_bn under "encoder", the decoder those of the Caffe
+network of the authors (segnet_train.prototxt).
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from models.layers import BatchNorm, Dtype, conv, full_precision, kaiming_fan_in, relu
+from models.segmentation import Logits
+from models.vgg import STAGES, VGG
+from ops.pooling import max_pool_positions, max_unpool
+
+
+class SegNet(nn.Module):
+    """images [B,H,W,3], H and W >= 32  ->  {"out": logits}.
+
+    width: channels of the first stage; the others follow VGG's.
+    Raises UserError for images that the encoder pools away.
+    """
+
+    num_classes: int = 11
+    dtype: Dtype = jnp.float32
+    norm: partial = partial(BatchNorm)
+    width: int = 64
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Logits]:
+        encoder = VGG(16, True, dtype=self.dtype, norm=self.norm, width=self.width, name="encoder")
+        *stages, x = encoder(images, train=train, features=True).values()
+        for stage in reversed(range(len(stages))):
+            before = stages[stage]
+            x = max_unpool(x, max_pool_positions(before), *before.shape[1:3])
+            for number in reversed(range(1, STAGES[16][stage] + 1)):
+                name = f"conv{stage + 1}_{number}_D"
+                if (stage, number) == (0, 1):
+                    x = self._conv(self.num_classes, name)(full_precision(x))
+                    break
+                channels = self.width * min(2 ** (stage - (number == 1)), 8)
+                x = self._conv(channels, name)(x)
+                x = relu(self.norm(train=train, name=f"{name}_bn")(x))
+        return {"out": full_precision(x)}
+
+    def _conv(self, channels: int, name: str) -> nn.Conv:
+        return conv(channels, 3, dtype=self.dtype, bias=True, kernel_init=kaiming_fan_in, name=name)
+
+
+MODELS = {"segnet": SegNet}

@@ -1,0 +1,115 @@
+"""U-Net (Ronneberger, Fischer & Brox 2015, "U-Net: convolutional networks for biomedical image segmentation").
+
+    unet    31,037,698 parameters at 2 classes     with batch norm, convolutions that keep the size
+            31,031,810                             valid=True, batch_norm=False: the paper's network, on RGB
+
+On one channel the paper's network has 31,030,658. Its result: a warping error of 0.0003529 on ISBI 2012, IoU 0.9203 on
+PhC-U373. Submodules carry the names of milesial/Pytorch-UNet, the implementation with public weights.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from errors import UserError
+from models.layers import BatchNorm, ConvTranspose, Dtype, conv, full_precision, kaiming_fan_in, max_pool, relu
+from models.segmentation import Logits, classify
+
+STAGES = 4  # times halved
+
+
+class DoubleConv(nn.Module):
+    """Two 3x3 convolutions, each with batch norm, or a bias without, and ReLU."""
+
+    features: int
+    pad: int
+    norm: partial | None
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 {self.features}"]:
+        step = 2 if self.norm is None else 3
+        for index in (0, step):
+            options = {"pad": self.pad, "dtype": self.dtype, "bias": self.norm is None, "kernel_init": kaiming_fan_in}
+            x = conv(self.features, 3, **options, name=f"double_conv.{index}")(x)
+            x = relu(x if self.norm is None else self.norm(name=f"double_conv.{index + 1}")(x))
+        return x
+
+
+class UNet(nn.Module):
+    """images [B,H,W,C], H and W >= 16  ->  {"out": logits [B,H,W,num_classes]}.
+
+    width: channels of the first stage, doubled at each of four more.
+    valid: the paper's convolutions without padding; the image is mirrored at its border as far as they need it to make
+    logits of all of it (the paper's overlap-tile strategy), which here too holds for any size.
+    batch_norm: else biases, as in the paper. dropout: after the two coarsest stages of the way down (the paper's 0.5).
+    Raises UserError for images too small to halve four times.
+    """
+
+    num_classes: int = 2
+    dtype: Dtype = jnp.float32
+    norm: partial = partial(BatchNorm)
+    width: int = 64
+    valid: bool = False
+    batch_norm: bool = True
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> dict[str, Logits]:
+        height, width = images.shape[1:3]
+        if min(height, width) < 2**STAGES:
+            raise UserError(
+                f"images of {height}x{width} are too small for U-Net, which needs {2**STAGES}x{2**STAGES}; enlarge "
+                "config.data.crop"
+            )
+        norm = partial(self.norm, train=train) if self.batch_norm else None
+        block = partial(DoubleConv, pad=0 if self.valid else 1, norm=norm, dtype=self.dtype)
+        x = images.astype(self.dtype)
+        if self.valid:
+            x = jnp.pad(x, ((0, 0), _mirrored(height), _mirrored(width), (0, 0)), mode="reflect")
+        x, skips = block(self.width, name="inc")(x), []
+        for stage in range(1, STAGES + 1):
+            skips.append(self._dropped(x, stage - 1, train))
+            x = block(self.width * 2**stage, name=f"down{stage}.maxpool_conv.1")(max_pool(skips[-1], 2, 2, 0))
+        x = self._dropped(x, STAGES, train)
+        for stage, skip in enumerate(reversed(skips), start=1):
+            channels = self.width * 2 ** (STAGES - stage)
+            x = ConvTranspose(channels, 2, 2, dtype=self.dtype, name=f"up{stage}.up")(x)
+            x = jnp.concatenate([_middle(skip, x) if self.valid else skip, x if self.valid else _padded(x, skip)], -1)
+            x = block(channels, name=f"up{stage}.conv")(x)
+        if self.valid:
+            x = x[:, :height, :width]
+        return {"out": full_precision(classify(self.num_classes, self.width, self.dtype, "outc.conv")(x))}
+
+    def _dropped(self, x: Array, stage: int, train: bool) -> Array:
+        if self.dropout == 0 or stage < STAGES - 1:
+            return x
+        return nn.Dropout(self.dropout, deterministic=not train)(x)
+
+
+def _mirrored(size: int) -> tuple[int, int]:
+    """How much of a mirrored image the paper's network needs before and after `size` pixels.
+
+    The coarsest maps begin with n pixels: every stage up has 2 n - 4, every stage down needed 2 (n + 4).
+    """
+    coarsest = -(-(size + 60) // 16)  # the least n for which 16 n - 60 pixels come out
+    margin = 92  # of context on each side
+    return margin, 16 * coarsest - 60 + margin - size
+
+
+def _middle(skip: Array, x: Array) -> Array:
+    """The middle of `skip`, as large as `x`."""
+    top, left = ((a - b) // 2 for a, b in zip(skip.shape[1:3], x.shape[1:3], strict=True))
+    return jax.lax.slice(skip, (0, top, left, 0), (len(skip), top + x.shape[1], left + x.shape[2], skip.shape[3]))
+
+
+def _padded(x: Array, skip: Array) -> Array:
+    """`x` with zeros around it, the odd one behind, as large as `skip`."""
+    spare = [a - b for a, b in zip(skip.shape[1:3], x.shape[1:3], strict=True)]
+    return jnp.pad(x, ((0, 0), *((each // 2, each - each // 2) for each in spare), (0, 0)))
+
+
+MODELS = {"unet": UNet}

@@ -1,0 +1,295 @@
+"""A class a pixel: losses over pixels to train; IoU, accuracy, Dice and boundary F1 to evaluate.
+
+Evaluation is at the size of the masks as they are stored: logits are resized to it on the device (bilinear), and the
+class of the highest is counted, in integers, once a pixel. Pixels of class 255 count for nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from ml_collections import ConfigDict
+
+import augment as augmentation
+from augment.colour import photometric_distortion
+from data.sources import Source
+from errors import UserError
+from ops import segmentation as ops
+from ops.resize import resize_bilinear, resize_parts
+from tasks import boundaries
+
+HEADLINE = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice")
+HIGHER_IS_BETTER = HEADLINE
+MIN_CLASSES = 2
+VIEWS = ("center", "flip", "scales", "scales_flip")
+FRACTION = 2 / 3  # of a window that the next one is further on: mmsegmentation's stride of its window
+
+Batch = dict[str, Array]
+Metrics = dict[str, Any]
+
+
+def resolve(config: ConfigDict, source: Source) -> ConfigDict:
+    """`config` with config.loss.class_weights as a number a class, where it says "median_frequency" of `source`.
+
+    Class k weighs median(f) / f_k, f_k being its share of the pixels that count of those pictures that it is in (Eigen
+    & Fergus 2015, section 6.3.2; Badrinarayanan et al. 2015, section 4.1). All masks are read for it. Raises UserError
+    where a class has no pixel, and for other than K numbers.
+    """
+    text, count = config.loss.class_weights, len(source.classes)
+    if text == "median_frequency":
+        text = ",".join(map(repr, _median_frequency(source, config).tolist()))
+    elif text and text.count(",") + 1 != count:
+        raise UserError(
+            f"config.loss.class_weights has {text.count(',') + 1} numbers, {config.data.source} {count} classes; "
+            'write one for each, or "median_frequency"'
+        )
+    resolved = config.copy_and_resolve_references()
+    with resolved.unlocked():
+        resolved.loss.class_weights = text
+    return resolved
+
+
+def _median_frequency(source: Source, config: ConfigDict) -> Float[np.ndarray, "k"]:
+    count = len(source.classes)
+    pixels, around = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    for index in range(len(source)):
+        found = np.bincount(source[index]["segmentation"].ravel(), minlength=256)[:count]
+        pixels += found
+        around += (found > 0) * found.sum()
+    if not pixels.all():
+        raise UserError(
+            f"config.loss.class_weights is 'median_frequency', but {source.classes[np.argmin(pixels)]} has no pixel "
+            f"in {config.data.train_split}; write a number for each class"
+        )
+    frequency = pixels / around
+    return np.median(frequency) / frequency
+
+
+def mixed(config: ConfigDict) -> int:
+    return 1
+
+
+def augment(key: Array, batch: Batch, config: ConfigDict, classes: int) -> Batch:
+    """Colours distorted as the config says, then `normalise`; geometry is the host's (data/segmentation.py)."""
+    images = batch["image"].astype(jnp.float32)
+    if config.photometric:
+        images = jax.vmap(photometric_distortion)(augmentation.example_keys(key, batch, "jitter"), images)
+    return batch | {"image": normalise(batch | {"image": images}, config)}
+
+
+def normalise(batch: Batch, config: ConfigDict) -> Float[Array, "b h w 3"]:
+    """The normalised picture, and zeros on the canvas around it."""
+    images = augmentation.normalise(batch["image"], config.mean, config.std)
+    return jnp.where(_inside(images.shape[1:3], batch["size"])[..., None], images, 0)
+
+
+def inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
+    return {}
+
+
+def _inside(canvas: tuple[int, int], sizes: Int[Array, "b 2"]) -> Bool[Array, "b h w"]:
+    """What of each canvas is picture."""
+    rows, columns = (jnp.arange(side) < sizes[:, axis, None] for axis, side in enumerate(canvas))
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def loss(
+    model: nn.Module, outputs: dict[str, Array], batch: Batch, config: ConfigDict
+) -> tuple[Array, dict[str, Array]]:
+    """The loss of "out", and config.loss.aux_weight times that of "aux"; pixel accuracy of "out".
+
+    A mean is over the pixels of the device's share of the batch that count.
+    """
+    labels = jnp.where(batch["valid"][:, None, None], batch["segmentation"], ops.IGNORE).astype(jnp.int32)
+    total = _loss(outputs["out"], labels, batch.get("weight"), config.loss)
+    counted = labels != ops.IGNORE
+    correct = (jnp.argmax(outputs["out"], axis=-1) == labels) & counted
+    scalars = {"pixel_accuracy": jnp.sum(correct) / jnp.maximum(jnp.sum(counted), 1)}
+    if "aux" in outputs and config.loss.aux_weight > 0:
+        scalars["aux"] = _loss(outputs["aux"], labels, batch.get("weight"), config.loss)
+        total += config.loss.aux_weight * scalars["aux"]
+    return total, scalars
+
+
+def _loss(
+    logits: Float[Array, "b h w k"],
+    labels: Int[Array, "b h w"],
+    pixel_weights: Float[Array, "b h w"] | None,
+    config: ConfigDict,
+) -> Float[Array, ""]:
+    weights = jnp.array([float(number) for number in config.class_weights.split(",")]) if config.class_weights else None
+    total = {
+        "cross_entropy": lambda: ops.cross_entropy(logits, labels, weights, pixel_weights),
+        "focal": lambda: ops.focal(logits, labels, config.focal_gamma, weights),
+        "ohem": lambda: ops.hard_cross_entropy(logits, labels, config.ohem_threshold, config.ohem_pixels, weights),
+        "lovasz": lambda: ops.lovasz_softmax(logits, labels),
+        "dice": lambda: ops.dice(logits, labels),
+    }[config.name]()
+    return total + config.dice_weight * ops.dice(logits, labels) if config.dice_weight > 0 else total
+
+
+def infer(
+    apply: Callable[[Array], dict[str, Array]], images: Float[Array, "b h w 3"], data: ConfigDict, views: str
+) -> dict[str, Float[Array, "b h w k"]]:
+    """{"out": logits at the images' size}, of the whole images or by config.data.window, from `views` of them.
+
+    flip: they and their mirror images. scales: they at config.data.view_scales of their size. With several views the
+    result is the logarithm of the mean of their softmax probabilities.
+    """
+
+    def logits(images: Array) -> Array:
+        return _by_window(apply, images, tuple(data.window)) if data.window else apply(images)["out"]
+
+    if views == "center":
+        return {"out": logits(images)}
+    size, found = images.shape[1:3], []
+    for scale in data.view_scales if views.startswith("scales") else (1.0,):
+        scaled = resize_bilinear(images, *(max(1, round(side * scale)) for side in size))
+        found.append(resize_bilinear(logits(scaled), *size))
+        if views.endswith("flip"):
+            found.append(resize_bilinear(logits(scaled[:, :, ::-1])[:, :, ::-1], *size))
+    return {"out": combine(jnp.stack(found))}
+
+
+def combine(logits: Float[Array, "v b h w k"]) -> Float[Array, "b h w k"]:
+    """The mean of the views' softmax probabilities, as its logarithm."""
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(len(logits))
+
+
+def _by_window(apply: Callable, images: Float[Array, "b h w 3"], window: tuple[int, int]) -> Float[Array, "b h w k"]:
+    """Windows side by side, each two thirds on from the one before, the last ones at the end: the mean of their logits.
+
+    Source: mmsegmentation's slide_inference.
+    """
+    window = tuple(min(side, length) for side, length in zip(window, images.shape[1:3], strict=True))
+    starts = [window_starts(length, side) for side, length in zip(window, images.shape[1:3], strict=True)]
+    total, count = None, np.zeros(images.shape[1:3], np.float32)
+    for top in starts[0]:
+        for left in starts[1]:
+            part = (slice(top, top + window[0]), slice(left, left + window[1]))
+            logits = apply(images[:, *part])["out"]
+            if total is None:
+                total = jnp.zeros((*images.shape[:3], logits.shape[-1]), logits.dtype)
+            total = total.at[:, *part].add(logits)
+            count[part] += 1
+    return total / count[:, :, None]
+
+
+def window_starts(length: int, side: int) -> list[int]:
+    """Where windows of `side` begin along `length`, so that they cover it."""
+    stride = max(1, int(side * FRACTION))
+    count = max(0, -(-(length - side) // stride)) + 1
+    return [min(index * stride, length - side) for index in range(count)]
+
+
+def predict(model: nn.Module, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
+    """Of each example the class of every pixel of its picture as decoded, and how it fared.
+
+    classes uint8 [B,H,W] and true uint8 [B,H,W] at the top left of canvases as large as the largest picture, 255 beyond
+    (true also where ignored); confusion int32 [B,K,K], pixels of a true class (row) by predicted class (column);
+    original_size [B,2]; id [B].
+    """
+    logits, labels, to = outputs["out"], batch["segmentation"].astype(jnp.int32), batch["original_size"]
+
+    def resized() -> Array:
+        return resize_parts(logits, batch["size"], to, *labels.shape[1:])
+
+    if labels.shape == logits.shape[:3]:  # nothing may have been resized
+        logits = jax.lax.cond(jnp.all(batch["size"] == to), lambda: logits, resized)
+    else:
+        logits = resized()
+    classes = jnp.argmax(logits, axis=-1)
+    inside = _inside(labels.shape[1:], to)
+    return {
+        "classes": jnp.where(inside, classes, ops.IGNORE).astype(jnp.uint8),
+        "true": labels.astype(jnp.uint8),
+        "confusion": ops.confusion(classes, labels, logits.shape[-1]),
+        "original_size": to,
+        "id": batch["id"],
+    }
+
+
+def init_metrics(source: Source) -> Metrics:
+    count = len(source.classes)
+    return {
+        "classes": tuple(source.classes),
+        "confusion": np.zeros((count, count), np.int64),
+        "boundary": np.zeros((2, count)),  # of each class the sum of its F1 over pictures, and their number
+        "examples": 0,
+    }
+
+
+def update_metrics(metrics: Metrics, predictions: dict[str, np.ndarray]) -> Metrics:
+    """Adds a batch of `predict`'s arrays, of valid examples only."""
+    boundary = metrics["boundary"].copy()
+    for found, true, (height, width) in zip(
+        *(predictions[name] for name in ("classes", "true", "original_size")), strict=True
+    ):
+        boundary += boundaries.f1(found[:height, :width], true[:height, :width], len(metrics["classes"]))
+    return metrics | {
+        "confusion": metrics["confusion"] + predictions["confusion"].sum(axis=0, dtype=np.int64),
+        "boundary": boundary,
+        "examples": metrics["examples"] + len(predictions["id"]),
+    }
+
+
+def summarise(metrics: Metrics) -> dict[str, Any]:
+    """Shares in 0..1, of all pixels of the split together but those ignored.
+
+    A class's IoU is its pixels found over those found or true. miou, mean_accuracy and dice are means over the classes
+    that are true or found somewhere; frequency_weighted_iou weighs by true pixels (Long et al. 2015, section 5).
+    boundary_f1 is the mean over classes of their mean over pictures (tasks/boundaries.py). A class that is neither true
+    nor found has None.
+    """
+    confusion = metrics["confusion"]
+    true, found, right = confusion.sum(axis=1), confusion.sum(axis=0), np.diag(confusion)
+    pixels, union = max(1, int(true.sum())), true + found - right
+    occurs = union > 0
+    iou, accuracy = right / np.maximum(union, 1), right / np.maximum(true, 1)
+    dice = 2 * right / np.maximum(true + found, 1)
+    boundary = metrics["boundary"]
+    f1 = boundary[0] / np.maximum(boundary[1], 1)
+
+    def mean(values: np.ndarray, of: np.ndarray) -> float:
+        return float(values[of].mean()) if of.any() else 0.0
+
+    def per_class(values: np.ndarray, of: np.ndarray) -> dict[str, float | None]:
+        numbers = zip(metrics["classes"], values, of, strict=True)
+        return {name: float(value) if known else None for name, value, known in numbers}
+
+    return {
+        "miou": mean(iou, occurs),
+        "pixel_accuracy": int(right.sum()) / pixels,
+        "mean_accuracy": mean(accuracy, true > 0),
+        "frequency_weighted_iou": float((true * iou).sum()) / pixels,
+        "dice": mean(dice, occurs),
+        "boundary_f1": mean(f1, boundary[1] > 0),
+        "examples": metrics["examples"],
+        "pixels": int(true.sum()),
+        "per_class": per_class(iou, occurs),
+        "boundary_per_class": per_class(f1, boundary[1] > 0),
+        "confusion": confusion.tolist(),
+    }
+
+
+def table(summary: dict[str, Any]) -> dict[str, float]:
+    """The headline and boundary F1, then the IoU of each class that occurs."""
+    classes = {f"iou, {name}": value for name, value in summary["per_class"].items() if value is not None}
+    return {name: summary[name] for name in (*HEADLINE, "boundary_f1")} | classes
+
+
+def describe(predictions: dict[str, np.ndarray], row: int, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The classes found, each with its share of the picture, largest first."""
+    shares = np.bincount(mask(predictions, row).ravel(), minlength=len(classes)) / mask(predictions, row).size
+    order = [index for index in np.argsort(-shares, kind="stable").tolist() if shares[index] > 0]
+    return [{"class": classes[index], "share": round(float(shares[index]), 4)} for index in order]
+
+
+def mask(predictions: dict[str, np.ndarray], row: int) -> np.ndarray:
+    """The class of every pixel of the picture, uint8 [h,w]."""
+    height, width = predictions["original_size"][row]
+    return predictions["classes"][row, :height, :width]

@@ -1,0 +1,189 @@
+import pickle
+
+import numpy as np
+import pytest
+from detection import picture
+from masks import PATTERN, write_mask, write_masks
+from ml_collections import ConfigDict
+from PIL import Image
+
+from data import check, sources
+from data.sources import masks
+from errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_masks(tmp_path)
+
+
+def load(root, split="train"):
+    data = ConfigDict({"source": f"masks:{root}", "data_dir": "", "val_fraction": 0.0, "split_seed": 0})
+    return sources.load(data, split)
+
+
+@pytest.mark.parametrize(
+    ("layout", "classes"), [("images", 3), ("annot", 11), ("voc", 21)], ids=["images", "annot", "voc"]
+)
+def test_pictures_and_masks_are_paired_by_name_in_every_layout(tmp_path, layout, classes):
+    root = write_masks(tmp_path, layout)
+    assert masks.splits(str(root), "") == ("train", "val")
+    train, val = load(root), load(root, "val")
+    assert len(train) == 2 and len(val) == 1 and len(train.classes) == classes == len(masks.classes(str(root), ""))
+    assert train.sizes.tolist() == [[3, 5]] * 2 and train.image_ids.tolist() == ["a", "b"]
+    for index in range(2):
+        record = train[index]
+        np.testing.assert_array_equal(record["segmentation"], np.roll(PATTERN, index, axis=0))
+        assert record["segmentation"].dtype == np.uint8 and record["name"].endswith(f"{'ab'[index]}.jpg")
+    assert train.oddities == ""
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(train))[1]["segmentation"], train[1]["segmentation"])
+
+
+def test_camvids_masks_have_its_eleven_classes_and_void(tmp_path):
+    root = write_masks(tmp_path, "annot")
+    write_mask(root / "trainannot" / "a.png", np.arange(15, dtype=np.uint8).reshape(3, 5) % 12)
+    source = load(root)
+    assert source.classes[0] == "sky" and source.classes[10] == "bicyclist"
+    assert source[0]["segmentation"].ravel().tolist() == [*range(11), 255, 0, 1, 2]
+
+
+def test_one_folder_of_each_is_train_to_cut_val_from_and_names_may_end_in_mask(tmp_path):
+    for name in "abcd":
+        picture(tmp_path / "images" / f"{name}.jpg", 3, 5)
+        write_mask(tmp_path / "masks" / f"{name}_mask.png", PATTERN)
+    (tmp_path / "classes.txt").write_text("ground\nroad\nsky")
+    data = ConfigDict({"source": f"masks:{tmp_path}", "data_dir": "", "val_fraction": 0.25, "split_seed": 0})
+    assert (len(sources.load(data, "train")), len(sources.load(data, "val"))) == (3, 1)
+    assert sources.load(data, "val").sizes.tolist() == [[3, 5]]
+
+
+@pytest.mark.parametrize(
+    ("legend", "values"),
+    [
+        ("ground 7\nroad 9\nsky 300\nignore 0\nignore 1\n", np.array([[7, 9, 300, 0, 1]], np.uint16)),
+        ("# of colours\nground 0 0 0\nroad 128 64 128\nsky 70 130 180\nignore 1 2 3\nignore 9 9 9", None),
+    ],
+    ids=["numbers, 16 bits", "colours"],
+)
+def test_the_legend_says_what_numbers_and_colours_mean(root, legend, values):
+    colours = np.array([[[0, 0, 0], [128, 64, 128], [70, 130, 180], [1, 2, 3], [9, 9, 9]]], np.uint8)
+    for name in "ab":
+        picture(root / "images" / "train" / f"{name}.jpg", 1, 5)
+        write_mask(root / "masks" / "train" / f"{name}.png", colours if values is None else values)
+    (root / "classes.txt").write_text(legend)
+    source = load(root)
+    assert source.classes == ("ground", "road", "sky")
+    assert source[0]["segmentation"].tolist() == [[0, 1, 2, 255, 255]]
+    assert ("2 of 16 bits" in source.oddities) == (values is not None)
+
+
+def test_a_palette_is_read_by_its_colours_where_the_legend_gives_colours(root):
+    with Image.open(root / "masks" / "train" / "a.png") as mask:
+        colours = np.asarray(mask.convert("RGB"))
+    names = {0: "ground", 1: "road", 2: "sky", 255: "ignore"}
+    lines = {value: colours[PATTERN == value][0] for value in names}
+    (root / "classes.txt").write_text("\n".join(f"{names[k]} {' '.join(map(str, v))}" for k, v in lines.items()))
+    np.testing.assert_array_equal(load(root)[0]["segmentation"], PATTERN)
+
+
+def binary(root, values):
+    for name, mask in zip("ab", values, strict=True):
+        write_mask(root / "masks" / "train" / f"{name}.png", np.array(mask, np.uint8).reshape(3, 5))
+    (root / "classes.txt").write_text("ground\nthing")
+    return load(root)
+
+
+def test_black_and_white_masks_are_two_classes_and_that_is_told(root):
+    source = binary(root, ([0, 255, 0] * 5, [0] * 15))
+    assert source[0]["segmentation"].ravel().tolist() == [0, 1, 0] * 5
+    assert source.oddities == "odd masks: all 2 black and white (255 read as thing)"
+
+
+def test_where_a_mask_holds_a_1_255_stays_ignored(root):
+    source = binary(root, ([0, 255, 0] * 5, [0, 1, 255] * 5))
+    assert source[0]["segmentation"].ravel().tolist() == [0, 255, 0] * 5 and source.oddities == ""
+
+
+def test_colours_that_are_grey_are_read_as_grey_and_that_is_told(root):
+    write_mask(root / "masks" / "train" / "a.png", np.stack([PATTERN] * 3, axis=-1))
+    source = load(root)
+    np.testing.assert_array_equal(source[0]["segmentation"], PATTERN)
+    assert source.oddities == "odd masks: 1 stored in colours (read as grey)"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda r: write_mask(r / "masks/train/a.png", PATTERN[:2]),
+            "a.jpg is 5 x 3 but its mask .*a.png is 5 x 2: masks",
+        ),
+        (lambda r: (r / "masks/train/a.png").unlink(), "a.jpg: no mask .*masks/train/a.png; add it"),
+        (lambda r: (r / "images/train/a.jpg").unlink(), "a.png: no picture .*images/train/a.jpg; add it"),
+        (lambda r: write_mask(r / "masks/train/b.jpg", PATTERN), "has the same name; rename"),
+        (
+            lambda r: (r / "masks/train/a.png").rename(r / "masks/train/a.jpeg"),
+            "a.jpeg: masks must be stored without loss",
+        ),
+        (lambda r: (r / "masks/train/a.png").write_text("none"), "a.png: cannot be decoded"),
+        (lambda r: (r / "classes.txt").unlink(), "classes.txt: no such file; write it"),
+        (lambda r: (r / "classes.txt").write_text("a 1\na 2"), "classes.txt:2: 'a' names two classes"),
+        (lambda r: (r / "classes.txt").write_text("a 1\nb 1"), "classes.txt:2: 1 stands for two classes"),
+        (lambda r: (r / "classes.txt").write_text("a 1 2"), "classes.txt:1: 'a 1 2' is no name with a number or a col"),
+        (lambda r: (r / "classes.txt").write_text("a 1 2 3\nb"), "classes.txt: b has no colour, others have"),
+        (lambda r: (r / "classes.txt").write_text("a\nignore"), "classes.txt:2: ignore needs a number or a colour"),
+        (lambda r: (r / "classes.txt").write_text("# none"), "names 0 classes; write 1 to 255"),
+    ],
+)
+def test_what_does_not_fit_is_named(root, spoil, message):
+    spoil(root)
+    with pytest.raises(UserError, match=message):
+        load(root)
+
+
+@pytest.mark.parametrize(
+    ("values", "legend", "message"),
+    [
+        (
+            PATTERN + (PATTERN == 2),
+            None,
+            "a.png: holds 3 at row 1, column 3, which is none of the 3 classes of .*'ignore 3'",
+        ),
+        (
+            np.stack([PATTERN, PATTERN, 0 * PATTERN], -1),
+            None,
+            "a mask in colours, of which .*classes.txt tells no classes",
+        ),
+        (
+            np.stack([PATTERN] * 3, -1),
+            "a 0 0 0\nb 1 1 1",
+            "holds 255 255 255 at row 0, column 4, .* 'ignore 255 255 255'",
+        ),
+        (PATTERN.astype(np.uint16) + 300, None, "holds 300 at row 0, column 0"),
+        (PATTERN.astype(np.int32) - 1, None, "holds -1 to 254; a mask holds 0 to 65535"),
+    ],
+)
+def test_a_pixel_without_a_class_is_named(root, values, legend, message):
+    path = root / "masks" / "train" / "a.png"
+    if values.dtype == np.int32:
+        path.unlink()
+        path = path.with_suffix(".tif")
+    write_mask(path, values)
+    if legend:
+        (root / "classes.txt").write_text(legend)
+    with pytest.raises(UserError, match=message):
+        load(root)[0]
+
+
+def test_a_folder_without_masks_tells_what_is_expected(tmp_path):
+    with pytest.raises(UserError, match="no pictures with masks; expected train/ beside trainannot/"):
+        masks.splits(str(tmp_path), "")
+
+
+def test_the_check_of_a_source_counts_pictures_a_class_and_draws(root, tmp_path):
+    source = load(root)
+    report = check.survey(source)
+    assert report["classes"] == {"ground": 2, "road": 2, "sky": 2} and report["bad"] == []
+    assert "pictures with" in check.describe("masks", report)
+    check.draw(source, tmp_path / "samples.png")
+    assert (tmp_path / "samples.png").stat().st_size > 1000

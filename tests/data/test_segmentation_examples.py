@@ -1,0 +1,198 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from data import segmentation
+from data.pipeline import eval_batches, train_batches
+from data.sources import scene_masks, scenes
+from errors import UserError
+from experiments.base import get_base
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Record i is of sizes[i]: class 1, white, in a rectangle on class 0, grey; an eighth is ignored, black."""
+
+    all_sizes: tuple[tuple[int, int], ...]
+    classes = ("ground", "thing")
+    oddities = ""
+
+    @property
+    def sizes(self):
+        return np.array(self.all_sizes, np.int32)
+
+    def __len__(self):
+        return len(self.all_sizes)
+
+    def __getitem__(self, index):
+        height, width = self.all_sizes[index]
+        mask = np.zeros((height, width), np.uint8)
+        mask[height // 4 : height // 2, width // 4 : width // 2] = 1
+        mask[:, -(width // 8) :] = 255
+        image = np.array([100, 255], np.uint8)[np.minimum(mask, 1)] * (mask != 255)
+        return {"image": image.astype(np.uint8), "name": f"picture {index}", "segmentation": mask}
+
+
+MIXED = Pictures(((96, 160), (160, 96), (64, 64), (40, 80)))
+
+
+@pytest.fixture
+def config():
+    config = get_base("segmentation")
+    config.batch_size = 4
+    config.data.update(image_size=48, max_size=120, crop=(64, 56), scale=(0.5, 2.0))
+    return config
+
+
+def assert_together(image, mask):
+    """Well inside a class the picture has its colour."""
+    for label, colour in ((0, 100), (1, 255)):
+        inside = ndimage.binary_erosion(mask == label, iterations=4)
+        assert np.all(np.abs(image[inside].astype(int) - colour) < 30)
+
+
+def test_picture_and_mask_are_scaled_cropped_and_mirrored_together(config):
+    shares = set()
+    for batch in train_batches(MIXED, config, start_step=0, stop_step=12):
+        assert batch["image"].shape == (4, 64, 56, 3) and batch["segmentation"].shape == (4, 64, 56)
+        for row in range(4):
+            image, mask, size = batch["image"][row], batch["segmentation"][row], batch["size"][row]
+            assert_together(image, mask)
+            assert np.all(mask[size[0] :] == 255) and np.all(mask[:, size[1] :] == 255)
+            assert not image[size[0] :].any() and not image[:, size[1] :].any()
+            shares.add(float((mask == 1).mean()))
+    assert len(shares) > 20
+
+
+def test_half_of_the_crops_are_mirrored(config):
+    config.data.update(scale=(1.0, 1.0), resize="none", crop=(160, 160))
+    left = [
+        np.argmax((mask[: size[0], : size[1]] == 1).any(axis=0)) < 0.3 * size[1]
+        for batch in train_batches(MIXED, config, start_step=0, stop_step=20)
+        for mask, size in zip(batch["segmentation"], batch["size"], strict=True)
+    ]
+    assert 0.3 < np.mean(left) < 0.7
+
+
+def test_crops_of_one_class_alone_are_drawn_anew(config):
+    config.data.update(resize="none", scale=(1.0, 1.0), crop=(24, 24))
+
+    def alone(ratio):
+        config.data.cat_max_ratio = ratio
+        batches = list(train_batches(MIXED, config, start_step=0, stop_step=20))
+        masks = np.concatenate([batch["segmentation"] for batch in batches])
+        return np.mean([segmentation._largest_share(mask) > 0.75 for mask in masks])
+
+    assert alone(0.75) < 0.5 * alone(1.0)
+
+
+def test_evaluation_has_every_picture_whole_and_its_mask_as_it_is_stored(config):
+    config.data.canvases = ((48, 120), (120, 48))
+    seen = {}
+    for batch in eval_batches(MIXED, config, batch_size=3):
+        for row in np.flatnonzero(batch["valid"]):
+            index, (height, width) = int(batch["id"][row]), batch["original_size"][row]
+            mask = batch["segmentation"][row]
+            np.testing.assert_array_equal(mask[:height, :width], MIXED[index]["segmentation"])
+            assert np.all(mask[height:] == 255) and np.all(mask[:, width:] == 255)
+            shown = batch["size"][row]
+            assert (
+                shown.tolist()
+                == {(96, 160): [48, 80], (160, 96): [80, 48], (64, 64): [48, 48], (40, 80): [48, 96]}[
+                    MIXED.all_sizes[index]
+                ]
+            )
+            seen[index] = batch["image"].shape[1:3], mask.shape
+        assert np.all(batch["segmentation"][~batch["valid"]] == 255)
+    assert seen == {
+        0: ((48, 120), (96, 160)),
+        1: ((120, 48), (160, 96)),
+        2: ((48, 120), (96, 160)),
+        3: ((48, 120), (96, 160)),
+    }
+
+
+def test_without_canvases_there_is_one_that_holds_all(config):
+    config.data.resize = "none"
+    shapes, groups = segmentation.canvases(MIXED, config.data, training=False)
+    assert shapes == [(160, 160, 160, 160)] and groups.tolist() == [0] * 4
+    uniform = Pictures(((36, 48),) * 3)
+    assert segmentation.canvases(uniform, config.data, training=False)[0] == [(36, 48, 36, 48)]
+
+
+def test_a_later_start_and_more_processes_see_the_same_batches(config):
+    config.augment.elastic = 3.0
+    config.data.border_weight = 10.0
+    whole = list(train_batches(MIXED, config, start_step=0, stop_step=4))
+    halves = [
+        list(train_batches(MIXED, config, start_step=3, stop_step=4, process_index=p, processes=2)) for p in (0, 1)
+    ]
+    for key, value in whole[3].items():
+        np.testing.assert_array_equal(value, np.concatenate([half[0][key] for half in halves]))
+
+
+def test_an_elastic_deformation_moves_picture_and_mask_alike(config):
+    config.augment.update(elastic=4.0, flip_probability=0.0)
+    config.data.update(resize="none", scale=(1.0, 1.0), crop=(160, 160))
+    batch = next(train_batches(MIXED, config, start_step=0, stop_step=1))
+    for image, mask, index in zip(batch["image"], batch["segmentation"], batch["id"], strict=True):
+        assert_together(image, mask)
+        height, width = MIXED.all_sizes[index]
+        assert np.any(mask[:height, :width] != MIXED[index]["segmentation"])
+
+
+def test_a_deformation_of_nothing_changes_nothing():
+    places = segmentation.elastic((9, 11), 0.0, np.random.default_rng(0))
+    x = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
+    np.testing.assert_array_equal(segmentation.deform(x, places, nearest=False), x)
+    np.testing.assert_array_equal(segmentation.deform(x[..., 0], places, nearest=True), x[..., 0])
+
+
+def test_weights_of_borders_are_the_papers_equation():
+    """Against distances by brute force, on three objects."""
+    mask = np.zeros((20, 24), np.uint8)
+    mask[2:9, 2:8], mask[2:9, 10:16], mask[12:18, 5:20] = 1, 1, 2
+    parts = [np.argwhere(part) for part in (mask[:, :9] == 1, (mask == 1) & (np.arange(24) >= 10), mask == 2)]
+    expected = np.ones(mask.shape)
+    for y, x in np.argwhere(mask == 0):
+        d1, d2 = sorted(np.sqrt(((part - (y, x)) ** 2).sum(1)).min() for part in parts)[:2]
+        expected[y, x] += 10 * np.exp(-((d1 + d2) ** 2) / 50)
+    found = segmentation.border_weights(mask.tobytes(), mask.shape, 10.0, 5.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_the_kinds_of_garments_are_where_the_scenes_are():
+    source = scene_masks.load("5x64", "train", "")
+    names = {0: "background", 1: "top", 2: "trouser", 4: "dress", 6: "shoe", 9: "bag"}
+    for index in range(5):
+        record, scene = source[index], scenes.load("5x64", "train", "")[index]
+        np.testing.assert_array_equal(record["image"], scene["image"])
+        for value, name in names.items():
+            at = scene["segmentation"] == value
+            assert np.all(record["segmentation"][at] == source.classes.index(name))
+
+
+def test_what_does_not_fit_is_named(config):
+    config.data.canvases = ((40, 40),)
+    with pytest.raises(UserError, match="becomes 48 x 96, which no canvas of config.data.canvases holds"):
+        list(eval_batches(MIXED, config, batch_size=4))
+
+    class Wrong(Pictures):
+        def __getitem__(self, index):
+            record = super().__getitem__(index)
+            return record | {"segmentation": self.spoil(record["segmentation"])}
+
+    config.data.canvases = ()
+    for spoil, message in (
+        (lambda mask: mask[:-1], "picture . is .* x .* but its mask is .* x .*: masks must have their picture's size"),
+        (
+            lambda mask: np.where(mask == 1, 2, mask).astype(np.uint8),
+            "its mask has class 2 at row .*outside the 2 classes",
+        ),
+    ):
+        source = Wrong(MIXED.all_sizes)
+        Wrong.spoil = staticmethod(spoil)
+        with pytest.raises(UserError, match=message):
+            list(train_batches(source, config, start_step=0, stop_step=1))

@@ -1,0 +1,71 @@
+"""Resizing, unpooling and transposed convolution: goldens/make_segmenters.py wrote what torch computes."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from goldens.drawn import drawn, sample
+
+from models.layers import ConvTranspose, bilinear_kernel, max_pool
+from ops.pooling import max_pool_positions, max_unpool
+from ops.resize import resize_bilinear, resize_parts
+from weights.convert import from_torch
+
+GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "segmenters.npz")
+X = GOLDENS["layers/x"]
+SIZES = [key.rsplit("/", 1)[1] for key in GOLDENS if key.startswith("layers/bilinear/")]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_bilinear_resizing_is_torchs(size):
+    expected = GOLDENS[f"layers/bilinear/{size}"]
+    np.testing.assert_allclose(resize_bilinear(jnp.array(X), *expected.shape[1:3]), expected, atol=2e-6)
+
+
+def test_resizing_keeps_a_constant_and_its_type():
+    found = resize_bilinear(jnp.full((1, 5, 6, 2), 3.0, jnp.bfloat16), 17, 4)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(np.float32), 3, rtol=1e-2)
+
+
+def test_parts_of_a_batch_are_resized_each_to_its_size():
+    sizes, to = np.array([[7, 9], [4, 3]]), np.array([[20, 13], [5, 16]])
+    found = jax.jit(lambda x: resize_parts(x, sizes, to, 20, 16))(X)
+    assert found.shape == (2, 20, 16, 3)
+    for row in range(2):
+        part = X[row : row + 1, : sizes[row][0], : sizes[row][1]]
+        expected = resize_bilinear(jnp.array(part), *to[row].tolist())
+        np.testing.assert_allclose(found[row : row + 1, : to[row][0], : to[row][1]], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_unpooling_and_its_gradient_are_torchs_with_ties(kernel):
+    """Of equal maxima the first is where a value returns to."""
+
+    def unpooled(x):
+        pooled = max_pool(x, kernel, kernel, 0)
+        return max_unpool(pooled, max_pool_positions(x, kernel), *x.shape[1:3], kernel)
+
+    ties = jnp.round(jnp.array(X) * 2)
+    np.testing.assert_array_equal(unpooled(ties), GOLDENS[f"layers/unpool/{kernel}"])
+    gradient = jax.grad(lambda x: jnp.sum(unpooled(x) * X))(ties)
+    np.testing.assert_allclose(gradient, GOLDENS[f"layers/unpool/{kernel}/gradient"], atol=1e-6)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (4, 2), (16, 8), (3, 1)])
+def test_transposed_convolution_is_torchs(kernel, stride):
+    module = ConvTranspose(4, kernel, stride, bias=False)
+    like = {"params": {"transposed_kernel": np.zeros((kernel, kernel, 3, 4), np.float32)}}
+    weight = drawn(f"transposed.{kernel}.weight", (3, 4, kernel, kernel))
+    found = module.apply(from_torch({"weight": weight}, like), X)
+    assert found.shape == (2, 6 * stride + kernel, 8 * stride + kernel, 4)
+    np.testing.assert_allclose(sample(found, 500), GOLDENS[f"layers/transposed/{kernel}/{stride}"], atol=2e-5)
+
+
+def test_a_transposed_convolution_begun_as_bilinear_is_the_resize():
+    """Away from the border, which it mixes with zeros."""
+    module = ConvTranspose(3, 8, 4, bias=False, kernel_init=bilinear_kernel)
+    found = module.apply(module.init(jax.random.key(0), X), X)[:, 2:-2, 2:-2]
+    np.testing.assert_allclose(found[:, 2:-2, 2:-2], resize_bilinear(jnp.array(X), 28, 36)[:, 2:-2, 2:-2], atol=1e-5)
