@@ -56,7 +56,7 @@ def _detection() -> ConfigDict:
 def _segmentation() -> ConfigDict:
     config = get_base("segmentation")
     config.batch_size = 16
-    config.duration = "10ep"
+    config.duration = "8ep"
     config.eval_every = config.checkpoint_every = "2ep"
     config.log_every = "50"
     config.model.name = "unet"
