@@ -6,7 +6,8 @@
     python train.py --config experiments/quickstart.py:segmentation --workdir runs/quickstart_segmentation
 
 A residual network that tells garments apart; `detection`: a YOLOX half as wide as yolox_s, which finds them in scenes
-made of them; `segmentation`: a U-Net of an eighth of the width, which tells the kind of garment of each of their pixels.
+made of them; `segmentation`: a U-Net of an eighth of the width, which tells the kind of garment of each of their
+pixels.
 Published: nothing on such data. Measured here: see the README's table.
 """
 
