@@ -42,11 +42,11 @@ def _detection() -> ConfigDict:
     config = get_base("detection")
     config.batch_size = 16
     config.duration = "2ep"
-    config.eval_every = config.checkpoint_every = "1ep"
+    config.eval_every = "2ep"
     config.log_every = "50"
     config.model.name = "yolox_nano"
     config.model.options = ConfigDict(dict(depthwise=False, detections=100))
-    config.data.update(source="scenes:8000x96", image_size=96, max_boxes=8)
+    config.data.update(source="scenes:10000x96", image_size=96, max_boxes=8)
     config.augment.update(mean=(0.0,) * 3, std=(1 / 255,) * 3, fill=114)
     config.optimizer.update(name="adamw", learning_rate=2e-3, weight_decay=1e-2, clip_norm=10.0, decay="kernels")
     config.schedule.update(name="cosine", warmup="100")

@@ -1,8 +1,4 @@
-"""`scene_masks:<count>[x<size>]`: the pictures of `scenes:` with a class a pixel.
-
-The ten garments are of five kinds, which small pictures tell apart: shirts, pullovers and coats are tops, sandals,
-sneakers and boots are shoes.
-"""
+"""`scene_masks:<count>[x<size>]`: the pictures of `scenes:` with a class a pixel, and no boxes."""
 
 from dataclasses import dataclass
 
@@ -13,8 +9,7 @@ from data.sources.scenes import splits
 
 __all__ = ["classes", "load", "splits"]
 
-CLASSES = ("background", "top", "trouser", "dress", "shoe", "bag")
-KINDS = np.array([0, 1, 2, 1, 3, 1, 4, 1, 4, 5, 4], np.uint8)  # of the classes of scenes:, 0 being background
+CLASSES = ("background", *scenes.CLASSES)
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,7 @@ class SceneMasks:
 
     def __getitem__(self, index: int) -> Record:
         record = self.scenes[index]
-        return {"image": record["image"], "name": record["name"], "segmentation": KINDS[record["segmentation"]]}
+        return {name: record[name] for name in ("image", "name", "segmentation")}
 
 
 def classes(argument: str, data_dir: str) -> tuple[str, ...]:

@@ -4,8 +4,11 @@
 in val, of the embedded val pictures. The size is 128 where none is given. There are no files: a record is a pure
 function of its split and index.
 
+The ten garments of Fashion-MNIST are of five kinds, which small pictures tell apart: T-shirts, pullovers, coats and
+shirts are tops, sandals, sneakers and boots are shoes.
+
 A scene is a background (between four random colours, striped, noisy) with 1 to 6 garments, each tinted, stretched a
-little, perhaps mirrored, a sixth to a half of the picture high, painted one over the other and over the picture's
+little, perhaps mirrored, a quarter to a half of the picture high, painted one over the other and over the picture's
 edge. At least half of each garment's own pixels are seen; where no place is found that leaves it so, there are fewer.
 Its box is the tight one around all its pixels, hidden ones included, cut at the picture's edge (amodal). In
 `segmentation`, uint8 [H,W], the pixels of a garment that are seen have its class + 1, and 0 is background.
@@ -22,12 +25,14 @@ from data.annotations import Annotations
 from data.sources import Record, embedded
 from errors import UserError
 
+CLASSES = ("top", "trouser", "dress", "shoe", "bag")
+KINDS = np.array([0, 1, 0, 2, 0, 3, 0, 3, 4, 3])  # of embedded.CLASSES
 SPLITS = ("train", "val")
 SEED = 20170825
 SIZE, SMALLEST, LARGEST = 128, 32, 4096
 MOST = 6  # garments
 TRIALS = 8  # for a garment's place
-HEIGHT = (1 / 6, 1 / 2)  # of the picture's
+HEIGHT = (1 / 4, 1 / 2)  # of the picture's
 SEEN = 0.5  # of a garment's pixels
 STRIPES = 12  # across the picture at most
 NOISE = 12  # grey levels
@@ -49,8 +54,8 @@ class Scenes:
     split: str
     count: int
     size: int
-    classes = embedded.CLASSES
-    category_ids = range(1, len(embedded.CLASSES) + 1)
+    classes = CLASSES
+    category_ids = range(1, len(CLASSES) + 1)
     oddities = ""
 
     def __len__(self) -> int:
@@ -90,7 +95,7 @@ def splits(argument: str, data_dir: str) -> tuple[str, ...]:
 
 
 def classes(argument: str, data_dir: str) -> tuple[str, ...]:
-    return embedded.CLASSES
+    return CLASSES
 
 
 def load(argument: str, split: str, data_dir: str) -> Scenes:
@@ -114,7 +119,7 @@ def _parse(argument: str) -> tuple[int, int]:
 
 @cache
 def _wardrobe(split: str) -> tuple[Float[np.ndarray, "n 2 28 28"], np.ndarray]:
-    """Grey values 0..1 and masks 0 or 1 of the embedded pictures, and their labels.
+    """Grey values 0..1 and masks 0 or 1 of the embedded pictures, and their kinds.
 
     A pixel is of the garment where the picture is not black on both sides of it in its row, and in its column: this
     fills dark places within, and keeps the gap between two legs.
@@ -130,9 +135,8 @@ def _wardrobe(split: str) -> tuple[Float[np.ndarray, "n 2 28 28"], np.ndarray]:
         return ahead & behind
 
     mask = spanned(1) & spanned(2)
-    return np.stack([images.astype(np.float32) / 255, mask.astype(np.float32)], axis=1), np.array(
-        [record["label"] for record in records]
-    )
+    labels = np.array([record["label"] for record in records])
+    return np.stack([images.astype(np.float32) / 255, mask.astype(np.float32)], axis=1), KINDS[labels]
 
 
 @cache
