@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from goldens.drawn import drawn, picture
+from goldens.drawn import drawn, drawn_yolox, picture
 from ml_collections import ConfigDict
 from PIL import Image
 from test_commands import run, train
@@ -131,9 +131,9 @@ def test_inputs_of_another_form_are_refused(images, message, tmp_path):
 
 def test_of_a_detector_the_final_boxes_are_written_beside_its_raw_outputs(tmp_path):
     config = quickstart.get_config("detection")
-    model = models.create(config.model, 10, AXIS)
+    model = models.create(config.model, 5, AXIS)
     like = jax.eval_shape(lambda: models.init(model, jax.random.key(0), 64))
-    tensors = {name: drawn(name, shape) for name, shape in torch_shapes(like).items()}
+    tensors = {name: drawn_yolox(name, shape) for name, shape in torch_shapes(like).items()}
     files.write(tmp_path / "detector.safetensors", tensors)
     images = picture(64, 96, batch=2)
     np.savez(tmp_path / "in.npz", images=images)
@@ -144,7 +144,7 @@ def test_of_a_detector_the_final_boxes_are_written_beside_its_raw_outputs(tmp_pa
         experiment="quickstart.py:detection",
     )
     assert done.returncode == 0, done.stderr
-    assert "10 classes, on 2 images" in done.stdout
+    assert "5 classes, on 2 images" in done.stdout
     found = np.load(tmp_path / "out.npz")
     outputs = model.apply(from_torch(tensors, like), images, train=False)
     np.testing.assert_allclose(found["cls_logits"], outputs["cls_logits"], rtol=1e-3, atol=1e-3)
