@@ -5,7 +5,7 @@ in val, of the embedded val pictures. The size is 128 where none is given. There
 function of its split and index.
 
 The ten garments of Fashion-MNIST are of five kinds, which small pictures tell apart: T-shirts, pullovers, coats and
-shirts are tops, sandals, sneakers and boots are shoes.
+shirts are tops, sandals, sneakers and boots are shoes. Each kind is as likely.
 
 A scene is a background (between four random colours, striped, noisy) with 1 to 6 garments, each tinted, stretched a
 little, perhaps mirrored, a quarter to a half of the picture high, painted one over the other and over the picture's
@@ -156,7 +156,8 @@ def _arrange(split: str, size: int, rng: np.random.Generator) -> tuple[list[Garm
     for _ in range(TRIALS * wanted):
         if len(garments) == wanted:
             break
-        index = int(rng.integers(len(pictures)))
+        of_kind = np.flatnonzero(labels == rng.integers(len(CLASSES)))
+        index = int(of_kind[rng.integers(len(of_kind))])
         share, stretch, mirrored, y, x = rng.random(5)
         height = max(8, round(size * HEIGHT[0] * (HEIGHT[1] / HEIGHT[0]) ** share))
         width = max(8, round(height * (0.8 + 0.4 * stretch)))
