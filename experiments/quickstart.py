@@ -8,7 +8,7 @@
 A residual network that tells garments apart; `detection`: a YOLOX half as wide as yolox_s, which finds them in scenes
 made of them; `segmentation`: a U-Net of an eighth of the width, which tells the kind of garment of each of their
 pixels.
-Published: nothing on such data. Measured here: see the README's table.
+Published: nothing on such data. Measured here: see the README, but for `segmentation`, which has no result yet.
 """
 
 from ml_collections import ConfigDict
