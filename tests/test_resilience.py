@@ -93,7 +93,10 @@ def test_a_full_disk_is_told_keeps_the_earlier_checkpoints_and_the_run_goes_on_w
 
 
 def test_after_20_steps_1_2_4_and_8_devices_have_the_same_parameters(tmp_path):
-    """At a rate at which rounding, which differs with the order of sums, is not blown up by the training itself."""
+    """Up to rounding, which 20 steps blow up: a sum in another order flips the sign before a ReLU here and there.
+
+    So the measure is what devices that normalise each by itself change. tests/training/test_step.py compares a step.
+    """
     more = (
         "--config.duration=20",
         "--config.batch_size=32",
@@ -112,10 +115,10 @@ def test_after_20_steps_1_2_4_and_8_devices_have_the_same_parameters(tmp_path):
             return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(checkpoints.read(20)["params"])])
 
     one = parameters("1", 1)
+    of_its_own = np.linalg.norm(parameters("own", 8, "--config.model.sync_bn=False") - one)
+    assert of_its_own > 5e-3 * np.linalg.norm(one)
     for devices in (2, 4, 8):
-        assert np.linalg.norm(parameters(str(devices), devices) - one) < 1e-4 * np.linalg.norm(one)
-    of_its_own = parameters("own", 8, "--config.model.sync_bn=False")
-    assert np.linalg.norm(of_its_own - one) > 1e-3 * np.linalg.norm(one)
+        assert np.linalg.norm(parameters(str(devices), devices) - one) < 0.2 * of_its_own
 
 
 def test_two_processes_with_two_devices_each_train_as_one_with_four(tmp_path):
