@@ -6,18 +6,31 @@ from errors import UserError
 
 
 def to_steps(length: str, steps_per_epoch: float, field: str) -> int:
-    """ "500" or "64k" are steps, "90ep" or "0.5ep" epochs.
+    """`exact_steps`, rounded."""
+    return round(exact_steps(length, steps_per_epoch, field))
 
-    Raises UserError naming `field` for anything else, and for a length that is not zero and yet no step long.
+
+def exact_steps(length: str, steps_per_epoch: float, field: str) -> float:
+    """ "500" or "64k" are steps, "90ep" or "0.5ep" epochs, of which each may end within a step.
+
+    Raises UserError naming `field` for anything else, and for a length that is not zero and yet rounds to no step.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(k|ep|)", length.strip())
     if not match:
         raise UserError(f'config.{field} is {length!r}: write steps as "500" or "64k", epochs as "90ep"')
     number, unit = float(match[1]), match[2]
-    steps = round(number * {"": 1, "k": 1000, "ep": steps_per_epoch}[unit])
-    if steps == 0 and number > 0:
+    steps = number * {"": 1, "k": 1000, "ep": steps_per_epoch}[unit]
+    if round(steps) == 0 and number > 0:
         raise UserError(
             f"config.{field} is {length!r}, less than a step, where an epoch has {steps_per_epoch:.3g} steps; "
             'write more, or "0" for none at all, or lower config.batch_size'
         )
     return steps
+
+
+def due(step: int, every: float) -> bool:
+    """Whether `step` is, rounded, a multiple of so many steps; never of 0.
+
+    So what is due every 2 epochs is due at the very end of 4, however long an epoch.
+    """
+    return every > 0 and step == round(max(round(step / every), 1) * every)

@@ -1,8 +1,8 @@
 """SegNet (Badrinarayanan, Kendall & Cipolla 2015): VGG-16's encoder, and a decoder that unpools to where maxima were.
 
-    segnet    29,449,355 parameters at 11 classes    106.288 GMAC at 360x480    mIoU 50.2 on CamVid (367 pictures)
+    segnet    29,449,355 parameters at 11 classes    106.288 GMAC at 360x480    mIoU 60.10 on CamVid
 
-50.2 is of the authors' tutorial; trained on 3,433 road scenes it has 60.10 (the paper, table 3).
+60.10 after a long training on 3,433 road scenes (the paper, table 3).
 
 No library has it: the encoder carries torchvision's names of vgg16_bn under "encoder", the decoder those of the Caffe
 network of the authors (segnet_train.prototxt).

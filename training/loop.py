@@ -21,13 +21,14 @@ from data.oddities import Oddities
 from data.pipeline import train_batches
 from errors import UserError
 from evaluation.loop import evaluate, predict
+from lengths import due, exact_steps, to_steps
 from models import cost
 from training.checkpoint import Checkpoints, has_steps
 from training.initial import fitting, read_weights, start_from
 from training.manifest import claim_classes, claimed, write_manifest
 from training.mesh import AXIS, check_batch, make_mesh, replicated, to_devices
 from training.optimizer import make_optimizer
-from training.schedule import make_schedule, to_steps
+from training.schedule import make_schedule
 from training.state import eval_variables, init_state
 from training.step import make_eval_step, make_train_step
 from training.validation import check_classes, check_config
@@ -57,7 +58,8 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
 
     epoch = len(source) / config.batch_size  # in steps
     total = to_steps(config.duration, epoch, "duration")
-    every = {name: to_steps(config[f"{name}_every"], epoch, f"{name}_every") for name in ("log", "eval", "checkpoint")}
+    intervals = ("log", "eval", "checkpoint")
+    every = {name: exact_steps(config[f"{name}_every"], epoch, f"{name}_every") for name in intervals}
     ema_every, ema_ramp = (to_steps(config.ema[name], epoch, f"ema.{name}") for name in ("every", "ramp"))
     schedule = make_schedule(config, epoch)
     optimizer = make_optimizer(config.optimizer, schedule)
@@ -122,9 +124,9 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
                     window.restart_clock()
 
                 stopping = stop.agreed(step, every["log"])
-                evaluating = step == total or _due(step, every["eval"])
-                saving = (evaluating or stopping or _due(step, every["checkpoint"])) and every["checkpoint"] > 0
-                if stopping or evaluating or saving or _due(step, every["log"]):
+                evaluating = step == total or due(step, every["eval"])
+                saving = (evaluating or stopping or due(step, every["checkpoint"])) and every["checkpoint"] > 0
+                if stopping or evaluating or saving or due(step, every["log"]):
                     values = window.close(step)
                     eta = (total - step) * config.batch_size / values["train/images_per_s"]
                     writer.record(step, {**values, "train/learning_rate": float(schedule(step - 1))})
@@ -216,15 +218,11 @@ class StopRequest:
             raise KeyboardInterrupt
         self._requested = True
 
-    def agreed(self, step: int, log_every: int) -> bool:
+    def agreed(self, step: int, log_every: float) -> bool:
         """Whether to stop after this step: the same answer in every process, which only log steps can wait for."""
         if jax.process_count() == 1:
             return self._requested
-        return _due(step, log_every) and bool(multihost_utils.process_allgather(np.array(self._requested)).any())
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+        return due(step, log_every) and bool(multihost_utils.process_allgather(np.array(self._requested)).any())
 
 
 def _cost(model: Any, shapes: Any, size: int) -> dict[str, int]:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 import tasks
 from errors import UserError, check_choice
-from training.schedule import to_steps
+from lengths import to_steps
 
 
 def at_least(low: float) -> tuple[str, Callable[[Any], bool]]:

@@ -6,7 +6,8 @@ import pytest
 
 from errors import UserError
 from experiments.base import get_base
-from training.schedule import make_schedule, to_steps
+from lengths import due, exact_steps, to_steps
+from training.schedule import make_schedule
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,19 @@ def test_a_length_of_no_step_is_an_error_unless_it_says_0():
     assert to_steps("0", 1000, "eval_every") == to_steps("0ep", 1000, "eval_every") == 0
     with pytest.raises(UserError, match="config.checkpoint_every is '0.001ep', less than a step"):
         to_steps("0.001ep", 12 / 128, "checkpoint_every")
+
+
+@pytest.mark.parametrize("examples", [205, 367, 12_345])
+def test_what_is_due_every_two_epochs_is_due_at_the_end_of_the_eighth_and_four_times_in_all(examples):
+    epoch, every = examples / 8, exact_steps("2ep", examples / 8, "eval_every")
+    last = to_steps("8ep", epoch, "duration")
+    steps = [step for step in range(1, last + 1) if due(step, every)]
+    assert steps[-1] == last and len(steps) == 4
+
+
+def test_due_counts_whole_steps_from_the_first_and_0_is_never():
+    assert [step for step in range(9) if due(step, 3)] == [3, 6]
+    assert not any(due(step, 0) for step in range(9))
 
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "optimizers.npz")
