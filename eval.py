@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
     summary = run.task.summarise(metrics)
     print(f"{run.config.data.source} {split} ({views}), {run.name}, {summary['examples']:,} examples")
     for name, value in run.task.table(summary).items():
-        print(f"  {name:<20}{value:.4f}")
+        print(f"  {name:<19} {value:.4f}")
     if not _WORKDIR.value and not _OUTPUT.value:
         return
     name = split if views == "center" else f"{split}_{views}"

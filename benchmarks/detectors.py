@@ -14,21 +14,13 @@ Everyone has a process of its own, so that peak memory is its own too; within a 
 rounds. `compile`: seconds until the first call has ended. On a shared machine only ratios count.
 """
 
-import argparse
 import contextlib
 import importlib
 import importlib.util
-import json
 import os
-import resource
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
+import turns
 
 CLASSES, OBJECTS = 90, 8
 EXPERIMENTS = {  # of which the training step is measured
@@ -58,37 +50,22 @@ def drawn(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
     }
 
 
-def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> Callable[[], None]:
+def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
     import jax
 
     import models
     import tasks
-    from training.mesh import AXIS, make_mesh, replicated
-    from training.optimizer import make_optimizer
-    from training.schedule import make_schedule
-    from training.state import init_state
-    from training.step import make_train_step
+    from training.mesh import AXIS
 
     experiment, *variant = EXPERIMENTS[name]
     config = importlib.import_module(f"experiments.{experiment}").get_config(*variant)
-    model, task, mesh = models.create(config.model, CLASSES, AXIS), tasks.get(config.task), make_mesh()
-    size = batch["image"].shape[1:3]
+    model, task = models.create(config.model, CLASSES, AXIS), tasks.get(config.task)
     if work == "train":
-        optimizer = make_optimizer(config.optimizer, make_schedule(config, 1000))
-        state = jax.jit(
-            lambda: init_state(model, optimizer, size, config.seed, ema=False), out_shardings=replicated(mesh)
-        )()
         resolved = task.resolve(config, range(100_000))  # of whose data only the length is asked
-        step, batch = make_train_step(model, task, optimizer, resolved, CLASSES, 1, mesh), jax.device_put(batch)
-
-        def train() -> None:
-            nonlocal state
-            state = jax.block_until_ready(step(state, batch)[0])
-
-        return train
+        return turns.train_step(resolved, task, model, CLASSES, batch)
 
     images = jax.device_put(task.normalise(batch, config.augment))
-    variables = jax.jit(lambda: models.init(model, jax.random.key(0), size))()
+    variables = jax.jit(lambda: models.init(model, jax.random.key(0), batch["image"].shape[1:3]))()
 
     @jax.jit
     def forward(variables, images):
@@ -98,7 +75,7 @@ def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> Callable[[],
     return lambda: jax.block_until_ready(forward(variables, images))
 
 
-def torchvision(name: str, work: str, batch: dict[str, np.ndarray]) -> Callable[[], None]:
+def torchvision(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
     """The network without torchvision's resizing; channels last, as torch recommends; as many threads as it may use."""
     with contextlib.suppress(ImportError):
         import torchvision_oracle  # noqa: F401  stands in for torchvision's compiled operators where they cannot load
@@ -157,7 +134,7 @@ def torchvision(name: str, work: str, batch: dict[str, np.ndarray]) -> Callable[
     return run
 
 
-def yolox(name: str, work: str, batch: dict[str, np.ndarray]) -> Callable[[], None]:
+def yolox(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
     import torch
     from yolox.models import YOLOPAFPN, YOLOX, YOLOXHead
 
@@ -175,84 +152,22 @@ def yolox(name: str, work: str, batch: dict[str, np.ndarray]) -> Callable[[], No
 CONTENDERS = {"morphism": morphism, "torchvision": torchvision, "yolox": yolox}
 
 
-def references(model: str, work: str) -> list[str]:
-    """Who does the same work, and is installed."""
+def contenders(model: str, work: str) -> list[str]:
+    """This project, and who does the same work, where it is installed."""
     name = "yolox" if model.startswith("yolox") else "torchvision"
     works = ("network", "train") if model in ("ssd300_vgg16", "retinanet_resnet50_fpn") else ("network",)
-    return [name] if work in works and importlib.util.find_spec(name) else []
-
-
-def serve(args: argparse.Namespace) -> None:
-    """One contender: after its first call, a call and a line of its seconds for every line that comes in."""
-    began = time.perf_counter()
-    run = CONTENDERS[args.serve](args.model, args.work[0], drawn(args.batch[0], *args.size))
-    run()
-    print(json.dumps({"compile": time.perf_counter() - began}), flush=True)
-    for _ in sys.stdin:
-        wall, cpu = time.perf_counter(), time.process_time()
-        run()
-        row = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-        row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps(row), flush=True)
-
-
-def measure(args: argparse.Namespace, work: str, batch: int) -> dict[str, dict[str, float]]:
-    names = ["morphism", *references(args.model, work)]
-    size = "x".join(map(str, args.size))
-    flags = [args.model, size, "--work", work, "--batch", str(batch)]
-    processes = {
-        name: subprocess.Popen(
-            [sys.executable, __file__, *flags, "--serve", name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for name in names
-    }
-    found = {name: json.loads(process.stdout.readline()) for name, process in processes.items()}
-    rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for _ in range(args.rounds):
-        for name, process in processes.items():
-            process.stdin.write("\n")
-            process.stdin.flush()
-            rows[name].append(json.loads(process.stdout.readline()))
-    for name, process in processes.items():
-        process.stdin.close()
-        process.wait()
-        found[name] |= {key: statistics.median(row[key] for row in rows[name]) for key in rows[name][0]}
-        found[name]["images_per_s"] = batch / found[name]["wall"]
-    return found
+    return ["morphism", *([name] if work in works and importlib.util.find_spec(name) else [])]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="ssd300_vgg16", choices=sorted(EXPERIMENTS))
-    parser.add_argument("size", nargs="?", default="300x300", help="height x width of the network's input")
-    parser.add_argument("--work", nargs="+", default=["network", "detect", "train"])
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--serve", choices=sorted(CONTENDERS), help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "detectors.json")
+    parser = turns.make_parser(__doc__, EXPERIMENTS, "300x300", ("network", "detect", "train"), (1, 8), CONTENDERS)
     args = parser.parse_args()
-    args.size = tuple(map(int, args.size.split("x")))
     if args.serve:
-        return serve(args)
+        make = CONTENDERS[args.serve]
+        return turns.serve(lambda: make(args.model, args.work[0], drawn(args.batch[0], *args.size)))
 
     print(f"{args.model}, {args.size[0]}x{args.size[1]}, {CLASSES} classes, medians of {args.rounds}")
-    print(f"{'work':10}{'batch':>6}  {'who':14}{'images/s':>10}{'CPU s':>8}{'compile s':>11}{'peak MB':>9}")
-    results = []
-    for work in args.work:
-        for batch in args.batch:
-            for name, row in measure(args, work, batch).items():
-                print(
-                    f"{work:10}{batch:6}  {name:14}{row['images_per_s']:10.2f}{row['cpu']:8.2f}{row['compile']:11.1f}"
-                    f"{row['peak_mb']:9.0f}",
-                    flush=True,
-                )
-                results.append({"work": work, "batch": batch, "who": name, **row})
-    record = {"cores": os.cpu_count(), "model": args.model, "size": args.size, "results": results}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(record, indent=2) + "\n")
+    turns.write(args, turns.table(args, args.work, lambda work: contenders(args.model, work)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def get_config():
     config.duration = "20k"
     config.eval_every = config.checkpoint_every = "1k"
     config.model.name = "unet"
-    config.model.options = ConfigDict(dict(valid=True, batch_norm=False, dropout=0.5))
+    config.model.options = ConfigDict(dict(width=64, valid=True, batch_norm=False, dropout=0.5))
     config.data.update(source="masks:isbi", val_fraction=0.2, image_size=512, resize="none", crop=(480, 480))
     config.data.update(border_weight=10.0, border_sigma=5.0)
     config.augment.update(mean=(0.5,) * 3, std=(0.5,) * 3, elastic=10.0)

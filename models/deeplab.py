@@ -19,16 +19,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from errors import UserError
-from models.layers import BatchNorm, Dtype, conv, relu, torch_uniform
+from models.layers import Dtype, conv, relu, torch_uniform
 from models.segmentation import (
     AuxiliaryHead,
     ConvModule,
     FCNHead,
     Logits,
-    at_size_of,
+    Maps,
+    OnResNet,
     classify,
     conv_seg,
-    dilated_resnet,
 )
 from ops.resize import resize_bilinear
 
@@ -66,38 +66,26 @@ class ASPP(nn.Module):
         return nn.Dropout(0.5, deterministic=not self.train)(x)
 
 
-class DeepLabV3(nn.Module):
+class DeepLabV3(OnResNet):
     """images [B,H,W,3], any H and W >= 1  ->  models/segmentation.py's outputs.
 
-    Layer 4 of a dilated ResNet makes "out", with `aux` layer 3 makes "aux".
-    output_stride: 8, with atrous rates 12, 24, 36, or 16, with 6, 12, 18.
-    stride_in_1x1, remat: of the backbone (models/resnet.py).
+    output_stride: 8, with atrous rates 12, 24, 36, or 16, with 6, 12, 18. The other fields are OnResNet's.
     """
-
-    backbone: str
-    num_classes: int = 21
-    dtype: Dtype = jnp.float32
-    norm: partial = partial(BatchNorm)
-    remat: bool = False
-    aux: bool = True
-    output_stride: int = 8
-    stride_in_1x1: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Logits]:
-        options = (self.output_stride, self.norm, self.dtype, self.remat, self.stride_in_1x1, False)
         norm = partial(self.norm, train=train)
-        head = ASPP(rates(self.output_stride), norm, train, self.dtype, name="classifier.0")
-        maps = dilated_resnet(self.backbone, *options)(images, train=train, features=True)
-        x = head(maps["layer4"])
-        x = conv(x.shape[-1], 3, dtype=self.dtype, kernel_init=torch_uniform, name="classifier.1")(x)
-        x = relu(norm(name="classifier.2")(x))
-        x = classify(self.num_classes, x.shape[-1], self.dtype, "classifier.4")(x)
-        outputs = {"out": at_size_of(images, x)}
-        if self.aux:
-            aux = FCNHead(self.num_classes, norm, train, self.dtype, name="aux_classifier")
-            outputs["aux"] = at_size_of(images, aux(maps["layer3"]))
-        return outputs
+        pyramid = ASPP(rates(self.output_stride), norm, train, self.dtype, name="classifier.0")
+
+        def head(maps: Maps) -> Array:
+            x = pyramid(maps["layer4"])
+            x = conv(x.shape[-1], 3, dtype=self.dtype, kernel_init=torch_uniform, name="classifier.1")(x)
+            x = relu(norm(name="classifier.2")(x))
+            return classify(self.num_classes, x.shape[-1], self.dtype, "classifier.4")(x)
+
+        return self.outputs(
+            images, train, head, FCNHead(self.num_classes, norm, train, self.dtype, name="aux_classifier")
+        )
 
 
 class SeparableConv(nn.Module):
@@ -123,10 +111,10 @@ class SeparableASPPHead(nn.Module):
     """
 
     num_classes: int
-    rates: tuple[int, int, int]
     norm: partial
     train: bool
     dtype: Dtype
+    rates: tuple[int, int, int]
     channels: int
     low_channels: int = 48
 
@@ -147,36 +135,23 @@ class SeparableASPPHead(nn.Module):
         return conv_seg(self.num_classes, self.train, self.dtype)(x)
 
 
-class DeepLabV3Plus(nn.Module):
+class DeepLabV3Plus(OnResNet):
     """images [B,H,W,3], any H and W >= 1  ->  models/segmentation.py's outputs.
 
     output_stride: as DeepLabV3's. deep_stem: mmsegmentation's ResNetV1c; without it the backbone is torchvision's and
-    begins from its weights. channels: of the head.
+    begins from its weights. channels: of the head. The other fields are OnResNet's.
     """
 
-    backbone: str
     num_classes: int = 19
-    dtype: Dtype = jnp.float32
-    norm: partial = partial(BatchNorm)
-    remat: bool = False
-    aux: bool = True
-    output_stride: int = 8
-    stride_in_1x1: bool = False
     deep_stem: bool = True
     channels: int = 512
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Logits]:
-        options = (self.output_stride, self.norm, self.dtype, self.remat, self.stride_in_1x1, self.deep_stem)
-        norm = partial(self.norm, train=train)
-        head = (self.num_classes, rates(self.output_stride), norm, train, self.dtype, self.channels)
-        maps = dilated_resnet(self.backbone, *options)(images, train=train, features=True)
-        x = SeparableASPPHead(*head, name="decode_head")(maps["layer1"], maps["layer4"])
-        outputs = {"out": at_size_of(images, x)}
-        if self.aux:
-            aux = AuxiliaryHead(self.num_classes, norm, train, self.dtype, name="auxiliary_head")
-            outputs["aux"] = at_size_of(images, aux(maps["layer3"]))
-        return outputs
+        parts = (self.num_classes, partial(self.norm, train=train), train, self.dtype)
+        head = SeparableASPPHead(*parts, rates(self.output_stride), self.channels, name="decode_head")
+        aux_head = AuxiliaryHead(*parts, name="auxiliary_head")
+        return self.outputs(images, train, lambda maps: head(maps["layer1"], maps["layer4"]), aux_head)
 
 
 MODELS = {

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from models.layers import (
-    BatchNorm,
     ConvTranspose,
     Dtype,
     bilinear_kernel,
@@ -30,7 +29,7 @@ from models.layers import (
     max_pool,
     relu,
 )
-from models.segmentation import FCNHead, Logits, at_size_of, dilated_resnet
+from models.segmentation import FCNHead, Logits, OnResNet
 
 PAD = 100  # around the image: the reference's, so that the coarsest map covers every pixel of any image
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # of VGG-16's stages
@@ -39,31 +38,17 @@ CROPS = {32: 19, 16: 27, 8: 31}  # of the last enlarged scores
 AT_ONCE = {4: 0.01, 3: 0.0001}  # what scales a stage's pooled maps before their scores
 
 
-class FCNResNet(nn.Module):
+class FCNResNet(OnResNet):
     """images [B,H,W,3], any H and W >= 1  ->  models/segmentation.py's outputs.
 
-    Layer 4 of a ResNet of output stride 8 makes "out", with `aux` layer 3 makes "aux".
-    stride_in_1x1, remat, output_stride: of the backbone (models/resnet.py).
+    Layer 4 of a ResNet of output stride 8 makes "out". The fields are OnResNet's.
     """
-
-    backbone: str
-    num_classes: int = 21
-    dtype: Dtype = jnp.float32
-    norm: partial = partial(BatchNorm)
-    remat: bool = False
-    aux: bool = True
-    output_stride: int = 8
-    stride_in_1x1: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Logits]:
-        options = (self.output_stride, self.norm, self.dtype, self.remat, self.stride_in_1x1, False)
-        maps = dilated_resnet(self.backbone, *options)(images, train=train, features=True)
         head = partial(FCNHead, self.num_classes, partial(self.norm, train=train), train, self.dtype)
-        outputs = {"out": at_size_of(images, head(name="classifier")(maps["layer4"]))}
-        if self.aux:
-            outputs["aux"] = at_size_of(images, head(name="aux_classifier")(maps["layer3"]))
-        return outputs
+        classifier = head(name="classifier")
+        return self.outputs(images, train, lambda maps: classifier(maps["layer4"]), head(name="aux_classifier"))
 
 
 class FCNVGG16(nn.Module):

@@ -15,8 +15,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.layers import BatchNorm, Dtype, adaptive_avg_pool
-from models.segmentation import AuxiliaryHead, ConvModule, Logits, at_size_of, conv_seg, dilated_resnet
+from models.layers import Dtype, adaptive_avg_pool
+from models.segmentation import AuxiliaryHead, ConvModule, Logits, OnResNet, conv_seg
 from ops.resize import resize_bilinear
 
 BINS = (1, 2, 3, 6)
@@ -42,35 +42,23 @@ class PyramidHead(nn.Module):
         return conv_seg(self.num_classes, self.train, self.dtype)(x)
 
 
-class PSPNet(nn.Module):
+class PSPNet(OnResNet):
     """images [B,H,W,3], any H and W >= 1  ->  models/segmentation.py's outputs.
 
     deep_stem: mmsegmentation's ResNetV1c; without it the backbone is torchvision's and begins from its weights.
-    output_stride, stride_in_1x1, remat: of the backbone (models/resnet.py). channels: of the head.
+    channels: of the head. The other fields are OnResNet's.
     """
 
-    backbone: str
     num_classes: int = 19
-    dtype: Dtype = jnp.float32
-    norm: partial = partial(BatchNorm)
-    remat: bool = False
-    aux: bool = True
-    output_stride: int = 8
-    stride_in_1x1: bool = False
     deep_stem: bool = True
     channels: int = 512
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Logits]:
-        options = (self.output_stride, self.norm, self.dtype, self.remat, self.stride_in_1x1, self.deep_stem)
-        norm = partial(self.norm, train=train)
-        maps = dilated_resnet(self.backbone, *options)(images, train=train, features=True)
-        head = PyramidHead(self.num_classes, norm, train, self.dtype, self.channels, name="decode_head")
-        outputs = {"out": at_size_of(images, head(maps["layer4"]))}
-        if self.aux:
-            aux = AuxiliaryHead(self.num_classes, norm, train, self.dtype, name="auxiliary_head")
-            outputs["aux"] = at_size_of(images, aux(maps["layer3"]))
-        return outputs
+        parts = (self.num_classes, partial(self.norm, train=train), train, self.dtype)
+        head = PyramidHead(*parts, self.channels, name="decode_head")
+        aux_head = AuxiliaryHead(*parts, name="auxiliary_head")
+        return self.outputs(images, train, lambda maps: head(maps["layer4"]), aux_head)
 
 
 MODELS = {

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from errors import check_choice
 from models import resnet
-from models.layers import Dtype, conv, full_precision, relu, torch_bias, torch_uniform
+from models.layers import BatchNorm, Dtype, conv, full_precision, relu, torch_bias, torch_uniform
 from ops.resize import resize_bilinear
 
 Logits = Float[Array, "b h w k"]
@@ -27,20 +28,45 @@ def at_size_of(images: Float[Array, "b h w 3"], logits: Float[Array, "b _h _w k"
     return resize_bilinear(full_precision(logits), *images.shape[1:3])
 
 
-def dilated_resnet(
-    name: str, output_stride: int, norm: partial, dtype: Dtype, remat: bool, stride_in_1x1: bool, deep_stem: bool
-) -> nn.Module:
-    """The submodule "backbone": one of BOTTLENECKS, whose last stages dilate so that it ends at `output_stride`."""
-    check_choice("config.model.options.backbone", name, BOTTLENECKS)
-    return resnet.MODELS[name](
-        dtype=dtype,
-        norm=norm,
-        remat=remat,
-        output_stride=output_stride,
-        stride_in_1x1=stride_in_1x1,
-        deep_stem=deep_stem,
-        name="backbone",
-    )
+class OnResNet(nn.Module):
+    """What segmenters on a dilated ResNet have alike: images [B,H,W,3], any H and W >= 1  ->  the outputs above.
+
+    backbone: one of BOTTLENECKS. aux: the auxiliary head is there.
+    remat, output_stride, stride_in_1x1, deep_stem: of the backbone (models/resnet.py).
+    """
+
+    backbone: str
+    num_classes: int = 21
+    dtype: Dtype = jnp.float32
+    norm: partial = partial(BatchNorm)
+    remat: bool = False
+    aux: bool = True
+    output_stride: int = 8
+    stride_in_1x1: bool = False
+    deep_stem: bool = False
+
+    def outputs(
+        self,
+        images: Float[Array, "b h w 3"],
+        train: bool,
+        head: Callable[[Maps], Array],
+        aux_head: Callable[[Array], Array],
+    ) -> dict[str, Logits]:
+        """Of the backbone's maps `head` makes "out", with `aux` `aux_head` makes "aux" of layer 3's."""
+        check_choice("config.model.options.backbone", self.backbone, BOTTLENECKS)
+        maps = resnet.MODELS[self.backbone](
+            dtype=self.dtype,
+            norm=self.norm,
+            remat=self.remat,
+            output_stride=self.output_stride,
+            stride_in_1x1=self.stride_in_1x1,
+            deep_stem=self.deep_stem,
+            name="backbone",
+        )(images, train=train, features=True)
+        outputs = {"out": at_size_of(images, head(maps))}
+        if self.aux:
+            outputs["aux"] = at_size_of(images, aux_head(maps["layer3"]))
+        return outputs
 
 
 class FCNHead(nn.Module):

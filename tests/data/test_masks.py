@@ -8,8 +8,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from data import check, sources
+from data.pipeline import train_batches
 from data.sources import masks
 from errors import UserError
+from experiments import isbi_unet
 
 
 @pytest.fixture
@@ -187,3 +189,23 @@ def test_the_check_of_a_source_counts_pictures_a_class_and_draws(root, tmp_path)
     assert "pictures with" in check.describe("masks", report)
     check.draw(source, tmp_path / "samples.png")
     assert (tmp_path / "samples.png").stat().st_size > 1000
+
+
+def test_isbis_pictures_are_deformed_and_the_membranes_between_cells_weigh_more(tmp_path):
+    """Of experiments/isbi_unet.py's layout, which is grey pictures beside black and white masks."""
+    mask = np.full((40, 64), 255, np.uint8)
+    mask[:, 20:23] = mask[18:21] = 0
+    for number in range(5):
+        write_mask(tmp_path / "images" / f"{number}.png", mask // 2 + 60)
+        write_mask(tmp_path / "masks" / f"{number}.png", mask)
+    (tmp_path / "classes.txt").write_text("membrane\ncell\n")
+    config = isbi_unet.get_config()
+    config.data.update(source=f"masks:{tmp_path}", crop=(32, 32))
+    source = sources.load(config.data, "train")
+    assert len(source) == 4 and source.oddities == "odd masks: all 5 black and white (255 read as cell)"
+    batches = list(train_batches(source, config, start_step=0, stop_step=8))
+    weight, found = (np.concatenate([batch[name] for batch in batches]) for name in ("weight", "segmentation"))
+    assert weight.shape == found.shape == (8, 32, 32) and set(np.unique(found)) == {0, 1}
+    # Three pixels wide, a membrane is 4 from both cells together; between pixels weights are interpolated.
+    assert weight.max() == pytest.approx(1 + 10 * np.exp(-(4**2) / 50), abs=1 / 16)
+    assert weight[found == 0].mean() > 6 and 1 <= weight[found == 1].mean() < 2

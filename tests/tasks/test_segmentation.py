@@ -183,6 +183,18 @@ def test_every_loss_of_the_config_runs(config, name):
     assert 0 < total < 10
 
 
+def test_a_batch_of_ignored_pixels_alone_teaches_nothing(config):
+    config.loss.update(aux_weight=0.4, dice_weight=3.0, class_weights="1,2,3,4,5")
+    batch = {"segmentation": np.full((2, 6, 7), 255, np.uint8), "valid": np.ones(2, bool)}
+    batch["weight"] = np.full((2, 6, 7), 11, np.float32)
+
+    def loss(logits):
+        return segmentation.loss(None, {"out": logits, "aux": 2 * logits}, batch, config)
+
+    (total, scalars), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.array(RNG.normal(size=(2, 6, 7, 5))))
+    assert total == 0 and scalars == {"pixel_accuracy": 0, "aux": 0} and not np.any(gradient)
+
+
 def test_weights_of_median_frequency_are_the_papers(config):
     config.loss.class_weights = "median_frequency"
 
