@@ -76,6 +76,7 @@ def test_a_segmentation_is_trained_evaluated_drawn_and_written_as_masks(tmp_path
 
     workdir = str(tmp_path / "run")
     small = ("--config.model.options.width=2", "--config.data.source=scene_masks:16x32", "--config.data.crop=(32, 32)")
+    small += ("--config.data.view_scales=(0.5, 1.0)",)  # six would be compiled, twice each
     done = run(
         *("train.py", "--config", "experiments/quickstart.py:segmentation", "--workdir", workdir, *small),
         *("--config.duration=2", "--config.batch_size=8", "--config.schedule.warmup=1", "--config.data.image_size=32"),
