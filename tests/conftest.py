@@ -8,7 +8,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     COMPILED = tempfile.TemporaryDirectory(prefix="morphism-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name  # xdist's workers have it from the process that starts them
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # LLVM's, which take half the time to compile
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 
@@ -40,14 +39,6 @@ def config() -> ConfigDict:
     config.data.train_crop = "random_resized"
     config.schedule.warmup = "2"
     return config
-
-
-@pytest.fixture
-def optimised():
-    """For convolutions in float64, which are loops that XLA writes: they run six times as fast."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from models.summary import layers
 from training.mesh import AXIS
 from weights.convert import from_torch, to_torch, torch_shapes
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "detectors.npz")
 HEADS = sorted({tuple(key.split("/")[1:3]) for key in GOLDENS if key.startswith("heads/")})
 DRAWN = {

@@ -20,6 +20,7 @@ from ops.segmentation import cross_entropy
 from training.mesh import AXIS
 from weights.convert import from_torch, to_torch, torch_shapes
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "segmenters.npz")
 OUTPUTS = sorted(
     {tuple(key.removeprefix("outputs/").rsplit("/", 2)[:2]) for key in GOLDENS if key.startswith("outputs/")}
