@@ -126,7 +126,6 @@ def test_rpns_outputs_of_the_published_network_are_torchvisions():
         assert_close(sample(value, 1000), GOLDENS[f"rpn/{name}/{key}"].ravel(), 2e-5)
 
 
-@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("version", [1, 2])
 def test_proposals_heads_and_detections_are_torchvisions(version):
     with jax.enable_x64(True):
