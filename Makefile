@@ -12,7 +12,7 @@ quickstart: $(VENV)/.installed
 	$(RUN) eval.py --workdir runs/quickstart --draw
 
 test: $(VENV)/.installed
-	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed
 	$(RUN) -m ruff check .

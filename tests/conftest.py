@@ -1,7 +1,13 @@
 """Tests run on four CPU devices in one process, without network, TensorFlow or any data but the embedded."""
 
 import os
+import tempfile
 
+# What one test or command has compiled the others need not: they share a cache, which goes when the run has ended.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="morphism-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name  # xdist's workers have it from the process that starts them
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 

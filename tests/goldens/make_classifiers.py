@@ -2,8 +2,9 @@
 
     python tests/goldens/make_classifiers.py        needs torch 2.13 and torchvision 0.28, on CPU, 2 minutes
 
-Of every architecture the logits at 224x224 and at an odd size; of some the features at every stride, also dilated; and
-one training step of SGD (loss, gradients, running statistics, parameters) of ResNet-18 and VGG-11-BN in float64.
+Of every architecture the logits at an odd size, of one of each kind also at 224x224; of some the features at every
+stride, also dilated; and one training step of SGD (loss, gradients, running statistics, parameters) of ResNet-18 and
+VGG-11-BN in float64.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ NAMES = (
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
 )
 SIZES = ((224, 224), (139, 181))
+SQUARE = ("alexnet", "vgg11", "resnet18")  # that are looked at in both
 STAGES = ["relu", "layer1", "layer2", "layer3", "layer4"]
 FEATURES = {  # case -> architecture, torchvision's options, nodes
     "alexnet": ("alexnet", {}, [f"features.{i}" for i in (1, 4, 11, 12)]),
@@ -54,7 +56,7 @@ def to_torch(images):
 def logits(found):
     for name in NAMES:
         model = build(name)
-        for size in SIZES:
+        for size in SIZES if name in SQUARE else SIZES[1:]:
             with torch.no_grad():
                 found[f"logits/{name}/{size[0]}x{size[1]}"] = model(to_torch(picture(*size)))[0].numpy()
         print(name, flush=True)

@@ -3,7 +3,7 @@
     python tests/goldens/make_faster_rcnn.py        needs torch 2.13 and torchvision 0.28, on CPU, 1 minute
 
 Of ROI Align values and gradients, by torchvision's definition in Python, for boxes that lie where it agrees with the
-compiled kernels; of the published networks the RPN's outputs; and of both versions on ResNet-18, in float64, proposals,
+compiled kernels; of the published network the RPN's outputs; and of both versions on ResNet-18, in float64, proposals,
 heads and detections, and the losses and gradients of one training step.
 """
 
@@ -65,16 +65,16 @@ def fill(model):
 
 
 def published(found):
-    for name in ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"):
-        model = fill(getattr(detection, name)(weights=None, weights_backbone=None, num_classes=CLASSES + 1)).eval()
-        with torch.no_grad():
-            features = list(model.backbone(torch.from_numpy(picture(96, 128).transpose(0, 3, 1, 2).copy())).values())
-            outputs = model.rpn.head(features)
-        for key, levels in zip(("objectness", "rpn_bbox_regression"), outputs, strict=True):
-            width = 1 if key == "objectness" else 4
-            flat = [x.permute(0, 2, 3, 1).reshape(-1, width) for x in levels]
-            found[f"rpn/{name}/{key}"] = sample(torch.cat(flat), 1000)
-        print(name, flush=True)
+    name = "fasterrcnn_resnet50_fpn"
+    model = fill(getattr(detection, name)(weights=None, weights_backbone=None, num_classes=CLASSES + 1)).eval()
+    with torch.no_grad():
+        features = list(model.backbone(torch.from_numpy(picture(96, 128).transpose(0, 3, 1, 2).copy())).values())
+        outputs = model.rpn.head(features)
+    for key, levels in zip(("objectness", "rpn_bbox_regression"), outputs, strict=True):
+        width = 1 if key == "objectness" else 4
+        flat = [x.permute(0, 2, 3, 1).reshape(-1, width) for x in levels]
+        found[f"rpn/{name}/{key}"] = sample(torch.cat(flat), 1000)
+    print(name, flush=True)
 
 
 def small(version):

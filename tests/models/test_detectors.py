@@ -18,6 +18,7 @@ from models.summary import layers
 from training.mesh import AXIS
 from weights.convert import from_torch, to_torch, torch_shapes
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "detectors.npz")
 HEADS = sorted({tuple(key.split("/")[1:3]) for key in GOLDENS if key.startswith("heads/")})
 DRAWN = {
@@ -174,6 +175,7 @@ def test_detections_are_torchvisions(name, case):
         assert not np.any(found["scores"][index, count:]) and np.all(found["classes"][index, count:] == -1)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_gradients_of_all_parameters_of_retinanet_are_torchs():
     """On ResNet-18, in float64 on both sides, but for targets and the focal loss: a ReLU beyond 0 would show."""
     with jax.enable_x64(True):

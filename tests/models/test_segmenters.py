@@ -20,6 +20,7 @@ from ops.segmentation import cross_entropy
 from training.mesh import AXIS
 from weights.convert import from_torch, to_torch, torch_shapes
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "segmenters.npz")
 OUTPUTS = sorted(
     {tuple(key.removeprefix("outputs/").rsplit("/", 2)[:2]) for key in GOLDENS if key.startswith("outputs/")}
@@ -129,6 +130,7 @@ def without_dropout(call, args, kwargs, context):
     return args[0] if isinstance(context.module, nn.Dropout) else call(*args, **kwargs)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_a_training_steps_loss_gradients_and_statistics_are_torchs():
     """DeepLabV3 with its auxiliary loss, in float64 on both sides."""
     size = (33, 41)

@@ -16,6 +16,7 @@ from training.mesh import AXIS
 from weights.convert import torch_shapes
 from weights.darknet import _arrays
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
 CLASSES = 3
 
 

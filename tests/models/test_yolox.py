@@ -19,6 +19,7 @@ from ops.simota import simota
 from training.mesh import AXIS
 from weights.convert import from_torch, to_torch, torch_shapes
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "yolox.npz")
 HEADS = sorted({tuple(key.split("/")[1:3]) for key in GOLDENS if key.startswith("heads/")})
 CANVAS = (96, 128)
