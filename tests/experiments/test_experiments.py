@@ -2,6 +2,7 @@ import importlib
 import pkgutil
 
 import jax
+import numpy as np
 import pytest
 
 import experiments
@@ -13,10 +14,12 @@ from training.mesh import AXIS
 from training.optimizer import make_optimizer
 from training.schedule import make_schedule
 from training.validation import check_config
+from weights.convert import fit, rename, torch_shapes
 
 FILES = [module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name != "base"]
 VARIANTS = {
     "bccd_yolox": (None, "tiny"),
+    "camvid_segnet": (None, "vgg16"),
     "cifar10_finetune": (None, "scratch"),
     "cifar10_resnet": ("20", "32", "44", "56", "110"),
     "coco_faster_rcnn": (None, *coco_faster_rcnn.VARIANTS),
@@ -71,6 +74,27 @@ def test_cifars_schedule_is_the_papers():
     schedule = make_schedule(config, 45_000 / 128)
     rates = [schedule(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+@pytest.mark.parametrize("encoder", ["vgg16", "vgg16_bn"])
+def test_segnets_encoder_begins_from_vgg16_with_and_without_norms(encoder):
+    config = importlib.import_module("experiments.camvid_segnet").get_config(encoder)
+
+    def shapes_of(model):
+        return torch_shapes(jax.eval_shape(lambda: models.init(model, jax.random.key(0), 32)))
+
+    published = shapes_of(models.models()[encoder](num_classes=1000))
+    vgg = {name: np.broadcast_to(np.float32(0), shape) for name, shape in published.items()}
+    segnet = shapes_of(models.create(config.model, 11, AXIS))
+    found, _ = fit(
+        rename(vgg, config.init_rename, "vgg"),
+        segnet,
+        "vgg",
+        allow_missing=config.init_allow_missing,
+        allow_unexpected=config.init_allow_unexpected,
+    )
+    convolutions = {name for name, shape in segnet.items() if name.startswith("encoder.") and len(shape) == 4}
+    assert len(convolutions) == 13 and convolutions <= found.keys()
 
 
 def test_yoloxs_schedule_is_the_papers():
