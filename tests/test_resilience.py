@@ -92,7 +92,7 @@ def test_a_full_disk_is_told_keeps_the_earlier_checkpoints_and_the_run_goes_on_w
     assert digests[0] == digests[1] != ""
 
 
-def test_after_20_steps_1_2_4_and_8_devices_have_the_same_parameters(tmp_path):
+def test_after_20_steps_1_2_and_8_devices_have_the_same_parameters(tmp_path):
     """Up to rounding, which 20 steps blow up: a sum in another order flips the sign before a ReLU here and there.
 
     So the measure is what devices that normalise each by itself change. tests/training/test_step.py compares a step.
@@ -117,7 +117,7 @@ def test_after_20_steps_1_2_4_and_8_devices_have_the_same_parameters(tmp_path):
     one = parameters("1", 1)
     of_its_own = np.linalg.norm(parameters("own", 8, "--config.model.sync_bn=False") - one)
     assert of_its_own > 5e-3 * np.linalg.norm(one)
-    for devices in (2, 4, 8):
+    for devices in (2, 8):
         assert np.linalg.norm(parameters(str(devices), devices) - one) < 0.2 * of_its_own
 
 
