@@ -8,7 +8,7 @@
 A residual network that tells garments apart; `detection`: a YOLOX half as wide as yolox_s, which finds them in scenes
 made of them; `segmentation`: a U-Net of an eighth of the width, which tells the kind of garment of each of their
 pixels.
-Published: nothing on such data. Measured here: see the README, but for `segmentation`, which has no result yet.
+Published: nothing on such data. Measured here: see the README.
 """
 
 from ml_collections import ConfigDict
@@ -57,12 +57,12 @@ def _detection() -> ConfigDict:
 def _segmentation() -> ConfigDict:
     config = get_base("segmentation")
     config.batch_size = 16
-    config.duration = "8ep"
-    config.eval_every = config.checkpoint_every = "2ep"
+    config.duration = "1300"
+    config.eval_every = config.checkpoint_every = "650"
     config.log_every = "50"
     config.model.name = "unet"
     config.model.options = ConfigDict(dict(width=8))
-    config.data.update(source="scene_masks:2400x64", image_size=64, resize="none", crop=(64, 64))
+    config.data.update(source="scene_masks:10000x64", image_size=64, resize="none", crop=(64, 64))
     config.optimizer.update(name="adamw", learning_rate=5e-3, weight_decay=1e-2, clip_norm=10.0, decay="kernels")
     config.schedule.update(name="cosine", warmup="50")
     config.loss.dice_weight = 1.0
