@@ -46,7 +46,7 @@ def _detection() -> ConfigDict:
     config.log_every = "100"
     config.model.name = "yolox_nano"
     config.model.options = ConfigDict(dict(depthwise=False, detections=100, nms_threshold=0.5))
-    config.data.update(source="scenes:8000x96", image_size=96, max_boxes=8)
+    config.data.update(source="scenes:7000x96", image_size=96, max_boxes=8)
     config.augment.update(mean=(0.0,) * 3, std=(1 / 255,) * 3, fill=114)
     config.optimizer.update(name="adamw", learning_rate=4e-3, weight_decay=1e-2, clip_norm=10.0, decay="kernels")
     config.schedule.update(name="cosine", warmup="200")
