@@ -36,17 +36,10 @@ def drawn(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 0.6, (batch, OBJECTS, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(0.1, 0.4, corner.shape)], axis=-1)
-    whole = np.tile(np.int32([height, width]), (batch, 1))
-    return {
-        "image": rng.integers(0, 256, (batch, height, width, 3)).astype(np.uint8),
+    return turns.pictures(batch, height, width) | {
         "boxes": (boxes * [width, height, width, height]).astype(np.float32),
         "classes": rng.integers(0, CLASSES, (batch, OBJECTS)).astype(np.int32),
         "crowd": np.zeros((batch, OBJECTS), bool),
-        "size": whole,
-        "original_size": whole,
-        "id": np.arange(batch, dtype=np.int32),
-        "draw": np.zeros(batch, np.int32),
-        "valid": np.ones(batch, bool),
     }
 
 

@@ -41,16 +41,7 @@ def masks(batch: int, height: int, width: int, classes: int, seed: int) -> np.nd
 
 
 def drawn(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
-    whole = np.tile(np.int32([height, width]), (batch, 1))
-    return {
-        "image": np.random.default_rng(0).integers(0, 256, (batch, height, width, 3)).astype(np.uint8),
-        "segmentation": masks(batch, height, width, CLASSES, seed=1),
-        "size": whole,
-        "original_size": whole,
-        "id": np.arange(batch, dtype=np.int32),
-        "draw": np.zeros(batch, np.int32),
-        "valid": np.ones(batch, bool),
-    }
+    return turns.pictures(batch, height, width) | {"segmentation": masks(batch, height, width, CLASSES, seed=1)}
 
 
 def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:

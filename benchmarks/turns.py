@@ -51,6 +51,19 @@ def sides(text: str) -> tuple[int, int]:
     return height, width
 
 
+def pictures(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
+    """A batch of drawn uint8 pictures, each all of its canvas, without what a task adds."""
+    whole = np.tile(np.int32([height, width]), (batch, 1))
+    return {
+        "image": np.random.default_rng(0).integers(0, 256, (batch, height, width, 3)).astype(np.uint8),
+        "size": whole,
+        "original_size": whole,
+        "id": np.arange(batch, dtype=np.int32),
+        "draw": np.zeros(batch, np.int32),
+        "valid": np.ones(batch, bool),
+    }
+
+
 def serve(make: Callable[[], Run]) -> None:
     """One contender: after its first call, a call and a line of its seconds for every line that comes in."""
     began = time.perf_counter()
