@@ -1,7 +1,8 @@
 """Bilinear resizing as torch.nn.functional.interpolate(mode="bilinear", align_corners=False) does it.
 
-Each axis is a product with a matrix that has at most two numbers a row. That is little work beside a network, it is
-what accelerators are made for, and its gradient is the transposed product: no scattering.
+Each axis is a product with a matrix that has at most two numbers a row. That is what accelerators are made for, and its
+gradient is the transposed product: no scattering. On CPU, where nearly all of the product would be zeros, the two
+numbers are looked up.
 """
 
 from typing import Any
@@ -18,9 +19,8 @@ def resize_bilinear(x: Float[Array, "b h w c"], height: int, width: int) -> Floa
     """Without antialiasing, also where it shrinks."""
     if x.shape[1:3] == (height, width):
         return x
-    to = (height, width)
-    rows, columns = (_weights(*each, xp=np) for each in zip(x.shape[1:3], x.shape[1:3], to, to, strict=True))
-    return _product("hi,bijc->bhjc", "wj,bhjc->bhwc", rows, columns, x)
+    rows, columns = (_places(*each, xp=np) for each in zip(x.shape[1:3], (height, width), (height, width), strict=True))
+    return jax.vmap(_resize, (0, None, None))(x, rows, columns)
 
 
 def resize_parts(
@@ -31,20 +31,50 @@ def resize_parts(
     What lies beyond `to` repeats its border.
     """
     sizes, to = sizes.astype(jnp.float32), to.astype(jnp.float32)
-    rows = jax.vmap(lambda size, end: _weights(size, x.shape[1], end, height))(sizes[:, 0], to[:, 0])
-    columns = jax.vmap(lambda size, end: _weights(size, x.shape[2], end, width))(sizes[:, 1], to[:, 1])
-    return _product("bhi,bijc->bhjc", "bwj,bhjc->bhwc", rows, columns, x)
+    rows, columns = (
+        jax.vmap(lambda size, end, count=count: _places(size, end, count))(sizes[:, axis], to[:, axis])
+        for axis, count in enumerate((height, width))
+    )
+    return jax.vmap(_resize)(x, rows, columns)
 
 
-def _weights(size: Any, length: int, to: Any, count: int, xp: Any = jnp) -> Float[Array, "{count} {length}"]:
-    """How much each of `length` pixels, of which `size` are there, weighs in each of `count` that `to` make of them."""
-    place = xp.clip((xp.arange(count) + 0.5) * (size / to) - 0.5, 0, size - 1)
-    return xp.maximum(0, 1 - xp.abs(place[:, None] - xp.arange(length)))
+def _places(size: Any, to: Any, count: int, xp: Any = jnp) -> Float[Array, "{count}"]:
+    """Where among `size` pixels each of `count` lies, of which `to` are made of them."""
+    return xp.clip((xp.arange(count) + 0.5) * (size / to) - 0.5, 0, size - 1)
 
 
-def _product(down: str, across: str, rows: Array, columns: Array, x: Array) -> Array:
-    """In x's own type, at its full precision, which TPUs would reduce."""
-    rows, columns = (jnp.asarray(weights, x.dtype) for weights in (rows, columns))
+def _resize(x: Float[Array, "h w c"], rows: Float[Array, "h2"], columns: Float[Array, "w2"]) -> Float[Array, "h2 w2 c"]:
+    """The pixels at `rows` and `columns`, in x's own type."""
+    return _looked_up(x, rows, columns) if jax.default_backend() == "cpu" else _product(x, rows, columns)
+
+
+def _product(x: Array, rows: Array, columns: Array) -> Array:
+    """At the full precision of x's type, which TPUs would reduce."""
+    down, across = (_weights(*each).astype(x.dtype) for each in ((rows, x.shape[0]), (columns, x.shape[1])))
     with jax.named_scope(SCOPE):
-        x = jnp.einsum(down, rows, x, precision="highest")
-        return jnp.einsum(across, columns, x, precision="highest")
+        x = jnp.einsum("hi,ijc->hjc", down, x, precision="highest")
+        return jnp.einsum("wj,hjc->hwc", across, x, precision="highest")
+
+
+def _weights(places: Float[Array, "n"], length: int) -> Float[Array, "n {length}"]:
+    """How much each of `length` pixels weighs at each of `places`."""
+    return jnp.maximum(0, 1 - jnp.abs(jnp.asarray(places)[:, None] - jnp.arange(length)))
+
+
+@jax.custom_vjp
+def _looked_up(x: Array, rows: Array, columns: Array) -> Array:
+    for axis, places in enumerate((rows, columns)):
+        before = jnp.asarray(places).astype(jnp.int32)
+        share = jnp.expand_dims((places - before).astype(x.dtype), (1, 2) if axis == 0 else (0, 2))
+        first, second = (jnp.take(x, before + step, axis, mode="clip") for step in (0, 1))
+        x = first * (1 - share) + second * share
+    return x
+
+
+def _looked_up_gradient(residuals: tuple[Array, Array, Array], dy: Array) -> tuple[Array, None, None]:
+    x, rows, columns = residuals  # of x only the shape is needed: compiled, it is not kept
+    (dx,) = jax.linear_transpose(lambda x: _product(x, rows, columns), x)(dy)
+    return dx, None, None
+
+
+_looked_up.defvjp(lambda *inputs: (_looked_up(*inputs), inputs), _looked_up_gradient)

@@ -58,7 +58,7 @@ class Writer:
             yield
         except OSError as error:
             raise UserError(
-                f"{self._workdir}: metrics not written ({error.strerror}); make room, then start the command again"
+                f"{self._workdir}: metrics not written ({error.strerror}); make room, then start the same command again"
             ) from error
 
     def training_line(self, step: int, loss: float, images_per_s: float, input_wait: float, eta_s: float) -> None:

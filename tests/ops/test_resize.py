@@ -40,6 +40,18 @@ def test_parts_of_a_batch_are_resized_each_to_its_size():
         np.testing.assert_allclose(found[row : row + 1, : to[row][0], : to[row][1]], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(17, 31), (3, 20), (6, 4)])
+def test_on_cpu_resizing_and_its_gradient_are_those_of_accelerators(monkeypatch, size):
+    def value_and_gradient(x):
+        found, back = jax.vjp(lambda x: resize_bilinear(x, *size), x)
+        return found, back(jnp.cos(found))[0]
+
+    on_cpu = jax.jit(value_and_gradient)(X)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    for found, expected in zip(on_cpu, jax.jit(value_and_gradient)(X), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("kernel", [2, 3])
 def test_unpooling_and_its_gradient_are_torchs_with_ties(kernel):
     """Of equal maxima the first is where a value returns to."""
