@@ -1,6 +1,6 @@
 """Kills a training run again and again, and compares what it ends with to a run left alone.
 
-    python benchmarks/resume_under_fire.py [--kills 20] [--seed 0] [--output FILE.json]
+    python benchmarks/resume_under_fire.py [--kills 20] [--steps 160] [--seed 0] [--output FILE.json]
 
 The job trains with worker processes, EMA, momentum and accumulation, saving every 4th step and evaluating every 10th.
 SIGKILL falls in turn before the first step, between steps at random, while a checkpoint is being written, and
@@ -18,12 +18,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-STEPS, SAVE, EVALUATE = 160, 4, 10
+SAVE, EVALUATE = 4, 10
 COMMAND = [
     sys.executable,
     "train.py",
     "--config=experiments/quickstart.py",
-    f"--config.duration={STEPS}",
     "--config.batch_size=32",
     "--config.accumulate=2",
     "--config.ema.decay=0.9",
@@ -39,8 +38,9 @@ COMMAND = [
 TIMED = ("train/images_per_s", "train/input_wait")
 
 
-def start(workdir: Path) -> subprocess.Popen:
-    return subprocess.Popen([*COMMAND, f"--workdir={workdir}"], cwd=ROOT, stdout=subprocess.PIPE, text=True, bufsize=1)
+def start(workdir: Path, steps: int) -> subprocess.Popen:
+    command = [*COMMAND, f"--workdir={workdir}", f"--config.duration={steps}"]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, bufsize=1)
 
 
 def wait_for(process: subprocess.Popen, wanted) -> bool:
@@ -107,6 +107,7 @@ def outcome(workdir: Path) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
@@ -114,7 +115,7 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         alone, shot = Path(folder) / "alone", Path(folder) / "shot"
-        process = start(alone)
+        process = start(alone, options.steps)
         process.communicate()
         if process.returncode != 0:
             sys.exit("resume_under_fire: error: the undisturbed run failed")
@@ -122,19 +123,19 @@ def main() -> None:
         kills: list[dict] = []
         while len(kills) < options.kills:
             moment = MOMENTS[len(kills) % len(MOMENTS)]
-            process = start(shot)
+            process = start(shot, options.steps)
             struck = moment(process, shot, rng)
             process.kill()
             process.communicate()
             saved = sorted(int(path.name) for path in (shot / "checkpoints").glob("*") if path.name.isdigit())
             if not struck:
-                sys.exit(f"resume_under_fire: error: the run ended after {len(kills)} kills; raise STEPS")
+                sys.exit(f"resume_under_fire: error: the run ended after {len(kills)} kills; raise --steps")
             kills.append({"moment": moment.__name__, "newest_checkpoint": saved[-1] if saved else None})
             print(
                 f"kill {len(kills):>3}  {moment.__name__:<24} newest checkpoint {kills[-1]['newest_checkpoint']}",
                 flush=True,
             )
-        process = start(shot)
+        process = start(shot, options.steps)
         process.communicate()
         if process.returncode != 0:
             sys.exit("resume_under_fire: error: the last start failed")

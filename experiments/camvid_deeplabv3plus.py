@@ -7,7 +7,7 @@
 `cityscapes_deeplabv3plus`'s network with an output stride of 16 and a head of 256 channels, as the paper has it, begun
 from ImageNet; random crops of 256x320 out of pictures of 0.5 to 2 times their size, mirrored, distorted in colour; the
 head learns ten times as fast as the backbone.
-Published: nothing by the network's authors on this data. Measured here, shortly and at half the size: see the README.
+Published: nothing by the network's authors on this data. Measured here, shortly and on smaller crops: see the README.
 """
 
 from ml_collections import ConfigDict
