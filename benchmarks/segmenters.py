@@ -1,13 +1,13 @@
 """Segmenters, from normalised pictures to logits, and one training step; and what evaluation does with the logits.
 
-    python benchmarks/segmenters.py deeplabv3_resnet50 520x520 [--work forward train evaluate] [--batch 1 4]
+    python benchmarks/segmenters.py deeplabv3_resnet50 520x520 [--work forward train evaluate] [--batch 2 4]
     python benchmarks/segmenters.py unet 512x512
     python benchmarks/segmenters.py --work evaluate [--masks 1024x2048] [--classes 19 21]
 
 forward: the logits of evaluation, at the pictures' size. train: the step of training/step.py, uint8 pictures and masks
 in, new parameters out. Where torch is installed (it is no dependency) it takes turns: torchvision's DeepLabV3 with its
 auxiliary head, a U-Net as milesial/Pytorch-UNet has it, cross-entropy, backward pass and SGD with momentum, which is
-also what our step has here. 21 classes, drawn pictures and masks.
+also what our step has here. 21 classes, drawn pictures and masks. torch does not train DeepLabV3 on a batch of 1.
 
 evaluate: of tasks/segmentation.py on one picture, whose logits have half its mask's height and width: resizing them to
 the mask's size, the highest class, the confusion matrix; `predict`, all three at once as evaluation has them; and
@@ -251,7 +251,7 @@ def evaluation(args) -> list[turns.Row]:
 
 def main() -> None:
     works = ("forward", "train", "evaluate")
-    parser = turns.make_parser(__doc__, EXPERIMENTS, "520x520", works, (1, 4), NETWORKS)
+    parser = turns.make_parser(__doc__, EXPERIMENTS, "520x520", works, (2, 4), NETWORKS)
     parser.add_argument("--masks", type=turns.sides, default="1024x2048", help="height x width; of evaluate")
     parser.add_argument("--classes", nargs="+", type=int, default=(19, 21), help="of evaluate")
     args = parser.parse_args()
