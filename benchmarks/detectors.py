@@ -18,6 +18,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
+from functools import partial
 
 import numpy as np
 import turns
@@ -48,7 +49,7 @@ def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
 
     import models
     import tasks
-    from training.mesh import AXIS
+    from training.mesh import AXIS, compiler_options
 
     experiment, *variant = EXPERIMENTS[name]
     config = importlib.import_module(f"experiments.{experiment}").get_config(*variant)
@@ -58,9 +59,12 @@ def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
         return turns.train_step(resolved, task, model, CLASSES, batch)
 
     images = jax.device_put(task.normalise(batch, config.augment))
-    variables = jax.jit(lambda: models.init(model, jax.random.key(0), batch["image"].shape[1:3]))()
+    variables = jax.jit(
+        lambda: models.init(model, jax.random.key(0), batch["image"].shape[1:3]),
+        compiler_options=compiler_options(once=True),
+    )()
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler_options())
     def forward(variables, images):
         outputs = model.apply(variables, images, train=False)
         return model.detect(outputs, batch["size"]) if work == "detect" else outputs

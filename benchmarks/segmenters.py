@@ -49,7 +49,7 @@ def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
 
     import models
     from tasks import segmentation
-    from training.mesh import AXIS
+    from training.mesh import AXIS, compiler_options
 
     config = importlib.import_module(f"experiments.{EXPERIMENTS[name]}").get_config()
     config.optimizer.update(name="momentum", learning_rate=RATE, momentum=MOMENTUM, weight_decay=DECAY, clip_norm=0.0)
@@ -61,8 +61,14 @@ def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
     if work == "train":
         return turns.train_step(config, segmentation, model, CLASSES, batch)
     images = jax.device_put(segmentation.normalise(batch, config.augment))
-    variables = jax.jit(lambda: models.init(model, jax.random.key(0), batch["image"].shape[1:3]))()
-    forward = jax.jit(lambda variables, images: model.apply(variables, images, train=False)["out"])
+    variables = jax.jit(
+        lambda: models.init(model, jax.random.key(0), batch["image"].shape[1:3]),
+        compiler_options=compiler_options(once=True),
+    )()
+    forward = jax.jit(
+        lambda variables, images: model.apply(variables, images, train=False)["out"],
+        compiler_options=compiler_options(),
+    )
     return lambda: jax.block_until_ready(forward(variables, images))
 
 

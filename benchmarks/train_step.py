@@ -29,6 +29,7 @@ import optax
 from ml_collections import ConfigDict
 
 import models
+from training.mesh import compiler_options
 
 STAGES = {
     "resnet18": (False, (2, 2, 2, 2)),
@@ -72,13 +73,17 @@ class Plain(nn.Module):
         return nn.Dense(self.classes, dtype=self.dtype)(jnp.mean(x, axis=(1, 2))).astype(jnp.float32)
 
 
-def flax_step(args: argparse.Namespace, model: nn.Module, images: np.ndarray, labels: np.ndarray) -> Callable:
+def flax_step(
+    args: argparse.Namespace, model: nn.Module, images: np.ndarray, labels: np.ndarray, options: dict | None = None
+) -> Callable:
     optimizer = optax.sgd(RATE, MOMENTUM)
     variables = jax.jit(lambda: model.init(jax.random.key(0), jnp.zeros((1, *images.shape[1:])), train=False))()
     if args.forward:
-        return forward(lambda variables, images: model.apply(variables, images, train=False), variables, images)
+        return forward(
+            lambda variables, images: model.apply(variables, images, train=False), variables, images, options
+        )
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, compiler_options=options)
     def step(state, images, labels):
         params, stats, opt_state = state
 
@@ -107,9 +112,9 @@ def repeat(step: Callable, state, images: np.ndarray, labels: np.ndarray) -> Cal
     return run
 
 
-def forward(apply: Callable, variables, images: np.ndarray) -> Callable[[], None]:
+def forward(apply: Callable, variables, images: np.ndarray, options: dict | None = None) -> Callable[[], None]:
     """A function that computes the logits of a batch already on the device, and waits for them."""
-    apply, images = jax.jit(apply), jax.device_put(images)
+    apply, images = jax.jit(apply, compiler_options=options), jax.device_put(images)
     return lambda: jax.block_until_ready(apply(variables, images))
 
 
@@ -117,7 +122,7 @@ def morphism(args, images, labels):
     config = ConfigDict(
         {"name": args.model, "dtype": args.dtype, "remat": False, "sync_bn": False, "frozen_bn": False, "options": {}}
     )
-    return flax_step(args, models.create(config, args.classes, "batch"), images, labels)
+    return flax_step(args, models.create(config, args.classes, "batch"), images, labels, compiler_options())
 
 
 def plain_linen(args, images, labels):

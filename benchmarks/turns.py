@@ -134,7 +134,7 @@ def train_step(config: Any, task: ModuleType, model: Any, classes: int, batch: d
     """This project's: training/step.py with everything that `config` says, on a batch that is on the device."""
     import jax
 
-    from training.mesh import make_mesh, replicated
+    from training.mesh import compiler_options, make_mesh, replicated
     from training.optimizer import make_optimizer
     from training.schedule import make_schedule
     from training.state import init_state
@@ -143,7 +143,9 @@ def train_step(config: Any, task: ModuleType, model: Any, classes: int, batch: d
     mesh, size = make_mesh(), batch["image"].shape[1:3]
     optimizer = make_optimizer(config.optimizer, make_schedule(config, 1000))
     state = jax.jit(
-        lambda: init_state(model, optimizer, size, config.seed, ema=False), out_shardings=replicated(mesh)
+        lambda: init_state(model, optimizer, size, config.seed, ema=False),
+        out_shardings=replicated(mesh),
+        compiler_options=compiler_options(once=True),
     )()
     step, batch = make_train_step(model, task, optimizer, config, classes, 1, mesh), jax.device_put(batch)
 

@@ -28,8 +28,6 @@ torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 _XLAS_OWN = ContextVar("xlas_own", default=False)
-# For a convolution's kernel's gradient to be products of matrices on CPU: channels that it reads, multiply-accumulates.
-FEWEST_CHANNELS, LEAST_WORK = 16, 5e8
 
 
 def torch_bias(fan_in: int) -> nn.initializers.Initializer:
@@ -79,7 +77,6 @@ def conv(
     default `pad` and an odd kernel that is ceil(H / stride).
     """
     pad = dilation * (kernel - 1) // 2 if pad is None else pad
-    stand_in = _conv_1x1 if (kernel, pad, groups) == (1, 0, 1) else _grouped_conv if groups > 1 else _plain_conv
     return nn.Conv(
         features,
         (kernel, kernel),
@@ -91,69 +88,9 @@ def conv(
         dtype=dtype,
         kernel_init=kernel_init,
         bias_init=bias_init,
-        conv_general_dilated=stand_in if on_cpu() else None,
+        conv_general_dilated=_grouped_conv if groups > 1 and on_cpu() else None,
         name=name,
     )
-
-
-def _conv_1x1(x: Array, kernel: Array, strides: tuple[int, int], *_, **__) -> Array:
-    """lax.conv_general_dilated for a 1x1 kernel without padding, as a product of matrices."""
-    return _dense(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
-
-
-@jax.custom_vjp
-def _dense(x: Float[Array, "b h w c"], weights: Float[Array, "c d"]) -> Float[Array, "b h w d"]:
-    return jax.lax.dot_general(x, weights, (((3,), (0,)), ((), ())))
-
-
-def _dense_gradients(residuals: tuple[Array, Array], dy: Float[Array, "b h w d"]) -> tuple[Array, Array]:
-    """XLA transposes the left factor of x^T dy in memory: the one with fewer channels is put there."""
-    x, weights = residuals
-    dx = jax.lax.dot_general(dy, weights, (((3,), (1,)), ((), ())))
-    over_pixels = (((0, 1, 2), (0, 1, 2)), ((), ()))
-    if x.shape[-1] <= dy.shape[-1]:
-        return dx, jax.lax.dot_general(x, dy, over_pixels)
-    return dx, jax.lax.dot_general(dy, x, over_pixels).T
-
-
-_dense.defvjp(lambda x, weights: (_dense(x, weights), (x, weights)), _dense_gradients)
-
-
-def _plain_conv(x: Array, kernel: Array, strides: tuple[int, int], padding: Any, **options: Any) -> Array:
-    """lax.conv_general_dilated, with another way to the kernel's gradient where that is worth its time to compile."""
-    static = {"window_strides": strides, "padding": tuple(padding), **options}
-    work = x.size * kernel.size / (x.shape[-1] * strides[0] * strides[1])
-    if x.shape[-1] < FEWEST_CHANNELS or work < LEAST_WORK:
-        return jax.lax.conv_general_dilated(x, kernel, **static)
-    return _plain(x, kernel, tuple(static.items()))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _plain(x: Array, kernel: Array, static: tuple[tuple[str, Any], ...]) -> Array:
-    return jax.lax.conv_general_dilated(x, kernel, **dict(static))
-
-
-def _plain_gradients(static: tuple, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    """The kernel's is a product of matrices for each of its taps.
-
-    XLA convolves with dy as the kernel, which at 75x75 pixels and more takes five times as long.
-    """
-    (x, kernel), options = residuals, dict(static)
-    dx = jax.vjp(lambda x: jax.lax.conv_general_dilated(x, kernel, **options), x)[1](dy)[0]
-    rows, columns = options["window_strides"]
-    down, across = options["rhs_dilation"]
-    padded = jnp.pad(x, ((0, 0), *options["padding"], (0, 0)))
-    height, width = (dy.shape[1] - 1) * rows + 1, (dy.shape[2] - 1) * columns + 1
-    by_channel = dy.transpose(3, 0, 1, 2).reshape(dy.shape[-1], -1)  # once: dot_general would do it for every tap
-    taps = [
-        by_channel @ padded[:, i : i + height : rows, j : j + width : columns].reshape(-1, x.shape[-1])
-        for i in range(0, kernel.shape[0] * down, down)
-        for j in range(0, kernel.shape[1] * across, across)
-    ]
-    return dx, jnp.stack(taps).reshape(*kernel.shape[:2], *taps[0].shape).swapaxes(2, 3)
-
-
-_plain.defvjp(lambda x, kernel, static: (_plain(x, kernel, static), (x, kernel)), _plain_gradients)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -26,7 +26,7 @@ from models import cost
 from training.checkpoint import Checkpoints, has_steps
 from training.initial import fitting, read_weights, start_from
 from training.manifest import claim_classes, claimed, write_manifest
-from training.mesh import AXIS, check_batch, make_mesh, replicated, to_devices, to_run_once
+from training.mesh import AXIS, check_batch, compiler_options, make_mesh, replicated, to_devices
 from training.optimizer import make_optimizer
 from training.schedule import make_schedule
 from training.state import eval_variables, init_state
@@ -90,7 +90,7 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
         if start:
             state = checkpoints.restore(start, shapes, replicated(mesh))
         else:
-            state = jax.jit(init, out_shardings=replicated(mesh), compiler_options=to_run_once())()
+            state = jax.jit(init, out_shardings=replicated(mesh), compiler_options=compiler_options(once=True))()
             if config.init_from:
                 weights = weights or read_weights(config.init_from, print)
                 state, notes = start_from(weights, state, optimizer, config, replicated(mesh))

@@ -18,7 +18,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from augment.views import view
-from training.mesh import AXIS
+from training.mesh import AXIS, compiler_options
 from training.parameters import merge, split
 from training.state import TrainState
 
@@ -97,6 +97,7 @@ def make_train_step(
     return jax.jit(
         jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P())),
         donate_argnums=0,
+        compiler_options=compiler_options(),
     )
 
 
@@ -125,7 +126,10 @@ def make_eval_step(
         return jax.lax.all_gather(predictions, AXIS, tiled=True)
 
     # all_gather's result is the same everywhere, which shard_map's check cannot see.
-    return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False))
+    return jax.jit(
+        jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False),
+        compiler_options=compiler_options(),
+    )
 
 
 def _scan(body: Callable, carry: Any, parts: Any, length: int) -> tuple[Any, Any]:

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     import tasks
     from data import sources
     from training.initial import classes_of, read_weights, variables_from, with_options
-    from training.mesh import AXIS
+    from training.mesh import AXIS, compiler_options
     from training.validation import check_config
 
     check_config(config)
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
         return outputs | model.detect(outputs, sizes)
 
     with jax.default_matmul_precision("highest"):
-        outputs = jax.jit(forward)(variables, images)
+        outputs = jax.jit(forward, compiler_options=compiler_options())(variables, images)
 
     leaves = jax.tree_util.tree_leaves_with_path(outputs)
     named = {jax.tree_util.keystr(path, simple=True, separator=".") or "logits": np.asarray(x) for path, x in leaves}

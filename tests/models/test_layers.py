@@ -159,30 +159,14 @@ def normal(*shape, dtype=np.float32):
     return jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("height", "width"), [(7, 5), (6, 9), (1, 1)])
-@pytest.mark.parametrize(("inputs", "outputs"), [(3, 8), (8, 3)])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
-def test_1x1_convolution_is_the_same_on_cpu(monkeypatch, stride, height, width, inputs, outputs, dtype, tolerance):
-    def apply(x, kernel):
-        return conv(outputs, 1, stride, dtype=dtype, name="conv").apply({"params": {"kernel": kernel}}, x)
-
-    ways = both_ways(monkeypatch, apply, normal(2, height, width, inputs, dtype=dtype), normal(1, 1, inputs, outputs))
-    for a, b in zip(*ways, strict=True):
-        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
-
-
 @pytest.mark.parametrize(("height", "width"), [(9, 6), (1, 2)])
-@pytest.mark.parametrize(("groups", "stride", "dilation"), [(1, 1, 1), (1, 2, 1), (1, 1, 2), (2, 1, 1), (4, 2, 1)])
+@pytest.mark.parametrize(("groups", "stride", "dilation"), [(2, 1, 1), (2, 2, 1), (2, 1, 2), (4, 2, 1)])
 @pytest.mark.parametrize(("kernel", "outputs"), [(3, 16), (2, 4)])
-def test_larger_convolution_is_the_same_on_cpu(monkeypatch, height, width, groups, stride, dilation, kernel, outputs):
+def test_grouped_convolution_is_the_same_on_cpu(monkeypatch, height, width, groups, stride, dilation, kernel, outputs):
     def apply(x, weights):
         options = {"pad": 3, "dilation": dilation, "groups": groups, "dtype": jnp.float32, "name": "conv"}
         return conv(outputs, kernel, stride, **options).apply({"params": {"kernel": weights}}, x)
 
-    monkeypatch.setattr(layers, "FEWEST_CHANNELS", 8)
-    monkeypatch.setattr(layers, "LEAST_WORK", 0)
     arguments = normal(2, height, width, 8), normal(kernel, kernel, 8 // groups, outputs)
     for a, b in zip(*both_ways(monkeypatch, apply, *arguments), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
