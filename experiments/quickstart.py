@@ -62,7 +62,7 @@ def _segmentation() -> ConfigDict:
     config.log_every = "100"
     config.model.name = "unet"
     config.model.options = ConfigDict(dict(width=16))
-    config.data.update(source="scene_masks:9000x48", image_size=48, resize="none", crop=(48, 48))
+    config.data.update(source="scene_masks:15000x48", image_size=48, resize="none", crop=(48, 48))
     config.optimizer.update(name="nesterov", learning_rate=0.2, weight_decay=5e-4, clip_norm=10.0, decay="kernels")
     config.schedule.update(name="cosine", warmup="100")
     config.loss.dice_weight = 1.0

@@ -1,0 +1,35 @@
+import subprocess
+import sys
+
+import pytest
+
+from training import mesh
+
+FAULTS = """
+import resource, sys
+import numpy as np
+import training.startup
+
+if sys.argv[1] == "kept":
+    training.startup.keep_freed_memory()
+before = [np.ones(2**23) for _ in range(2)]
+del before
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+after = [np.ones(2**23) for _ in range(2)]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_freed_memory_is_used_again_without_new_pages():
+    run = [sys.executable, "-c", FAULTS]
+    kept, given_back = (int(subprocess.check_output([*run, way])) for way in ("kept", "given back"))
+    assert kept < given_back / 10
+
+
+def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch):
+    assert mesh.compiler_options(once=True) == {"xla_backend_optimization_level": 1} | mesh.compiler_options()
+    monkeypatch.setattr(mesh, "_NO_YNN", {"xla_cpu_no_such_option": "1"})
+    mesh._knows_ynn.cache_clear()
+    assert mesh.compiler_options() == {}
+    mesh._knows_ynn.cache_clear()
