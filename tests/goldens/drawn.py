@@ -34,8 +34,9 @@ def picture(height: int, width: int, batch: int = 1) -> np.ndarray:
 
 def sample(x: np.ndarray, count: int) -> np.ndarray:
     """`count` of an array's values (all, of a small one), evenly spread in its order."""
-    flat = np.asarray(x).reshape(-1)
-    return flat[np.linspace(0, len(flat) - 1, min(count, len(flat))).astype(int)]
+    x = np.atleast_1d(x)
+    places = np.linspace(0, x.size - 1, min(count, x.size)).astype(int)
+    return x[np.unravel_index(places, x.shape)]  # reshape would copy all of a transposed array
 
 
 # Of three pictures: boxes, and classes from 0. None; one; and small, large, thin, nested, equal ones of many places.
