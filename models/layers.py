@@ -35,7 +35,7 @@ def torch_bias(fan_in: int) -> nn.initializers.Initializer:
 
 
 def on_cpu() -> bool:
-    """Whether what is traced now will run on CPU: there `conv`, `relu` and `max_pool` take forms that XLA runs faster.
+    """Whether what is traced now runs on CPU: there grouped `conv`, `relu` and `max_pool` have forms faster for XLA.
 
     They compute the same values and gradients; tests/models/test_layers.py compares them with XLA's own.
     """

@@ -1,7 +1,8 @@
-"""What must happen before JAX is first used: joining the other processes, and the cache of compiled programs."""
+"""What must happen before JAX is first used: joining the other processes, the cache of compiled programs, memory."""
 
 import ctypes
 import os
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -39,15 +40,16 @@ def start_jax() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep what is freed for the next allocation; elsewhere nothing happens.
+    """Has glibc keep what is freed for the next allocation; without glibc nothing happens.
 
     On CPU every step allocates its buffers anew. Given back to the system and faulted in again, page by page, they cost
     a small network a fifth of its time.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    for option, size in ((_M_MMAP_THRESHOLD, 2**30), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
-        if mallopt:
-            mallopt(option, size)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_TOP_PAD, 2**26)
 
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
