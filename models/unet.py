@@ -18,8 +18,6 @@ from errors import UserError
 from models.layers import BatchNorm, ConvTranspose, Dtype, conv, full_precision, kaiming_fan_in, max_pool, relu
 from models.segmentation import Logits, classify
 
-STAGES = 4  # times halved
-
 
 class DoubleConv(nn.Module):
     """Two 3x3 convolutions, each with batch norm, or a bias without, and ReLU."""
@@ -40,19 +38,20 @@ class DoubleConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """images [B,H,W,C], H and W >= 16  ->  {"out": logits [B,H,W,num_classes]}.
+    """images [B,H,W,C], H and W >= 2^stages  ->  {"out": logits [B,H,W,num_classes]}.
 
-    width: channels of the first stage, doubled at each of four more.
+    width: channels at the images' size; stages: how often they are halved, and the channels doubled.
     valid: the paper's convolutions without padding; the image is mirrored at its border as far as they need it to make
     logits of all of it (the paper's overlap-tile strategy), which here too holds for any size.
     batch_norm: else biases, as in the paper. dropout: after the two coarsest stages of the way down (the paper's 0.5).
-    Raises UserError for images too small to halve four times.
+    Raises UserError for images too small to halve so often.
     """
 
     num_classes: int = 2
     dtype: Dtype = jnp.float32
     norm: partial = partial(BatchNorm)
     width: int = 64
+    stages: int = 4
     valid: bool = False
     batch_norm: bool = True
     dropout: float = 0.0
@@ -60,23 +59,24 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> dict[str, Logits]:
         height, width = images.shape[1:3]
-        if min(height, width) < 2**STAGES:
+        if min(height, width) < 2**self.stages:
             raise UserError(
-                f"images of {height}x{width} are too small for U-Net, which needs {2**STAGES}x{2**STAGES}; enlarge "
-                "config.data.crop"
+                f"images of {height}x{width} are too small for U-Net, which needs {2**self.stages}x{2**self.stages}; "
+                "enlarge config.data.crop"
             )
         norm = partial(self.norm, train=train) if self.batch_norm else None
         block = partial(DoubleConv, pad=0 if self.valid else 1, norm=norm, dtype=self.dtype)
         x = images.astype(self.dtype)
         if self.valid:
-            x = jnp.pad(x, ((0, 0), _mirrored(height), _mirrored(width), (0, 0)), mode="reflect")
+            margins = _mirrored(height, self.stages), _mirrored(width, self.stages)
+            x = jnp.pad(x, ((0, 0), *margins, (0, 0)), mode="reflect")
         x, skips = block(self.width, name="inc")(x), []
-        for stage in range(1, STAGES + 1):
+        for stage in range(1, self.stages + 1):
             skips.append(self._dropped(x, stage - 1, train))
             x = block(self.width * 2**stage, name=f"down{stage}.maxpool_conv.1")(max_pool(skips[-1], 2, 2, 0))
-        x = self._dropped(x, STAGES, train)
+        x = self._dropped(x, self.stages, train)
         for stage, skip in enumerate(reversed(skips), start=1):
-            channels = self.width * 2 ** (STAGES - stage)
+            channels = self.width * 2 ** (self.stages - stage)
             x = ConvTranspose(channels, 2, 2, dtype=self.dtype, name=f"up{stage}.up")(x)
             x = jnp.concatenate([_middle(skip, x) if self.valid else skip, x if self.valid else _padded(x, skip)], -1)
             x = block(channels, name=f"up{stage}.conv")(x)
@@ -85,19 +85,21 @@ class UNet(nn.Module):
         return {"out": full_precision(classify(self.num_classes, self.width, self.dtype, "outc.conv")(x))}
 
     def _dropped(self, x: Array, stage: int, train: bool) -> Array:
-        if self.dropout == 0 or stage < STAGES - 1:
+        if self.dropout == 0 or stage < self.stages - 1:
             return x
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
 
-def _mirrored(size: int) -> tuple[int, int]:
+def _mirrored(size: int, stages: int) -> tuple[int, int]:
     """How much of a mirrored image the paper's network needs before and after `size` pixels.
 
     The coarsest maps begin with n pixels: every stage up has 2 n - 4, every stage down needed 2 (n + 4).
     """
-    coarsest = -(-(size + 60) // 16)  # the least n for which 16 n - 60 pixels come out
-    margin = 92  # of context on each side
-    return margin, 16 * coarsest - 60 + margin - size
+    scale = 2**stages
+    lost = 4 * (scale - 1)  # on the way up: 60 in the paper
+    margin = 6 * scale - 4  # of context on each side: 92 in the paper
+    coarsest = -(-(size + lost) // scale)  # the least n for which scale n - lost pixels come out
+    return margin, scale * coarsest - lost + margin - size
 
 
 def _middle(skip: Array, x: Array) -> Array:

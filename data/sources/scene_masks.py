@@ -30,8 +30,7 @@ class SceneMasks:
         return self.scenes.sizes
 
     def __getitem__(self, index: int) -> Record:
-        record = self.scenes[index]
-        return {name: record[name] for name in ("image", "name", "segmentation")}
+        return self.scenes.masked(index)[0]
 
 
 def classes(argument: str, data_dir: str) -> tuple[str, ...]:

@@ -73,15 +73,16 @@ class Scenes:
         return _annotations(self._garments(index)[0], self.size)
 
     def __getitem__(self, index: int) -> Record:
+        record, garments = self.masked(index)
+        return record | {"annotations": _annotations(garments, self.size)}
+
+    def masked(self, index: int) -> tuple[Record, list[Garment]]:
+        """The record without boxes, and its garments."""
         garments, owner = self._garments(index)
         rng = np.random.default_rng((SEED, SPLITS.index(self.split), index, 1))
         class_of = np.array([0] + [garment.label + 1 for garment in garments], np.uint8)
-        return {
-            "image": _paint(garments, owner, rng),
-            "name": f"scenes/{self.split}/{index}",
-            "annotations": _annotations(garments, self.size),
-            "segmentation": class_of[owner],
-        }
+        image, name = _paint(garments, owner, rng), f"scenes/{self.split}/{index}"
+        return {"image": image, "name": name, "segmentation": class_of[owner]}, garments
 
     def _garments(self, index: int) -> tuple[list[Garment], UInt8[np.ndarray, "s s"]]:
         if not 0 <= index < self.count:
@@ -140,6 +141,13 @@ def _wardrobe(split: str) -> tuple[Float[np.ndarray, "n 2 28 28"], np.ndarray]:
 
 
 @cache
+def _of_kinds(split: str) -> list[np.ndarray]:
+    """The positions of each kind's pictures in the wardrobe."""
+    labels = _wardrobe(split)[1]
+    return [np.flatnonzero(labels == kind) for kind in range(len(CLASSES))]
+
+
+@cache
 def _resampling(size: int) -> Float[np.ndarray, "size 28"]:
     """The matrix that resizes 28 pixels to `size`, bilinear."""
     middle = np.clip((np.arange(size) + 0.5) * 28 / size - 0.5, 0, 27)
@@ -149,6 +157,7 @@ def _resampling(size: int) -> Float[np.ndarray, "size 28"]:
 def _arrange(split: str, size: int, rng: np.random.Generator) -> tuple[list[Garment], UInt8[np.ndarray, "s s"]]:
     """The garments of a scene, the last on top, and which of them each pixel shows: its position from 1, or 0."""
     pictures, labels = _wardrobe(split)
+    of_kinds = _of_kinds(split)
     garments: list[Garment] = []
     owner = np.zeros((size, size), np.uint8)
     all_pixels, seen_pixels = np.zeros(1), np.zeros(1)  # of nothing, then of each garment
@@ -156,7 +165,7 @@ def _arrange(split: str, size: int, rng: np.random.Generator) -> tuple[list[Garm
     for _ in range(TRIALS * wanted):
         if len(garments) == wanted:
             break
-        of_kind = np.flatnonzero(labels == rng.integers(len(CLASSES)))
+        of_kind = of_kinds[rng.integers(len(CLASSES))]
         index = int(of_kind[rng.integers(len(of_kind))])
         share, stretch, mirrored, y, x = rng.random(5)
         height = max(8, round(size * HEIGHT[0] * (HEIGHT[1] / HEIGHT[0]) ** share))

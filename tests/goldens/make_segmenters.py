@@ -27,7 +27,9 @@ SIZES = {
     "pspnet_resnet50": ((65, 97),),
     "deeplabv3plus_resnet50": ((65, 97),),
     "unet": ((37, 50),),
+    "unet/three_stages": ((37, 50),),
     "unet/paper": ((37, 50),),
+    "unet/paper_in_two_stages": ((37, 50),),
     "segnet": ((45, 70),),
     "fcn32s_vgg16": ((20, 33),),
     "fcn16s_vgg16": ((20, 33),),
@@ -148,17 +150,17 @@ def double_conv(inputs, outputs, pad, norm):
 
 
 class UNet(nn.Module):
-    def __init__(self, width=8, paper=False):
+    def __init__(self, width=8, paper=False, stages=4):
         super().__init__()
-        self.paper = paper
+        self.paper, self.stages = paper, stages
         make = {"pad": 0 if paper else 1, "norm": not paper}
         self.inc = double_conv(3, width, **make)
-        for stage in range(1, 5):
+        for stage in range(1, stages + 1):
             down = nn.Module()
             block = double_conv(width * 2 ** (stage - 1), width * 2**stage, **make)
             down.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), block)
             setattr(self, f"down{stage}", down)
-            up, channels = nn.Module(), width * 2 ** (4 - stage)
+            up, channels = nn.Module(), width * 2 ** (stages - stage)
             up.up = nn.ConvTranspose2d(2 * channels, channels, 2, stride=2)
             up.conv = double_conv(2 * channels, channels, **make)
             setattr(self, f"up{stage}", up)
@@ -168,14 +170,17 @@ class UNet(nn.Module):
     def forward(self, images):
         x = images
         if self.paper:  # mirrored to the next larger size of the paper's network, by NumPy, any number of times
-            spare = [-(-(size + 60) // 16) * 16 + 124 - size for size in x.shape[2:]]
-            pad = [(0, 0), (0, 0), *((92, each - 92) for each in spare)]
+            scale = 2**self.stages
+            margin = 6 * scale - 4  # 92 at the paper's four stages, whose outputs are of 16 n - 60 pixels
+            coarsest = [-(-(size + 4 * scale - 4) // scale) for size in x.shape[2:]]
+            spare = [scale * n + 8 * scale - 4 - size for n, size in zip(coarsest, x.shape[2:], strict=True)]
+            pad = [(0, 0), (0, 0), *((margin, each - margin) for each in spare)]
             x = torch.from_numpy(np.pad(x.numpy(), pad, mode="reflect"))
         skips = [self.inc(x)]
-        for stage in range(1, 5):
+        for stage in range(1, self.stages + 1):
             skips.append(getattr(self, f"down{stage}").maxpool_conv(skips[-1]))
         x = skips.pop()
-        for stage in range(1, 5):
+        for stage in range(1, self.stages + 1):
             up, skip = getattr(self, f"up{stage}"), skips.pop()
             x = up.up(x)
             dy, dx = (a - b for a, b in zip(skip.shape[2:], x.shape[2:], strict=True))
@@ -287,7 +292,9 @@ def build(name):
         "pspnet_resnet50": lambda: EncoderDecoder(PSPHead()),
         "deeplabv3plus_resnet50": lambda: EncoderDecoder(SeparableASPPHead()),
         "unet": UNet,
+        "unet/three_stages": lambda: UNet(stages=3),
         "unet/paper": lambda: UNet(paper=True),
+        "unet/paper_in_two_stages": lambda: UNet(paper=True, stages=2),
         "segnet": SegNet,
         **{f"fcn{stride}s_vgg16": lambda stride=stride: FCN(stride) for stride in (32, 16, 8)},
     }

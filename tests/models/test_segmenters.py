@@ -28,7 +28,9 @@ OUTPUTS = sorted(
 PARTS = {"width": 8}
 OPTIONS = {
     "unet": PARTS,
+    "unet/three_stages": {"stages": 3, **PARTS},
     "unet/paper": {"valid": True, "batch_norm": False, **PARTS},
+    "unet/paper_in_two_stages": {"stages": 2, "valid": True, "batch_norm": False, **PARTS},
     "segnet": PARTS,
     **{f"fcn{stride}s_vgg16": {"hidden": 32, **PARTS} for stride in (32, 16, 8)},
 }
@@ -107,7 +109,7 @@ def test_outputs_are_torchs_at_the_images_size(name, size):
     height, width = map(int, size.split("x"))
     model = make(name.partition("/")[0], **OPTIONS.get(name, {}))
     variables = variables_of(name)
-    if name in ("unet", "segnet", "unet/paper") or name.startswith("fcn8s"):
+    if name.startswith(("unet", "segnet", "fcn8s")):
         assert cost.parameters(variables["params"]) == GOLDENS[f"parameters/{name}"]
     outputs = jax.jit(partial(model.apply, train=False))(variables, picture(height, width, 2))
     expected = {key.rsplit("/", 1)[1] for key in GOLDENS if key.startswith(f"outputs/{name}/{size}/")}
@@ -178,6 +180,8 @@ def test_at_output_stride_16_the_rates_are_halved(name):
 def test_what_a_segmenter_cannot_take_is_named():
     with pytest.raises(UserError, match="images of 15x40 are too small for U-Net, which needs 16x16"):
         shapes(make("unet"), (15, 40))
+    with pytest.raises(UserError, match="images of 7x40 are too small for U-Net, which needs 8x8"):
+        shapes(make("unet", stages=3), (7, 40))
     with pytest.raises(UserError, match="images of 31x40 are too small for VGG, which needs 32x32"):
         shapes(make("segnet"), (31, 40))
     with pytest.raises(UserError, match="config.model.remat: segnet has no use for it"):
