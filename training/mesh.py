@@ -73,7 +73,7 @@ def to_devices(batches: Iterable[dict], mesh: Mesh, ahead: int = 2) -> Iterator[
     waiting = deque()
     for batch in batches:
         sent = {key: value for key, value in batch.items() if key not in HOST_ONLY}
-        waiting.append((batch, {k: jax.make_array_from_process_local_data(sharding, v) for k, v in sent.items()}))
+        waiting.append((batch, jax.make_array_from_process_local_data(sharding, sent)))
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting

@@ -49,6 +49,12 @@ class Garment(NamedTuple):
     mask: Bool[np.ndarray, "h w"]
 
 
+class Wardrobe(NamedTuple):
+    greys: Float[np.ndarray, "n 28 28"]  # 0..1
+    masks: Float[np.ndarray, "n 28 28"]  # 0 or 1
+    kinds: np.ndarray
+
+
 @dataclass(frozen=True)
 class Scenes:
     split: str
@@ -119,8 +125,8 @@ def _parse(argument: str) -> tuple[int, int]:
 
 
 @cache
-def _wardrobe(split: str) -> tuple[Float[np.ndarray, "n 2 28 28"], np.ndarray]:
-    """Grey values 0..1 and masks 0 or 1 of the embedded pictures, and their kinds.
+def _wardrobe(split: str) -> Wardrobe:
+    """The embedded pictures of a split.
 
     A pixel is of the garment where the picture is not black on both sides of it in its row, and in its column: this
     fills dark places within, and keeps the gap between two legs.
@@ -137,13 +143,13 @@ def _wardrobe(split: str) -> tuple[Float[np.ndarray, "n 2 28 28"], np.ndarray]:
 
     mask = spanned(1) & spanned(2)
     labels = np.array([record["label"] for record in records])
-    return np.stack([images.astype(np.float32) / 255, mask.astype(np.float32)], axis=1), KINDS[labels]
+    return Wardrobe(images.astype(np.float32) / 255, mask.astype(np.float32), KINDS[labels])
 
 
 @cache
 def _of_kinds(split: str) -> list[np.ndarray]:
     """The positions of each kind's pictures in the wardrobe."""
-    labels = _wardrobe(split)[1]
+    labels = _wardrobe(split).kinds
     return [np.flatnonzero(labels == kind) for kind in range(len(CLASSES))]
 
 
@@ -156,7 +162,7 @@ def _resampling(size: int) -> Float[np.ndarray, "size 28"]:
 
 def _arrange(split: str, size: int, rng: np.random.Generator) -> tuple[list[Garment], UInt8[np.ndarray, "s s"]]:
     """The garments of a scene, the last on top, and which of them each pixel shows: its position from 1, or 0."""
-    pictures, labels = _wardrobe(split)
+    greys, masks, labels = _wardrobe(split)
     of_kinds = _of_kinds(split)
     garments: list[Garment] = []
     owner = np.zeros((size, size), np.uint8)
@@ -171,17 +177,18 @@ def _arrange(split: str, size: int, rng: np.random.Generator) -> tuple[list[Garm
         height = max(8, round(size * HEIGHT[0] * (HEIGHT[1] / HEIGHT[0]) ** share))
         width = max(8, round(height * (0.8 + 0.4 * stretch)))
         across = _resampling(width)[:, :: -1 if mirrored < 0.5 else 1]
-        grey, soft = _resampling(height) @ pictures[index] @ across.T
-        whole = soft >= 0.5
+        down = _resampling(height)
+        whole = down @ masks[index] @ across.T >= 0.5
         top, left = round(y * size - height / 2), round(x * size - width / 2)
         part = (slice(max(0, -top), size - top), slice(max(0, -left), size - left))
-        grey, mask = grey[part], whole[part]
+        mask = whole[part]
         top, left = max(0, top), max(0, left)
         below = owner[top : top + mask.shape[0], left : left + mask.shape[1]]
         all_of_it, inside = np.count_nonzero(whole), np.count_nonzero(mask)
         left_over = seen_pixels - np.bincount(below[mask], minlength=len(seen_pixels))
         if inside < SEEN * all_of_it or not inside or (left_over[1:] < SEEN * all_pixels[1:]).any():
             continue
+        grey = (down @ greys[index] @ across.T)[part]
         garments.append(Garment(int(labels[index]), top, left, grey, mask))
         all_pixels, seen_pixels = np.append(all_pixels, all_of_it), np.append(left_over, inside)
         below[mask] = len(garments)
