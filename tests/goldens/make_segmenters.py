@@ -23,7 +23,9 @@ from torchvision.models import resnet50, segmentation
 CLASSES = 5
 SIZES = {
     "fcn_resnet50": ((65, 97), (50, 33)),
+    "fcn_resnet101": ((65, 97), (50, 33)),
     "deeplabv3_resnet50": ((65, 97), (50, 33)),
+    "deeplabv3_resnet101": ((65, 97), (50, 33)),
     "pspnet_resnet50": ((65, 97),),
     "deeplabv3plus_resnet50": ((65, 97),),
     "unet": ((37, 50),),
