@@ -52,7 +52,7 @@ class Garment(NamedTuple):
 class Wardrobe(NamedTuple):
     greys: Float[np.ndarray, "n 28 28"]  # 0..1
     masks: Float[np.ndarray, "n 28 28"]  # 0 or 1
-    kinds: np.ndarray
+    of_kinds: list[np.ndarray]  # the positions of each kind's
 
 
 @dataclass(frozen=True)
@@ -142,15 +142,9 @@ def _wardrobe(split: str) -> Wardrobe:
         return ahead & behind
 
     mask = spanned(1) & spanned(2)
-    labels = np.array([record["label"] for record in records])
-    return Wardrobe(images.astype(np.float32) / 255, mask.astype(np.float32), KINDS[labels])
-
-
-@cache
-def _of_kinds(split: str) -> list[np.ndarray]:
-    """The positions of each kind's pictures in the wardrobe."""
-    labels = _wardrobe(split).kinds
-    return [np.flatnonzero(labels == kind) for kind in range(len(CLASSES))]
+    kinds = KINDS[[record["label"] for record in records]]
+    of_kinds = [np.flatnonzero(kinds == kind) for kind in range(len(CLASSES))]
+    return Wardrobe(images.astype(np.float32) / 255, mask.astype(np.float32), of_kinds)
 
 
 @cache
@@ -162,8 +156,7 @@ def _resampling(size: int) -> Float[np.ndarray, "size 28"]:
 
 def _arrange(split: str, size: int, rng: np.random.Generator) -> tuple[list[Garment], UInt8[np.ndarray, "s s"]]:
     """The garments of a scene, the last on top, and which of them each pixel shows: its position from 1, or 0."""
-    greys, masks, labels = _wardrobe(split)
-    of_kinds = _of_kinds(split)
+    greys, masks, of_kinds = _wardrobe(split)
     garments: list[Garment] = []
     owner = np.zeros((size, size), np.uint8)
     all_pixels, seen_pixels = np.zeros(1), np.zeros(1)  # of nothing, then of each garment
@@ -171,8 +164,8 @@ def _arrange(split: str, size: int, rng: np.random.Generator) -> tuple[list[Garm
     for _ in range(TRIALS * wanted):
         if len(garments) == wanted:
             break
-        of_kind = of_kinds[rng.integers(len(CLASSES))]
-        index = int(of_kind[rng.integers(len(of_kind))])
+        kind = int(rng.integers(len(CLASSES)))
+        index = of_kinds[kind][rng.integers(len(of_kinds[kind]))]
         share, stretch, mirrored, y, x = rng.random(5)
         height = max(8, round(size * HEIGHT[0] * (HEIGHT[1] / HEIGHT[0]) ** share))
         width = max(8, round(height * (0.8 + 0.4 * stretch)))
@@ -189,7 +182,7 @@ def _arrange(split: str, size: int, rng: np.random.Generator) -> tuple[list[Garm
         if inside < SEEN * all_of_it or not inside or (left_over[1:] < SEEN * all_pixels[1:]).any():
             continue
         grey = (down @ greys[index] @ across.T)[part]
-        garments.append(Garment(int(labels[index]), top, left, grey, mask))
+        garments.append(Garment(kind, top, left, grey, mask))
         all_pixels, seen_pixels = np.append(all_pixels, all_of_it), np.append(left_over, inside)
         below[mask] = len(garments)
     return garments, owner
