@@ -19,9 +19,8 @@ from errors import UserError
 
 ROUNDING = 0.1  # pixels beyond the picture that are clipped without a word
 LARGEST_AREA = 1e10  # square pixels; COCO's evaluation ignores objects beyond it
-MOST_PIXELS = 1 << 31  # of an image whose stated size is believed
 ODD_AREA = "without a usable area (it is the outline's, or the box's)"
-NOT_TRAINED = ("val", "validation", "test")  # splits that may be without anything to train on
+NOT_TRAINED = ("val", "validation", "valid", "dev", "test")  # splits that may be without anything to train on
 HEADER = 1 << 16  # bytes of a file that nearly always hold its picture's size
 
 
@@ -156,11 +155,8 @@ def pack(
     areas = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
     odd_area = np.zeros(count, bool)
     if area is not None:
-        area = np.asarray(area, np.float64)
-        odd_area[keep] = ~usable_area(area[keep])
-        outlined = np.array([outline_area(row) for row in np.flatnonzero(odd_area)], np.float64)
-        areas[odd_area] = np.where(np.isnan(outlined), areas[odd_area], outlined)
-        areas = np.where(odd_area, areas, area)
+        odd_area[keep] = ~usable_area(np.asarray(area, np.float64)[keep])
+        areas = _areas(areas, area, odd_area, outline_area)
 
     found = [
         f"{rows.sum():,} {rule}, first in {name(owner[np.flatnonzero(rows)[0]])}"
@@ -178,14 +174,29 @@ def pack(
     return Store(flat, offsets, f"odd boxes: {'; '.join(found)}" if found else "")
 
 
+def _areas(
+    of_boxes: Float[np.ndarray, "n"],
+    stated: Float[np.ndarray, "n"],
+    odd: Bool[np.ndarray, "n"],
+    outline_area: Callable[[int], float],
+) -> Float[np.ndarray, "n"]:
+    """The stated areas, but of the odd ones the outlines', or where these are NaN the boxes'."""
+    rows = np.flatnonzero(odd)
+    outlined = np.array([outline_area(row) for row in rows], np.float64)
+    areas = np.array(stated, np.float64)
+    areas[rows] = np.where(np.isnan(outlined), of_boxes[rows], outlined)
+    return areas
+
+
 def usable_area(area: Float[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
     """Which areas COCO's evaluation can count: positive, and at most LARGEST_AREA. Those that are NaN are none."""
     return (area > 0) & (area <= LARGEST_AREA)
 
 
 def stated_size(height: float, width: float) -> tuple[int, int] | None:
-    """The size (height, width) of an image that its annotations state, None if no image can have it."""
-    sound = 1 <= height <= MOST_PIXELS and 1 <= width <= MOST_PIXELS and height * width <= MOST_PIXELS
+    """The size (height, width) of an image that its annotations state, None if no image that is decoded has it."""
+    most = image.MAX_PIXELS
+    sound = 1 <= height <= most and 1 <= width <= most and height * width <= most
     return (int(height), int(width)) if sound else None
 
 

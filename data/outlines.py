@@ -12,8 +12,8 @@ from faster_coco_eval.core import mask as rle
 from jaxtyping import Float, Int, UInt8
 
 STEPS = 5  # per pixel: the grid on which pycocotools draws polygons
-FAR = 8  # image sides: the library walks all the way to a corner, which is too long a way to one farther off
-FARTHEST = 1e15  # pixels; whole numbers are exact up to there
+FAR = 8  # image sides; to corners farther away the library takes too many steps
+FARTHEST = 1e15  # pixels; floats hold the whole numbers up to there exactly
 
 
 class Outline(NamedTuple):
@@ -78,7 +78,7 @@ def _run_lengths(given: dict[str, Any], size: tuple[int, int]) -> bytes:
 
 
 def _decompressed(counts: str) -> Int[np.ndarray, "n"]:
-    """The run lengths of a compressed text, checked, because the library reads beyond the end of a broken one.
+    """The run lengths of a compressed text, which the library decodes without a check.
 
     A character holds five bits, the lowest first, and a sixth that tells that more follow; the last one's fifth bit is
     the sign. From the fourth number on each is the difference to the one two before.
@@ -110,8 +110,8 @@ def _polygon(points: Float[np.ndarray, "n"], height: int, width: int) -> dict[st
 def _crossings(corners: Float[np.ndarray, "n 2"], height: int, width: int) -> Float[np.ndarray, "crossings"]:
     """Where, in pixels counted column by column, a polygon is entered or left: the library's arithmetic to the bit.
 
-    Its cost depends on the image's width alone. The library's draws each edge step by step on a finer grid; only the
-    steps across the middle of a column of pixels matter, and these are computed directly.
+    The library draws each edge step by step on a finer grid. Only its steps across the middle of a column of pixels
+    matter; here they are computed directly, so that the cost does not depend on how far away the corners are.
     """
     grid = np.trunc(STEPS * np.clip(corners, -FARTHEST, FARTHEST) + 0.5)
     found = []
