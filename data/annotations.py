@@ -17,10 +17,10 @@ from data.sources import Record
 from data.sources.folder import PICTURES
 from errors import UserError
 
-ROUNDING = 0.1  # pixels beyond the picture that are clipped without a word
 LARGEST_AREA = 1e10  # square pixels; COCO's evaluation ignores objects beyond it
 ODD_AREA = "without a usable area (it is the outline's, or the box's)"
 NOT_TRAINED = ("val", "validation", "valid", "dev", "test")  # splits that may be without anything to train on
+ROUNDING = 0.1  # pixels beyond the picture that are clipped without a word
 HEADER = 1 << 16  # bytes of a file that nearly always hold its picture's size
 
 
