@@ -10,14 +10,15 @@ format is adding a file.
 
 A source of boxes has no `labels`. It has `category_ids` (what the dataset calls the classes), `image_ids` (what it
 calls the records), `sizes` (height and width of each picture as decoded, int32 [n,2]), `annotations(index)` (without
-reading the picture) and `oddities` (one line of what was odd about its boxes, or ""); see data/annotations.py. A source
-of masks has `image_ids`, `sizes` and `oddities`.
+reading the picture), `box_counts` (of each record, see data/annotations.py: Store) and `oddities` (one line of what was
+odd about its boxes, or ""). A source of masks has `image_ids`, `sizes` and `oddities`.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -60,7 +61,7 @@ class Subset:
     def classes(self) -> Sequence[str]:
         return self.source.classes
 
-    @property
+    @cached_property
     def labels(self) -> Int[np.ndarray, "records"]:
         return self.source.labels[self.indices]
 
@@ -72,9 +73,13 @@ class Subset:
     def image_ids(self) -> np.ndarray:
         return np.asarray(self.source.image_ids)[self.indices]
 
-    @property
+    @cached_property
     def sizes(self) -> Int[np.ndarray, "records 2"]:
         return self.source.sizes[self.indices]
+
+    @property
+    def box_counts(self) -> Int[np.ndarray, "records 3"]:
+        return self.source.box_counts[self.indices]
 
     @property
     def oddities(self) -> str:
@@ -118,6 +123,14 @@ def classes(data: ConfigDict) -> Sequence[str]:
     module, argument = _format(data.source)
     known = getattr(module, "classes", None)
     return known(argument, data.data_dir) if known else load(data, data.train_split).classes
+
+
+def name_of(source: Source, index: int) -> str:
+    """What an error calls the record, also where it cannot be read."""
+    try:
+        return source[index]["name"]
+    except UserError:
+        return f"record {index}"
 
 
 def _format(spec: str) -> tuple[ModuleType, str]:

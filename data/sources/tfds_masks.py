@@ -78,7 +78,7 @@ class TfdsMasks(Tfds):
         return np.array([image.size(self._read(i, name)[name], self._name(i)) for i in range(len(self))], np.int32)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_records", "_features", "sizes")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_records", "_features")}
 
     def __getitem__(self, index: int) -> Record:
         known = self._features

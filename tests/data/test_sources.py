@@ -67,6 +67,13 @@ def test_sources_survive_the_way_to_a_worker_process(folder):
         assert len(copy) == len(source) and copy[3]["label"] == source[3]["label"]
 
 
+def test_sizes_are_not_copied_for_each_example():
+    scenes = sources.load(settings("scenes:50x64"), "train")
+    for source in (scenes, sources.Subset(scenes, np.arange(40))):
+        assert source.sizes is source.sizes or source.sizes.strides == (0, 0)  # kept, or one number seen as many
+        assert source.sizes.shape == (len(source), 2) and source.sizes[3].tolist() == [64, 64]
+
+
 def test_hidden_files_are_passed_over(folder):
     (folder / "train" / "cat" / ".DS_Store").write_text("x")
     assert len(sources.load(settings(f"folder:{folder}"), "train")) == 12
