@@ -57,6 +57,13 @@ class Store:
     def __getitem__(self, index: int) -> Annotations:
         return self.flat[self.offsets[index] : self.offsets[index + 1]]
 
+    def take(self, images: Int[np.ndarray, "m"]) -> "Store":
+        """The annotations of `images`, in that order."""
+        counts = np.diff(self.offsets)[images]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[images] - offsets[:-1], counts)
+        return Store(self.flat[rows], offsets, self.oddities)
+
     @property
     def owner(self) -> Int[np.ndarray, "n"]:
         """The image of each row of `flat`."""
@@ -83,6 +90,7 @@ class Detection:
     image_ids: Sequence[int | str]
     sizes: Int[np.ndarray, "pictures 2"]  # height, width
     store: Store
+    by_id: bool = False  # classes are what their ids are, not what their names are
 
     def __len__(self) -> int:
         return len(self.files)

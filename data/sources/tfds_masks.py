@@ -20,10 +20,10 @@ from PIL import Image
 
 from data import image
 from data.sources import Record
-from data.sources.tfds import Tfds, builder, prepared_builder, split_of, splits
+from data.sources.tfds import SLICES, Tfds, builder, prepared_builder, split_of, splits
 from errors import UserError
 
-__all__ = ["classes", "load", "splits"]
+__all__ = ["SLICES", "classes", "load", "splits"]
 
 IGNORE = 255
 CITYSCAPES = {  # the dataset's own numbers (labelIds) of the classes that are evaluated
