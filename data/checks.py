@@ -11,14 +11,26 @@ from data.sources import Source, name_of
 from errors import UserError
 
 
+def task_of(source: Source) -> str:
+    """The task that `source` has the truth for: of boxes, of masks, or of a label an image."""
+    if hasattr(source, "category_ids"):
+        return "detection"
+    return "segmentation" if hasattr(source, "image_ids") else "classification"
+
+
 def check_split(source: Source, config: ConfigDict, split: str, *, training: bool) -> None:
     """Raises UserError where `source`, opened at `split`, cannot be trained on, or with `training` False evaluated.
 
-    That is an image that no canvas holds; and of boxes, an image with more of them than there are slots (training), and
-    a split in which nothing is to be learned or found, since it has no boxes or all are crowds or difficult. Whether
-    there is anything in masks is known only when they are read.
+    That is data for another task; an image that no canvas holds; and of boxes, an image with more of them than there
+    are slots (training), and a split in which nothing is to be learned or found, since it has no boxes or all are
+    crowds or difficult. Whether there is anything in masks is known only when they are read.
     """
     where = f"{config.data.source} {split}"
+    if task_of(source) != config.task:
+        raise UserError(
+            f"{where} is data for {task_of(source)}, config.task is {config.task}; give another config.data.source, or "
+            "an experiment for that task"
+        )
     try:
         EXAMPLES[config.task].canvases(source, config.data, training)
     except UserError as error:

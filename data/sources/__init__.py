@@ -231,6 +231,12 @@ def load(data: ConfigDict, split: str) -> Source:
     return source
 
 
+def splits(data: ConfigDict) -> Sequence[str]:
+    """The names of the splits of `data.source`."""
+    module, argument = _format(data.source)
+    return module.splits(argument, data.data_dir)
+
+
 def classes(data: ConfigDict) -> Sequence[str]:
     """The names of the classes of `data.source`. Raises UserError where only data that is missing could tell."""
     module, argument = _format(data.source)
