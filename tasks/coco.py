@@ -64,12 +64,13 @@ class _Evaluation(COCOeval_faster):
 
 
 def write_results(
-    path: Path, metrics: Metrics, category_ids: Sequence[int | str], picture_ids: Sequence[int | str]
+    path: Path, metrics: Metrics, category_ids: Sequence[int | str | None], picture_ids: Sequence[int | str]
 ) -> None:
     """All that was found, as COCO's evaluation server wants it.
 
     `category_ids` and `picture_ids` are the dataset's own ids of classes and images. They are written unchanged,
-    whatever their size or kind.
+    whatever their size or kind. A class whose id is None is none of the data's: nothing can be judged by it, and what
+    was found of it is left out.
     """
     _, found, _ = columns(metrics)
     rows = zip(*(found[name].tolist() for name in ("picture", "class", "score")), _xywh(found["box"]), strict=True)
@@ -77,6 +78,7 @@ def write_results(
     results = [
         {"image_id": pictures[picture], "category_id": category_ids[kind], "bbox": box, "score": score}
         for picture, kind, score, box in rows
+        if category_ids[kind] is not None
     ]
     path.write_text(json.dumps(results, allow_nan=False))
 
