@@ -18,7 +18,6 @@ from data.sources.folder import PICTURES
 from errors import UserError
 
 ROUNDING = 0.1  # pixels beyond the picture that are clipped without a word
-HEADER = 1 << 16  # bytes of a file that nearly always hold its picture's size
 
 
 @dataclass(frozen=True)
@@ -148,14 +147,10 @@ def pack(
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width of the picture in `path` as `data.image.decode` will return it, from the head of the file."""
+    """Height and width of the picture in `path` as `data.image.decode` will return it, from what of the file tells."""
     try:
         with path.open("rb") as file:
-            head = file.read(HEADER)
-            try:
-                return image.size(head, str(path))
-            except UserError:
-                return image.size(head + file.read(), str(path))
+            return image.size_in(file, str(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
 
