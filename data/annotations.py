@@ -21,7 +21,6 @@ LARGEST_AREA = 1e10  # square pixels; COCO's evaluation ignores objects beyond i
 ODD_AREA = "without a usable area (it is the outline's, or the box's)"
 NOT_TRAINED = ("val", "validation", "valid", "dev", "test")  # splits that may be without anything to train on
 ROUNDING = 0.1  # pixels beyond the picture that are clipped without a word
-HEADER = 1 << 16  # bytes of a file that nearly always hold its picture's size
 
 
 @dataclass(frozen=True)
@@ -227,14 +226,10 @@ def stated_size(height: float, width: float) -> tuple[int, int] | None:
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width of the picture in `path` as `data.image.decode` will return it, from the head of the file."""
+    """Height and width of the picture in `path` as `data.image.decode` will return it, from what of the file tells."""
     try:
         with path.open("rb") as file:
-            head = file.read(HEADER)
-            try:
-                return image.size(head, str(path))
-            except UserError:
-                return image.size(head + file.read(), str(path))
+            return image.size_in(file, str(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
 
