@@ -92,7 +92,7 @@ def survey(source: Source) -> dict[str, Any]:
     annotated = [each.annotations for each in read if each.annotations is not None]
     if annotated:
         return report | _survey_boxes(annotated) | {"odd boxes": source.oddities}
-    return report | ({"odd masks": source.oddities} if hasattr(source, "oddities") else {})
+    return report | {"odd masks" if hasattr(source, "image_ids") else "odd files": getattr(source, "oddities", "")}
 
 
 def _looks(source: Source) -> Iterator[Look]:
@@ -135,7 +135,7 @@ def describe(title: str, report: dict[str, Any]) -> str:
     lines.append(_line("pictures", [*sizes[:5], *([f"and {len(sizes) - 5:,} other sizes"] if len(sizes) > 5 else [])]))
     counted = "objects" if "boxes" in report else "pictures with" if "odd masks" in report else "labels"
     lines.append(_line(counted, _counts(report["classes"])))
-    lines += [report["odd masks"]] if report.get("odd masks") else []
+    lines += [report[odd] for odd in ("odd masks", "odd files") if report.get(odd)]
     if "boxes" in report:
         shares = [f"{name} {report[name] / max(1, report['boxes']):.1%}" for name in ("small", "medium", "large")]
         kinds = [f"{report[name]:,} {name}" for name in ("crowd", "difficult") if report[name]]
