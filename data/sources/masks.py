@@ -50,10 +50,10 @@ VOC = "\n".join(("background", *VOC_CLASSES))
 
 @dataclass(frozen=True)
 class Masks:
-    """`files` and `mask_files` hold paths below `pictures` and `masks` as bytes."""
+    """`files` and `mask_files` hold paths below `root` as bytes; the images' all begin with the folder `pictures`."""
 
-    pictures: Path
-    masks: Path
+    root: Path
+    pictures: str
     classes: Sequence[str]
     files: np.ndarray
     mask_files: np.ndarray
@@ -66,10 +66,10 @@ class Masks:
 
     @property
     def image_ids(self) -> np.ndarray:
-        return np.array([os.path.splitext(os.fsdecode(file))[0] for file in self.files])
+        return np.array([os.path.splitext(os.fsdecode(file))[0][len(self.pictures) + 1 :] for file in self.files])
 
     def __getitem__(self, index: int) -> Record:
-        path, mask = self.pictures / os.fsdecode(self.files[index]), self.masks / os.fsdecode(self.mask_files[index])
+        path, mask = (self.root / os.fsdecode(files[index]) for files in (self.files, self.mask_files))
         segmentation = read_mask(read_bytes(mask), str(mask), self.legend)
         return {"image": read_bytes(path), "name": str(path), "segmentation": segmentation}
 
@@ -84,22 +84,22 @@ def classes(argument: str, data_dir: str) -> tuple[str, ...]:
 
 def load(argument: str, split: str, data_dir: str) -> Masks:
     root = root_folder(argument, "masks")
-    pictures, masks, listed = (root / part if part else None for part in _layout(root)[split])
-    found, found_masks = scan(pictures), scan(masks)
-    pairs = _pairs(pictures, masks, found, found_masks, listed)
-    files, mask_files = [image for image, _ in pairs], [mask for _, mask in pairs]
-    paths, mask_paths = [pictures / file for file in files], [masks / file for file in mask_files]
+    pictures, masks, listed = _layout(root)[split]
+    found, found_masks = scan(root / pictures), scan(root / masks)
+    pairs = _pairs(root / pictures, root / masks, found, found_masks, root / listed if listed else None)
+    files, mask_files = [f"{pictures}/{image}" for image, _ in pairs], [f"{masks}/{mask}" for _, mask in pairs]
+    paths, mask_paths = [root / file for file in files], [root / file for file in mask_files]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         sizes = np.array(list(pool.map(picture_size, paths)), np.int32).reshape(-1, 2)
         modes = list(pool.map(_mode, mask_paths, paths, sizes))
     legend, odd = _survey(mask_paths, modes, _legend(root))
     lines = (
-        "" if listed else passed_over((pictures, found.others), (masks, found_masks.others)),
+        "" if listed else passed_over((root / pictures, found.others), (root / masks, found_masks.others)),
         f"odd masks: {'; '.join(odd)}" if odd else "",
     )
     return Masks(
+        root=root,
         pictures=pictures,
-        masks=masks,
         classes=legend.classes,
         files=packed_names(files),
         mask_files=packed_names(mask_files),
