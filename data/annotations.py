@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from data import image
+from data.files import by_name, scan
 from data.sources import Record
-from data.sources.folder import PICTURES
 from errors import UserError
 
 LARGEST_AREA = 1e10  # square pixels; COCO's evaluation ignores objects beyond it
@@ -244,23 +244,11 @@ def check_size(name: str, decoded: tuple[int, ...], annotated: Sequence[int]) ->
 
 
 def named_pictures(folder: Path) -> dict[str, str]:
-    """File name without its suffix -> file name, of the pictures in `folder`.
+    """Path without its suffix -> path, of the images below `folder`.
 
-    Raises UserError for a folder that cannot be listed, and for two pictures of one name.
+    Raises UserError for a folder that cannot be listed, and for two images of one name.
     """
-    found: dict[str, str] = {}
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror}); pictures are expected there") from error
-    for file in names:
-        stem, suffix = os.path.splitext(file)
-        if suffix.lower() in PICTURES:
-            if stem in found:
-                raise UserError(f"{folder / file}: {found[stem]} has the same name; rename or remove one of them")
-            found[stem] = file
-    return found
+    return by_name(folder, scan(folder).images)
 
 
 def packed_names(names: Sequence[str]) -> np.ndarray:

@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from data.annotations import Detection, named_pictures, pack, packed_names, picture_size, stated_size
+from data.files import read_names
 from data.sources.folder import root_folder
 from errors import UserError
 
@@ -56,11 +57,13 @@ def splits(argument: str, data_dir: str) -> tuple[str, ...]:
 
 def load(argument: str, split: str, data_dir: str) -> Detection:
     root = root_folder(argument, "voc")
-    lists = {each: _read_list(root, each) for each in splits(argument, data_dir)}
+    pictures = named_pictures(root / "JPEGImages")
+    lists = {
+        each: read_names(root / "ImageSets" / "Main" / f"{each}.txt", pictures) for each in splits(argument, data_dir)
+    }
     parsed = {name: _parse(_xml(root, name)) for name in dict.fromkeys(itertools.chain(*lists.values()))}
     classes = _classes(parsed)
     names = lists[split]
-    pictures = named_pictures(root / "JPEGImages")
     for name in names:
         if name not in pictures:
             raise UserError(
@@ -98,23 +101,6 @@ def _xml(root: Path, name: str) -> Path:
 def _classes(parsed: dict[str, _Parsed]) -> tuple[str, ...]:
     found = {name for each in parsed.values() for name in each.names}
     return CLASSES if found <= set(CLASSES) else tuple(sorted(found))
-
-
-def _read_list(root: Path, split: str) -> list[str]:
-    """The first word of each line: in lists of one class a 1, 0 or -1 follows."""
-    path = root / "ImageSets" / "Main" / f"{split}.txt"
-    try:
-        names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); mend it") from error
-    if not names:
-        raise UserError(f"{path}: names no picture; write a name a line, or remove the file")
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise UserError(f"{path}: {name} occurs twice; remove one of its lines")
-        seen.add(name)
-    return names
 
 
 def _parse(path: Path) -> _Parsed:

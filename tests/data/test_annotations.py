@@ -159,10 +159,11 @@ def test_a_picture_of_another_size_than_its_annotations_is_named():
         check_size("a.jpg", (10, 20, 3), np.array([20, 10]))
 
 
-def test_pictures_are_found_by_name_and_two_of_one_name_refused(tmp_path):
-    for name in ("b.PNG", "a.jpg", ".a.jpg", "a.txt", "犬.jpeg"):
+def test_images_are_found_by_name_and_two_of_one_name_refused(tmp_path):
+    for name in ("b.PNG", "a.jpg", ".a.jpg", "a.txt", "犬.jpeg", "day/a.jfif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert named_pictures(tmp_path) == {"a": "a.jpg", "b": "b.PNG", "犬": "犬.jpeg"}
+    assert named_pictures(tmp_path) == {"a": "a.jpg", "b": "b.PNG", "day/a": "day/a.jfif", "犬": "犬.jpeg"}
     (tmp_path / "a.webp").touch()
     with pytest.raises(UserError, match="a.webp: a.jpg has the same name; rename or remove one of them"):
         named_pictures(tmp_path)

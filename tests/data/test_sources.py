@@ -1,11 +1,13 @@
 import hashlib
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 
 from data import sources
+from data.sources import folder as folder_source
 from errors import UserError
 from experiments.base import get_base
 from training.manifest import claim_classes, read_classes
@@ -57,20 +59,57 @@ def test_sizes_are_not_copied_for_each_example():
         assert source.sizes.shape == (len(source), 2) and source.sizes[3].tolist() == [64, 64]
 
 
-def test_hidden_files_are_passed_over(folder):
-    (folder / "train" / "cat" / ".DS_Store").write_text("x")
-    assert len(sources.load(settings(f"folder:{folder}"), "train")) == 12
+def test_what_is_hidden_is_passed_over_and_what_is_no_image_told(folder):
+    for name in ("train/cat/.DS_Store", "train/cat/.thumbs/a.jpg", "train/__MACOSX/cat/._0.jpg", "train/cat/Thumbs.db"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    source = sources.load(settings(f"folder:{folder}"), "train")
+    assert (len(source), len(source.classes), source.oddities) == (12, 3, "")
+    (folder / "train/cat/notes.txt").write_text("x")
+    source = sources.load(settings(f"folder:{folder}", val_fraction=0.5), "val")
+    assert source.oddities == f"odd files: 1 that are no images (passed over), first {folder}/train/cat/notes.txt"
+
+
+def test_folders_within_a_class_folder_belong_to_the_class(folder):
+    (folder / "train/cat/old/black").mkdir(parents=True)
+    (folder / "train/cat/0.jpg").rename(folder / "train/cat/old/black/0.jpeg")
+    (folder / "train/cat/loop").symlink_to(folder / "train")
+    source = sources.load(settings(f"folder:{folder / 'train'}"), "train")
+    assert source.labels.tolist().count(0) == 12  # the loop leads to the images of the other classes, once each
+
+
+def test_a_class_may_be_called_as_a_split_is(folder, tmp_path_factory):
+    flat = tmp_path_factory.mktemp("vehicles")
+    for name, of in (("train", "cat"), ("test", "dog"), ("bus", "犬")):
+        (folder / "train" / of).rename(flat / name)
+    assert folder_source.splits(str(flat), "") == ("train",)
+    source = sources.load(settings(f"folder:{flat}"), "train")
+    assert tuple(source.classes) == ("bus", "test", "train") and np.bincount(source.labels).tolist() == [2, 4, 6]
+
+
+def test_a_later_test_set_stands_alone_with_the_classes_it_has(folder, tmp_path_factory):
+    for layout, name, splits in (
+        ("new_test", "", ("train",)),
+        ("test", "", ("train", "test")),
+        ("a", "test", ("test",)),
+    ):
+        root = tmp_path_factory.mktemp("later") / layout
+        shutil.copytree(folder / "val", root / name)
+        shutil.rmtree(root / name / "dog")
+        assert folder_source.splits(str(root), "") == splits
+        source = sources.load(settings(f"folder:{root}", val_fraction=0.5 if "test" in splits else 0.0), splits[-1])
+        assert tuple(source.classes) == ("cat", "犬") and source.labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: (f / "train/cat/notes.txt").write_text("x"), "train/cat/notes.txt: not a picture"),
-        (lambda f: (f / "train/stray.png").write_text("x"), "train/stray.png: a picture outside the class folders"),
+        (lambda f: (f / "train/cat/a.HEIC").write_text("x"), "train/cat/a.HEIC: its format cannot be read; convert it"),
+        (lambda f: (f / "train/stray.png").write_text("x"), "train/stray.png: an image outside the class folders"),
+        (lambda f: (f / "train/bird").symlink_to("/nowhere"), "train/bird: a link to nowhere; mend or remove it"),
         (lambda f: (f / "val/catt").mkdir(), "val/catt: no such class in .*; did you mean cat"),
-        (lambda f: (f / "train/cat/tree").mkdir(), "train/cat/tree: not a picture"),
-        (lambda f: [p.unlink() for p in f.glob("val/*/*")], "val: no pictures in its class folders"),
-        (lambda f: [p.unlink() for p in f.glob("train/dog/*")], "train/dog: a class without pictures"),
+        (lambda f: [p.unlink() for p in f.glob("val/*/*")], "val: no images in its class folders"),
+        (lambda f: [p.unlink() for p in f.glob("train/dog/*")], "train/dog: a class without images"),
     ],
 )
 def test_a_spoilt_folder_is_named(folder, spoil, message):
@@ -129,6 +168,14 @@ def test_a_link_to_nowhere_is_named(folder):
     source = sources.load(settings(f"folder:{folder}"), "train")
     with pytest.raises(UserError, match="train/cat/9.jpg: cannot be read .No such file or directory.; mend or remove"):
         [source[i] for i in range(len(source))]
+
+
+def test_a_folder_of_whole_datasets_is_no_class(folder):
+    (folder / "cats").mkdir()
+    for split in ("train", "val"):
+        (folder / split).rename(folder / "cats" / split)
+    with pytest.raises(UserError, match="/cats: holds splits, not the images of one class; give folder:.*/cats$"):
+        sources.load(settings(f"folder:{folder}"), "train")
 
 
 def test_an_empty_folder_is_named(tmp_path):

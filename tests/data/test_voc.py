@@ -191,7 +191,7 @@ def test_the_splits_are_the_lists(root):
         (lambda r: _swap(r, "<xmin>1</xmin>", "<xmin>1e999</xmin>"), "a.xml: <xmin> is '1e999', no finite number"),
         (lambda r: _swap(r, "<width>50</width>", "<width>wide</width>"), "a.xml: <size><width> is 'wide', no finite"),
         (lambda r: (r / "ImageSets/Main/train.txt").write_text("a\nb\na\n"), "train.txt: a occurs twice; remove one"),
-        (lambda r: (r / "ImageSets/Main/train.txt").write_text("\n"), "train.txt: names no picture"),
+        (lambda r: (r / "ImageSets/Main/train.txt").write_text("\n"), "train.txt: names no image"),
         (lambda r: (r / "ImageSets/Main/train.txt").write_text("b\n"), "train.txt: not one box in its 1 pictures"),
         (lambda r: [p.unlink() for p in r.glob("ImageSets/*/*")], "Main: no list of pictures; expected one of train"),
     ],
