@@ -148,7 +148,7 @@ def pack(
     if ignored and split.partition("[")[0] not in NOT_TRAINED:
         raise UserError(
             f"{where}: all its {len(keep):,} boxes are crowds or difficult, and training learns from neither; "
-            "mend their iscrowd or difficult"
+            "set iscrowd or difficult to 0 for boxes around one object"
         )
 
     corners = np.clip(exact, 0, high)
