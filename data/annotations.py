@@ -57,6 +57,27 @@ class Store:
     def __getitem__(self, index: int) -> Annotations:
         return self.flat[self.offsets[index] : self.offsets[index + 1]]
 
+    def take(self, images: Int[np.ndarray, "m"]) -> "Store":
+        """The annotations of `images`, in that order."""
+        counts = np.diff(self.offsets)[images]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[images] - offsets[:-1], counts)
+        return Store(self.flat[rows], offsets, self.oddities)
+
+    @property
+    def owner(self) -> Int[np.ndarray, "n"]:
+        """The image of each row of `flat`."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    @property
+    def box_counts(self) -> Int[np.ndarray, "pictures 3"]:
+        """Of each image: its boxes; those that take a slot in training, which leaves out difficult ones; and those that
+        count, which leaves out crowds as well: only they are learned, and only they are to be found."""
+        kept = ~self.flat.difficult
+        which = (np.ones(len(self.flat), bool), kept, kept & ~self.flat.crowd)
+        owner, images = self.owner, len(self.offsets) - 1
+        return np.stack([np.bincount(owner[rows], minlength=images) for rows in which], axis=1)
+
 
 @dataclass(frozen=True)
 class Detection:
@@ -69,6 +90,7 @@ class Detection:
     image_ids: Sequence[int | str]
     sizes: Int[np.ndarray, "pictures 2"]  # height, width
     store: Store
+    by_id: bool = False  # classes are what their ids are, not what their names are
 
     def __len__(self) -> int:
         return len(self.files)
@@ -76,6 +98,10 @@ class Detection:
     @property
     def oddities(self) -> str:
         return self.store.oddities
+
+    @property
+    def box_counts(self) -> Int[np.ndarray, "pictures 3"]:
+        return self.store.box_counts
 
     def annotations(self, index: int) -> Annotations:
         return self.store[index]

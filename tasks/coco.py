@@ -45,14 +45,20 @@ def summarise(metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def write_results(path: Path, metrics: Metrics, category_ids: Sequence[int], picture_ids: Sequence[int | str]) -> None:
-    """What was found, as COCO's evaluation server wants it: `category_ids` of the classes, `picture_ids` of the ids."""
+def write_results(
+    path: Path, metrics: Metrics, category_ids: Sequence[int | None], picture_ids: Sequence[int | str]
+) -> None:
+    """What was found, as COCO's evaluation server wants it: `category_ids` of the classes, `picture_ids` of the ids.
+
+    A class whose id is None is none of the data's: nothing can be judged by it, and what was found of it is left out.
+    """
     _, found, _ = columns(metrics)
     rows = zip(*(found[name].tolist() for name in ("picture", "class", "score")), _xywh(found["box"]), strict=True)
     pictures = np.asarray(picture_ids).tolist()
     results = [
         {"image_id": pictures[picture], "category_id": category_ids[kind], "bbox": box, "score": score}
         for picture, kind, score, box in rows
+        if category_ids[kind] is not None
     ]
     path.write_text(json.dumps(results))
 

@@ -28,4 +28,5 @@ def load(argument: str, split: str, data_dir: str) -> Detection:
         classes=tuple(names.get(number, NO_CLASS) for number in range(1, ids[-1] + 1)),
         category_ids=tuple(range(1, ids[-1] + 1)),
         store=replace(source.store, flat=flat),
+        by_id=True,
     )

@@ -68,6 +68,12 @@ class Masks:
     def image_ids(self) -> np.ndarray:
         return np.array([os.path.splitext(os.fsdecode(file))[0][len(self.pictures) + 1 :] for file in self.files])
 
+    @property
+    def mask_bytes(self) -> Int[np.ndarray, "records"]:
+        """How large each mask's file is, which changes with what is drawn in it, nearly always; -1 where it is lost."""
+        paths = [self.root / os.fsdecode(file) for file in self.mask_files]
+        return np.array([path.stat().st_size if path.is_file() else -1 for path in paths], np.int64)
+
     def __getitem__(self, index: int) -> Record:
         path, mask = (self.root / os.fsdecode(files[index]) for files in (self.files, self.mask_files))
         segmentation = read_mask(read_bytes(mask), str(mask), self.legend)

@@ -22,10 +22,10 @@ from data import image
 from data.boxes import IGNORE
 from data.masks import MOST
 from data.sources import Record
-from data.sources.tfds import Tfds, builder, prepared_builder, split_of, splits
+from data.sources.tfds import SLICES, Tfds, builder, prepared_builder, split_of, splits
 from errors import UserError
 
-__all__ = ["classes", "load", "splits"]
+__all__ = ["SLICES", "classes", "load", "splits"]
 
 CITYSCAPES = {  # the dataset's own numbers (labelIds) of the classes that are evaluated
     **{"road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19},
@@ -79,7 +79,7 @@ class TfdsMasks(Tfds):
         return np.array([image.size(self._read(i, name)[name], self._name(i)) for i in range(len(self))], np.int32)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_records", "_features", "sizes")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_records", "_features")}
 
     def __getitem__(self, index: int) -> Record:
         known = self._features
