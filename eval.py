@@ -101,11 +101,11 @@ def main(argv: list[str]) -> None:
 
         drawing = path.with_suffix(".png")
         if run.config.task == "segmentation":
-            draw_segmentation(drawing, source, kept)
+            draw_segmentation(drawing, source, kept, run.config)
         else:
             together = {name: np.concatenate([each[name] for each in kept]) for name in kept[0]}
             if run.config.task == "detection":
-                draw_detection(drawing, source, together, _THRESHOLD.value, _MAX_SHOWN.value)
+                draw_detection(drawing, source, together, _THRESHOLD.value, _MAX_SHOWN.value, run.config)
             else:
                 draw_classification(drawing, source, together, np.array(summary["confusion"]), run.config)
         print(f"  drawn in {drawing}")

@@ -199,7 +199,8 @@ def draw(source: Source, path: Path) -> None:
 
 def _sample(source: Source, index: int) -> Image.Image:
     record = source[index]
-    picture = Image.fromarray(np.ascontiguousarray(image.decode(record["image"], record["name"])[0]))
+    pixels = image.to_8_bits(image.decode(record["image"], record["name"])[0])
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
     scale = CELL / max(picture.size)
     picture = picture.resize([max(1, int(side * scale)) for side in picture.size])
     pen = ImageDraw.Draw(picture)

@@ -1,4 +1,4 @@
-"""Detection's examples on the host: a record becomes a canvas of uint8 pixels and the boxes on it."""
+"""Detection's examples on the host: a record becomes a canvas of pixels and the boxes on it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -102,9 +102,9 @@ def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -
 
 
 def _decoded(record: Record, annotated: Int[np.ndarray, "2"], data: ConfigDict) -> tuple[image.Pixels, int]:
-    pixels, odd = image.decode(record["image"], record["name"])
+    pixels, odd = image.decode(record["image"], record["name"], intensity=tuple(data.intensity) or None)
     check_size(record["name"], pixels.shape, annotated)
-    return pixels, image.accept(odd, record["name"], data.strict)
+    return image.accept(pixels, odd, record["name"], data)
 
 
 def _window(part: boxes.Rect, shape: Shape, target: int, data: ConfigDict) -> boxes.Window:

@@ -1,4 +1,4 @@
-"""Segmentation's examples on the host: a record becomes a canvas of uint8 pixels and a class for each of them.
+"""Segmentation's examples on the host: a record becomes a canvas of pixels and a class for each of them.
 
 Training: resized by a random scale, a random crop of config.data.crop, with ignored pixels where the picture ends.
 Evaluation: the whole picture resized on a canvas, and its mask as it is stored: predictions are brought to that size.
@@ -111,10 +111,11 @@ def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -
 
 def _decoded(source: Source, index: int, data: ConfigDict) -> tuple[image.Pixels, Mask, int]:
     record = source[index]
-    pixels, odd = image.decode(record["image"], record["name"])
+    pixels, odd = image.decode(record["image"], record["name"], intensity=tuple(data.intensity) or None)
     mask = record["segmentation"] if "segmentation" in record else np.full(pixels.shape[:2], IGNORE, np.uint8)
     check_mask(record["name"], pixels.shape, mask, len(source.classes))
-    return np.ascontiguousarray(pixels), mask, image.accept(odd, record["name"], data.strict)
+    pixels, odd = image.accept(pixels, odd, record["name"], data)
+    return np.ascontiguousarray(pixels), mask, odd
 
 
 def check_mask(name: str, decoded: tuple[int, ...], mask: Mask, classes: int) -> None:

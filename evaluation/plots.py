@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from data.boxes import IGNORE
 from data.classification import evaluated
-from data.image import decode
+from data.image import for_display, to_8_bits
 from data.sources import Source
 from errors import UserError
 from evaluation.masks import palette
@@ -68,7 +68,7 @@ def draw_classification(
         for axis in axes:
             axis.axis("off")
         for axis, row in zip(axes, rows, strict=False):
-            axis.imshow(evaluated(source[int(ids[row])], config.data))
+            axis.imshow(to_8_bits(evaluated(source[int(ids[row])], config.data)))
             correct = predicted[row] == label[row]
             text = f"{source.classes[predicted[row]]} {predictions['confidence'][row]:.0%}"
             text += "" if correct else f"\nis {source.classes[label[row]]}"
@@ -78,7 +78,9 @@ def draw_classification(
 
 
 @_plain_text
-def draw_detection(path: Path, source: Source, predictions: dict[str, np.ndarray], threshold: float, most: int) -> None:
+def draw_detection(
+    path: Path, source: Source, predictions: dict[str, np.ndarray], threshold: float, most: int, config: ConfigDict
+) -> None:
     """Images of a split with their objects and at most `most` detections that score `threshold`, as one PNG.
 
     Each class has its colour. True boxes are dashed, with the class's name below; crowds and difficult ones are dotted.
@@ -92,7 +94,7 @@ def draw_detection(path: Path, source: Source, predictions: dict[str, np.ndarray
         axis.axis("off")
     for axis, row in zip(axes.ravel(), np.argsort(predictions["id"]), strict=False):
         record = source[int(predictions["id"][row])]
-        image = decode(record["image"], record["name"])[0]
+        image = for_display(record, config.data)
         height, width = image.shape[:2]
         axis.imshow(image, extent=(0, width, height, 0))  # the first pixel covers 0 to 1, as in boxes
         found = detection.describe(predictions, row, source.classes)["detections"]
@@ -112,7 +114,7 @@ def draw_detection(path: Path, source: Source, predictions: dict[str, np.ndarray
 
 
 @_plain_text
-def draw_segmentation(path: Path, source: Source, batches: list[dict[str, np.ndarray]]) -> None:
+def draw_segmentation(path: Path, source: Source, batches: list[dict[str, np.ndarray]], config: ConfigDict) -> None:
     """The images of `batches`, each with its true classes, those predicted, and where they differ, as one PNG.
 
     Ignored pixels are white in all of them; the colours of the classes that occur stand below.
@@ -141,7 +143,7 @@ def draw_segmentation(path: Path, source: Source, batches: list[dict[str, np.nda
         found = np.where(ignored, IGNORE, found)
         occurring[np.unique(true)] = occurring[np.unique(found)] = True
         wrong = np.where(ignored[..., None], 255, np.where((found != true)[..., None], (207, 34, 46), 0))
-        images = [decode(record["image"], record["name"])[0], colours[true], colours[found], wrong.astype(np.uint8)]
+        images = [for_display(record, config.data), colours[true], colours[found], wrong.astype(np.uint8)]
         row, column = divmod(place, MASK_COLUMNS)
         for offset, image in enumerate(images):
             axes[row, 4 * column + offset].imshow(image)

@@ -18,6 +18,7 @@ import models
 import tasks
 from data import sources
 from data.fingerprint import fingerprint
+from data.intensity import settle, with_fields
 from data.oddities import Oddities
 from data.pipeline import train_batches
 from errors import UserError
@@ -26,7 +27,14 @@ from lengths import due, exact_steps, to_steps
 from models import cost
 from training.checkpoint import Checkpoints, has_steps
 from training.initial import fitting, read_weights, start_from
-from training.manifest import claim_classes, claim_data, claimed, write_manifest
+from training.manifest import (
+    claim_classes,
+    claim_data,
+    claim_intensity,
+    claimed,
+    read_intensity,
+    write_manifest,
+)
 from training.mesh import AXIS, check_batch, compiler_options, make_mesh, replicated, to_devices
 from training.optimizer import make_optimizer
 from training.schedule import make_schedule
@@ -110,6 +118,10 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
                 writer.say(note)
             if start:
                 writer.say(f"going on from step {start} of {total}" if start < total else f"finished at step {start}")
+            known = read_intensity(workdir) if start else {}
+            config = with_fields(config, known) if known else settle(config, source, writer.say)
+            if main_process:
+                claim_intensity(workdir, config)
             host = train_batches(
                 source,
                 config,

@@ -1,5 +1,5 @@
-"""What a workdir says of its run: config.json, classes.json and data.json, which must never change, and manifest.json,
-what it ran with.
+"""What a workdir says of its run: config.json, classes.json, data.json and intensity.json, which must never change, and
+manifest.json, what it ran with.
 """
 
 import fcntl
@@ -19,6 +19,7 @@ import jax
 from ml_collections import ConfigDict
 
 from data.fingerprint import Fingerprint, changed
+from data.intensity import with_fields
 from errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
@@ -113,6 +114,23 @@ def read_config(workdir: Path) -> ConfigDict:
 def read_classes(workdir: Path) -> tuple[str, ...]:
     """The names of a run's classes. Raises UserError where `workdir` holds none."""
     return tuple(_read_json(workdir / "classes.json", list))
+
+
+def settled_config(workdir: Path) -> ConfigDict:
+    """The configuration of a run with the pixels and intensities that its training found: to prepare images with."""
+    return with_fields(read_config(workdir), read_intensity(workdir))
+
+
+def read_intensity(workdir: Path) -> dict[str, Any]:
+    """config.data's "pixels" and "intensity" of a run; {} where it has found none yet."""
+    path = workdir / "intensity.json"
+    return _read_json(path, dict) if path.exists() else {}
+
+
+def claim_intensity(workdir: Path, settled: ConfigDict) -> None:
+    """Writes intensity.json: config.data's "pixels" and "intensity" as training has settled them."""
+    data = settled.data
+    write_json(workdir / "intensity.json", {"pixels": data.pixels, "intensity": list(data.intensity)})
 
 
 def write_manifest(workdir: Path, config: ConfigDict, facts: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ def test_a_part_cut_from_train_keeps_its_boxes_sizes_and_names(tmp_path):
     parts = [open_source(f"coco:{tmp_path}", split, val_fraction=1 / 3) for split in ("train", "val")]
     assert sorted(np.concatenate([part.image_ids for part in parts]).tolist()) == [7, 8, 42]
     for part in parts:
-        assert part.category_ids == whole.category_ids and part.oddities == ""
+        assert part.category_ids == whole.category_ids and part.oddities == whole.oddities
         for index, image_id in enumerate(part.image_ids):
             original = whole.image_ids.tolist().index(image_id)
             assert (part.sizes[index] == whole.sizes[original]).all()
