@@ -1,8 +1,8 @@
 """`folder:<path>`: images sorted into folders, one sub-folder per class.
 
     <path>/train/<class>/.../<image>    with val/ and test/ beside train/, or any of the three alone, or
-    <path>/<class>/.../<image>          one split, "train", to cut a "val" from with config.data.val_fraction; where
-                                        <path> itself is called val or test it also has that name
+    <path>/<class>/.../<image>          one split, "train", to cut a "val" from with config.data.val_fraction, or to
+                                        evaluate as other data: eval.py --source folder:<path> --split train
 
 The classes are the sorted names of the class folders of train, or without train of all splits; any script will do.
 Each has an image in train at least; val and test may lack some. Folders within a class folder belong to the class. A
@@ -46,10 +46,7 @@ class Folder:
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
-    root = root_folder(argument)
-    held = _split_folders(root)
-    own_name = (root.name,) if root.name in ("val", "test") else ()
-    return held or ("train", *own_name)
+    return _split_folders(root_folder(argument)) or ("train",)
 
 
 def load(argument: str, split: str, data_dir: str) -> Folder:
