@@ -24,10 +24,10 @@ UNREADABLE = (
     *(".dcm", ".dicom", ".nii", ".nii.gz", ".nrrd", ".mha"),
 )
 # What systems put beside one's own files, under names that do not begin with a dot; lower case.
-CLUTTER = (
+CLUTTER = {
     *("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"),
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
-)
+}
 
 
 class Listing(NamedTuple):
@@ -83,8 +83,10 @@ def entries(folder: Path) -> list[os.DirEntry]:
 def is_folder(entry: os.DirEntry) -> bool:
     """Whether `entry` is a folder, or a link to one. Raises UserError as `scan` does."""
     try:
-        if entry.is_dir() or entry.is_file():
-            return entry.is_dir()
+        if entry.is_dir():
+            return True
+        if entry.is_file():
+            return False
     except OSError as error:
         raise UserError(f"{entry.path}: cannot be followed ({error.strerror}); mend or remove it") from error
     if entry.is_symlink() and not os.path.exists(entry.path):
