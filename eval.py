@@ -10,6 +10,7 @@ as eval_<split>.json, or eval_<split>_<views>.json with --views but the central 
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np

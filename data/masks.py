@@ -145,12 +145,12 @@ def _stored(mask: Image.Image, encoded: bytes, name: str, colours: bool) -> Inte
         if np.ptp(alpha) and not np.ptp(visible, axis=(0, 1)).any():
             raise UserError(f"{name}: only its alpha differs between pixels; save the classes as grey or colours")
         if mask.mode == "PA" and not colours:
-            return visible[..., 0].astype(np.int64)
+            return visible[..., 0]
     if colours or mask.mode in COLOURS:
         return np.asarray(mask.convert("RGB"))
-    values = np.asarray(mask).astype(np.int64)
+    values = np.asarray(mask, np.uint8 if mask.mode == "1" else None)
     stored, shown = _white(mask, encoded)
-    return values if stored == shown else (values * stored + shown // 2) // shown
+    return values if stored == shown else (values.astype(np.int64) * stored + shown // 2) // shown
 
 
 def _white(mask: Image.Image, encoded: bytes) -> tuple[int, int]:
