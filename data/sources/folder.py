@@ -1,6 +1,6 @@
 """`folder:<path>`: images sorted into folders, one sub-folder per class.
 
-    <path>/train/<class>/.../<image>    with val/ and test/ beside train/, or any of the three alone, or
+    <path>/train/<class>/.../<image>    with val/ (or valid/, ...) and test/ beside train/, or any of these alone, or
     <path>/<class>/.../<image>          one split, "train", to cut a "val" from with config.data.val_fraction, or to
                                         evaluate as other data: eval.py --source folder:<path> --split train
 
@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from data import files
-from data.sources import Record
+from data.sources import VALIDATION, Record
 from errors import UserError, did_you_mean
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", *VALIDATION, "test")
 
 
 @dataclass(frozen=True)

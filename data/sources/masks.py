@@ -6,7 +6,7 @@
     <path>/JPEGImages/<name>.jpg        <path>/SegmentationClass/<name>.png  Pascal VOC's, by the lists in
                                                                              <path>/ImageSets/Segmentation/<split>.txt
 
-<split> is train, val or test (of VOC also trainval). Folders may lie within those of images, and likewise within those
+<split> is train, val (or valid, validation, dev) or test, of VOC also trainval. Folders may lie within those of images, and likewise within those
 of masks. A mask may carry its image's name with _mask, _label or _L behind it, unless that is another image's name.
 Every image needs one mask, and every mask an image.
 
@@ -35,12 +35,12 @@ from data.annotations import packed_names, picture_size
 from data.boxes import IGNORE
 from data.files import Listing, by_name, passed_over, read_bytes, read_names, read_text, scan
 from data.masks import COLOURS, Legend, black_and_white, check_header, classes_of, parse_legend, read_mask
-from data.sources import Record
+from data.sources import VALIDATION, Record
 from data.sources.folder import root_folder
 from data.sources.voc import CLASSES as VOC_CLASSES
 from errors import UserError
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", *VALIDATION, "test")
 SUFFIXES = ("", "_mask", "_label", "_L")
 SURVEYED = 1000  # masks whose pixels are looked at when a split is opened
 STRAY = 0.1  # ones to whites: fewer are strays in a black and white mask

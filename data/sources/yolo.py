@@ -1,6 +1,6 @@
 """`yolo:<path>`: boxes in the text format of YOLO's trainers.
 
-    <path>/images/<split>/.../<name>.jpg     or another image format; <split> is train, val or test
+    <path>/images/<split>/.../<name>.jpg     or another image format; <split> is train, val (or valid, ...) or test
     <path>/labels/<split>/.../<name>.txt     a line per object: class cx cy w h, in shares of the image's width and
                                              height; or class x0 y0 x1 y1 x2 y2 ..., the outline that the box is around
     <path>/classes.txt                       the classes' names, one per line; or data.yaml's `names`, a list or a
@@ -19,10 +19,11 @@ import yaml
 
 from data.annotations import Detection, pack, packed_names, picture_size
 from data.files import by_name, passed_over, read_lines, read_text, scan
+from data.sources import VALIDATION
 from data.sources.folder import root_folder
 from errors import UserError
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", *VALIDATION, "test")
 NAMES = "classes.txt"
 NUMBER = re.compile(r"\d{1,6}")
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")

@@ -78,6 +78,12 @@ def test_folders_within_a_class_folder_belong_to_the_class(folder):
     assert source.labels.tolist().count(0) == 12  # the loop leads to the images of the other classes, once each
 
 
+def test_the_validation_split_is_found_under_its_other_names(folder):
+    (folder / "val").rename(folder / "valid")
+    assert folder_source.splits(str(folder), "") == ("train", "valid")
+    assert len(sources.load(settings(f"folder:{folder}"), "val")) == 3
+
+
 def test_a_class_may_be_called_as_a_split_is(folder, tmp_path_factory):
     flat = tmp_path_factory.mktemp("vehicles")
     for name, of in (("train", "cat"), ("test", "dog"), ("bus", "犬")):
