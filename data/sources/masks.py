@@ -6,9 +6,9 @@
     <path>/JPEGImages/<name>.jpg        <path>/SegmentationClass/<name>.png  Pascal VOC's, by the lists in
                                                                              <path>/ImageSets/Segmentation/<split>.txt
 
-<split> is train, val (or valid, validation, dev) or test, of VOC also trainval. Folders may lie within those of images, and likewise within those
-of masks. A mask may carry its image's name with _mask, _label or _L behind it, unless that is another image's name.
-Every image needs one mask, and every mask an image.
+<split> is train, val (or valid, validation, dev) or test, of VOC also trainval. Folders may lie within those of images,
+and likewise within those of masks. A mask may carry its image's name with _mask, _label or _L behind it, unless that is
+another image's name. Every image needs one mask, and every mask an image.
 
 <path>/classes.txt is the legend: a class's name per line, with the number or colour of its pixels where that is not the
 line's place; see data/masks.py. Without the file, folders of `annot` have the classes of CamVid, and lists as VOC's
