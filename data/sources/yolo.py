@@ -86,7 +86,7 @@ def load(argument: str, split: str, data_dir: str) -> Detection:
     repeated = np.array([len(lines_read) - len(kept) for lines_read, kept in zip(read, rows, strict=True)])
     if repeated.any():
         first = name(np.flatnonzero(repeated)[0])
-        lines.append(f"odd labels: {repeated.sum():,} lines that repeat another of their file (dropped), first in {first}")
+        lines.append(f"odd labels: {repeated.sum():,} lines that repeat one above (dropped), first in {first}")
     lines.append(store.oddities)
     return Detection(
         root=folder,
