@@ -230,8 +230,9 @@ def _survey(paths: Sequence[Path], modes: Sequence[str], legend: Legend) -> tupl
                 f"{paths[0].parent}: all pixels of all {len(paths):,} masks are ignored by the legend of "
                 f"{legend.origin}; mend them, or write each class's number behind its name in classes.txt"
             )
-        about = "about " if len(rows) < len(paths) else ""
-        odd.append(f"{about}{ignored.sum() / pixels.sum():.1%} of the pixels ignored")
+        share = ignored.sum() / pixels.sum()
+        about = "under 0.1%" if share < 0.0005 else f"{'about ' if len(rows) < len(paths) else ''}{share:.1%}"
+        odd.append(f"{about} of the pixels ignored")
     return legend, odd
 
 
