@@ -1,4 +1,4 @@
-"""`masks:<path>`: pictures, each with a mask of the same size and name, in another folder.
+"""`masks:<path>`: images, each with a mask of the same size and name, in another folder.
 
     <path>/<split>/<name>.jpg           <path>/<split>annot/<name>.png       as the SegNet tutorial's CamVid
     <path>/images/<split>/<name>.jpg    <path>/masks/<split>/<name>.png
@@ -129,9 +129,9 @@ def _layout(root: Path) -> dict[str, tuple[str, str, str]]:
                 found[split] = (pictures, masks, "")
     if not found and (root / "images").is_dir() and (root / "masks").is_dir():
         return {"train": ("images", "masks", "")}
-    if "train" not in found:
+    if not found:
         raise UserError(
-            f"{root}: no pictures with masks; expected train/ beside trainannot/, images/train/ beside masks/train/, "
+            f"{root}: no images with masks; expected train/ beside trainannot/, images/train/ beside masks/train/, "
             "or images/ beside masks/"
         )
     return found
@@ -180,7 +180,7 @@ def _legend(root: Path) -> Legend:
         return parse_legend(read_text(path), str(path))
     if (root / "ImageSets" / "Segmentation").is_dir():
         return parse_legend(VOC, "VOC")
-    if (root / "trainannot").is_dir():
+    if any((root / f"{split}annot").is_dir() for split in SPLITS):
         return parse_legend(CAMVID, "CamVid")
     raise UserError(f"{path}: no such file; write it with a class's name per line, in the order of their numbers")
 
