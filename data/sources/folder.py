@@ -7,7 +7,7 @@
 The classes are the sorted names of the class folders of train, or without train of all splits; any script will do.
 Each has an image in train at least; val and test may lack some. Folders within a class folder belong to the class. A
 folder `train` that holds images itself is a class of that name. Files that are no images are passed over, counted and
-told; what else counts as an image, and what is hidden, data/files.py says.
+reported; data/files.py says what counts as an image, and what is hidden.
 """
 
 import os
@@ -111,7 +111,7 @@ def _holds_images(folder: Path) -> bool:
 def _class_folders(path: Path) -> tuple[str, ...]:
     """Sorted names of the folders in `path`.
 
-    Raises UserError for an image beside them, which would belong to no class, and for one that holds splits.
+    Raises UserError for an image next to them, which would belong to no class, and for one that holds splits.
     """
     names = []
     for entry in files.entries(path):

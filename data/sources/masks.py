@@ -14,10 +14,10 @@ another image's name. Every image needs one mask, and every mask an image.
 line's place; see data/masks.py. Without the file, folders of `annot` have the classes of CamVid, and lists as VOC's
 those of VOC.
 
-Masks are read as they are stored: the indices of a palette, grey values of 1 to 16 bits, or colours. Rules, told once:
-colours that are all grey are read as grey; 16 bits are read as numbers; of two classes without numbers, 255 is class 1
-in black and white masks (see `_is_black_and_white`). The share of ignored pixels is always told. All of this is decided
-over the whole split, or over SURVEYED masks spread over it where it has more.
+Masks are read as they are stored: the indices of a palette, grey values of 1 to 16 bits, or colours. These rules are
+reported once: colours that are all grey are read as grey; 16 bits are read as numbers; of two classes without numbers,
+255 is class 1 in black and white masks (see `_is_black_and_white`). The share of ignored pixels is always reported. All
+of this is decided over the whole split; of one with more than SURVEYED masks, over that many spread evenly.
 """
 
 import os
@@ -225,7 +225,7 @@ def _survey(paths: Sequence[Path], modes: Sequence[str], legend: Legend) -> tupl
             odd.append(f"single ones in {both:,} of these (read as {legend.classes[1]})")
         legend, ignored = black_and_white(legend), ignored - whites
     if ignored.any():
-        if (ignored == pixels).all() and not any(_is_wanted(path, legend) for path in paths):
+        if (ignored == pixels).all() and not any(_has_classes(path, legend) for path in paths):
             raise UserError(
                 f"{paths[0].parent}: all pixels of all {len(paths):,} masks are ignored by the legend of "
                 f"{legend.origin}; mend them, or write each class's number behind its name in classes.txt"
@@ -237,7 +237,7 @@ def _survey(paths: Sequence[Path], modes: Sequence[str], legend: Legend) -> tupl
 
 
 def _is_black_and_white(ones: Int[np.ndarray, "masks"], whites: Int[np.ndarray, "masks"]) -> bool:
-    """Whether 255 is class 1 rather than ignored in masks of two classes, which hold so many pixels of 1 and of 255.
+    """Whether 255 is class 1 rather than ignored in masks of two classes, given how many pixels of each hold 1 and 255.
 
     It is ignored where masks hold both 1 and 255. These may be strays: in fewer masks than hold 255 alone, and in these
     under a tenth as many as there are of 255. Where no mask or only strays hold both, the majority decides: masks that
@@ -251,7 +251,7 @@ def _is_black_and_white(ones: Int[np.ndarray, "masks"], whites: Int[np.ndarray, 
 def _count(path: Path, legend: Legend) -> tuple[int, int, int, int]:
     """How many pixels hold 1, hold 255, are ignored, and are there at all; a broken mask counts as one pixel.
 
-    What is wrong with that one is told when its record is read.
+    What is wrong with that one is reported when its record is read.
     """
     try:
         values, classes = classes_of(read_bytes(path), str(path), legend)
@@ -261,7 +261,7 @@ def _count(path: Path, legend: Legend) -> tuple[int, int, int, int]:
     return ones, whites, (classes == IGNORE).sum(), classes.size
 
 
-def _is_wanted(path: Path, legend: Legend) -> bool:
+def _has_classes(path: Path, legend: Legend) -> bool:
     """Whether some pixel of the mask is not ignored."""
     _, _, ignored, pixels = _count(path, legend)
     return ignored < pixels

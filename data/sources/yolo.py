@@ -7,7 +7,7 @@
                                              mapping from 0, or its `nc` alone
 
 An image whose file of labels is empty or missing has no objects. A line that repeats another of its file is dropped, as
-Ultralytics does, counted and told. Sizes are read from the images' headers.
+Ultralytics does, counted and reported. Sizes are read from the images' headers.
 """
 
 import re
