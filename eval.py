@@ -10,6 +10,7 @@ as eval_<split>.json, or eval_<split>_<views>.json with --views but the central 
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +56,15 @@ def main(argv: list[str]) -> None:
     else:
         run = open_weights(_CONFIG.value, _WEIGHTS.value, _CONFIG.overrides, print)
     split = _SPLIT.value or run.config.data.val_split
-    with run.config.unlocked():
-        run.config.data.source = _SOURCE.value or run.config.data.source
+    if _SOURCE.value:
+        with run.config.unlocked():
+            run.config.data.source = _SOURCE.value
+            if sources.has_split(run.config.data, split):  # whole, whatever the run cut from its own train split
+                run.config.data.val_fraction = 0.0
     where = f"{run.config.data.source} {split}"
+    if _SOURCE.value and run.config.data.val_fraction > 0:
+        fraction = run.config.data.val_fraction
+        print(f"data: {where} is cut from its train split, {fraction:.3g} of it; --split train evaluates all of it")
     data = sources.load(run.config.data, split)
     if _WORKDIR.value and not _SOURCE.value and jax.process_index() == 0:
         difference = data_changed(Path(_WORKDIR.value), split, fingerprint(data))
