@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 import cli
-from data import image, sources
+from data import image, intensity, sources
 from data.annotations import Annotations, check_size
 from data.boxes import IGNORE
 from data.segmentation import check_mask
@@ -87,6 +87,7 @@ def survey(source: Source) -> dict[str, Any]:
         "odd pictures": {
             rule: count for odd, rule in image.RULES.items() if (count := sum(odd in each.odd for each in read))
         },
+        "high-bit": _survey_values(source, found),
         "bad": [each.problem for each in found if each.problem],
     }
     annotated = [each.annotations for each in read if each.annotations is not None]
@@ -123,6 +124,13 @@ def _survey_boxes(annotated: list[Annotations]) -> dict[str, Any]:
     }
 
 
+def _survey_values(source: Source, found: list[Look]) -> str:
+    """What images of more than 8 bits store; "" where there are none."""
+    if not any(each.odd & image.Odd.DEEP for each in found):
+        return ""
+    return intensity.summarise(measured) if (measured := intensity.measure(source, seed=0)) else ""
+
+
 def _spread(values: np.ndarray) -> dict[str, float]:
     named = zip(("least", "5 %", "median", "95 %", "most"), (0, 5, 50, 95, 100), strict=True)
     return {name: round(float(np.percentile(values, share)), 3) for name, share in named} if len(values) else {}
@@ -146,6 +154,7 @@ def describe(title: str, report: dict[str, Any]) -> str:
         lines += [report["odd boxes"]] if report["odd boxes"] else []
     if report["odd pictures"]:
         lines.append(f"odd pictures: {'; '.join(f'{n:,} {rule}' for rule, n in report['odd pictures'].items())}")
+    lines += [report["high-bit"]] if report["high-bit"] else []
     lines += [f"bad: {problem}" for problem in report["bad"]]
     return "\n".join([*lines, f"bad records: {len(report['bad']):,}"])
 

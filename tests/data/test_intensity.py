@@ -7,7 +7,6 @@ from PIL import Image
 
 from data import high_bit, intensity, pipeline
 from data.image import Odd
-from errors import UserError
 from experiments.base import get_base
 
 RNG = np.random.default_rng(0)
@@ -102,11 +101,12 @@ def test_the_sample_depends_on_the_seed_alone():
     assert len(intensity.measure(many, 0)[0].sample) == 4
 
 
-def test_floats_and_integers_in_one_split_are_an_error_that_a_window_mends():
+def test_floats_and_integers_in_one_split_are_scaled_each_by_its_own_bits():
     mixed = Files([tiff(np.array([[0.5]], np.float32)), png([[4000]])])
-    with pytest.raises(UserError, match=r"0.png stores floats, 1.png integers .*config.data.intensity=\(low, high\)"):
-        settled(mixed)
-    assert settled(mixed, intensity=(0, 4095))[:2] == ("float32", (0, 4095))
+    pixels, found, told = settled(mixed)
+    assert (pixels, found) == ("float32", ()) and "(float32, uint16, 2 measured)" in told[0]
+    assert "each image is scaled by its own bits" in told[0]
+    assert settled(mixed, intensity=(0, 4095)) == ("float32", (0, 4095), [])
 
 
 def test_what_cannot_be_read_is_left_to_be_reported_in_its_turn():
