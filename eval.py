@@ -25,7 +25,7 @@ _CONFIG = cli.ConfigFlag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The --workdir of a training run.")
 _SPLIT = flags.DEFINE_string("split", None, "Which split; the run's config.data.val_split unless given.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
-_SOURCE = flags.DEFINE_string("source", None, "Other data with the same classes; the run's config.data.source.")
+_SOURCE = flags.DEFINE_string("source", None, "Other data, of the run's classes or some of them.")
 _VIEWS = flags.DEFINE_string("views", "center", "Of each picture: center, flip, ten_crop; of masks also scales[_flip].")
 _WEIGHTS = flags.DEFINE_string("weights", None, "With --config, instead of --workdir: a file, torchvision:..., a run.")
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write; eval_<split>.json in the --workdir unless given.")
@@ -44,10 +44,11 @@ def main(argv: list[str]) -> None:
     import jax
 
     from data import sources
+    from data.fingerprint import fingerprint
     from evaluation.loop import gather
     from evaluation.run import open_run, open_weights
     from tasks.coco import write_results
-    from training.manifest import write_json
+    from training.manifest import data_changed, write_json
 
     if _WORKDIR.value:
         run = open_run(Path(_WORKDIR.value), _CHECKPOINT.value)
@@ -56,11 +57,13 @@ def main(argv: list[str]) -> None:
     split = _SPLIT.value or run.config.data.val_split
     with run.config.unlocked():
         run.config.data.source = _SOURCE.value or run.config.data.source
-    source = sources.load(run.config.data, split)
-    if tuple(source.classes) != run.classes:
-        raise UserError(
-            f"{run.config.data.source} has other classes than {run.name}: {', '.join(source.classes)[:200]}"
-        )
+    where = f"{run.config.data.source} {split}"
+    data = sources.load(run.config.data, split)
+    if _WORKDIR.value and not _SOURCE.value and jax.process_index() == 0:
+        difference = data_changed(Path(_WORKDIR.value), split, fingerprint(data))
+        if difference:
+            print(f"data: {where} is not what the run began with: {difference}")
+    source = sources.with_classes(data, run.classes, where)
 
     drawn = _drawn(run.config.task, len(source)) if _DRAW.value else np.zeros(len(source), bool)
     kept = []

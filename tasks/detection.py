@@ -141,9 +141,13 @@ def summarise(metrics: Metrics) -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> dict[str, float]:
-    """COCO's twelve numbers and VOC's two, then the AP of each class."""
+    """COCO's twelve numbers and VOC's two, then the AP of each class; without those for which there is nothing to find.
+
+    Numbers that average over classes and sizes without objects would be -1. The AP itself is always there.
+    """
     names = (*coco.NAMES, "voc10_ap50", "voc07_ap50")
-    return {name: summary[name] for name in names} | {f"ap, {k}": value for k, value in summary["per_class"].items()}
+    rows = {name: summary[name] for name in names} | {f"ap, {k}": value for k, value in summary["per_class"].items()}
+    return {name: value for name, value in rows.items() if value >= 0 or name == "ap"}
 
 
 def describe(predictions: dict[str, np.ndarray], row: int, classes: Sequence[str]) -> dict[str, Any]:

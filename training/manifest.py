@@ -1,4 +1,4 @@
-"""What a workdir says of its run: config.json, classes.json and intensity.json, which must never change, and
+"""What a workdir says of its run: config.json, classes.json, data.json and intensity.json, which must never change, and
 manifest.json, what it ran with.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from data.fingerprint import Fingerprint, changed
 from data.intensity import with_fields
 from errors import UserError
 
@@ -77,6 +78,32 @@ def claim_classes(workdir: Path, classes: Sequence[str]) -> None:
             f"{workdir}: holds a run of {len(before)} classes, the data now has {len(classes)}, different in "
             f"{', '.join(changed)[:200]}; choose another --workdir, or restore the data"
         )
+
+
+def claim_data(workdir: Path, found: dict[str, Fingerprint]) -> None:
+    """Writes data.json, the fingerprint of each split's records, or makes sure that those that are there are the same.
+
+    Raises UserError where the data is another than the run began with: neither its training could be repeated nor its
+    evaluations compared.
+    """
+    path = workdir / "data.json"
+    if not path.exists():
+        write_json(path, found)
+        return
+    for split, now in found.items():
+        difference = data_changed(workdir, split, now)
+        if difference:
+            raise UserError(
+                f"{workdir}: holds a run on other data than there is now: {split}, {difference}; restore the data, or "
+                f"choose another --workdir, with --config.init_from={workdir} to begin with what this run has learned"
+            )
+
+
+def data_changed(workdir: Path, split: str, now: Fingerprint) -> str:
+    """How the data of `split` differs from what the run began with; "" where it does not, or nothing is known of it."""
+    path = workdir / "data.json"
+    before = _read_json(path, dict).get(split) if path.exists() else None
+    return changed(before, now) if before else ""
 
 
 def read_config(workdir: Path) -> ConfigDict:

@@ -45,6 +45,15 @@ def test_a_detector_that_finds_everything_has_an_average_precision_of_1(scale):
     assert set(summary["per_class"]) == set(source.classes)
 
 
+def test_what_is_not_there_to_find_has_no_line_in_the_table():
+    names = (*detection.coco.NAMES, "voc10_ap50", "voc07_ap50")
+    summary = dict.fromkeys(names, 0.5) | {"ap_large": -1.0, "per_class": {"cat": 0.0, "objects": -1.0}}
+    rows = detection.table(summary)
+    assert set(rows) == {*names, "ap, cat"} - {"ap_large"} and min(rows.values()) == 0
+    nothing = detection.table(dict.fromkeys(names, -1.0) | {"per_class": {"cat": -1.0}})
+    assert nothing == {"ap": -1}
+
+
 def test_the_canvas_around_a_picture_is_zero_after_normalising():
     config = get_base("detection").augment
     batch = {"image": np.full((2, 6, 8, 3), 200, np.uint8), "size": np.array([[4, 8], [6, 5]], np.int32)}
