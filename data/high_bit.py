@@ -87,8 +87,12 @@ def scale(values: np.ndarray, intensity: Range) -> Float[np.ndarray, "..."]:
     low, high = intensity
     exact = values.dtype.itemsize <= 2 or values.dtype == np.float32
     scaled = values.astype(np.float32 if exact else np.float64)
-    scaled = (scaled - scaled.dtype.type(low)) * scaled.dtype.type(255) / scaled.dtype.type(high - low)
-    return np.clip(np.nan_to_num(scaled, nan=0, posinf=255, neginf=0), 0, 255).astype(np.float32)
+    scaled -= scaled.dtype.type(low)
+    scaled *= 255
+    scaled /= scaled.dtype.type(high - low)
+    if values.dtype.kind == "f":
+        np.nan_to_num(scaled, copy=False, nan=0, posinf=255, neginf=0)
+    return np.clip(scaled, 0, 255, out=scaled).astype(np.float32, copy=False)
 
 
 def bits_range(low: float, high: float, is_float: bool) -> Range | None:

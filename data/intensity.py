@@ -10,7 +10,7 @@
 
 `settle` writes what it finds into these fields. A run keeps them in its workdir, so that resuming, evaluation and
 prediction scale as training did. The train images are MEASURED, or all if there are fewer, drawn from config.seed;
-of each at most VALUES values, evenly spread, count for percentiles, and all for bits.
+of each, VALUES values drawn at random count for percentiles, and all for bits.
 """
 
 import io
@@ -100,7 +100,7 @@ def holds_high_bits(source: Source, seed: int) -> bool:
 def measure(source: Source, seed: int) -> list[Values]:
     """The values of the high-bit images among MEASURED records."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda index: _measure(source, index), _drawn(source, seed, MEASURED))
+        found = pool.map(lambda index: _measure(source, index, seed), _drawn(source, seed, MEASURED))
         return [each for each in found if each is not None]
 
 
@@ -161,7 +161,7 @@ def _is_high_bit(encoded: bytes) -> bool:
         return False
 
 
-def _measure(source: Source, index: int) -> Values | None:
+def _measure(source: Source, index: int, seed: int) -> Values | None:
     """None for an image of 8 bits, and for one that cannot be read, which is reported when it is its turn."""
     try:
         record = source[index]
@@ -173,5 +173,8 @@ def _measure(source: Source, index: int) -> Values | None:
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values.ravel()
     if not finite.size:
         return None
-    sample = finite[:: max(1, finite.size // VALUES)].astype(np.float64)
-    return Values(record["name"], values.dtype, float(finite.min()), float(finite.max()), sample)
+    if finite.size > VALUES:
+        sample = finite[np.random.default_rng((seed, DRAWING, index)).integers(0, finite.size, VALUES)]
+    else:
+        sample = finite
+    return Values(record["name"], values.dtype, float(finite.min()), float(finite.max()), sample.astype(np.float64))

@@ -94,6 +94,20 @@ def test_percentiles_are_numpys_of_all_values_of_the_train_split():
     np.testing.assert_allclose(found, np.percentile(np.stack(floats), (0.5, 99.5)), rtol=1e-6)
 
 
+def test_of_a_large_image_the_sample_sees_all_columns():
+    """An even step through a width of 2,048 would see eight of them."""
+    values = np.tile(np.arange(2048, dtype=np.uint16), (256, 1))
+    low, high = settled(Files([png(values)]), intensity_rule="percentiles")[1]
+    assert low < 30 and high > 2017
+    assert len(np.unique(intensity.measure(Files([png(values)]), 0)[0].sample)) > 1800
+
+
+def test_a_settled_config_is_not_settled_again(monkeypatch):
+    monkeypatch.setattr(intensity, "measure", None)
+    found = intensity.settle(config(), Files(PHOTOS[:1]))
+    assert batch_of(found, Files(PHOTOS[:1] * 4))["image"].dtype == np.uint8
+
+
 def test_the_sample_depends_on_the_seed_alone():
     many = Files([png(RNG.integers(0, high, (2, 2))) for high in RNG.integers(300, 60000, 400)])
     assert settled(many, intensity_rule="percentiles") == settled(many, intensity_rule="percentiles")
