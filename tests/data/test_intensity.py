@@ -7,6 +7,7 @@ from PIL import Image
 
 from data import high_bit, intensity, pipeline
 from data.image import Odd
+from data.sources import scene_masks, scenes
 from experiments.base import get_base
 
 RNG = np.random.default_rng(0)
@@ -157,3 +158,49 @@ def test_in_8_bit_batches_a_high_bit_image_is_reduced_and_counted():
     batch = batch_of(found, Files([png(values)] * 4))
     assert batch["image"].dtype == np.uint8 and (batch["odd"] == Odd.REDUCED).all()
     assert np.array_equal(batch["image"][0, ..., 1], np.rint(high_bit.scale(values.astype(np.uint16), (0, 4095))))
+
+
+class Scenes:
+    """Pictures with boxes and masks, stored in 8 bits, or the same in 16."""
+
+    def __init__(self, bits):
+        self.source, self.bits = scene_masks.load("12x64", "train", ""), bits
+        self.boxes = scenes.load("12x64", "train", "")
+        self.classes, self.sizes = self.source.classes, self.source.sizes
+        self.category_ids = self.boxes.category_ids
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        record = self.boxes[index] | self.source[index]
+        pixels = record["image"]
+        return record | {"label": 0, "image": pixels if self.bits == 8 else pixels.astype(np.uint16) * 257}
+
+
+AUGMENTED = {
+    "classification": {"data": {"image_size": 40, "crop_scale": (0.3, 1.0)}},
+    "detection": {"data": {"image_size": 72, "resize": "fit"}, "augment": {"zoom_out": 0.5, "iou_crop": True}},
+    "detection, jittered": {"data": {"image_size": 72}, "augment": {"scale_jitter": (0.5, 1.5)}},
+    "segmentation": {"data": {"image_size": 60, "crop": (48, 56), "scale": (0.5, 1.5)}, "augment": {"elastic": 3.0}},
+    "segmentation, antialiased": {"data": {"image_size": 40, "crop": (48, 56), "antialias": True}},
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTED)
+def test_the_same_image_in_8_and_in_16_bits_makes_the_same_batches(name):
+    """Within the rounding of 8 bits: every crop, resize, flip and deformation of the host is the same for both."""
+    found = get_base(name.partition(",")[0])
+    for group, fields in AUGMENTED[name].items():
+        found[group].update(fields)
+    found.batch_size, found.data.threads = 6, 0
+    for make in (
+        lambda source: list(pipeline.train_batches(source, found, start_step=0, stop_step=3)),
+        lambda source: list(pipeline.eval_batches(source, found, batch_size=6)),
+    ):
+        for eight, sixteen in zip(make(Scenes(8)), make(Scenes(16)), strict=True):
+            assert (eight["image"].dtype, sixteen["image"].dtype) == (np.uint8, np.float32)
+            off = np.abs(eight["image"] - sixteen["image"])
+            assert off.max() <= 2.01 and off.mean() < 0.5
+            for key in eight.keys() - {"image", "odd"}:
+                assert np.array_equal(eight[key], sixteen[key])
