@@ -106,6 +106,11 @@ def decode(
     return _part(pixels, crop, name), odd
 
 
+def decode_record(record: dict[str, Any], data: ConfigDict) -> tuple[Pixels, Odd]:
+    """`decode` of a record's whole image, by config.data.intensity."""
+    return decode(record["image"], record["name"], intensity=tuple(data.intensity) or None)
+
+
 def accept(pixels: Pixels, odd: Odd, name: str, data: ConfigDict) -> tuple[Pixels, int]:
     """Pixels as batches hold them, by config.data.pixels, and `odd` as a number for a batch.
 
@@ -132,7 +137,7 @@ def stored_values(encoded: bytes | np.ndarray, name: str) -> np.ndarray | None:
 
 def for_display(record: dict[str, Any], data: ConfigDict) -> UInt8[np.ndarray, "h w 3"]:
     """A record's whole image, as the network sees its intensities, for people to look at."""
-    return to_8_bits(decode(record["image"], record["name"], intensity=tuple(data.intensity) or None)[0])
+    return to_8_bits(decode_record(record, data)[0])
 
 
 def to_8_bits(pixels: Pixels) -> UInt8[np.ndarray, "h w 3"]:
