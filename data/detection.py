@@ -102,7 +102,7 @@ def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -
 
 
 def _decoded(record: Record, annotated: Int[np.ndarray, "2"], data: ConfigDict) -> tuple[image.Pixels, int]:
-    pixels, odd = image.decode(record["image"], record["name"], intensity=tuple(data.intensity) or None)
+    pixels, odd = image.decode_record(record, data)
     check_size(record["name"], pixels.shape, annotated)
     return image.accept(pixels, odd, record["name"], data)
 

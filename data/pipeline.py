@@ -48,7 +48,8 @@ def train_batches(
     task adds. H and W are those of one of the task's canvases, or what the task makes of it at this step.
     """
     shard = _Shard(config.batch_size, process_index, processes)
-    return _iterate(TrainBatch.of(source, settle(config, source), shard), start_step, stop_step, config.data)
+    config = settle(config, source) if config.data.pixels == "auto" else config
+    return _iterate(TrainBatch.of(source, config, shard), start_step, stop_step, config.data)
 
 
 def eval_batches(

@@ -111,7 +111,7 @@ def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -
 
 def _decoded(source: Source, index: int, data: ConfigDict) -> tuple[image.Pixels, Mask, int]:
     record = source[index]
-    pixels, odd = image.decode(record["image"], record["name"], intensity=tuple(data.intensity) or None)
+    pixels, odd = image.decode_record(record, data)
     mask = record["segmentation"] if "segmentation" in record else np.full(pixels.shape[:2], IGNORE, np.uint8)
     check_mask(record["name"], pixels.shape, mask, len(source.classes))
     pixels, odd = image.accept(pixels, odd, record["name"], data)
