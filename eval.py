@@ -27,6 +27,7 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.
 _SOURCE = flags.DEFINE_string("source", None, "Other data with the same classes; the run's config.data.source.")
 _VIEWS = flags.DEFINE_string("views", "center", "Of each picture: center, flip, ten_crop; of masks also scales[_flip].")
 _WEIGHTS = flags.DEFINE_string("weights", None, "With --config, instead of --workdir: a file, torchvision:..., a run.")
+_EXACT = flags.DEFINE_string("exact", "", "Masks: each image at its own size: auto, always, never; the run's config.")
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write; eval_<split>.json in the --workdir unless given.")
 _DRAW = flags.DEFINE_bool("draw", False, "Also draw pictures with what was predicted.")
 flags.adopt_module_key_flags(cli)
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> None:
             yield predictions
 
     views = _VIEWS.value
-    batches = run.predict(source, print, views)
+    batches = run.predict(source, print, views, _EXACT.value)
     metrics = gather(run.task, source, keeping(batches) if _DRAW.value else batches)
     if jax.process_index() != 0:
         return
@@ -101,7 +102,7 @@ def main(argv: list[str]) -> None:
         if run.config.task == "detection":
             draw_detection(picture, source, together)
         else:
-            draw_classification(picture, source, together, np.array(summary["confusion"]), run.config)
+            draw_classification(picture, source, together, run.config)
         print(f"  drawn in {picture}")
 
 

@@ -27,6 +27,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write, instead of 
 _MASKS = flags.DEFINE_string(
     "masks", None, "Of a segmentation: a folder for a PNG a picture, its pixels' class numbers."
 )
+_EXACT = flags.DEFINE_string("exact", "", "Masks: each image at its own size: auto, always, never; the run's config.")
 flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(training.startup)
 
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> None:
 
         writer = MaskWriter(Path(_MASKS.value), source.files)
     found = []
-    for predictions in run.predict(source, tell):
+    for predictions in run.predict(source, tell, exact=_EXACT.value):
         for row, index in enumerate(predictions["id"]):
             if _MASKS.value:
                 writer.write(int(index), run.task.mask(predictions, row))

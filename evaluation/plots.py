@@ -20,13 +20,12 @@ from matplotlib import pyplot as plt
 
 COLUMNS = 8
 DETECTION_COLUMNS = 4
+CELLS = 500  # rows and columns that a drawn confusion matrix has at most
 LEGEND = 40  # classes, beyond which their colours are not told
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 
 
-def draw_classification(
-    path: Path, source: Source, predictions: dict[str, np.ndarray], confusion: np.ndarray, config: ConfigDict
-) -> None:
+def draw_classification(path: Path, source: Source, predictions: dict[str, np.ndarray], config: ConfigDict) -> None:
     """The first pictures of a split, the mistakes made with most confidence, and the confusion matrix, as one PNG.
 
     Each picture has its predicted class and confidence above; where that is wrong, the true class below it.
@@ -58,7 +57,7 @@ def draw_classification(
             text = f"{source.classes[predicted[row]]} {predictions['confidence'][row]:.0%}"
             text += "" if correct else f"\nis {source.classes[label[row]]}"
             axis.set_title(text, fontsize=8, color=RIGHT if correct else WRONG)
-    _draw_confusion(right, confusion, source.classes)
+    _draw_confusion(right, label, predicted, source.classes)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(path, dpi=100)
@@ -140,8 +139,14 @@ def _draw_box(axis, box: np.ndarray, color, style: str) -> None:
     axis.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=color, linestyle=style, linewidth=1.5))
 
 
-def _draw_confusion(figure, confusion: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Rows are true classes, in shares of the row; names and numbers only where they can be read."""
+def _draw_confusion(figure, true: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Rows are true classes, in shares of the row; names and numbers only where they can be read.
+
+    Of more than CELLS classes neighbours share a row and a column.
+    """
+    side = min(len(classes), CELLS)
+    pairs = true.astype(np.int64) * side // len(classes) * side + predicted.astype(np.int64) * side // len(classes)
+    confusion = np.bincount(pairs, minlength=side**2).reshape(side, side)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     axis = figure.subplots()
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)

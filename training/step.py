@@ -111,16 +111,20 @@ def make_eval_step(
 
     def step(variables, batch):
         images, others = task.normalise(batch, config.augment), task.inputs(model, batch)
+        apply = partial(model.apply, variables, train=False)
         if hasattr(task, "infer"):
-            outputs = task.infer(partial(model.apply, variables, train=False), images, config.data, views)
-        elif views == "center":
-            outputs = model.apply(variables, images, train=False, **others)
-        else:
-            each = view(images, views, config.data.eval_size or config.data.image_size)
-            _, outputs = _scan(
-                lambda _, x: (None, model.apply(variables, x, train=False, **others)), None, each, len(each)
+            outputs = task.infer(
+                lambda images, sizes: apply(images, **task.inputs(model, batch | {"size": sizes})),
+                images,
+                batch["size"],
+                config.data,
+                views,
             )
-            outputs = task.combine(outputs)
+        elif views == "center":
+            outputs = apply(images, **others)
+        else:  # one network in a loop: on CPU too, where a loop's forward convolutions use all threads
+            each = view(images, views, config.data.eval_size or config.data.image_size)
+            outputs = task.combine(jax.lax.map(lambda x: apply(x, **others), each))
         predictions = task.predict(model, outputs, batch)
         predictions["valid"] = batch["valid"]
         return jax.lax.all_gather(predictions, AXIS, tiled=True)
