@@ -110,7 +110,7 @@ def test_a_second_call_of_predict_traces_nothing(config, monkeypatch, model_and_
 
     def predicted():
         batches = list(opened.predict(source, print))
-        return [len(batch["id"]) for batch in batches], np.concatenate([batch["class"] for batch in batches])
+        return [len(batch["id"]) for batch in batches], np.concatenate([batch["confidence"] for batch in batches])
 
     sizes, first = predicted()
     assert sizes == [8, 8, 5] and len(traces) == 1
