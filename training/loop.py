@@ -17,6 +17,8 @@ from ml_collections import ConfigDict
 import models
 import tasks
 from data import sources
+from data.fingerprint import fingerprint
+from data.intensity import settle, with_fields
 from data.oddities import Oddities
 from data.pipeline import train_batches
 from errors import UserError
@@ -25,7 +27,14 @@ from lengths import due, exact_steps, to_steps
 from models import cost
 from training.checkpoint import Checkpoints, has_steps
 from training.initial import fitting, read_weights, start_from
-from training.manifest import claim_classes, claimed, write_manifest
+from training.manifest import (
+    claim_classes,
+    claim_data,
+    claim_intensity,
+    claimed,
+    read_intensity,
+    write_manifest,
+)
 from training.mesh import AXIS, check_batch, compiler_options, make_mesh, replicated, to_devices
 from training.optimizer import make_optimizer
 from training.schedule import make_schedule
@@ -51,7 +60,11 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
     task = tasks.get(config.task)
     check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
     source = sources.load(config.data, config.data.train_split)
-    val_source = sources.load(config.data, config.data.val_split)
+    val_data, val_where = (
+        sources.load(config.data, config.data.val_split),
+        f"{config.data.source} {config.data.val_split}",
+    )
+    val_source = sources.with_classes(val_data, source.classes, val_where)
     check_classes(config.data.source, source.classes, task)
     classes = len(source.classes)
     model = models.create(config.model, classes, AXIS)
@@ -84,6 +97,8 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
         start = checkpoints.latest() or 0
         if main_process:
             claim_classes(workdir, source.classes)
+            data = {config.data.train_split: fingerprint(source), config.data.val_split: fingerprint(val_data)}
+            claim_data(workdir, data)
             begun = {"init_from": weights.origin, "init_sha256": weights.sha256} if weights and not start else {}
             write_manifest(workdir, config, _cost(model, shapes, config.data.image_size) | begun)
         notes = []
@@ -103,6 +118,10 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
                 writer.say(note)
             if start:
                 writer.say(f"going on from step {start} of {total}" if start < total else f"finished at step {start}")
+            known = read_intensity(workdir) if start else {}
+            config = with_fields(config, known) if known else settle(config, source, writer.say)
+            if main_process:
+                claim_intensity(workdir, config)
             host = train_batches(
                 source,
                 config,

@@ -1,5 +1,5 @@
-"""What a workdir says of its run: config.json and classes.json, which must never change, and manifest.json, what it
-ran with.
+"""What a workdir says of its run: config.json, classes.json, data.json and intensity.json, which must never change, and
+manifest.json, what it ran with.
 """
 
 import fcntl
@@ -18,6 +18,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from data.fingerprint import Fingerprint, changed
+from data.intensity import with_fields
 from errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
@@ -78,6 +80,32 @@ def claim_classes(workdir: Path, classes: Sequence[str]) -> None:
         )
 
 
+def claim_data(workdir: Path, found: dict[str, Fingerprint]) -> None:
+    """Writes data.json, the fingerprint of each split's records, or makes sure that those that are there are the same.
+
+    Raises UserError where the data is another than the run began with: neither its training could be repeated nor its
+    evaluations compared.
+    """
+    path = workdir / "data.json"
+    if not path.exists():
+        write_json(path, found)
+        return
+    for split, now in found.items():
+        difference = data_changed(workdir, split, now)
+        if difference:
+            raise UserError(
+                f"{workdir}: holds a run on other data than there is now: {split}, {difference}; restore the data, or "
+                f"choose another --workdir, with --config.init_from={workdir} to begin with what this run has learned"
+            )
+
+
+def data_changed(workdir: Path, split: str, now: Fingerprint) -> str:
+    """How the data of `split` differs from what the run began with; "" where it does not, or nothing is known of it."""
+    path = workdir / "data.json"
+    before = _read_json(path, dict).get(split) if path.exists() else None
+    return changed(before, now) if before else ""
+
+
 def read_config(workdir: Path) -> ConfigDict:
     """The configuration of a run. Raises UserError where `workdir` holds none."""
     return ConfigDict(_read_json(workdir / "config.json", dict)).lock()
@@ -86,6 +114,23 @@ def read_config(workdir: Path) -> ConfigDict:
 def read_classes(workdir: Path) -> tuple[str, ...]:
     """The names of a run's classes. Raises UserError where `workdir` holds none."""
     return tuple(_read_json(workdir / "classes.json", list))
+
+
+def settled_config(workdir: Path) -> ConfigDict:
+    """The configuration of a run with the pixels and intensities that its training found: to prepare images with."""
+    return with_fields(read_config(workdir), read_intensity(workdir))
+
+
+def read_intensity(workdir: Path) -> dict[str, Any]:
+    """config.data's "pixels" and "intensity" of a run; {} where it has found none yet."""
+    path = workdir / "intensity.json"
+    return _read_json(path, dict) if path.exists() else {}
+
+
+def claim_intensity(workdir: Path, settled: ConfigDict) -> None:
+    """Writes intensity.json: config.data's "pixels" and "intensity" as training has settled them."""
+    data = settled.data
+    write_json(workdir / "intensity.json", {"pixels": data.pixels, "intensity": list(data.intensity)})
 
 
 def write_manifest(workdir: Path, config: ConfigDict, facts: dict[str, Any]) -> None:
