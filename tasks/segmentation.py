@@ -184,7 +184,9 @@ def _by_window(
 ) -> Float[Array, "b h w k"]:
     """Windows side by side, each two thirds on from the one before, the last ones at the end: the mean of their logits.
 
-    They run one after the other, in a loop of one program. Source: mmsegmentation's slide_inference.
+    They run one after the other, in a loop, so that the program holds the network once: written out it would hold 124
+    of it for Cityscapes's windows, scales and mirror images. On CPU too, where convolutions as large as a window's use
+    all threads within a loop. Source: mmsegmentation's slide_inference.
     """
     canvas = images.shape[1:3]
     window = tuple(min(side, length) for side, length in zip(window, canvas, strict=True))

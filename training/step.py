@@ -122,9 +122,10 @@ def make_eval_step(
             )
         elif views == "center":
             outputs = apply(images, **others)
-        else:  # one network in a loop: on CPU too, where a loop's forward convolutions use all threads
+        else:
             each = view(images, views, config.data.eval_size or config.data.image_size)
-            outputs = task.combine(jax.lax.map(lambda x: apply(x, **others), each))
+            _, outputs = _scan(lambda _, x: (None, apply(x, **others)), None, each, len(each))
+            outputs = task.combine(outputs)
         predictions = task.predict(model, outputs, batch)
         predictions["valid"] = batch["valid"]
         return jax.lax.all_gather(predictions, AXIS, tiled=True)
