@@ -29,6 +29,7 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.
 _SOURCE = flags.DEFINE_string("source", None, "Other data, of the run's classes or some of them.")
 _VIEWS = flags.DEFINE_string("views", "center", "Of each picture: center, flip, ten_crop; of masks also scales[_flip].")
 _WEIGHTS = flags.DEFINE_string("weights", None, "With --config, instead of --workdir: a file, torchvision:..., a run.")
+_EXACT = flags.DEFINE_string("exact", "", "Masks: each image at its own size: auto, always, never; the run's config.")
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write; eval_<split>.json in the --workdir unless given.")
 _DRAW = flags.DEFINE_bool("draw", False, "Also draw pictures with what was predicted.")
 flags.adopt_module_key_flags(cli)
@@ -83,7 +84,7 @@ def main(argv: list[str]) -> None:
             yield predictions
 
     views = _VIEWS.value
-    batches = run.predict(source, print, views)
+    batches = run.predict(source, print, views, _EXACT.value)
     metrics = gather(run.task, source, keeping(batches))
     if jax.process_index() != 0:
         return
@@ -114,7 +115,7 @@ def main(argv: list[str]) -> None:
             if run.config.task == "detection":
                 draw_detection(drawing, source, together, _THRESHOLD.value, _MAX_SHOWN.value, run.config)
             else:
-                draw_classification(drawing, source, together, np.array(summary["confusion"]), run.config)
+                draw_classification(drawing, source, together, run.config)
         print(f"  drawn in {drawing}")
 
 

@@ -30,6 +30,7 @@ _MAX_SHOWN = flags.DEFINE_integer("max_shown", 50, "How many detections of an im
 _MASKS = flags.DEFINE_string(
     "masks", None, "Of a segmentation: a folder for a PNG a picture, its pixels' class numbers."
 )
+_EXACT = flags.DEFINE_string("exact", "", "Masks: each image at its own size: auto, always, never; the run's config.")
 flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(training.startup)
 
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> None:
         writer = MaskWriter(Path(_MASKS.value), source.files)
     found: dict[int, dict[str, Any]] = {}
     detections = shown = 0
-    for predictions in run.predict(source, tell):
+    for predictions in run.predict(source, tell, exact=_EXACT.value):
         for row, index in enumerate(predictions["id"].tolist()):
             if _MASKS.value:
                 writer.write(index, run.task.mask(predictions, row))

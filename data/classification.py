@@ -19,6 +19,11 @@ def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Sha
     return [(size, size)], np.zeros(len(source), np.int32)
 
 
+def eval_note(source: Source, data: ConfigDict) -> str:
+    """What a person must know of how evaluation sees the images of `source`: nothing."""
+    return ""
+
+
 def shape_at(shape: Shape, step: int, config: ConfigDict) -> Shape:
     """The canvas of training batch `step`: `shape`."""
     return shape

@@ -36,6 +36,11 @@ def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Sha
     return shapes, np.array(held, np.int32)[which.ravel()]
 
 
+def eval_note(source: Source, data: ConfigDict) -> str:
+    """What a person must know of how evaluation sees the images of `source`: nothing."""
+    return ""
+
+
 def shape_at(shape: Shape, step: int, config: ConfigDict) -> Shape:
     """The canvas of training batch `step`: `shape`, or with config.data.multi_scale a square of one of these sides.
 

@@ -32,7 +32,8 @@ Batch = dict[str, np.ndarray]
 
 CLOSING = 5  # seconds that workers have to end
 
-# How a task makes an example of a record: canvases, shape_at, empty, train_example and eval_example, alike in each.
+# How a task makes an example of a record: canvases, eval_note, shape_at, empty, train_example and eval_example, alike
+# in each.
 EXAMPLES = {"classification": classification, "detection": detection, "segmentation": segmentation}
 
 
@@ -57,10 +58,17 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """The rows of this process of batches that hold each record exactly once, canvas by canvas, in order.
 
+    In segmentation a canvas may be of the size of its images alone: config.data.exact.
+
     The last batch of a canvas is filled up with rows that have `valid` False. Keys are those of training.
     """
     load = EvalBatch(source, settle_pixels(config, source), _Shard(batch_size, process_index, processes))
     return _iterate(load, 0, len(load.plan), config.data)
+
+
+def eval_note(source: Source, config: ConfigDict) -> str:
+    """What a person must know of how `eval_batches` sees the images of `source`, or ""."""
+    return EXAMPLES[config.task].eval_note(source, config.data)
 
 
 @dataclass(frozen=True)

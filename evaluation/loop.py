@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data.oddities import Oddities
-from data.pipeline import eval_batches
+from data.pipeline import eval_batches, eval_note
 from data.sources import Source
 from training.mesh import to_devices
 
@@ -23,12 +23,15 @@ def predict(
     """The task's predictions for `source`, a batch at a time and in order, without the rows that fill up the last.
 
     The same on every process, whatever the number of devices. Each batch is fetched while the device computes the next,
-    so that neither waits for the other. `odd` tells of the odd pictures among them.
+    so that neither waits for the other. A batch is config.eval_batch_size, rounded up to the devices. `odd` tells of
+    the odd pictures among them, and where canvases change what is found.
     """
+    odd.note(eval_note(source, config))
+    size = config.eval_batch_size or config.batch_size
     batches = eval_batches(
         source,
         config,
-        batch_size=-(-config.batch_size // mesh.size) * mesh.size,
+        batch_size=-(-size // mesh.size) * mesh.size,
         process_index=jax.process_index(),
         processes=jax.process_count(),
     )

@@ -7,7 +7,7 @@ normalise(batch, config.augment) -> images                     the same for eval
 inputs(model, batch) -> {name: value}                          what the model's call takes beside the images
 loss(model, outputs, batch, config) -> (scalar, {name: scalar})
                                                                on the device, inside the training step
-infer(apply, images, config.data, views) -> outputs            of a task that sees images in ways of its own
+infer(apply, images, sizes, config.data, views) -> outputs     of a task that sees images in ways of its own
 VIEWS, combine(outputs)                                        the views of augment/views.py that evaluation may use,
                                                                and [V,...] outputs, one a view, as one
 predict(model, outputs, batch) -> {name: array [B,...]}        on the device, inside the evaluation step; has "id"

@@ -111,15 +111,20 @@ def make_eval_step(
 
     def step(variables, batch):
         images, others = task.normalise(batch, config.augment), task.inputs(model, batch)
+        apply = partial(model.apply, variables, train=False)
         if hasattr(task, "infer"):
-            outputs = task.infer(partial(model.apply, variables, train=False), images, config.data, views)
+            outputs = task.infer(
+                lambda images, sizes: apply(images, **task.inputs(model, batch | {"size": sizes})),
+                images,
+                batch["size"],
+                config.data,
+                views,
+            )
         elif views == "center":
-            outputs = model.apply(variables, images, train=False, **others)
+            outputs = apply(images, **others)
         else:
             each = view(images, views, config.data.eval_size or config.data.image_size)
-            _, outputs = _scan(
-                lambda _, x: (None, model.apply(variables, x, train=False, **others)), None, each, len(each)
-            )
+            _, outputs = _scan(lambda _, x: (None, apply(x, **others)), None, each, len(each))
             outputs = task.combine(outputs)
         predictions = task.predict(model, outputs, batch)
         predictions["valid"] = batch["valid"]
