@@ -10,7 +10,6 @@ as eval_<split>.json, or eval_<split>_<views>.json with --views but the central 
 """
 
 import re
-from pathlib import Path
 
 from absl import flags
 
@@ -30,6 +29,7 @@ _WEIGHTS = flags.DEFINE_string("weights", None, "With --config, instead of --wor
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write; eval_<split>.json in the --workdir unless given.")
 _DRAW = flags.DEFINE_bool("draw", False, "Also draw pictures with what was predicted.")
 flags.adopt_module_key_flags(cli)
+training.startup.define_flags()
 flags.adopt_module_key_flags(training.startup)
 
 
@@ -44,13 +44,13 @@ def main(argv: list[str]) -> None:
     import numpy as np
 
     from data import sources
-    from evaluation.loop import gather
+    from evaluation.loop import gather, summarise
     from evaluation.run import open_run, open_weights
     from tasks.coco import write_results
-    from training.manifest import write_json
+    from training.paths import folder, write_json
 
     if _WORKDIR.value:
-        run = open_run(Path(_WORKDIR.value), _CHECKPOINT.value)
+        run = open_run(folder(_WORKDIR.value), _CHECKPOINT.value)
     else:
         run = open_weights(_CONFIG.value, _WEIGHTS.value, _CONFIG.overrides, print)
     split = _SPLIT.value or run.config.data.val_split
@@ -75,15 +75,16 @@ def main(argv: list[str]) -> None:
     metrics = gather(run.task, source, keeping(batches) if _DRAW.value else batches)
     if jax.process_index() != 0:
         return
-    summary = run.task.summarise(metrics)
+    summary = summarise(run.task, metrics)
     print(f"{run.config.data.source} {split} ({views}), {run.name}, {summary['examples']:,} examples")
     for name, value in run.task.table(summary).items():
         print(f"  {name:<19} {value:.4f}")
     if not _WORKDIR.value and not _OUTPUT.value:
         return
     name = split if views == "center" else f"{split}_{views}"
-    path = Path(_OUTPUT.value or f"{_WORKDIR.value}/eval_{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_')}.json")
-    write_json(path, {"split": split, "source": run.config.data.source, **run.facts, "views": views, **summary})
+    path = folder(_OUTPUT.value or f"{_WORKDIR.value}/eval_{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_')}.json")
+    remedy = "name a file that can be written as --output"
+    write_json(path, {"split": split, "source": run.config.data.source, **run.facts, "views": views, **summary}, remedy)
     print(f"  in {path}")
     if run.config.task == "detection":
         results = path.with_name(f"{path.stem}_detections.json")

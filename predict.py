@@ -28,6 +28,7 @@ _MASKS = flags.DEFINE_string(
     "masks", None, "Of a segmentation: a folder for a PNG a picture, its pixels' class numbers."
 )
 flags.adopt_module_key_flags(cli)
+training.startup.define_flags()
 flags.adopt_module_key_flags(training.startup)
 
 
@@ -36,13 +37,16 @@ def main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise UserError("name pictures, or folders of pictures")
     training.startup.start_jax()
+    import jax
+
     from data.pictures import Pictures, find_pictures
     from evaluation.run import open_run, open_weights
-    from training.manifest import write_json
+    from training.paths import folder, write_json
 
-    tell = partial(print, file=sys.stderr)
+    first = jax.process_index() == 0  # every process has all predictions, one of them speaks
+    tell = partial(print, file=sys.stderr) if first else lambda line: None
     if _WORKDIR.value:
-        run = open_run(Path(_WORKDIR.value), _CHECKPOINT.value)
+        run = open_run(folder(_WORKDIR.value), _CHECKPOINT.value)
     else:
         run = open_weights(_CONFIG.value, _WEIGHTS.value, _CONFIG.overrides, tell)
     source = Pictures(find_pictures(argv[1:]), run.classes)
@@ -54,6 +58,8 @@ def main(argv: list[str]) -> None:
         writer = MaskWriter(Path(_MASKS.value), source.files)
     found = []
     for predictions in run.predict(source, tell):
+        if not first:
+            continue
         for row, index in enumerate(predictions["id"]):
             if _MASKS.value:
                 writer.write(int(index), run.task.mask(predictions, row))
@@ -61,8 +67,8 @@ def main(argv: list[str]) -> None:
                 found.append({"file": str(source.files[index]), **each})
                 if not _OUTPUT.value:
                     print("\t".join(map(_shown, found[-1].values())))
-    if _OUTPUT.value:
-        write_json(Path(_OUTPUT.value), found)
+    if _OUTPUT.value and first:
+        write_json(Path(_OUTPUT.value), found, "name a file that can be written as --output")
         print(f"{len(found)} predictions in {_OUTPUT.value}")
 
 

@@ -206,7 +206,11 @@ def main(argv: list[str]) -> None:
     data = ConfigDict({"source": argv[1], "data_dir": _DATA_DIR.value, "val_fraction": 0.0, "split_seed": 0})
     source = sources.load(data, _SPLIT.value)
     report = survey(source)
-    print(json.dumps(report, ensure_ascii=False) if _JSON.value else describe(f"{argv[1]} {_SPLIT.value}", report))
+    print(
+        json.dumps(report, ensure_ascii=False, allow_nan=False)
+        if _JSON.value
+        else describe(f"{argv[1]} {_SPLIT.value}", report)
+    )
     if _DRAW.value:
         draw(source, Path(_DRAW.value))
     if report["bad"]:

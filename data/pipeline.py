@@ -30,6 +30,7 @@ from errors import UserError
 Batch = dict[str, np.ndarray]
 
 CLOSING = 5  # seconds that workers have to end
+QUIET = "ignore:resource_tracker:UserWarning"
 
 # How a task makes an example of a record: canvases, shape_at, empty, train_example and eval_example, alike in each.
 EXAMPLES = {"classification": classification, "detection": detection, "segmentation": segmentation}
@@ -58,6 +59,16 @@ def eval_batches(
     """
     load = EvalBatch(source, config, _Shard(batch_size, process_index, processes))
     return _iterate(load, 0, len(load.plan), config.data)
+
+
+def empty_eval_batches(source: Source, config: ConfigDict, batch_size: int) -> list[Batch]:
+    """Batches as eval_batches makes them, but without any record: one of the least height, and one of the least width.
+
+    Raises UserError where a record fits no canvas.
+    """
+    shapes = [shape for shape, _ in EvalBatch(source, config, _Shard(batch_size, 0, 1)).plan]
+    smallest = {min(shapes, key=lambda shape: shape[side]) for side in (0, 1)}
+    return [_empty_batch(batch_size, shape, config) for shape in sorted(smallest)]
 
 
 @dataclass(frozen=True)
@@ -151,7 +162,8 @@ def _iterate(load: TrainBatch | EvalBatch, start: int, stop: int, data: ConfigDi
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch))
     if data.workers > 0:
         # At exit the resource tracker frees the batches still under way, which is its work, and warns, which is noise.
-        sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+        if QUIET not in sys.warnoptions:
+            sys.warnoptions.append(QUIET)
         options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2)
         batches = batches.mp_prefetch(options, worker_init_fn=_start_worker)
     return _watched(batches, data.timeout)

@@ -54,7 +54,7 @@ def write_results(path: Path, metrics: Metrics, category_ids: Sequence[int], pic
         {"image_id": pictures[picture], "category_id": category_ids[kind], "bbox": box, "score": score}
         for picture, kind, score, box in rows
     ]
-    path.write_text(json.dumps(results))
+    path.write_text(json.dumps(results, allow_nan=False))
 
 
 def _annotations(rows: Columns, **more: np.ndarray) -> list[dict[str, Any]]:
