@@ -11,6 +11,7 @@ as eval_<split>.json, or eval_<split>_<views>.json with --views but the central 
 
 import re
 
+import numpy as np
 from absl import flags
 
 import cli
@@ -23,7 +24,7 @@ _CONFIG = cli.ConfigFlag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The --workdir of a training run.")
 _SPLIT = flags.DEFINE_string("split", None, "Which split; the run's config.data.val_split unless given.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
-_SOURCE = flags.DEFINE_string("source", None, "Other data with the same classes; the run's config.data.source.")
+_SOURCE = flags.DEFINE_string("source", None, "Other data, of the run's classes or some of them.")
 _VIEWS = flags.DEFINE_string("views", "center", "Of each picture: center, flip, ten_crop; of masks also scales[_flip].")
 _WEIGHTS = flags.DEFINE_string("weights", None, "With --config, instead of --workdir: a file, torchvision:..., a run.")
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write; eval_<split>.json in the --workdir unless given.")
@@ -41,12 +42,13 @@ def main(argv: list[str]) -> None:
         raise UserError("--output is missing; name a JSON file, and --draw puts its picture beside it")
     training.startup.start_jax()
     import jax
-    import numpy as np
 
     from data import sources
+    from data.fingerprint import fingerprint
     from evaluation.loop import gather, summarise
     from evaluation.run import open_run, open_weights
     from tasks.coco import write_results
+    from training.manifest import data_changed
     from training.paths import folder, write_json
 
     if _WORKDIR.value:
@@ -56,29 +58,35 @@ def main(argv: list[str]) -> None:
     split = _SPLIT.value or run.config.data.val_split
     with run.config.unlocked():
         run.config.data.source = _SOURCE.value or run.config.data.source
-    source = sources.load(run.config.data, split)
-    if tuple(source.classes) != run.classes:
-        raise UserError(
-            f"{run.config.data.source} has other classes than {run.name}: {', '.join(source.classes)[:200]}"
-        )
+    where = f"{run.config.data.source} {split}"
+    data = sources.load(run.config.data, split)
+    if _WORKDIR.value and not _SOURCE.value and jax.process_index() == 0:
+        difference = data_changed(folder(_WORKDIR.value), split, fingerprint(data))
+        if difference:
+            print(f"data: {where} is not what the run began with: {difference}")
+    source = sources.with_classes(data, run.classes, where)
 
+    drawn = _drawn(run.config.task, len(source)) if _DRAW.value else np.zeros(len(source), bool)
     kept = []
 
-    def keeping(batches):
+    def keeping(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
         for predictions in batches:
-            if run.config.task != "segmentation" or sum(len(each["id"]) for each in kept) < MASKS_DRAWN:
-                kept.append(predictions)
+            rows = drawn[predictions["id"]]
+            if rows.any():
+                kept.append({name: value[rows] for name, value in predictions.items()})
             yield predictions
 
     views = _VIEWS.value
     batches = run.predict(source, print, views)
-    metrics = gather(run.task, source, keeping(batches) if _DRAW.value else batches)
+    metrics = gather(run.task, source, keeping(batches))
     if jax.process_index() != 0:
         return
     summary = summarise(run.task, metrics)
     print(f"{run.config.data.source} {split} ({views}), {run.name}, {summary['examples']:,} examples")
-    for name, value in run.task.table(summary).items():
-        print(f"  {name:<19} {value:.4f}")
+    table = run.task.table(summary)
+    width = max(19, *map(len, table))
+    for name, value in table.items():
+        print(f"  {name:<{width}} {value:.4f}")
     if not _WORKDIR.value and not _OUTPUT.value:
         return
     name = split if views == "center" else f"{split}_{views}"
@@ -93,17 +101,23 @@ def main(argv: list[str]) -> None:
     if _DRAW.value:
         from evaluation.plots import draw_classification, draw_detection, draw_segmentation
 
-        picture = path.with_suffix(".png")
+        drawing = path.with_suffix(".png")
         if run.config.task == "segmentation":
-            draw_segmentation(picture, source, kept, MASKS_DRAWN)
-            print(f"  drawn in {picture}")
-            return
-        together = {name: np.concatenate([each[name] for each in kept]) for name in kept[0]}
-        if run.config.task == "detection":
-            draw_detection(picture, source, together)
+            draw_segmentation(drawing, source, kept, run.config)
         else:
-            draw_classification(picture, source, together, np.array(summary["confusion"]), run.config)
-        print(f"  drawn in {picture}")
+            together = {name: np.concatenate([each[name] for each in kept]) for name in kept[0]}
+            if run.config.task == "detection":
+                draw_detection(drawing, source, together, _THRESHOLD.value, _MAX_SHOWN.value, run.config)
+            else:
+                draw_classification(drawing, source, together, np.array(summary["confusion"]), run.config)
+        print(f"  drawn in {drawing}")
+
+
+def _drawn(task: str, count: int) -> np.ndarray:
+    """Whether a drawing needs the predictions of each record: all in classification, whose worst mistakes are drawn."""
+    from evaluation.plots import DRAWN, spread
+
+    return np.isin(np.arange(count), range(count) if task == "classification" else spread(count, DRAWN[task]))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data import classification, detection, segmentation
+from data.intensity import settle, settle_pixels
 from data.sampling import Plan
 from data.sources import Source
 from errors import UserError
@@ -42,12 +43,13 @@ def train_batches(
     """The rows of this process of the training batches of steps start_step .. stop_step - 1.
 
     Epochs follow one another without a gap, each as data/sampling.py draws it; a batch may span two.
-    image uint8 [b,H,W,3], id int32 [b] (the record), draw int32 [b] (how many times it was drawn before; with id, the
-    source of an example's randomness), valid bool [b] (all True), odd int32 [b] (image.Odd), which stays on the host,
-    and what the task adds. H and W are those of one of the task's canvases, or what the task makes of it at this step.
+    image [b,H,W,3] of 0..255, uint8, or float32 where config.data.pixels says so or images of more than 8 bits are
+    found; id int32 [b] (the record), draw int32 [b] (how many times it was drawn before; with id, the source of an
+    example's randomness), valid bool [b] (all True), odd int32 [b] (image.Odd), which stays on the host, and what the
+    task adds. H and W are those of one of the task's canvases, or what the task makes of it at this step.
     """
     shard = _Shard(config.batch_size, process_index, processes)
-    return _iterate(TrainBatch.of(source, config, shard), start_step, stop_step, config.data)
+    return _iterate(TrainBatch.of(source, settle(config, source), shard), start_step, stop_step, config.data)
 
 
 def eval_batches(
@@ -57,7 +59,7 @@ def eval_batches(
 
     The last batch of a canvas is filled up with rows that have `valid` False. Keys are those of training.
     """
-    load = EvalBatch(source, config, _Shard(batch_size, process_index, processes))
+    load = EvalBatch(source, settle_pixels(config, source), _Shard(batch_size, process_index, processes))
     return _iterate(load, 0, len(load.plan), config.data)
 
 
@@ -66,6 +68,7 @@ def empty_eval_batches(source: Source, config: ConfigDict, batch_size: int) -> l
 
     Raises UserError where a record fits no canvas.
     """
+    config = settle_pixels(config, source)
     shapes = [shape for shape, _ in EvalBatch(source, config, _Shard(batch_size, 0, 1)).plan]
     smallest = {min(shapes, key=lambda shape: shape[side]) for side in (0, 1)}
     return [_empty_batch(batch_size, shape, config) for shape in sorted(smallest)]
@@ -139,7 +142,7 @@ class EvalBatch:
 
 def _empty_batch(rows: int, shape: tuple[int, ...], config: ConfigDict) -> Batch:
     return {
-        "image": np.zeros((rows, *shape[:2], 3), np.uint8),
+        "image": np.zeros((rows, *shape[:2], 3), np.float32 if config.data.pixels == "float32" else np.uint8),
         "id": np.full(rows, -1, np.int32),
         "draw": np.zeros(rows, np.int32),
         "odd": np.zeros(rows, np.int32),

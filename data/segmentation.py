@@ -1,10 +1,11 @@
-"""Segmentation's examples on the host: a record becomes a canvas of uint8 pixels and a class for each of them.
+"""Segmentation's examples on the host: a record becomes a canvas of pixels and a class for each of them.
 
 Training: resized by a random scale, a random crop of config.data.crop, with ignored pixels where the picture ends.
 Evaluation: the whole picture resized on a canvas, and its mask as it is stored: predictions are brought to that size.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy import ndimage
 
 from data import boxes, image
 from data.boxes import IGNORE, Size
-from data.sources import Source
+from data.sources import Source, name_of
 from errors import UserError
 
 # Height and width of what a batch holds, in evaluation followed by those of the masks.
@@ -35,11 +36,12 @@ def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Sha
     if training:
         return [tuple(data.crop)], np.zeros(len(source), np.int32)
     stored = np.asarray(source.sizes)
-    sizes, which = np.unique(stored, axis=0, return_inverse=True)
+    sizes, first, which = np.unique(stored, axis=0, return_index=True, return_inverse=True)
     resized = np.array([_resized(tuple(size.tolist()), data) for size in sizes])
     shapes = sorted(map(tuple, data.canvases), key=lambda shape: shape[0] * shape[1])
     shapes = shapes or [tuple(resized.max(axis=0).tolist())]
-    held = np.array([_smallest(shapes, *each, data) for each in zip(sizes.tolist(), resized.tolist(), strict=True)])
+    names = [partial(name_of, source, int(index)) for index in first]
+    held = np.array([_smallest(shapes, *each) for each in zip(sizes.tolist(), resized.tolist(), names, strict=True)])
     groups = held[which.ravel()].astype(np.int32)
     masks = [tuple(stored[groups == group].max(axis=0, initial=1).tolist()) for group in range(len(shapes))]
     return [(*shape, *mask) for shape, mask in zip(shapes, masks, strict=True)], groups
@@ -109,10 +111,11 @@ def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -
 
 def _decoded(source: Source, index: int, data: ConfigDict) -> tuple[image.Pixels, Mask, int]:
     record = source[index]
-    pixels, odd = image.decode(record["image"], record["name"])
+    pixels, odd = image.decode(record["image"], record["name"], intensity=tuple(data.intensity) or None)
     mask = record["segmentation"] if "segmentation" in record else np.full(pixels.shape[:2], IGNORE, np.uint8)
     check_mask(record["name"], pixels.shape, mask, len(source.classes))
-    return np.ascontiguousarray(pixels), mask, image.accept(odd, record["name"], data.strict)
+    pixels, odd = image.accept(pixels, odd, record["name"], data)
+    return np.ascontiguousarray(pixels), mask, odd
 
 
 def check_mask(name: str, decoded: tuple[int, ...], mask: Mask, classes: int) -> None:
@@ -138,13 +141,13 @@ def _resized(size: Size, data: ConfigDict, scale: float = 1.0) -> Size:
     return boxes.shorter(size, max(1, round(data.image_size * scale)), max(1, round(data.max_size * scale)))
 
 
-def _smallest(shapes: list[Size], size: list[int], resized: list[int], data: ConfigDict) -> int:
+def _smallest(shapes: list[Size], size: list[int], resized: list[int], name: Callable[[], str]) -> int:
     for number, shape in enumerate(shapes):
         if resized[0] <= shape[0] and resized[1] <= shape[1]:
             return number
     raise UserError(
-        f"a picture of {size[0]} x {size[1]} (height x width) becomes {resized[0]} x {resized[1]}, which no canvas of "
-        f"config.data.canvases holds: {shapes}; add one"
+        f"{name()}: {size[0]} x {size[1]} (height x width), becomes {resized[0]} x {resized[1]}, which no canvas of "
+        f"config.data.canvases holds: {shapes}; add ({resized[0]}, {resized[1]})"
     )
 
 

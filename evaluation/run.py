@@ -12,13 +12,14 @@ from ml_collections import ConfigDict
 import models
 import tasks
 from data import sources
+from data.intensity import with_fields
 from data.oddities import Oddities
 from data.sources import Source
 from errors import UserError, check_choice
 from evaluation.loop import Predictions, predict
 from training.checkpoint import Checkpoints, check_same, choose, shapes
 from training.initial import classes_of, read_weights, variables_from, with_options
-from training.manifest import read_classes, read_config
+from training.manifest import read_classes, settled_config
 from training.mesh import AXIS, make_mesh, replicated
 from training.paths import AnyPath
 from training.step import make_eval_step
@@ -71,7 +72,7 @@ def whole_square(config: ConfigDict) -> ConfigDict:
 
 def open_run(workdir: AnyPath, which: str) -> Run:
     """The checkpoint "best", "latest" or of a step. Raises UserError where there is none, or none of this model."""
-    config = read_config(workdir)
+    config = settled_config(workdir)
     check_config(config)
     classes = read_classes(workdir)
     with Checkpoints(workdir, best=config.best) as checkpoints:
@@ -95,6 +96,8 @@ def open_weights(config: ConfigDict, reference: str, overrides: Set[str], say: C
     config = with_options(config, weights)
     if weights.prepared:
         _prepare(config, weights.prepared, weights.origin, overrides)
+    fields = {name: value for name, value in weights.intensity.items() if f"data.{name}" not in overrides}
+    config = with_fields(config, fields)
     check_config(config)
     names = weights.classes or tuple(sources.classes(config.data))
     classes = classes_of(weights, config)

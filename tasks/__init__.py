@@ -14,7 +14,8 @@ predict(model, outputs, batch) -> {name: array [B,...]}        on the device, in
 init_metrics(source), update_metrics(metrics, predictions), summarise(metrics) -> {name: number or list}
                                                                on the host, in float64, each example once
 table(summary) -> {line: number}                               what eval.py prints
-describe(predictions, row, classes) -> [{name: value}]         what predict.py says of a picture: one or many findings
+describe(predictions, row, classes) -> {name: value or list}   what predict.py writes of an image
+lines(described, threshold, most) -> [(value, ...)]            what predict.py prints of that, a line each
 HEADLINE                                                       the numbers worth a line, best-known first
 HIGHER_IS_BETTER                                               those of them that may say which checkpoint is best
 MIN_CLASSES                                                    with fewer there is nothing to learn

@@ -173,6 +173,10 @@ def table(summary: dict[str, Any]) -> dict[str, float]:
     return {name: summary[name] for name in HEADLINE}
 
 
-def describe(predictions: dict[str, np.ndarray], row: int, classes: Sequence[str]) -> list[dict[str, Any]]:
+def describe(predictions: dict[str, np.ndarray], row: int, classes: Sequence[str]) -> dict[str, Any]:
     confidence = round(float(predictions["confidence"][row]), 4)
-    return [{"class": classes[predictions["class"][row]], "confidence": confidence}]
+    return {"class": classes[predictions["class"][row]], "confidence": confidence}
+
+
+def lines(described: dict[str, Any], threshold: float, most: int) -> list[tuple[Any, ...]]:
+    return [(described["class"], described["confidence"])]

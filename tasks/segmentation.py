@@ -282,11 +282,15 @@ def table(summary: dict[str, Any]) -> dict[str, float]:
     return {name: summary[name] for name in (*HEADLINE, "boundary_f1")} | classes
 
 
-def describe(predictions: dict[str, np.ndarray], row: int, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The classes found, each with its share of the picture, largest first."""
+def describe(predictions: dict[str, np.ndarray], row: int, classes: Sequence[str]) -> dict[str, Any]:
+    """The classes found, each with its share of the image, largest first."""
     shares = np.bincount(mask(predictions, row).ravel(), minlength=len(classes)) / mask(predictions, row).size
     order = [index for index in np.argsort(-shares, kind="stable").tolist() if shares[index] > 0]
-    return [{"class": classes[index], "share": round(float(shares[index]), 4)} for index in order]
+    return {"classes": [{"class": classes[index], "share": round(float(shares[index]), 4)} for index in order]}
+
+
+def lines(described: dict[str, Any], threshold: float, most: int) -> list[tuple[Any, ...]]:
+    return [(each["class"], each["share"]) for each in described["classes"]]
 
 
 def mask(predictions: dict[str, np.ndarray], row: int) -> np.ndarray:

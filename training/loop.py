@@ -16,6 +16,9 @@ from ml_collections import ConfigDict
 import models
 import tasks
 from data import sources
+from data.checks import check_split
+from data.fingerprint import fingerprint
+from data.intensity import settle, with_fields
 from data.oddities import Oddities
 from data.pipeline import train_batches
 from data.sources import Source
@@ -25,7 +28,16 @@ from lengths import due, exact_steps, to_steps
 from models import cost
 from training.checkpoint import Checkpoints
 from training.initial import Weights, fitting, read_weights, start_from
-from training.manifest import claim_classes, claim_config, claimed, has_steps, write_manifest
+from training.manifest import (
+    claim_classes,
+    claim_config,
+    claim_data,
+    claim_intensity,
+    claimed,
+    has_steps,
+    read_intensity,
+    write_manifest,
+)
 from training.mesh import AXIS, check_batch, compiler_options, make_mesh, replicated, to_devices
 from training.optimizer import make_optimizer
 from training.paths import AnyPath, is_local
@@ -75,6 +87,10 @@ def train(config: ConfigDict, workdir: AnyPath, started: float | None = None) ->
             if start:
                 finished = start >= parts.total and not owed
                 writer.say(f"finished at step {start}" if finished else f"going on from step {start} of {parts.total}")
+            known = read_intensity(workdir) if start else {}
+            config = with_fields(config, known) if known else settle(config, parts.source, writer.say)
+            if main_process:
+                claim_intensity(workdir, config)
             stop.listen()
             return Loop(config, parts, checkpoints, writer, stop, started).run(state, start, owed)
 
@@ -84,7 +100,8 @@ class Parts:
     """What a configuration describes, before anything of it has run. `total` and `every` are in steps."""
 
     source: Source
-    val_source: Source
+    val_data: Source  # as it is stored
+    val_source: Source  # with the classes of `source`
     task: ModuleType
     mesh: Mesh
     model: nn.Module
@@ -109,8 +126,12 @@ def build(config: ConfigDict) -> Parts:
     task = tasks.get(config.task)
     check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
     source = sources.load(config.data, config.data.train_split)
-    val_source = sources.load(config.data, config.data.val_split)
     check_classes(config.data.source, source.classes, task)
+    check_split(source, config, config.data.train_split, training=True)
+    val_data = sources.load(config.data, config.data.val_split)
+    val_where = f"{config.data.source} {config.data.val_split}"
+    val_source = sources.with_classes(val_data, source.classes, val_where)
+    check_split(val_source, config, config.data.val_split, training=False)
     classes = len(source.classes)
     model = models.create(config.model, classes, AXIS)
 
@@ -133,7 +154,8 @@ def build(config: ConfigDict) -> Parts:
     check_sizes(eval_step, eval_variables(shapes), val_source, config, mesh)
     once = jax.jit(init, out_shardings=replicated(mesh), compiler_options=compiler_options(once=True))
     return Parts(
-        *(source, val_source, task, mesh, model, optimizer, schedule, shapes, once, train_step, eval_step, total, every)
+        *(source, val_data, val_source, task, mesh, model, optimizer, schedule),
+        *(shapes, once, train_step, eval_step, total, every),
     )
 
 
@@ -249,6 +271,8 @@ def _claim(config: ConfigDict, parts: Parts, workdir: AnyPath, start: int, weigh
     """Makes the workdir this run's own; lines that tell what is worth telling. Raises UserError for another run's."""
     notes = claim_config(workdir, config, parts.source)
     claim_classes(workdir, parts.source.classes)
+    splits = {config.data.train_split: parts.source, config.data.val_split: parts.val_data}
+    claim_data(workdir, {split: fingerprint(source) for split, source in splits.items()})
     begun = {"init_from": weights.origin, "init_sha256": weights.sha256} if weights and not start else {}
     write_manifest(workdir, config, _cost(parts, config.data.image_size) | begun)
     if is_local(workdir):

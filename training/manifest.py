@@ -1,5 +1,5 @@
-"""What a workdir says of its run: config.json and classes.json, which its checkpoints are of, and manifest.json, what
-it ran with.
+"""What a workdir says of its run: config.json, classes.json, data.json and intensity.json, which its checkpoints are
+of, and manifest.json, what it ran with.
 
 Only checkpoints make a workdir a run's own: one whose run failed before the first is free for any other.
 """
@@ -19,6 +19,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from data.fingerprint import Fingerprint, changed
+from data.intensity import with_fields
 from data.sources import Source
 from errors import UserError
 from training.paths import AnyPath, is_local, read_json, write_json
@@ -94,6 +96,32 @@ def claim_classes(workdir: AnyPath, classes: Sequence[str]) -> None:
         )
 
 
+def claim_data(workdir: AnyPath, found: dict[str, Fingerprint]) -> None:
+    """Writes data.json, the fingerprint of each split's records, or makes sure that those that are there are the same.
+
+    Raises UserError where the data is another than the run began with: neither its training could be repeated nor its
+    evaluations compared.
+    """
+    path = workdir / "data.json"
+    if not (path.exists() and has_steps(workdir)):
+        write_json(path, found)
+        return
+    for split, now in found.items():
+        difference = data_changed(workdir, split, now)
+        if difference:
+            raise UserError(
+                f"{workdir}: holds a run on other data than there is now: {split}, {difference}; restore the data, or "
+                f"choose another --workdir, with --config.init_from={workdir} to begin with what this run has learned"
+            )
+
+
+def data_changed(workdir: AnyPath, split: str, now: Fingerprint) -> str:
+    """How the data of `split` differs from what the run began with; "" where it does not, or nothing is known of it."""
+    path = workdir / "data.json"
+    before = read_json(path, dict).get(split) if path.exists() else None
+    return changed(before, now) if before else ""
+
+
 def read_config(workdir: AnyPath) -> ConfigDict:
     """The configuration of a run. Raises UserError where `workdir` holds none."""
     return ConfigDict(_tuples(read_json(workdir / "config.json", dict))).lock()
@@ -102,6 +130,23 @@ def read_config(workdir: AnyPath) -> ConfigDict:
 def read_classes(workdir: AnyPath) -> tuple[str, ...]:
     """The names of a run's classes. Raises UserError where `workdir` holds none."""
     return tuple(read_json(workdir / "classes.json", list))
+
+
+def settled_config(workdir: AnyPath) -> ConfigDict:
+    """The configuration of a run with the pixels and intensities that its training found: to prepare images with."""
+    return with_fields(read_config(workdir), read_intensity(workdir))
+
+
+def read_intensity(workdir: AnyPath) -> dict[str, Any]:
+    """config.data's "pixels" and "intensity" of a run; {} where it has found none yet."""
+    path = workdir / "intensity.json"
+    return read_json(path, dict) if path.exists() else {}
+
+
+def claim_intensity(workdir: AnyPath, settled: ConfigDict) -> None:
+    """Writes intensity.json: config.data's "pixels" and "intensity" as training has settled them."""
+    data = settled.data
+    write_json(workdir / "intensity.json", {"pixels": data.pixels, "intensity": list(data.intensity)})
 
 
 def write_manifest(workdir: AnyPath, config: ConfigDict, facts: dict[str, Any]) -> None:

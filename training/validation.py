@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import tasks
+from data import intensity
 from errors import UserError, check_choice
 from lengths import to_steps
 
@@ -56,6 +57,12 @@ RULES = {
     "data.split_seed": at_least(0),
     "data.repeats": at_least(1),
     "data.balanced": YES_OR_NO,
+    "data.pixels": ('"auto", "uint8" or "float32"', lambda x: x in ("auto", "uint8", "float32")),
+    "data.intensity": (
+        "() or the stored values that become black and white, such as (-160, 240), the smaller first",
+        lambda x: _is_sequence(x) and (not x or (_are_numbers(x, 2) and x[0] < x[1])),
+    ),
+    "data.intensity_rule": (f"one of {', '.join(intensity.RULES)}", lambda x: x in intensity.RULES),
     "data.workers": at_least(0),
     "data.threads": at_least(0),
     "data.prefetch": at_least(1),

@@ -225,7 +225,7 @@ def test_weights_of_median_frequency_are_the_papers(config):
 def test_a_description_tells_the_classes_by_their_share():
     predictions = {"classes": np.full((1, 4, 6), 255, np.uint8), "original_size": np.array([[2, 4]])}
     predictions["classes"][0, :2, :4] = [[1, 1, 1, 0], [2, 1, 1, 1]]
-    found = segmentation.describe(predictions, 0, CLASSES)
+    (found,) = segmentation.describe(predictions, 0, CLASSES).values()
     assert found == [
         {"class": "road", "share": 0.75},
         {"class": "ground", "share": 0.125},

@@ -2,7 +2,16 @@ import pytest
 
 from errors import UserError
 from experiments.quickstart import get_config
-from training.manifest import claim_classes, claim_config, claimed, read_classes, read_config, write_manifest
+from training.manifest import (
+    claim_classes,
+    claim_config,
+    claim_data,
+    claimed,
+    data_changed,
+    read_classes,
+    read_config,
+    write_manifest,
+)
 from training.paths import write_json
 
 
@@ -36,3 +45,18 @@ def test_classes_in_another_order_are_other_classes(tmp_path):
     claim_classes(tmp_path, ("a", "b"))
     with pytest.raises(UserError, match="holds a run of 2 classes, the data now has 2, different in b, a"):
         claim_classes(tmp_path, ("b", "a"))
+
+
+def test_a_run_knows_the_data_that_it_began_with(tmp_path):
+    train, val = {"records": 80, "sha256": "a"}, {"records": 20, "sha256": "b"}
+    assert data_changed(tmp_path, "val", val) == ""  # a run of before there were fingerprints
+    claim_data(tmp_path, {"train": train, "val": val})
+    claim_data(tmp_path, {"train": train, "val": val})
+    assert data_changed(tmp_path, "val", val) == data_changed(tmp_path, "test", val) == ""
+    assert data_changed(tmp_path, "val", val | {"records": 21}) == "it had 20 records and has 21"
+    for split, now, how in (
+        ("train", {"train": train | {"records": 81}, "val": val}, "it had 80 records and has 81"),
+        ("val", {"train": train, "val": val | {"sha256": "c"}}, "its records have other names, classes or annotations"),
+    ):
+        with pytest.raises(UserError, match=f"{tmp_path}: holds .*: {split}, {how}; restore .*init_from={tmp_path}"):
+            claim_data(tmp_path, now)
