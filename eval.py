@@ -11,7 +11,6 @@ as eval_<split>.json, or eval_<split>_<views>.json with --views but the central 
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -19,8 +18,6 @@ from absl import flags
 import cli
 import training.startup
 from errors import UserError
-
-MASKS_DRAWN = 12  # pictures with a class a pixel, of which no more are kept
 
 _CONFIG = cli.ConfigFlag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The --workdir of a training run.")
@@ -31,8 +28,11 @@ _VIEWS = flags.DEFINE_string("views", "center", "Of each picture: center, flip, 
 _WEIGHTS = flags.DEFINE_string("weights", None, "With --config, instead of --workdir: a file, torchvision:..., a run.")
 _EXACT = flags.DEFINE_string("exact", "", "Masks: each image at its own size: auto, always, never; the run's config.")
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write; eval_<split>.json in the --workdir unless given.")
-_DRAW = flags.DEFINE_bool("draw", False, "Also draw pictures with what was predicted.")
+_DRAW = flags.DEFINE_bool("draw", False, "Also draw images with what was predicted.")
+_THRESHOLD = flags.DEFINE_float("threshold", 0.25, "Detections that score less are not drawn.", 0.0, 1.0)
+_MAX_SHOWN = flags.DEFINE_integer("max_shown", 50, "How many detections are drawn in an image at most.", 1)
 flags.adopt_module_key_flags(cli)
+training.startup.define_flags()
 flags.adopt_module_key_flags(training.startup)
 
 
@@ -47,13 +47,14 @@ def main(argv: list[str]) -> None:
 
     from data import sources
     from data.fingerprint import fingerprint
-    from evaluation.loop import gather
+    from evaluation.loop import gather, summarise
     from evaluation.run import open_run, open_weights
     from tasks.coco import write_results
-    from training.manifest import data_changed, write_json
+    from training.manifest import data_changed
+    from training.paths import folder, write_json
 
     if _WORKDIR.value:
-        run = open_run(Path(_WORKDIR.value), _CHECKPOINT.value)
+        run = open_run(folder(_WORKDIR.value), _CHECKPOINT.value)
     else:
         run = open_weights(_CONFIG.value, _WEIGHTS.value, _CONFIG.overrides, print)
     split = _SPLIT.value or run.config.data.val_split
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> None:
         print(f"data: {where} is cut from its train split, {fraction:.3g} of it; --split train evaluates all of it")
     data = sources.load(run.config.data, split)
     if _WORKDIR.value and not _SOURCE.value and jax.process_index() == 0:
-        difference = data_changed(Path(_WORKDIR.value), split, fingerprint(data))
+        difference = data_changed(folder(_WORKDIR.value), split, fingerprint(data))
         if difference:
             print(f"data: {where} is not what the run began with: {difference}")
     source = sources.with_classes(data, run.classes, where)
@@ -88,7 +89,7 @@ def main(argv: list[str]) -> None:
     metrics = gather(run.task, source, keeping(batches))
     if jax.process_index() != 0:
         return
-    summary = run.task.summarise(metrics)
+    summary = summarise(run.task, metrics)
     print(f"{run.config.data.source} {split} ({views}), {run.name}, {summary['examples']:,} examples")
     table = run.task.table(summary)
     width = max(19, *map(len, table))
@@ -97,8 +98,9 @@ def main(argv: list[str]) -> None:
     if not _WORKDIR.value and not _OUTPUT.value:
         return
     name = split if views == "center" else f"{split}_{views}"
-    path = Path(_OUTPUT.value or f"{_WORKDIR.value}/eval_{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_')}.json")
-    write_json(path, {"split": split, "source": run.config.data.source, **run.facts, "views": views, **summary})
+    path = folder(_OUTPUT.value or f"{_WORKDIR.value}/eval_{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_')}.json")
+    remedy = "name a file that can be written as --output"
+    write_json(path, {"split": split, "source": run.config.data.source, **run.facts, "views": views, **summary}, remedy)
     print(f"  in {path}")
     if run.config.task == "detection":
         results = path.with_name(f"{path.stem}_detections.json")

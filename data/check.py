@@ -250,7 +250,8 @@ def main(argv: list[str]) -> None:
         refused = refusals(source, config, split)
     report = survey(source) | {"refused": refused}
     report["bad"] = [*notes, *report["bad"]]
-    print(json.dumps(report, ensure_ascii=False) if _JSON.value else describe(f"{config.data.source} {split}", report))
+    title = f"{config.data.source} {split}"
+    print(json.dumps(report, ensure_ascii=False, allow_nan=False) if _JSON.value else describe(title, report))
     if _DRAW.value:
         draw(source, Path(_DRAW.value))
     if report["bad"] or report["refused"]:

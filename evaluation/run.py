@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +24,7 @@ from training.checkpoint import Checkpoints, check_same, choose, shapes
 from training.initial import classes_of, read_weights, variables_from, with_options
 from training.manifest import read_classes, settled_config
 from training.mesh import AXIS, make_mesh, replicated
+from training.paths import AnyPath
 from training.step import make_eval_step
 from training.validation import check_config
 from weights.public import Public, PublicDetector, PublicSegmenter
@@ -101,7 +101,7 @@ def whole_square(config: ConfigDict) -> ConfigDict:
     return wider
 
 
-def open_run(workdir: Path, which: str) -> Run:
+def open_run(workdir: AnyPath, which: str) -> Run:
     """The checkpoint "best", "latest" or of a step. Raises UserError where there is none, or none of this model."""
     config = settled_config(workdir)
     check_config(config)
