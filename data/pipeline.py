@@ -55,16 +55,35 @@ def train_batches(
 
 
 def eval_batches(
-    source: Source, config: ConfigDict, *, batch_size: int, process_index: int = 0, processes: int = 1
+    source: Source,
+    config: ConfigDict,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    processes: int = 1,
+    skip_broken: bool = False,
 ) -> Iterator[Batch]:
     """The rows of this process of batches that hold each record exactly once, canvas by canvas, in order.
 
     In segmentation a canvas may be of the size of its images alone: config.data.exact.
 
-    The last batch of a canvas is filled up with rows that have `valid` False. Keys are those of training.
+    The last batch of a canvas is filled up with rows that have `valid` False; with `skip_broken` so are the rows of
+    records that cannot be read, which else are an error. Keys are those of training.
     """
-    load = EvalBatch(source, settle_pixels(config, source), _Shard(batch_size, process_index, processes))
+    shard = _Shard(batch_size, process_index, processes)
+    load = EvalBatch(source, settle_pixels(config, source), shard, skip_broken)
     return _iterate(load, 0, len(load.plan), config.data)
+
+
+def problem(source: Source, config: ConfigDict, index: int) -> str:
+    """Why evaluation cannot read a record; "" where it can."""
+    load = EvalBatch(source, settle_pixels(config, source), _Shard(1, 0, 1))
+    shape = next(shape for shape, members in load.plan if index in members)
+    try:
+        EXAMPLES[config.task].eval_example(source, index, load.config, shape)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def eval_note(source: Source, config: ConfigDict) -> str:
@@ -129,6 +148,7 @@ class EvalBatch:
     source: Source
     config: ConfigDict
     shard: _Shard
+    skip_broken: bool = False
 
     @cached_property
     def plan(self) -> list[tuple[tuple[int, ...], np.ndarray]]:
@@ -145,7 +165,13 @@ class EvalBatch:
         config, (shape, members), rows = self.config, self.plan[step], self.shard.rows
         batch = _empty_batch(rows.stop - rows.start, shape, config)
         for row, index in enumerate(members[rows].tolist()):
-            _fill(batch, row, id=index, **EXAMPLES[config.task].eval_example(self.source, index, config, shape))
+            try:
+                example = EXAMPLES[config.task].eval_example(self.source, index, config, shape)
+            except UserError:
+                if not self.skip_broken:
+                    raise
+                continue
+            _fill(batch, row, id=index, **example)
         return batch
 
 

@@ -20,13 +20,20 @@ Predictions = dict[str, np.ndarray]
 
 
 def predict(
-    eval_step: Callable, variables: dict[str, Any], source: Source, config: ConfigDict, mesh: Mesh, odd: Oddities
+    eval_step: Callable,
+    variables: dict[str, Any],
+    source: Source,
+    config: ConfigDict,
+    mesh: Mesh,
+    odd: Oddities,
+    skip_broken: bool = False,
 ) -> Iterator[Predictions]:
     """The task's predictions for `source`, a batch at a time and in order, without the rows that fill up the last.
 
     The same on every process, whatever the number of devices. Each batch is fetched while the device computes the next,
     so that neither waits for the other. `odd` tells of the odd images among them, and where canvases change what is
-    found. Raises NonFinite naming a record for which the network's outputs are not finite.
+    found. With `skip_broken` records that cannot be read are left out. Raises NonFinite naming a record for which the
+    network's outputs are not finite.
     """
     odd.note(eval_note(source, config))
     batches = eval_batches(
@@ -35,6 +42,7 @@ def predict(
         batch_size=_batch_size(config, mesh),
         process_index=jax.process_index(),
         processes=jax.process_count(),
+        skip_broken=skip_broken,
     )
     previous = None
     for _, batch in to_devices(odd.watch(batches), mesh):
