@@ -15,11 +15,12 @@ from jaxtyping import Bool, Float, Int
 from data import image
 from data.files import by_name, scan
 from data.sources import Record
-from errors import UserError
+from errors import UserError, apart
 
 LARGEST_AREA = 1e10  # square pixels; COCO's evaluation ignores objects beyond it
 ODD_AREA = "without a usable area (it is the outline's, or the box's)"
 NOT_TRAINED = ("val", "validation", "valid", "dev", "test")  # splits that may be without anything to train on
+UNREAD = (4096, 4096)  # the size of an image that cannot be read: its boxes are within
 ROUNDING = 0.1  # pixels beyond the picture that are clipped without a word
 
 
@@ -162,19 +163,23 @@ def pack(
     outside = ~empty & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
     cut = ~empty & ~outside & (np.abs(clipped - boxes) > ROUNDING).any(axis=1)
     keep = np.flatnonzero(~empty & ~outside)
-    if where and not len(keep):
-        raise UserError(f"{where}: not one box in its {len(sizes)} pictures; look at the annotations, or at the split")
+    with apart(told_again=True):  # by data.checks
+        if where and not len(keep):
+            raise UserError(
+                f"{where}: not one box in its {len(sizes)} pictures; look at the annotations, or at the split"
+            )
     keep = keep[np.argsort(owner[keep], kind="stable")]
 
     crowd, difficult = (
         np.zeros(count, bool) if each is None else np.asarray(each, bool) for each in (crowd, difficult)
     )
     ignored = bool(where) and bool((crowd | difficult)[keep].all())
-    if ignored and split.partition("[")[0] not in NOT_TRAINED:
-        raise UserError(
-            f"{where}: all its {len(keep):,} boxes are crowds or difficult, and training learns from neither; "
-            "mend their iscrowd or difficult"
-        )
+    with apart(told_again=True):
+        if ignored and split.partition("[")[0] not in NOT_TRAINED:
+            raise UserError(
+                f"{where}: all its {len(keep):,} boxes are crowds or difficult, and training learns from neither; "
+                "mend their iscrowd or difficult"
+            )
 
     corners = np.clip(exact, 0, high)
     areas = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
@@ -226,12 +231,18 @@ def stated_size(height: float, width: float) -> tuple[int, int] | None:
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width of the picture in `path` as `data.image.decode` will return it, from what of the file tells."""
-    try:
-        with path.open("rb") as file:
-            return image.size_in(file, str(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+    """Height and width of the picture in `path` as `data.image.decode` will return it, from what of the file tells.
+
+    Inside errors.noting UNREAD for one that cannot be read.
+    """
+    size = UNREAD
+    with apart(told_again=True):
+        try:
+            with path.open("rb") as file:
+                size = image.size_in(file, str(path))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+    return size
 
 
 def check_size(name: str, decoded: tuple[int, ...], annotated: Sequence[int]) -> None:

@@ -42,7 +42,7 @@ def check_split(source: Source, config: ConfigDict, split: str, *, training: boo
 def _check_boxes(source: Source, max_boxes: int, where: str, training: bool) -> None:
     boxes, slots, counted = source.box_counts.T
     if not counted.any():
-        found = f"all its {boxes.sum():,} boxes are crowds or difficult" if boxes.any() else "it has no boxes"
+        found = f"all its boxes ({boxes.sum():,}) are crowds or difficult" if boxes.any() else "it has no boxes"
         aim = "learn" if training else "find"
         raise UserError(f"{where}: there is nothing to {aim}, {found}; look at the annotations, or at the split")
     if training and slots.max() > max_boxes:

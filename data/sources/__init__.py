@@ -109,8 +109,8 @@ class Subset(View):
         return self.source.files[self.indices]
 
     @property
-    def mask_bytes(self) -> Int[np.ndarray, "records"]:
-        return self.source.mask_bytes[self.indices]
+    def mask_stamps(self) -> Int[np.ndarray, "records"]:
+        return self.source.mask_stamps[self.indices]
 
     @property
     def store(self) -> "Store":
