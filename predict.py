@@ -30,7 +30,9 @@ _MAX_SHOWN = flags.DEFINE_integer("max_shown", 50, "How many detections of an im
 _MASKS = flags.DEFINE_string(
     "masks", None, "Of a segmentation: a folder for a PNG a picture, its pixels' class numbers."
 )
+_EXACT = flags.DEFINE_string("exact", "", "Masks: each image at its own size: auto, always, never; the run's config.")
 flags.adopt_module_key_flags(cli)
+training.startup.define_flags()
 flags.adopt_module_key_flags(training.startup)
 
 
@@ -39,13 +41,16 @@ def main(argv: list[str]) -> None:
     if len(argv) < 2:
         raise UserError("name pictures, or folders of pictures")
     training.startup.start_jax()
+    import jax
+
     from data.pictures import Pictures, find_pictures
     from evaluation.run import open_run, open_weights
-    from training.manifest import write_json
+    from training.paths import folder, write_json
 
-    tell = partial(print, file=sys.stderr, flush=True)
+    first = jax.process_index() == 0  # every process has all predictions, one of them speaks
+    tell = partial(print, file=sys.stderr, flush=True) if first else lambda line: None
     if _WORKDIR.value:
-        run = open_run(Path(_WORKDIR.value), _CHECKPOINT.value)
+        run = open_run(folder(_WORKDIR.value), _CHECKPOINT.value)
     else:
         run = open_weights(_CONFIG.value, _WEIGHTS.value, _CONFIG.overrides, tell)
     source = Pictures(find_pictures(argv[1:]), run.classes)
@@ -57,7 +62,9 @@ def main(argv: list[str]) -> None:
         writer = MaskWriter(Path(_MASKS.value), source.files)
     found: dict[int, dict[str, Any]] = {}
     detections = shown = 0
-    for predictions in run.predict(source, tell):
+    for predictions in run.predict(source, tell, exact=_EXACT.value):
+        if not first:
+            continue
         for row, index in enumerate(predictions["id"].tolist()):
             if _MASKS.value:
                 writer.write(index, run.task.mask(predictions, row))
@@ -69,8 +76,9 @@ def main(argv: list[str]) -> None:
                 print(source.files[index], *map(_shown, line), sep="\t")
             detections += len(described.get("detections", ()))
             shown += sum(len(line) > 1 for line in lines)
-    if _OUTPUT.value:
-        write_json(Path(_OUTPUT.value), [{"file": str(source.files[i]), **found[i]} for i in sorted(found)])
+    if _OUTPUT.value and first:
+        listed = [{"file": str(source.files[i]), **found[i]} for i in sorted(found)]
+        write_json(Path(_OUTPUT.value), listed, "name a file that can be written as --output")
         tell(f"predictions of {len(found):,} images in {_OUTPUT.value}")
     elif detections > shown:
         tell(

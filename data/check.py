@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 import cli
-from data import image, sources
+from data import image, intensity, sources
 from data.annotations import Annotations, check_size
 from data.boxes import IGNORE
 from data.checks import check_split, task_of
@@ -94,6 +94,7 @@ def survey(source: Source) -> dict[str, Any]:
             rule: count for odd, rule in image.RULES.items() if (count := sum(odd in each.odd for each in read))
         },
         "refused": [],  # of the split as a whole: see examine
+        "high-bit": _survey_values(source, found),
         "bad": [each.problem for each in found if each.problem],
     }
     task = task_of(source)
@@ -147,6 +148,13 @@ def _survey_boxes(annotated: list[Annotations]) -> dict[str, Any]:
     }
 
 
+def _survey_values(source: Source, found: list[Look]) -> str:
+    """What images of more than 8 bits store; "" where there are none."""
+    if not any(each.odd & image.Odd.DEEP for each in found):
+        return ""
+    return intensity.summarise(measured) if (measured := intensity.measure(source, seed=0)) else ""
+
+
 def _spread(values: np.ndarray) -> dict[str, float]:
     named = zip(("least", "5 %", "median", "95 %", "most"), (0, 5, 50, 95, 100), strict=True)
     return {name: round(float(np.percentile(values, share)), 3) for name, share in named} if len(values) else {}
@@ -169,6 +177,7 @@ def describe(title: str, report: dict[str, Any]) -> str:
     lines += [report[odd] for odd in ODD.values() if report.get(odd)]
     if report["odd pictures"]:
         lines.append(f"odd pictures: {'; '.join(f'{n:,} {rule}' for rule, n in report['odd pictures'].items())}")
+    lines += [report["high-bit"]] if report["high-bit"] else []
     lines += [f"refused: {refusal}" for refusal in report["refused"]]
     lines += [f"bad: {problem}" for problem in report["bad"]]
     return "\n".join([*lines, f"bad records: {len(report['bad']):,}"])
@@ -257,7 +266,7 @@ def main(argv: list[str]) -> None:
         raise UserError("give one source, such as folder:/images, voc:/data/VOC2007 or embedded, or --config")
     given = _CONFIG.value if _CONFIG.given else None
     title, source, report = examine("".join(argv[1:]), _DATA_DIR.value, _SPLIT.value, given)
-    print(json.dumps(report, ensure_ascii=False) if _JSON.value else describe(title, report))
+    print(json.dumps(report, ensure_ascii=False, allow_nan=False) if _JSON.value else describe(title, report))
     if _DRAW.value:
         draw(source, Path(_DRAW.value))
     if report["bad"] or report["refused"]:

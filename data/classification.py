@@ -19,6 +19,11 @@ def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Sha
     return [(size, size)], np.zeros(len(source), np.int32)
 
 
+def eval_note(source: Source, data: ConfigDict) -> str:
+    """What a person must know of how evaluation sees the images of `source`: nothing."""
+    return ""
+
+
 def shape_at(shape: Shape, step: int, config: ConfigDict) -> Shape:
     """The canvas of training batch `step`: `shape`."""
     return shape
@@ -61,7 +66,7 @@ def evaluated(record: Record, data: ConfigDict) -> image.Pixels:
 
 
 def _center(record: Record, data: ConfigDict, size: int) -> tuple[image.Pixels, image.Odd]:
-    pixels, odd = image.decode(record["image"], record["name"], intensity=tuple(data.intensity) or None)
+    pixels, odd = image.decode_record(record, data)
     return image.resize_and_center_crop(pixels, data.resize_size, size), odd
 
 

@@ -36,6 +36,11 @@ def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Sha
     return shapes, np.array(held, np.int32)[which.ravel()]
 
 
+def eval_note(source: Source, data: ConfigDict) -> str:
+    """What a person must know of how evaluation sees the images of `source`: nothing."""
+    return ""
+
+
 def shape_at(shape: Shape, step: int, config: ConfigDict) -> Shape:
     """The canvas of training batch `step`: `shape`, or with config.data.multi_scale a square of one of these sides.
 
@@ -102,7 +107,7 @@ def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -
 
 
 def _decoded(record: Record, annotated: Int[np.ndarray, "2"], data: ConfigDict) -> tuple[image.Pixels, int]:
-    pixels, odd = image.decode(record["image"], record["name"], intensity=tuple(data.intensity) or None)
+    pixels, odd = image.decode_record(record, data)
     check_size(record["name"], pixels.shape, annotated)
     return image.accept(pixels, odd, record["name"], data)
 

@@ -31,8 +31,10 @@ from errors import UserError
 Batch = dict[str, np.ndarray]
 
 CLOSING = 5  # seconds that workers have to end
+QUIET = "ignore:resource_tracker:UserWarning"
 
-# How a task makes an example of a record: canvases, shape_at, empty, train_example and eval_example, alike in each.
+# How a task makes an example of a record: canvases, eval_note, shape_at, empty, train_example and eval_example, alike
+# in each.
 EXAMPLES = {"classification": classification, "detection": detection, "segmentation": segmentation}
 
 
@@ -48,7 +50,8 @@ def train_batches(
     task adds. H and W are those of one of the task's canvases, or what the task makes of it at this step.
     """
     shard = _Shard(config.batch_size, process_index, processes)
-    return _iterate(TrainBatch.of(source, settle(config, source), shard), start_step, stop_step, config.data)
+    config = settle(config, source) if config.data.pixels == "auto" else config
+    return _iterate(TrainBatch.of(source, config, shard), start_step, stop_step, config.data)
 
 
 def eval_batches(
@@ -56,10 +59,28 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """The rows of this process of batches that hold each record exactly once, canvas by canvas, in order.
 
+    In segmentation a canvas may be of the size of its images alone: config.data.exact.
+
     The last batch of a canvas is filled up with rows that have `valid` False. Keys are those of training.
     """
     load = EvalBatch(source, settle_pixels(config, source), _Shard(batch_size, process_index, processes))
     return _iterate(load, 0, len(load.plan), config.data)
+
+
+def eval_note(source: Source, config: ConfigDict) -> str:
+    """What a person must know of how `eval_batches` sees the images of `source`, or ""."""
+    return EXAMPLES[config.task].eval_note(source, config.data)
+
+
+def empty_eval_batches(source: Source, config: ConfigDict, batch_size: int) -> list[Batch]:
+    """Batches as eval_batches makes them, but without any record: one of the least height, and one of the least width.
+
+    Raises UserError where a record fits no canvas.
+    """
+    config = settle_pixels(config, source)
+    shapes = [shape for shape, _ in EvalBatch(source, config, _Shard(batch_size, 0, 1)).plan]
+    smallest = {min(shapes, key=lambda shape: shape[side]) for side in (0, 1)}
+    return [_empty_batch(batch_size, shape, config) for shape in sorted(smallest)]
 
 
 @dataclass(frozen=True)
@@ -153,7 +174,8 @@ def _iterate(load: TrainBatch | EvalBatch, start: int, stop: int, data: ConfigDi
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch))
     if data.workers > 0:
         # At exit the resource tracker frees the batches still under way, which is its work, and warns, which is noise.
-        sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+        if QUIET not in sys.warnoptions:
+            sys.warnoptions.append(QUIET)
         options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2)
         batches = batches.mp_prefetch(options, worker_init_fn=_start_worker)
     return _watched(batches, data.timeout)

@@ -1,7 +1,8 @@
 """Segmentation's examples on the host: a record becomes a canvas of pixels and a class for each of them.
 
 Training: resized by a random scale, a random crop of config.data.crop, with ignored pixels where the picture ends.
-Evaluation: the whole picture resized on a canvas, and its mask as it is stored: predictions are brought to that size.
+Evaluation: the whole picture resized, on a canvas of its own size or one that it shares with others, and its mask as it
+is stored: predictions are brought to that size.
 """
 
 from collections.abc import Callable
@@ -23,21 +24,28 @@ Shape = tuple[int, int] | tuple[int, int, int, int]
 Mask = UInt8[np.ndarray, "h w"]
 
 CROP_TRIALS = 10
+EXACT = ("auto", "always", "never")  # of config.data.exact
+FEW = 8  # sizes of images for which evaluation has a program each, unless config.data.exact says otherwise
+LEAST = 32  # pixels a side that the deepest of the networks needs
 GRID = 3  # points each way at which an elastic deformation is drawn
 
 
 def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Shape], Int[np.ndarray, "records"]]:
     """The shapes of batches, and which of them each record is put into.
 
-    In training the crop. In evaluation the smallest of config.data.canvases that holds the picture resized, or without
-    them one that holds every picture; its masks are as large as the largest picture on it. Raises UserError for a
-    picture that no canvas holds.
+    In training the crop. In evaluation by config.data.exact: each image at its own size, as torchvision and
+    mmsegmentation evaluate, which is a shape for every size of image, and at least LEAST a side unless training crops
+    are smaller. Or the smallest of config.data.canvases that holds the image resized, or without them one that holds
+    every image; its masks are as large as the largest image on it. Raises UserError for an image that no canvas holds.
     """
     if training:
         return [tuple(data.crop)], np.zeros(len(source), np.int32)
     stored = np.asarray(source.sizes)
     sizes, first, which = np.unique(stored, axis=0, return_index=True, return_inverse=True)
     resized = np.array([_resized(tuple(size.tolist()), data) for size in sizes])
+    if _exact(len(sizes), data):
+        own = np.maximum(resized, np.minimum(LEAST, data.crop))
+        return list(map(tuple, np.hstack([own, sizes]).tolist())), which.ravel().astype(np.int32)
     shapes = sorted(map(tuple, data.canvases), key=lambda shape: shape[0] * shape[1])
     shapes = shapes or [tuple(resized.max(axis=0).tolist())]
     names = [partial(name_of, source, int(index)) for index in first]
@@ -45,6 +53,23 @@ def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Sha
     groups = held[which.ravel()].astype(np.int32)
     masks = [tuple(stored[groups == group].max(axis=0, initial=1).tolist()) for group in range(len(shapes))]
     return [(*shape, *mask) for shape, mask in zip(shapes, masks, strict=True)], groups
+
+
+def _exact(sizes: int, data: ConfigDict) -> bool:
+    """Whether images of so many sizes are evaluated each at its own."""
+    return data.exact == "always" or (data.exact == "auto" and sizes <= FEW)
+
+
+def eval_note(source: Source, data: ConfigDict) -> str:
+    """What a person must know of how evaluation sees the images of `source`, or ""."""
+    sizes = len(np.unique(np.asarray(source.sizes), axis=0))
+    if _exact(sizes, data) or (sizes == 1 and not data.canvases):
+        return ""
+    return (
+        f"images of {sizes:,} sizes share {max(1, len(data.canvases))} canvas(es), which changes what is found near "
+        "their borders; exact=always (config.data.exact, or --exact of eval.py and predict.py) evaluates each at its "
+        "own size, as publications do, with a program compiled for each size"
+    )
 
 
 def shape_at(shape: Shape, step: int, config: ConfigDict) -> Shape:
@@ -111,7 +136,7 @@ def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -
 
 def _decoded(source: Source, index: int, data: ConfigDict) -> tuple[image.Pixels, Mask, int]:
     record = source[index]
-    pixels, odd = image.decode(record["image"], record["name"], intensity=tuple(data.intensity) or None)
+    pixels, odd = image.decode_record(record, data)
     mask = record["segmentation"] if "segmentation" in record else np.full(pixels.shape[:2], IGNORE, np.uint8)
     check_mask(record["name"], pixels.shape, mask, len(source.classes))
     pixels, odd = image.accept(pixels, odd, record["name"], data)

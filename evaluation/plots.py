@@ -1,5 +1,6 @@
 """Pictures of results."""
 
+import io
 import math
 import warnings
 from collections.abc import Sequence
@@ -14,9 +15,9 @@ from data.boxes import IGNORE
 from data.classification import evaluated
 from data.image import for_display, to_8_bits
 from data.sources import Source
-from errors import UserError
 from evaluation.masks import palette
 from tasks import detection, segmentation
+from training.paths import write_bytes
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -25,6 +26,7 @@ COLUMNS = 8
 DETECTION_COLUMNS = 4
 MASK_COLUMNS = 2
 DRAWN = {"classification": 3 * COLUMNS, "detection": 3 * DETECTION_COLUMNS, "segmentation": 12}  # images of a split
+CELLS = 500  # rows and columns that a drawn confusion matrix has at most
 LEGEND = 60  # classes, beyond which the others' colours are left out
 LABEL = 24  # letters of a class's name in an image
 RIGHT, WRONG = "#1a7f37", "#cf222e"
@@ -40,9 +42,7 @@ def spread(count: int, most: int) -> list[int]:
 
 
 @_plain_text
-def draw_classification(
-    path: Path, source: Source, predictions: dict[str, np.ndarray], confusion: np.ndarray, config: ConfigDict
-) -> None:
+def draw_classification(path: Path, source: Source, predictions: dict[str, np.ndarray], config: ConfigDict) -> None:
     """Images spread over a split, the mistakes made with most confidence, and the confusion matrix, as one PNG.
 
     Each image has its predicted class and confidence above; where that is wrong, the true class below it.
@@ -73,7 +73,7 @@ def draw_classification(
             text = f"{source.classes[predicted[row]]} {predictions['confidence'][row]:.0%}"
             text += "" if correct else f"\nis {source.classes[label[row]]}"
             axis.set_title(text, fontsize=8, color=RIGHT if correct else WRONG)
-    _draw_confusion(right, confusion, source.classes)
+    _draw_confusion(right, label, predicted, source.classes)
     _save(figure, path, dpi=100)
 
 
@@ -161,14 +161,12 @@ def draw_segmentation(path: Path, source: Source, batches: list[dict[str, np.nda
 
 def _save(figure: Any, path: Path, dpi: int) -> None:
     """Writes the figure. Letters that the font lacks are drawn as boxes."""
+    drawn = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        try:
-            figure.savefig(path, dpi=dpi)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); name another file by --output") from error
-        finally:
-            plt.close(figure)
+        figure.savefig(drawn, dpi=dpi)
+    plt.close(figure)
+    write_bytes(path, drawn.getvalue(), "name another file as --output")
 
 
 def _label(axis: Any, text: str, box: Sequence[float], size: tuple[int, int], colour: np.ndarray, above: bool) -> None:
@@ -196,8 +194,14 @@ def _draw_box(axis, box: np.ndarray, color, style: str) -> None:
     axis.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=color, linestyle=style, linewidth=1.5))
 
 
-def _draw_confusion(figure, confusion: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Rows are true classes, in shares of the row; names and numbers only where they can be read."""
+def _draw_confusion(figure, true: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Rows are true classes, in shares of the row; names and numbers only where they can be read.
+
+    Of more than CELLS classes neighbours share a row and a column.
+    """
+    side = min(len(classes), CELLS)
+    pairs = true.astype(np.int64) * side // len(classes) * side + predicted.astype(np.int64) * side // len(classes)
+    confusion = np.bincount(pairs, minlength=side**2).reshape(side, side)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     axis = figure.subplots()
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 import tasks
 from data import intensity
+from data.segmentation import EXACT
 from errors import UserError, check_choice
 from lengths import to_steps
 
@@ -46,6 +47,7 @@ CHANNELS = "three numbers, one a channel"
 RULES = {
     "seed": between(0, 2**32 - 1),
     "batch_size": at_least(1),
+    "eval_batch_size": at_least(0),
     "accumulate": at_least(1),
     "keep": at_least(1),
     "init_rename": TEXTS,
@@ -274,6 +276,7 @@ def _check_detection(config: ConfigDict) -> None:
 def _check_segmentation(config: ConfigDict) -> None:
     data, loss = config.data, config.loss
     check_choice("config.data.resize", data.resize, ("shorter", "none"))
+    check_choice("config.data.exact", data.exact, EXACT)
     check_choice("config.loss.name", loss.name, ("cross_entropy", "focal", "ohem", "lovasz", "dice"))
     if data.balanced:
         raise UserError("config.data.balanced: a picture of several classes is of no one; set it to False")
