@@ -187,7 +187,7 @@ def pack(
         )
         if rows.any()
     ]
-    ignored = bool(where) and bool((crowd | difficult)[keep].all())
+    ignored = bool(where and len(keep)) and bool((crowd | difficult)[keep].all())
     found += [*notes, *([ALL_IGNORED] if ignored else [])]
     flat = Annotations(clipped[keep], np.asarray(classes, np.int32)[keep], crowd[keep], difficult[keep], areas[keep])
     offsets = np.searchsorted(owner[keep], np.arange(len(sizes) + 1))
