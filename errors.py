@@ -13,12 +13,12 @@ class NonFinite(UserError):
     """A number of a training, an evaluation or a prediction is infinite or NaN."""
 
 
-_notes: list[list[str]] = []  # of the `noting` that is open; for all threads
+_notes: list[list[str]] = []  # of the `noting` that is open, for all threads
 
 
 @contextmanager
 def noting() -> Iterator[list[str]]:
-    """Inside, `refuse` adds to this list and goes on, so that all that is bad is found, not the first of it alone."""
+    """Inside, what `apart` is around is noted in this list and goes on, so that all that is bad is found."""
     notes: list[str] = []
     _notes.append(notes)
     try:
@@ -27,14 +27,20 @@ def noting() -> Iterator[list[str]]:
         _notes.pop()
 
 
-def refuse(message: str) -> None:
-    """Raises UserError for a file or record without which the rest can be read; inside `noting` notes it.
+@contextmanager
+def apart(told_again: bool = False) -> Iterator[None]:
+    """Around what fails for one file or record alone, without which the others can be read.
 
-    So it is followed by what leaves the file out.
+    Its UserError is raised, but noted inside `noting`, where what follows has to do without that file; with
+    `told_again` not even that, since the record is kept and fails again when it is read.
     """
-    if not _notes:
-        raise UserError(message)
-    _notes[-1].append(message)
+    try:
+        yield
+    except UserError as error:
+        if not _notes:
+            raise
+        if not told_again:
+            _notes[-1].append(" ".join(str(error).split()))
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

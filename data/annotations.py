@@ -15,11 +15,12 @@ from jaxtyping import Bool, Float, Int
 from data import image
 from data.files import by_name, scan
 from data.sources import Record
-from errors import UserError
+from errors import UserError, apart
 
 LARGEST_AREA = 1e10  # square pixels; COCO's evaluation ignores objects beyond it
 ODD_AREA = "without a usable area (it is the outline's, or the box's)"
 ALL_IGNORED = "all are crowds or difficult (none is learned from, and evaluation ignores them: its AP is -1)"
+UNREAD = (4096, 4096)  # the size of an image that cannot be read: its boxes are within
 ROUNDING = 0.1  # pixels beyond the picture that are clipped without a word
 
 
@@ -159,8 +160,11 @@ def pack(
     outside = ~empty & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
     cut = ~empty & ~outside & (np.abs(clipped - boxes) > ROUNDING).any(axis=1)
     keep = np.flatnonzero(~empty & ~outside)
-    if where and not len(keep):
-        raise UserError(f"{where}: not one box in its {len(sizes)} pictures; look at the annotations, or at the split")
+    with apart(told_again=True):  # by data.checks
+        if where and not len(keep):
+            raise UserError(
+                f"{where}: not one box in its {len(sizes)} pictures; look at the annotations, or at the split"
+            )
     keep = keep[np.argsort(owner[keep], kind="stable")]
 
     crowd, difficult = (
@@ -183,7 +187,7 @@ def pack(
         )
         if rows.any()
     ]
-    ignored = bool(where) and bool((crowd | difficult)[keep].all())
+    ignored = bool(where and len(keep)) and bool((crowd | difficult)[keep].all())
     found += [*notes, *([ALL_IGNORED] if ignored else [])]
     flat = Annotations(clipped[keep], np.asarray(classes, np.int32)[keep], crowd[keep], difficult[keep], areas[keep])
     offsets = np.searchsorted(owner[keep], np.arange(len(sizes) + 1))
@@ -217,12 +221,18 @@ def stated_size(height: float, width: float) -> tuple[int, int] | None:
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width of the picture in `path` as `data.image.decode` will return it, from what of the file tells."""
-    try:
-        with path.open("rb") as file:
-            return image.size_in(file, str(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+    """Height and width of the picture in `path` as `data.image.decode` will return it, from what of the file tells.
+
+    Inside errors.noting UNREAD for one that cannot be read.
+    """
+    size = UNREAD
+    with apart(told_again=True):
+        try:
+            with path.open("rb") as file:
+                size = image.size_in(file, str(path))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+    return size
 
 
 def check_size(name: str, decoded: tuple[int, ...], annotated: Sequence[int]) -> None:

@@ -93,6 +93,7 @@ def survey(source: Source) -> dict[str, Any]:
         "odd pictures": {
             rule: count for odd, rule in image.RULES.items() if (count := sum(odd in each.odd for each in read))
         },
+        "refused": [],  # of the split as a whole: see examine
         "high-bit": _survey_values(source, found),
         "bad": [each.problem for each in found if each.problem],
     }
@@ -233,24 +234,38 @@ def _colour(label: int) -> tuple[int, int, int]:
     return tuple(int(255 * part) for part in colorsys.hsv_to_rgb(label * 0.382 % 1, 0.9, 1))
 
 
+def examine(spec: str, data_dir: str, split: str, given: ConfigDict | None) -> tuple[str, Source, dict[str, Any]]:
+    """What was examined, the source, as far as it can be opened, and `survey` of it with all that is refused.
+
+    `spec`, `data_dir` and `split` take precedence over those of the configuration `given`; without one its defaults
+    for the data's task count. Raises UserError where nothing can be opened; what else is bad is printed before.
+    """
+    config = (given or get_base()).copy_and_resolve_references()
+    opened = {"source": spec or config.data.source, "data_dir": data_dir or config.data.data_dir}
+    config.data.update(opened)
+    split = split or config.data.train_split
+    with noting() as notes:
+        try:
+            source = sources.load(config.data, split)
+        except UserError:
+            for note in notes:
+                print(f"bad: {note}", flush=True)
+            raise
+    if not given:
+        config = get_base(task_of(source))
+        config.data.update(opened)
+    with noting():  # what is bad in train's own files is for the check of train
+        refused = refusals(source, config, split)
+        report = survey(source)
+    title = f"{config.data.source} {split}"
+    return title, source, report | {"refused": refused, "bad": [*notes, *report["bad"]]}
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 2 or (len(argv) == 1 and not _CONFIG.given):
         raise UserError("give one source, such as folder:/images, voc:/data/VOC2007 or embedded, or --config")
-    config = (_CONFIG.value if _CONFIG.given else get_base()).copy_and_resolve_references()
-    with config.unlocked():
-        config.data.source = argv[1] if len(argv) == 2 else config.data.source
-        config.data.data_dir = _DATA_DIR.value or config.data.data_dir
-    split = _SPLIT.value or config.data.train_split
-    with noting() as notes:
-        source = sources.load(config.data, split)
-    if not _CONFIG.given:
-        data, config = config.data, get_base(task_of(source))
-        config.data.update(source=data.source, data_dir=data.data_dir)
-    with noting():  # of train's own files nothing is told here
-        refused = refusals(source, config, split)
-    report = survey(source) | {"refused": refused}
-    report["bad"] = [*notes, *report["bad"]]
-    title = f"{config.data.source} {split}"
+    given = _CONFIG.value if _CONFIG.given else None
+    title, source, report = examine("".join(argv[1:]), _DATA_DIR.value, _SPLIT.value, given)
     print(json.dumps(report, ensure_ascii=False, allow_nan=False) if _JSON.value else describe(title, report))
     if _DRAW.value:
         draw(source, Path(_DRAW.value))
@@ -261,7 +276,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     _CONFIG = cli.ConfigFlag()
-    _SPLIT = flags.DEFINE_string("split", None, "Which of the source's splits; the config's train_split unless given.")
+    _SPLIT = flags.DEFINE_string("split", "", "Which of the source's splits; the config's train_split unless given.")
     _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where prepared TFDS datasets lie; TFDS's default.")
     _DRAW = flags.DEFINE_string("draw", "", "A PNG to write, with samples.")
     _JSON = flags.DEFINE_bool("json", False, "Print JSON.")

@@ -43,7 +43,7 @@ def _check_boxes(source: Source, max_boxes: int, where: str, training: bool) -> 
     boxes, slots, counted = source.box_counts.T
     aim = "learn" if training else "find"
     if not (counted if training else boxes).any():
-        found = f"all its {boxes.sum():,} boxes are crowds or difficult" if boxes.any() else "it has no boxes"
+        found = f"all its boxes ({boxes.sum():,}) are crowds or difficult" if boxes.any() else "it has no boxes"
         raise UserError(f"{where}: there is nothing to {aim}, {found}; look at the annotations, or at the split")
     if training and slots.max() > max_boxes:
         raise UserError(

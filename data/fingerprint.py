@@ -18,8 +18,8 @@ Fingerprint = dict[str, Any]
 def fingerprint(source: Source) -> Fingerprint:
     """{"records": how many, "sha256": of their names, the classes, and each record's label, boxes or sizes}.
 
-    What would have to be read record by record, TFDS's labels and masks, is there by the dataset's version, other masks
-    by the bytes of their files. Of a part also "whole", the fingerprint of what it is a part of: an image that was
+    What would have to be read record by record, TFDS's labels and masks, is there by the dataset's version, masks in
+    files by how large these are. Of a part also "whole", the fingerprint of what it is a part of: an image that was
     added to the other part changes that.
     """
     digest = hashlib.sha256(json.dumps(list(source.classes)).encode())
@@ -49,4 +49,4 @@ def _columns(source: Source) -> Iterable[np.ndarray]:
         return [np.frombuffer(source.version.encode(), np.uint8)]
     if hasattr(source, "labels"):
         return [source.labels]
-    return [source.sizes, *([source.mask_bytes] if hasattr(source, "mask_bytes") else [])]
+    return [source.sizes, *([source.mask_stamps] if hasattr(source, "mask_stamps") else [])]

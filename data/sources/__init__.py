@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 VALIDATION = ("val", "validation", "valid", "dev")  # one split under the names that datasets give it
-BOUND = r"(-?[\d_]+|-?\d+(?:\.\d+)?%)?"
+BOUND = r"(-?\d+(?:_\d+)*|-?\d+(?:\.\d+)?%)?"
 SLICE = re.compile(rf"[^\[]*\[{BOUND}:{BOUND}\]")
 FORMS = "write a split as train, train[:90%] or train[100:200]"
 IGNORE = 255  # of `segmentation`
@@ -109,8 +109,8 @@ class Subset(View):
         return self.source.files[self.indices]
 
     @property
-    def mask_bytes(self) -> Int[np.ndarray, "records"]:
-        return self.source.mask_bytes[self.indices]
+    def mask_stamps(self) -> Int[np.ndarray, "records"]:
+        return self.source.mask_stamps[self.indices]
 
     @property
     def store(self) -> "Store":
@@ -282,7 +282,10 @@ def names(source: Source) -> list[bytes]:
     files = getattr(source, "files", None)
     if files is not None:
         return files.tolist()
-    return [str(each).encode() for each in np.asarray(getattr(source, "image_ids", range(len(source)))).tolist()]
+    return [
+        str(each).encode(errors="surrogatepass")
+        for each in np.asarray(getattr(source, "image_ids", range(len(source)))).tolist()
+    ]
 
 
 def name_of(source: Source, index: int) -> str:

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from data import outlines
 from data.annotations import Detection, pack, packed_ids, packed_names, picture_size, stated_size
 from data.sources.folder import root_folder
-from errors import UserError
+from errors import UserError, apart
 
 SPLITS = ("train", "val", "test")
 # COCO 2017's own: 80 of 1..90.
@@ -139,17 +139,18 @@ def annotation_file(root: Path, split: str) -> Path | None:
 
 
 def _picture_folder(root: Path, split: str, file_names: Sequence[str], path: Path) -> Path:
-    """The first of the folders that holds the first picture; then it must hold all."""
+    """The first of the folders that holds the first picture, or else any; then it must hold all."""
     below = (f"{split}2017", f"{split}2014", split, f"images/{split}2017", f"images/{split}", "images", ".")
     folders = [root / name for name in below if (root / name).is_dir()]
-    folder = next((each for each in folders if (each / file_names[0]).is_file()), None)
+    folder = next((each for name in file_names for each in folders if (each / name).is_file()), None)
     if folder is None:
         raise UserError(f"{path}: no picture {file_names[0]} in {root}'s {', '.join(below)}; put the pictures into one")
     with os.scandir(folder) as entries:
         listed = {entry.name for entry in entries}
     for name in file_names:
-        if name not in listed and not (folder / name).is_file():
-            raise UserError(f"{path}: no picture {folder / name}; add it, or remove its entry")
+        with apart(told_again=True):
+            if name not in listed and not (folder / name).is_file():
+                raise UserError(f"{path}: no picture {folder / name}; add it, or remove its entry")
     return folder
 
 

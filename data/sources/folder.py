@@ -19,7 +19,7 @@ import numpy as np
 
 from data import files
 from data.sources import VALIDATION, Record
-from errors import UserError, did_you_mean
+from errors import UserError, apart, did_you_mean
 
 SPLITS = ("train", *VALIDATION, "test")
 
@@ -58,18 +58,20 @@ def load(argument: str, split: str, data_dir: str) -> Folder:
         raise UserError(f"{reference[0]}: no class folders; expected {reference[0]}/<class>/<image>")
     root = root / split if held else root
     present = _class_folders(root)
-    unknown = [name for name in present if name not in classes]
-    if unknown:
-        raise UserError(
-            f"{root / unknown[0]}: no such class in {reference[0]}{did_you_mean(unknown[0], classes)}; "
-            "rename or remove the folder"
-        )
+    for name in present:
+        with apart():
+            if name not in classes:
+                raise UserError(
+                    f"{root / name}: no such class in {reference[0]}{did_you_mean(name, classes)}; "
+                    "rename or remove the folder"
+                )
     found, labels, others = [], [], []
     for label, name in enumerate(classes):
         if name in present:
             listed = files.scan(root / name)
-            if not listed.images and (split == "train" or not held):
-                raise UserError(f"{root / name}: a class without images; add some, or remove the folder")
+            with apart():
+                if not listed.images and (split == "train" or not held):
+                    raise UserError(f"{root / name}: a class without images; add some, or remove the folder")
             found += [f"{name}/{image}" for image in listed.images]
             labels += [label] * len(listed.images)
             others.append((root / name, listed.others))
@@ -118,7 +120,8 @@ def _class_folders(path: Path) -> tuple[str, ...]:
         if files.is_folder(entry):
             names.append(entry.name)
         elif files.is_image(entry.name):
-            raise UserError(f"{entry.path}: an image outside the class folders; move it into one")
+            with apart():
+                raise UserError(f"{entry.path}: an image outside the class folders; move it into one")
     for name in names:
         held = [split for split in SPLITS if (path / name / split).is_dir()]
         if "train" in held and len(held) > 1:

@@ -16,7 +16,7 @@ import numpy as np
 from data import files
 from data.sources import tfds
 from data.sources.folder import Folder, root_folder
-from errors import UserError
+from errors import UserError, apart
 
 WNID = re.compile(r"n\d{8}(?=_|$)")
 
@@ -36,9 +36,13 @@ def load(argument: str, split: str, data_dir: str) -> Folder:
     listed = files.scan(root)
     if not listed.images:
         raise UserError(f"{root}: no images below this folder")
-    labels = np.array([_label(path, root, numbers) for path in listed.images], np.int32)
-    packed = np.array([os.fsencode(path) for path in listed.images])
-    return Folder(root, names, packed, labels, files.passed_over((root, listed.others)))
+    labels = {}
+    for path in listed.images:
+        with apart():
+            labels[path] = _label(path, root, numbers)
+    packed = np.array([os.fsencode(path) for path in labels])
+    numbered = np.array(list(labels.values()), np.int32)
+    return Folder(root, names, packed, numbered, files.passed_over((root, listed.others)))
 
 
 def _label(path: str, root: Path, numbers: dict[str, int]) -> int:

@@ -38,7 +38,7 @@ from data.masks import COLOURS, Legend, black_and_white, check_header, classes_o
 from data.sources import VALIDATION, Record
 from data.sources.folder import root_folder
 from data.sources.voc import CLASSES as VOC_CLASSES
-from errors import UserError
+from errors import UserError, apart
 
 SPLITS = ("train", *VALIDATION, "test")
 SUFFIXES = ("", "_mask", "_label", "_L")
@@ -70,7 +70,7 @@ class Masks:
         return np.array([os.path.splitext(os.fsdecode(file))[0][len(self.pictures) + 1 :] for file in self.files])
 
     @property
-    def mask_bytes(self) -> Int[np.ndarray, "records"]:
+    def mask_stamps(self) -> Int[np.ndarray, "records"]:
         """How large each mask's file is, which changes with what is drawn in it, nearly always; -1 where it is lost."""
         paths = [self.root / os.fsdecode(file) for file in self.mask_files]
         return np.array([path.stat().st_size if path.is_file() else -1 for path in paths], np.int64)
@@ -148,8 +148,10 @@ def _pairs(
     files, mask_files = by_name(pictures, found.images), by_name(masks, found_masks.images)
     names = read_names(listed, files) if listed else list(files)
     for name in names:
-        if name not in files:
-            raise UserError(f"{pictures / name}.jpg: no such image; add it, or mend {listed}")
+        with apart():
+            if name not in files:
+                raise UserError(f"{pictures / name}.jpg: no such image; add it, or mend {listed}")
+    names = [name for name in names if name in files]
 
     def fits(name: str, suffix: str) -> bool:
         mask = name + suffix
@@ -159,18 +161,17 @@ def _pairs(
     chosen = {}
     for name in names:
         held = [name + suffix for suffix in SUFFIXES if fits(name, suffix)]
-        if common is None and len(held) != 1:
-            image = pictures / files[name]
-            if held:
-                both = " and ".join(mask_files[each] for each in held[:2])
-                raise UserError(f"{image}: has the masks {both} in {masks}; remove one")
-            raise UserError(f"{image}: no mask {masks / name}.png; add it, or remove the image")
-        chosen[name] = held[0] if common is None else name + common
-    unused = [] if listed else sorted(mask_files.keys() - set(chosen.values()))
-    if unused:
-        raise UserError(
-            f"{masks / mask_files[unused[0]]}: no image {pictures / unused[0]}.jpg; add it, or remove the mask"
-        )
+        with apart():
+            if common is None and len(held) != 1:
+                image = pictures / files[name]
+                if held:
+                    both = " and ".join(mask_files[each] for each in held[:2])
+                    raise UserError(f"{image}: has the masks {both} in {masks}; remove one")
+                raise UserError(f"{image}: no mask {masks / name}.png; add it, or remove the image")
+            chosen[name] = held[0] if common is None else name + common
+    for name in [] if listed else sorted(mask_files.keys() - set(chosen.values())):
+        with apart():
+            raise UserError(f"{masks / mask_files[name]}: no image {pictures / name}.jpg; add it, or remove the mask")
     return [(files[name], mask_files[mask]) for name, mask in chosen.items()]
 
 
@@ -186,7 +187,17 @@ def _legend(root: Path) -> Legend:
 
 
 def _mode(mask: Path, picture: Path, size: np.ndarray) -> str:
-    """How a mask is stored. Raises UserError where it has another size than its image, or is none."""
+    """How a mask is stored. Raises UserError where it has another size than its image, or is none.
+
+    Inside errors.noting "" for such a mask.
+    """
+    mode = ""
+    with apart(told_again=True):
+        mode = _checked_mode(mask, picture, size)
+    return mode
+
+
+def _checked_mode(mask: Path, picture: Path, size: np.ndarray) -> str:
     try:
         with Image.open(mask) as opened:
             check_header(opened, str(mask))

@@ -22,7 +22,7 @@ import numpy as np
 from data.annotations import Detection, named_pictures, pack, packed_names, picture_size, stated_size
 from data.files import read_names
 from data.sources.folder import root_folder
-from errors import UserError
+from errors import UserError, apart
 
 SPLITS = ("train", "val", "trainval", "test")
 CLASSES = (
@@ -61,14 +61,19 @@ def load(argument: str, split: str, data_dir: str) -> Detection:
     lists = {
         each: read_names(root / "ImageSets" / "Main" / f"{each}.txt", pictures) for each in splits(argument, data_dir)
     }
-    parsed = {name: _parse(_xml(root, name)) for name in dict.fromkeys(itertools.chain(*lists.values()))}
+    parsed = {}
+    for name in dict.fromkeys(itertools.chain(*lists.values())):
+        with apart():
+            parsed[name] = _parse(_xml(root, name))
     classes = _classes(parsed)
-    names = lists[split]
-    for name in names:
-        if name not in pictures:
-            raise UserError(
-                f"{_xml(root, name)}: no picture {root / 'JPEGImages' / name}.jpg; add it, or mend the list"
-            )
+    names = []
+    for name in filter(parsed.__contains__, lists[split]):
+        with apart():
+            if name not in pictures:
+                raise UserError(
+                    f"{_xml(root, name)}: no picture {root / 'JPEGImages' / name}.jpg; add it, or mend the list"
+                )
+            names.append(name)
     files = [f"JPEGImages/{pictures[name]}" for name in names]
     found = [parsed[name] for name in names]
     sizes = [each.size or picture_size(root / file) for each, file in zip(found, files, strict=True)]

@@ -21,7 +21,7 @@ from data.annotations import Detection, pack, packed_names, picture_size
 from data.files import by_name, passed_over, read_lines, read_text, scan
 from data.sources import VALIDATION
 from data.sources.folder import root_folder
-from errors import UserError
+from errors import UserError, apart
 
 SPLITS = ("train", *VALIDATION, "test")
 NAMES = "classes.txt"
@@ -109,32 +109,34 @@ def _label_files(labels: Path, folder: Path, pictures: dict[str, str]) -> tuple[
     texts = by_name(labels, [file for file in found if file.lower().endswith(".txt")])
     without = {stem: file for stem, file in texts.items() if stem not in pictures}
     for stem, file in without.items():
-        if Path(file).name.lower() != NAMES:
-            raise UserError(f"{labels / file}: no image {folder / stem}.jpg; add it, or remove this file")
+        with apart():
+            if Path(file).name.lower() != NAMES:
+                raise UserError(f"{labels / file}: no image {folder / stem}.jpg; add it, or remove this file")
     return texts, [file for file in found if not file.lower().endswith(".txt") or file in without.values()]
 
 
 def _rows(path: Path, count: int) -> list[tuple[float, ...]]:
     """Class, cx, cy, w, h of each line."""
     found = []
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line:
-            continue
-        try:
-            row = [float(value) for value in line.split()]
-        except ValueError:
-            row = []
-        if len(row) != 5 and (len(row) < 7 or len(row) % 2 == 0):
-            raise UserError(f"{path}:{number}: {line[:60]!r} is not 'class cx cy w h'; mend or remove the line")
-        if row[0] not in range(count):
-            raise UserError(
-                f"{path}:{number}: class {row[0]:g} is none of the {count} classes, 0 to {count - 1}; mend it"
-            )
-        if max(map(abs, row[1:])) > 2:
-            raise UserError(
-                f"{path}:{number}: cx, cy, w, h must be shares of the image, 0 to 1, not pixels; divide them"
-            )
-        found.append(tuple(row if len(row) == 5 else _around(row)))
+    with apart():
+        for number, line in enumerate(read_lines(path), start=1):
+            if not line:
+                continue
+            try:
+                row = [float(value) for value in line.split()]
+            except ValueError:
+                row = []
+            if len(row) != 5 and (len(row) < 7 or len(row) % 2 == 0):
+                raise UserError(f"{path}:{number}: {line[:60]!r} is not 'class cx cy w h'; mend or remove the line")
+            if row[0] not in range(count):
+                raise UserError(
+                    f"{path}:{number}: class {row[0]:g} is none of the {count} classes, 0 to {count - 1}; mend it"
+                )
+            if max(map(abs, row[1:])) > 2:
+                raise UserError(
+                    f"{path}:{number}: cx, cy, w, h must be shares of the image, 0 to 1, not pixels; divide them"
+                )
+            found.append(tuple(row if len(row) == 5 else _around(row)))
     return found
 
 

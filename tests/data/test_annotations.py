@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from data.annotations import (
+    ALL_IGNORED,
     Detection,
     check_size,
     named_pictures,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from detection import coco, picture, voc_xml, write_coco, write_voc
-from masks import write_masks
+from detection import coco, picture, voc_xml, write_coco, write_voc, write_yolo
+from masks import PATTERN, write_mask, write_masks
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -78,8 +78,8 @@ def test_a_part_cut_from_train_keeps_its_boxes_sizes_and_names(tmp_path):
 
 def refusals(tmp_path, split, **data):
     config = get_base("detection")
-    config.data.update(source=f"coco:{tmp_path}", **data)
-    return check.refusals(open_source(f"coco:{tmp_path}", split), config, split)
+    config.data.update(data)
+    return check.examine(f"coco:{tmp_path}", "", split, config)[2]["refused"]
 
 
 def test_what_a_split_lacks_as_a_whole_is_told_and_what_validation_has_beyond_train(tmp_path):
@@ -96,7 +96,7 @@ def test_what_a_split_lacks_as_a_whole_is_told_and_what_validation_has_beyond_tr
     write_coco(tmp_path, crowds)
     assert len(refusals(tmp_path, "train[:2]")) == 1 and "nothing to learn" in refusals(tmp_path, "train")[0]
     write_coco(tmp_path, crowds, "val")
-    assert len(refusals(tmp_path, "val")) == 1 and "nothing to find" in refusals(tmp_path, "val")[0]
+    assert refusals(tmp_path, "val") == []  # evaluated, and told to be odd
 
 
 def test_the_task_of_a_source_is_known_by_what_it_holds(tmp_path, folder):
@@ -113,6 +113,75 @@ def test_the_task_of_a_source_is_known_by_what_it_holds(tmp_path, folder):
             config.data.source = spec
             with pytest.raises(UserError, match=f"^{spec} train is data for {task}, config.task is"):
                 check_split(open_source(spec), config, "train", training=True)
+
+
+def spoilt_coco(root):
+    write_coco(root)
+    (root / "train2017" / "x.jpg").unlink()
+    (root / "train2017" / "z.jpg").write_bytes(b"no image")  # the one whose size the file does not state
+    return ["x.jpg: cannot be read", "z.jpg: cannot be decoded"], 1
+
+
+def spoilt_voc(root):
+    write_voc(root)
+    (root / "ImageSets" / "Main" / "train.txt").write_text("a\nb\nlost\nbroken\nunread\nalone\n")
+    (root / "Annotations" / "broken.xml").write_text("<annotation>")
+    for name in ("alone", "unread"):
+        (root / "Annotations" / f"{name}.xml").write_text("<annotation></annotation>")
+    (root / "JPEGImages" / "unread.jpg").write_bytes(b"")
+    expected = ["lost.xml: cannot be read", "broken.xml: not XML", "unread.jpg: empty file", "alone.xml: no picture"]
+    return expected, 2
+
+
+def spoilt_yolo(root):
+    write_yolo(root)
+    (root / "labels" / "train" / "b.txt").write_text("0 0.5\n")
+    (root / "labels" / "train" / "alone.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    (root / "images" / "train" / "broken.jpg").write_bytes(b"no image")
+    return ["b.txt:1: '0 0.5' is not", "alone.txt: no image", "broken.jpg: cannot be decoded"], 2
+
+
+def spoilt_masks(root):
+    write_masks(root)
+    picture(root / "images" / "train" / "alone.jpg", 3, 5)
+    write_mask(root / "masks" / "train" / "other.png", PATTERN)
+    picture(root / "images" / "train" / "wide.jpg", 3, 9)
+    write_mask(root / "masks" / "train" / "wide.png", PATTERN)
+    picture(root / "images" / "train" / "unread.jpg", 3, 5)
+    (root / "masks" / "train" / "unread.png").write_bytes(b"no mask")
+    expected = ["alone.jpg: no mask", "other.png: no image", "wide.jpg is 9 x 3 but its mask", "unread.png: cannot be"]
+    return expected, 2
+
+
+def spoilt_folder(root):
+    for name in ("cat", "dog"):
+        picture(root / "train" / name / "1.jpg", 8, 8)
+    (root / "train" / "cat" / "broken.jpg").write_bytes(b"no image")
+    (root / "train" / "cat" / "lost.png").symlink_to("/nowhere")
+    (root / "train" / "dog" / "photo.heic").write_bytes(b"x")
+    (root / "train" / "eel").mkdir()
+    return ["broken.jpg: cannot be", "lost.png: cannot be read", "photo.heic: its format", "eel: a class without"], 2
+
+
+@pytest.mark.parametrize("spoilt", [spoilt_coco, spoilt_voc, spoilt_yolo, spoilt_masks, spoilt_folder])
+def test_all_that_is_missing_or_bad_is_named_once_and_the_rest_is_counted(tmp_path, spoilt):
+    expected, good = spoilt(tmp_path)
+    spec = f"{spoilt.__name__.removeprefix('spoilt_')}:{tmp_path}"
+    _, source, report = check.examine(spec, "", "train", None)
+    for each in expected:
+        assert sum(each in problem for problem in report["bad"]) == 1, (each, report["bad"])
+    assert len(report["bad"]) == len(expected) and report["refused"] == []
+    assert sum(report["sizes"].values()) == good
+    assert f"bad records: {len(expected)}" in check.describe(spec, report).splitlines()[-1]
+    with pytest.raises(UserError):  # training ends at the first of them
+        source = open_source(spec)
+        [check_record(source, index) for index in range(len(source))]
+
+
+def check_record(source, index):
+    problem = check.look(source, index).problem
+    if problem:
+        raise UserError(problem)
 
 
 def run(*arguments):

@@ -140,6 +140,8 @@ def test_a_slice_is_those_records_in_the_sources_order(split, expected):
         ("train[:101%]", "goes beyond"),
         ("train[:abc]", "'train.:abc.' is not understood; write a split as train"),
         ("train[3]", "is not understood"),
+        ("train[_:1__0]", "is not understood"),
+        ("train[:nan%]", "is not understood"),
         ("train[", "is not understood"),
         ("train[:3]x", "is not understood"),
         ("train+val", "has no split 'train.val', it has train, val"),
