@@ -1,4 +1,4 @@
-"""The one exception that a person is meant to read."""
+"""The exceptions that a person is meant to read."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -7,6 +7,10 @@ from contextlib import contextmanager
 
 class UserError(Exception):
     """Bad input: one line that names the file, record or field, and the remedy. Commands print it and exit with 2."""
+
+
+class NonFinite(UserError):
+    """A number of a training, an evaluation or a prediction is infinite or NaN."""
 
 
 _notes: list[list[str]] = []  # of the `noting` that is open; for all threads

@@ -10,15 +10,20 @@ Of detections --output has all that evaluation would count; those that score les
 """
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from absl import flags
 
 import cli
 import training.startup
 from errors import UserError
+
+if TYPE_CHECKING:
+    from evaluation.run import Run
 
 _CONFIG = cli.ConfigFlag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The --workdir of a training run.")
@@ -27,57 +32,87 @@ _WEIGHTS = flags.DEFINE_string("weights", None, "With --config, instead of --wor
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write, instead of printing.")
 _THRESHOLD = flags.DEFINE_float("threshold", 0.25, "Detections that score less are not printed.", 0.0, 1.0)
 _MAX_SHOWN = flags.DEFINE_integer("max_shown", 50, "How many detections of an image are printed at most.", 1)
-_MASKS = flags.DEFINE_string(
-    "masks", None, "Of a segmentation: a folder for a PNG a picture, its pixels' class numbers."
-)
+_MASKS = flags.DEFINE_string("masks", None, "Of a segmentation: a folder for a PNG per image, its pixels' classes.")
 _EXACT = flags.DEFINE_string("exact", "", "Masks: each image at its own size: auto, always, never; the run's config.")
 flags.adopt_module_key_flags(cli)
+training.startup.define_flags()
 flags.adopt_module_key_flags(training.startup)
 
 
 def main(argv: list[str]) -> None:
     cli.check_trained(_WORKDIR.value, _WEIGHTS.value, _CONFIG)
     if len(argv) < 2:
-        raise UserError("name pictures, or folders of pictures")
+        raise UserError("name images, or folders of images")
     training.startup.start_jax()
-    from data.pictures import Pictures, find_pictures
-    from evaluation.run import open_run, open_weights
-    from training.manifest import write_json
+    import jax
 
-    tell = partial(print, file=sys.stderr, flush=True)
+    from data.pictures import Pictures, find_pictures, readable
+    from evaluation.run import open_run, open_weights
+    from training.paths import folder
+
+    first = jax.process_index() == 0  # every process has all predictions, one of them speaks
+    tell = partial(print, file=sys.stderr, flush=True) if first else lambda line: None
     if _WORKDIR.value:
-        run = open_run(Path(_WORKDIR.value), _CHECKPOINT.value)
+        run = open_run(folder(_WORKDIR.value), _CHECKPOINT.value)
     else:
         run = open_weights(_CONFIG.value, _WEIGHTS.value, _CONFIG.overrides, tell)
-    source = Pictures(find_pictures(argv[1:]), run.classes)
-    if _MASKS.value:
-        if run.config.task != "segmentation":
-            raise UserError(f"--masks: {run.name} is trained for {run.config.task}, which makes none; leave it out")
-        from evaluation.masks import MaskWriter
-
-        writer = MaskWriter(Path(_MASKS.value), source.files)
-    found: dict[int, dict[str, Any]] = {}
-    detections = shown = 0
-    for predictions in run.predict(source, tell, exact=_EXACT.value):
+    files = find_pictures(argv[1:])
+    whole, broken = readable(files)
+    source = Pictures(whole, run.classes)
+    write_mask = _mask_writer(run, whole) if _MASKS.value else None
+    found: dict[Path, dict[str, Any]] = {}
+    for predictions in run.predict(source, tell, exact=_EXACT.value, skip_broken=True) if whole else ():
         for row, index in enumerate(predictions["id"].tolist()):
-            if _MASKS.value:
-                writer.write(index, run.task.mask(predictions, row))
-            found[index] = described = run.task.describe(predictions, row, run.classes)
-            if _OUTPUT.value:
-                continue
-            lines = run.task.lines(described, _THRESHOLD.value, _MAX_SHOWN.value)
-            for line in lines:
-                print(source.files[index], *map(_shown, line), sep="\t")
-            detections += len(described.get("detections", ()))
-            shown += sum(len(line) > 1 for line in lines)
+            found[whole[index]] = run.task.describe(predictions, row, run.classes)
+            if write_mask and first:
+                write_mask(index, run.task.mask(predictions, row))
+            if not _OUTPUT.value and first:
+                _print(whole[index], run.task.lines(found[whole[index]], _THRESHOLD.value, _MAX_SHOWN.value))
+    broken |= {path: run.problem(source, index) for index, path in enumerate(whole) if path not in found}
+    if first:
+        _finish(run, files, found, broken, tell)
+    if broken:
+        sys.exit(2)
+
+
+def _mask_writer(run: "Run", files: list[Path]) -> Callable[[int, np.ndarray], None]:
+    if run.config.task != "segmentation":
+        raise UserError(f"--masks: {run.name} is trained for {run.config.task}, which makes none; leave it out")
+    from evaluation.masks import MaskWriter
+
+    return MaskWriter(Path(_MASKS.value), files).write
+
+
+def _finish(
+    run: "Run",
+    files: list[Path],
+    found: dict[Path, dict[str, Any]],
+    broken: dict[Path, str],
+    tell: Callable[[str], None],
+) -> None:
+    """The JSON file, or how many detections were not printed; then what could not be read."""
+    from training.paths import write_json
+
     if _OUTPUT.value:
-        write_json(Path(_OUTPUT.value), [{"file": str(source.files[i]), **found[i]} for i in sorted(found)])
+        entries = [{"file": str(path)} | (found[path] if path in found else {"error": broken[path]}) for path in files]
+        write_json(Path(_OUTPUT.value), entries, "name a file that can be written as --output")
         tell(f"predictions of {len(found):,} images in {_OUTPUT.value}")
-    elif detections > shown:
-        tell(
-            f"{shown:,} shown of {detections:,} detections (--threshold={_THRESHOLD.value:g}, "
-            f"--max_shown={_MAX_SHOWN.value}); --output writes all"
-        )
+    else:
+        detections = [each["detections"] for each in found.values() if "detections" in each]
+        total = sum(map(len, detections))
+        shown = sum(len(run.task.shown(each, _THRESHOLD.value, _MAX_SHOWN.value)) for each in detections)
+        if shown < total:
+            tell(
+                f"{shown:,} shown of {total:,} detections (--threshold={_THRESHOLD.value:g}, "
+                f"--max_shown={_MAX_SHOWN.value}); --output writes all"
+            )
+    for reason in broken.values():
+        tell(f"predict.py: error: {' '.join(reason.split())}")
+
+
+def _print(path: Path, lines: list[tuple[Any, ...]]) -> None:
+    for line in lines:
+        print(path, *map(_shown, line), sep="\t", flush=True)
 
 
 def _shown(value: Any) -> str:

@@ -19,7 +19,7 @@ from errors import UserError
 
 LARGEST_AREA = 1e10  # square pixels; COCO's evaluation ignores objects beyond it
 ODD_AREA = "without a usable area (it is the outline's, or the box's)"
-NOT_TRAINED = ("val", "validation", "valid", "dev", "test")  # splits that may be without anything to train on
+ALL_IGNORED = "all are crowds or difficult (none is learned from, and evaluation ignores them: its AP is -1)"
 ROUNDING = 0.1  # pixels beyond the picture that are clipped without a word
 
 
@@ -125,7 +125,6 @@ def pack(
     name: Callable[[int], str],
     *,
     where: str = "",
-    split: str = "",
     crowd: Bool[np.ndarray, "n"] | None = None,
     difficult: Bool[np.ndarray, "n"] | None = None,
     area: Float[np.ndarray, "n"] | None = None,
@@ -141,12 +140,10 @@ def pack(
     Args:
       name: what an error calls an image's annotations.
       where: what an error calls the whole split; "" where these are not the whole.
-      split: the whole split's name.
       outline_area: the area within the outline of box k, NaN if it has none.
       notes: what else was odd, reported after the rest.
 
-    Raises UserError for a coordinate that is no finite number, for a whole split without any box, and for one with
-    nothing to train on, because all its boxes are crowds or difficult, unless it is NOT_TRAINED.
+    Raises UserError for a coordinate that is no finite number, and for a whole split without any box.
     """
     owner, exact = np.asarray(owner, np.int64).reshape(-1), np.asarray(boxes, np.float64).reshape(-1, 4)
     with np.errstate(over="ignore"):
@@ -169,13 +166,6 @@ def pack(
     crowd, difficult = (
         np.zeros(count, bool) if each is None else np.asarray(each, bool) for each in (crowd, difficult)
     )
-    ignored = bool(where) and bool((crowd | difficult)[keep].all())
-    if ignored and split.partition("[")[0] not in NOT_TRAINED:
-        raise UserError(
-            f"{where}: all its {len(keep):,} boxes are crowds or difficult, and training learns from neither; "
-            "mend their iscrowd or difficult"
-        )
-
     corners = np.clip(exact, 0, high)
     areas = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
     odd_area = np.zeros(count, bool)
@@ -193,7 +183,8 @@ def pack(
         )
         if rows.any()
     ]
-    found += [*notes, *(["all are crowds or difficult (evaluation ignores them: its AP is -1)"] if ignored else [])]
+    ignored = bool(where) and bool((crowd | difficult)[keep].all())
+    found += [*notes, *([ALL_IGNORED] if ignored else [])]
     flat = Annotations(clipped[keep], np.asarray(classes, np.int32)[keep], crowd[keep], difficult[keep], areas[keep])
     offsets = np.searchsorted(owner[keep], np.arange(len(sizes) + 1))
     return Store(flat, offsets, f"odd boxes: {'; '.join(found)}" if found else "")

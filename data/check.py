@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 import cli
-from data import image, sources
+from data import image, intensity, sources
 from data.annotations import Annotations, check_size
 from data.boxes import IGNORE
 from data.checks import check_split, task_of
@@ -93,6 +93,7 @@ def survey(source: Source) -> dict[str, Any]:
         "odd pictures": {
             rule: count for odd, rule in image.RULES.items() if (count := sum(odd in each.odd for each in read))
         },
+        "high-bit": _survey_values(source, found),
         "bad": [each.problem for each in found if each.problem],
     }
     task = task_of(source)
@@ -146,6 +147,13 @@ def _survey_boxes(annotated: list[Annotations]) -> dict[str, Any]:
     }
 
 
+def _survey_values(source: Source, found: list[Look]) -> str:
+    """What images of more than 8 bits store; "" where there are none."""
+    if not any(each.odd & image.Odd.DEEP for each in found):
+        return ""
+    return intensity.summarise(measured) if (measured := intensity.measure(source, seed=0)) else ""
+
+
 def _spread(values: np.ndarray) -> dict[str, float]:
     named = zip(("least", "5 %", "median", "95 %", "most"), (0, 5, 50, 95, 100), strict=True)
     return {name: round(float(np.percentile(values, share)), 3) for name, share in named} if len(values) else {}
@@ -168,6 +176,7 @@ def describe(title: str, report: dict[str, Any]) -> str:
     lines += [report[odd] for odd in ODD.values() if report.get(odd)]
     if report["odd pictures"]:
         lines.append(f"odd pictures: {'; '.join(f'{n:,} {rule}' for rule, n in report['odd pictures'].items())}")
+    lines += [report["high-bit"]] if report["high-bit"] else []
     lines += [f"refused: {refusal}" for refusal in report["refused"]]
     lines += [f"bad: {problem}" for problem in report["bad"]]
     return "\n".join([*lines, f"bad records: {len(report['bad']):,}"])
@@ -241,7 +250,8 @@ def main(argv: list[str]) -> None:
         refused = refusals(source, config, split)
     report = survey(source) | {"refused": refused}
     report["bad"] = [*notes, *report["bad"]]
-    print(json.dumps(report, ensure_ascii=False) if _JSON.value else describe(f"{config.data.source} {split}", report))
+    title = f"{config.data.source} {split}"
+    print(json.dumps(report, ensure_ascii=False, allow_nan=False) if _JSON.value else describe(title, report))
     if _DRAW.value:
         draw(source, Path(_DRAW.value))
     if report["bad"] or report["refused"]:

@@ -21,9 +21,9 @@ def task_of(source: Source) -> str:
 def check_split(source: Source, config: ConfigDict, split: str, *, training: bool) -> None:
     """Raises UserError where `source`, opened at `split`, cannot be trained on, or with `training` False evaluated.
 
-    That is data for another task; an image that no canvas holds; and of boxes, an image with more of them than there
-    are slots (training), and a split in which nothing is to be learned or found, since it has no boxes or all are
-    crowds or difficult. Whether there is anything in masks is known only when they are read.
+    That is data for another task; an image that no canvas holds; a split without boxes; and in training an image with
+    more boxes than there are slots, and a split whose boxes are all crowds or difficult, from which nothing is learned.
+    Whether there is anything in masks is known only when they are read.
     """
     where = f"{config.data.source} {split}"
     if task_of(source) != config.task:
@@ -41,9 +41,9 @@ def check_split(source: Source, config: ConfigDict, split: str, *, training: boo
 
 def _check_boxes(source: Source, max_boxes: int, where: str, training: bool) -> None:
     boxes, slots, counted = source.box_counts.T
-    if not counted.any():
+    aim = "learn" if training else "find"
+    if not (counted if training else boxes).any():
         found = f"all its {boxes.sum():,} boxes are crowds or difficult" if boxes.any() else "it has no boxes"
-        aim = "learn" if training else "find"
         raise UserError(f"{where}: there is nothing to {aim}, {found}; look at the annotations, or at the split")
     if training and slots.max() > max_boxes:
         raise UserError(

@@ -66,7 +66,7 @@ def evaluated(record: Record, data: ConfigDict) -> image.Pixels:
 
 
 def _center(record: Record, data: ConfigDict, size: int) -> tuple[image.Pixels, image.Odd]:
-    pixels, odd = image.decode(record["image"], record["name"], intensity=tuple(data.intensity) or None)
+    pixels, odd = image.decode_record(record, data)
     return image.resize_and_center_crop(pixels, data.resize_size, size), odd
 
 

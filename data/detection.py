@@ -1,7 +1,5 @@
 """Detection's examples on the host: a record becomes a canvas of pixels and the boxes on it."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +8,7 @@ from ml_collections import ConfigDict
 
 from data import boxes, image
 from data.annotations import Annotations, check_size
+from data.canvases import check_held, listed, others_note, smallest, with_others
 from data.sources import Record, Source, name_of
 from errors import UserError
 
@@ -22,23 +21,26 @@ SCALING = 10  # in the seed, beside those of examples and epochs
 def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Shape], Int[np.ndarray, "records"]]:
     """The shapes of batches, and which of them each record is put into: the smallest that holds it resized.
 
-    Raises UserError for a picture that none holds.
+    What none holds gets one of its own (data/canvases.py), but is an error where training is given its canvases.
     """
-    shapes = sorted(map(tuple, data.canvases), key=lambda shape: shape[0] * shape[1])
-    if not shapes:
-        return [(data.image_size, data.image_size)], np.zeros(len(source), np.int32)
+    shapes = listed(data)
+    if data.resize != "shorter":  # every image becomes as large as its canvas, or is fitted into it
+        return shapes, np.zeros(len(source), np.int32)
     largest = max((data.image_size, *(data.train_sizes if training else ())))
     sizes, first, which = np.unique(source.sizes, axis=0, return_index=True, return_inverse=True)
-    held = [
-        _smallest(shapes, tuple(size.tolist()), largest, data, partial(name_of, source, int(index)))
-        for size, index in zip(sizes, first, strict=True)
-    ]
-    return shapes, np.array(held, np.int32)[which.ravel()]
+    resized = _all_resized(sizes, largest, data)
+    if training and data.canvases:
+        check_held(shapes, sizes, resized, lambda position: name_of(source, int(first[position])))
+    else:
+        shapes = with_others(shapes, resized)
+    return shapes, smallest(shapes, resized)[which.ravel()].astype(np.int32)
 
 
 def eval_note(source: Source, data: ConfigDict) -> str:
-    """What a person must know of how evaluation sees the images of `source`: nothing."""
-    return ""
+    """What a person must know of how evaluation sees the images of `source`, or ""."""
+    if data.resize != "shorter":
+        return ""
+    return others_note(listed(data), _all_resized(np.unique(source.sizes, axis=0), data.image_size, data))
 
 
 def shape_at(shape: Shape, step: int, config: ConfigDict) -> Shape:
@@ -107,7 +109,7 @@ def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -
 
 
 def _decoded(record: Record, annotated: Int[np.ndarray, "2"], data: ConfigDict) -> tuple[image.Pixels, int]:
-    pixels, odd = image.decode(record["image"], record["name"], intensity=tuple(data.intensity) or None)
+    pixels, odd = image.decode_record(record, data)
     check_size(record["name"], pixels.shape, annotated)
     return image.accept(pixels, odd, record["name"], data)
 
@@ -124,15 +126,9 @@ def _resized(size: boxes.Size, shape: Shape, target: int, data: ConfigDict) -> b
     return shape if data.resize == "stretch" else boxes.fit(size, shape)
 
 
-def _smallest(shapes: list[Shape], size: boxes.Size, target: int, data: ConfigDict, name: Callable[[], str]) -> int:
-    for number, shape in enumerate(shapes):
-        height, width = _resized(size, shape, target, data)
-        if height <= shape[0] and width <= shape[1]:
-            return number
-    raise UserError(
-        f"{name()}: {size[0]} x {size[1]} (height x width), becomes {height} x {width}, which no canvas of "
-        f"config.data.canvases holds: {shapes}; add ({height}, {width})"
-    )
+def _all_resized(sizes: Int[np.ndarray, "n 2"], target: int, data: ConfigDict) -> Int[np.ndarray, "n 2"]:
+    """Of images whose shorter side is resized."""
+    return np.array([boxes.shorter(tuple(size), target, data.max_size) for size in sizes.tolist()]).reshape(-1, 2)
 
 
 def _shown(window: boxes.Window) -> Shape:

@@ -23,11 +23,11 @@ UNREADABLE = (
     *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
     *(".dcm", ".dicom", ".nii", ".nii.gz", ".nrrd", ".mha"),
 )
-# What systems put beside one's own files, under names that do not begin with a dot; lower case.
-CLUTTER = (
+# What operating systems leave next to user files, under names that do not begin with a dot; lower case.
+CLUTTER = {
     *("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"),
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
-)
+}
 
 
 class Listing(NamedTuple):
@@ -83,8 +83,10 @@ def entries(folder: Path) -> list[os.DirEntry]:
 def is_folder(entry: os.DirEntry) -> bool:
     """Whether `entry` is a folder, or a link to one. Raises UserError as `scan` does."""
     try:
-        if entry.is_dir() or entry.is_file():
-            return entry.is_dir()
+        if entry.is_dir():
+            return True
+        if entry.is_file():
+            return False
     except OSError as error:
         raise UserError(f"{entry.path}: cannot be followed ({error.strerror}); mend or remove it") from error
     if entry.is_symlink() and not os.path.exists(entry.path):
@@ -108,7 +110,7 @@ def image_suffixes() -> frozenset[str]:
 
 
 def passed_over(*folders: tuple[Path, list[str]], what: str = "images") -> str:
-    """Tells of the files below each folder that are not `what` they should be; "" where there are none."""
+    """Reports the files below each folder that are not `what` is expected there; "" where there are none."""
     named = [str(folder / path) for folder, others in folders for path in others]
     return f"odd files: {len(named):,} that are no {what} (passed over), first {named[0]}" if named else ""
 

@@ -1,14 +1,15 @@
-"""Images of more than 8 bits a channel: their values as stored, and the range of those that becomes 0 to 255.
+"""Images of more than 8 bits per channel: their values as stored, and the range of those that becomes 0 to 255.
 
-CT, X-ray and microscopy store 10 to 16 bits, often in 16, 32-bit integers, or floats. What is stored is read without
+CT, X-ray and microscopy store 10 to 16 bits, in 16-bit or 32-bit integers or in floats. What is stored is read without
 loss and scaled to float32: black (0) is the range's lower end, white (255) its upper end, values beyond become black or
 white, and so do infinite ones; NaN is black. Images of 8 bits are never scaled.
 
-    uint16 (PNG, TIFF, PGM, PPM, JPEG 2000), grey or RGB    as stored; of 12 bits in JPEG 2000, as Pillow scales them
-    int16, int32, uint32 (TIFF)                             as stored; signed ones may be negative (CT's HU)
-    float32, float64 (TIFF, PFM)                            as stored
+    uint16 (PNG, TIFF, PGM, PPM), grey or RGB    as stored
+    uint16 (JPEG 2000), grey                     fewer than 16 bits are shifted up to 16, as Pillow has them
+    int16, int32, uint32 (TIFF), grey            as stored; CT has negative values
+    float32, float64 (TIFF, PFM), grey           as float32
 
-Which range it is, data/intensity.py decides for a data set. A single file has `bits_range` of its own values.
+Which range it is, data/intensity.py decides for a data set. A file without one is scaled by `own_range`.
 """
 
 import io
@@ -87,8 +88,12 @@ def scale(values: np.ndarray, intensity: Range) -> Float[np.ndarray, "..."]:
     low, high = intensity
     exact = values.dtype.itemsize <= 2 or values.dtype == np.float32
     scaled = values.astype(np.float32 if exact else np.float64)
-    scaled = (scaled - scaled.dtype.type(low)) * scaled.dtype.type(255) / scaled.dtype.type(high - low)
-    return np.clip(np.nan_to_num(scaled, nan=0, posinf=255, neginf=0), 0, 255).astype(np.float32)
+    scaled -= scaled.dtype.type(low)
+    scaled *= 255
+    scaled /= scaled.dtype.type(high - low)
+    if values.dtype.kind == "f":
+        np.nan_to_num(scaled, copy=False, nan=0, posinf=255, neginf=0)
+    return np.clip(scaled, 0, 255, out=scaled).astype(np.float32, copy=False)
 
 
 def bits_range(low: float, high: float, is_float: bool) -> Range | None:

@@ -1,6 +1,6 @@
 """Images on the host: decoding, cropping and resizing to RGB of a static size, uint8 or, of high-bit images, float32.
 
-Pixels are 0 to 255, black to white, in either type. An image of more than 8 bits a channel becomes float32 without a
+Pixels are 0 to 255, black to white, in either type. An image of more than 8 bits per channel becomes float32 without
 loss: data/high_bit.py says which values are read, data/intensity.py which of them become black and white. An image of 8
 bits stays uint8, and is never scaled. What batches hold is config.data.pixels.
 
@@ -65,7 +65,7 @@ RULES = {
     Odd.TRANSPARENT: "transparent (alpha dropped)",
     Odd.REDUCED: "of more than 8 bits (reduced to 8, by config.data.pixels or for want of a decoder)",
     Odd.NOT_FINITE: "with values that are not finite (black, or white where infinite)",
-    Odd.BLANK: "blank (their values are within one grey level of config.data.intensity's range)",
+    Odd.BLANK: "blank (of the range of config.data.intensity, their values are within one grey level of 255)",
 }
 
 
@@ -80,7 +80,7 @@ def decode(
     The rules, of which grey, palettes and alpha that hides nothing are not called odd: grey becomes three equal
     channels, a palette its colours; alpha is dropped and the colours beneath are kept; CMYK is converted; the
     orientation of EXIF or XMP is applied; of an animation the first frame is read, of a truncated image what is there.
-    More than 8 bits a channel become float32: `intensity` are the stored values that become 0 and 255, without it the
+    More than 8 bits per channel become float32: `intensity` are the stored values that become 0 and 255, without it the
     image's own (high_bit.own_range). Raises UserError naming `name` for bytes that are no image, for an image without a
     readable pixel, for more than MAX_PIXELS, and for a crop outside the image.
     """
@@ -104,6 +104,11 @@ def decode(
     except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to
         raise _undecodable(name, error) from error
     return _part(pixels, crop, name), odd
+
+
+def decode_record(record: dict[str, Any], data: ConfigDict) -> tuple[Pixels, Odd]:
+    """`decode` of a record's whole image, by config.data.intensity."""
+    return decode(record["image"], record["name"], intensity=tuple(data.intensity) or None)
 
 
 def accept(pixels: Pixels, odd: Odd, name: str, data: ConfigDict) -> tuple[Pixels, int]:
@@ -132,7 +137,7 @@ def stored_values(encoded: bytes | np.ndarray, name: str) -> np.ndarray | None:
 
 def for_display(record: dict[str, Any], data: ConfigDict) -> UInt8[np.ndarray, "h w 3"]:
     """A record's whole image, as the network sees its intensities, for people to look at."""
-    return to_8_bits(decode(record["image"], record["name"], intensity=tuple(data.intensity) or None)[0])
+    return to_8_bits(decode_record(record, data)[0])
 
 
 def to_8_bits(pixels: Pixels) -> UInt8[np.ndarray, "h w 3"]:
@@ -140,7 +145,7 @@ def to_8_bits(pixels: Pixels) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def size(encoded: bytes | np.ndarray, name: str) -> tuple[int, int]:
-    """Height and width of an image as `decode` will return it, read from its header alone."""
+    """Height and width of an image as `decode` will return it, without decoding its pixels."""
     return encoded.shape[:2] if isinstance(encoded, np.ndarray) else size_in(io.BytesIO(encoded), name)
 
 
@@ -374,7 +379,7 @@ def _scaled(values: np.ndarray, intensity: Range | None) -> tuple[Pixels, Odd]:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         odd |= Odd.NOT_FINITE
     scaled = high_bit.scale(values, intensity or high_bit.own_range(values))
-    if np.ptp(scaled) < 1 and np.ptp(values) > 0:
+    if np.ptp(scaled) < 1 and values.min() < values.max():
         odd |= Odd.BLANK
     scaled = scaled.reshape((*scaled.shape[:2], -1))
     return np.broadcast_to(scaled, (*scaled.shape[:2], 3)), odd

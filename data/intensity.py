@@ -10,7 +10,7 @@
 
 `settle` writes what it finds into these fields. A run keeps them in its workdir, so that resuming, evaluation and
 prediction scale as training did. The train images are MEASURED, or all if there are fewer, drawn from config.seed;
-of each at most VALUES values, evenly spread, count for percentiles, and all for bits.
+of each, VALUES values drawn at random count for percentiles, and all for bits.
 """
 
 import io
@@ -47,8 +47,8 @@ class Values(NamedTuple):
 def settle(config: ConfigDict, source: Source, say: Callable[[str], None] = lambda line: None) -> ConfigDict:
     """`config` with data.pixels and data.intensity as the train split `source` has them; `say` is told of a range.
 
-    Images of 8 bits need no range; then intensity stays as it is. Raises UserError for floats and integers in one
-    split, which share no range.
+    Images of 8 bits need no range, and floats and integers in one split share none: then intensity stays as it is, and
+    each high-bit image is scaled by its own bits.
     """
     data = config.data
     intensity, pixels = tuple(data.intensity), data.pixels
@@ -59,7 +59,7 @@ def settle(config: ConfigDict, source: Source, say: Callable[[str], None] = lamb
     of_8_bits = data.pixels == "auto" and pixels == "uint8"
     found = [] if intensity or of_8_bits else measure(source, config.seed)
     if found:
-        intensity = find_range(found, data.intensity_rule)
+        intensity = find_range(found, data.intensity_rule) or ()
         say(describe(found, intensity, data.intensity_rule))
     return with_fields(config, {"pixels": pixels, "intensity": intensity})
 
@@ -100,36 +100,44 @@ def holds_high_bits(source: Source, seed: int) -> bool:
 def measure(source: Source, seed: int) -> list[Values]:
     """The values of the high-bit images among MEASURED records."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda index: _measure(source, index), _drawn(source, seed, MEASURED))
+        found = pool.map(lambda index: _measure(source, index, seed), _drawn(source, seed, MEASURED))
         return [each for each in found if each is not None]
 
 
-def find_range(found: list[Values], rule: str) -> Range:
-    """The range of images measured, by `rule`. Raises UserError where some hold integers and some floats."""
-    floats = [each for each in found if each.kind.kind == "f"]
-    integers = [each for each in found if each.kind.kind != "f"]
-    if floats and integers:
-        raise UserError(
-            f"data: {floats[0].name} stores floats, {integers[0].name} integers of more than 8 bits: no range of "
-            "values is right for both; store them alike, or set config.data.intensity=(low, high)"
-        )
+def find_range(found: list[Values], rule: str) -> Range | None:
+    """The range of images measured, by `rule`; None where some hold integers and some floats."""
+    are_floats = {each.kind.kind == "f" for each in found}
+    if len(are_floats) > 1:
+        return None
     if rule == "type":
         ranges = [high_bit.type_range(each.kind) for each in found]
         return min(low for low, _ in ranges), max(high for _, high in ranges)
     low, high = min(each.low for each in found), max(each.high for each in found)
-    by_bits = high_bit.bits_range(low, high, bool(floats)) if rule == "bits" else None
+    by_bits = high_bit.bits_range(low, high, are_floats.pop()) if rule == "bits" else None
     return by_bits or _percentiles(found)
 
 
-def describe(found: list[Values], intensity: Range, rule: str) -> str:
+def describe(found: list[Values], intensity: Range | tuple[()], rule: str) -> str:
     """A line that tells of a range, and how much of it the images use."""
+    if not intensity:
+        return (
+            f"data: {summarise(found)}; integers and floats share no range, so each image is scaled by its own bits "
+            "(config.data.intensity=(low, high) sets a range for all)"
+        )
+    return (
+        f"data: {summarise(found)}; black is {intensity[0]:g}, white {intensity[1]:g} "
+        f"(config.data.intensity_rule={rule!r}; config.data.intensity=(low, high) sets others)"
+    )
+
+
+def summarise(found: list[Values]) -> str:
+    """What images measured store, for a person to choose a range by."""
     kinds = ", ".join(sorted({each.kind.name for each in found}))
     low, high = min(each.low for each in found), max(each.high for each in found)
     inner = _percentiles(found)
     return (
-        f"data: images of more than 8 bits ({kinds}, {len(found):,} measured): their values are {low:g} to {high:g}, "
-        f"99 % of them {inner[0]:g} to {inner[1]:g}; black is {intensity[0]:g}, white {intensity[1]:g} "
-        f"(config.data.intensity_rule={rule!r}; config.data.intensity=(low, high) sets others)"
+        f"images of more than 8 bits ({kinds}, {len(found):,} measured): their values are {low:g} to {high:g}, 99 % of "
+        f"them {inner[0]:g} to {inner[1]:g}"
     )
 
 
@@ -153,7 +161,7 @@ def _is_high_bit(encoded: bytes) -> bool:
         return False
 
 
-def _measure(source: Source, index: int) -> Values | None:
+def _measure(source: Source, index: int, seed: int) -> Values | None:
     """None for an image of 8 bits, and for one that cannot be read, which is reported when it is its turn."""
     try:
         record = source[index]
@@ -165,5 +173,8 @@ def _measure(source: Source, index: int) -> Values | None:
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values.ravel()
     if not finite.size:
         return None
-    sample = finite[:: max(1, finite.size // VALUES)].astype(np.float64)
-    return Values(record["name"], values.dtype, float(finite.min()), float(finite.max()), sample)
+    if finite.size > VALUES:
+        sample = finite[np.random.default_rng((seed, DRAWING, index)).integers(0, finite.size, VALUES)]
+    else:
+        sample = finite
+    return Values(record["name"], values.dtype, float(finite.min()), float(finite.max()), sample.astype(np.float64))

@@ -116,7 +116,7 @@ def classes_of(encoded: bytes, name: str, legend: Legend) -> tuple[np.ndarray, n
     if values.ndim == 3:
         if np.ptp(values, axis=-1).any():
             raise UserError(
-                f"{name}: a mask in colours, of which {legend.origin} tells no classes; write each class's colour "
+                f"{name}: a mask in colours, of which {legend.origin} gives no classes; write each class's colour "
                 "behind its name: road 128 64 128"
             )
         values = values[..., 0]
@@ -138,19 +138,19 @@ def check_header(mask: Image.Image, name: str) -> None:
 
 
 def _stored(mask: Image.Image, encoded: bytes, name: str, colours: bool) -> Integer[np.ndarray, "h w *c"]:
-    """Colours [h,w,3] where `colours` are wanted or stored, else numbers [h,w]."""
+    """Colours [h,w,3] where the legend gives `colours` or the file stores them, else numbers [h,w]."""
     if "A" in mask.getbands():
         alpha = np.asarray(mask.getchannel("A"))
         visible = np.asarray(mask)[..., :-1]
         if np.ptp(alpha) and not np.ptp(visible, axis=(0, 1)).any():
             raise UserError(f"{name}: only its alpha differs between pixels; save the classes as grey or colours")
         if mask.mode == "PA" and not colours:
-            return visible[..., 0].astype(np.int64)
+            return visible[..., 0]
     if colours or mask.mode in COLOURS:
         return np.asarray(mask.convert("RGB"))
-    values = np.asarray(mask).astype(np.int64)
+    values = np.asarray(mask, np.uint8 if mask.mode == "1" else None)
     stored, shown = _white(mask, encoded)
-    return values if stored == shown else (values * stored + shown // 2) // shown
+    return values if stored == shown else (values.astype(np.int64) * stored + shown // 2) // shown
 
 
 def _white(mask: Image.Image, encoded: bytes) -> tuple[int, int]:

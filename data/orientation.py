@@ -30,6 +30,7 @@ XMP = re.compile(r"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])")
 PNG = b"\x89PNG\r\n\x1a\n"
 METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # PNG's chunks that may tell an orientation, before IDAT or after it
 LARGEST_METADATA = 1 << 24  # bytes of such a chunk; a larger one is passed over
+TAIL = 1 << 16  # bytes at the end of a file in which its last pixels are looked for
 
 
 def of_jpeg(encoded: bytes) -> int:
@@ -44,12 +45,12 @@ def of_jpeg(encoded: bytes) -> int:
 
 
 def of_png(file: BinaryIO) -> int:
-    """1 to 8. Reads the headers of all chunks, and the metadata among them, wherever in the file it stands.
+    """1 to 8, from the metadata before the pixels or after them, without reading the pixels.
 
-    Metadata may follow the pixels, where Pillow finds it only after decoding them. So it is put before them, in a file
-    without any.
+    Pillow finds metadata that follows the pixels only after decoding them. So all of it is put before them, in a file
+    that has none.
     """
-    chunks = list(_chunks(file))
+    chunks = list(_metadata(file))
     if len(chunks) < 2:
         return 1
     file = PNG + b"".join(chunks) + _chunk(b"IDAT", b"") + _chunk(b"IEND", b"")
@@ -98,21 +99,43 @@ def _exif(image: Image.Image) -> Any:
         return None
 
 
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
+def _metadata(file: BinaryIO) -> Iterator[bytes]:
     """The header chunk of a PNG and its metadata, whole. Ends where the file does, or where it is broken."""
-    file.seek(len(PNG))
+    position, skipped = len(PNG), False
     while True:
+        file.seek(position)
         head = file.read(8)
         size, kind = int.from_bytes(head[:4], "big"), head[4:]
         if len(head) < 8 or kind == b"IEND":
             return
+        if kind == b"IDAT" and not skipped:  # of thousands of chunks, perhaps
+            position, skipped = _last_pixels(file, position), True
+            continue
         if kind == b"IHDR" or (kind in METADATA and size <= LARGEST_METADATA):
             rest = file.read(size + 4)
             if len(rest) < size + 4:
                 return
             yield head + rest
-        else:
-            file.seek(size + 4, io.SEEK_CUR)
+        position += size + 12
+
+
+def _last_pixels(file: BinaryIO, first: int) -> int:
+    """Where the last IDAT chunk begins, if the last bytes of the file say so; else `first`, where the first one does.
+
+    They do if from there on chunk follows chunk up to the end of the image.
+    """
+    start = max(first, file.seek(0, io.SEEK_END) - TAIL)
+    file.seek(start)
+    tail = file.read()
+    at = len(tail)
+    while (at := tail.rfind(b"IDAT", 4, at + 3)) > 0:
+        position, kind = at - 4, b""
+        while position + 12 <= len(tail) and kind != b"IEND":
+            kind = tail[position + 4 : position + 8]
+            position += int.from_bytes(tail[position : position + 4], "big") + 12
+        if kind == b"IEND" and position <= len(tail):
+            return start + at - 4
+    return first
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

@@ -1,7 +1,8 @@
-"""Loose picture files, to predict on."""
+"""Loose image files, to predict on."""
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,22 @@ class Pictures:
             return {"image": path.read_bytes(), "label": 0, "name": str(path)}
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); mend the path or leave it out") from error
+
+
+def readable(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """The files whose headers can be read, and what is wrong with each of the others."""
+
+    def problem(path: Path) -> str:
+        try:
+            picture_size(path)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        problems = list(pool.map(problem, paths))
+    broken = {path: reason for path, reason in zip(paths, problems, strict=True) if reason}
+    return [path for path in paths if path not in broken], broken
 
 
 def find_pictures(paths: Sequence[str]) -> list[Path]:

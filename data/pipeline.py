@@ -31,6 +31,7 @@ from errors import UserError
 Batch = dict[str, np.ndarray]
 
 CLOSING = 5  # seconds that workers have to end
+QUIET = "ignore:resource_tracker:UserWarning"
 
 # How a task makes an example of a record: canvases, eval_note, shape_at, empty, train_example and eval_example, alike
 # in each.
@@ -49,25 +50,56 @@ def train_batches(
     task adds. H and W are those of one of the task's canvases, or what the task makes of it at this step.
     """
     shard = _Shard(config.batch_size, process_index, processes)
-    return _iterate(TrainBatch.of(source, settle(config, source), shard), start_step, stop_step, config.data)
+    config = settle(config, source) if config.data.pixels == "auto" else config
+    return _iterate(TrainBatch.of(source, config, shard), start_step, stop_step, config.data)
 
 
 def eval_batches(
-    source: Source, config: ConfigDict, *, batch_size: int, process_index: int = 0, processes: int = 1
+    source: Source,
+    config: ConfigDict,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    processes: int = 1,
+    skip_broken: bool = False,
 ) -> Iterator[Batch]:
     """The rows of this process of batches that hold each record exactly once, canvas by canvas, in order.
 
     In segmentation a canvas may be of the size of its images alone: config.data.exact.
 
-    The last batch of a canvas is filled up with rows that have `valid` False. Keys are those of training.
+    The last batch of a canvas is filled up with rows that have `valid` False; with `skip_broken` so are the rows of
+    records that cannot be read, which else are an error. Keys are those of training.
     """
-    load = EvalBatch(source, settle_pixels(config, source), _Shard(batch_size, process_index, processes))
+    shard = _Shard(batch_size, process_index, processes)
+    load = EvalBatch(source, settle_pixels(config, source), shard, skip_broken)
     return _iterate(load, 0, len(load.plan), config.data)
+
+
+def problem(source: Source, config: ConfigDict, index: int) -> str:
+    """Why evaluation cannot read a record; "" where it can."""
+    load = EvalBatch(source, settle_pixels(config, source), _Shard(1, 0, 1))
+    shape = next(shape for shape, members in load.plan if index in members)
+    try:
+        EXAMPLES[config.task].eval_example(source, index, load.config, shape)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def eval_note(source: Source, config: ConfigDict) -> str:
     """What a person must know of how `eval_batches` sees the images of `source`, or ""."""
     return EXAMPLES[config.task].eval_note(source, config.data)
+
+
+def empty_eval_batches(source: Source, config: ConfigDict, batch_size: int) -> list[Batch]:
+    """Batches as eval_batches makes them, but without any record: one of the least height, and one of the least width.
+
+    Raises UserError where a record fits no canvas.
+    """
+    config = settle_pixels(config, source)
+    shapes = [shape for shape, _ in EvalBatch(source, config, _Shard(batch_size, 0, 1)).plan]
+    smallest = {min(shapes, key=lambda shape: shape[side]) for side in (0, 1)}
+    return [_empty_batch(batch_size, shape, config) for shape in sorted(smallest)]
 
 
 @dataclass(frozen=True)
@@ -116,6 +148,7 @@ class EvalBatch:
     source: Source
     config: ConfigDict
     shard: _Shard
+    skip_broken: bool = False
 
     @cached_property
     def plan(self) -> list[tuple[tuple[int, ...], np.ndarray]]:
@@ -132,7 +165,13 @@ class EvalBatch:
         config, (shape, members), rows = self.config, self.plan[step], self.shard.rows
         batch = _empty_batch(rows.stop - rows.start, shape, config)
         for row, index in enumerate(members[rows].tolist()):
-            _fill(batch, row, id=index, **EXAMPLES[config.task].eval_example(self.source, index, config, shape))
+            try:
+                example = EXAMPLES[config.task].eval_example(self.source, index, config, shape)
+            except UserError:
+                if not self.skip_broken:
+                    raise
+                continue
+            _fill(batch, row, id=index, **example)
         return batch
 
 
@@ -161,7 +200,8 @@ def _iterate(load: TrainBatch | EvalBatch, start: int, stop: int, data: ConfigDi
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch))
     if data.workers > 0:
         # At exit the resource tracker frees the batches still under way, which is its work, and warns, which is noise.
-        sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+        if QUIET not in sys.warnoptions:
+            sys.warnoptions.append(QUIET)
         options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2)
         batches = batches.mp_prefetch(options, worker_init_fn=_start_worker)
     return _watched(batches, data.timeout)

@@ -5,8 +5,7 @@ Evaluation: the whole picture resized, on a canvas of its own size or one that i
 is stored: predictions are brought to that size.
 """
 
-from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,8 @@ from scipy import ndimage
 
 from data import boxes, image
 from data.boxes import IGNORE, Size
-from data.sources import Source, name_of
+from data.canvases import listed, others_note, smallest, with_others
+from data.sources import Source
 from errors import UserError
 
 # Height and width of what a batch holds, in evaluation followed by those of the masks.
@@ -35,21 +35,19 @@ def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Sha
 
     In training the crop. In evaluation by config.data.exact: each image at its own size, as torchvision and
     mmsegmentation evaluate, which is a shape for every size of image, and at least LEAST a side unless training crops
-    are smaller. Or the smallest of config.data.canvases that holds the image resized, or without them one that holds
-    every image; its masks are as large as the largest image on it. Raises UserError for an image that no canvas holds.
+    are smaller. Or the smallest of config.data.canvases that holds the image resized (data/canvases.py adds one where
+    none does), or without them one that holds every image; its masks are as large as the largest image on it.
     """
     if training:
         return [tuple(data.crop)], np.zeros(len(source), np.int32)
     stored = np.asarray(source.sizes)
-    sizes, first, which = np.unique(stored, axis=0, return_index=True, return_inverse=True)
-    resized = np.array([_resized(tuple(size.tolist()), data) for size in sizes])
+    sizes, which = np.unique(stored, axis=0, return_inverse=True)
+    resized = _all_resized(sizes, data)
     if _exact(len(sizes), data):
         own = np.maximum(resized, np.minimum(LEAST, data.crop))
         return list(map(tuple, np.hstack([own, sizes]).tolist())), which.ravel().astype(np.int32)
-    shapes = sorted(map(tuple, data.canvases), key=lambda shape: shape[0] * shape[1])
-    shapes = shapes or [tuple(resized.max(axis=0).tolist())]
-    names = [partial(name_of, source, int(index)) for index in first]
-    held = np.array([_smallest(shapes, *each) for each in zip(sizes.tolist(), resized.tolist(), names, strict=True)])
+    shapes = with_others(listed(data), resized) if data.canvases else [tuple(resized.max(axis=0).tolist())]
+    held = smallest(shapes, resized)
     groups = held[which.ravel()].astype(np.int32)
     masks = [tuple(stored[groups == group].max(axis=0, initial=1).tolist()) for group in range(len(shapes))]
     return [(*shape, *mask) for shape, mask in zip(shapes, masks, strict=True)], groups
@@ -62,13 +60,17 @@ def _exact(sizes: int, data: ConfigDict) -> bool:
 
 def eval_note(source: Source, data: ConfigDict) -> str:
     """What a person must know of how evaluation sees the images of `source`, or ""."""
-    sizes = len(np.unique(np.asarray(source.sizes), axis=0))
-    if _exact(sizes, data) or (sizes == 1 and not data.canvases):
+    sizes = np.unique(np.asarray(source.sizes), axis=0)
+    if _exact(len(sizes), data) or (len(sizes) == 1 and not data.canvases):
         return ""
-    return (
-        f"images of {sizes:,} sizes share {max(1, len(data.canvases))} canvas(es), which changes what is found near "
-        "their borders; exact=always (config.data.exact, or --exact of eval.py and predict.py) evaluates each at its "
-        "own size, as publications do, with a program compiled for each size"
+    others = others_note(listed(data), _all_resized(sizes, data)) if data.canvases else ""
+    return "; ".join(
+        [
+            f"images of {len(sizes):,} sizes share {max(1, len(data.canvases))} canvas(es), which changes what is "
+            "found near their borders; exact=always (config.data.exact, or --exact of eval.py and predict.py) "
+            "evaluates each at its own size, as publications do, with a program compiled for each size",
+            *([others] if others else []),
+        ]
     )
 
 
@@ -136,7 +138,7 @@ def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -
 
 def _decoded(source: Source, index: int, data: ConfigDict) -> tuple[image.Pixels, Mask, int]:
     record = source[index]
-    pixels, odd = image.decode(record["image"], record["name"], intensity=tuple(data.intensity) or None)
+    pixels, odd = image.decode_record(record, data)
     mask = record["segmentation"] if "segmentation" in record else np.full(pixels.shape[:2], IGNORE, np.uint8)
     check_mask(record["name"], pixels.shape, mask, len(source.classes))
     pixels, odd = image.accept(pixels, odd, record["name"], data)
@@ -166,14 +168,8 @@ def _resized(size: Size, data: ConfigDict, scale: float = 1.0) -> Size:
     return boxes.shorter(size, max(1, round(data.image_size * scale)), max(1, round(data.max_size * scale)))
 
 
-def _smallest(shapes: list[Size], size: list[int], resized: list[int], name: Callable[[], str]) -> int:
-    for number, shape in enumerate(shapes):
-        if resized[0] <= shape[0] and resized[1] <= shape[1]:
-            return number
-    raise UserError(
-        f"{name()}: {size[0]} x {size[1]} (height x width), becomes {resized[0]} x {resized[1]}, which no canvas of "
-        f"config.data.canvases holds: {shapes}; add ({resized[0]}, {resized[1]})"
-    )
+def _all_resized(sizes: Int[np.ndarray, "n 2"], data: ConfigDict) -> Int[np.ndarray, "n 2"]:
+    return np.array([_resized(tuple(size), data) for size in sizes.tolist()]).reshape(-1, 2)
 
 
 def _crop(size: Size, to: Size, shape: Size, rng: np.random.Generator) -> boxes.Window:

@@ -1,5 +1,6 @@
 """Pictures of results."""
 
+import io
 import math
 import warnings
 from collections.abc import Sequence
@@ -14,9 +15,9 @@ from data.boxes import IGNORE
 from data.classification import evaluated
 from data.image import for_display, to_8_bits
 from data.sources import Source
-from errors import UserError
 from evaluation.masks import palette
 from tasks import detection, segmentation
+from training.paths import write_bytes
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -160,14 +161,12 @@ def draw_segmentation(path: Path, source: Source, batches: list[dict[str, np.nda
 
 def _save(figure: Any, path: Path, dpi: int) -> None:
     """Writes the figure. Letters that the font lacks are drawn as boxes."""
+    drawn = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        try:
-            figure.savefig(path, dpi=dpi)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); name another file by --output") from error
-        finally:
-            plt.close(figure)
+        figure.savefig(drawn, dpi=dpi)
+    plt.close(figure)
+    write_bytes(path, drawn.getvalue(), "name another file as --output")
 
 
 def _label(axis: Any, text: str, box: Sequence[float], size: tuple[int, int], colour: np.ndarray, above: bool) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +16,7 @@ import tasks
 from data import sources
 from data.intensity import with_fields
 from data.oddities import Oddities
+from data.pipeline import problem
 from data.segmentation import EXACT
 from data.sources import Source
 from errors import UserError, check_choice
@@ -25,6 +25,7 @@ from training.checkpoint import Checkpoints, check_same, choose, shapes
 from training.initial import classes_of, read_weights, variables_from, with_options
 from training.manifest import read_classes, settled_config
 from training.mesh import AXIS, make_mesh, replicated
+from training.paths import AnyPath
 from training.step import make_eval_step
 from training.validation import check_config
 from weights.public import Public, PublicDetector, PublicSegmenter
@@ -48,18 +49,28 @@ class Run:
     _steps: dict[tuple[str, str], Callable] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def predict(
-        self, source: Source, say: Callable[[str], None], views: str = "center", exact: str = ""
+        self,
+        source: Source,
+        say: Callable[[str], None],
+        views: str = "center",
+        exact: str = "",
+        skip_broken: bool = False,
     ) -> Iterator[Predictions]:
         """The task's predictions for `source`, a batch at a time and in order, on all devices, from `views` of each.
 
-        `exact` stands for config.data.exact, unless it is "". `say` is given a line for odd pictures and one for shared
-        canvases, if there are any. Raises UserError where the task has no such views, or no use for `exact`, and where
-        ten crops would be the same one.
+        `exact` stands for config.data.exact, unless it is "". `say` is given a line for odd images and one for shared
+        canvases, if there are any. With `skip_broken` records that cannot be read are left out. Raises UserError where
+        the task has no such views, or no use for `exact`, and where ten crops would be the same one.
         """
         check_choice("--views", views, self.task.VIEWS)
         config = with_exact(self.config, exact) if exact else self.config
         loaded = whole_square(config) if views == "ten_crop" else config
-        return predict(self._step(views), self._on_devices, source, loaded, self._mesh, Oddities(source, say))
+        odd = Oddities(source, say)
+        return predict(self._step(views), self._on_devices, source, loaded, self._mesh, odd, skip_broken)
+
+    def problem(self, source: Source, index: int) -> str:
+        """Why `predict` leaves a record out; "" where it does not."""
+        return problem(source, self.config, index)
 
     def _step(self, views: str) -> Callable:
         """The evaluation step, one for every state of the config; jit keeps a program for every shape of batches."""
@@ -101,7 +112,7 @@ def whole_square(config: ConfigDict) -> ConfigDict:
     return wider
 
 
-def open_run(workdir: Path, which: str) -> Run:
+def open_run(workdir: AnyPath, which: str) -> Run:
     """The checkpoint "best", "latest" or of a step. Raises UserError where there is none, or none of this model."""
     config = settled_config(workdir)
     check_config(config)

@@ -43,7 +43,7 @@ def get_base(task: str = "classification") -> ConfigDict:
                 balanced=False,  # draw each class equally often, however many pictures it has
                 pixels="auto",  # of batches: uint8, or float32, which high-bit images need; auto: as train images do
                 intensity=(),  # of high-bit images: (low, high), stored values that become black and white; (): found
-                intensity_rule="bits",  # how they are found in train images: bits, type or percentiles
+                intensity_rule="bits",  # how: by bits, type or percentiles of train images; see data/intensity.py
                 workers=0,  # processes that load; 0: threads of this one
                 threads=2,  # a process
                 strict=False,  # refuse odd pictures (data/image.py: Odd), which are otherwise set right, counted, told
@@ -134,7 +134,7 @@ DETECTION = dict(
         resize="shorter",  # keeps the aspect, the longer side at most max_size; stretch: to the canvas; fit: into it
         max_size=1333,
         train_sizes=(),  # image_size drawn anew for each training example: (640, 672, 704, 736, 768, 800)
-        canvases=(),  # (height, width) of the batches, the smallest that holds a picture is its; (): image_size squared
+        canvases=(),  # (height, width) of batches, each image on the smallest that holds it; (): as images need them
         multi_scale=(),  # sides of square canvases, one drawn anew for every 10 training steps: (480, 512, ..., 800)
         max_boxes=100,  # boxes of a picture; more are an error, in a mosaic the last are left out
     ),

@@ -2,7 +2,7 @@
 
 resolve(config, source) -> config                              before training: fills in what depends on the train split
 mixed(config.augment)                                          how many rows of a batch, one after the other, are mixed
-augment(key, batch, config.augment, classes) -> batch          on the device: uint8 pixels in, the network's input out
+augment(key, batch, config.augment, classes) -> batch          on the device: pixels of 0..255 in, the model's input out
 normalise(batch, config.augment) -> images                     the same for evaluation
 inputs(model, batch) -> {name: value}                          what the model's call takes beside the images
 loss(model, outputs, batch, config) -> (scalar, {name: scalar})

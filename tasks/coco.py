@@ -6,9 +6,7 @@ a crowd is: it need not be found, and detections of it are left out. faster-coco
 tests/tasks/test_coco_ap.py compares it with pycocotools.
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,24 +61,23 @@ class _Evaluation(COCOeval_faster):
         return overlaps
 
 
-def write_results(
-    path: Path, metrics: Metrics, category_ids: Sequence[int | str | None], picture_ids: Sequence[int | str]
-) -> None:
+def results(
+    metrics: Metrics, category_ids: Sequence[int | str | None], picture_ids: Sequence[int | str]
+) -> list[dict[str, Any]]:
     """All that was found, as COCO's evaluation server wants it.
 
-    `category_ids` and `picture_ids` are the dataset's own ids of classes and images. They are written unchanged,
-    whatever their size or kind. A class whose id is None is none of the data's: nothing can be judged by it, and what
-    was found of it is left out.
+    `category_ids` and `picture_ids` are the dataset's own ids of classes and images. They stay as they are, whatever
+    their size or kind. A class whose id is None is none of the data's: nothing can be judged by it, and what was found
+    of it is left out.
     """
     _, found, _ = columns(metrics)
     rows = zip(*(found[name].tolist() for name in ("picture", "class", "score")), _xywh(found["box"]), strict=True)
     pictures = picture_ids.tolist() if isinstance(picture_ids, np.ndarray) else picture_ids
-    results = [
+    return [
         {"image_id": pictures[picture], "category_id": category_ids[kind], "bbox": box, "score": score}
         for picture, kind, score, box in rows
         if category_ids[kind] is not None
     ]
-    path.write_text(json.dumps(results, allow_nan=False))
 
 
 def _annotations(rows: Columns, **more: np.ndarray) -> list[dict[str, Any]]:

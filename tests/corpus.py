@@ -134,3 +134,13 @@ def unusable() -> dict[str, tuple[bytes, str]]:
         "bomb.jpg": (jpeg_that_claims(65_500, 65_500), "a decompression bomb"),
         "bomb.png": (png_that_claims(60_000, 60_000), "decompression bomb"),
     }
+
+
+def png_of(pixels: bytes) -> bytes:
+    """A PNG of 20 x 10 with these bytes for its compressed pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 20, 10, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")

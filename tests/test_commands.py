@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,16 @@ def test_train_evaluate_predict_and_digest(tmp_path):
     from data.sources.embedded import CLASSES, Embedded
 
     Image.fromarray(Embedded("val")[0]["image"]).save(tmp_path / "one.png")
+    for name in CLASSES[3:5]:
+        (tmp_path / "later" / name).mkdir(parents=True)
+        shutil.copy(tmp_path / "one.png", tmp_path / "later" / name)
+    later = ("--source", f"folder:{tmp_path / 'later'}", "--split", "train")
+    done = run("eval.py", "--workdir", str(tmp_path / "run"), *later)
+    assert done.returncode == 0, done.stderr
+    assert [sum(row) for row in json.loads((tmp_path / "run" / "eval_train.json").read_text())["confusion"]] == [
+        *(int(name in CLASSES[3:5]) for name in CLASSES)
+    ]
+
     done = run("predict.py", "--workdir", str(tmp_path / "run"), str(tmp_path / "one.png"))
     assert done.returncode == 0, done.stderr
     name, predicted, confidence = done.stdout.strip().split("\t")
@@ -167,9 +178,20 @@ def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_li
         assert re.match(rf"data: odd pictures: 7 truncated \(.*\), first {pictures}/{split}/", line)
         assert "; 3 EXIF-rotated (turned upright), first " in line
 
-    done = run("predict.py", "--workdir", str(tmp_path / "run"), str(pictures / "val"))
-    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(corpus.usable())
-    assert re.fullmatch(r"data: odd pictures: 7 truncated .*\n", done.stderr)
+    spoilt = pictures / "spoilt.png"  # its header is whole
+    spoilt.write_bytes(corpus.png_of(b"no pixels"))
+    entries = tmp_path / "entries.json"
+    done = run(
+        "predict.py", "--workdir", str(tmp_path / "run"), str(pictures / "val"), str(spoilt), f"--output={entries}"
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    odd, written, error = done.stderr.splitlines()
+    assert odd.startswith("data: odd pictures: 7 truncated ")
+    assert written == f"predictions of {len(corpus.usable())} images in {entries}"
+    assert error.startswith(f"predict.py: error: {spoilt}: cannot be decoded")
+    *found, last = json.loads(entries.read_text())
+    assert len(found) == len(corpus.usable()) and all(each.keys() == {"file", "class", "confidence"} for each in found)
+    assert last["file"] == str(spoilt) and error.endswith(last["error"])
 
     broken = pictures / "val" / "dog" / "broken.jpg"
     broken.write_text("no picture")
@@ -198,7 +220,7 @@ def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_li
         ),
         (("eval.py",), "--workdir is missing"),
         (("eval.py", "--workdir=/nowhere"), "/nowhere/config.json: no such file"),
-        (("predict.py", "--workdir=/nowhere"), "name pictures"),
+        (("predict.py", "--workdir=/nowhere"), "name images"),
         (("-m", "training.digest"), "give one workdir"),
         (("-m", "data.prepare", "fashion_mnist"), "give one dataset, such as tfds:fashion_mnist"),
     ],

@@ -217,7 +217,7 @@ def load(data: ConfigDict, split: str) -> Source:
             raise UserError(f"{spec} has no train split to cut config.data.val_fraction from")
         source = _cut(module.load(argument, "train", data_dir), spec, name, data.val_fraction, data.split_seed)
     else:
-        own = name if name in available or name not in VALIDATION else validation(available)
+        own = _own(name, available)
         if own not in available:
             hint = "; to cut one from train, set config.data.val_fraction" if name == "val" else ""
             raise UserError(f"{spec} has no split {name!r}, it has {', '.join(available)}{hint}")
@@ -235,6 +235,12 @@ def splits(data: ConfigDict) -> Sequence[str]:
     """The names of the splits of `data.source`."""
     module, argument = _format(data.source)
     return module.splits(argument, data.data_dir)
+
+
+def has_split(data: ConfigDict, split: str) -> bool:
+    """Whether `data.source` itself has `split`, which may be a slice: it need not be cut from the train split."""
+    available = splits(data)
+    return _own(split.partition("[")[0], available) in available
 
 
 def classes(data: ConfigDict) -> Sequence[str]:
@@ -336,6 +342,11 @@ def _slice(split: str, count: int, spec: str) -> Int[np.ndarray, "records"]:
         return round(exact)
 
     return np.arange(count)[position(found[1], 0) : position(found[2], count)]
+
+
+def _own(name: str, available: Sequence[str]) -> str:
+    """What the split `name` is called in `available`; the validation split has many names."""
+    return name if name in available or name not in VALIDATION else validation(available)
 
 
 def validation(available: Sequence[str]) -> str:

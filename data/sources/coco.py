@@ -81,7 +81,6 @@ def load(argument: str, split: str, data_dir: str) -> Detection:
         sizes=content.sizes,
         name=lambda index: f"{path}: {content.file_names[index]}",
         where=str(path),
-        split=split,
     )
     return Detection(
         root=content.folder,

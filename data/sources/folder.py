@@ -1,13 +1,13 @@
 """`folder:<path>`: images sorted into folders, one sub-folder per class.
 
-    <path>/train/<class>/.../<image>    with val/ and test/ beside train/, or any of the three alone, or
-    <path>/<class>/.../<image>          one split, "train", to cut a "val" from with config.data.val_fraction; where
-                                        <path> itself is called val or test it also has that name
+    <path>/train/<class>/.../<image>    with val/ (or valid/, ...) and test/ beside train/, or any of these alone, or
+    <path>/<class>/.../<image>          one split, "train", to cut a "val" from with config.data.val_fraction, or to
+                                        evaluate as other data: eval.py --source folder:<path> --split train
 
 The classes are the sorted names of the class folders of train, or without train of all splits; any script will do.
 Each has an image in train at least; val and test may lack some. Folders within a class folder belong to the class. A
 folder `train` that holds images itself is a class of that name. Files that are no images are passed over, counted and
-told; what else counts as an image, and what is hidden, data/files.py says.
+reported; data/files.py says what counts as an image, and what is hidden.
 """
 
 import os
@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from data import files
-from data.sources import Record
+from data.sources import VALIDATION, Record
 from errors import UserError, did_you_mean
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", *VALIDATION, "test")
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,7 @@ class Folder:
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
-    root = root_folder(argument)
-    held = _split_folders(root)
-    own_name = (root.name,) if root.name in ("val", "test") else ()
-    return held or ("train", *own_name)
+    return _split_folders(root_folder(argument)) or ("train",)
 
 
 def load(argument: str, split: str, data_dir: str) -> Folder:
@@ -114,7 +111,7 @@ def _holds_images(folder: Path) -> bool:
 def _class_folders(path: Path) -> tuple[str, ...]:
     """Sorted names of the folders in `path`.
 
-    Raises UserError for an image beside them, which would belong to no class, and for one that holds splits.
+    Raises UserError for an image next to them, which would belong to no class, and for one that holds splits.
     """
     names = []
     for entry in files.entries(path):
@@ -123,7 +120,7 @@ def _class_folders(path: Path) -> tuple[str, ...]:
         elif files.is_image(entry.name):
             raise UserError(f"{entry.path}: an image outside the class folders; move it into one")
     for name in names:
-        within = {entry.name for entry in files.entries(path / name)}
-        if "train" in within and within & {"val", "test"}:
+        held = [split for split in SPLITS if (path / name / split).is_dir()]
+        if "train" in held and len(held) > 1:
             raise UserError(f"{path / name}: holds splits, not the images of one class; give folder:{path / name}")
     return tuple(sorted(names))

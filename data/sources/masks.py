@@ -1,4 +1,4 @@
-"""`masks:<path>`: pictures, each with a mask of the same size and name, in another folder.
+"""`masks:<path>`: images, each with a mask of the same size and name, in another folder.
 
     <path>/<split>/<name>.jpg           <path>/<split>annot/<name>.png       as the SegNet tutorial's CamVid
     <path>/images/<split>/<name>.jpg    <path>/masks/<split>/<name>.png
@@ -6,17 +6,18 @@
     <path>/JPEGImages/<name>.jpg        <path>/SegmentationClass/<name>.png  Pascal VOC's, by the lists in
                                                                              <path>/ImageSets/Segmentation/<split>.txt
 
-<split> is train, val or test (of VOC also trainval). A mask may carry its picture's name with _mask, _label or _L
-behind it. Every picture needs a mask, and every mask a picture.
+<split> is train, val (or valid, validation, dev) or test, of VOC also trainval. Folders may lie within those of images,
+and likewise within those of masks. A mask may carry its image's name with _mask, _label or _L behind it, unless that is
+another image's name. Every image needs one mask, and every mask an image.
 
 <path>/classes.txt is the legend: a class's name per line, with the number or colour of its pixels where that is not the
 line's place; see data/masks.py. Without the file, folders of `annot` have the classes of CamVid, and lists as VOC's
 those of VOC.
 
-Masks are read as they are stored: the indices of a palette, grey values of 1 to 16 bits, or colours. Rules, told once:
-colours that are all grey are read as grey; 16 bits are read as numbers; of two classes without numbers, 255 is class 1
-in black and white masks (see `_is_black_and_white`). The share of ignored pixels is always told. All of this is decided
-over the whole split, or over SURVEYED masks spread over it where it has more.
+Masks are read as they are stored: the indices of a palette, grey values of 1 to 16 bits, or colours. These rules are
+reported once: colours that are all grey are read as grey; 16 bits are read as numbers; of two classes without numbers,
+255 is class 1 in black and white masks (see `_is_black_and_white`). The share of ignored pixels is always reported. All
+of this is decided over the whole split; of one with more than SURVEYED masks, over that many spread evenly.
 """
 
 import os
@@ -34,12 +35,12 @@ from data.annotations import packed_names, picture_size
 from data.boxes import IGNORE
 from data.files import Listing, by_name, passed_over, read_bytes, read_names, read_text, scan
 from data.masks import COLOURS, Legend, black_and_white, check_header, classes_of, parse_legend, read_mask
-from data.sources import Record
+from data.sources import VALIDATION, Record
 from data.sources.folder import root_folder
 from data.sources.voc import CLASSES as VOC_CLASSES
 from errors import UserError
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", *VALIDATION, "test")
 SUFFIXES = ("", "_mask", "_label", "_L")
 SURVEYED = 1000  # masks whose pixels are looked at when a split is opened
 STRAY = 0.1  # ones to whites: fewer are strays in a black and white mask
@@ -128,9 +129,9 @@ def _layout(root: Path) -> dict[str, tuple[str, str, str]]:
                 found[split] = (pictures, masks, "")
     if not found and (root / "images").is_dir() and (root / "masks").is_dir():
         return {"train": ("images", "masks", "")}
-    if "train" not in found:
+    if not found:
         raise UserError(
-            f"{root}: no pictures with masks; expected train/ beside trainannot/, images/train/ beside masks/train/, "
+            f"{root}: no images with masks; expected train/ beside trainannot/, images/train/ beside masks/train/, "
             "or images/ beside masks/"
         )
     return found
@@ -179,7 +180,7 @@ def _legend(root: Path) -> Legend:
         return parse_legend(read_text(path), str(path))
     if (root / "ImageSets" / "Segmentation").is_dir():
         return parse_legend(VOC, "VOC")
-    if (root / "trainannot").is_dir():
+    if any((root / f"{split}annot").is_dir() for split in SPLITS):
         return parse_legend(CAMVID, "CamVid")
     raise UserError(f"{path}: no such file; write it with a class's name per line, in the order of their numbers")
 
@@ -224,18 +225,19 @@ def _survey(paths: Sequence[Path], modes: Sequence[str], legend: Legend) -> tupl
             odd.append(f"single ones in {both:,} of these (read as {legend.classes[1]})")
         legend, ignored = black_and_white(legend), ignored - whites
     if ignored.any():
-        if (ignored == pixels).all() and not any(_is_wanted(path, legend) for path in paths):
+        if (ignored == pixels).all() and not any(_has_classes(path, legend) for path in paths):
             raise UserError(
                 f"{paths[0].parent}: all pixels of all {len(paths):,} masks are ignored by the legend of "
                 f"{legend.origin}; mend them, or write each class's number behind its name in classes.txt"
             )
-        about = "about " if len(rows) < len(paths) else ""
-        odd.append(f"{about}{ignored.sum() / pixels.sum():.1%} of the pixels ignored")
+        share = ignored.sum() / pixels.sum()
+        about = "under 0.1%" if share < 0.0005 else f"{'about ' if len(rows) < len(paths) else ''}{share:.1%}"
+        odd.append(f"{about} of the pixels ignored")
     return legend, odd
 
 
 def _is_black_and_white(ones: Int[np.ndarray, "masks"], whites: Int[np.ndarray, "masks"]) -> bool:
-    """Whether 255 is class 1 rather than ignored in masks of two classes, which hold so many pixels of 1 and of 255.
+    """Whether 255 is class 1 rather than ignored in masks of two classes, given how many pixels of each hold 1 and 255.
 
     It is ignored where masks hold both 1 and 255. These may be strays: in fewer masks than hold 255 alone, and in these
     under a tenth as many as there are of 255. Where no mask or only strays hold both, the majority decides: masks that
@@ -249,7 +251,7 @@ def _is_black_and_white(ones: Int[np.ndarray, "masks"], whites: Int[np.ndarray, 
 def _count(path: Path, legend: Legend) -> tuple[int, int, int, int]:
     """How many pixels hold 1, hold 255, are ignored, and are there at all; a broken mask counts as one pixel.
 
-    What is wrong with that one is told when its record is read.
+    What is wrong with that one is reported when its record is read.
     """
     try:
         values, classes = classes_of(read_bytes(path), str(path), legend)
@@ -259,7 +261,7 @@ def _count(path: Path, legend: Legend) -> tuple[int, int, int, int]:
     return ones, whites, (classes == IGNORE).sum(), classes.size
 
 
-def _is_wanted(path: Path, legend: Legend) -> bool:
+def _has_classes(path: Path, legend: Legend) -> bool:
     """Whether some pixel of the mask is not ignored."""
     _, _, ignored, pixels = _count(path, legend)
     return ignored < pixels

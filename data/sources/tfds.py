@@ -180,7 +180,6 @@ class TfdsDetection(Tfds):
             sizes,
             lambda position: self._name(indices[position]),
             where=where,
-            split=self.split,
             crowd=column("is_crowd"),
             difficult=column("is_difficult"),
             area=column("area"),

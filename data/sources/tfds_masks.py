@@ -124,15 +124,15 @@ def classes(argument: str, data_dir: str) -> Sequence[str]:
 def load(argument: str, split: str, data_dir: str) -> TfdsMasks:
     split = split_of(argument, split, data_dir)
     source = TfdsMasks(argument, split, data_dir, classes(argument, data_dir))
-    if len(source) and not any(_is_wanted(source, index) for index in range(len(source))):
+    if len(source) and not any(_has_classes(source, index) for index in range(len(source))):
         raise UserError(
             f"tfds_masks:{argument}: all pixels of all {len(source):,} masks of {split} are ignored; take another split"
         )
     return source
 
 
-def _is_wanted(source: TfdsMasks, index: int) -> bool:
-    """Whether some pixel of the record is not ignored; a broken record is, which is told when it is read."""
+def _has_classes(source: TfdsMasks, index: int) -> bool:
+    """Whether some pixel of the record is not ignored; a broken record is, which is reported when it is read."""
     try:
         return bool((source[index]["segmentation"] != IGNORE).any())
     except UserError:

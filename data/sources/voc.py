@@ -80,7 +80,6 @@ def load(argument: str, split: str, data_dir: str) -> Detection:
         sizes=np.array(sizes, np.int32),
         name=lambda index: str(_xml(root, names[index])),
         where=str(root / "ImageSets" / "Main" / f"{split}.txt"),
-        split=split,
         notes=_second_boxes({_xml(root, name): parsed[name].second for name in names}),
     )
     return Detection(

@@ -1,13 +1,13 @@
 """`yolo:<path>`: boxes in the text format of YOLO's trainers.
 
-    <path>/images/<split>/.../<name>.jpg     or another image format; <split> is train, val or test
+    <path>/images/<split>/.../<name>.jpg     or another image format; <split> is train, val (or valid, ...) or test
     <path>/labels/<split>/.../<name>.txt     a line per object: class cx cy w h, in shares of the image's width and
                                              height; or class x0 y0 x1 y1 x2 y2 ..., the outline that the box is around
     <path>/classes.txt                       the classes' names, one per line; or data.yaml's `names`, a list or a
                                              mapping from 0, or its `nc` alone
 
 An image whose file of labels is empty or missing has no objects. A line that repeats another of its file is dropped, as
-Ultralytics does, counted and told. Sizes are read from the images' headers.
+Ultralytics does, counted and reported. Sizes are read from the images' headers.
 """
 
 import re
@@ -19,10 +19,11 @@ import yaml
 
 from data.annotations import Detection, pack, packed_names, picture_size
 from data.files import by_name, passed_over, read_lines, read_text, scan
+from data.sources import VALIDATION
 from data.sources.folder import root_folder
 from errors import UserError
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", *VALIDATION, "test")
 NAMES = "classes.txt"
 NUMBER = re.compile(r"\d{1,6}")
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -62,8 +63,8 @@ def load(argument: str, split: str, data_dir: str) -> Detection:
     if not pictures:
         raise UserError(f"{folder}: no images; put them there")
     texts, others = _label_files(labels, folder, pictures)
-    read = [_rows(labels / texts[stem], len(names)) if stem in texts else np.zeros((0, 5)) for stem in pictures]
-    rows = [each[np.sort(np.unique(each, axis=0, return_index=True)[1])] for each in read]
+    read = [_rows(labels / texts[stem], len(names)) if stem in texts else [] for stem in pictures]
+    rows = [np.array(list(dict.fromkeys(each)), np.float64).reshape(-1, 5) for each in read]
     sizes = np.array([picture_size(folder / file) for file in pictures.values()], np.int32)
     owner = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
     flat = np.concatenate(rows)
@@ -81,16 +82,12 @@ def load(argument: str, split: str, data_dir: str) -> Detection:
         name=name,
         where=str(labels),
     )
-    repeated = [len(all_rows) - len(kept) for all_rows, kept in zip(read, rows, strict=True)]
-    lines = (
-        passed_over((folder, found.others)),
-        passed_over((labels, others), what="labels"),
-        f"odd labels: {sum(repeated):,} lines that repeat another of their file (dropped), first in "
-        f"{name(np.flatnonzero(repeated)[0])}"
-        if any(repeated)
-        else "",
-        store.oddities,
-    )
+    lines = [passed_over((folder, found.others)), passed_over((labels, others), what="labels")]
+    repeated = np.array([len(lines_read) - len(kept) for lines_read, kept in zip(read, rows, strict=True)])
+    if repeated.any():
+        first = name(np.flatnonzero(repeated)[0])
+        lines.append(f"odd labels: {repeated.sum():,} lines that repeat one above (dropped), first in {first}")
+    lines.append(store.oddities)
     return Detection(
         root=folder,
         files=packed_names(list(pictures.values())),
@@ -117,8 +114,8 @@ def _label_files(labels: Path, folder: Path, pictures: dict[str, str]) -> tuple[
     return texts, [file for file in found if not file.lower().endswith(".txt") or file in without.values()]
 
 
-def _rows(path: Path, count: int) -> np.ndarray:
-    """[n,5]: class, cx, cy, w, h."""
+def _rows(path: Path, count: int) -> list[tuple[float, ...]]:
+    """Class, cx, cy, w, h of each line."""
     found = []
     for number, line in enumerate(read_lines(path), start=1):
         if not line:
@@ -137,8 +134,8 @@ def _rows(path: Path, count: int) -> np.ndarray:
             raise UserError(
                 f"{path}:{number}: cx, cy, w, h must be shares of the image, 0 to 1, not pixels; divide them"
             )
-        found.append(row if len(row) == 5 else _around(row))
-    return np.array(found, np.float64).reshape(-1, 5)
+        found.append(tuple(row if len(row) == 5 else _around(row)))
+    return found
 
 
 def _around(row: list[float]) -> list[float]:

@@ -59,6 +59,7 @@ def test_classification_is_counted_with_its_odd_pictures(corpus_folder):
     folder, odd = corpus_folder
     report = check.survey(open_source(f"folder:{folder}"))
     assert report["records"] == len(odd) and sum(report["classes"].values()) == len(odd) and "boxes" not in report
+    assert report["high-bit"].startswith("images of more than 8 bits (float32, uint16, 5 measured): their values are")
     expected = {rule: sum(flag in each for each in odd.values()) for flag, rule in check.image.RULES.items()}
     assert report["odd pictures"] == {rule: count for rule, count in expected.items() if count}
 

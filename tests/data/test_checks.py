@@ -36,11 +36,11 @@ def test_a_usable_split_passes_without_an_image_being_read(opened, tmp_path):
         check_split(source, config, "train", training=training)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_a_split_of_crowds_alone_has_nothing_to_learn_or_find(opened, training):
+def test_a_split_of_crowds_alone_has_nothing_to_learn_and_may_be_evaluated(opened):
     source, config = opened(every(iscrowd=1))
-    with pytest.raises(UserError, match="nothing to (learn|find), all its 3 boxes are crowds or difficult; look at"):
-        check_split(source, config, "train", training=training)
+    with pytest.raises(UserError, match="nothing to learn, all its 3 boxes are crowds or difficult; look at"):
+        check_split(source, config, "train", training=True)
+    check_split(source, config, "train", training=False)
 
 
 def test_a_part_without_boxes_has_nothing_to_find(opened):
@@ -61,7 +61,7 @@ def test_more_boxes_than_slots_are_told_with_the_number_that_is_enough(opened):
 
 def test_an_image_that_no_canvas_holds_is_named_with_the_canvas_that_does(opened):
     source, config = opened(image_size=20, max_size=100, canvases=((20, 30),))
-    with pytest.raises(UserError, match=r"\.jpg: 12 x 34 \(height x width\), becomes 20 x 56.*; add \(20, 56\)"):
+    with pytest.raises(UserError, match=r"\.jpg: 12 x 34 \(height x width\), becomes 20 x 56.*'\(\(20, 30\), .*\)'"):
         check_split(source, config, "train", training=True)
     config.data.canvases = ((20, 30), (30, 20), (20, 56))
     check_split(source, config, "train", training=True)

@@ -5,6 +5,7 @@ import pytest
 
 from data import sources
 from data.annotations import Annotations
+from data.boxes import shorter
 from data.pipeline import eval_batches, train_batches
 from errors import UserError
 from experiments.base import get_base
@@ -142,6 +143,11 @@ def test_what_does_not_fit_is_an_error_that_names_the_field(config):
     config.data.canvases = ((64, 64),)
     with pytest.raises(UserError, match="becomes .* x 96, which no canvas of config.data.canvases holds"):
         list(train_batches(MIXED, config, start_step=0, stop_step=1))
+    for batch in eval_batches(MIXED, config, batch_size=4):  # whole, on canvases of their own
+        for size, original in zip(batch["size"].tolist(), batch["original_size"].tolist(), strict=True):
+            assert tuple(size) == shorter(original, 64, 96) or original == [1, 1]  # of a row that fills up the batch
+    config.data.canvases = ()  # as the images need them
+    assert all(min(each["image"].shape[1:3]) >= 64 for each in train_batches(MIXED, config, start_step=0, stop_step=4))
     scenes = get_base("detection")
     scenes.batch_size = 8
     scenes.data.update(source="scenes:20x64", image_size=64, max_boxes=1)

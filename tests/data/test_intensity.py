@@ -7,7 +7,7 @@ from PIL import Image
 
 from data import high_bit, intensity, pipeline
 from data.image import Odd
-from errors import UserError
+from data.sources import scene_masks, scenes
 from experiments.base import get_base
 
 RNG = np.random.default_rng(0)
@@ -95,6 +95,20 @@ def test_percentiles_are_numpys_of_all_values_of_the_train_split():
     np.testing.assert_allclose(found, np.percentile(np.stack(floats), (0.5, 99.5)), rtol=1e-6)
 
 
+def test_of_a_large_image_the_sample_sees_all_columns():
+    """An even step through a width of 2,048 would see eight of them."""
+    values = np.tile(np.arange(2048, dtype=np.uint16), (256, 1))
+    low, high = settled(Files([png(values)]), intensity_rule="percentiles")[1]
+    assert low < 30 and high > 2017
+    assert len(np.unique(intensity.measure(Files([png(values)]), 0)[0].sample)) > 1800
+
+
+def test_a_settled_config_is_not_settled_again(monkeypatch):
+    monkeypatch.setattr(intensity, "measure", None)
+    found = intensity.settle(config(), Files(PHOTOS[:1]))
+    assert batch_of(found, Files(PHOTOS[:1] * 4))["image"].dtype == np.uint8
+
+
 def test_the_sample_depends_on_the_seed_alone():
     many = Files([png(RNG.integers(0, high, (2, 2))) for high in RNG.integers(300, 60000, 400)])
     assert settled(many, intensity_rule="percentiles") == settled(many, intensity_rule="percentiles")
@@ -102,11 +116,12 @@ def test_the_sample_depends_on_the_seed_alone():
     assert len(intensity.measure(many, 0)[0].sample) == 4
 
 
-def test_floats_and_integers_in_one_split_are_an_error_that_a_window_mends():
+def test_floats_and_integers_in_one_split_are_scaled_each_by_its_own_bits():
     mixed = Files([tiff(np.array([[0.5]], np.float32)), png([[4000]])])
-    with pytest.raises(UserError, match=r"0.png stores floats, 1.png integers .*config.data.intensity=\(low, high\)"):
-        settled(mixed)
-    assert settled(mixed, intensity=(0, 4095))[:2] == ("float32", (0, 4095))
+    pixels, found, told = settled(mixed)
+    assert (pixels, found) == ("float32", ()) and "(float32, uint16, 2 measured)" in told[0]
+    assert "each image is scaled by its own bits" in told[0]
+    assert settled(mixed, intensity=(0, 4095)) == ("float32", (0, 4095), [])
 
 
 def test_what_cannot_be_read_is_left_to_be_reported_in_its_turn():
@@ -143,3 +158,49 @@ def test_in_8_bit_batches_a_high_bit_image_is_reduced_and_counted():
     batch = batch_of(found, Files([png(values)] * 4))
     assert batch["image"].dtype == np.uint8 and (batch["odd"] == Odd.REDUCED).all()
     assert np.array_equal(batch["image"][0, ..., 1], np.rint(high_bit.scale(values.astype(np.uint16), (0, 4095))))
+
+
+class Scenes:
+    """Pictures with boxes and masks, stored in 8 bits, or the same in 16."""
+
+    def __init__(self, bits):
+        self.source, self.bits = scene_masks.load("12x64", "train", ""), bits
+        self.boxes = scenes.load("12x64", "train", "")
+        self.classes, self.sizes = self.source.classes, self.source.sizes
+        self.category_ids = self.boxes.category_ids
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        record = self.boxes[index] | self.source[index]
+        pixels = record["image"]
+        return record | {"label": 0, "image": pixels if self.bits == 8 else pixels.astype(np.uint16) * 257}
+
+
+AUGMENTED = {
+    "classification": {"data": {"image_size": 40, "crop_scale": (0.3, 1.0)}},
+    "detection": {"data": {"image_size": 72, "resize": "fit"}, "augment": {"zoom_out": 0.5, "iou_crop": True}},
+    "detection, jittered": {"data": {"image_size": 72}, "augment": {"scale_jitter": (0.5, 1.5)}},
+    "segmentation": {"data": {"image_size": 60, "crop": (48, 56), "scale": (0.5, 1.5)}, "augment": {"elastic": 3.0}},
+    "segmentation, antialiased": {"data": {"image_size": 40, "crop": (48, 56), "antialias": True}},
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTED)
+def test_the_same_image_in_8_and_in_16_bits_makes_the_same_batches(name):
+    """Within the rounding of 8 bits: every crop, resize, flip and deformation of the host is the same for both."""
+    found = get_base(name.partition(",")[0])
+    for group, fields in AUGMENTED[name].items():
+        found[group].update(fields)
+    found.batch_size, found.data.threads = 6, 0
+    for make in (
+        lambda source: list(pipeline.train_batches(source, found, start_step=0, stop_step=3)),
+        lambda source: list(pipeline.eval_batches(source, found, batch_size=6)),
+    ):
+        for eight, sixteen in zip(make(Scenes(8)), make(Scenes(16)), strict=True):
+            assert (eight["image"].dtype, sixteen["image"].dtype) == (np.uint8, np.float32)
+            off = np.abs(eight["image"] - sixteen["image"])
+            assert off.max() <= 2.01 and off.mean() < 0.5
+            for key in eight.keys() - {"image", "odd"}:
+                assert np.array_equal(eight[key], sixteen[key])

@@ -43,6 +43,12 @@ def test_pictures_and_masks_are_paired_by_name_in_every_layout(tmp_path, layout,
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(train))[1]["segmentation"], train[1]["segmentation"])
 
 
+@pytest.mark.parametrize("layout", ["images", "annot", "voc"])
+def test_a_later_test_set_stands_alone(tmp_path, layout):
+    root = write_masks(tmp_path, layout, {"test": "c"})
+    assert masks.splits(str(root), "") == ("test",) and load(root, "test").image_ids.tolist() == ["c"]
+
+
 def test_camvids_masks_have_its_eleven_classes_and_void(tmp_path):
     root = write_masks(tmp_path, "annot")
     write_mask(root / "trainannot" / "a.png", np.arange(15, dtype=np.uint8).reshape(3, 5) % 12)
@@ -299,7 +305,7 @@ def test_what_does_not_fit_is_named(root, spoil, message):
         (
             np.stack([PATTERN, PATTERN, 0 * PATTERN], -1),
             None,
-            "a mask in colours, of which .*classes.txt tells no classes",
+            "a mask in colours, of which .*classes.txt gives no classes",
         ),
         (
             np.stack([PATTERN] * 3, -1),
@@ -323,7 +329,7 @@ def test_a_pixel_without_a_class_is_named(root, values, legend, message):
 
 
 def test_a_folder_without_masks_tells_what_is_expected(tmp_path):
-    with pytest.raises(UserError, match="no pictures with masks; expected train/ beside trainannot/"):
+    with pytest.raises(UserError, match="no images with masks; expected train/ beside trainannot/"):
         masks.splits(str(tmp_path), "")
 
 
@@ -331,7 +337,7 @@ def test_the_check_of_a_source_counts_pictures_a_class_and_draws(root, tmp_path)
     source = load(root)
     report = check.survey(source)
     assert report["classes"] == {"ground": 2, "road": 2, "sky": 2} and report["bad"] == []
-    assert "pictures with" in check.describe("masks", report)
+    assert "pictures with" in check.describe("masks", report | {"refused": []})
     check.draw(source, tmp_path / "samples.png")
     assert (tmp_path / "samples.png").stat().st_size > 1000
 

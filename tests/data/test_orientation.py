@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import image, jpeg
+from data import image, jpeg, orientation
 from data.annotations import picture_size
 from data.image import Odd
 from errors import UserError
@@ -100,21 +100,21 @@ def agree(encoded, tmp_path, odd):
 def test_size_decode_and_crops_agree_in_every_format_mode_and_orientation(tmp_path, format, mode, options):
     options = options_of(format) | options
     plain = agree(encode(in_mode(mode), format, **options), tmp_path, Odd(0))
-    for orientation in range(2, 9) if format in TURNABLE else ():
-        encoded = encode(in_mode(mode), format, exif=corpus.turned(orientation), **options)
+    for turn in range(2, 9) if format in TURNABLE else ():
+        encoded = encode(in_mode(mode), format, exif=corpus.turned(turn), **options)
         found = agree(encoded, tmp_path, Odd.TURNED)
-        assert found.shape == UPRIGHT[orientation](plain).shape
+        assert found.shape == UPRIGHT[turn](plain).shape
         if format != "AVIF":  # which Pillow writes with loss
-            assert np.abs(found.astype(float) - UPRIGHT[orientation](plain)).max() <= (12 if "JPEG" in format else 0)
+            assert np.abs(found.astype(float) - UPRIGHT[turn](plain)).max() <= (12 if "JPEG" in format else 0)
 
 
 @pytest.mark.parametrize(("format", "form"), list(product(("JPEG", "PNG", "TIFF", "WEBP"), XMP)))
 def test_xmp_alone_turns_an_image_and_exif_overrules_it(tmp_path, format, form):
     plain = image.decode(encode(PHOTO, format, **options_of(format)), "x")[0]
-    for orientation in (3, 6):
-        told = with_xmp(format, XMP[form] % orientation)
-        assert np.array_equal(agree(told, tmp_path, Odd.TURNED), UPRIGHT[orientation](plain))
-        both = with_xmp(format, XMP[form] % orientation, upright=True)
+    for turn in (3, 6):
+        told = with_xmp(format, XMP[form] % turn)
+        assert np.array_equal(agree(told, tmp_path, Odd.TURNED), UPRIGHT[turn](plain))
+        both = with_xmp(format, XMP[form] % turn, upright=True)
         assert np.array_equal(agree(both, tmp_path, Odd(0)), plain)
 
 
@@ -145,9 +145,40 @@ def with_chunk(png, kind, content, before):
 def test_metadata_behind_a_pngs_pixels_counts(tmp_path, kind, content):
     """ExifTool writes XMP there; in a large file, it is beyond all that a first look reads."""
     large = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
-    encoded = with_chunk(encode(large, "PNG"), kind, content, b"IEND")
-    assert len(encoded) > 2 * image.HEAD
-    assert np.array_equal(agree(encoded, tmp_path, Odd.TURNED), UPRIGHT[6](large))
+    plain = encode(large, "PNG")
+    for encoded in (plain, rechunked(plain, 1000), rechunked(plain, 10**6)):
+        encoded = with_chunk(encoded, kind, content, b"IEND")
+        assert len(encoded) > 2 * image.HEAD
+        assert np.array_equal(agree(encoded, tmp_path, Odd.TURNED), UPRIGHT[6](large))
+        assert orientation.of_png(io.BytesIO(encoded[:-1])) == 6  # the end is cut off: chunk by chunk, then
+
+
+def rechunked(png, size):
+    """The same pixels in chunks of another size."""
+    pixels, position, before = b"", 8, png[: png.index(b"IDAT") - 4]
+    while position < len(png):
+        length, kind = struct.unpack(">I4s", png[position : position + 8])
+        pixels += png[position + 8 : position + 8 + length] if kind == b"IDAT" else b""
+        position += length + 12
+    end = before + struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    for start in range(0, len(pixels), size):
+        end = with_chunk(end, b"IDAT", pixels[start : start + size], b"IEND")
+    return end
+
+
+def test_little_of_a_png_is_read_for_its_size():
+    class Counting(io.BytesIO):
+        count = 0
+
+        def read(self, size=-1):
+            found = super().read(size)
+            self.count += len(found)
+            return found
+
+    large = np.random.default_rng(0).integers(0, 256, (1000, 1000), np.uint8)
+    file = Counting(rechunked(encode(large, "PNG"), 8192))
+    assert image.size_in(file, "x") == (1000, 1000)
+    assert file.count < 3 * image.HEAD < len(file.getvalue()) / 4
 
 
 @pytest.mark.parametrize("length", [1, 2, 70_000, 300_000])
@@ -169,27 +200,25 @@ def test_exif_behind_other_segments_of_a_jpeg_counts(tmp_path, length):
 @given(
     big=st.booleans(),
     kind=st.sampled_from([3, 4, 6, 8, 9]),
-    orientation=st.integers(0, 9),
+    turn=st.integers(0, 9),
     before=st.integers(0, 4),
 )
-def test_the_fast_way_for_jpegs_never_passes_over_a_turn(big, kind, orientation, before):
+def test_the_fast_way_for_jpegs_never_passes_over_a_turn(big, kind, turn, before):
     """Whatever the byte order, the type of the tag and what stands before it: the header's own reader asks Pillow."""
     order = ">" if big else "<"
     size = {6: "b3x", 3: "H2x", 8: "h2x", 4: "I", 9: "i"}[kind]
     other = struct.pack(order + "HHI4s", 0x010E, 2, 4, b"abc\0")
-    tag = struct.pack(order + "HHI" + size, 0x0112, kind, 1, orientation)
+    tag = struct.pack(order + "HHI" + size, 0x0112, kind, 1, turn)
     entries = struct.pack(order + "H", before + 1) + other * before + tag + bytes(4)
     exif = b"Exif\0\0" + (b"MM\0*" if big else b"II*\0") + struct.pack(order + "I", 8) + entries
     encoded = encode(PHOTO, exif=exif)
     whole, odd = image.decode(encoded, "x")
-    turned = orientation in range(2, 9)
+    turned = turn in range(2, 9)
     assert bool(odd & Odd.TURNED) == turned
-    assert (
-        image.size(encoded, "x") == whole.shape[:2] == (PHOTO.shape[:2] if orientation not in range(5, 9) else (40, 24))
-    )
+    assert image.size(encoded, "x") == whole.shape[:2] == (PHOTO.shape[:2] if turn not in range(5, 9) else (40, 24))
     assert not turned or jpeg.read_header(encoded) is None
     with Image.open(io.BytesIO(encoded)) as opened:
-        assert opened.getexif().get(0x0112) == orientation
+        assert opened.getexif().get(0x0112) == turn
 
 
 def test_a_truncated_tiff_is_turned_all_the_same(tmp_path):

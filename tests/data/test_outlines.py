@@ -6,6 +6,8 @@ from pycocotools import mask as reference
 
 from data import outlines
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools
+
 
 def by_pycocotools(polygons, size):
     return reference.decode(reference.merge(reference.frPyObjects(polygons, *size)))

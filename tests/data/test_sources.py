@@ -78,6 +78,12 @@ def test_folders_within_a_class_folder_belong_to_the_class(folder):
     assert source.labels.tolist().count(0) == 12  # the loop leads to the images of the other classes, once each
 
 
+def test_the_validation_split_is_found_under_its_other_names(folder):
+    (folder / "val").rename(folder / "valid")
+    assert folder_source.splits(str(folder), "") == ("train", "valid")
+    assert len(sources.load(settings(f"folder:{folder}"), "val")) == 3
+
+
 def test_a_class_may_be_called_as_a_split_is(folder, tmp_path_factory):
     flat = tmp_path_factory.mktemp("vehicles")
     for name, of in (("train", "cat"), ("test", "dog"), ("bus", "犬")):
@@ -88,16 +94,12 @@ def test_a_class_may_be_called_as_a_split_is(folder, tmp_path_factory):
 
 
 def test_a_later_test_set_stands_alone_with_the_classes_it_has(folder, tmp_path_factory):
-    for layout, name, splits in (
-        ("new_test", "", ("train",)),
-        ("test", "", ("train", "test")),
-        ("a", "test", ("test",)),
-    ):
-        root = tmp_path_factory.mktemp("later") / layout
+    for name, split in (("", "train"), ("test", "test")):
+        root = tmp_path_factory.mktemp("later") / "test"
         shutil.copytree(folder / "val", root / name)
         shutil.rmtree(root / name / "dog")
-        assert folder_source.splits(str(root), "") == splits
-        source = sources.load(settings(f"folder:{root}", val_fraction=0.5 if "test" in splits else 0.0), splits[-1])
+        assert folder_source.splits(str(root), "") == (split,)
+        source = sources.load(settings(f"folder:{root}"), split)
         assert tuple(source.classes) == ("cat", "犬") and source.labels.tolist() == [0, 1]
 
 

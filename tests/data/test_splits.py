@@ -183,3 +183,10 @@ def test_a_part_of_boxes_keeps_each_images_own(tmp_path):
         for boxes in (part.store[index].boxes, part.annotations(index).boxes):
             assert boxes.tolist() == whole.annotations(own).boxes.tolist()
     assert part.box_counts.tolist() == part.store.box_counts.tolist()
+
+
+def test_a_split_that_the_data_has_itself_is_not_cut(folder):
+    asked = ("train[1:]", "val", "valid[:1]", "test")
+    for root, held in ((folder, ["train[1:]", "val", "valid[:1]"]), (folder / "train", ["train[1:]"])):
+        data = settings(f"folder:{root}", val_fraction=0.5)
+        assert [split for split in asked if sources.has_split(data, split)] == held

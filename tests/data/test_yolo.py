@@ -123,7 +123,7 @@ def test_a_line_that_repeats_another_is_dropped_and_told(root):
     source = yolo.load(str(root), "train", "")
     assert source.annotations(1).classes.tolist() == [1, 0, 1] and len(source.annotations(0)) == 2
     assert source.oddities == (
-        f"odd labels: 2 lines that repeat another of their file (dropped), first in {root}/labels/train/b.txt"
+        f"odd labels: 2 lines that repeat one above (dropped), first in {root}/labels/train/b.txt"
     )
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 from data.sources import scene_masks, scenes
 from evaluation import plots
 from evaluation.masks import IGNORE, palette
+from experiments.base import get_base
 
 NAMES = ("$$ a^_{", "_hidden", "a name of more letters than there is room for in any image", "犬", "$\\frac{1}{")
 
@@ -59,7 +60,7 @@ def test_labels_of_detections_and_true_boxes_stay_in_the_image(tmp_path, figures
         "classes": np.tile(np.int32([0, 1, 2, 3, 4, 0]), (2, 1)),
     }
     path = tmp_path / "drawn.png"
-    plots.draw_detection(path, source, predictions, 0.25, 50)
+    plots.draw_detection(path, source, predictions, 0.25, 50, get_base("detection"))
     (figure,) = figures
     renderer = figure.canvas.get_renderer()
     warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -84,7 +85,7 @@ def test_a_legend_names_the_classes_that_occur_however_many_there_are(tmp_path, 
     true = source[3]["segmentation"]
     found = np.where(true == 0, 150, true)
     batch = {"id": [3], "classes": found[None], "true": true[None], "original_size": [true.shape]}
-    plots.draw_segmentation(tmp_path / "drawn.png", source, [batch])
+    plots.draw_segmentation(tmp_path / "drawn.png", source, [batch], get_base("segmentation"))
     (legend,) = figures[0].legends
     occurring = sorted({*np.unique(true).tolist(), 150})
     assert [text.get_text() for text in legend.get_texts()] == [f" {classes[k][: plots.LABEL]}" for k in occurring]

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+
+from data.canvases import check_held, others_note, smallest, with_others
+from errors import UserError
+
+SHAPES = [(64, 96), (128, 128)]
+
+
+def test_each_size_has_the_smallest_canvas_that_holds_it():
+    sizes = np.array([(1, 1), (64, 96), (65, 96), (64, 97), (128, 128), (129, 1)])
+    assert smallest(SHAPES, sizes).tolist() == [0, 0, 1, 1, 1, -1]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "sizes", "added"),
+    [
+        (SHAPES, [(64, 96), (96, 64)], []),
+        ([(64, 96)], [(96, 64), (80, 60), (60, 80)], [(96, 64)]),  # turned
+        ([(64, 96)], [(64, 130), (64, 200)], [(64, 224)]),  # one for all landscapes
+        ([(64, 96)], [(200, 33), (130, 64)], [(224, 64)]),
+        ([(64, 96)], [(96, 64), (97, 64), (300, 300)], [(96, 64), (320, 320), (128, 64)]),
+        ([(64, 64)], [(65, 64)], [(96, 64)]),
+    ],
+)
+def test_what_no_canvas_holds_gets_one_and_the_others_keep_theirs(shapes, sizes, added):
+    sizes = np.array(sizes)
+    found = with_others(shapes, sizes)
+    assert found == shapes + added
+    held = smallest(found, sizes)
+    assert (held >= 0).all()
+    before = smallest(shapes, sizes)
+    assert (held == before)[before >= 0].all()
+    note = others_note(shapes, sizes)
+    assert (note == "") == (not added)
+    assert all(f"{height} x {width}" in note for height, width in added)
+
+
+def test_the_remedy_of_training_holds_every_image():
+    sizes = np.array([(30, 40), (96, 64), (64, 130)])
+    with pytest.raises(
+        UserError, match="name 1: 9 x 6 .*, becomes 96 x 64, which no canvas of config.data.canvases hol"
+    ) as told:
+        check_held([(64, 96)], np.array([(3, 4), (9, 6), (6, 13)]), sizes, lambda k: f"name {k}")
+    needed = eval(str(told.value).partition("config.data.canvases='")[2].partition("'")[0])
+    check_held(list(needed), sizes, sizes, str)
