@@ -131,9 +131,9 @@ def main() -> None:
             continue
         differs = alone["classes"] != beside["classes"]
         inner = differs[:, : height - args.border, : width - args.border]
-        print(
-            f"{name:26} {100 * differs.mean():6.2f} % of pixels, {100 * inner.mean():6.2f} % of the inner", flush=True
-        )
+        shares = f"{100 * differs.mean():6.2f} % of pixels, {100 * inner.mean():6.2f} % of the inner"
+        alike = len(np.unique(alone["classes"])) == 1
+        print(f"{name:26} {shares}{', all of one class' if alike else ''}", flush=True)
 
 
 if __name__ == "__main__":
