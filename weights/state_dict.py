@@ -4,7 +4,7 @@ A checkpoint is a state dict, or a dict that holds one beside the optimiser's st
 standard for its name; the rules here follow torchvision's and timm's references, Lightning, mmengine and detectron2.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from errors import UserError
@@ -39,6 +39,14 @@ def choose(content: Any, tensor: type) -> Part:
         f"no state dict in it, but {held}; a model's tensors are looked for at the top, and under "
         f"{', '.join((*RAW, *AVERAGED))}"
     )
+
+
+def unwrap(tensors: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """The tensors under their `unwrapped` names; `say` is told where those are others."""
+    names, prefix = unwrapped(tensors)
+    if prefix:
+        say(f"all names begin with {prefix}, which is left out")
+    return {now: tensors[name] for name, now in names.items()}
 
 
 def unwrapped(names: Iterable[str]) -> tuple[dict[str, str], str]:

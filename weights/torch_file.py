@@ -51,9 +51,8 @@ def read(path: Path, say: Callable[[str], None] = lambda line: None) -> dict[str
             zipped = file.read(4) == b"PK\x03\x04"
             content, load = _read_zip(file, size) if zipped else _read_old(file, size)
             part = state_dict.choose(content, Tensor)
-            names, prefix = state_dict.unwrapped(part.tensors)
-            tensors = {names[name]: x for name, x in part.tensors.items() if name in names}
-            arrays = _arrays(tensors, load)
+            notes = list(part.notes)
+            arrays = _arrays(state_dict.unwrap(part.tensors, notes.append), load)
     except Foreign as error:
         raise UserError(
             f"{path}: holds {_printable(error)}, which is no tensor, and reading it would run a program; where you "
@@ -68,7 +67,7 @@ def read(path: Path, say: Callable[[str], None] = lambda line: None) -> dict[str
     except Exception as error:  # whatever cut or altered bytes lead to
         reason = _printable(error)[:200] or type(error).__name__
         raise UserError(f"{path}: broken, or no file of torch.save ({reason}); fetch it again") from error
-    for note in (*part.notes, *([f"all names begin with {prefix}, which is left out"] if prefix else [])):
+    for note in notes:
         say(f"{path}: {_printable(note)}")
     return arrays
 

@@ -61,12 +61,12 @@ INERT = {  # module -> what of it a checkpoint may hold beside its tensors
     "datetime": "date datetime time timedelta timezone",
     "decimal": "Decimal",
     "fractions": "Fraction",
-    "numpy": "dtype ndarray bool bool_ float16 float32 float64 int8 int16 int32 int64 str_ uint8 uint16 uint32 uint64",
+    "numpy": "bool bool_ bytes_ complex128 complex64 datetime64 dtype float16 float32 float64 int16 int32 int64 int8 "
+    "longdouble ndarray str_ timedelta64 uint16 uint32 uint64 uint8 void",
     "numpy.core.multiarray": "_reconstruct scalar",
     "numpy.core.numeric": "_frombuffer",
     "numpy._core.multiarray": "_reconstruct scalar",
     "numpy._core.numeric": "_frombuffer",
-    "numpy.random._pickle": "__bit_generator_ctor __generator_ctor __randomstate_ctor",
     "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
     "pathlib._local": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
     "torch": "Generator Tensor complex32 device qint32 qint8 quint8",
@@ -79,7 +79,7 @@ INERT = {  # module -> what of it a checkpoint may hold beside its tensors
 }
 SETTINGS = (  # whose classes keep settings and logs, all of them inert
     *("addict", "detectron2.config", "easydict", "fvcore.common.config", "lightning", "lightning_fabric"),
-    *("ml_collections", "mmcv", "mmengine", "numpy.dtypes", "omegaconf", "pytorch_lightning", "yacs"),
+    *("ml_collections", "mmcv", "mmengine", "numpy.dtypes", "numpy.random", "omegaconf", "pytorch_lightning", "yacs"),
 )
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2 -> 3
 
