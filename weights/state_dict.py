@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from errors import UserError
+from weights.pickles import Inert
 
 RAW = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights")
 AVERAGED = ("state_dict_ema", "model_ema_state_dict", "ema_state_dict", "model_ema", "params_ema", "ema")
@@ -34,7 +35,8 @@ def choose(content: Any, tensor: type) -> Part:
     found = _Search(tensor).find(content, "", DEEPEST)
     if found:
         return found
-    held = ", ".join(content)[:200] or "nothing" if type(content) is dict else f"a {type(content).__name__}"
+    kind = content.name if type(content) is Inert else type(content).__name__
+    held = ", ".join(content)[:200] or "nothing" if type(content) is dict else f"one {kind}"
     raise UserError(
         f"no state dict in it, but {held}; a model's tensors are looked for at the top, and under "
         f"{', '.join((*RAW, *AVERAGED))}"

@@ -55,7 +55,8 @@ DTYPES = {  # as which bytes (UntypedStorage) may be seen, and what a checkpoint
 }
 INERT = {  # module -> what of it a checkpoint may hold beside its tensors
     "argparse": "Namespace",
-    "builtins": "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple",
+    "builtins": "bool bytearray bytes complex dict float frozenset int list long object range set slice str tuple "
+    "unicode xrange",
     "collections": "Counter deque",
     "copyreg": "_reconstructor",
     "datetime": "date datetime time timedelta timezone",
