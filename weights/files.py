@@ -79,7 +79,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         with safe_open(path, "np") as opened:
             dtypes = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
-        eighths = [name for name, dtype in dtypes.items() if dtype.startswith(("F8", "F6", "F4"))]
+        eighths = [name for name, dtype in dtypes.items() if dtype.startswith(("F8_", "F6_", "F4"))]
         if eighths:
             raise UserError(
                 f"{path}: {eighths[0]} is of the type {dtypes[eighths[0]]}, whose scale is kept elsewhere; save the "
