@@ -74,7 +74,7 @@ def read_weights(reference: str, say: Callable[[str], None]) -> Weights:
     if reference.startswith(public.PREFIX):
         path = public.fetch(reference, say)
         prepared = public.find(reference)
-        tensors = files.read(path, say)
+        tensors = files.read(path)
         if prepared.untrained:
             tensors = {name: x for name, x in tensors.items() if not name.startswith(prepared.untrained)}
         if isinstance(prepared, public.PublicDetector):
