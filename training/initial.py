@@ -26,7 +26,7 @@ import models
 from errors import UserError
 from training.checkpoint import Checkpoints, choose
 from training.digest import digest
-from training.manifest import read_classes, read_config
+from training.manifest import read_classes, settled_config
 from training.mesh import AXIS
 from training.state import TrainState
 from weights import files, public
@@ -46,6 +46,7 @@ from weights.convert import (
 PREPARATION = (  # fields of a config that say how images reach the model
     *("augment.mean", "augment.std", "augment.fill", "data.image_size", "data.eval_size", "data.resize_size"),
     *("data.resize", "data.max_size", "data.antialias", "data.canvases", "data.window"),
+    *("data.pixels", "data.intensity"),
 )
 TRAINED = ("task", "model.name", "model.options", *PREPARATION)  # what weights are bound to
 
@@ -93,7 +94,7 @@ def read_run(workdir: Path, which: str) -> Weights:
 
     Raises UserError where there is none, or where it is not finite.
     """
-    config, classes = read_config(workdir), read_classes(workdir)
+    config, classes = settled_config(workdir), read_classes(workdir)
     with Checkpoints(workdir, best=config.best) as checkpoints:
         step = choose(checkpoints, which)
         state = checkpoints.read(step)
