@@ -1,10 +1,10 @@
-"""Files made to break the reader of torch's files: programs of pickle's opcodes, and real files with altered bytes.
+"""Fuzzes the reader of torch files: with programs of pickle opcodes, and with real files whose bytes are altered.
 
     python benchmarks/torch_file_fuzz.py [--files 10000] [--seed 0] [--folder DIR]
 
-Each file must be read, into arrays that lie within their storages, or refused with a UserError of one line; without
-changing what the process reads afterwards, in at most SECONDS, and with no more memory than a small multiple of it.
-A file that breaks this stays in --folder as file.pth, one that ends the process too.
+Each file must either be read into arrays that lie within their storages, or be refused with a UserError of one line.
+Time and memory are limited (SECONDS, MEMORY, PER_BYTE), and real files must read the same afterwards. A file that
+fails stays in --folder as file.pth, even if it crashes the process.
 """
 
 import argparse
@@ -32,9 +32,9 @@ from weights import torch_file
 from weights.torch_objects import KNOWN
 
 REAL = Path(__file__).parent.parent / "tests" / "goldens" / "torch_files"
-SECONDS = 10  # of CPU time, a file
-MEMORY, PER_BYTE = 40 << 20, 10  # bytes above what the process had before, in any case and for each byte of the file
-SPACE = 4 << 30  # bytes of addresses, so that a greedy reader ends itself and not the machine
+SECONDS = 10  # of CPU time per file
+MEMORY, PER_BYTE = 40 << 20, 10  # bytes of additional memory: for any file, plus for each of its bytes
+SPACE = 4 << 30  # bytes of address space, so that greed ends this process and not the machine
 LONGEST = 1_000_000  # bytes of a program
 STORED = {"0": np.arange(16, dtype="<f4").tobytes(), "1": bytes(range(64)), "2": b""}
 
@@ -254,7 +254,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Duplicate name")
     assert unchanged()
     resource.setrlimit(resource.RLIMIT_AS, (SPACE, SPACE))
-    told, grown, longest, arrays = collections.Counter(), 0, 0.0, 0
+    outcomes, grown, longest, arrays = collections.Counter(), 0, 0.0, 0
 
     def check(content: bytes) -> None:
         nonlocal grown, longest, arrays
@@ -266,9 +266,9 @@ def main() -> None:
             message = str(error)
             assert len(message.splitlines()) == 1, message
             assert message.startswith(str(path)) and "too little memory" not in message, message
-            told[re.sub(r"[\d'\"].*", "", message.removeprefix(f"{path}: "))[:60]] += 1
+            outcomes[re.sub(r"[\d'\"].*", "", message.removeprefix(f"{path}: "))[:60]] += 1
         else:
-            told["read"] += 1
+            outcomes["read"] += 1
             arrays += len(found)
             for name, array in found.items():
                 assert lies_within(array), name
@@ -289,11 +289,12 @@ def main() -> None:
     for files in (PROGRAM_FILES, altered_files()):
         seed(args.seed)(own(given(files)(check)))()
     assert unchanged()
-    for message, count in told.most_common(12):
+    for message, count in outcomes.most_common(12):
         print(f"  {count:6,}  {message}")
+    total, read = outcomes.total(), outcomes["read"]
     print(
-        f"{told.total():,} files: {told['read']:,} read, with {arrays:,} arrays, {told.total() - told['read']:,} "
-        f"refused in one line; at most {grown / 2**20:.1f} MiB more memory and {longest:.2f} s for one"
+        f"{total:,} files: {read:,} read, with {arrays:,} arrays, {total - read:,} refused in one line; at most "
+        f"{grown / 2**20:.1f} MiB more memory and {longest:.2f} s for one"
     )
 
 

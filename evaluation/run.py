@@ -120,9 +120,9 @@ def open_run(workdir: AnyPath, which: str) -> Run:
 def open_weights(config: ConfigDict, reference: str, overrides: Set[str], say: Callable[[str], None]) -> Run:
     """What --weights names, in the model of `config`, to see pictures as config says.
 
-    Images are prepared as they were for the training of the weights, where these say so (torchvision's, a run's), but
-    for the fields of `overrides`. The classes are a run's, else those of config.data.source. `say` is given what is
-    worth telling. Raises UserError where weights, model and data do not fit one another.
+    If the weights say how images were prepared for them (torchvision's, a run's), that replaces the fields of `config`
+    that are not in `overrides`. The classes are a run's, else those of config.data.source. `say` gets notes.
+    Raises UserError if weights, model and data do not match.
     """
     weights = read_weights(reference, say)
     config = with_options(config, weights, overrides)
@@ -146,7 +146,7 @@ def open_weights(config: ConfigDict, reference: str, overrides: Set[str], say: C
 
 
 def _prepare(config: ConfigDict, weights: Weights, overrides: Set[str]) -> None:
-    """Sets the fields that say how images reach the model, but for those of `overrides`, as the weights want them."""
+    """Sets the fields of image preparation, except those in `overrides`, as the weights were trained with them."""
     wanted = {field: weights.trained[field] for field in PREPARATION if field in weights.trained}
     public = weights.prepared
     if public:

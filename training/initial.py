@@ -4,8 +4,7 @@
 "torchvision:resnet50/IMAGENET1K_V2"    torchvision's public checkpoints: weights/public.py
 "runs/first"                            a run of ours: its best checkpoint, the moving averages where it kept them
 
-A run, and the file that weights.export makes of it, also say for which classes, with which model and with images
-prepared in which way they were trained.
+A run, and a file that weights.export wrote, also say which classes, model and image preparation they were trained with.
 """
 
 from collections.abc import Callable, Set
@@ -48,7 +47,7 @@ PREPARATION = (  # fields of a config that say how images reach the model
     *("data.resize", "data.max_size", "data.antialias", "data.canvases", "data.window"),
     *("data.pixels", "data.intensity"),
 )
-TRAINED = ("task", "model.name", "model.options", *PREPARATION)  # what weights are bound to
+TRAINED = ("task", "model.name", "model.options", *PREPARATION)  # fields that trained weights depend on
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Weights:
     """`tensors` have torch's names and layouts; `sha256` is that of the file, or of a run's parameters.
 
     `classes` are the names of a run's classes, `prepared` says how a public checkpoint's pictures are; else None.
-    `trained` has those fields of TRAINED that a run's config has; it is empty for other weights.
+    `trained` holds the fields of TRAINED in a run's config; it is empty for other weights.
     """
 
     origin: str
@@ -68,9 +67,9 @@ class Weights:
 
 
 def read_weights(reference: str, say: Callable[[str], None]) -> Weights:
-    """Opens what `reference` names; `say` is given a line for what takes long, and for what was decided in reading.
+    """Opens what `reference` names; `say` gets a line for what takes long and for each decision in reading.
 
-    Raises UserError where it cannot be read.
+    Raises UserError if it cannot be read.
     """
     if reference.startswith(public.PREFIX):
         path = public.fetch(reference, say)
@@ -92,7 +91,7 @@ def read_weights(reference: str, say: Callable[[str], None]) -> Weights:
 def read_run(workdir: Path, which: str) -> Weights:
     """What a run is evaluated with, at its checkpoint "best", "latest" or of a step.
 
-    Raises UserError where there is none, or where it is not finite.
+    Raises UserError if there is none, or if it is not finite.
     """
     config, classes = settled_config(workdir), read_classes(workdir)
     with Checkpoints(workdir, best=config.best) as checkpoints:
@@ -105,15 +104,15 @@ def read_run(workdir: Path, which: str) -> Weights:
 
 
 def facts(weights: Weights) -> dict[str, Any]:
-    """What `read_weights` shall find again in a file of a run's `weights`: JSON's values."""
+    """The facts that an exported file keeps of a run's `weights`, for `read_weights`; JSON values."""
     return {"classes": list(weights.classes or ()), **weights.trained}
 
 
 def with_options(config: ConfigDict, weights: Weights, overrides: Set[str] = frozenset()) -> ConfigDict:
-    """`config` with those options of the model that the weights were trained with, to use them as they are.
+    """`config` with the model options that the weights were trained with.
 
-    A field of `overrides`, such as "model.options.bn_epsilon", stays as it is.
-    Raises UserError where the weights are another architecture's or task's.
+    Fields in `overrides`, such as "model.options.bn_epsilon", are kept.
+    Raises UserError if the weights belong to another architecture or task.
     """
     config = config.copy_and_resolve_references()
     for name, value in {"task": config.task, "model.name": config.model.name}.items():
@@ -206,19 +205,19 @@ def classes_of(weights: Weights, config: ConfigDict) -> int | None:
 def _named(weights: Weights, config: ConfigDict, shapes: Shapes) -> tuple[dict[str, np.ndarray], list[str]]:
     """The tensors under the model's names: as they are where those are all there, else by config.init_rename.
 
-    So an experiment whose rules are for a backbone reads the whole model as well. Without rules, a wrapper's prefix
-    that some of the names have is left out where the model has the rest, and a line tells of it.
+    So an experiment whose rules are for a backbone reads the whole model as well. Without rules, a wrapper's
+    prefix that only some names have is removed if more names then match the model's; a line says so.
     """
     if shapes.keys() <= weights.tensors.keys():
         return rename(weights.tensors, (), weights.origin), []
     if config.init_rename:
         return rename(weights.tensors, config.init_rename, weights.origin), []
     tensors, prefix = without_wrapper(rename(weights.tensors, (), weights.origin), shapes)
-    return tensors, [f"{weights.origin}: {prefix}, which some names begin with, is left out"] if prefix else []
+    return tensors, [f"{weights.origin}: {prefix}, which some names begin with, is removed"] if prefix else []
 
 
 def _trained(config: ConfigDict) -> dict[str, Any]:
-    """Those fields of TRAINED that `config` has."""
+    """The fields of TRAINED that `config` has."""
     groups = _tuples(config.to_dict())
     dotted = [name.split(".") for name in TRAINED[1:]]
     return {"task": groups["task"]} | {
@@ -227,7 +226,7 @@ def _trained(config: ConfigDict) -> dict[str, Any]:
 
 
 def _exported(facts: dict[str, Any], path: Path) -> tuple[tuple[str, ...] | None, dict[str, Any]]:
-    """The classes and fields of TRAINED that a file's header tells. Raises UserError where it is broken."""
+    """The classes and the fields of TRAINED in a file's header. Raises UserError if they are malformed."""
     trained = {name: _tuples(value) for name, value in facts.items() if name != "classes"}
     unknown, names = trained.keys() - set(TRAINED), facts.get("classes") or None
     if unknown:

@@ -62,7 +62,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], like: Variables) -> Variables:
 def rename(tensors: Mapping[str, np.ndarray], rules: tuple[str, ...], origin: str) -> dict[str, np.ndarray]:
     """Every name with each rule "pattern -> replacement" applied in turn, as re.sub does; norms' counters left out.
 
-    A rule for the names as they were before reading left out a prefix, such as "model.", finds them with it.
+    A rule may also be written for names with a prefix that reading removed, such as "model.".
     Raises UserError for a rule that is none, or that changes nothing, and where two names become one.
     """
     renamed = {name: name for name in tensors if name.rpartition(".")[2] != COUNTER}
@@ -88,7 +88,7 @@ def rename(tensors: Mapping[str, np.ndarray], rules: tuple[str, ...], origin: st
 
 
 def _renamings(names: Mapping[str, str], pattern: str, replacement: str) -> Iterator[dict[str, str]]:
-    """`names`, of which some are changed by the rule, as they are and then behind each of WRAPPERS."""
+    """`names` as the rule changes them: as they are, then with each prefix of WRAPPERS; only if it changes some."""
     for prefix in ("", *WRAPPERS):
         found = {name: re.sub(pattern, replacement, prefix + now) for name, now in names.items()}
         if any(after != prefix + names[name] for name, after in found.items()):
@@ -96,9 +96,9 @@ def _renamings(names: Mapping[str, str], pattern: str, replacement: str) -> Iter
 
 
 def without_wrapper(tensors: Mapping[str, np.ndarray], shapes: Shapes) -> tuple[Mapping[str, np.ndarray], str]:
-    """`tensors` with one of WRAPPERS left out of those names that have it, and that prefix, if more then fit `shapes`.
+    """`tensors` without the prefix of WRAPPERS whose removal makes more names match `shapes`, and that prefix, or "".
 
-    Lightning's state dicts name a loss's tensors, say, beside "model.conv1.weight".
+    In Lightning's state dicts, "criterion.weight" may be next to "model.conv1.weight".
     """
 
     def bare(prefix: str) -> dict[str, np.ndarray]:
@@ -112,11 +112,11 @@ def without_wrapper(tensors: Mapping[str, np.ndarray], shapes: Shapes) -> tuple[
 
 
 def check_finite(tensors: Mapping[str, np.ndarray], origin: str) -> None:
-    """Raises UserError naming the first array that holds a number that is not finite in float32."""
+    """Raises UserError naming the first array with a value that is not finite in float32."""
     for name, tensor in tensors.items():
         bad = _not_finite(tensor)
         if bad.any():
-            first = ", ".join(str(index) for index in np.argwhere(bad)[0])
+            first = ", ".join(str(index) for index in np.unravel_index(bad.argmax(), bad.shape))
             raise UserError(
                 f"{origin}: {name} is not finite in {bad.sum():,} of {bad.size:,} values, the first at [{first}]; its "
                 "training diverged, or half precision overflowed: take weights from before that"
@@ -124,7 +124,7 @@ def check_finite(tensors: Mapping[str, np.ndarray], origin: str) -> None:
 
 
 def _not_finite(tensor: np.ndarray) -> np.ndarray:
-    """Where; one value of those that an axis of stride 0 repeats."""
+    """Whether each value is not finite in float32; an axis of stride 0, as of expanded tensors, counts once."""
     values = tensor[tuple(slice(1) if stride == 0 else slice(None) for stride in tensor.strides)]
     if tensor.dtype.kind in "biuc":
         return ~np.isfinite(values)
@@ -165,8 +165,8 @@ def fit(
 
     Where one of `replaceable`, the head, has another shape, all of it is left out. The others must fit one to one, but
     for names that match the regular expressions of what may be missing, or unexpected, from beginning to end.
-    Raises UserError naming the first few of each kind that does not, where nothing is left, and where what is left is
-    not finite.
+    Raises UserError naming the first few of each kind that does not, if nothing is left, and if what is left is not
+    finite.
     """
     changed = {name for name in shapes.keys() & tensors.keys() if tuple(tensors[name].shape) != shapes[name]}
     notes, left = [], set()
@@ -199,7 +199,7 @@ def fit(
     if not taken:
         raise UserError(
             f"{origin}: nothing of it fits: its names are {_some(tensors.keys()) or 'none'}, the model's are "
-            f"{_some(shapes.keys())}; config.init_rename makes the one the other"
+            f"{_some(shapes.keys())}; translate them by config.init_rename"
         )
     check_finite(taken, origin)
     return taken, notes

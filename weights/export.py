@@ -4,8 +4,8 @@
 
 For an architecture of torchvision's, torch loads it with
 model.load_state_dict(safetensors.torch.load_file("r50.safetensors"), strict=True). Moving averages, where the run kept
-them, are what is written. eval.py, predict.py and config.init_from read it too; the file's header says for which
-classes, with which options and with images of which sizes and normalisation it was trained, and --weights uses that.
+them, are what is written. eval.py, predict.py and config.init_from read it too; the file's header holds the names of
+the classes, the model's options and the images' sizes and normalisation, which --weights uses.
 """
 
 from pathlib import Path

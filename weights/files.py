@@ -1,4 +1,4 @@
-"""Files of tensors under torch's names: .safetensors read and written, torch's own and darknet's read."""
+"""Files of tensors under torch's names: reads .safetensors, torch's and darknet's files; writes .safetensors."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ from errors import UserError
 from weights import darknet, state_dict, torch_file
 
 TORCH = (".pth", ".pt", ".bin", ".ckpt")
-TORCH_TOO = (".th", ".pth.tar", ".pt.tar")  # of the same files, which are no tar archives
-FACTS = "morphism"  # the key of what a file says of its model, as JSON, in the header of .safetensors
+TORCH_TOO = (".th", ".pth.tar", ".pt.tar")  # the same format; these are no tar archives
+FACTS = "morphism"  # key of the JSON in a .safetensors header that describes the model
 
 
 def read(path: Path, say: Callable[[str], None] = lambda line: None) -> dict[str, np.ndarray]:
-    """Torch's name -> array in torch's layout; `say` is given a line for each decision that a person should know of.
+    """Torch's name -> array in torch's layout; `say` gets a line for each decision that the user should know of.
 
-    Raises UserError where `path` is missing, broken, or of another kind. Suffixes may be in upper case.
+    Suffixes may be in upper case. Raises UserError if `path` is missing, broken or of another kind.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file of weights")
@@ -37,9 +37,9 @@ def read(path: Path, say: Callable[[str], None] = lambda line: None) -> dict[str
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """What the writer of a .safetensors file said of its model: see training/initial.py. {} for other files.
+    """What the header of a .safetensors file says of its model (see training/initial.py); {} for other files.
 
-    Raises UserError where it is broken.
+    Raises UserError if the header is broken.
     """
     if not path.name.lower().endswith(".safetensors"):
         return {}
@@ -55,10 +55,7 @@ def facts(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any] | None = None) -> None:
-    """Writes .safetensors, with `facts` in its header as JSON, whole or not at all.
-
-    Raises UserError where the disk refuses.
-    """
+    """Writes .safetensors atomically, with `facts` as JSON in its header. Raises UserError if the disk refuses."""
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: weights are written as .safetensors; name the file so")
     temporary = path.with_name(path.name + ".tmp")
@@ -82,7 +79,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         eighths = [name for name, dtype in dtypes.items() if dtype.startswith(("F8_", "F6_", "F4"))]
         if eighths:
             raise UserError(
-                f"{path}: {eighths[0]} is of the type {dtypes[eighths[0]]}, whose scale is kept elsewhere; save the "
+                f"{path}: {eighths[0]} is of type {dtypes[eighths[0]]}, whose scale is not in the array; save the "
                 "weights as F32, F16 or BF16"
             )
         return load_file(path)

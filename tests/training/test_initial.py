@@ -236,15 +236,15 @@ def test_a_runs_checkpoint_that_is_not_finite_is_refused(trained, monkeypatch):
             opened(workdir, "best")
 
 
-def test_a_prefix_of_most_names_is_left_out_and_told(config, make_state, file, tmp_path):
-    """As Lightning writes them, a loss's tensors beside the model's."""
+def test_a_prefix_of_most_names_is_removed(config, make_state, file, tmp_path):
+    """As in Lightning's state dicts, which also hold the loss's tensors."""
     expected, (state, optimizer) = files.read(file), make_state()
     path = tmp_path / "lightning.safetensors"
     files.write(path, {f"model.{name}": x for name, x in expected.items()} | {"criterion.weight": np.zeros(2)})
     config.init_allow_unexpected = r"criterion\..*"
     begun, notes = start_from(read_weights(str(path), silent), state, optimizer, config, replicated(make_mesh()))
     assert_same(tensors(begun), expected, expected)
-    assert f"{path}: model., which some names begin with, is left out" in notes
+    assert f"{path}: model., which some names begin with, is removed" in notes
 
 
 def test_a_state_begins_with_a_run(trained, make_state, config):

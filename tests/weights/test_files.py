@@ -49,7 +49,7 @@ def test_a_wrappers_prefix_is_left_out_and_told(tmp_path):
     files.write(tmp_path / "x.safetensors", {f"_orig_mod.{name}": np.zeros(1) for name in "ab"})
     (tmp_path / "x.safetensors").rename(path)
     assert sorted(files.read(path, lines.append)) == ["a", "b"]
-    assert lines == [f"{path}: all names begin with _orig_mod., which is left out"]
+    assert lines == [f"{path}: all names begin with _orig_mod., which is removed"]
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F8_E8M0"])
@@ -57,7 +57,7 @@ def test_eighths_without_their_scale_are_refused(tmp_path, dtype):
     header = {"w": {"dtype": "F32", "shape": [1], "data_offsets": [2, 6]}}
     header = json.dumps({"x": {"dtype": dtype, "shape": [2], "data_offsets": [0, 2]}, **header}).encode()
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(6))
-    with pytest.raises(UserError, match=f"x.safetensors: x is of the type {dtype}, .* save the weights as F32, F16 or"):
+    with pytest.raises(UserError, match=f"x.safetensors: x is of type {dtype}, .* save the weights as F32, F16 or"):
         files.read(tmp_path / "x.safetensors")
 
 

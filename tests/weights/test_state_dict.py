@@ -18,9 +18,9 @@ EMA = {"a": "2", "b": "2"}
         "timm": (
             {"state_dict": RAW, "state_dict_ema": EMA},
             EMA,
-            "the averaged weights under state_dict_ema are taken",
+            "the averaged weights in state_dict_ema are used",
         ),
-        "another order": ({"model_ema": EMA, "model": RAW}, EMA, "under model_ema are taken, not model"),
+        "another order": ({"model_ema": EMA, "model": RAW}, EMA, "in model_ema are used, not model"),
         "averaged, wrapped": (
             {"model": RAW, "model_ema": {"n_averaged": "5", "module.a": "2", "module.b": "2"}},
             {"n_averaged": "5", "module.a": "2", "module.b": "2"},
@@ -29,20 +29,20 @@ EMA = {"a": "2", "b": "2"}
         "averaged in part": (
             {"model": RAW, "model_ema": {"a": "2"}},
             RAW,
-            "the weights under model are taken, not model_ema (model_ema lacks 1 of its tensors, such as b)",
+            "the weights in model are used, not model_ema (model_ema lacks 1 of its tensors, such as b)",
         ),
         "averaged alone": ({"model_ema": EMA}, EMA, ""),
-        "averaged within": ({"model": RAW, "ema": {"module": EMA, "updates": 7}}, EMA, "under ema.module are taken"),
+        "averaged within": ({"model": RAW, "ema": {"module": EMA, "updates": 7}}, EMA, "in ema.module are used"),
         "an average's settings": ({"model": RAW, "ema": {"decay": 0.9}}, RAW, ""),
         "in one another": ({"model": {"state_dict": RAW}}, RAW, ""),
         "under two names": (
             {"state_dict": RAW, "model": EMA},
             RAW,
-            "the weights under state_dict are taken, not model",
+            "the weights in state_dict are used, not model",
         ),
         "pytorch-cifar": ({"net": RAW, "acc": "71.2", "epoch": 3}, RAW, ""),
-        "a name of its own": ({"my_net": RAW, "acc": "71.2"}, RAW, "the tensors are those under my_net"),
-        "beside an optimiser's": ({"my_net": RAW, "optimizer_g": {"x": "1", "y": "1", "z": "1"}}, RAW, "my_net"),
+        "a name of its own": ({"my_net": RAW, "acc": "71.2"}, RAW, "the tensors are read from my_net"),
+        "next to an optimiser's": ({"my_net": RAW, "optimizer_g": {"x": "1", "y": "1", "z": "1"}}, RAW, "my_net"),
         "with a buffer apart": ({**RAW, "extra": {"x": "1"}}, RAW, ""),
     }.values(),
 )

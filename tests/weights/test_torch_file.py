@@ -99,14 +99,14 @@ def test_an_altered_storage_in_an_archive_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["zip", "old"])
-def test_settings_beside_the_tensors_are_passed_over_and_averaged_weights_come_first(form):
+def test_settings_are_passed_over_and_averaged_weights_come_first(form):
     lines = []
     found = read(FILES / f"settings_{form}.pth", lines.append)
     assert set(found) == {"0.weight", "0.bias", *(f"1.{name}" for name in NORM)}
     assert found["0.weight"].ravel().tolist() == [2, 2]  # which the averaged weights were set to
     assert [line.partition(".pth: ")[2] for line in lines] == [
-        "the averaged weights under model_ema are taken, not model",
-        "all names begin with module., which is left out",
+        "the averaged weights in model_ema are used, not model",
+        "all names begin with module., which is removed",
     ]
 
 
@@ -264,9 +264,9 @@ def test_members_are_stored_once_and_whole(tmp_path):
 
     for at, value, message in (
         (8, b"\x01\x00", "is encrypted"),
-        (42, bytes(4), "two members|beyond its place"),  # where it begins: at the first
+        (42, bytes(4), "two members|beyond its own bytes"),  # where it begins: at the first
         (24, b"\xff\xff\xff\x7f", "is compressed"),  # its size
-        (20, b"\xff\xff\xff\x7f\xff\xff\xff\x7f", "beyond its place"),
+        (20, b"\xff\xff\xff\x7f\xff\xff\xff\x7f", "beyond its own bytes"),
         (16, bytes(4), "Bad CRC-32"),
     ):
         altered(at, value)
