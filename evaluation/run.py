@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 import models
 import tasks
 from data import sources
-from data.intensity import with_fields
 from data.oddities import Oddities
 from data.pipeline import problem
 from data.segmentation import EXACT
@@ -22,13 +21,14 @@ from data.sources import Source
 from errors import UserError, check_choice
 from evaluation.loop import Predictions, predict
 from training.checkpoint import Checkpoints, check_same, choose, shapes
-from training.initial import classes_of, read_weights, variables_from, with_options
+from training.initial import PREPARATION, Weights, classes_of, read_weights, variables_from, with_options
 from training.manifest import read_classes, settled_config
 from training.mesh import AXIS, make_mesh, replicated
 from training.paths import AnyPath
 from training.step import make_eval_step
 from training.validation import check_config
-from weights.public import Public, PublicDetector, PublicSegmenter
+from weights.convert import check_finite, to_torch
+from weights.public import Public, PublicSegmenter
 
 
 @dataclass(frozen=True)
@@ -124,26 +124,26 @@ def open_run(workdir: AnyPath, which: str) -> Run:
     model = models.create(config.model, len(classes), AXIS)
     wanted = jax.eval_shape(lambda: models.init(model, jax.random.key(0), config.data.image_size))
     check_same(shapes(variables), shapes(wanted), workdir / "checkpoints" / str(step))
+    check_finite(to_torch(variables), f"{workdir}, step {step}")
     return Run(config, tasks.get(config.task), classes, f"step {step} of {workdir}", {"step": step}, model, variables)
 
 
 def open_weights(config: ConfigDict, reference: str, overrides: Set[str], say: Callable[[str], None]) -> Run:
     """What --weights names, in the model of `config`, to see pictures as config says.
 
-    Pictures are prepared as torchvision prepares them for a checkpoint of its own, but for the fields of `overrides`.
-    The classes are those of a run's workdir, else of config.data.source. `say` is given what is worth telling.
-    Raises UserError where weights, model and data do not fit one another.
+    If the weights say how images were prepared for them (torchvision's, a run's), that replaces the fields of `config`
+    that are not in `overrides`. The classes are a run's, else those of config.data.source. `say` gets notes.
+    Raises UserError if weights, model and data do not match.
     """
     weights = read_weights(reference, say)
-    config = with_options(config, weights)
-    if weights.prepared:
-        _prepare(config, weights.prepared, weights.origin, overrides)
-    fields = {name: value for name, value in weights.intensity.items() if f"data.{name}" not in overrides}
-    config = with_fields(config, fields)
+    config = with_options(config, weights, overrides)
+    _prepare(config, weights, overrides)
     check_config(config)
     names = weights.classes or tuple(sources.classes(config.data))
     classes = classes_of(weights, config)
     if classes not in (None, len(names)):
+        if weights.classes:
+            raise UserError(f"{weights.origin} is made for {classes} classes, but names {len(names)}; export it again")
         raise UserError(
             f"{weights.origin} is made for {classes} classes, {config.data.source} has {len(names)}; give the data "
             "that it was trained for as config.data.source"
@@ -156,14 +156,23 @@ def open_weights(config: ConfigDict, reference: str, overrides: Set[str], say: C
     return Run(config, tasks.get(config.task), names, weights.origin, facts, model, variables)
 
 
-def _prepare(
-    config: ConfigDict, public: Public | PublicDetector | PublicSegmenter, origin: str, overrides: Set[str]
-) -> None:
-    wanted = {"augment.mean": public.mean, "augment.std": public.std}
+def _prepare(config: ConfigDict, weights: Weights, overrides: Set[str]) -> None:
+    """Sets the fields of image preparation, except those in `overrides`, as the weights were trained with them."""
+    wanted = {field: weights.trained[field] for field in PREPARATION if field in weights.trained}
+    public = weights.prepared
+    if public:
+        wanted = {"augment.mean": public.mean, "augment.std": public.std}
     if isinstance(public, PublicSegmenter):
         wanted |= {"data.resize": "shorter", "data.image_size": public.resize_size, "data.antialias": True}
     elif isinstance(public, Public):
         if public.top1 is None:
-            raise UserError(f"{origin} has no trained classifier; it is to begin training with, as config.init_from")
+            raise UserError(
+                f"{weights.origin} has no trained classifier; it is to begin training with, as config.init_from"
+            )
         wanted |= {"data.resize_size": public.resize_size, "data.eval_size": public.crop_size}
-    config.update_from_flattened_dict({field: value for field, value in wanted.items() if field not in overrides})
+    try:
+        config.update_from_flattened_dict({field: value for field, value in wanted.items() if field not in overrides})
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{weights.origin}: what its header says of config is broken ({error}); export it again"
+        ) from error

@@ -1,4 +1,4 @@
-"""Zip archives as torch.save writes them: members stored as they are, each in a place of its own."""
+"""Zip archives as torch.save writes them: members are stored uncompressed and do not overlap."""
 
 import struct
 import zipfile
@@ -10,9 +10,9 @@ ENCRYPTED = 0x1
 
 
 class Archive:
-    """Members by name, of an open zip file.
+    """The members of an open zip file, by name.
 
-    Raises ValueError where a member reaches beyond the file or into another one, or where two have one name: so all
+    Raises ValueError if a member extends beyond the file or into another member, or if two members share a name. So all
     members together are no larger than the file.
     """
 
@@ -26,7 +26,7 @@ class Archive:
                 raise ValueError(f"two members {member.filename!r:.99}")
             start = member.header_offset + struct.calcsize(LOCAL_HEADER)
             if not 0 <= member.header_offset <= start + member.compress_size <= following:
-                raise ValueError(f"member {member.filename!r:.99} reaches beyond its place")
+                raise ValueError(f"member {member.filename!r:.99} extends beyond its own bytes")
             self._members[member.filename] = member
 
     def __contains__(self, name: str) -> bool:
@@ -36,7 +36,7 @@ class Archive:
         return list(self._members)
 
     def size(self, name: str) -> int:
-        """In bytes. Raises ValueError where there is no such member, or where it is compressed or encrypted."""
+        """In bytes. Raises ValueError if there is no such member, or if it is compressed or encrypted."""
         member = self._members.get(name)
         if member is None:
             raise ValueError(f"there is no member {name!r:.99}")
@@ -47,7 +47,7 @@ class Archive:
         return member.file_size
 
     def read(self, name: str) -> bytes:
-        """All of a member. Raises ValueError where it is none, is cut off, or where its checksum is another."""
+        """The content of a member. Raises ValueError as `size` does, and if it is cut off or its checksum differs."""
         size, member = self.size(name), self._members[name]
         self._file.seek(member.header_offset)
         header = self._file.read(struct.calcsize(LOCAL_HEADER))

@@ -6,13 +6,14 @@ layout.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from errors import UserError
+from weights.state_dict import WRAPPERS
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, of arrays or of their shapes
 Shapes = dict[str, tuple[int, ...]]
@@ -61,16 +62,17 @@ def from_torch(tensors: Mapping[str, np.ndarray], like: Variables) -> Variables:
 def rename(tensors: Mapping[str, np.ndarray], rules: tuple[str, ...], origin: str) -> dict[str, np.ndarray]:
     """Every name with each rule "pattern -> replacement" applied in turn, as re.sub does; norms' counters left out.
 
+    A rule may also be written for names with a prefix that reading removed, such as "model.".
     Raises UserError for a rule that is none, or that changes nothing, and where two names become one.
     """
     renamed = {name: name for name in tensors if name.rpartition(".")[2] != COUNTER}
     for rule in rules:
         pattern, arrow, replacement = (part.strip() for part in str(rule).partition("->"))
         try:
-            after = {name: re.sub(pattern, replacement, now) for name, now in renamed.items()}
+            after = next(_renamings(renamed, pattern, replacement), None)
         except (re.error, IndexError) as error:
             raise UserError(f"config.init_rename: {rule!r} is no regular expression ({error})") from error
-        if not arrow or after == renamed:
+        if not arrow or after is None:
             raise UserError(
                 f"config.init_rename: {rule!r} changes no name of {origin}; write 'pattern -> replacement' for names "
                 f"such as {', '.join(list(tensors)[:3])}"
@@ -83,6 +85,51 @@ def rename(tensors: Mapping[str, np.ndarray], rules: tuple[str, ...], origin: st
             f"config.init_rename: more than one tensor of {origin} becomes {twice}; make the rules narrower"
         )
     return found
+
+
+def _renamings(names: Mapping[str, str], pattern: str, replacement: str) -> Iterator[dict[str, str]]:
+    """`names` as the rule changes them: as they are, then with each prefix of WRAPPERS; only if it changes some."""
+    for prefix in ("", *WRAPPERS):
+        found = {name: re.sub(pattern, replacement, prefix + now) for name, now in names.items()}
+        if any(after != prefix + names[name] for name, after in found.items()):
+            yield {name: names[name] if after == prefix + names[name] else after for name, after in found.items()}
+
+
+def without_wrapper(tensors: Mapping[str, np.ndarray], shapes: Shapes) -> tuple[Mapping[str, np.ndarray], str]:
+    """`tensors` without the prefix of WRAPPERS whose removal makes more names match `shapes`, and that prefix, or "".
+
+    In Lightning's state dicts, "criterion.weight" may be next to "model.conv1.weight".
+    """
+
+    def bare(prefix: str) -> dict[str, np.ndarray]:
+        return {name.removeprefix(prefix): x for name, x in tensors.items()}
+
+    ways = {prefix: bare(prefix) for prefix in WRAPPERS}
+    whole = {prefix: found for prefix, found in ways.items() if len(found) == len(tensors)}
+    met = {prefix: len(found.keys() & shapes.keys()) for prefix, found in whole.items()}
+    best = max(met, key=met.get, default="")
+    return (ways[best], best) if met and met[best] > len(tensors.keys() & shapes.keys()) else (tensors, "")
+
+
+def check_finite(tensors: Mapping[str, np.ndarray], origin: str) -> None:
+    """Raises UserError naming the first array with a value that is not finite in float32."""
+    for name, tensor in tensors.items():
+        bad = _not_finite(tensor)
+        if bad.any():
+            first = ", ".join(str(index) for index in np.unravel_index(bad.argmax(), bad.shape))
+            raise UserError(
+                f"{origin}: {name} is not finite in {bad.sum():,} of {bad.size:,} values, the first at [{first}]; its "
+                "training diverged, or half precision overflowed: take weights from before that"
+            )
+
+
+def _not_finite(tensor: np.ndarray) -> np.ndarray:
+    """Whether each value is not finite in float32; an axis of stride 0, as of expanded tensors, counts once."""
+    values = tensor[tuple(slice(1) if stride == 0 else slice(None) for stride in tensor.strides)]
+    if tensor.dtype.kind in "biuc":
+        return ~np.isfinite(values)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return ~np.isfinite(values.astype(np.float32, copy=False))
 
 
 def head(shapes_of: Callable[[int], Shapes]) -> set[str]:
@@ -118,7 +165,8 @@ def fit(
 
     Where one of `replaceable`, the head, has another shape, all of it is left out. The others must fit one to one, but
     for names that match the regular expressions of what may be missing, or unexpected, from beginning to end.
-    Raises UserError naming the first few of each kind that does not.
+    Raises UserError naming the first few of each kind that does not, if nothing is left, and if what is left is not
+    finite.
     """
     changed = {name for name in shapes.keys() & tensors.keys() if tuple(tensors[name].shape) != shapes[name]}
     notes, left = [], set()
@@ -147,7 +195,14 @@ def fit(
         )
     notes += [f"{origin}: without {_some(forgiven[0])}, which begin anew"] if forgiven[0] else []
     notes += [f"{origin}: {_some(forgiven[1])} not used"] if forgiven[1] else []
-    return {name: x for name, x in tensors.items() if name in shapes and name not in left}, notes
+    taken = {name: x for name, x in tensors.items() if name in shapes and name not in left}
+    if not taken:
+        raise UserError(
+            f"{origin}: nothing of it fits: its names are {_some(tensors.keys()) or 'none'}, the model's are "
+            f"{_some(shapes.keys())}; translate them by config.init_rename"
+        )
+    check_finite(taken, origin)
+    return taken, notes
 
 
 def _layout(path: tuple, leaf: Any) -> tuple[str, tuple[int, ...]]:

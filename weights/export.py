@@ -4,7 +4,8 @@
 
 For an architecture of torchvision's, torch loads it with
 model.load_state_dict(safetensors.torch.load_file("r50.safetensors"), strict=True). Moving averages, where the run kept
-them, are what is written. eval.py, predict.py and config.init_from read it too.
+them, are what is written. eval.py, predict.py and config.init_from read it too; the file's header holds the names of
+the classes, the model's options and the images' sizes and normalisation, which --weights uses.
 """
 
 from pathlib import Path
@@ -26,12 +27,12 @@ def main(argv: list[str]) -> None:
         raise UserError(
             f"--{'output' if _WORKDIR.value else 'workdir'} is missing; see python -m weights.export --help"
         )
-    from training.initial import read_run
+    from training.initial import facts, read_run
     from weights import files
 
     weights = read_run(Path(_WORKDIR.value), _CHECKPOINT.value)
     path = Path(_OUTPUT.value)
-    files.write(path, weights.tensors)
+    files.write(path, weights.tensors, facts(weights))
     values = sum(tensor.size for tensor in weights.tensors.values())
     print(
         f"{weights.origin}: {len(weights.tensors)} arrays, {values:,} values, in {path}; SHA-256 {files.sha256(path)}"

@@ -1,9 +1,10 @@
 """Pickles read without running them.
 
-Python's own reader imports what a pickle names, calls it with arguments of the pickle's choice, and sets attributes of
-the result. This one is a stack machine over plain values, tuples, lists and dicts; what a name stands for, what a call
-gives and what a reference points to is decided by three functions of its user. It never imports, calls or changes
-anything itself, does not recurse, and does work in proportion to the bytes that it reads; its memory has a budget.
+Python's own reader imports what a pickle names, calls it with arguments that the pickle chooses, and sets attributes
+on the result. This reader is a stack machine over plain values, tuples, lists and dicts. Its user supplies three
+functions, which decide what a name stands for, what a call returns and what a reference points to; the machine itself
+imports, calls and changes nothing. It does not recurse, its work is linear in the bytes it reads, and its memory has a
+budget.
 
 Opcodes are those of the binary protocols, 1 to 5. Source: CPython's Lib/pickle.py and Lib/pickletools.py.
 """
@@ -27,32 +28,32 @@ PUTS = {b"q": "<B", b"r": "<I"}
 GETS = {b"h": "<B", b"j": "<I"}
 TUPLES = {b"\x85": 1, b"\x86": 2, b"\x87": 3}
 
-# What of memory a step takes at most, in bytes, on a 64-bit CPython.
+# Upper bounds of the memory that a step takes, in bytes, on a 64-bit CPython.
 ANY_STEP, CONTAINER, ITEM, PAIR, REMEMBERED, CALL = 64, 64, 16, 100, 160, 200
 
 
 @dataclass(frozen=True, slots=True)
 class Inert:
-    """Stands for an object of a class that is not read, or for the class: all that goes into it is dropped."""
+    """Placeholder for a class that is not read, and for its objects; whatever is put into it is dropped."""
 
     name: str
 
 
 class Budget:
-    """Bytes of memory, of which `left` may yet be spent."""
+    """Counts memory; `left` bytes remain."""
 
     def __init__(self, left: int):
         self.left = left
 
     def spend(self, count: int) -> None:
-        """Raises ValueError where fewer are left."""
+        """Raises ValueError if fewer than `count` bytes are left."""
         self.left -= count
         if self.left < 0:
             raise ValueError("its objects would take much more memory than the file")
 
 
 class Stream:
-    """The next `length` bytes of `file`; what lies beyond them is never asked for."""
+    """The next `length` bytes of `file`. Reads are checked first, so that no length in a file allocates memory."""
 
     def __init__(self, file: BinaryIO, length: int):
         self._file, self._left = file, length
@@ -79,12 +80,12 @@ class Machine:
     """Reads one pickle.
 
     Args:
-      budget: what memory the content may take, and in proportion to it the work.
+      budget: limits the memory of the content, and with it the work.
       name: (module, name) -> what stands for the class or function of that name.
-      call: (what a name stands for, arguments, a tuple) -> the object that the call makes.
+      call: (what a name stands for, tuple of arguments) -> the object that the call returns.
       refer: persistent reference -> the object that it points to.
 
-    What the three return should be immutable: a pickle can place it anywhere, any number of times.
+    The three must return immutable objects: a pickle can put them anywhere, any number of times.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Machine:
         self._memo: dict[int, Any] = {}
 
     def load(self) -> Any:
-        """The pickle's content. Raises ValueError or EOFError for what is no pickle, and whatever the three raise."""
+        """The pickle's content. Raises ValueError or EOFError if this is no pickle, and whatever the three raise."""
         while (opcode := self._stream.read(1)) != STOP:
             self._spend(ANY_STEP)
             self._step(opcode)
@@ -149,7 +150,7 @@ class Machine:
         return items
 
     def _text(self, length: int) -> str:
-        """Of Python 2's bytes, too, which are text there; what is no UTF-8 is kept, but is nobody's name."""
+        """Text, and the str of Python 2, which is bytes. Invalid UTF-8 is kept as surrogates."""
         data = self._bytes(length)
         self._spend(4 * length)
         return data.decode(errors="surrogateescape")
@@ -177,7 +178,7 @@ class Machine:
         return self._memo[index]
 
     def _put(self, pairs: list[Any]) -> None:
-        """Keys and values in turn, into the dict on the stack's top, which keeps what is `named`."""
+        """Puts alternating keys and values into the dict on top of the stack, which keeps those that `named` keeps."""
         target = self._top()
         self._spend(PAIR * len(pairs))
         if len(pairs) % 2:
@@ -260,12 +261,12 @@ class Machine:
         arguments, function = self._pop(), self._pop()
         if type(arguments) is not tuple:
             raise ValueError(f"it calls with a {type(arguments).__name__}")
-        self._spend(CALL + PAIR * len(arguments))
+        self._spend(CALL + ITEM * len(arguments))
         self._spend(PAIR * sum(len(each) for each in arguments if type(each) in (tuple, list)))
         self._stack.append(self._call(function, arguments))
 
     def _build(self) -> None:
-        """State of an object: dropped, as is that of a state dict, which has torch's versions of its modules."""
+        """Drops an object's state. A state dict has one too: the version numbers of torch's modules."""
         self._pop()
         if type(self._top()) not in (dict, Inert):
             raise ValueError(f"it sets attributes of a {type(self._top()).__name__}")
@@ -295,7 +296,7 @@ ACTIONS: dict[bytes, Callable[[Machine], None]] = {
     b"\x91": Machine._frozen_set,
     b"\x94": lambda machine: machine._remember(len(machine._memo)),
     b"\x80": Machine._protocol,
-    b"\x95": lambda machine: machine._stream.read(8),  # a frame's length, which nothing here needs
+    b"\x95": lambda machine: machine._stream.read(8),  # a frame's length, not needed
     b"c": Machine._global,
     b"\x93": Machine._stack_global,
     b"R": Machine._reduce,
@@ -306,5 +307,5 @@ ACTIONS: dict[bytes, Callable[[Machine], None]] = {
 
 
 def named(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
-    """The pairs whose key is a name; others are keys of optimisers, and hashing a tuple may take for ever."""
+    """The pairs whose key is a name. Others belong to optimisers, and hashing a nested tuple can take for ever."""
     return {key: value for key, value in pairs if type(key) is str and len(key) <= LONGEST_NAME}

@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     check_config(config)
     images = read_images(Path(_INPUTS.value))
     weights = read_weights(_WEIGHTS.value, print)
-    config = with_options(config, weights)
+    config = with_options(config, weights, _CONFIG.overrides)
     classes = classes_of(weights, config) or len(sources.classes(config.data))
     variables, notes = variables_from(weights, config, classes)
     model = models.create(config.model, classes, AXIS)

@@ -1,24 +1,25 @@
-"""Which part of a checkpoint is the model's tensors, and what their names are.
+"""Finds the model's state dict in a checkpoint, and removes the prefixes of wrappers from its names.
 
-A checkpoint is a state dict, or a dict that holds one beside the optimiser's state, settings and results. There is no
-standard for its name; the rules here follow torchvision's and timm's references, Lightning, mmengine and detectron2.
+A checkpoint is a state dict, or a dict that holds one next to optimiser state, settings and results. There is no
+standard key for it; the rules here follow the references of torchvision and timm, Lightning, mmengine and detectron2.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from errors import UserError
+from weights.pickles import Inert
 
 RAW = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights")
 AVERAGED = ("state_dict_ema", "model_ema_state_dict", "ema_state_dict", "model_ema", "params_ema", "ema")
-OPTIMISERS = ("optim", "sched", "lr_sched", "scaler", "amp")  # how the names of other parts begin
+OPTIMISERS = ("optim", "sched", "lr_sched", "scaler", "amp")  # prefixes of parts that are no model
 DEEPEST = 8  # parts within parts
 WRAPPERS = ("module.", "_orig_mod.", "model.")  # DataParallel and AveragedModel, torch.compile, Lightning
-AVERAGES = "n_averaged"  # how many states an AveragedModel is the average of
+AVERAGES = "n_averaged"  # AveragedModel's count of the states it averages
 
 
 class Part(NamedTuple):
-    """Tensors of a checkpoint, where they were, such as "model" or "model.state_dict", and what was decided."""
+    """The tensors of a state dict, its path in the checkpoint, such as "model.state_dict", and notes on the choice."""
 
     path: str
     tensors: dict[str, Any]
@@ -26,25 +27,35 @@ class Part(NamedTuple):
 
 
 def choose(content: Any, tensor: type) -> Part:
-    """The state dict in `content`, whose tensors are of the class `tensor`; its `path` is "" for the content itself.
+    """The state dict in `content`; its `path` is "" if that is the content itself.
 
-    Averaged weights come before raw ones where they have all of their tensors. The notes are for a person to read.
-    Raises UserError where there is none, or where it is not known which of several is meant.
+    Averaged weights are preferred to raw ones if they have all of the raw ones' tensors. `tensor` is the class of
+    tensors. Raises UserError if there is no state dict, or if it is unclear which of several is the model's.
     """
     found = _Search(tensor).find(content, "", DEEPEST)
     if found:
         return found
-    held = ", ".join(content)[:200] or "nothing" if type(content) is dict else f"a {type(content).__name__}"
+    kind = content.name if type(content) is Inert else type(content).__name__
+    held = ", ".join(content)[:200] or "nothing" if type(content) is dict else f"one {kind}"
     raise UserError(
         f"no state dict in it, but {held}; a model's tensors are looked for at the top, and under "
         f"{', '.join((*RAW, *AVERAGED))}"
     )
 
 
-def unwrapped(names: Iterable[str]) -> tuple[dict[str, str], str]:
-    """Name -> the name without what wraps the model, and that prefix; an AveragedModel's own counter is left out.
+def unwrap(tensors: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """The tensors under their `unwrapped` names; `say` gets a line if that removes a prefix."""
+    names, prefix = unwrapped(tensors)
+    if prefix:
+        say(f"all names begin with {prefix}, which is removed")
+    return {now: tensors[name] for name, now in names.items()}
 
-    A prefix of WRAPPERS, such as "module.", is removed where all names have it, again and again.
+
+def unwrapped(names: Iterable[str]) -> tuple[dict[str, str], str]:
+    """Name -> name without its wrappers' prefixes, and what was removed, such as "module._orig_mod.".
+
+    A prefix of WRAPPERS is removed if all names begin with it, repeatedly. AveragedModel's counter does not count as a
+    name, and is dropped with the prefix.
     """
     kept = [name for name in names if name != AVERAGES]
     start, again = 0, bool(kept)
@@ -57,7 +68,7 @@ def unwrapped(names: Iterable[str]) -> tuple[dict[str, str], str]:
 
 
 class _Search:
-    """Each dict is looked at once, however often and deep it is held."""
+    """A search that visits each dict once, even if many dicts hold it."""
 
     def __init__(self, tensor: type):
         self._tensor, self._seen = tensor, {}
@@ -66,7 +77,7 @@ class _Search:
         if type(content) is not dict or depth == 0:
             return None
         if id(content) not in self._seen:
-            self._seen[id(content)] = None  # where it holds itself
+            self._seen[id(content)] = None  # in case it contains itself
             self._seen[id(content)] = self._look(content, path, depth)
         return self._seen[id(content)]
 
@@ -84,15 +95,15 @@ class _Search:
         if len(parts) > 1:
             raise UserError(
                 f"it has several parts with tensors: {', '.join(part.path for part in parts)[:200]}; load it in torch, "
-                "and save the state dict that is meant in a file of its own"
+                "and save the model's state dict to a file of its own"
             )
         if parts:
-            return parts[0]._replace(notes=(*parts[0].notes, f"the tensors are those under {parts[0].path}"))
+            return parts[0]._replace(notes=(*parts[0].notes, f"the tensors are read from {parts[0].path}"))
         return Part(path, own) if own else None
 
 
 def _preferred(raw: list[Part], averaged: list[Part]) -> Part:
-    """The first averaged weights that are whole, else the first raw ones, and what else there was."""
+    """The first complete averaged weights, else the first raw ones, with a note on the others."""
     chosen, reasons = (raw or averaged)[0], []
     for part in averaged if raw else ():
         missing = sorted(_names(chosen.tensors) - _names(part.tensors))
@@ -105,7 +116,7 @@ def _preferred(raw: list[Part], averaged: list[Part]) -> Part:
         return chosen
     kind = "averaged weights" if chosen in averaged else "weights"
     why = f" ({'; '.join(reasons)})" if reasons else ""
-    return chosen._replace(notes=(*chosen.notes, f"the {kind} under {chosen.path} are taken, not {others}{why}"))
+    return chosen._replace(notes=(*chosen.notes, f"the {kind} in {chosen.path} are used, not {others}{why}"))
 
 
 def _names(tensors: Mapping[str, Any]) -> set[str]:

@@ -1,11 +1,11 @@
-"""torch.save's files read without torch: tensors, plain containers, and placeholders for common settings beside them.
+"""Reads torch.save's files without torch: tensors, plain containers, and placeholders for common settings.
 
-A file is a pickle, which can run any program where it is read freely. Here the pickle may name what is listed below
-and no more, and nothing that it names is imported or called (weights/pickles.py). A tensor stays a description, a
-Tensor, until all is read; arrays are made of those alone that the state dict holds.
+A file holds a pickle, and Python's reader of pickles runs whatever program the file contains. This one runs nothing
+(weights/pickles.py), and accepts a fixed list of names (weights/torch_objects.py). While the pickle is read, a tensor
+is only a description; arrays are made at the end, and only of the tensors in the model's state dict.
 
-Both of torch's formats are understood: the zip archive (torch >= 1.6) with a member a storage, and the older row of
-pickles with the storages behind them. Source: torch/serialization.py.
+Reads both of torch's formats: the zip archive with one member per storage (torch >= 1.6), and the older sequence of
+pickles followed by the storages. Source: torch/serialization.py.
 """
 
 import io
@@ -23,10 +23,9 @@ from weights.pickles import Budget, Machine, Stream
 from weights.torch_objects import Foreign, Storage, Tensor, call, is_count, name, storage_of
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older format
-REPEATED = 64 << 20  # bytes that tensors may hold beyond their storages, by repeating values (expand)
-BUDGET = 32 << 20  # bytes that the pickled objects may take in any file,
-PER_BYTE = 8  # and for each byte of it
-NOT_TORCHS = {  # how other files begin that are met under these names
+REPEATED = 64 << 20  # bytes by which expanded tensors may exceed their storages, all together
+BUDGET, PER_BYTE = 32 << 20, 8  # bytes of memory for pickled objects: in any file, plus for each of its bytes
+NOT_TORCHS = {  # beginnings of other files that people have under these names
     b"version https://git-lfs": "a pointer of Git LFS in place of the file; git lfs pull fetches it",
     b"<!DOCTYPE": "a web page; fetch the file itself",
     b"<html": "a web page; fetch the file itself",
@@ -36,12 +35,12 @@ NOT_TORCHS = {  # how other files begin that are met under these names
 
 
 def read(path: Path, say: Callable[[str], None] = lambda line: None) -> dict[str, np.ndarray]:
-    """Torch's name -> array, of the state dict in `path`; the arrays are views into its storages, not writable.
+    """The state dict in `path`: torch's name -> array. The arrays are read-only views of the storages.
 
-    Of a checkpoint of several parts, weights/state_dict.py says which is taken, and which prefixes of names are left
-    out; `say` is given a line for each such decision.
-    Raises UserError for a file that is broken, big-endian, holds anything but tensors, plain containers and settings,
-    or no tensors.
+    weights/state_dict.py decides which part of a checkpoint is used, and which prefixes are removed from names; `say`
+    gets a line for each such decision.
+    Raises UserError if the file is broken or big-endian, contains no tensors, or contains objects other than tensors,
+    plain containers and common settings.
     """
     try:
         with path.open("rb") as file:
@@ -51,9 +50,8 @@ def read(path: Path, say: Callable[[str], None] = lambda line: None) -> dict[str
             zipped = file.read(4) == b"PK\x03\x04"
             content, load = _read_zip(file, size) if zipped else _read_old(file, size)
             part = state_dict.choose(content, Tensor)
-            names, prefix = state_dict.unwrapped(part.tensors)
-            tensors = {names[name]: x for name, x in part.tensors.items() if name in names}
-            arrays = _arrays(tensors, load)
+            notes = list(part.notes)
+            arrays = _arrays(state_dict.unwrap(part.tensors, notes.append), load)
     except Foreign as error:
         raise UserError(
             f"{path}: holds {_printable(error)}, which is no tensor, and reading it would run a program; where you "
@@ -68,13 +66,13 @@ def read(path: Path, say: Callable[[str], None] = lambda line: None) -> dict[str
     except Exception as error:  # whatever cut or altered bytes lead to
         reason = _printable(error)[:200] or type(error).__name__
         raise UserError(f"{path}: broken, or no file of torch.save ({reason}); fetch it again") from error
-    for note in (*part.notes, *([f"all names begin with {prefix}, which is left out"] if prefix else [])):
+    for note in notes:
         say(f"{path}: {_printable(note)}")
     return arrays
 
 
 def _printable(message: object) -> str:
-    """One line, whatever names the file gives things."""
+    """`message` on one line, without control characters, whatever names the file contains."""
     return " ".join("".join(each if each.isprintable() else " " for each in str(message)).split())
 
 
@@ -111,9 +109,9 @@ def _read_zip(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
 
 
 def _read_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
-    """As _read_zip. Pickles: magic number, version, the machine, the content, the storages' keys; then their bytes.
+    """As _read_zip. The pickles: magic number, version, machine, content, keys of the storages; then their bytes.
 
-    A reference may be to a view of a storage.
+    A reference may point to a view of a storage.
     """
     file.seek(0)
     budget = Budget(BUDGET + PER_BYTE * size)
@@ -150,7 +148,7 @@ def _read_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
     for key in keys if type(keys) is list else ():
         if type(key) is not str or key not in kept or key in places:
             raise ValueError("a storage that no tensor has")
-        start = file.tell() + 8  # behind the number of its values
+        start = file.tell() + 8  # after the number of its values
         if start + kept[key] > size:
             raise ValueError("a storage that is cut off")
         places[key] = start
@@ -166,7 +164,7 @@ def _read_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
 
 
 def _arrays(tensors: dict[str, Tensor], load: Callable[[str], bytes]) -> dict[str, np.ndarray]:
-    """Raises ValueError where tensors are much larger together than their storages, by repeating values."""
+    """Raises ValueError if expanded tensors are much larger than their storages."""
     if sum(max(0, tensor.nbytes - tensor.storage.nbytes) for tensor in tensors.values()) > REPEATED:
         raise ValueError("its tensors are much larger than their storages")
     storages = {tensor.storage.key: b"" for tensor in tensors.values()}

@@ -1,7 +1,7 @@
-"""What stands for the names in a pickle of torch's, and what their calls make: nothing but descriptions.
+"""The names that torch's pickles may contain, and the descriptions that calls of them return.
 
-A name that is not listed here is Foreign, and ends the reading. Whatever is made is immutable, but for dicts of the
-pickle's own. Source: torch/_utils.py, torch/_tensor.py, torch/_weights_only_unpickler.py.
+Any other name raises Foreign. Everything here is immutable, except for the pickle's own dicts.
+Source: torch/_utils.py, torch/_tensor.py, torch/_weights_only_unpickler.py.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ STORAGES = {
     "ComplexFloatStorage": np.complex64,
     "ComplexDoubleStorage": np.complex128,
 }
-DTYPES = {  # as which bytes (UntypedStorage) may be seen, and what a checkpoint's settings may name
+DTYPES = {  # of views of an UntypedStorage, and in settings
     "float64": np.float64,
     "float32": np.float32,
     "float16": np.float16,
@@ -53,20 +53,21 @@ DTYPES = {  # as which bytes (UntypedStorage) may be seen, and what a checkpoint
     "complex64": np.complex64,
     "complex128": np.complex128,
 }
-INERT = {  # module -> what of it a checkpoint may hold beside its tensors
+INERT = {  # module -> its classes and functions that become placeholders
     "argparse": "Namespace",
-    "builtins": "bool bytearray bytes complex dict float frozenset int list object range set slice str tuple",
+    "builtins": "bool bytearray bytes complex dict float frozenset int list long object range set slice str tuple "
+    "unicode xrange",
     "collections": "Counter deque",
     "copyreg": "_reconstructor",
     "datetime": "date datetime time timedelta timezone",
     "decimal": "Decimal",
     "fractions": "Fraction",
-    "numpy": "dtype ndarray bool bool_ float16 float32 float64 int8 int16 int32 int64 str_ uint8 uint16 uint32 uint64",
+    "numpy": "bool bool_ bytes_ complex128 complex64 datetime64 dtype float16 float32 float64 int16 int32 int64 int8 "
+    "longdouble ndarray str_ timedelta64 uint16 uint32 uint64 uint8 void",
     "numpy.core.multiarray": "_reconstruct scalar",
     "numpy.core.numeric": "_frombuffer",
     "numpy._core.multiarray": "_reconstruct scalar",
     "numpy._core.numeric": "_frombuffer",
-    "numpy.random._pickle": "__bit_generator_ctor __generator_ctor __randomstate_ctor",
     "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
     "pathlib._local": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
     "torch": "Generator Tensor complex32 device qint32 qint8 quint8",
@@ -77,30 +78,30 @@ INERT = {  # module -> what of it a checkpoint may hold beside its tensors
     "uuid": "UUID SafeUUID",
     "_codecs": "encode",
 }
-SETTINGS = (  # whose classes keep settings and logs, all of them inert
+SETTINGS = (  # packages for settings and logs: all of their names become placeholders
     *("addict", "detectron2.config", "easydict", "fvcore.common.config", "lightning", "lightning_fabric"),
-    *("ml_collections", "mmcv", "mmengine", "numpy.dtypes", "omegaconf", "pytorch_lightning", "yacs"),
+    *("ml_collections", "mmcv", "mmengine", "numpy.dtypes", "numpy.random", "omegaconf", "pytorch_lightning", "yacs"),
 )
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # Python 2 -> 3
 
 
 @dataclass(frozen=True, slots=True)
 class Dtype:
-    """Stands where the pickle names a storage's class or a dtype."""
+    """Stands for a class of storages or a dtype."""
 
     dtype: np.dtype
 
 
 @dataclass(frozen=True, slots=True)
 class Maker:
-    """Stands for a function or class of torch's that makes what is read: called with arguments that it checks."""
+    """Stands for a function or class; calling it calls `make`, which checks its arguments."""
 
     make: Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """`count` values from the value `start` on of the bytes kept under `key`."""
+    """`count` values of the bytes stored under `key`, from the value `start` on."""
 
     key: str
     dtype: np.dtype
@@ -114,7 +115,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Offset and strides are in values of `dtype`; all values lie within the storage."""
+    """Offset and strides are in values of `dtype`. All values lie within the storage."""
 
     storage: Storage
     dtype: np.dtype
@@ -128,11 +129,11 @@ class Tensor:
 
 
 class Foreign(Exception):
-    """The pickle names what is neither tensor nor plain container."""
+    """The pickle contains a name that is not accepted."""
 
 
 def name(module: str, attribute: str) -> Any:
-    """What stands for module.attribute: an Inert, a Dtype or a Maker. Raises Foreign."""
+    """The Inert, Dtype or Maker that stands for module.attribute. Raises Foreign."""
     module = RENAMED.get(module, module)
     if (module, attribute) in KNOWN:
         return KNOWN[module, attribute]
@@ -142,7 +143,7 @@ def name(module: str, attribute: str) -> Any:
 
 
 def call(function: Any, arguments: tuple) -> Any:
-    """What `function`, or the class, makes of the arguments. Raises ValueError, or TypeError for too few of them."""
+    """The result of calling `function`, or a class. Raises ValueError, or TypeError for too few arguments."""
     if type(function) is Inert:
         return function
     if type(function) is Maker:
@@ -151,7 +152,7 @@ def call(function: Any, arguments: tuple) -> Any:
 
 
 def storage_of(reference: Any, length: int) -> Storage:
-    """What the tuple ("storage", dtype, key, location, count, ...) points to; count is in values."""
+    """The storage of a reference: a tuple of "storage", dtype, key, location, number of values, ..."""
     if type(reference) is not tuple or len(reference) != length or reference[0] != "storage":
         raise ValueError("a reference to what is no storage")
     _, kind, key, _, count = reference[:5]
@@ -165,7 +166,7 @@ def is_count(value: Any) -> bool:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> Tensor:
-    """torch._utils._rebuild_tensor_v2; what follows is about gradients. Raises ValueError beyond the storage."""
+    """torch._utils._rebuild_tensor_v2; `more` is about gradients. Raises ValueError beyond the storage."""
     if type(storage) is not Storage:
         raise ValueError("a tensor without a storage")
     return _within(storage, storage.dtype, offset, shape, strides)
@@ -192,7 +193,7 @@ def _within(storage: Storage, dtype: np.dtype, offset: Any, shape: Any, strides:
 
 
 def _parameter(tensor: Any, *more: Any) -> Tensor:
-    """torch._utils._rebuild_parameter: with what it needs for gradients, and attributes."""
+    """torch._utils._rebuild_parameter; `more` is about gradients and attributes."""
     if type(tensor) is not Tensor:
         raise ValueError("a parameter that is no tensor")
     return tensor
@@ -207,7 +208,7 @@ def _typed(function: Any, kind: Any, arguments: Any, state: Any) -> Tensor:
 
 
 def _ordered(pairs: Any = ()) -> dict[str, Any]:
-    """collections.OrderedDict, to which Python 2 gave its items."""
+    """collections.OrderedDict; Python 2 passes its items as pairs."""
     if type(pairs) not in (list, tuple) or not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs):
         raise ValueError("a dict of what are no pairs")
     return named(pairs)
@@ -221,7 +222,7 @@ def _size(sizes: Any = ()) -> tuple:
 
 
 def _attribute(owner: Any, name: Any) -> Inert:
-    """getattr, which is how pickles of old name the methods of a class."""
+    """getattr: older pickles name the methods of a class this way."""
     if type(owner) is not Inert:
         raise Foreign("builtins.getattr")
     return owner

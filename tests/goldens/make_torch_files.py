@@ -3,8 +3,11 @@
 pip install torch==2.13.0 numpy; python tests/goldens/make_torch_files.py
 """
 
+import argparse
+import datetime
 import os
-from collections import OrderedDict
+import random
+from collections import Counter, OrderedDict, defaultdict, deque
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +44,22 @@ def state_dict() -> OrderedDict:
     return found
 
 
+def beside() -> dict:
+    """What training scripts save beside tensors."""
+    parameter, tensor = torch.nn.Parameter(torch.ones(2)), torch.ones(2)
+    parameter.decays = tensor.tagged = False
+    return {
+        "args": argparse.Namespace(lr=0.1, output=Path("runs"), sizes=[1, 2]),
+        "best": [np.float64(71.2), np.float32(1), np.bool_(True), np.arange(3), np.dtype("f4"), np.float16],
+        "random": (random.getstate(), np.random.get_state(), np.random.default_rng(0), torch.get_rng_state()),
+        "kinds": (torch.device("cuda:0"), torch.bfloat16, torch.Size([1, 2]), torch.strided, torch.__version__),
+        "sets": ({1, "a"}, frozenset([2]), Counter("aab"), deque([1]), defaultdict(list, a=[1])),
+        "plain": (slice(1, 2), range(3), 1 + 2j, 10**40, -5, b"bytes", bytearray(b"x"), "\udc80é😀", None),
+        "times": (datetime.datetime(2020, 1, 1), datetime.timedelta(1)),
+        "keys": {(1, 2): 3, 4: {"weight": tensor}, "parameter": parameter, "tensor": tensor},
+    }
+
+
 def as_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().float().numpy() if tensor.dtype == torch.bfloat16 else tensor.detach().numpy()
 
@@ -62,4 +81,10 @@ if __name__ == "__main__":
         torch.save(content, FOLDER / f"program_{name}.pth", _use_new_zipfile_serialization=not old)
     torch.save(torch.nn.Linear(2, 3), FOLDER / "module.pth")
     torch.save({"epoch": 7, "name": "no tensors"}, FOLDER / "no_tensors.pth")
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))
+    averaged = torch.optim.swa_utils.AveragedModel(network, use_buffers=True)
+    averaged.module[0].weight.data.fill_(2)
+    content = {"model": torch.compile(network).state_dict(), "model_ema": averaged.state_dict(), **beside()}
+    torch.save(content, FOLDER / "settings_zip.pth")
+    torch.save(content, FOLDER / "settings_old.pth", _use_new_zipfile_serialization=False, pickle_protocol=4)
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 3)), FOLDER / "script.pth")

@@ -1,6 +1,7 @@
 """Beginning with trained weights, and evaluating with them, in the small network of the fixture `config`."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -13,9 +14,11 @@ from errors import UserError
 from evaluation.run import open_run, open_weights
 from experiments import coco_deeplabv3, coco_faster_rcnn, coco_retinanet, quickstart
 from experiments.base import get_base
+from training.checkpoint import Checkpoints
 from training.initial import (
     Weights,
     classes_of,
+    facts,
     read_run,
     read_weights,
     shapes_of,
@@ -24,6 +27,7 @@ from training.initial import (
     with_options,
 )
 from training.loop import train
+from training.manifest import read_classes
 from training.mesh import AXIS, make_mesh, replicated
 from training.optimizer import make_optimizer
 from training.schedule import make_schedule
@@ -140,15 +144,107 @@ def test_a_runs_manifest_says_what_it_began_with(trained):
     assert start["init_from"] == str(file) and start["init_sha256"] == files.sha256(file)
 
 
-def test_exported_weights_and_the_workdir_evaluate_as_the_run(trained, tmp_path):
-    workdir, _, config = trained
-    files.write(tmp_path / "out.safetensors", read_run(workdir, "best").tensors)
+@pytest.fixture
+def exported(trained, tmp_path):
+    weights = read_run(trained[0], "best")
+    files.write(tmp_path / "out.safetensors", weights.tensors, facts(weights))
+    return tmp_path / "out.safetensors"
+
+
+def test_exported_weights_and_the_workdir_evaluate_as_the_run_whatever_the_experiment_says(trained, exported):
+    workdir = trained[0]
     run = open_run(workdir, "best")
-    for reference in (tmp_path / "out.safetensors", workdir):
-        opened = open_weights(config, str(reference), set(), silent)
+    other = quickstart.get_config()
+    other.data.update(image_size=16, resize_size=20)
+    other.augment.update(mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
+    for reference in (exported, workdir):
+        opened = open_weights(other, str(reference), {"data.resize_size", "augment.std"}, silent)
+        assert (opened.config.data.image_size, opened.config.data.resize_size) == (8, 20)
+        assert opened.config.augment.std == (1.0, 2.0, 3.0)
+        opened = open_weights(other, str(reference), set(), silent)
+        assert (opened.config.data.image_size, opened.config.data.resize_size) == (8, 8)
+        for field in ("mean", "std"):
+            assert opened.config.augment[field] == tuple(run.config.augment[field])
         assert tuple(opened.classes) == tuple(run.classes)
         assert jax.tree.structure(opened.variables) == jax.tree.structure(run.variables)
         jax.tree.map(np.testing.assert_array_equal, opened.variables, run.variables)
+
+
+def test_an_exports_classes_need_no_data(trained, exported):
+    config = trained[2].copy_and_resolve_references()
+    config.data.source = "folder:/nowhere"
+    assert tuple(open_weights(config, str(exported), set(), silent).classes) == read_classes(trained[0])
+
+
+def test_an_exports_model_is_built_with_its_own_options():
+    trained = {"task": "detection", "model.name": "fasterrcnn_resnet50_fpn", "model.options": {"bn_epsilon": 0.5}}
+    config = coco_faster_rcnn.get_config()
+    found = with_options(config, Weights("x.safetensors", "", {}, trained=trained))
+    assert found.model.options.to_dict() == {"bn_epsilon": 0.5}
+    with config.model.options.unlocked():
+        config.model.options.bn_epsilon = 0.25
+    found = with_options(config, Weights("x.safetensors", "", {}, trained=trained), {"model.options.bn_epsilon"})
+    assert found.model.options.bn_epsilon == 0.25
+    for field, value in (("task", "classification"), ("model.name", "resnet18")):
+        with pytest.raises(UserError, match=f"x.safetensors is for config.{field}={value}, not "):
+            with_options(config, Weights("x.safetensors", "", {}, trained=trained | {field: value}))
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"data.colour": 1}, "its header says data.colour, which is not known here"),
+        ({"classes": "a"}, "the classes in its header are no list of texts"),
+        ({"model.options": [1]}, "model.options in its header are no fields"),
+        ({"data.image_size": "large"}, "what its header says of config is broken"),
+        ({"augment.mean": [1, 2]}, "config.augment.mean is .*; it must be"),
+        ({"classes": ["a", "b"]}, "is made for 10 classes, but names 2"),
+    ],
+)
+def test_a_header_that_cannot_be_is_one_line(trained, exported, header, message):
+    files.write(exported, files.read(exported), header)
+    with pytest.raises(UserError, match=message) as caught:
+        open_weights(trained[2], str(exported), set(), silent)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["conv1.weight", "layer1.0.bn1.running_var"])
+def test_weights_that_are_not_finite_are_refused_wherever_they_come_in(config, file, tmp_path, name):
+    bad = {each: x.copy() for each, x in files.read(file).items()}
+    bad[name].flat[1] = np.nan
+    files.write(file, bad)
+    message = f"{re.escape(str(file))}: {re.escape(name)} is not finite in 1 of {bad[name].size}"
+    with pytest.raises(UserError, match=message):
+        open_weights(config, str(file), set(), silent)
+    config.init_from = str(file)
+    with pytest.raises(UserError, match=message):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_runs_checkpoint_that_is_not_finite_is_refused(trained, monkeypatch):
+    workdir, read = trained[0], Checkpoints.read
+
+    def broken(self, step):
+        state = read(self, step)
+        state["batch_stats"]["bn1"]["var"] = state["batch_stats"]["bn1"]["var"] * np.nan
+        return state | {"ema": None}
+
+    monkeypatch.setattr(Checkpoints, "read", broken)
+    for opened in (open_run, read_run):
+        with pytest.raises(UserError, match=f"{workdir}, step 2: bn1.running_var is not finite"):
+            opened(workdir, "best")
+
+
+def test_a_prefix_of_most_names_is_removed(config, make_state, file, tmp_path):
+    """As in Lightning's state dicts, which also hold the loss's tensors."""
+    expected, (state, optimizer) = files.read(file), make_state()
+    path = tmp_path / "lightning.safetensors"
+    files.write(path, {f"model.{name}": x for name, x in expected.items()} | {"criterion.weight": np.zeros(2)})
+    config.init_allow_unexpected = r"criterion\..*"
+    begun, notes = start_from(read_weights(str(path), silent), state, optimizer, config, replicated(make_mesh()))
+    assert_same(tensors(begun), expected, expected)
+    assert f"{path}: model., which some names begin with, is removed" in notes
 
 
 def test_a_state_begins_with_a_run(trained, make_state, config):

@@ -6,6 +6,7 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -14,7 +15,17 @@ import models
 from errors import UserError
 from models.layers import conv
 from training.mesh import AXIS
-from weights.convert import classes_in, fit, from_torch, head, rename, to_torch, torch_shapes
+from weights.convert import (
+    check_finite,
+    classes_in,
+    fit,
+    from_torch,
+    head,
+    rename,
+    to_torch,
+    torch_shapes,
+    without_wrapper,
+)
 
 CONFIG = ConfigDict(
     dict(name="resnet18", dtype="float32", remat=False, sync_bn=False, frozen_bn=False, options=ConfigDict())
@@ -157,6 +168,52 @@ def test_what_may_be_missing_or_unexpected_is_left_out_and_said():
     assert notes == ["w.pth: without conv1.weight, which begin anew", "w.pth: stray.weight not used"]
     with pytest.raises(UserError, match=re.escape("config.init_allow_missing is '(', no regular expression")):
         fit(tensors, shapes_of(10), "w.pth", allow_missing="(")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+def test_what_is_not_finite_is_named_where_the_model_takes_it(bad):
+    tensors = {"a.weight": np.zeros((2, 3)), "b.running_var": np.ones(4, np.int64), "stray": np.full(2, np.nan)}
+    shapes = {"a.weight": (2, 3), "b.running_var": (4,)}
+    taken, _ = fit(tensors, shapes, "w.pth", allow_unexpected="stray")
+    assert set(taken) == set(shapes)
+    tensors["a.weight"][1, 2] = tensors["a.weight"][0, 1] = bad
+    with pytest.raises(
+        UserError, match=r"^w.pth: a.weight is not finite in 2 of 6 values, the first at \[0, 1\]; its tr"
+    ):
+        fit(tensors, shapes, "w.pth", allow_unexpected="stray")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, ml_dtypes.bfloat16, np.complex64])
+def test_what_is_not_finite_is_seen_in_every_type_and_where_it_is_repeated(dtype):
+    check_finite(
+        {"a": np.zeros((3, 4), dtype), "empty": np.zeros((0, 4), dtype), "number": np.zeros((), dtype)}, "w.pth"
+    )
+    for values in (np.array([0, np.nan], dtype), np.array(np.inf, dtype)):
+        with pytest.raises(UserError, match="w.pth: a is not finite"):
+            check_finite({"a": np.broadcast_to(values, (1000, *values.shape))}, "w.pth")
+
+
+def test_weights_of_which_nothing_fits_are_refused_whatever_may_differ():
+    with pytest.raises(
+        UserError, match=r"^w.pth: nothing of it fits: its names are x.weight, the model's are a, b; conf"
+    ):
+        fit({"x.weight": np.zeros(1)}, {"a": (1,), "b": (2,)}, "w.pth", allow_missing=".*", allow_unexpected=".*")
+    with pytest.raises(UserError, match="w.pth: nothing of it fits: its names are none"):
+        fit({}, {"a": (1,)}, "w.pth", allow_missing=".*")
+
+
+def test_a_rule_for_a_prefix_that_reading_left_out_still_works():
+    tensors = {"conv1.weight": np.zeros(1), "fc.bias": np.zeros(1)}
+    assert set(rename(tensors, (r"^model\. -> ",), "w.pth")) == set(tensors)
+    assert set(rename(tensors, (r"^module\.conv -> body.conv",), "w.pth")) == {"body.conv1.weight", "fc.bias"}
+
+
+def test_a_prefix_that_some_names_have_is_left_out_where_the_model_has_the_rest():
+    tensors = {"model.conv1.weight": np.zeros(1), "model.fc.bias": np.zeros(1), "criterion.weight": np.zeros(1)}
+    found, prefix = without_wrapper(tensors, {"conv1.weight": (1,), "fc.bias": (1,)})
+    assert (set(found), prefix) == ({"conv1.weight", "fc.bias", "criterion.weight"}, "model.")
+    assert without_wrapper(tensors, {"model.conv1.weight": (1,)}) == (tensors, "")
+    assert without_wrapper(tensors | {"fc.bias": np.zeros(1)}, {"conv1.weight": (1,)})[1] == ""
 
 
 def test_names_are_changed_by_rules():

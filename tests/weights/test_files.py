@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from errors import UserError
 from weights import files
@@ -37,10 +38,43 @@ def test_bfloat16_is_read(tmp_path):
 
 
 def test_a_file_is_read_by_its_suffix(tmp_path):
-    for suffix in (".pth", ".pt", ".bin", ".ckpt"):
+    for suffix in (".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".th", ".PTH", ".Pt"):
         path = tmp_path / f"weights{suffix}"
         path.write_bytes(TORCH_FILE.read_bytes())
         assert "conv.weight" in files.read(path)
+
+
+def test_a_wrappers_prefix_is_left_out_and_told(tmp_path):
+    path, lines = tmp_path / "x.SAFETENSORS", []
+    files.write(tmp_path / "x.safetensors", {f"_orig_mod.{name}": np.zeros(1) for name in "ab"})
+    (tmp_path / "x.safetensors").rename(path)
+    assert sorted(files.read(path, lines.append)) == ["a", "b"]
+    assert lines == [f"{path}: all names begin with _orig_mod., which is removed"]
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F8_E8M0"])
+def test_eighths_without_their_scale_are_refused(tmp_path, dtype):
+    header = {"w": {"dtype": "F32", "shape": [1], "data_offsets": [2, 6]}}
+    header = json.dumps({"x": {"dtype": dtype, "shape": [2], "data_offsets": [0, 2]}, **header}).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(6))
+    with pytest.raises(UserError, match=f"x.safetensors: x is of type {dtype}, .* save the weights as F32, F16 or"):
+        files.read(tmp_path / "x.safetensors")
+
+
+def test_facts_are_kept_in_the_header(tmp_path):
+    path = tmp_path / "x.safetensors"
+    facts = {"classes": ["a", "\N{SNOWMAN}"], "data.image_size": 8, "augment.mean": [0.5, 0.25, 0.125]}
+    files.write(path, {"a": np.zeros(1)}, facts)
+    assert files.facts(path) == facts
+    files.write(path, {"a": np.zeros(1)})
+    assert files.facts(path) == {} and files.facts(TORCH_FILE) == {}
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "its header is broken"), ("[1]", "is no JSON object")])
+def test_a_broken_header_is_one_line(tmp_path, text, message):
+    save_file({"a": np.zeros(1)}, tmp_path / "x.safetensors", metadata={files.FACTS: text})
+    with pytest.raises(UserError, match=f"x.safetensors: .*{message}"):
+        files.facts(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize(
