@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from augment.colour import grey
+from ops.platform import choose, per_example
 
 Image = Float[Array, "h w 3"]
 
@@ -76,13 +77,6 @@ def trivial_augment(keys: Key[Array, "b"], images: Float[Array, "b h w 3"]) -> A
     """One of the 14 operations, of a random bin, sign by chance."""
     draw = partial(draw_operation, table=tabulate("trivialaugment", *images.shape[1:3]), magnitude=None)
     return per_example(apply)(images, jax.vmap(draw)(keys))
-
-
-def per_example(function: Callable) -> Callable:
-    """`function` for each example of a batch: all kinds for all at once on accelerators, each its own on CPU."""
-    if jax.default_backend() == "cpu":
-        return lambda *batch: jax.lax.map(lambda example: function(*example), batch)
-    return jax.vmap(function)
 
 
 def draw_operation(key: Key[Array, ""], table: Operation, magnitude: int | None) -> Operation:
@@ -161,7 +155,7 @@ def apply(image: Image, operation: Operation) -> Image:
     """The image after one operation; whole pixels of 0..255 in and out."""
     kinds = (lambda image, _: image, _resample, _enhance, _retone)
     starts = np.cumsum([1, len(GEOMETRIC), len(ENHANCING)])
-    return jax.lax.switch(jnp.searchsorted(starts, operation.index, side="right"), kinds, image, operation)
+    return choose(jnp.searchsorted(starts, operation.index, side="right"), kinds, image, operation)
 
 
 def _resample(image: Image, operation: Operation) -> Image:
@@ -184,7 +178,7 @@ def _enhance(image: Image, operation: Operation) -> Image:
         lambda: jnp.broadcast_to(jnp.mean(greys), image.shape),
         lambda: _blurred(image),
     )
-    other = jax.lax.switch(operation.index - OPERATIONS.index(ENHANCING[0]), others)
+    other = choose(operation.index - OPERATIONS.index(ENHANCING[0]), others)
     # Torchvision writes the same blend in two ways, which round differently.
     blended = jnp.where(
         operation.index == OPERATIONS.index("Sharpness"),
@@ -217,7 +211,7 @@ def _retone(image: Image, operation: Operation) -> Image:
         lambda: jax.vmap(stretching_table)(counts),
         lambda: jax.vmap(equalising_table)(counts),
     )
-    table = jax.lax.switch(operation.index - OPERATIONS.index(TONAL[0]), tables)
+    table = choose(operation.index - OPERATIONS.index(TONAL[0]), tables)
     return jnp.take_along_axis(table, pixels.T, axis=1).T.reshape(image.shape)
 
 

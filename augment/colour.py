@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from ops.platform import choose
+
 Image = Float[Array, "h w 3"]
 
 # Principal components of ImageNet's pixels in 0..1, as published in fb.resnet.torch: columns are eigenvectors.
@@ -67,7 +69,7 @@ def adjust_in_order(
 ) -> Image:
     """Applies adjustments[i] with factors[i] for each i of `order`, one after the other."""
     for index in order:
-        image = jax.lax.switch(index, adjustments, image, factors[index])
+        image = choose(index, adjustments, image, factors[index])
     return image
 
 

@@ -2,13 +2,10 @@
 
 Padding is always explicit and symmetric, as the published references have it; XLA's "SAME" pads otherwise at stride 2.
 
-GPUs and TPUs run XLA's own operations. On CPU a few of them are slow, and an equivalent stands in: see `on_cpu` and
-benchmarks/train_step.py.
+On CPU grouped `conv`, `relu` and `max_pool` have forms that are faster for XLA (ops/platform.py); they compute the same
+values and gradients as XLA's own, which accelerators run.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import partial, reduce
 from typing import Any
 
@@ -16,6 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from ops.platform import on_cpu
 
 Dtype = Any
 
@@ -27,29 +26,8 @@ kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-_XLAS_OWN = ContextVar("xlas_own", default=False)
-
-
 def torch_bias(fan_in: int) -> nn.initializers.Initializer:
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
-
-
-def on_cpu() -> bool:
-    """Whether what is traced now runs on CPU: there grouped `conv`, `relu` and `max_pool` have forms faster for XLA.
-
-    They compute the same values and gradients; tests/models/test_layers.py compares them with XLA's own.
-    """
-    return jax.default_backend() == "cpu" and not _XLAS_OWN.get()
-
-
-@contextmanager
-def xlas_own() -> Iterator[None]:
-    """What is traced inside takes XLA's own operations everywhere, as on GPUs: models/cost.py counts those."""
-    token = _XLAS_OWN.set(True)
-    try:
-        yield
-    finally:
-        _XLAS_OWN.reset(token)
 
 
 def full_precision(x: Array) -> Array:

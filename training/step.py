@@ -18,6 +18,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from augment.views import view
+from ops.platform import on_cpu
 from training.mesh import AXIS, compiler_options
 from training.parameters import merge, split
 from training.state import TrainState
@@ -134,7 +135,7 @@ def make_eval_step(
 
 def _scan(body: Callable, carry: Any, parts: Any, length: int) -> tuple[Any, Any]:
     """lax.scan; on CPU written out, since XLA runs the convolutions of a loop there on one thread, ten times slower."""
-    if length > 1 and jax.default_backend() != "cpu":
+    if length > 1 and not on_cpu():
         return jax.lax.scan(body, carry, parts)
     results = []
     for index in range(length):

@@ -182,6 +182,11 @@ LENGTHS = (
 )
 TASK_LENGTHS = {"classification": (), "detection": ("augment.closing",), "segmentation": ()}
 POSITIVE_LENGTHS = ("duration", "ema.every")
+AUTO = ("", "randaugment", "trivialaugment")
+LOSSES = {  # a detector brings its own
+    "classification": ("cross_entropy", "bce", "focal"),
+    "segmentation": ("cross_entropy", "focal", "ohem", "lovasz", "dice"),
+}
 
 
 def check_config(config: ConfigDict) -> None:
@@ -224,7 +229,7 @@ def _check_given(node: ConfigDict, path: str) -> None:
 
 def _check_classification(config: ConfigDict) -> None:
     data, loss = config.data, config.loss
-    check_choice("config.augment.auto", config.augment.auto, ("", "randaugment", "trivialaugment"))
+    check_choice("config.augment.auto", config.augment.auto, AUTO)
     check_choice("config.data.train_crop", data.train_crop, ("random_resized", "center"))
     evaluated = "eval_size" if data.eval_size else "image_size"
     for size in {evaluated, "image_size"} if data.train_crop == "center" else {evaluated}:
@@ -233,7 +238,7 @@ def _check_classification(config: ConfigDict) -> None:
                 f"config.data.{size} is {data[size]}, larger than config.data.resize_size={data.resize_size}, "
                 "out of whose middle it is cut; enlarge resize_size"
             )
-    check_choice("config.loss.name", loss.name, ("cross_entropy", "bce", "focal"))
+    check_choice("config.loss.name", loss.name, LOSSES[config.task])
     if loss.class_weights and loss.name == "focal":
         raise UserError('config.loss.class_weights: focal has no use for it, it has focal_alpha; set it to ""')
     if loss.bce_threshold > 0 and loss.name != "bce":
@@ -267,7 +272,7 @@ def _check_detection(config: ConfigDict) -> None:
 def _check_segmentation(config: ConfigDict) -> None:
     data, loss = config.data, config.loss
     check_choice("config.data.resize", data.resize, ("shorter", "none"))
-    check_choice("config.loss.name", loss.name, ("cross_entropy", "focal", "ohem", "lovasz", "dice"))
+    check_choice("config.loss.name", loss.name, LOSSES[config.task])
     if data.balanced:
         raise UserError("config.data.balanced: a picture of several classes is of no one; set it to False")
     if loss.class_weights and loss.name in ("lovasz", "dice"):

@@ -97,9 +97,9 @@ def test_only_signed_operations_have_a_minus():
         assert differ == (name in SIGNED)
 
 
-@pytest.mark.parametrize("augment", [auto.trivial_augment, lambda keys, x: auto.rand_augment(keys, x, 2, 9)])
-def test_all_at_once_and_one_by_one_give_the_same(augment, monkeypatch):
+def test_all_at_once_and_one_by_one_give_the_same(monkeypatch):
     """What runs on accelerators against what runs on CPU."""
+    augment = auto.trivial_augment
     images = np.random.default_rng(0).integers(0, 256, (48, 20, 20, 3)).astype(np.float32)
     keys = jax.random.split(jax.random.key(1), 48)
     one_by_one = np.asarray(jax.jit(augment)(keys, images))
