@@ -60,6 +60,13 @@ def eval_batches(
     return _iterate(load, 0, len(load.plan), config.data)
 
 
+def smallest_batch(source: Source, config: ConfigDict) -> Batch:
+    """An empty training batch, of the smallest canvas that any will have, for what depends on shapes alone."""
+    squares = [(side, side) for side in config.data.get("multi_scale", ())]
+    shapes = squares or EXAMPLES[config.task].canvases(source, config.data, training=True)[0]
+    return _empty_batch(config.batch_size, min(shapes, key=lambda shape: shape[0] * shape[1]), config)
+
+
 @dataclass(frozen=True)
 class _Shard:
     batch_size: int

@@ -84,6 +84,21 @@ def inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
     return {"targets": {name: value for name, value in batch.items() if name != "image"}}
 
 
+def misfit(model: nn.Module, outputs: Any, classes: int) -> str:
+    """What is wrong with the shapes of a model's outputs for so many classes, or "".
+
+    Logits may count the background as well, and YOLOv3's predictions hold five numbers of the box before the classes.
+    """
+    if not (hasattr(model, "loss") and hasattr(model, "detect")):
+        return "it is no detector, with a loss and detect of its own"
+    spare = {"cls_logits": (0, 1), "class_logits": (0, 1), "predictions": (5,)}
+    for name in spare.keys() & outputs.keys():
+        width = outputs[name].shape[-1]
+        if width - classes not in spare[name]:
+            return f"its {name} are {width} per box, the data has {classes} classes"
+    return ""
+
+
 def loss(
     model: nn.Module, outputs: dict[str, Array], batch: Batch, config: ConfigDict
 ) -> tuple[Array, dict[str, Array]]:

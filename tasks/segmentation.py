@@ -91,6 +91,14 @@ def inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
     return {}
 
 
+def misfit(model: nn.Module, outputs: Any, classes: int) -> str:
+    """What is wrong with the shapes of a model's outputs for so many classes, or ""."""
+    if not isinstance(outputs, dict) or "out" not in outputs or len(outputs["out"].shape) != 4:
+        return 'its outputs are no maps of logits {"out": [B,H,W,K]}, of which segmentation learns'
+    wrong = [name for name in ("out", "aux") if name in outputs and outputs[name].shape[-1] != classes]
+    return f"{wrong[0]!r} has {outputs[wrong[0]].shape[-1]} outputs, the data {classes} classes" if wrong else ""
+
+
 def _inside(canvas: tuple[int, int], sizes: Int[Array, "b 2"]) -> Bool[Array, "b h w"]:
     """What of each canvas is picture."""
     rows, columns = (jnp.arange(side) < sizes[:, axis, None] for axis, side in enumerate(canvas))

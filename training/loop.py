@@ -24,6 +24,7 @@ from evaluation.loop import evaluate, predict
 from lengths import due, exact_steps, to_steps
 from models import cost
 from training.checkpoint import Checkpoints, has_steps
+from training.fitness import check_model, check_norms
 from training.initial import fitting, read_weights, start_from
 from training.manifest import claim_classes, claimed, write_manifest
 from training.mesh import AXIS, check_batch, compiler_options, make_mesh, replicated, to_devices
@@ -72,6 +73,8 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
         return init_state(model, optimizer, config.data.image_size, config.seed, ema=config.ema.decay > 0)
 
     shapes = jax.eval_shape(init)
+    check_model(model, task, config, classes, shapes)
+    check_norms(train_step, source, config, shapes, mesh)
     weights = None
     if config.init_from and not has_steps(workdir):  # what does not fit must not leave a workdir behind
         weights = read_weights(config.init_from, print)

@@ -25,6 +25,7 @@ from training.state import TrainState
 
 Batch = dict[str, Array]
 Scalars = dict[str, Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Scalars]]
 
 
 def make_train_step(
@@ -37,7 +38,7 @@ def make_train_step(
     mesh: Mesh,
     warmup: int = 0,
     ema_ramp: int = 0,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Scalars]]:
+) -> TrainStep:
     """(state, batch) -> (state, scalars): loss, the task's own scalars and the gradient's norm. The state is donated.
 
     Gradients are means over micro-batches and devices; so are the running statistics, which are therefore the same

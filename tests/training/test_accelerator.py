@@ -22,7 +22,7 @@ from data import sources
 from data.pipeline import EXAMPLES, train_batches
 from experiments.base import get_base
 from models import resnet
-from models.layers import BatchNorm, conv, max_pool, relu
+from models.layers import BatchNorm, max_pool, relu
 from ops.resize import resize_bilinear
 from training.mesh import AXIS, replicated, to_devices
 from training.optimizer import make_optimizer
@@ -212,16 +212,15 @@ def test_no_augmentation_or_loss_is_left_out(task):
 
 
 class Tiny(nn.Module):
-    """Every layer that has two forms, in as few operations as can be."""
+    """Layers that have two forms, in as few operations as can be; tests/models/test_layers.py compares each."""
 
     norm: partial
 
     @nn.compact
     def __call__(self, images, *, train):
-        x = resize_bilinear(images, 12, 10)
-        x = relu(self.norm(train=train, name="bn")(conv(6, 3, groups=3, dtype=jnp.float32, name="grouped")(x)))
-        x = conv(6, 3, groups=6, dtype=jnp.float32, name="depthwise")(max_pool(x, 3, 2, 1))
-        return nn.Dense(10, name="fc")(jnp.mean(relu(x), axis=(1, 2)))
+        x = max_pool(resize_bilinear(images, 12, 10), 3, 2, 1)
+        x = relu(self.norm(train=train, name="bn")(nn.Dense(4, name="dense")(x)))
+        return nn.Dense(10, name="fc")(jnp.mean(x, axis=(1, 2)))
 
 
 def test_both_forms_train_alike(config, mesh_of, monkeypatch):
