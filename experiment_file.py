@@ -19,7 +19,7 @@ OPTIONS = "config.model.options."
 
 
 class ExperimentParser(flags.ArgumentParser):
-    """ "FILE.py[:variant]" -> the locked ConfigDict of its get_config, with room for the options that flags set.
+    """FILE.py[:variant] -> the locked ConfigDict of its get_config, with room for the options that flags set.
 
     What --config.model.options.<name>=<value> says of options that the experiment does not list is added here, so that
     the flag finds a field of its type; models.create knows which options an architecture has.
@@ -35,6 +35,10 @@ class ExperimentParser(flags.ArgumentParser):
                 if path.stem not in ("__init__", "base")
             ]
             raise UserError(f"--config: {file}: no such file{did_you_mean(file, known)}")
+        if Path(file).suffix != ".py":
+            raise UserError(
+                f"--config: {file} is no Python file; give an experiment, such as experiments/quickstart.py"
+            )
         try:
             module = _load(file)
             if not hasattr(module, "get_config"):
@@ -61,7 +65,7 @@ def split_variant(argument: str) -> tuple[str, str | None]:
 
 def _load(file: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location("experiment", file)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 

@@ -1,6 +1,7 @@
 """Whether a model fits its configuration and data: found from shapes alone, before a step or a workdir is begun."""
 
 from types import ModuleType
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,19 +17,20 @@ from training.state import TrainState
 from training.step import TrainStep
 
 
-def check_model(model: nn.Module, task: ModuleType, config: ConfigDict, classes: int, state: TrainState) -> None:
+def check_model(
+    model: nn.Module, task: ModuleType, config: ConfigDict, classes: int, variables: dict[str, Any]
+) -> None:
     """Raises UserError for outputs that are not the task's for so many classes, and for norms that are not there.
 
-    `state` holds the shapes of the model's variables.
+    `variables` are the model's, or their shapes.
     """
-    if not state.batch_stats:
+    if not variables.get("batch_stats"):
         for field in ("sync_bn", "frozen_bn"):
             if config.model[field]:
                 raise UserError(
                     f"config.model.{field}: {config.model.name} with these options has no batch norm; set it to False"
                 )
     size = config.data.image_size
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
     image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     outputs = jax.eval_shape(lambda variables, image: model.apply(variables, image, train=False), variables, image)
     wrong = task.misfit(model, outputs, classes)

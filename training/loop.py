@@ -73,7 +73,7 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
         return init_state(model, optimizer, config.data.image_size, config.seed, ema=config.ema.decay > 0)
 
     shapes = jax.eval_shape(init)
-    check_model(model, task, config, classes, shapes)
+    check_model(model, task, config, classes, {"params": shapes.params, "batch_stats": shapes.batch_stats})
     check_norms(train_step, source, config, shapes, mesh)
     weights = None
     if config.init_from and not has_steps(workdir):  # what does not fit must not leave a workdir behind

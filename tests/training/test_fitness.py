@@ -3,6 +3,7 @@
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import optax
 import pytest
@@ -95,11 +96,11 @@ class OwnDetector(Own):
 def test_outputs_that_are_not_as_many_as_the_classes_are_refused(task, model, message):
     config = quickstart.get_config(task)
     config.data.image_size = 8
-    state = init_state(model, optax.sgd(0.1), 8, 0, ema=False)
+    variables = models.init(model, jax.random.key(0), 8)
     if not message:
-        return check_model(model, tasks.get(task), config, 3, state)
+        return check_model(model, tasks.get(task), config, 3, variables)
     with pytest.raises(UserError, match=f"^config.model.name=.*: {message}"):
-        check_model(model, tasks.get(task), config, 3, state)
+        check_model(model, tasks.get(task), config, 3, variables)
 
 
 @pytest.mark.parametrize(
