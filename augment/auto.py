@@ -2,13 +2,15 @@
 
 An image goes through one of four kinds of operation, each written so that its kind costs one pass:
 
-    geometric   one resampling by a matrix, nearest pixel, black outside
+    geometric   one resampling by a matrix, bilinear, black outside
     enhancing   one blend with black, the grey image, the mean grey or the blurred image
     tonal       one table of 256 levels a channel
     Identity
 
 What an operation needs (a matrix, or an amount) depends on its bin of magnitude and sign alone, so it is computed
 beforehand in float64, as torchvision does.
+
+Interpolation is bilinear, as in torchvision's references, where the transforms' own default is the nearest pixel.
 
 Source: Cubuk et al. 2019, "RandAugment"; Müller and Hutter 2021, "TrivialAugment" (its Wide space);
 torchvision.transforms.v2.RandAugment and TrivialAugmentWide.
@@ -25,6 +27,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from augment.colour import grey
+from augment.geometric import bilinear
 from ops.platform import choose, per_example
 
 Image = Float[Array, "h w 3"]
@@ -159,15 +162,18 @@ def apply(image: Image, operation: Operation) -> Image:
 
 
 def _resample(image: Image, operation: Operation) -> Image:
-    """Each pixel takes the one nearest to where the matrix leads it; black where that is outside."""
+    """Each pixel lies between the four around the position that the matrix leads it to; what is outside is black."""
     height, width = image.shape[:2]
+    pixels = image.reshape(-1, image.shape[-1])
     y, x = jnp.arange(height)[:, None] - (height - 1) / 2, jnp.arange(width)[None, :] - (width - 1) / 2
     (xx, xy, dx), (yx, yy, dy) = operation.matrix
-    column = jnp.round(xx * x + xy * y + dx + (width - 1) / 2).astype(int)
-    row = jnp.round(yx * x + yy * y + dy + (height - 1) / 2).astype(int)
-    is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    place = jnp.where(is_inside, row * width + column, 0)
-    return jnp.where(is_inside[..., None], image.reshape(-1, image.shape[-1])[place], 0)
+
+    def look_up(x: Array, y: Array) -> Array:
+        column, row = x.astype(int), y.astype(int)
+        is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        return jnp.where(is_inside[..., None], pixels[jnp.where(is_inside, row * width + column, 0)], 0)
+
+    return jnp.round(bilinear(look_up, xx * x + xy * y + dx + width / 2, yx * x + yy * y + dy + height / 2))
 
 
 def _enhance(image: Image, operation: Operation) -> Image:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
 import augment as augmentation
-from augment.colour import photometric_distortion
+from augment.colour import additive_distortion
 from data.sources import Source
 from errors import UserError
 from ops import segmentation as ops
@@ -74,17 +74,21 @@ def mixed(config: ConfigDict) -> int:
 
 
 def augment(key: Array, batch: Batch, config: ConfigDict, classes: int) -> Batch:
-    """Colours distorted as the config says, then `normalise`; geometry is the host's (data/segmentation.py)."""
+    """Colours distorted as the config says, then `normalise`, with config.fill around it.
+
+    Geometry is the host's (data/segmentation.py).
+    """
     images = batch["image"].astype(jnp.float32)
     if config.photometric:
-        images = jax.vmap(photometric_distortion)(augmentation.example_keys(key, batch, "jitter"), images)
-    return batch | {"image": normalise(batch | {"image": images}, config)}
+        images = jax.vmap(additive_distortion)(augmentation.example_keys(key, batch, "jitter"), images)
+    around = augmentation.normalise(jnp.full(3, config.fill), config.mean, config.std) if config.fill >= 0 else 0.0
+    return batch | {"image": normalise(batch | {"image": images}, config, around)}
 
 
-def normalise(batch: Batch, config: ConfigDict) -> Float[Array, "b h w 3"]:
-    """The normalised picture, and zeros on the canvas around it."""
+def normalise(batch: Batch, config: ConfigDict, around: Float[Array, "3"] | float = 0.0) -> Float[Array, "b h w 3"]:
+    """The normalised picture, and on the canvas around it `around`."""
     images = augmentation.normalise(batch["image"], config.mean, config.std)
-    return jnp.where(_inside(images.shape[1:3], batch["size"])[..., None], images, 0)
+    return jnp.where(_inside(images.shape[1:3], batch["size"])[..., None], images, around)
 
 
 def inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:

@@ -78,6 +78,7 @@ RULES = {
         'pairs of a pattern and a factor above 0, such as (("fc.*", 10.0),)',
         lambda x: _is_sequence(x) and all(_is_sequence(pair) and len(pair) == 2 and _is_factor(*pair) for pair in x),
     ),
+    "schedule.warmup_method": ("linear or constant", lambda x: x in ("linear", "constant")),
     "schedule.warmup_factor": between(0, 1),
     "schedule.warmup_power": above(0),
     "schedule.factor": above(0),
@@ -164,6 +165,7 @@ TASK_RULES = {
             lambda x: _is_sequence(x) and len(x) > 0 and all(_is_number(each) and each > 0 for each in x),
         ),
         "augment.photometric": YES_OR_NO,
+        "augment.fill": between(-1, 255),
         "augment.elastic": at_least(0),
         "loss.aux_weight": at_least(0),
         "loss.class_weights": (

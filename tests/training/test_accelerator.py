@@ -69,7 +69,10 @@ SETTINGS = {  # (augment, loss) of a step each
         ),
     ],
     "segmentation": [
-        ({**EVERYWHERE, "photometric": True}, {"name": "cross_entropy", "class_weights": "1,2,3", "dice_weight": 1.0}),
+        (
+            {**EVERYWHERE, "photometric": True, "fill": 0},
+            {"name": "cross_entropy", "class_weights": "1,2,3", "dice_weight": 1.0},
+        ),
         ({}, {"name": "focal", "focal_gamma": 1.0}),
         ({}, {"name": "ohem", "ohem_threshold": 0.6, "ohem_pixels": 10}),
         ({}, {"name": "lovasz", "aux_weight": 0.4}),
