@@ -55,7 +55,7 @@ def run(main: Callable[[list[str]], None], program: str) -> None:
             with _readers_choice():
                 return flags.FLAGS(argv)
         except flags.Error as error:
-            fail(program, _last_line(error))
+            fail(program, explain_override(argv) or _last_line(error))
         except UserError as error:
             fail(program, _one_line(error))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -120,10 +120,12 @@ def _last_line(error: Exception) -> str:
 
 
 def explain_override(argv: list[str]) -> str:
-    """Names the first --config.a.b=value that the configuration has no field for, or ''."""
+    """Names the first --config.a.b=value that the configuration has no single field for, or ''."""
     path = next((b if a == "--config" else a[9:] for a, b in zip(argv, [*argv[1:], ""], strict=True) if _sets(a)), None)
     if path is None:
-        return ""
+        first = next(iter(overridden(argv)), None)
+        missing = "--config is missing; give an experiment, such as --config experiments/quickstart.py"
+        return "" if first is None else f"config.{first} cannot be set: {missing}"
     try:
         config = ExperimentParser().parse(path)
     except Exception:  # the experiment itself fails, and its own message says how
@@ -136,6 +138,8 @@ def explain_override(argv: list[str]) -> str:
             if field not in node:
                 return f"{parent}.{field}: no such field{suggest_field(config, parent, field, value)}"
             node, parent = node[field], f"{parent}.{field}"
+        if isinstance(node, ConfigDict) and not value.startswith("{"):
+            return f"{parent}: a group of fields; set one of them, such as {parent}.{next(iter(node), '<option>')}"
     return ""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from errors import UserError, did_you_mean, nearest
+from errors import UserError, nearest
 from experiments.base import TASKS, get_base
 
 OPTIONS = "config.model.options."
@@ -29,12 +29,7 @@ class ExperimentParser(flags.ArgumentParser):
     def parse(self, argument: str) -> ConfigDict:
         file, variant = (argument, None) if Path(argument).is_file() else split_variant(argument)
         if not Path(file).is_file():
-            known = [
-                f"{Path(file).parent}/{path.name}"
-                for path in sorted(Path(file).parent.glob("*.py"))
-                if path.stem not in ("__init__", "base")
-            ]
-            raise UserError(f"--config: {file}: no such file{did_you_mean(file, known)}")
+            raise UserError(f"--config: {file or 'nothing'}: no such file{_suggest_file(Path(file))}")
         if Path(file).suffix != ".py":
             raise UserError(
                 f"--config: {file} is no Python file; give an experiment, such as experiments/quickstart.py"
@@ -56,6 +51,14 @@ class ExperimentParser(flags.ArgumentParser):
 
     def flag_type(self) -> str:
         return "experiment"
+
+
+def _suggest_file(file: Path) -> str:
+    """The experiment beside it, or in experiments/, that a person may have meant."""
+    folder = file.parent if file.parent != Path() else Path("experiments")
+    names = [path.stem for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "base")]
+    near = nearest(file.stem, names)
+    return f"; did you mean {folder / near}.py?" if near else "; give an experiment, such as experiments/quickstart.py"
 
 
 def split_variant(argument: str) -> tuple[str, str | None]:
@@ -108,12 +111,16 @@ def _literal(text: str) -> Any:
 
 
 def overridden(argv: list[str]) -> dict[str, str]:
-    """The fields that --config.field=value, or --config.field value, sets, and the values as they are written."""
+    """The fields that --config.field=value, or --config.field value, sets, and the values as they are written.
+
+    A field without a value is one to switch on.
+    """
     found = {}
-    for argument, after in zip(argv, [*argv[1:], ""], strict=True):
-        match = re.fullmatch(r"--?config\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
+    for argument, after in zip(argv, [*argv[1:], "--"], strict=True):
+        match = re.fullmatch(r"--?config\.([^=]*)(?:=(.*))?", argument, re.DOTALL)
         if match:
-            found[match[1]] = after if match[2] is None else match[2]
+            following = "True" if after.startswith("--") else after
+            found[match[1]] = following if match[2] is None else match[2]
     return found
 
 

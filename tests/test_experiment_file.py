@@ -112,10 +112,19 @@ def test_a_file_that_is_missing_is_named_with_and_without_overrides(monkeypatch,
         ("data.weight_decay=1", "did you mean config.optimizer.weight_decay?"),
         ("batch_size.x=1", "config.batch_size: a single value, it has no field x"),
         ("zzz=1", "config.zzz: no such field"),
+        ("=1", "config.: no such field"),
+        ("optimizer=adamw", "config.optimizer: a group of fields; set one of them, such as config.optimizer.beta1"),
     ],
 )
 def test_a_field_that_is_not_there_is_told_with_the_one_that_was_meant(override, message):
     assert cli.explain_override(["train.py", "--config", QUICKSTART, f"--config.{override}"]).endswith(message)
+
+
+def test_overrides_without_an_experiment_are_told_what_they_lack():
+    assert cli.explain_override(["train.py", "--config.seed=1"]).startswith(
+        "config.seed cannot be set: --config is miss"
+    )
+    assert cli.explain_override(["train.py", "--workdir=x"]) == ""
 
 
 def test_what_was_meant_is_found_whatever_the_case_or_the_codebase():
