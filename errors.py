@@ -1,11 +1,40 @@
-"""The one exception that a person is meant to read."""
+"""The exceptions that a person is meant to read."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
     """Bad input: one line that names the file, record or field, and the remedy. Commands print it and exit with 2."""
+
+
+class NonFinite(UserError):
+    """A number of a training, an evaluation or a prediction is infinite or NaN."""
+
+
+_notes: list[list[str]] = []  # of the `noting` that is open; for all threads
+
+
+@contextmanager
+def noting() -> Iterator[list[str]]:
+    """Inside, `refuse` adds to this list and goes on, so that all that is bad is found, not the first of it alone."""
+    notes: list[str] = []
+    _notes.append(notes)
+    try:
+        yield notes
+    finally:
+        _notes.pop()
+
+
+def refuse(message: str) -> None:
+    """Raises UserError for a file or record without which the rest can be read; inside `noting` notes it.
+
+    So it is followed by what leaves the file out.
+    """
+    if not _notes:
+        raise UserError(message)
+    _notes[-1].append(message)
 
 
 # Names that other codebases use -> ours.

@@ -9,27 +9,38 @@ as eval_<split>.json, or eval_<split>_<views>.json with --views but the central 
 --weights are a file (.safetensors, .pth, darknet's .weights), a public checkpoint of torchvision's, or a run's workdir.
 """
 
+import json
 import re
-from pathlib import Path
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from absl import flags
 
 import cli
 import training.startup
 from errors import UserError
 
-MASKS_DRAWN = 12  # pictures with a class a pixel, of which no more are kept
+if TYPE_CHECKING:
+    from data.sources import Source
+    from evaluation.run import Run
+
+Predictions = dict[str, np.ndarray]
 
 _CONFIG = cli.ConfigFlag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The --workdir of a training run.")
 _SPLIT = flags.DEFINE_string("split", None, "Which split; the run's config.data.val_split unless given.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.")
-_SOURCE = flags.DEFINE_string("source", None, "Other data with the same classes; the run's config.data.source.")
-_VIEWS = flags.DEFINE_string("views", "center", "Of each picture: center, flip, ten_crop; of masks also scales[_flip].")
+_SOURCE = flags.DEFINE_string("source", None, "Other data, of the run's classes or some of them.")
+_VIEWS = flags.DEFINE_string("views", "center", "Of each image: center, flip, ten_crop; of masks also scales[_flip].")
 _WEIGHTS = flags.DEFINE_string("weights", None, "With --config, instead of --workdir: a file, torchvision:..., a run.")
+_EXACT = flags.DEFINE_string("exact", "", "Masks: each image at its own size: auto, always, never; the run's config.")
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write; eval_<split>.json in the --workdir unless given.")
-_DRAW = flags.DEFINE_bool("draw", False, "Also draw pictures with what was predicted.")
+_DRAW = flags.DEFINE_bool("draw", False, "Also draw images with what was predicted.")
+_THRESHOLD = flags.DEFINE_float("threshold", 0.25, "Detections that score less are not drawn.", 0.0, 1.0)
+_MAX_SHOWN = flags.DEFINE_integer("max_shown", 50, "How many detections are drawn in an image at most.", 1)
 flags.adopt_module_key_flags(cli)
+training.startup.define_flags()
 flags.adopt_module_key_flags(training.startup)
 
 
@@ -38,71 +49,112 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {argv[1]!r}")
     cli.check_trained(_WORKDIR.value, _WEIGHTS.value, _CONFIG)
     if _WEIGHTS.value and _DRAW.value and not _OUTPUT.value:
-        raise UserError("--output is missing; name a JSON file, and --draw puts its picture beside it")
+        raise UserError("--output is missing; name a JSON file, and --draw puts its drawing beside it")
     training.startup.start_jax()
     import jax
-    import numpy as np
 
-    from data import sources
-    from evaluation.loop import gather
+    from evaluation.loop import gather, summarise
     from evaluation.run import open_run, open_weights
-    from tasks.coco import write_results
-    from training.manifest import write_json
+    from training.paths import folder
 
     if _WORKDIR.value:
-        run = open_run(Path(_WORKDIR.value), _CHECKPOINT.value)
+        run = open_run(folder(_WORKDIR.value), _CHECKPOINT.value)
     else:
         run = open_weights(_CONFIG.value, _WEIGHTS.value, _CONFIG.overrides, print)
     split = _SPLIT.value or run.config.data.val_split
-    with run.config.unlocked():
-        run.config.data.source = _SOURCE.value or run.config.data.source
-    source = sources.load(run.config.data, split)
-    if tuple(source.classes) != run.classes:
-        raise UserError(
-            f"{run.config.data.source} has other classes than {run.name}: {', '.join(source.classes)[:200]}"
-        )
-
-    kept = []
-
-    def keeping(batches):
-        for predictions in batches:
-            if run.config.task != "segmentation" or sum(len(each["id"]) for each in kept) < MASKS_DRAWN:
-                kept.append(predictions)
-            yield predictions
-
-    views = _VIEWS.value
-    batches = run.predict(source, print, views)
-    metrics = gather(run.task, source, keeping(batches) if _DRAW.value else batches)
-    if jax.process_index() != 0:
+    source = _load(run, split)
+    drawn = _drawn(run.config.task, len(source)) if _DRAW.value else np.zeros(len(source), bool)
+    kept: list[Predictions] = []
+    metrics = gather(run.task, source, _keeping(run.predict(source, print, _VIEWS.value, _EXACT.value), drawn, kept))
+    if jax.process_index() != 0:  # every process has all predictions, one of them speaks
         return
-    summary = run.task.summarise(metrics)
-    print(f"{run.config.data.source} {split} ({views}), {run.name}, {summary['examples']:,} examples")
-    for name, value in run.task.table(summary).items():
-        print(f"  {name:<19} {value:.4f}")
-    if not _WORKDIR.value and not _OUTPUT.value:
-        return
-    name = split if views == "center" else f"{split}_{views}"
-    path = Path(_OUTPUT.value or f"{_WORKDIR.value}/eval_{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_')}.json")
-    write_json(path, {"split": split, "source": run.config.data.source, **run.facts, "views": views, **summary})
+    summary = summarise(run.task, metrics)
+    print(f"{run.config.data.source} {split} ({_VIEWS.value}), {run.name}, {summary['examples']:,} examples")
+    table = run.task.table(summary)
+    width = max(19, *map(len, table))
+    for name, value in table.items():
+        print(f"  {name:<{width}} {value:.4f}")
+    if _WORKDIR.value or _OUTPUT.value:
+        _write(run, source, split, metrics, summary, kept)
+
+
+def _load(run: "Run", split: str) -> "Source":
+    """The records to evaluate on, with the classes of `run`; --source is put into its config."""
+    import jax
+
+    from data import sources
+    from data.fingerprint import fingerprint
+    from training.manifest import data_changed
+    from training.paths import folder
+
+    data = run.config.data
+    where = f"{_SOURCE.value or data.source} {split}"
+    if _SOURCE.value:
+        with run.config.unlocked():
+            data.source = _SOURCE.value
+            if sources.has_split(data, split):  # whole, whatever the run cut from its own train split
+                data.val_fraction = 0.0
+        if data.val_fraction > 0:
+            print(
+                f"data: {where} is cut from its train split, {data.val_fraction:.3g} of it; --split train evaluates "
+                "all of it"
+            )
+    found = sources.load(data, split)
+    if _WORKDIR.value and not _SOURCE.value and jax.process_index() == 0:
+        difference = data_changed(folder(_WORKDIR.value), split, fingerprint(found))
+        if difference:
+            print(f"data: {where} is not what the run began with: {difference}")
+    return sources.with_classes(found, run.classes, where)
+
+
+def _drawn(task: str, count: int) -> np.ndarray:
+    """Whether a drawing needs the predictions of each record: all in classification, whose worst mistakes are drawn."""
+    from evaluation.plots import DRAWN, spread
+
+    return np.isin(np.arange(count), range(count) if task == "classification" else spread(count, DRAWN[task]))
+
+
+def _keeping(batches: Iterator[Predictions], drawn: np.ndarray, kept: list[Predictions]) -> Iterator[Predictions]:
+    """The batches unchanged; the rows of the records that are `drawn` are added to `kept`."""
+    for predictions in batches:
+        rows = drawn[predictions["id"]]
+        if rows.any():
+            kept.append({name: value[rows] for name, value in predictions.items()})
+        yield predictions
+
+
+def _write(
+    run: "Run", source: "Source", split: str, metrics: Any, summary: dict[str, Any], kept: list[Predictions]
+) -> None:
+    """The JSON file, detections in COCO's format beside it, and with --draw a drawing."""
+    from tasks import coco
+    from training.paths import folder, write_json, write_text
+
+    name = split if _VIEWS.value == "center" else f"{split}_{_VIEWS.value}"
+    path = folder(_OUTPUT.value or f"{_WORKDIR.value}/eval_{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_')}.json")
+    facts = {"split": split, "source": run.config.data.source, **run.facts, "views": _VIEWS.value}
+    remedy = "name a file that can be written as --output"
+    write_json(path, facts | summary, remedy)
     print(f"  in {path}")
     if run.config.task == "detection":
-        results = path.with_name(f"{path.stem}_detections.json")
-        write_results(results, metrics["gathered"], source.category_ids, source.image_ids)
-        print(f"  detections, in COCO's format, in {results}")
-    if _DRAW.value:
-        from evaluation.plots import draw_classification, draw_detection, draw_segmentation
+        detections = path.with_name(f"{path.stem}_detections.json")
+        found = coco.results(metrics["gathered"], source.category_ids, source.image_ids)
+        write_text(detections, json.dumps(found, allow_nan=False), remedy)
+        print(f"  detections, in COCO's format, in {detections}")
+    if not _DRAW.value:
+        return
+    from evaluation.plots import draw_classification, draw_detection, draw_segmentation
 
-        picture = path.with_suffix(".png")
-        if run.config.task == "segmentation":
-            draw_segmentation(picture, source, kept, MASKS_DRAWN)
-            print(f"  drawn in {picture}")
-            return
+    drawing = path.with_suffix(".png")
+    if run.config.task == "segmentation":
+        draw_segmentation(drawing, source, kept, run.config)
+    else:
         together = {name: np.concatenate([each[name] for each in kept]) for name in kept[0]}
         if run.config.task == "detection":
-            draw_detection(picture, source, together)
+            draw_detection(drawing, source, together, _THRESHOLD.value, _MAX_SHOWN.value, run.config)
         else:
-            draw_classification(picture, source, together, np.array(summary["confusion"]), run.config)
-        print(f"  drawn in {picture}")
+            draw_classification(drawing, source, together, run.config)
+    print(f"  drawn in {drawing}")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
     python train.py --config experiments/quickstart.py --workdir runs/quickstart
     python train.py --config experiments/imagenet_resnet.py:50 --config.batch_size=1024 --workdir runs/r50
+    python train.py --workdir runs/quickstart [--config.duration=20ep]
 
+Without --config the run in the workdir goes on as it was configured.
 All local devices take part. Several machines: start the same command on each, with --distributed.
 """
 
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from errors import UserError
 _CONFIG = cli.ConfigFlag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the configuration are kept.")
 flags.adopt_module_key_flags(cli)
+training.startup.define_flags()
 flags.adopt_module_key_flags(training.startup)
 
 _STARTED = time.time()
@@ -32,9 +36,25 @@ def main(argv: list[str]) -> None:
 
     training.startup.start_jax()
     from training.loop import train
+    from training.paths import folder
 
-    train(config, Path(_WORKDIR.value), _STARTED)
+    train(config, folder(_WORKDIR.value), _STARTED)
+
+
+def going_on(argv: list[str]) -> list[str]:
+    """`argv` with the configuration of the run in --workdir, where it gives none."""
+    given = [argument.lstrip("-") for argument in argv]
+    if any(argument == "config" or argument.startswith("config=") for argument in given):
+        return argv
+    for argument, following in zip(given, [*argv[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        workdir = value if equals else following
+        if name == "workdir" and workdir and ("://" in workdir or (Path(workdir) / "config.json").exists()):
+            resumed = Path(__file__).parent / "training" / "resumed.py"
+            return [argv[0], f"--config={resumed}:{workdir}", *argv[1:]]
+    return argv
 
 
 if __name__ == "__main__":
+    sys.argv = going_on(sys.argv)
     cli.run(main, "train.py")

@@ -37,7 +37,8 @@ PURPOSES = (
 
 
 def augment(key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: int) -> Batch:
-    """The training prologue: uint8 images in, normalised float32 images out, labels mixed where the config says so.
+    """The training prologue: images of 0..255 in, uint8 or, of high-bit files, float32; normalised float32 images out,
+    labels mixed where the config says so.
 
     In the order of torchvision's references: crop, flip, RandAugment or TrivialAugment, colours, normalise, erase, mix.
     """
@@ -53,10 +54,11 @@ def augment(key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: int)
         images = each(random_crop, "crop", images, config.crop_padding)
     if config.flip_probability > 0:
         images = each(flip_left_right, "flip", images, config.flip_probability)
+    whole = batch["image"].dtype == jnp.uint8
     if config.auto == "randaugment":
-        images = rand_augment(keys("auto"), images, config.auto_operations, config.auto_magnitude)
+        images = rand_augment(keys("auto"), images, config.auto_operations, config.auto_magnitude, whole)
     if config.auto == "trivialaugment":
-        images = trivial_augment(keys("auto"), images)
+        images = trivial_augment(keys("auto"), images, whole)
     if any(jitter):
         images = per_example(partial(colour_jitter, strengths=jitter))(keys("jitter"), images)
     if config.lighting > 0:

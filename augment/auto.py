@@ -1,10 +1,11 @@
-"""RandAugment and TrivialAugment, on pixels of 0..255 that stay whole: torchvision's definitions for uint8 images.
+"""RandAugment and TrivialAugment on pixels of 0..255: torchvision's definitions for uint8 images, whose pixels stay
+whole, and for float images, which high-bit ones are.
 
 An image goes through one of four kinds of operation, each written so that its kind costs one pass:
 
     geometric   one resampling by a matrix, bilinear, black outside
     enhancing   one blend with black, the grey image, the mean grey or the blurred image
-    tonal       one table of 256 levels a channel
+    tonal       one table of 256 levels a channel; of float images a formula, and a table for Equalize alone
     Identity
 
 What an operation needs (a matrix, or an amount) depends on its bin of magnitude and sign alone, so it is computed
@@ -68,18 +69,24 @@ class Operation(NamedTuple):
     matrix: Float[Array, "2 3"]  # output -> input, (x, y, 1) in pixels from the centre
 
 
-def rand_augment(keys: Key[Array, "b"], images: Float[Array, "b h w 3"], operations: int, magnitude: int) -> Array:
-    """`operations` of the 14, one after the other, all of the bin `magnitude` (0..30), signs by chance."""
+def rand_augment(
+    keys: Key[Array, "b"], images: Float[Array, "b h w 3"], operations: int, magnitude: int, whole: bool = True
+) -> Array:
+    """`operations` of the 14, one after the other, all of the bin `magnitude` (0..30), signs by chance.
+
+    `whole`: pixels are whole numbers, and stay so.
+    """
     draw = partial(draw_operation, table=tabulate("randaugment", *images.shape[1:3]), magnitude=magnitude)
     for each in range(operations):
-        images = per_example(apply)(images, jax.vmap(lambda key: draw(jax.random.fold_in(key, each)))(keys))  # noqa: B023
+        drawn = jax.vmap(lambda key: draw(jax.random.fold_in(key, each)))(keys)  # noqa: B023
+        images = per_example(partial(apply, whole=whole))(images, drawn)
     return images
 
 
-def trivial_augment(keys: Key[Array, "b"], images: Float[Array, "b h w 3"]) -> Array:
-    """One of the 14 operations, of a random bin, sign by chance."""
+def trivial_augment(keys: Key[Array, "b"], images: Float[Array, "b h w 3"], whole: bool = True) -> Array:
+    """One of the 14 operations, of a random bin, sign by chance. `whole` is rand_augment's."""
     draw = partial(draw_operation, table=tabulate("trivialaugment", *images.shape[1:3]), magnitude=None)
-    return per_example(apply)(images, jax.vmap(draw)(keys))
+    return per_example(partial(apply, whole=whole))(images, jax.vmap(draw)(keys))
 
 
 def draw_operation(key: Key[Array, ""], table: Operation, magnitude: int | None) -> Operation:
@@ -154,9 +161,9 @@ def _matrix(name: str, magnitude: float, height: int, width: int) -> list[list[f
     }.get(name, [[1, 0, 0], [0, 1, 0]])
 
 
-def apply(image: Image, operation: Operation) -> Image:
-    """The image after one operation; whole pixels of 0..255 in and out."""
-    kinds = (lambda image, _: image, _resample, _enhance, _retone)
+def apply(image: Image, operation: Operation, whole: bool = True) -> Image:
+    """The image after one operation; pixels of 0..255 in and out, whole numbers where `whole`."""
+    kinds = (lambda image, _: image, _resample, partial(_enhance, whole=whole), _retone if whole else _retone_floats)
     starts = np.cumsum([1, len(GEOMETRIC), len(ENHANCING)])
     return choose(jnp.searchsorted(starts, operation.index, side="right"), kinds, image, operation)
 
@@ -176,13 +183,13 @@ def _resample(image: Image, operation: Operation) -> Image:
     return jnp.round(bilinear(look_up, xx * x + xy * y + dx + width / 2, yx * x + yy * y + dy + height / 2))
 
 
-def _enhance(image: Image, operation: Operation) -> Image:
-    greys = jnp.floor(grey(image))
+def _enhance(image: Image, operation: Operation, whole: bool) -> Image:
+    greys = jnp.floor(grey(image)) if whole else grey(image)
     others = (
         lambda: jnp.zeros_like(image),
         lambda: jnp.broadcast_to(greys, image.shape),
         lambda: jnp.broadcast_to(jnp.mean(greys), image.shape),
-        lambda: _blurred(image),
+        lambda: _blurred(image, whole),
     )
     other = choose(operation.index - OPERATIONS.index(ENHANCING[0]), others)
     # Torchvision writes the same blend in two ways, which round differently.
@@ -191,11 +198,12 @@ def _enhance(image: Image, operation: Operation) -> Image:
         image + operation.rest * (other - image),
         operation.amount * image + operation.rest * other,
     )
-    return jnp.floor(jnp.clip(blended, 0, 255))
+    blended = jnp.clip(blended, 0, 255)
+    return jnp.floor(blended) if whole else blended
 
 
-def _blurred(image: Image) -> Image:
-    """The mean of nine pixels, the middle one counted five times, rounded; at the border the image itself."""
+def _blurred(image: Image, whole: bool) -> Image:
+    """The mean of nine pixels, the middle one counted five times, rounded if `whole`. The border is the image's own."""
     height, width = image.shape[:2]
     if min(height, width) < 3:
         return image
@@ -203,7 +211,8 @@ def _blurred(image: Image) -> Image:
     for y in range(3):
         for x in range(3):
             total += image[y : y + height - 2, x : x + width - 2]
-    return image.at[1:-1, 1:-1].set(jnp.round(total / 13))
+    mean = total / 13
+    return image.at[1:-1, 1:-1].set(jnp.round(mean) if whole else mean)
 
 
 def _retone(image: Image, operation: Operation) -> Image:
@@ -219,6 +228,24 @@ def _retone(image: Image, operation: Operation) -> Image:
     )
     table = choose(operation.index - OPERATIONS.index(TONAL[0]), tables)
     return jnp.take_along_axis(table, pixels.T, axis=1).T.reshape(image.shape)
+
+
+def _retone_floats(image: Image, operation: Operation) -> Image:
+    """`_retone` of pixels that need not be whole. Equalize alone reduces them to 256 levels, as torchvision does."""
+    lowest, highest = jnp.min(image, axis=(0, 1)), jnp.max(image, axis=(0, 1))
+    is_flat = lowest == highest
+    stretched = 255 * (image - jnp.where(is_flat, 0, lowest)) / jnp.where(is_flat, 255, highest - lowest)
+    kept = jnp.exp2(operation.amount)  # levels
+    levels = jnp.floor(image * (255.999 / 255)).reshape(-1, 3).astype(int)
+    counts = jax.vmap(lambda channel: jnp.zeros(256, int).at[channel].add(1), in_axes=1)(levels)
+    equalised = jnp.take_along_axis(jax.vmap(equalising_table)(counts), levels.T, axis=1).T.reshape(image.shape)
+    results = (
+        jnp.clip(jnp.floor(image / 255 * kept), 0, kept - 1) * 255 / kept,
+        jnp.where(image >= operation.amount, 255 - image, image),
+        stretched,
+        equalised,
+    )
+    return jnp.stack(results)[jnp.clip(operation.index - OPERATIONS.index(TONAL[0]), 0, len(TONAL) - 1)]
 
 
 def stretching_table(counts: Int[Array, "256"]) -> Float[Array, "256"]:

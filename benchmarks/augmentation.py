@@ -98,7 +98,7 @@ def main() -> None:
         "images_per_s": {f"{way}, {library}": rate for (way, library), rate in rates.items()},
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(record, indent=2) + "\n")
+    args.output.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def main() -> None:
     settings = {name: value for name, value in vars(args).items() if name != "output"}
     record = {"cores": os.cpu_count(), **settings, "results": results, "numbers": numbers, "difference": difference}
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(record, indent=2) + "\n")
+    args.output.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

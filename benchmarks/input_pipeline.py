@@ -87,7 +87,7 @@ def main() -> None:
         "pipelines": pipelines,
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    arguments.output.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
     print(f"written: {arguments.output}")
 
 

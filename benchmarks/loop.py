@@ -47,7 +47,7 @@ def measure(name: str, more: tuple[str, ...], steps: int, folder: Path) -> dict:
     if status:
         sys.exit(f"benchmarks/loop.py: error: {' '.join(command)} failed")
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    training = [line for line in lines if "train/loss" in line][1:]
+    training = [line for line in lines if "train/images_per_s" in line][1:]
     first = next(line for line in output.splitlines() if line.startswith("first step done"))
     return {
         "first_step_s": float(first.split()[3]),
@@ -86,7 +86,9 @@ def main() -> None:
     seconds = help_seconds()
     print(f"python train.py --help: {seconds:.2f} s")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({"steps": options.steps, "rows": rows, "help_s": seconds}, indent=2) + "\n")
+    options.output.write_text(
+        json.dumps({"steps": options.steps, "rows": rows, "help_s": seconds}, indent=2, allow_nan=False) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def main() -> None:
         + ", ".join(f"{key} {'equal' if same else 'DIFFERENT'}" for key, same in equal.items())
     )
     if options.output:
-        options.output.write_text(json.dumps(result, indent=2) + "\n")
+        options.output.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
     sys.exit(0 if all(equal.values()) else 1)
 
 

@@ -10,8 +10,8 @@ auxiliary head, a U-Net as milesial/Pytorch-UNet has it, cross-entropy, backward
 also what our step has here. 21 classes, drawn pictures and masks. torch does not train DeepLabV3 on a batch of 1.
 
 evaluate: of tasks/segmentation.py on one picture, whose logits have half its mask's height and width: resizing them to
-the mask's size, the highest class, the confusion matrix; `predict`, all three at once as evaluation has them; and
-boundary F1 on the host. Beside it torch's interpolate and argmax and NumPy's bincount. Per million pixels of mask.
+the mask's size; the highest class; `predict`, both at once as evaluation has them; and on the host the confusion matrix
+and boundary F1. Beside it torch's interpolate and argmax and NumPy's bincount. Per million pixels of mask.
 
 Everyone has a process of its own, so that peak memory is its own too; within a round all take turns. Medians over
 rounds. `compile`: seconds until the first call has ended. On a shared machine only ratios count.
@@ -29,7 +29,7 @@ import turns
 CLASSES, PATCH = 21, 16
 EXPERIMENTS = {"deeplabv3_resnet50": "coco_deeplabv3", "unet": "camvid_unet"}  # of which the training step is measured
 RATE, MOMENTUM, DECAY, AUX = 0.01, 0.9, 1e-4, 0.5
-STEPS = ("resize", "argmax", "confusion", "predict", "boundary_f1")
+STEPS = ("resize", "argmax", "predict", "confusion", "boundary_f1")
 
 
 def masks(batch: int, height: int, width: int, classes: int, seed: int) -> np.ndarray:
@@ -179,12 +179,13 @@ def morphism_evaluates(step: str, classes: int, height: int, width: int) -> turn
     import jax.numpy as jnp
 
     from ops.resize import resize_parts
-    from ops.segmentation import confusion
     from tasks import boundaries, segmentation
 
     small, whole, found, true = judged(classes, height, width)
     if step == "boundary_f1":
         return lambda: boundaries.f1(found[0], true[0], classes)
+    if step == "confusion":
+        return lambda: segmentation.confusion_of(found[0], true[0], classes)
     size, to = np.int32([small.shape[1:3]]), np.int32([[height, width]])
 
     def predict(logits, true):
@@ -194,7 +195,6 @@ def morphism_evaluates(step: str, classes: int, height: int, width: int) -> turn
     call, *arrays = {
         "resize": (lambda logits: resize_parts(logits, size, to, height, width), small),
         "argmax": (lambda logits: jnp.argmax(logits, axis=-1), whole),
-        "confusion": (lambda found, true: confusion(found, true, classes), found.astype(np.int32), true),
         "predict": (predict, small, true),
     }[step]
     call, arrays = jax.jit(call), jax.device_put(arrays)
@@ -222,7 +222,7 @@ def torch_evaluates(step: str, classes: int, height: int, width: int) -> turns.R
     return {
         "resize": resized,
         "argmax": lambda: whole.argmax(1),
-        "predict": lambda: confusion(resized().argmax(1).numpy()),
+        "predict": lambda: resized().argmax(1),
     }[step]
 
 

@@ -284,7 +284,7 @@ def main() -> None:
     settings = {name: value for name, value in vars(args).items() if name != "output"}
     record = {"device": device, "cores": os.cpu_count(), "jax": jax.__version__, **settings, "results": results}
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(record, indent=2) + "\n")
+    args.output.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

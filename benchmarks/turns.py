@@ -69,13 +69,13 @@ def serve(make: Callable[[], Run]) -> None:
     began = time.perf_counter()
     run = make()
     run()
-    print(json.dumps({"compile": time.perf_counter() - began}), flush=True)
+    print(json.dumps({"compile": time.perf_counter() - began}, allow_nan=False), flush=True)
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
         run()
         row = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
         row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps(row), flush=True)
+        print(json.dumps(row, allow_nan=False), flush=True)
 
 
 def measure(names: Sequence[str], flags: Sequence[str], rounds: int) -> dict[str, Row]:
@@ -127,7 +127,7 @@ def table(args: argparse.Namespace, works: Sequence[str], contenders: Callable[[
 def write(args: argparse.Namespace, results: list[Row]) -> None:
     record = {"cores": os.cpu_count(), "model": args.model, "size": args.size, "results": results}
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(record, indent=2) + "\n")
+    args.output.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 def train_step(config: Any, task: ModuleType, model: Any, classes: int, batch: dict[str, np.ndarray]) -> Run:

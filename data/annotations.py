@@ -13,12 +13,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from data import image
+from data.files import by_name, scan
 from data.sources import Record
-from data.sources.folder import PICTURES
 from errors import UserError
 
+LARGEST_AREA = 1e10  # square pixels; COCO's evaluation ignores objects beyond it
+ODD_AREA = "without a usable area (it is the outline's, or the box's)"
+ALL_IGNORED = "all are crowds or difficult (none is learned from, and evaluation ignores them: its AP is -1)"
 ROUNDING = 0.1  # pixels beyond the picture that are clipped without a word
-HEADER = 1 << 16  # bytes of a file that nearly always hold its picture's size
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Annotations:
 
     boxes: x0, y0, x1, y1 in pixels of the picture as decoded, within it, x0 < x1 and y0 < y1.
     classes: 0..K-1, no background class. crowd: COCO's iscrowd, a box around many. difficult: VOC's.
-    area: square pixels, of the object's mask where the data tells (COCO), else of its box.
+    area: square pixels, of the object's mask where the data tells (COCO), else of its box; float64, because COCO's
+    ranges of areas are compared exactly.
     """
 
     boxes: Float[np.ndarray, "n 4"]
@@ -57,6 +60,27 @@ class Store:
     def __getitem__(self, index: int) -> Annotations:
         return self.flat[self.offsets[index] : self.offsets[index + 1]]
 
+    def take(self, images: Int[np.ndarray, "m"]) -> "Store":
+        """The annotations of `images`, in that order."""
+        counts = np.diff(self.offsets)[images]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[images] - offsets[:-1], counts)
+        return Store(self.flat[rows], offsets, self.oddities)
+
+    @property
+    def owner(self) -> Int[np.ndarray, "n"]:
+        """The image of each row of `flat`."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    @property
+    def box_counts(self) -> Int[np.ndarray, "pictures 3"]:
+        """Of each image: its boxes; those that take a slot in training, which leaves out difficult ones; and those that
+        count, which leaves out crowds as well: only they are learned, and only they are to be found."""
+        kept = ~self.flat.difficult
+        which = (np.ones(len(self.flat), bool), kept, kept & ~self.flat.crowd)
+        owner, images = self.owner, len(self.offsets) - 1
+        return np.stack([np.bincount(owner[rows], minlength=images) for rows in which], axis=1)
+
 
 @dataclass(frozen=True)
 class Detection:
@@ -65,10 +89,11 @@ class Detection:
     root: Path
     files: np.ndarray
     classes: Sequence[str]
-    category_ids: Sequence[int]  # what the dataset itself calls the classes
+    category_ids: Sequence[int | str]  # what the dataset itself calls the classes
     image_ids: Sequence[int | str]
     sizes: Int[np.ndarray, "pictures 2"]  # height, width
     store: Store
+    by_id: bool = False  # classes are what their ids are, not what their names are
 
     def __len__(self) -> int:
         return len(self.files)
@@ -76,6 +101,10 @@ class Detection:
     @property
     def oddities(self) -> str:
         return self.store.oddities
+
+    @property
+    def box_counts(self) -> Int[np.ndarray, "pictures 3"]:
+        return self.store.box_counts
 
     def annotations(self, index: int) -> Annotations:
         return self.store[index]
@@ -99,16 +128,26 @@ def pack(
     crowd: Bool[np.ndarray, "n"] | None = None,
     difficult: Bool[np.ndarray, "n"] | None = None,
     area: Float[np.ndarray, "n"] | None = None,
+    outline_area: Callable[[int], float] = lambda row: np.nan,
+    notes: Sequence[str] = (),
 ) -> Store:
     """The store of `boxes`, of which box k belongs to picture owner[k]; each picture's boxes keep their order.
 
     The rules, counted and told in Store.oddities: a box without width or height is dropped, one wholly outside its
-    picture too; one partly outside is clipped. An area that is not given, or NaN, becomes the clipped box's.
-    `name(picture)` and `where` are what an error calls a picture's annotations and the whole split; without `where`
-    these are not the whole. Raises UserError for a coordinate that is no finite number, and for a whole split without
-    any box.
+    picture too; one partly outside is clipped. Where areas are given, one that is not `usable_area` becomes
+    outline_area(k), or the clipped box's where that is NaN; where none are, all are their boxes'.
+
+    Args:
+      name: what an error calls an image's annotations.
+      where: what an error calls the whole split; "" where these are not the whole.
+      outline_area: the area within the outline of box k, NaN if it has none.
+      notes: what else was odd, reported after the rest.
+
+    Raises UserError for a coordinate that is no finite number, and for a whole split without any box.
     """
-    owner, boxes = np.asarray(owner, np.int64).reshape(-1), np.asarray(boxes, np.float32).reshape(-1, 4)
+    owner, exact = np.asarray(owner, np.int64).reshape(-1), np.asarray(boxes, np.float64).reshape(-1, 4)
+    with np.errstate(over="ignore"):
+        boxes = exact.astype(np.float32)
     count = len(boxes)
     broken = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
     if len(broken):
@@ -123,39 +162,65 @@ def pack(
     if where and not len(keep):
         raise UserError(f"{where}: not one box in its {len(sizes)} pictures; look at the annotations, or at the split")
     keep = keep[np.argsort(owner[keep], kind="stable")]
+
+    crowd, difficult = (
+        np.zeros(count, bool) if each is None else np.asarray(each, bool) for each in (crowd, difficult)
+    )
+    corners = np.clip(exact, 0, high)
+    areas = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+    odd_area = np.zeros(count, bool)
+    if area is not None:
+        odd_area[keep] = ~usable_area(np.asarray(area, np.float64)[keep])
+        areas = _areas(areas, area, odd_area, outline_area)
+
     found = [
         f"{rows.sum():,} {rule}, first in {name(owner[np.flatnonzero(rows)[0]])}"
         for rows, rule in (
             (empty, "without width or height (dropped)"),
             (outside, "outside the picture (dropped)"),
             (cut, "partly outside the picture (clipped)"),
+            (odd_area, ODD_AREA),
         )
         if rows.any()
     ]
-    clipped = clipped[keep]
-    given = np.full(count, np.nan) if area is None else np.asarray(area, np.float64)
-    flat = Annotations(
-        boxes=clipped,
-        classes=np.asarray(classes, np.int32)[keep],
-        crowd=(np.zeros(count, bool) if crowd is None else np.asarray(crowd, bool))[keep],
-        difficult=(np.zeros(count, bool) if difficult is None else np.asarray(difficult, bool))[keep],
-        area=np.where(np.isnan(given[keep]), np.prod(clipped[:, 2:] - clipped[:, :2], axis=1), given[keep]).astype(
-            np.float32
-        ),
-    )
+    ignored = bool(where) and bool((crowd | difficult)[keep].all())
+    found += [*notes, *([ALL_IGNORED] if ignored else [])]
+    flat = Annotations(clipped[keep], np.asarray(classes, np.int32)[keep], crowd[keep], difficult[keep], areas[keep])
     offsets = np.searchsorted(owner[keep], np.arange(len(sizes) + 1))
     return Store(flat, offsets, f"odd boxes: {'; '.join(found)}" if found else "")
 
 
+def _areas(
+    of_boxes: Float[np.ndarray, "n"],
+    stated: Float[np.ndarray, "n"],
+    odd: Bool[np.ndarray, "n"],
+    outline_area: Callable[[int], float],
+) -> Float[np.ndarray, "n"]:
+    """The stated areas, but of the odd ones the outlines', or where these are NaN the boxes'."""
+    rows = np.flatnonzero(odd)
+    outlined = np.array([outline_area(row) for row in rows], np.float64)
+    areas = np.array(stated, np.float64)
+    areas[rows] = np.where(np.isnan(outlined), of_boxes[rows], outlined)
+    return areas
+
+
+def usable_area(area: Float[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+    """Which areas COCO's evaluation can count: positive, and at most LARGEST_AREA. Those that are NaN are none."""
+    return (area > 0) & (area <= LARGEST_AREA)
+
+
+def stated_size(height: float, width: float) -> tuple[int, int] | None:
+    """The size (height, width) of an image that its annotations state, None if no image that is decoded has it."""
+    most = image.MAX_PIXELS
+    sound = 1 <= height <= most and 1 <= width <= most and height * width <= most
+    return (int(height), int(width)) if sound else None
+
+
 def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width of the picture in `path` as `data.image.decode` will return it, from the head of the file."""
+    """Height and width of the picture in `path` as `data.image.decode` will return it, from what of the file tells."""
     try:
         with path.open("rb") as file:
-            head = file.read(HEADER)
-            try:
-                return image.size(head, str(path))
-            except UserError:
-                return image.size(head + file.read(), str(path))
+            return image.size_in(file, str(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
 
@@ -170,25 +235,21 @@ def check_size(name: str, decoded: tuple[int, ...], annotated: Sequence[int]) ->
 
 
 def named_pictures(folder: Path) -> dict[str, str]:
-    """File name without its suffix -> file name, of the pictures in `folder`.
+    """Path without its suffix -> path, of the images below `folder`.
 
-    Raises UserError for a folder that cannot be listed, and for two pictures of one name.
+    Raises UserError for a folder that cannot be listed, and for two images of one name.
     """
-    found: dict[str, str] = {}
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror}); pictures are expected there") from error
-    for file in names:
-        stem, suffix = os.path.splitext(file)
-        if suffix.lower() in PICTURES:
-            if stem in found:
-                raise UserError(f"{folder / file}: {found[stem]} has the same name; rename or remove one of them")
-            found[stem] = file
-    return found
+    return by_name(folder, scan(folder).images)
 
 
 def packed_names(names: Sequence[str]) -> np.ndarray:
     """Names as one array of bytes, which is small to hold and to send to a worker process."""
     return np.array([os.fsencode(name) for name in names])
+
+
+def packed_ids(ids: Sequence[int | str]) -> np.ndarray:
+    """Ids as one array, compact where it can hold them as they are: not if they are large, or of both kinds."""
+    if all(isinstance(each, str) for each in ids):
+        return np.array(ids)
+    small = all(isinstance(each, int) and -(1 << 63) <= each < 1 << 63 for each in ids)
+    return np.array(ids, np.int64 if small else object)

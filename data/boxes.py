@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 
 from data.annotations import Annotations
-from data.image import Pixels
+from data.image import Pixels, resample
 from data.jpeg import fast
 
 Size = tuple[int, int]
@@ -183,12 +182,12 @@ def render(pixels: Pixels, window: Window, fill: Rgb = BLACK, antialias: bool = 
 
     Bilinear, with align_corners=False and without antialiasing, as torchvision's detectors resize: within a grey level
     of torch.nn.functional.interpolate, of which the rect is the input. With `antialias` the kernel widens with the
-    scale.
+    scale. Pixels are of 0..255, uint8, which are rounded, or float32, which are not.
     """
     x0, y0, x1, y1 = window.rect
     rows = _Axis.of(y0, y1, window.size[0], window.offset[0], window.canvas[0], pixels.shape[0])
     columns = _Axis.of(x0, x1, window.size[1], window.offset[1], window.canvas[1], pixels.shape[1])
-    canvas = _filled(*window.canvas, fill)
+    canvas = _filled(*window.canvas, fill, pixels.dtype)
     if rows.start < rows.end and columns.start < columns.end:
         piece = _cut(pixels, rows, columns, fill)
         box = (columns.low, rows.low, columns.high, rows.high)
@@ -266,14 +265,14 @@ def _cut(pixels: Pixels, rows: _Axis, columns: _Axis, fill: Rgb) -> Pixels:
     inner = pixels[y0:y1, x0:x1]
     if (rows.first, rows.last, columns.first, columns.last) == (y0, y1, x0, x1):
         return inner
-    piece = _filled(rows.last - rows.first, columns.last - columns.first, fill)
+    piece = _filled(rows.last - rows.first, columns.last - columns.first, fill, pixels.dtype)
     if y0 < y1 and x0 < x1:
         piece[y0 - rows.first : y1 - rows.first, x0 - columns.first : x1 - columns.first] = inner
     return piece
 
 
-def _filled(height: int, width: int, fill: Rgb) -> Pixels:
-    row = np.tile(np.array(fill, np.uint8), width)
+def _filled(height: int, width: int, fill: Rgb, kind: np.dtype) -> Pixels:
+    row = np.tile(np.array(fill, kind), width)
     return np.repeat(row[None], height, axis=0).reshape(height, width, 3)
 
 
@@ -282,13 +281,14 @@ def _resample(pixels: Pixels, box: Part, size: Size, antialias: bool) -> Pixels:
     if (down, across) == size and box[:2] == (int(box[0]), int(box[1])):
         return pixels[int(box[1]) : int(box[3]), int(box[0]) : int(box[2])]
     enlarged = across <= size[1] and down <= size[0]
-    return _antialiased(pixels, box, size) if antialias or (enlarged and fast) else _bilinear(pixels, box, size)
+    simd = fast and pixels.dtype == np.uint8
+    return _antialiased(pixels, box, size) if antialias or (enlarged and simd) else _bilinear(pixels, box, size)
 
 
 def _antialiased(pixels: Pixels, box: Part, size: Size) -> Pixels:
     """Pillow's bilinear. Where it enlarges there is nothing to smooth, and it is `_bilinear` at the speed of SIMD."""
-    if fast is None:
-        return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR, box))
+    if fast is None or pixels.dtype != np.uint8:
+        return resample(pixels, size[::-1], box)
     options = fast.ResizeOptions(fast.ResizeAlg.convolution(fast.FilterType.bilinear))
     options.crop_box = fast.CropBox(box[0], box[1], box[2] - box[0], box[3] - box[1])
     source = fast.ImageData(pixels.shape[1], pixels.shape[0], fast.PixelType.U8x3, pixels.tobytes())
@@ -310,8 +310,10 @@ def _bilinear(pixels: Pixels, box: Part, size: Size) -> Pixels:
     flat += (np.take(rows, _channels(right), axis=1) - flat) * np.repeat(across, 3)
     result = flat[position[upper]]
     result += (flat[position[lower]] - result) * down[:, None]
-    result += 0.5
-    return result.astype(np.uint8).reshape(*size, 3)
+    if pixels.dtype == np.uint8:
+        result += 0.5
+        result = result.astype(np.uint8)
+    return result.reshape(*size, 3)
 
 
 def _taps(low: float, high: float, count: int, length: int) -> tuple[np.ndarray, Float[np.ndarray, "n"]]:

@@ -1,9 +1,12 @@
 """Reads the whole of a data source and tells what is in it, before a training finds out.
 
     python -m data.check voc:/data/VOCdevkit/VOC2007 [--split train] [--draw samples.png] [--json]
+    python -m data.check --config experiments/voc_fcn.py [--config.data.max_boxes=200] [--split val]
 
-Every picture is decoded, and compared with the size that its annotations are for. What training would refuse is listed,
-all of it, and the exit status is then 1; annotations that cannot be read at all end the command at the first (2).
+Every image is decoded, and compared with the size that its annotations are for. What training would refuse is listed,
+all of it, and the exit status is then 1: files that are missing or cannot be read, and what the split as a whole lacks,
+by the fields of --config where it is given, else by their defaults; a split other than train's must have no classes but
+train's. Annotations that cannot be read at all end the command at the first (2).
 `--draw` writes a grid of samples with their boxes or classes; `--json` prints the figures for other programs.
 """
 
@@ -24,14 +27,17 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 import cli
-from data import image, sources
+from data import image, intensity, sources
 from data.annotations import Annotations, check_size
 from data.boxes import IGNORE
+from data.checks import check_split, task_of
 from data.segmentation import check_mask
 from data.sources import Record, Source
-from errors import UserError
+from errors import UserError, noting
+from experiments.base import get_base
 
 SMALL, MEDIUM = 32**2, 96**2  # square pixels: COCO's small boxes end, and its large ones begin
+ODD = {"detection": "odd boxes", "segmentation": "odd masks", "classification": "odd files"}
 COLUMNS, ROWS, CELL = 5, 4, 320  # of the grid of samples; pixels
 
 
@@ -87,12 +93,30 @@ def survey(source: Source) -> dict[str, Any]:
         "odd pictures": {
             rule: count for odd, rule in image.RULES.items() if (count := sum(odd in each.odd for each in read))
         },
+        "high-bit": _survey_values(source, found),
         "bad": [each.problem for each in found if each.problem],
     }
-    annotated = [each.annotations for each in read if each.annotations is not None]
-    if annotated:
-        return report | _survey_boxes(annotated) | {"odd boxes": source.oddities}
-    return report | ({"odd masks": source.oddities} if hasattr(source, "oddities") else {})
+    task = task_of(source)
+    if task == "detection" and read:
+        report |= _survey_boxes([each.annotations for each in read])
+    return report | {ODD[task]: getattr(source, "oddities", "")}
+
+
+def refusals(source: Source, config: ConfigDict, split: str) -> list[str]:
+    """What training, or evaluation where `split` is not what is trained on, would refuse of the split as a whole."""
+    trained = config.data.train_split.partition("[")[0]
+    training = split.partition("[")[0] == trained
+    checks = [lambda: check_split(source, config, split, training=training)]
+    if not training and trained in sources.splits(config.data):
+        train = sources.load(config.data, config.data.train_split)
+        checks.append(lambda: sources.with_classes(source, train.classes, f"{config.data.source} {split}"))
+    found = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            found.append(str(error))
+    return found
 
 
 def _looks(source: Source) -> Iterator[Look]:
@@ -123,6 +147,13 @@ def _survey_boxes(annotated: list[Annotations]) -> dict[str, Any]:
     }
 
 
+def _survey_values(source: Source, found: list[Look]) -> str:
+    """What images of more than 8 bits store; "" where there are none."""
+    if not any(each.odd & image.Odd.DEEP for each in found):
+        return ""
+    return intensity.summarise(measured) if (measured := intensity.measure(source, seed=0)) else ""
+
+
 def _spread(values: np.ndarray) -> dict[str, float]:
     named = zip(("least", "5 %", "median", "95 %", "most"), (0, 5, 50, 95, 100), strict=True)
     return {name: round(float(np.percentile(values, share)), 3) for name, share in named} if len(values) else {}
@@ -135,7 +166,6 @@ def describe(title: str, report: dict[str, Any]) -> str:
     lines.append(_line("pictures", [*sizes[:5], *([f"and {len(sizes) - 5:,} other sizes"] if len(sizes) > 5 else [])]))
     counted = "objects" if "boxes" in report else "pictures with" if "odd masks" in report else "labels"
     lines.append(_line(counted, _counts(report["classes"])))
-    lines += [report["odd masks"]] if report.get("odd masks") else []
     if "boxes" in report:
         shares = [f"{name} {report[name] / max(1, report['boxes']):.1%}" for name in ("small", "medium", "large")]
         kinds = [f"{report[name]:,} {name}" for name in ("crowd", "difficult") if report[name]]
@@ -143,9 +173,11 @@ def describe(title: str, report: dict[str, Any]) -> str:
         for name in ("boxes a picture", "box width", "box height", "box width / height"):
             lines.append(_line(name, [f"{key} {value:g}" for key, value in report[name].items()]))
         lines.append(_line("without boxes", [f"{report['pictures without boxes']:,} pictures"]))
-        lines += [report["odd boxes"]] if report["odd boxes"] else []
+    lines += [report[odd] for odd in ODD.values() if report.get(odd)]
     if report["odd pictures"]:
         lines.append(f"odd pictures: {'; '.join(f'{n:,} {rule}' for rule, n in report['odd pictures'].items())}")
+    lines += [report["high-bit"]] if report["high-bit"] else []
+    lines += [f"refused: {refusal}" for refusal in report["refused"]]
     lines += [f"bad: {problem}" for problem in report["bad"]]
     return "\n".join([*lines, f"bad records: {len(report['bad']):,}"])
 
@@ -176,7 +208,8 @@ def draw(source: Source, path: Path) -> None:
 
 def _sample(source: Source, index: int) -> Image.Image:
     record = source[index]
-    picture = Image.fromarray(np.ascontiguousarray(image.decode(record["image"], record["name"])[0]))
+    pixels = image.to_8_bits(image.decode(record["image"], record["name"])[0])
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
     scale = CELL / max(picture.size)
     picture = picture.resize([max(1, int(side * scale)) for side in picture.size])
     pen = ImageDraw.Draw(picture)
@@ -201,21 +234,34 @@ def _colour(label: int) -> tuple[int, int, int]:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) != 2:
-        raise UserError("give one source, such as folder:/pictures, voc:/data/VOC2007 or embedded")
-    data = ConfigDict({"source": argv[1], "data_dir": _DATA_DIR.value, "val_fraction": 0.0, "split_seed": 0})
-    source = sources.load(data, _SPLIT.value)
-    report = survey(source)
-    print(json.dumps(report, ensure_ascii=False) if _JSON.value else describe(f"{argv[1]} {_SPLIT.value}", report))
+    if len(argv) > 2 or (len(argv) == 1 and not _CONFIG.given):
+        raise UserError("give one source, such as folder:/images, voc:/data/VOC2007 or embedded, or --config")
+    config = (_CONFIG.value if _CONFIG.given else get_base()).copy_and_resolve_references()
+    with config.unlocked():
+        config.data.source = argv[1] if len(argv) == 2 else config.data.source
+        config.data.data_dir = _DATA_DIR.value or config.data.data_dir
+    split = _SPLIT.value or config.data.train_split
+    with noting() as notes:
+        source = sources.load(config.data, split)
+    if not _CONFIG.given:
+        data, config = config.data, get_base(task_of(source))
+        config.data.update(source=data.source, data_dir=data.data_dir)
+    with noting():  # of train's own files nothing is told here
+        refused = refusals(source, config, split)
+    report = survey(source) | {"refused": refused}
+    report["bad"] = [*notes, *report["bad"]]
+    title = f"{config.data.source} {split}"
+    print(json.dumps(report, ensure_ascii=False, allow_nan=False) if _JSON.value else describe(title, report))
     if _DRAW.value:
         draw(source, Path(_DRAW.value))
-    if report["bad"]:
+    if report["bad"] or report["refused"]:
         sys.stdout.flush()
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    _SPLIT = flags.DEFINE_string("split", "train", "Which of the source's splits.")
+    _CONFIG = cli.ConfigFlag()
+    _SPLIT = flags.DEFINE_string("split", None, "Which of the source's splits; the config's train_split unless given.")
     _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where prepared TFDS datasets lie; TFDS's default.")
     _DRAW = flags.DEFINE_string("draw", "", "A PNG to write, with samples.")
     _JSON = flags.DEFINE_bool("json", False, "Print JSON.")

@@ -1,4 +1,4 @@
-"""Classification's examples on the host: a record becomes a square crop of uint8 pixels and its label."""
+"""Classification's examples on the host: a record becomes a square crop of pixels and its label."""
 
 from typing import Any
 
@@ -19,6 +19,11 @@ def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Sha
     return [(size, size)], np.zeros(len(source), np.int32)
 
 
+def eval_note(source: Source, data: ConfigDict) -> str:
+    """What a person must know of how evaluation sees the images of `source`: nothing."""
+    return ""
+
+
 def shape_at(shape: Shape, step: int, config: ConfigDict) -> Shape:
     """The canvas of training batch `step`: `shape`."""
     return shape
@@ -36,26 +41,33 @@ def train_example(
     data, record = config.data, source[index]
     if data.train_crop == "random_resized":
         pixels, odd = image.random_resized_crop(
-            record["image"], record["name"], shape[0], data.crop_scale, data.crop_ratio, rng
+            record["image"],
+            record["name"],
+            shape[0],
+            data.crop_scale,
+            data.crop_ratio,
+            rng,
+            tuple(data.intensity) or None,
         )
     else:
-        pixels, odd = _center(record, data.resize_size, shape[0])
+        pixels, odd = _center(record, data, shape[0])
     return _example(pixels, odd, record, source, data)
 
 
 def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -> dict[str, Any]:
     data, record = config.data, source[index]
-    return _example(*_center(record, data.resize_size, shape[0]), record, source, data)
+    return _example(*_center(record, data, shape[0]), record, source, data)
 
 
 def evaluated(record: Record, data: ConfigDict) -> image.Pixels:
     """The picture as evaluation sees it: the shorter side resized, the centre cut out."""
-    return _center(record, data.resize_size, data.eval_size or data.image_size)[0]
+    pixels, odd = _center(record, data, data.eval_size or data.image_size)
+    return image.accept(pixels, odd, record["name"], data)[0]
 
 
-def _center(record: Record, resize_size: int, size: int) -> tuple[image.Pixels, image.Odd]:
-    pixels, odd = image.decode(record["image"], record["name"])
-    return image.resize_and_center_crop(pixels, resize_size, size), odd
+def _center(record: Record, data: ConfigDict, size: int) -> tuple[image.Pixels, image.Odd]:
+    pixels, odd = image.decode_record(record, data)
+    return image.resize_and_center_crop(pixels, data.resize_size, size), odd
 
 
 def _example(pixels: image.Pixels, odd: image.Odd, record: Record, source: Source, data: ConfigDict) -> dict[str, Any]:
@@ -65,4 +77,5 @@ def _example(pixels: image.Pixels, odd: image.Odd, record: Record, source: Sourc
             f"{record['name']}: label {label} is outside the {classes} classes, 0 to {classes - 1}; mend or remove it, "
             "or choose another split"
         )
-    return {"image": pixels, "label": label, "odd": image.accept(odd, record["name"], data.strict)}
+    pixels, odd = image.accept(pixels, odd, record["name"], data)
+    return {"image": pixels, "label": label, "odd": odd}

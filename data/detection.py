@@ -1,5 +1,7 @@
-"""Detection's examples on the host: a record becomes a canvas of uint8 pixels and the boxes on it."""
+"""Detection's examples on the host: a record becomes a canvas of pixels and the boxes on it."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ from ml_collections import ConfigDict
 
 from data import boxes, image
 from data.annotations import Annotations, check_size
-from data.sources import Record, Source
+from data.sources import Record, Source, name_of
 from errors import UserError
 
 Shape = tuple[int, int]  # height, width of what a batch holds
@@ -26,9 +28,17 @@ def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Sha
     if not shapes:
         return [(data.image_size, data.image_size)], np.zeros(len(source), np.int32)
     largest = max((data.image_size, *(data.train_sizes if training else ())))
-    sizes, which = np.unique(source.sizes, axis=0, return_inverse=True)
-    held = [_smallest(shapes, tuple(size.tolist()), largest, data) for size in sizes]
+    sizes, first, which = np.unique(source.sizes, axis=0, return_index=True, return_inverse=True)
+    held = [
+        _smallest(shapes, tuple(size.tolist()), largest, data, partial(name_of, source, int(index)))
+        for size, index in zip(sizes, first, strict=True)
+    ]
     return shapes, np.array(held, np.int32)[which.ravel()]
+
+
+def eval_note(source: Source, data: ConfigDict) -> str:
+    """What a person must know of how evaluation sees the images of `source`: nothing."""
+    return ""
 
 
 def shape_at(shape: Shape, step: int, config: ConfigDict) -> Shape:
@@ -100,9 +110,9 @@ def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -
 
 
 def _decoded(record: Record, annotated: Int[np.ndarray, "2"], data: ConfigDict) -> tuple[image.Pixels, int]:
-    pixels, odd = image.decode(record["image"], record["name"])
+    pixels, odd = image.decode_record(record, data)
     check_size(record["name"], pixels.shape, annotated)
-    return pixels, image.accept(odd, record["name"], data.strict)
+    return image.accept(pixels, odd, record["name"], data)
 
 
 def _window(part: boxes.Rect, shape: Shape, target: int, data: ConfigDict) -> boxes.Window:
@@ -117,14 +127,14 @@ def _resized(size: boxes.Size, shape: Shape, target: int, data: ConfigDict) -> b
     return shape if data.resize == "stretch" else boxes.fit(size, shape)
 
 
-def _smallest(shapes: list[Shape], size: boxes.Size, target: int, data: ConfigDict) -> int:
+def _smallest(shapes: list[Shape], size: boxes.Size, target: int, data: ConfigDict, name: Callable[[], str]) -> int:
     for number, shape in enumerate(shapes):
         height, width = _resized(size, shape, target, data)
         if height <= shape[0] and width <= shape[1]:
             return number
     raise UserError(
-        f"a picture of {size[0]} x {size[1]} (height x width) becomes {height} x {width}, which no canvas of "
-        f"config.data.canvases holds: {shapes}; add one"
+        f"{name()}: {size[0]} x {size[1]} (height x width), becomes {height} x {width}, which no canvas of "
+        f"config.data.canvases holds: {shapes}; add ({height}, {width})"
     )
 
 

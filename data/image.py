@@ -1,4 +1,8 @@
-"""Pictures on the host: decoding, cropping and resizing to uint8 RGB of a static size.
+"""Images on the host: decoding, cropping and resizing to RGB of a static size, uint8 or, of high-bit images, float32.
+
+Pixels are 0 to 255, black to white, in either type. An image of more than 8 bits per channel becomes float32 without
+loss: data/high_bit.py says which values are read, data/intensity.py which of them become black and white. An image of 8
+bits stays uint8, and is never scaled. What batches hold is config.data.pixels.
 
 Resizing is Pillow's bilinear, whose kernel widens with the scale (antialiasing): what torchvision's references train
 and evaluate with.
@@ -8,31 +12,27 @@ import enum
 import io
 import math
 import warnings
+from typing import Any, BinaryIO
 
 import numpy as np
 import simplejpeg
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
+from ml_collections import ConfigDict
 from PIL import Image
 
-from data import jpeg
+from data import high_bit, jpeg, orientation
+from data.high_bit import Range
 from errors import UserError
 
-Pixels = UInt8[np.ndarray, "h w 3"]
+Pixels = UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
 
-EXIF_ORIENTATION = 0x0112
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # beyond, Pillow takes a picture for a decompression bomb
 GREY = 128  # what libjpeg fills missing parts with
 MAX_ASPECT = 16  # of what is resized whole
+HEAD = 1 << 16  # bytes of a file that nearly always tell its size
+WIDTH, HEIGHT = 256, 257  # tags of TIFF
+LOADED_FOR_SIZE = ("ICO", "ICNS")  # whose header may be wrong, and whose pixels are few
 START_OF_JPEG, END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 
 # What is worth a person's notice is in Odd; Pillow's own remarks would come once a worker and name no file.
@@ -50,6 +50,9 @@ class Odd(enum.IntFlag):
     DEEP = enum.auto()
     ANIMATED = enum.auto()
     TRANSPARENT = enum.auto()
+    REDUCED = enum.auto()
+    NOT_FINITE = enum.auto()
+    BLANK = enum.auto()
 
 
 RULES = {
@@ -57,66 +60,117 @@ RULES = {
     Odd.DAMAGED: "damaged (used as libjpeg reads it)",
     Odd.TURNED: "EXIF-rotated (turned upright)",
     Odd.CMYK: "CMYK (converted to RGB)",
-    Odd.DEEP: "of 16 bits (reduced to 8)",
+    Odd.DEEP: "of more than 8 bits (kept as floats; black and white by config.data.intensity, else by each's own bits)",
     Odd.ANIMATED: "animated or of several pages (the first is used)",
     Odd.TRANSPARENT: "transparent (alpha dropped)",
+    Odd.REDUCED: "of more than 8 bits (reduced to 8, by config.data.pixels or for want of a decoder)",
+    Odd.NOT_FINITE: "with values that are not finite (black, or white where infinite)",
+    Odd.BLANK: "blank (of the range of config.data.intensity, their values are within one grey level of 255)",
 }
 
 
-def decode(encoded: bytes | np.ndarray, name: str, crop: Box | None = None, target: int = 0) -> tuple[Pixels, Odd]:
-    """Encoded bytes, or grey or RGB pixels -> RGB pixels of the whole picture, or of `crop` of it, and what was odd.
+def decode(
+    encoded: bytes | np.ndarray, name: str, crop: Box | None = None, target: int = 0, intensity: Range | None = None
+) -> tuple[Pixels, Odd]:
+    """Encoded bytes, or grey or RGB pixels -> RGB pixels of the whole image, or of `crop` of it, and what was odd.
 
     With `crop` and `target`, a JPEG is decoded at the smallest of libjpeg's scales (1/1, 1/2, 1/4, 1/8) that leaves the
     crop at least target x target pixels.
 
     The rules, of which grey, palettes and alpha that hides nothing are not called odd: grey becomes three equal
-    channels, a palette its colours; alpha is dropped and the colours beneath are kept; CMYK is converted; 16 bits are
-    reduced to 8 by >> 8; the EXIF orientation is applied; of an animation the first frame is read, of a truncated
-    picture what is there. Raises UserError naming `name` for bytes that are no picture, for a picture without a
-    readable pixel, for floating-point pixels, and for more than MAX_PIXELS.
+    channels, a palette its colours; alpha is dropped and the colours beneath are kept; CMYK is converted; the
+    orientation of EXIF or XMP is applied; of an animation the first frame is read, of a truncated image what is there.
+    More than 8 bits per channel become float32: `intensity` are the stored values that become 0 and 255, without it the
+    image's own (high_bit.own_range). Raises UserError naming `name` for bytes that are no image, for an image without a
+    readable pixel, for more than MAX_PIXELS, and for a crop outside the image.
     """
     if isinstance(encoded, np.ndarray):
-        pixels = encoded.reshape((*encoded.shape[:2], -1))
+        pixels, odd = (encoded, Odd(0)) if encoded.dtype == np.uint8 else _scaled(encoded, intensity)
+        pixels = pixels.reshape((*pixels.shape[:2], -1))
         pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-        return pixels if crop is None else _cut(pixels, crop), Odd(0)
+        return _part(pixels, crop, name), odd
     if not encoded:
         raise UserError(f"{name}: empty file, not a picture; replace or remove it")
     try:
         if encoded.startswith(START_OF_JPEG) and _is_plain(encoded):
             try:
-                return _decode_jpeg(encoded, crop, target), Odd(0)
+                return _decode_jpeg(encoded, crop, target, name), Odd(0)
             except ValueError as warning:
                 pixels, odd = _decode_broken_jpeg(encoded, str(warning))
         else:
-            pixels, odd = _decode_with_pillow(encoded)
+            pixels, odd = _decode_with_pillow(encoded, intensity)
+    except UserError:
+        raise
     except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to
         raise _undecodable(name, error) from error
-    return pixels if crop is None else _cut(pixels, crop), odd
+    return _part(pixels, crop, name), odd
 
 
-def accept(odd: Odd, name: str, strict: bool) -> int:
-    """`odd` as a number for a batch. Raises UserError where `strict` refuses it."""
-    if odd and strict:
-        rules = ", ".join(RULES[each] for each in odd)
+def decode_record(record: dict[str, Any], data: ConfigDict) -> tuple[Pixels, Odd]:
+    """`decode` of a record's whole image, by config.data.intensity."""
+    return decode(record["image"], record["name"], intensity=tuple(data.intensity) or None)
+
+
+def accept(pixels: Pixels, odd: Odd, name: str, data: ConfigDict) -> tuple[Pixels, int]:
+    """Pixels as batches hold them, by config.data.pixels, and `odd` as a number for a batch.
+
+    Raises UserError where config.data.strict refuses what was odd. High-bit images that are kept are not refused.
+    """
+    if data.pixels != "float32" and pixels.dtype != np.uint8:
+        pixels, odd = to_8_bits(pixels), (odd | Odd.REDUCED) & ~Odd.DEEP
+    if odd & ~Odd.DEEP and data.strict:
+        rules = ", ".join(RULES[each] for each in odd & ~Odd.DEEP)
         raise UserError(f"{name}: {rules}; mend or remove it, or set config.data.strict=False")
-    return int(odd)
+    return pixels, int(odd)
+
+
+def stored_values(encoded: bytes | np.ndarray, name: str) -> np.ndarray | None:
+    """The values of a high-bit image as stored, [h,w] or [h,w,3]; None for one of 8 bits. Raises as `decode` does."""
+    if isinstance(encoded, np.ndarray):
+        return None if encoded.dtype == np.uint8 else encoded
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return _stored(image, encoded)[0] if high_bit.is_high_bit(image, encoded) else None
+    except Exception as error:
+        raise _undecodable(name, error) from error
+
+
+def for_display(record: dict[str, Any], data: ConfigDict) -> UInt8[np.ndarray, "h w 3"]:
+    """A record's whole image, as the network sees its intensities, for people to look at."""
+    return to_8_bits(decode_record(record, data)[0])
+
+
+def to_8_bits(pixels: Pixels) -> UInt8[np.ndarray, "h w 3"]:
+    return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
 
 
 def size(encoded: bytes | np.ndarray, name: str) -> tuple[int, int]:
-    """Height and width of a picture as `decode` will return it, read from its header alone."""
-    if isinstance(encoded, np.ndarray):
-        return encoded.shape[:2]
-    if not encoded:
+    """Height and width of an image as `decode` will return it, without decoding its pixels."""
+    return encoded.shape[:2] if isinstance(encoded, np.ndarray) else size_in(io.BytesIO(encoded), name)
+
+
+def size_in(file: BinaryIO, name: str) -> tuple[int, int]:
+    """`size` of the image in an open file, of which no more is read than tells."""
+    head = file.read(HEAD)
+    if not head:
         raise UserError(f"{name}: empty file, not a picture; replace or remove it")
     try:
-        if encoded.startswith(START_OF_JPEG) and _is_plain(encoded):
-            return simplejpeg.decode_jpeg_header(encoded, strict=False)[:2]
-        with Image.open(io.BytesIO(encoded)) as image:
+        if head.startswith(START_OF_JPEG):
+            encoded = head if jpeg.has_scan(head) else head + file.read()
+            if _is_plain(encoded):
+                return simplejpeg.decode_jpeg_header(encoded, strict=False)[:2]
+        turn = orientation.of_png(file) if head.startswith(orientation.PNG) else None
+        file.seek(0)
+        with Image.open(file) as image:
+            if image.format in LOADED_FOR_SIZE:
+                image.load()
             width, height = image.size
-            turned = _orientation(image) >= 5
+            if image.format == "TIFF":  # Pillow may have swapped them already
+                width, height = image.tag_v2[WIDTH], image.tag_v2[HEIGHT]
+            turn = orientation.of(image) if turn is None else turn
     except Exception as error:
         raise _undecodable(name, error) from error
-    return (width, height) if turned else (height, width)
+    return (width, height) if orientation.swaps_sides(turn) else (height, width)
 
 
 def random_resized_crop_box(
@@ -149,8 +203,12 @@ def random_resized_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
     rng: np.random.Generator,
+    intensity: Range | None = None,
 ) -> tuple[Pixels, Odd]:
-    """A random crop of the picture, resized to [target,target,3], decoding no more detail than that needs."""
+    """A random crop of the image, resized to [target,target,3], decoding no more detail than that needs.
+
+    `intensity` is `decode`'s.
+    """
     # A file that does not end as a JPEG must is left to decode, which tells whether it is truncated.
     simple = isinstance(encoded, bytes) and encoded.endswith(END_OF_JPEG)
     header = jpeg.read_header(encoded) if simple else None
@@ -159,7 +217,7 @@ def random_resized_crop(
     pixels = jpeg.random_crop(encoded, header, box, target) if header else None
     if pixels is not None:
         return pixels, Odd(0)
-    pixels, odd = decode(encoded, name, box, target)
+    pixels, odd = decode(encoded, name, box, target, intensity)
     return resize(pixels, target, target), odd
 
 
@@ -184,7 +242,19 @@ def resize(pixels: Pixels, height: int, width: int) -> Pixels:
     """Pillow's antialiased bilinear; the pixels as they are where the size is right already."""
     if pixels.shape[:2] == (height, width):
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+    return resample(pixels, (width, height))
+
+
+def resample(pixels: Pixels, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> Pixels:
+    """Pillow's resize of `box` of the pixels, bilinear and antialiased, to `size` = width, height."""
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, box))
+    channels = 1 if pixels.strides[-1] == 0 else 3  # of grey, all are the same memory
+    resized = [
+        np.asarray(Image.fromarray(np.ascontiguousarray(pixels[..., c])).resize(size, Image.Resampling.BILINEAR, box))
+        for c in range(channels)
+    ]
+    return np.broadcast_to(np.stack(resized, axis=-1), (size[1], size[0], 3))
 
 
 def _is_plain(encoded: bytes) -> bool:
@@ -194,20 +264,18 @@ def _is_plain(encoded: bytes) -> bool:
         raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}: a decompression bomb?")
     if colours not in ("YCbCr", "Gray"):
         return False
-    if b"Exif\0" not in encoded[:4096]:
-        return True
-    with Image.open(io.BytesIO(encoded)) as image:
-        return _orientation(image) == 1
+    return orientation.of_jpeg(encoded) == 1
 
 
-def _decode_jpeg(encoded: bytes, crop: Box | None, target: int) -> Pixels:
+def _decode_jpeg(encoded: bytes, crop: Box | None, target: int, name: str) -> Pixels:
     if crop is None:
         return simplejpeg.decode_jpeg(encoded, "RGB")
     x0, y0, x1, y1 = crop
     height, width = simplejpeg.decode_jpeg_header(encoded)[:2]
-    shrink = jpeg.shrink_for(crop, target)
+    shrink = jpeg.shrink_for(crop, target) if target else 1
     if shrink == 1:
-        return _cut(simplejpeg.decode_jpeg(encoded, "RGB"), crop)
+        return _part(simplejpeg.decode_jpeg(encoded, "RGB"), crop, name)
+    _check_crop(crop, (height, width), name)
     pixels = simplejpeg.decode_jpeg(
         encoded, "RGB", min_height=-(-height // shrink), min_width=-(-width // shrink), min_factor=1
     )
@@ -215,9 +283,25 @@ def _decode_jpeg(encoded: bytes, crop: Box | None, target: int) -> Pixels:
     return _cut(pixels, (round(x0 * fx), round(y0 * fy), round(x1 * fx), round(y1 * fy)))
 
 
+def _part(pixels: Pixels, crop: Box | None, name: str) -> Pixels:
+    if crop is None:
+        return pixels
+    _check_crop(crop, pixels.shape[:2], name)
+    return _cut(pixels, crop)
+
+
 def _cut(pixels: Pixels, box: Box) -> Pixels:
     x0, y0, x1, y1 = box
     return pixels[y0:y1, x0:x1]
+
+
+def _check_crop(box: Box, size: tuple[int, int], name: str) -> None:
+    x0, y0, x1, y1 = box
+    if not (0 <= x0 < x1 <= size[1] and 0 <= y0 < y1 <= size[0]):
+        raise UserError(
+            f"{name}: a crop of x {x0} to {x1}, y {y0} to {y1} lies outside its {size[1]} x {size[0]} pixels; if its "
+            "header tells another size, save the image again"
+        )
 
 
 def _middle(pixels: Pixels) -> Pixels:
@@ -228,66 +312,89 @@ def _middle(pixels: Pixels) -> Pixels:
 
 
 def _decode_broken_jpeg(encoded: bytes, warning: str) -> tuple[Pixels, Odd]:
-    """The whole picture as far as libjpeg reads it, where `warning` is what it first complained about."""
+    """The whole image as far as libjpeg reads it, where `warning` is what it first complained about."""
     height, width = simplejpeg.decode_jpeg_header(encoded, strict=False)[:2]
     grey = np.full((height, width, 3), GREY, np.uint8)  # libjpeg may leave rows unwritten
     pixels = _not_blank(simplejpeg.decode_jpeg(encoded, "RGB", strict=False, buffer=grey))
     return pixels, Odd.TRUNCATED if warning.startswith("Premature end") else Odd.DAMAGED
 
 
-def _decode_with_pillow(encoded: bytes) -> tuple[Pixels, Odd]:
+def _decode_with_pillow(encoded: bytes, intensity: Range | None) -> tuple[Pixels, Odd]:
     with Image.open(io.BytesIO(encoded)) as image:
-        odd = Odd.DEEP if _is_deep(image, encoded) else Odd(0)
-        odd |= Odd.CMYK if image.mode == "CMYK" else Odd(0)
-        try:
-            image.load()
-        except OSError as error:
-            if "truncated" not in str(error):
-                raise
+        odd = Odd.CMYK if image.mode == "CMYK" else Odd(0)
+        # A PNG's metadata may follow its pixels; a TIFF's Pillow applies, and forgets, while loading.
+        turn = orientation.of_png(io.BytesIO(encoded)) if image.format == "PNG" else orientation.of(image)
+        odd |= Odd.TURNED if turn > 1 else Odd(0)
+        turned_by_pillow = orientation.is_turned_by_pillow(image)
+        values = None
+        if high_bit.is_high_bit(image, encoded):
+            values, is_whole = _stored(image, encoded)
+            odd |= Odd.REDUCED if values is None else Odd(0)
+        else:
+            is_whole = _load(image)
+        if not is_whole:
             if encoded.startswith(START_OF_JPEG):
-                pixels, rest = _decode_with_pillow(encoded + END_OF_JPEG)
+                pixels, rest = _decode_with_pillow(encoded + END_OF_JPEG, intensity)
                 return _not_blank(pixels), rest | Odd.TRUNCATED
-            image.tile = []  # nothing is left to read: Pillow gives what it has
             odd |= Odd.TRUNCATED
-        orientation = _orientation(image)
-        picture, hides = _to_rgb(image)
-        odd |= Odd.TRANSPARENT if hides else Odd(0)
+        elif turned_by_pillow:
+            turn = 1
         odd |= Odd.ANIMATED if _is_animated(image) else Odd(0)
-    if orientation > 1:
-        picture, odd = picture.transpose(TURNS[orientation]), odd | Odd.TURNED
-    pixels = np.asarray(picture)
+        if values is None:
+            picture, hides = _to_rgb(image)
+            pixels = np.asarray(picture.transpose(orientation.TURNS[turn]) if turn > 1 else picture)
+        else:
+            hides = _hides(image)
+            pixels, rest = _scaled(orientation.upright(values, turn), intensity)
+            odd |= rest
+    odd |= Odd.TRANSPARENT if hides else Odd(0)
     return _not_blank(pixels) if odd & Odd.TRUNCATED else pixels, odd
+
+
+def _load(image: Image.Image) -> bool:
+    """Reads the pixels; False where the file is cut off, and what is missing is black."""
+    try:
+        image.load()
+    except OSError as error:
+        if "truncated" not in str(error):
+            raise
+        image.tile = []  # nothing is left to read: Pillow gives what it has
+        return False
+    return True
+
+
+def _stored(image: Image.Image, encoded: bytes) -> tuple[np.ndarray | None, bool]:
+    """A high-bit image's values, None where Pillow has loaded 8 bits of them, and whether all pixels are there."""
+    found = high_bit.netpbm(image, encoded)
+    if found:
+        return found
+    high_bit.prepare(image)
+    is_whole = _load(image)
+    return high_bit.stored(image, encoded), is_whole
+
+
+def _scaled(values: np.ndarray, intensity: Range | None) -> tuple[Pixels, Odd]:
+    """Stored values [h,w], [h,w,1] or [h,w,3] -> RGB as float32 of 0..255. Grey is one channel seen three times."""
+    odd = Odd.DEEP
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        odd |= Odd.NOT_FINITE
+    scaled = high_bit.scale(values, intensity or high_bit.own_range(values))
+    if np.ptp(scaled) < 1 and values.min() < values.max():
+        odd |= Odd.BLANK
+    scaled = scaled.reshape((*scaled.shape[:2], -1))
+    return np.broadcast_to(scaled, (*scaled.shape[:2], 3)), odd
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
     """RGB, and whether there was alpha that hid something."""
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip at 255
-        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255)
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB"), False
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, whose range is unknown; save it with 8 or 16 bits")
     if not image.has_transparency_data:
         return image.convert("RGB"), False
     image = image.convert("RGBA")
-    return image.convert("RGB"), image.getchannel("A").getextrema()[0] < 255
+    return image.convert("RGB"), _hides(image)
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF's, 1..8; 1, upright, where EXIF is absent or cannot be read."""
-    try:
-        value = image.getexif().get(EXIF_ORIENTATION, 1)
-    except Exception:  # a broken EXIF block is no reason to lose the picture
-        return 1
-    return value if value in TURNS else 1
-
-
-def _is_deep(image: Image.Image, encoded: bytes) -> bool:
-    """More than 8 bits a channel; Pillow tells only of grey, and takes the high byte of colours itself."""
-    if image.format == "PNG":
-        return encoded[24] == 16
-    if image.format == "TIFF":
-        return max(image.tag_v2.get(258, (8,))) > 8
-    return image.mode.startswith("I")
+def _hides(image: Image.Image) -> bool:
+    return image.mode == "RGBA" and image.getchannel("A").getextrema()[0] < 255
 
 
 def _is_animated(image: Image.Image) -> bool:

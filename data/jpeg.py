@@ -14,6 +14,7 @@ wrong with a broken file.
 
 import re
 import threading
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -30,14 +31,15 @@ Pixels = UInt8[np.ndarray, "h w 3"]
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
 
 LARGEST = 64 << 20  # bytes of pixels decoded here; larger pictures are left to `data.image.decode`
+SCAN = 0xDA  # the marker that the pixels follow
 MARGIN = 8  # rows decoded below the crop, at the decoded scale: upsampled chroma looks at most 4 ahead
 
 # What in an application segment sends the file to `data.image.decode`.
 ODD = {
-    # Orientation (Exif's tag 0x0112 in either byte order, or XMP's) other than 1, or what might be one
+    # Orientation (Exif's tag 0x0112 of any numeric type in either byte order, or XMP's) other than 1, or what might be
     0xE1: re.compile(
-        rb"\x12\x01[\x03\x04]\0\x01\0\0\0(?!\x01\0)|\x01\x12\0[\x03\x04]\0\0\0\x01(?!\0\x01)"
-        rb"|tiff:Orientation(=\"|>)[02-9]"
+        rb"\x12\x01[\x01-\x0d]\0\x01\0\0\0(?!\x01\0)|\x01\x12\0[\x01-\x0d]\0\0\0\x01(?!\0\x01)"
+        rb"|tiff:Orientation\s*(=\s*[\"']|>)\s*[02-9]"
     ),
     0xEE: re.compile(rb"Adobe.{6}[^\x01]", re.DOTALL),  # a colour transform other than YCbCr
 }
@@ -76,12 +78,8 @@ _scratch = _Scratch()
 
 def read_header(encoded: bytes) -> Header | None:
     """One walk over the segments before the scan (ITU-T T.81, annex B); None for what `random_crop` does not read."""
-    if encoded[:2] != b"\xff\xd8":
-        return None
-    position, height, width, frame, restarts = 2, 0, 0, 0, False
-    while position + 4 <= len(encoded) and encoded[position] == 0xFF:
-        marker = encoded[position + 1]
-        body, end = position + 4, position + 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
+    height, width, frame, restarts = 0, 0, 0, False
+    for marker, body, end in _segments(encoded):
         if marker in (0xC0, 0xC1):  # baseline, extended sequential: precision, height, width, components
             components = encoded[body + 5 : body + 6]
             if frame or encoded[body : body + 1] != b"\x08" or components not in (b"\x01", b"\x03"):
@@ -97,15 +95,47 @@ def read_header(encoded: bytes) -> Header | None:
             restarts = True
         elif marker in ODD and ODD[marker].search(encoded, body, end):
             return None
-        elif marker == 0xDA:
+        elif marker == SCAN:
             return Header(height, width, frame, restarts) if height and width else None
-        position = end
     return None
 
 
+def is_upright(encoded: bytes) -> bool:
+    """Whether the segments before the scan can all be read, and none says, or might say, that the image is turned."""
+    for marker, body, end in _segments(encoded):
+        if marker == 0xE1 and ODD[marker].search(encoded, body, end):
+            return False
+        if marker == SCAN:
+            return True
+    return False
+
+
+def has_scan(encoded: bytes) -> bool:
+    """Whether the file, or its beginning, reaches as far as the pixels: no metadata follows."""
+    return any(marker == SCAN for marker, _, _ in _segments(encoded))
+
+
+def _segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, where its content begins and where it ends, up to the scan; less where something else stands between."""
+    position = 2 if encoded[:2] == b"\xff\xd8" else len(encoded)
+    while position + 4 <= len(encoded) and encoded[position] == 0xFF:
+        marker, body = encoded[position + 1], position + 4
+        position += 2 + int.from_bytes(encoded[position + 2 : body], "big")
+        yield marker, body, position
+        if marker == SCAN:
+            return
+
+
 def random_crop(encoded: bytes, header: Header, box: Box, target: int) -> Pixels | None:
-    """`box` of the picture, resized to [target,target,3]; None where libjpeg has something to say about the file."""
+    """`box` of the picture, resized to [target,target,3]; None where libjpeg has something to say about the file.
+
+    Raises ValueError for a box outside the picture.
+    """
     x0, y0, x1, y1 = box
+    if not (0 <= x0 < x1 <= header.width and 0 <= y0 < y1 <= header.height):
+        raise ValueError(
+            f"a crop of x {x0} to {x1}, y {y0} to {y1} lies outside {header.width} x {header.height} pixels"
+        )
     shrink = shrink_for(box, target)
     pixels = _decode(encoded, header, y1, shrink)
     if pixels is None:

@@ -17,6 +17,13 @@ class Oddities:
         self._counts: dict[Odd, int] = dict.fromkeys(RULES, 0)
         self._first: dict[Odd, int] = {}
         self._told = False
+        self._noted: set[str] = set()
+
+    def note(self, line: str) -> None:
+        """Says `line`, if there is one, the first time."""
+        if line and line not in self._noted:
+            self._noted.add(line)
+            self._say(f"data: {line}")
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches unchanged. The line is said after them, or before the first batch of records all drawn before."""

@@ -1,5 +1,6 @@
 """Loose picture files, to predict on."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from data import files
 from data.annotations import picture_size
 from data.sources import Record
-from data.sources.folder import PICTURES
 from errors import UserError
 
 
@@ -38,14 +39,17 @@ class Pictures:
 
 
 def find_pictures(paths: Sequence[str]) -> list[Path]:
-    """Files as they are named, and the pictures below folders, sorted. Raises UserError where there is none."""
+    """Files as they are named, and the images below folders, sorted. Raises UserError where there is none.
+
+    Images of formats that cannot be read are among them: each is an error of its own when it is decoded.
+    """
     found = []
     for path in map(Path, paths):
-        if path.is_dir():
-            pictures = sorted(file for file in path.rglob("*") if file.name.lower().endswith(PICTURES))
-            if not pictures:
-                raise UserError(f"{path}: no pictures below this folder ({' '.join(PICTURES)})")
-            found += pictures
+        if os.path.isdir(path):
+            images = files.scan(path, unreadable=True).images
+            if not images:
+                raise UserError(f"{path}: no images below this folder")
+            found += [path / image for image in images]
         else:
             found.append(path)
     return found

@@ -23,6 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data import classification, detection, segmentation
+from data.intensity import settle, settle_pixels
 from data.sampling import Plan
 from data.sources import Source
 from errors import UserError
@@ -30,8 +31,10 @@ from errors import UserError
 Batch = dict[str, np.ndarray]
 
 CLOSING = 5  # seconds that workers have to end
+QUIET = "ignore:resource_tracker:UserWarning"
 
-# How a task makes an example of a record: canvases, shape_at, empty, train_example and eval_example, alike in each.
+# How a task makes an example of a record: canvases, eval_note, shape_at, empty, train_example and eval_example, alike
+# in each.
 EXAMPLES = {"classification": classification, "detection": detection, "segmentation": segmentation}
 
 
@@ -41,11 +44,13 @@ def train_batches(
     """The rows of this process of the training batches of steps start_step .. stop_step - 1.
 
     Epochs follow one another without a gap, each as data/sampling.py draws it; a batch may span two.
-    image uint8 [b,H,W,3], id int32 [b] (the record), draw int32 [b] (how many times it was drawn before; with id, the
-    source of an example's randomness), valid bool [b] (all True), odd int32 [b] (image.Odd), which stays on the host,
-    and what the task adds. H and W are those of one of the task's canvases, or what the task makes of it at this step.
+    image [b,H,W,3] of 0..255, uint8, or float32 where config.data.pixels says so or images of more than 8 bits are
+    found; id int32 [b] (the record), draw int32 [b] (how many times it was drawn before; with id, the source of an
+    example's randomness), valid bool [b] (all True), odd int32 [b] (image.Odd), which stays on the host, and what the
+    task adds. H and W are those of one of the task's canvases, or what the task makes of it at this step.
     """
     shard = _Shard(config.batch_size, process_index, processes)
+    config = settle(config, source) if config.data.pixels == "auto" else config
     return _iterate(TrainBatch.of(source, config, shard), start_step, stop_step, config.data)
 
 
@@ -54,9 +59,11 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """The rows of this process of batches that hold each record exactly once, canvas by canvas, in order.
 
+    In segmentation a canvas may be of the size of its images alone: config.data.exact.
+
     The last batch of a canvas is filled up with rows that have `valid` False. Keys are those of training.
     """
-    load = EvalBatch(source, config, _Shard(batch_size, process_index, processes))
+    load = EvalBatch(source, settle_pixels(config, source), _Shard(batch_size, process_index, processes))
     return _iterate(load, 0, len(load.plan), config.data)
 
 
@@ -64,7 +71,24 @@ def smallest_batch(source: Source, config: ConfigDict) -> Batch:
     """An empty training batch, of the smallest canvas that any will have, for what depends on shapes alone."""
     squares = [(side, side) for side in config.data.get("multi_scale", ())]
     shapes = squares or EXAMPLES[config.task].canvases(source, config.data, training=True)[0]
-    return _empty_batch(config.batch_size, min(shapes, key=lambda shape: shape[0] * shape[1]), config)
+    smallest = min(shapes, key=lambda shape: shape[0] * shape[1])
+    return _empty_batch(config.batch_size, smallest, settle_pixels(config, source))
+
+
+def eval_note(source: Source, config: ConfigDict) -> str:
+    """What a person must know of how `eval_batches` sees the images of `source`, or ""."""
+    return EXAMPLES[config.task].eval_note(source, config.data)
+
+
+def empty_eval_batches(source: Source, config: ConfigDict, batch_size: int) -> list[Batch]:
+    """Batches as eval_batches makes them, but without any record: one of the least height, and one of the least width.
+
+    Raises UserError where a record fits no canvas.
+    """
+    config = settle_pixels(config, source)
+    shapes = [shape for shape, _ in EvalBatch(source, config, _Shard(batch_size, 0, 1)).plan]
+    smallest = {min(shapes, key=lambda shape: shape[side]) for side in (0, 1)}
+    return [_empty_batch(batch_size, shape, config) for shape in sorted(smallest)]
 
 
 @dataclass(frozen=True)
@@ -135,7 +159,7 @@ class EvalBatch:
 
 def _empty_batch(rows: int, shape: tuple[int, ...], config: ConfigDict) -> Batch:
     return {
-        "image": np.zeros((rows, *shape[:2], 3), np.uint8),
+        "image": np.zeros((rows, *shape[:2], 3), np.float32 if config.data.pixels == "float32" else np.uint8),
         "id": np.full(rows, -1, np.int32),
         "draw": np.zeros(rows, np.int32),
         "odd": np.zeros(rows, np.int32),
@@ -158,7 +182,8 @@ def _iterate(load: TrainBatch | EvalBatch, start: int, stop: int, data: ConfigDi
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch))
     if data.workers > 0:
         # At exit the resource tracker frees the batches still under way, which is its work, and warns, which is noise.
-        sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+        if QUIET not in sys.warnoptions:
+            sys.warnoptions.append(QUIET)
         options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2)
         batches = batches.mp_prefetch(options, worker_init_fn=_start_worker)
     return _watched(batches, data.timeout)

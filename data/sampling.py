@@ -5,7 +5,7 @@ with every sampler. A draw is a record and how many times it was drawn before, s
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple, Protocol
 
 import grain
@@ -66,16 +66,26 @@ class Plan:
         while self._until(epoch + 1).sum() <= step:
             epoch += 1
         before = self._until(epoch)
-        order = self._order(epoch)[: step - before.sum() + 1]
-        return int(order[-1]), int(before[order[-1]] + np.sum(order[:-1] == order[-1]))
+        canvases, turns = _batches(self.seed, epoch, tuple((self._until(epoch + 1) - before).tolist()))
+        canvas = canvases[step - before.sum()]
+        return int(canvas), int(before[canvas] + turns[step - before.sum()])
 
     def _until(self, epoch: int) -> Int[np.ndarray, "canvases"]:
         """How many batches each canvas has had when `epoch` begins."""
         return np.array([len(each) * epoch // self.batch_size for each in self.members])
 
-    def _order(self, epoch: int) -> Int[np.ndarray, "batches"]:
-        counts = self._until(epoch + 1) - self._until(epoch)
-        return np.random.default_rng((self.seed, epoch)).permutation(np.repeat(np.arange(len(counts)), counts))
+
+@lru_cache(maxsize=4)
+def _batches(seed: int, epoch: int, counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The canvas of each batch that an epoch adds, `counts` of each canvas, and how many of that canvas come before it.
+
+    Kept, since every step of the epoch asks for it.
+    """
+    canvases = np.random.default_rng((seed, epoch)).permutation(np.repeat(np.arange(len(counts)), counts))
+    turns = np.empty_like(canvases)
+    for canvas, count in enumerate(counts):
+        turns[canvases == canvas] = np.arange(count)
+    return canvases, turns
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
-"""Segmentation's examples on the host: a record becomes a canvas of uint8 pixels and a class for each of them.
+"""Segmentation's examples on the host: a record becomes a canvas of pixels and a class for each of them.
 
 Training: resized by a random scale, a random crop of config.data.crop, with ignored pixels where the picture ends.
-Evaluation: the whole picture resized on a canvas, and its mask as it is stored: predictions are brought to that size.
+Evaluation: the whole picture resized, on a canvas of its own size or one that it shares with others, and its mask as it
+is stored: predictions are brought to that size.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from scipy import ndimage
 
 from data import boxes, image
 from data.boxes import IGNORE, Size
-from data.sources import Source
+from data.sources import Source, name_of
 from errors import UserError
 
 # Height and width of what a batch holds, in evaluation followed by those of the masks.
@@ -22,27 +24,52 @@ Shape = tuple[int, int] | tuple[int, int, int, int]
 Mask = UInt8[np.ndarray, "h w"]
 
 CROP_TRIALS = 10
+EXACT = ("auto", "always", "never")  # of config.data.exact
+FEW = 8  # sizes of images for which evaluation has a program each, unless config.data.exact says otherwise
+LEAST = 32  # pixels a side that the deepest of the networks needs
 GRID = 3  # points each way at which an elastic deformation is drawn
 
 
 def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Shape], Int[np.ndarray, "records"]]:
     """The shapes of batches, and which of them each record is put into.
 
-    In training the crop. In evaluation the smallest of config.data.canvases that holds the picture resized, or without
-    them one that holds every picture; its masks are as large as the largest picture on it. Raises UserError for a
-    picture that no canvas holds.
+    In training the crop. In evaluation by config.data.exact: each image at its own size, as torchvision and
+    mmsegmentation evaluate, which is a shape for every size of image, and at least LEAST a side unless training crops
+    are smaller. Or the smallest of config.data.canvases that holds the image resized, or without them one that holds
+    every image; its masks are as large as the largest image on it. Raises UserError for an image that no canvas holds.
     """
     if training:
         return [tuple(data.crop)], np.zeros(len(source), np.int32)
     stored = np.asarray(source.sizes)
-    sizes, which = np.unique(stored, axis=0, return_inverse=True)
+    sizes, first, which = np.unique(stored, axis=0, return_index=True, return_inverse=True)
     resized = np.array([_resized(tuple(size.tolist()), data) for size in sizes])
+    if _exact(len(sizes), data):
+        own = np.maximum(resized, np.minimum(LEAST, data.crop))
+        return list(map(tuple, np.hstack([own, sizes]).tolist())), which.ravel().astype(np.int32)
     shapes = sorted(map(tuple, data.canvases), key=lambda shape: shape[0] * shape[1])
     shapes = shapes or [tuple(resized.max(axis=0).tolist())]
-    held = np.array([_smallest(shapes, *each, data) for each in zip(sizes.tolist(), resized.tolist(), strict=True)])
+    names = [partial(name_of, source, int(index)) for index in first]
+    held = np.array([_smallest(shapes, *each) for each in zip(sizes.tolist(), resized.tolist(), names, strict=True)])
     groups = held[which.ravel()].astype(np.int32)
     masks = [tuple(stored[groups == group].max(axis=0, initial=1).tolist()) for group in range(len(shapes))]
     return [(*shape, *mask) for shape, mask in zip(shapes, masks, strict=True)], groups
+
+
+def _exact(sizes: int, data: ConfigDict) -> bool:
+    """Whether images of so many sizes are evaluated each at its own."""
+    return data.exact == "always" or (data.exact == "auto" and sizes <= FEW)
+
+
+def eval_note(source: Source, data: ConfigDict) -> str:
+    """What a person must know of how evaluation sees the images of `source`, or ""."""
+    sizes = len(np.unique(np.asarray(source.sizes), axis=0))
+    if _exact(sizes, data) or (sizes == 1 and not data.canvases):
+        return ""
+    return (
+        f"images of {sizes:,} sizes share {max(1, len(data.canvases))} canvas(es), which changes what is found near "
+        "their borders; exact=always (config.data.exact, or --exact of eval.py and predict.py) evaluates each at its "
+        "own size, as publications do, with a program compiled for each size"
+    )
 
 
 def shape_at(shape: Shape, step: int, config: ConfigDict) -> Shape:
@@ -109,10 +136,11 @@ def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -
 
 def _decoded(source: Source, index: int, data: ConfigDict) -> tuple[image.Pixels, Mask, int]:
     record = source[index]
-    pixels, odd = image.decode(record["image"], record["name"])
+    pixels, odd = image.decode_record(record, data)
     mask = record["segmentation"] if "segmentation" in record else np.full(pixels.shape[:2], IGNORE, np.uint8)
     check_mask(record["name"], pixels.shape, mask, len(source.classes))
-    return np.ascontiguousarray(pixels), mask, image.accept(odd, record["name"], data.strict)
+    pixels, odd = image.accept(pixels, odd, record["name"], data)
+    return np.ascontiguousarray(pixels), mask, odd
 
 
 def check_mask(name: str, decoded: tuple[int, ...], mask: Mask, classes: int) -> None:
@@ -138,13 +166,13 @@ def _resized(size: Size, data: ConfigDict, scale: float = 1.0) -> Size:
     return boxes.shorter(size, max(1, round(data.image_size * scale)), max(1, round(data.max_size * scale)))
 
 
-def _smallest(shapes: list[Size], size: list[int], resized: list[int], data: ConfigDict) -> int:
+def _smallest(shapes: list[Size], size: list[int], resized: list[int], name: Callable[[], str]) -> int:
     for number, shape in enumerate(shapes):
         if resized[0] <= shape[0] and resized[1] <= shape[1]:
             return number
     raise UserError(
-        f"a picture of {size[0]} x {size[1]} (height x width) becomes {resized[0]} x {resized[1]}, which no canvas of "
-        f"config.data.canvases holds: {shapes}; add one"
+        f"{name()}: {size[0]} x {size[1]} (height x width), becomes {resized[0]} x {resized[1]}, which no canvas of "
+        f"config.data.canvases holds: {shapes}; add ({resized[0]}, {resized[1]})"
     )
 
 

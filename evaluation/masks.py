@@ -1,10 +1,10 @@
 """Masks as files: a class a pixel, as PNG with a palette."""
 
-import colorsys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import colorcet
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -15,10 +15,11 @@ IGNORE = 255
 
 
 def palette() -> UInt8[np.ndarray, "256 3"]:
-    """A colour a class, apart from its neighbours; IGNORE is white."""
-    hues = np.arange(256) * 0.382 % 1
-    values = [colorsys.hsv_to_rgb(hue, 0.85 if index % 2 else 0.55, 0.95) for index, hue in enumerate(hues)]
-    colours = np.round(255 * np.array(values)).astype(np.uint8)
+    """A colour for each class, as unlike those before it as can be: class 0 is black, and IGNORE is white.
+
+    Source: Glasbey et al. 2007, "Colour displays for categorical images", as colorcet tabulates it.
+    """
+    colours = np.round(255 * np.array([(0, 0, 0), *colorcet.glasbey_bw_minc_20_minl_30[:255]])).astype(np.uint8)
     colours[IGNORE] = 255
     return colours
 

@@ -1,27 +1,31 @@
 """A trained run, or public weights, opened to evaluate or predict with them."""
 
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import models
 import tasks
 from data import sources
+from data.intensity import with_fields
 from data.oddities import Oddities
+from data.segmentation import EXACT
 from data.sources import Source
 from errors import UserError, check_choice
 from evaluation.loop import Predictions, predict
 from training.checkpoint import Checkpoints, check_same, choose, shapes
 from training.fitness import check_model
 from training.initial import classes_of, read_weights, variables_from, with_options
-from training.manifest import read_classes, read_config
+from training.manifest import read_classes, settled_config
 from training.mesh import AXIS, make_mesh, replicated
+from training.paths import AnyPath
 from training.step import make_eval_step
 from training.validation import check_config
 from weights.public import Public, PublicDetector, PublicSegmenter
@@ -31,7 +35,8 @@ from weights.public import Public, PublicDetector, PublicSegmenter
 class Run:
     """`variables` are what the model is evaluated with: the moving averages where the run kept them.
 
-    `name` and `facts` say where they come from, to a person and in JSON.
+    `name` and `facts` say where they come from, to a person and in JSON. What a call of `predict` has compiled and put
+    on the devices serves the next.
     """
 
     config: ConfigDict
@@ -41,19 +46,46 @@ class Run:
     facts: dict[str, Any]
     model: nn.Module
     variables: dict[str, Any]
+    _steps: dict[tuple[str, str], Callable] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def predict(self, source: Source, say: Callable[[str], None], views: str = "center") -> Iterator[Predictions]:
+    def predict(
+        self, source: Source, say: Callable[[str], None], views: str = "center", exact: str = ""
+    ) -> Iterator[Predictions]:
         """The task's predictions for `source`, a batch at a time and in order, on all devices, from `views` of each.
 
-        `say` is given a line that tells of odd pictures, if there are any. Raises UserError where the task has no such
-        views, and where ten crops would be the same one.
+        `exact` stands for config.data.exact, unless it is "". `say` is given a line for odd pictures and one for shared
+        canvases, if there are any. Raises UserError where the task has no such views, or no use for `exact`, and where
+        ten crops would be the same one.
         """
         check_choice("--views", views, self.task.VIEWS)
-        mesh = make_mesh()
-        eval_step = make_eval_step(self.model, self.task, self.config, mesh, views)
-        variables = jax.device_put(self.variables, replicated(mesh))
-        loaded = whole_square(self.config) if views == "ten_crop" else self.config
-        return predict(eval_step, variables, source, loaded, mesh, Oddities(source, say))
+        config = with_exact(self.config, exact) if exact else self.config
+        loaded = whole_square(config) if views == "ten_crop" else config
+        return predict(self._step(views), self._on_devices, source, loaded, self._mesh, Oddities(source, say))
+
+    def _step(self, views: str) -> Callable:
+        """The evaluation step, one for every state of the config; jit keeps a program for every shape of batches."""
+        key = views, self.config.to_json_best_effort()
+        if key not in self._steps:
+            self._steps[key] = make_eval_step(self.model, self.task, self.config, self._mesh, views)
+        return self._steps[key]
+
+    @cached_property
+    def _mesh(self) -> Mesh:
+        return make_mesh()
+
+    @cached_property
+    def _on_devices(self) -> dict[str, Any]:
+        return jax.device_put(self.variables, replicated(self._mesh))
+
+
+def with_exact(config: ConfigDict, exact: str) -> ConfigDict:
+    """`config` with `exact` as config.data.exact."""
+    check_choice("--exact", exact, EXACT)
+    if "exact" not in config.data:
+        raise UserError(f"--exact: {config.task} has no use for it, it is for segmentation; leave it out")
+    changed = config.copy_and_resolve_references()
+    changed.data.exact = exact
+    return changed
 
 
 def whole_square(config: ConfigDict) -> ConfigDict:
@@ -70,9 +102,9 @@ def whole_square(config: ConfigDict) -> ConfigDict:
     return wider
 
 
-def open_run(workdir: Path, which: str) -> Run:
+def open_run(workdir: AnyPath, which: str) -> Run:
     """The checkpoint "best", "latest" or of a step. Raises UserError where there is none, or none of this model."""
-    config = read_config(workdir)
+    config = settled_config(workdir)
     check_config(config)
     classes = read_classes(workdir)
     with Checkpoints(workdir, best=config.best) as checkpoints:
@@ -96,6 +128,8 @@ def open_weights(config: ConfigDict, reference: str, overrides: Set[str], say: C
     config = with_options(config, weights)
     if weights.prepared:
         _prepare(config, weights.prepared, weights.origin, overrides)
+    fields = {name: value for name, value in weights.intensity.items() if f"data.{name}" not in overrides}
+    config = with_fields(config, fields)
     check_config(config)
     names = weights.classes or tuple(sources.classes(config.data))
     classes = classes_of(weights, config)

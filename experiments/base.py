@@ -12,6 +12,7 @@ def get_base(task: str = "classification") -> ConfigDict:
             task=task,
             seed=0,  # of initialisation, shuffling, cropping and augmentation
             batch_size=128,  # examples a step, over all devices and processes
+            eval_batch_size=0,  # the same in evaluation, rounded up to the devices; 0: batch_size
             accumulate=1,  # micro-batches that a step is split into, for its memory
             duration="10ep",  # of the whole training
             log_every="50",
@@ -34,12 +35,15 @@ def get_base(task: str = "classification") -> ConfigDict:
             data=dict(
                 source="embedded",  # of data/sources: embedded, folder:<path>, tfds:<name>, coco:<path>, ...
                 data_dir="",  # of TFDS; "": its default
-                train_split="train",
+                train_split="train",  # or a slice: "train[:6%]", "train[100:200]", in the source's own order
                 val_split="val",
-                val_fraction=0.0,  # > 0: cut "val" from the train split
-                split_seed=0,  # which examples that takes
+                val_fraction=0.0,  # > 0: cut "val" from the train split, each record by a hash of its name
+                split_seed=0,  # of that hash
                 repeats=1,  # > 1: repeated augmentation, each picture so often in a batch; see data/sampling.py
                 balanced=False,  # draw each class equally often, however many pictures it has
+                pixels="auto",  # of batches: uint8, or float32, which high-bit images need; auto: as train images do
+                intensity=(),  # of high-bit images: (low, high), stored values that become black and white; (): found
+                intensity_rule="bits",  # how: by bits, type or percentiles of train images; see data/intensity.py
                 workers=0,  # processes that load; 0: threads of this one
                 threads=2,  # a process
                 strict=False,  # refuse odd pictures (data/image.py: Odd), which are otherwise set right, counted, told
@@ -87,6 +91,7 @@ def get_base(task: str = "classification") -> ConfigDict:
         )
     )
     config.best = BEST[task]
+    config.eval_batch_size = EVAL_BATCH_SIZE[task]
     for group, fields in TASKS[task].items():
         config[group] = ConfigDict(dict(config.get(group, {})) | fields)
     return config.lock()
@@ -162,7 +167,8 @@ SEGMENTATION = dict(
         cat_max_ratio=1.0,  # training: crops of which one class has more of the pixels are drawn anew, up to ten times
         border_weight=0.0,  # > 0: U-Net's weight (10) of what lies between objects: all classes but the first
         border_sigma=5.0,  # and how far from both they reach, in pixels
-        canvases=(),  # evaluation: (height, width) of the batches, the smallest that holds a picture; (): one for all
+        exact="auto",  # evaluation: each image at its own size, a program for each: auto (up to 8 sizes), always, never
+        canvases=(),  # evaluation else: (height, width) of batches, the smallest that holds an image; (): one for all
         window=(),  # evaluation: (height, width) of windows that overlap by a third; (): the whole picture
         view_scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75),  # of eval.py --views scales
     ),
@@ -182,4 +188,5 @@ SEGMENTATION = dict(
     ),
 )
 TASKS = {"classification": CLASSIFICATION, "detection": DETECTION, "segmentation": SEGMENTATION}
+EVAL_BATCH_SIZE = {"classification": 0, "detection": 0, "segmentation": 1}  # as torchvision and mmsegmentation
 BEST = {"classification": "top1", "detection": "ap", "segmentation": "miou"}

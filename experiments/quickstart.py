@@ -55,7 +55,7 @@ def _detection() -> ConfigDict:
 
 def _segmentation() -> ConfigDict:
     config = get_base("segmentation")
-    config.batch_size = 8
+    config.batch_size = config.eval_batch_size = 8
     config.duration = "2ep"
     config.eval_every = config.checkpoint_every = "2ep"
     config.log_every = "100"

@@ -3,7 +3,8 @@
 A model is called as model(images [B,H,W,3], train=) -> its outputs; one that serves as a backbone also as
 model(images, train=, features=True) -> {name: [B,h,w,C]}, a feature map a stride, under the names of
 torchvision's own layers. A detector's outputs are for its own loss and detect: models/detection.py; one with two stages
-takes targets= as well. A segmenter's are of the images' size: models/segmentation.py.
+takes targets= as well. A segmenter's are of the images' size, and one that pools over the whole map takes sizes=:
+models/segmentation.py.
 `norm` makes its batch norms (models/layers.py); an architecture without them takes none.
 """
 

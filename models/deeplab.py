@@ -27,9 +27,11 @@ from models.segmentation import (
     Logits,
     Maps,
     OnResNet,
+    Sizes,
     classify,
     conv_seg,
 )
+from ops.pooling import mean_of_parts
 from ops.resize import resize_bilinear
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18)}  # of the atrous convolutions, by output stride: Chen et al. 2017, section 4
@@ -41,8 +43,16 @@ def rates(output_stride: int) -> tuple[int, int, int]:
     return RATES[output_stride]
 
 
+def image_pool(x: Float[Array, "b h w c"], cells: Sizes | None) -> Float[Array, "b 1 1 c"]:
+    """The mean of each map, with `cells` of that part at its top left."""
+    return jnp.mean(x, axis=(1, 2), keepdims=True) if cells is None else mean_of_parts(x, cells, 1, 1)
+
+
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: a 1x1, three atrous 3x3 and the mean of the map, side by side, then a 1x1."""
+    """Atrous spatial pyramid pooling: a 1x1, three atrous 3x3 and the mean of the map, side by side, then a 1x1.
+
+    `cells` [B,2]: the part of each map, at the top left, that the mean is over; None: all of it.
+    """
 
     rates: tuple[int, int, int]
     norm: partial
@@ -51,7 +61,7 @@ class ASPP(nn.Module):
     channels: int = 256
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w {self.channels}"]:
+    def __call__(self, x: Float[Array, "b h w c"], cells: Sizes | None) -> Float[Array, "b h w {self.channels}"]:
         def block(x: Array, kernel: int, dilation: int, names: tuple[str, str]) -> Array:
             init = {"dilation": dilation, "kernel_init": torch_uniform, "dtype": self.dtype}
             x = conv(self.channels, kernel, **init, name=names[0])(x)
@@ -60,7 +70,7 @@ class ASPP(nn.Module):
         parts = [block(x, 1, 1, ("convs.0.0", "convs.0.1"))]
         for index, rate in enumerate(self.rates, start=1):
             parts.append(block(x, 3, rate, (f"convs.{index}.0", f"convs.{index}.1")))
-        mean = block(jnp.mean(x, axis=(1, 2), keepdims=True), 1, 1, ("convs.4.1", "convs.4.2"))
+        mean = block(image_pool(x, cells), 1, 1, ("convs.4.1", "convs.4.2"))
         parts.append(jnp.broadcast_to(mean, parts[0].shape))
         x = block(jnp.concatenate(parts, axis=-1), 1, 1, ("project.0", "project.1"))
         return nn.Dropout(0.5, deterministic=not self.train)(x)
@@ -73,12 +83,14 @@ class DeepLabV3(OnResNet):
     """
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Logits]:
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, train: bool, sizes: Sizes | None = None
+    ) -> dict[str, Logits]:
         norm = partial(self.norm, train=train)
         pyramid = ASPP(rates(self.output_stride), norm, train, self.dtype, name="classifier.0")
 
         def head(maps: Maps) -> Array:
-            x = pyramid(maps["layer4"])
+            x = pyramid(maps["layer4"], self.cells(sizes))
             x = conv(x.shape[-1], 3, dtype=self.dtype, kernel_init=torch_uniform, name="classifier.1")(x)
             x = relu(norm(name="classifier.2")(x))
             return classify(self.num_classes, x.shape[-1], self.dtype, "classifier.4")(x)
@@ -107,7 +119,7 @@ class SeparableConv(nn.Module):
 class SeparableASPPHead(nn.Module):
     """mmsegmentation's DepthwiseSeparableASPPHead: ASPP of layer 4, enlarged and refined beside 48 channels of layer 1.
 
-    low [B,h1,w1,C1], high [B,h,w,C]  ->  logits [B,h1,w1,K].
+    low [B,h1,w1,C1], high [B,h,w,C], cells as ASPP's  ->  logits [B,h1,w1,K].
     """
 
     num_classes: int
@@ -119,10 +131,10 @@ class SeparableASPPHead(nn.Module):
     low_channels: int = 48
 
     @nn.compact
-    def __call__(self, low: Array, high: Array) -> Float[Array, "b h w {self.num_classes}"]:
+    def __call__(self, low: Array, high: Array, cells: Sizes | None) -> Float[Array, "b h w {self.num_classes}"]:
         block = partial(ConvModule, norm=self.norm, dtype=self.dtype)
         separable = partial(SeparableConv, self.channels, self.norm, self.dtype)
-        mean = block(self.channels, 1, name="image_pool.1")(jnp.mean(high, axis=(1, 2), keepdims=True))
+        mean = block(self.channels, 1, name="image_pool.1")(image_pool(high, cells))
         parts = [jnp.broadcast_to(mean, (*high.shape[:3], self.channels))]
         parts.append(block(self.channels, 1, name="aspp_modules.0")(high))
         for index, rate in enumerate(self.rates, start=1):
@@ -147,11 +159,15 @@ class DeepLabV3Plus(OnResNet):
     channels: int = 512
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Logits]:
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, train: bool, sizes: Sizes | None = None
+    ) -> dict[str, Logits]:
         parts = (self.num_classes, partial(self.norm, train=train), train, self.dtype)
         head = SeparableASPPHead(*parts, rates(self.output_stride), self.channels, name="decode_head")
         aux_head = AuxiliaryHead(*parts, name="auxiliary_head")
-        return self.outputs(images, train, lambda maps: head(maps["layer1"], maps["layer4"]), aux_head)
+        return self.outputs(
+            images, train, lambda maps: head(maps["layer1"], maps["layer4"], self.cells(sizes)), aux_head
+        )
 
 
 MODELS = {

@@ -16,14 +16,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from models.layers import Dtype, adaptive_avg_pool
-from models.segmentation import AuxiliaryHead, ConvModule, Logits, OnResNet, conv_seg
-from ops.resize import resize_bilinear
+from models.segmentation import AuxiliaryHead, ConvModule, Logits, OnResNet, Sizes, conv_seg
+from ops.pooling import mean_of_parts
+from ops.resize import resize_bilinear, resize_parts
 
 BINS = (1, 2, 3, 6)
 
 
 class PyramidHead(nn.Module):
-    """Means of the map over 1, 2x2, 3x3 and 6x6 bins, enlarged again, beside it; then a 3x3 and a 1x1 to classes."""
+    """Means of the map over 1, 2x2, 3x3 and 6x6 bins, enlarged again, beside it; then a 3x3 and a 1x1 to classes.
+
+    With `cells` [B,2] the bins divide that part of each map, at the top left, and are enlarged to it.
+    """
 
     num_classes: int
     norm: partial
@@ -32,14 +36,27 @@ class PyramidHead(nn.Module):
     channels: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w {self.num_classes}"]:
+    def __call__(self, x: Float[Array, "b h w c"], cells: Sizes | None) -> Float[Array, "b h w {self.num_classes}"]:
         block = partial(ConvModule, self.channels, norm=self.norm, dtype=self.dtype)
         parts = [x]
         for index, bins in enumerate(BINS):
-            mean = block(1, name=f"psp_modules.{index}.1")(adaptive_avg_pool(x, bins, bins))
-            parts.append(resize_bilinear(mean, *x.shape[1:3]))
+            mean = block(1, name=f"psp_modules.{index}.1")(_pooled(x, bins, cells))
+            parts.append(_enlarged(mean, cells, *x.shape[1:3]))
         x = block(3, name="bottleneck")(jnp.concatenate(parts, axis=-1))
         return conv_seg(self.num_classes, self.train, self.dtype)(x)
+
+
+def _pooled(x: Float[Array, "b h w c"], bins: int, cells: Sizes | None) -> Float[Array, "b {bins} {bins} c"]:
+    return adaptive_avg_pool(x, bins, bins) if cells is None else mean_of_parts(x, cells, bins, bins)
+
+
+def _enlarged(
+    means: Float[Array, "b n n c"], cells: Sizes | None, height: int, width: int
+) -> Float[Array, "b {height} {width} c"]:
+    """The bins, bilinear over the whole map or over the part of `cells`, with its border repeated beyond it."""
+    if cells is None:
+        return resize_bilinear(means, height, width)
+    return resize_parts(means, jnp.full_like(cells, means.shape[1]), cells, height, width)
 
 
 class PSPNet(OnResNet):
@@ -54,11 +71,13 @@ class PSPNet(OnResNet):
     channels: int = 512
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Logits]:
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, train: bool, sizes: Sizes | None = None
+    ) -> dict[str, Logits]:
         parts = (self.num_classes, partial(self.norm, train=train), train, self.dtype)
         head = PyramidHead(*parts, self.channels, name="decode_head")
         aux_head = AuxiliaryHead(*parts, name="auxiliary_head")
-        return self.outputs(images, train, lambda maps: head(maps["layer4"]), aux_head)
+        return self.outputs(images, train, lambda maps: head(maps["layer4"], self.cells(sizes)), aux_head)
 
 
 MODELS = {

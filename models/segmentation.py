@@ -3,6 +3,9 @@
     {"out": logits float32 [B,H,W,K] at the size of the images, "aux": the same of an auxiliary head, where it has one}
 
 as torchvision's do; tasks/segmentation.py trains and judges them.
+
+A model that takes a mean over the whole map also takes `sizes` [B,2], the height and width of what of each canvas is
+image, at the top left, and leaves the rest out of the mean. Without `sizes` the whole canvas is image.
 """
 
 from collections.abc import Callable
@@ -10,7 +13,7 @@ from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from errors import check_choice
 from models import resnet
@@ -19,6 +22,7 @@ from ops.resize import resize_bilinear
 
 Logits = Float[Array, "b h w k"]
 Maps = dict[str, Float[Array, "b _h _w _c"]]
+Sizes = Int[Array, "b 2"]
 
 BOTTLENECKS = tuple(name for name in resnet.MODELS if name not in ("resnet18", "resnet34"))
 
@@ -44,6 +48,10 @@ class OnResNet(nn.Module):
     output_stride: int = 8
     stride_in_1x1: bool = False
     deep_stem: bool = False
+
+    def cells(self, sizes: Sizes | None) -> Sizes | None:
+        """The part of layer 4's map that shows images of `sizes`: every halving rounds up."""
+        return None if sizes is None else -(-sizes // self.output_stride)
 
     def outputs(
         self,

@@ -123,7 +123,9 @@ def main(argv: list[str]) -> None:
     }
     if _JSON.value:
         about = {"model": config.model.name, "classes": classes, "size": size, **totals}
-        print(json.dumps({**about, "layers": [dataclasses.asdict(layer) for layer in found]}, indent=2))
+        print(
+            json.dumps({**about, "layers": [dataclasses.asdict(layer) for layer in found]}, indent=2, allow_nan=False)
+        )
     else:
         print(table(found, **totals))
         print(

@@ -5,16 +5,18 @@ gradient is the transposed product: no scattering. On CPU, where nearly all of t
 numbers are looked up.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from ops.platform import on_cpu
 
 SCOPE = "bilinear"  # its products are marked with this name: models/cost.py leaves them out, as torchvision does
+STRIP = 2**24  # numbers, 64 MiB of float32, that are resized at a time where only their highest is wanted
 
 
 def resize_bilinear(x: Float[Array, "b h w c"], height: int, width: int) -> Float[Array, "b {height} {width} c"]:
@@ -38,6 +40,35 @@ def resize_parts(
         for axis, count in enumerate((height, width))
     )
     return jax.vmap(_resize)(x, rows, columns)
+
+
+def argmax_of_parts(
+    x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"], to: Int[Array, "b 2"], height: int, width: int
+) -> UInt8[Array, "b {height} {width}"]:
+    """The channel, one of at most 256, of the highest number of each pixel of `resize_parts`: of equal ones the first.
+
+    An example at a time and a strip of rows at a time, so that never more than about STRIP resized numbers exist.
+    """
+    rows = max(1, min(height, STRIP // (width * x.shape[-1])))
+    strips = -(-height // rows)
+
+    def example(parts: tuple[Array, Array, Array]) -> Array:
+        x, size, to = parts
+        down, across = (_places(size[axis], to[axis], count) for axis, count in enumerate((strips * rows, width)))
+
+        def strip(down: Array) -> Array:
+            return jnp.argmax(_resize(x, down, across), axis=-1).astype(jnp.uint8)
+
+        return _each(strip, down.reshape(strips, rows)).reshape(-1, width)[:height]
+
+    return _each(example, (x, sizes.astype(jnp.float32), to.astype(jnp.float32)))
+
+
+def _each(function: Callable, parts: Any) -> Any:
+    """lax.map; without a loop where there is one part."""
+    if len(jax.tree.leaves(parts)[0]) > 1:
+        return jax.lax.map(function, parts)
+    return jax.tree.map(lambda x: x[None], function(jax.tree.map(lambda x: x[0], parts)))
 
 
 def _places(size: Any, to: Any, count: int, xp: Any = jnp) -> Float[Array, "{count}"]:

@@ -99,18 +99,6 @@ def lovasz_softmax(logits: Logits, labels: Labels) -> Float[Array, ""]:
     return _ratio(jnp.sum(jnp.where(present, each, 0)), jnp.sum(present))
 
 
-def confusion(predicted: Int[Array, "b h w"], labels: Int[Array, "b h w"], classes: int) -> Int[Array, "b k k"]:
-    """Of each picture how many pixels of a true class (row) were predicted as a class (column), but those ignored.
-
-    A product of matrices of 0 and 1, whose float32 sums are whole up to 2^24 = 16,777,216 pixels of one pair of classes
-    in a picture.
-    """
-    shape = (len(labels), -1)
-    true = jax.nn.one_hot(labels.reshape(shape), classes)  # of what is no class: zeros
-    found = jax.nn.one_hot(predicted.reshape(shape), classes)
-    return jnp.einsum("bnt,bnp->btp", true, found).astype(jnp.int32)
-
-
 def _share(labels: Labels, class_weights: Array | None, logits: Logits) -> Float[Array, "*shape"]:
     """What a pixel weighs: 0 where it is ignored."""
     dtype = _full_precision(logits).dtype

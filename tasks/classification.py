@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 import augment as augmentation
@@ -20,6 +20,7 @@ HIGHER_IS_BETTER = ("top1", "top5")
 MIN_CLASSES = 2
 VIEWS = ("center", "flip", "ten_crop")
 CALIBRATION_BINS = 15  # Guo et al. 2017, section 4
+WHOLE_MATRIX = 1000  # classes up to which a confusion matrix is written whole
 
 Batch = dict[str, Array]
 Metrics = dict[str, Any]
@@ -140,7 +141,7 @@ def predict(model: nn.Module, logits: Float[Array, "b k"], batch: Batch) -> dict
 
 def init_metrics(source: Source) -> Metrics:
     bins = np.zeros((CALIBRATION_BINS, 3))  # a bin of confidence: examples, of them correct, sum of confidences
-    return {"loss": 0.0, "top5": 0, "confusion": np.zeros((len(source.classes),) * 2, np.int64), "bins": bins}
+    return {"classes": len(source.classes), "loss": 0.0, "top5": 0, "pairs": (), "bins": bins}
 
 
 def update_metrics(metrics: Metrics, predictions: dict[str, np.ndarray]) -> Metrics:
@@ -148,13 +149,14 @@ def update_metrics(metrics: Metrics, predictions: dict[str, np.ndarray]) -> Metr
     confidence = predictions["confidence"].astype(np.float64)
     correct = predictions["rank"] == 0
     index = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
-    bins, confusion = metrics["bins"].copy(), metrics["confusion"].copy()
+    bins = metrics["bins"].copy()
     np.add.at(bins, index, np.stack([np.ones_like(confidence), correct, confidence], axis=-1))
-    np.add.at(confusion, (predictions["label"], predictions["class"]), 1)
-    return {
+    # A matrix of K x K would mostly be zeros where there are many classes.
+    pairs = predictions["label"].astype(np.int64) * metrics["classes"] + predictions["class"]
+    return metrics | {
         "loss": metrics["loss"] + float(np.sum(predictions["loss"], dtype=np.float64)),
         "top5": metrics["top5"] + int(np.sum(predictions["rank"] < 5)),
-        "confusion": confusion,
+        "pairs": (*metrics["pairs"], pairs),
         "bins": bins,
     }
 
@@ -162,25 +164,40 @@ def update_metrics(metrics: Metrics, predictions: dict[str, np.ndarray]) -> Metr
 def summarise(metrics: Metrics) -> dict[str, Any]:
     """Shares of the examples in 0..1. The confusion matrix's rows are true classes, its columns predicted ones.
 
+    With more than WHOLE_MATRIX classes "confusion" lists the cells that are not 0: [true, predicted, examples].
+
     calibration_error is the expected calibration error: |accuracy - confidence| of each of 15 equal bins of
     confidence, weighted by its share of the examples (Guo et al. 2017, equation 5).
     """
-    confusion, bins = metrics["confusion"], metrics["bins"]
-    examples = int(confusion.sum())
+    classes, bins = metrics["classes"], metrics["bins"]
+    pairs = np.concatenate(metrics["pairs"])
+    examples = len(pairs)
+    true, predicted = np.divmod(pairs, classes)
     return {
-        "top1": int(np.trace(confusion)) / examples,
+        "top1": int(np.sum(true == predicted)) / examples,
         "top5": metrics["top5"] / examples,
         "loss": metrics["loss"] / examples,
         "calibration_error": float(np.abs(bins[:, 1] - bins[:, 2]).sum()) / examples,
         "examples": examples,
-        "confusion": confusion.tolist(),
+        "confusion": _confusion(pairs, classes),
     }
+
+
+def _confusion(pairs: Int[np.ndarray, "n"], classes: int) -> list[list[int]]:
+    if classes <= WHOLE_MATRIX:
+        return np.bincount(pairs, minlength=classes**2).reshape(classes, classes).tolist()
+    cells, counts = np.unique(pairs, return_counts=True)
+    return np.stack([*np.divmod(cells, classes), counts], axis=-1).tolist()
 
 
 def table(summary: dict[str, Any]) -> dict[str, float]:
     return {name: summary[name] for name in HEADLINE}
 
 
-def describe(predictions: dict[str, np.ndarray], row: int, classes: Sequence[str]) -> list[dict[str, Any]]:
+def describe(predictions: dict[str, np.ndarray], row: int, classes: Sequence[str]) -> dict[str, Any]:
     confidence = round(float(predictions["confidence"][row]), 4)
-    return [{"class": classes[predictions["class"][row]], "confidence": confidence}]
+    return {"class": classes[predictions["class"][row]], "confidence": confidence}
+
+
+def lines(described: dict[str, Any], threshold: float, most: int) -> list[tuple[Any, ...]]:
+    return [(described["class"], described["confidence"])]

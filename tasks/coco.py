@@ -1,13 +1,12 @@
 """COCO's average precision and recall, of what tasks/detections.py gathers.
 
 The rules are pycocotools': crowds neither count nor cost, truths and misses outside an area range are left out, the 100
-detections of highest score of a class in a picture count. faster-coco-eval applies them in C++;
+detections of highest score of a class in a picture count. A difficult object, which COCO does not know, is ignored as
+a crowd is: it need not be found, and detections of it are left out. faster-coco-eval applies the rules in C++;
 tests/tasks/test_coco_ap.py compares it with pycocotools.
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,16 +24,18 @@ def summarise(metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
     """COCO's twelve numbers, in its order, and `per_class`, the AP of each class: in 0..1, -1 where there is no truth.
 
     ap: mean over IoU 0.50, 0.55, ..., 0.95, over classes and over 101 recalls of the precision; ar: of the highest
-    recall with 1, 10 or 100 detections a picture and class. Small is under 32^2 square pixels, large from 96^2.
+    recall with 1, 10 or 100 detections a picture and class. Small is up to 32^2 square pixels, medium from there to
+    96^2, large from there to 1e10; an object on a limit belongs to both ranges.
     """
     pictures, found, true = columns(metrics)
     dataset = {
         "images": [{"id": picture} for picture in pictures.tolist()],
         "categories": [{"id": index, "name": name} for index, name in enumerate(classes)],
     }
-    truth = _annotations(true, area=true["area"], iscrowd=true["crowd"].astype(int))
+    ignored = true["crowd"] | true["difficult"]
+    truth = _annotations(true, area=true["area"], iscrowd=ignored.astype(int), crowd=true["crowd"].astype(int))
     detections = _annotations(found, area=areas(found["box"]), score=found["score"])
-    run = COCOeval_faster(
+    run = _Evaluation(
         COCO(dataset | {"annotations": truth}), COCO(dataset | {"annotations": detections}), iouType="bbox"
     )
     run.run()
@@ -45,16 +46,38 @@ def summarise(metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def write_results(path: Path, metrics: Metrics, category_ids: Sequence[int], picture_ids: Sequence[int | str]) -> None:
-    """What was found, as COCO's evaluation server wants it: `category_ids` of the classes, `picture_ids` of the ids."""
+class _Evaluation(COCOeval_faster):
+    """Its truths have `iscrowd`, 1 for all that are ignored, and `crowd`, 1 for crowds only."""
+
+    def computeIoU(self, imgId: int, catId: int) -> Any:
+        """[detections, truths]: the intersection over the union, or with a crowd over the detection's area."""
+        truths = self.gt_dataset.get_instances([imgId], [catId], True)[0][0]  # the records themselves, not copies
+        ignored = [truth["iscrowd"] for truth in truths]
+        for truth in truths:
+            truth["iscrowd"] = truth["crowd"]
+        overlaps = super().computeIoU(imgId, catId)
+        for truth, value in zip(truths, ignored, strict=True):
+            truth["iscrowd"] = value
+        return overlaps
+
+
+def results(
+    metrics: Metrics, category_ids: Sequence[int | str | None], picture_ids: Sequence[int | str]
+) -> list[dict[str, Any]]:
+    """All that was found, as COCO's evaluation server wants it.
+
+    `category_ids` and `picture_ids` are the dataset's own ids of classes and images. They stay as they are, whatever
+    their size or kind. A class whose id is None is none of the data's: nothing can be judged by it, and what was found
+    of it is left out.
+    """
     _, found, _ = columns(metrics)
     rows = zip(*(found[name].tolist() for name in ("picture", "class", "score")), _xywh(found["box"]), strict=True)
-    pictures = np.asarray(picture_ids).tolist()
-    results = [
+    pictures = picture_ids.tolist() if isinstance(picture_ids, np.ndarray) else picture_ids
+    return [
         {"image_id": pictures[picture], "category_id": category_ids[kind], "bbox": box, "score": score}
         for picture, kind, score, box in rows
+        if category_ids[kind] is not None
     ]
-    path.write_text(json.dumps(results))
 
 
 def _annotations(rows: Columns, **more: np.ndarray) -> list[dict[str, Any]]:

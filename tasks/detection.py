@@ -27,7 +27,6 @@ HEADLINE = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 HIGHER_IS_BETTER = ("ap", "ap50", "ap75")
 MIN_CLASSES = 1
 VIEWS = ("center",)
-SHOWN = 0.5  # the score of a detection that is worth a person's notice
 
 Batch = dict[str, Array]
 Metrics = dict[str, Any]
@@ -167,16 +166,37 @@ def summarise(metrics: Metrics) -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> dict[str, float]:
-    """COCO's twelve numbers and VOC's two, then the AP of each class."""
+    """COCO's twelve numbers and VOC's two, then the AP of each class; without those for which there is nothing to find.
+
+    Numbers that average over classes and sizes without objects would be -1. The AP itself is always there.
+    """
     names = (*coco.NAMES, "voc10_ap50", "voc07_ap50")
-    return {name: summary[name] for name in names} | {f"ap, {k}": value for k, value in summary["per_class"].items()}
+    rows = {name: summary[name] for name in names} | {f"ap, {k}": value for k, value in summary["per_class"].items()}
+    return {name: value for name, value in rows.items() if value >= 0 or name == "ap"}
 
 
-def describe(predictions: dict[str, np.ndarray], row: int, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The detections that score at least SHOWN, best first; box is x0, y0, x1, y1 in pixels of the picture."""
-    found = zip(*(predictions[name][row] for name in ("classes", "scores", "boxes")), strict=True)
-    return [
-        {"class": classes[number], "score": round(float(score), 4), "box": np.round(box, 1).tolist()}
-        for number, score, box in found
-        if number >= 0 and score >= SHOWN
-    ]
+def describe(predictions: dict[str, np.ndarray], row: int, classes: Sequence[str]) -> dict[str, Any]:
+    """All detections that evaluation counts, best first; box is x0, y0, x1, y1 in pixels of the image as decoded."""
+    numbers, scores, boxes = (predictions[name][row] for name in ("classes", "scores", "boxes"))
+    order = [index for index in np.argsort(-scores, kind="stable") if numbers[index] >= 0]
+    return {
+        "detections": [
+            {
+                "class": classes[numbers[index]],
+                "score": round(float(scores[index]), 4),
+                "box": np.round(boxes[index].astype(float), 1).tolist(),
+            }
+            for index in order
+        ]
+    }
+
+
+def shown(detections: list[dict[str, Any]], threshold: float, most: int) -> list[dict[str, Any]]:
+    """What a person is shown of `describe`'s detections: at most `most`, of those that score `threshold` or more."""
+    return [each for each in detections if each["score"] >= threshold][:most]
+
+
+def lines(described: dict[str, Any], threshold: float, most: int) -> list[tuple[Any, ...]]:
+    """Class, score and box of each detection that is `shown`, or that there is none."""
+    found = shown(described["detections"], threshold, most)
+    return [(each["class"], each["score"], each["box"]) for each in found] or [("no detections",)]

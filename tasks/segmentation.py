@@ -1,17 +1,20 @@
 """A class a pixel: losses over pixels to train; IoU, accuracy, Dice and boundary F1 to evaluate.
 
 Evaluation is at the size of the masks as they are stored: logits are resized to it on the device (bilinear), and the
-class of the highest is counted, in integers, once a pixel. Pixels of class 255 count for nothing.
+class of the highest is counted on the host, in integers, once a pixel. Pixels of class 255 count for nothing.
 """
 
+import inspect
+import itertools
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 import augment as augmentation
@@ -19,7 +22,7 @@ from augment.colour import additive_distortion
 from data.sources import Source
 from errors import UserError
 from ops import segmentation as ops
-from ops.resize import resize_bilinear, resize_parts
+from ops.resize import argmax_of_parts, resize_bilinear
 from tasks import boundaries
 
 HEADLINE = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice")
@@ -92,7 +95,10 @@ def normalise(batch: Batch, config: ConfigDict, around: Float[Array, "3"] | floa
 
 
 def inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
-    return {}
+    """A model that pools over the whole map reads what of each canvas is image: models/segmentation.py's sizes."""
+    if "sizes" not in inspect.signature(type(model).__call__).parameters:
+        return {}
+    return {"sizes": jnp.asarray(batch["size"])}
 
 
 def misfit(model: nn.Module, outputs: Any, classes: int) -> str:
@@ -145,50 +151,77 @@ def _loss(
 
 
 def infer(
-    apply: Callable[[Array], dict[str, Array]], images: Float[Array, "b h w 3"], data: ConfigDict, views: str
+    apply: Callable[[Array, Array], dict[str, Array]],
+    images: Float[Array, "b h w 3"],
+    sizes: Int[Array, "b 2"],
+    data: ConfigDict,
+    views: str,
 ) -> dict[str, Float[Array, "b h w k"]]:
     """{"out": logits at the images' size}, of the whole images or by config.data.window, from `views` of them.
 
-    flip: they and their mirror images. scales: they at config.data.view_scales of their size. With several views the
-    result is the logarithm of the mean of their softmax probabilities.
+    apply(images, sizes) are the network's outputs; of each canvas `sizes` are image, at the top left. flip: they and
+    their mirror images. scales: they at config.data.view_scales of their size. With several views the result is the
+    logarithm of the mean of their softmax probabilities. Views and windows of one size run one after the other, so that
+    a program holds the network once for each scale, and logits of two views at most.
     """
 
-    def logits(images: Array) -> Array:
-        return _by_window(apply, images, tuple(data.window)) if data.window else apply(images)["out"]
+    def logits(images: Array, sizes: Array) -> Array:
+        return _by_window(apply, images, sizes, tuple(data.window)) if data.window else apply(images, sizes)["out"]
 
     if views == "center":
-        return {"out": logits(images)}
-    size, found = images.shape[1:3], []
+        return {"out": logits(images, sizes)}
+    canvas, found = images.shape[1:3], []
     for scale in data.view_scales if views.startswith("scales") else (1.0,):
-        scaled = resize_bilinear(images, *(max(1, round(side * scale)) for side in size))
-        found.append(resize_bilinear(logits(scaled), *size))
+        scaled_canvas = tuple(max(1, round(side * scale)) for side in canvas)
+        x = resize_bilinear(images, *scaled_canvas)
+        scaled = -(-sizes * jnp.array(scaled_canvas) // jnp.array(canvas))
         if views.endswith("flip"):
-            found.append(resize_bilinear(logits(scaled[:, :, ::-1])[:, :, ::-1], *size))
-    return {"out": combine(jnp.stack(found))}
+            pair = jax.lax.map(lambda x: logits(x, scaled), jnp.stack([x, mirrored(x, scaled)]))  # noqa: B023
+            each = [pair[0], mirrored(pair[1], scaled)]
+        else:
+            each = [logits(x, scaled)]
+        found += [jax.nn.log_softmax(resize_bilinear(x, *canvas)) for x in each]
+    return {"out": reduce(jnp.logaddexp, found) - jnp.log(len(found))}
 
 
-def combine(logits: Float[Array, "v b h w k"]) -> Float[Array, "b h w k"]:
-    """The mean of the views' softmax probabilities, as its logarithm."""
-    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(len(logits))
+def mirrored(x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"]) -> Float[Array, "b h w c"]:
+    """The part of `sizes` at the top left of each map mirrored where it is, left to right; the rest as it was."""
+    columns, width = jnp.arange(x.shape[2]), sizes[:, 1:]
+    columns = jnp.where(columns < width, width - 1 - columns, columns)
+    return jnp.take_along_axis(x, columns[:, None, :, None], axis=2)
 
 
-def _by_window(apply: Callable, images: Float[Array, "b h w 3"], window: tuple[int, int]) -> Float[Array, "b h w k"]:
+def _by_window(
+    apply: Callable, images: Float[Array, "b h w 3"], sizes: Int[Array, "b 2"], window: tuple[int, int]
+) -> Float[Array, "b h w k"]:
     """Windows side by side, each two thirds on from the one before, the last ones at the end: the mean of their logits.
 
-    Source: mmsegmentation's slide_inference.
+    They run one after the other, in a loop, so that the program holds the network once: written out it would hold 124
+    of it for Cityscapes's windows, scales and mirror images. On CPU too, where convolutions as large as a window's use
+    all threads within a loop. Source: mmsegmentation's slide_inference.
     """
-    window = tuple(min(side, length) for side, length in zip(window, images.shape[1:3], strict=True))
-    starts = [window_starts(length, side) for side, length in zip(window, images.shape[1:3], strict=True)]
-    total, count = None, np.zeros(images.shape[1:3], np.float32)
-    for top in starts[0]:
-        for left in starts[1]:
-            part = (slice(top, top + window[0]), slice(left, left + window[1]))
-            logits = apply(images[:, *part])["out"]
-            if total is None:
-                total = jnp.zeros((*images.shape[:3], logits.shape[-1]), logits.dtype)
-            total = total.at[:, *part].add(logits)
-            count[part] += 1
-    return total / count[:, :, None]
+    canvas = images.shape[1:3]
+    window = tuple(min(side, length) for side, length in zip(window, canvas, strict=True))
+    starts = list(itertools.product(*(window_starts(*each) for each in zip(canvas, window, strict=True))))
+    if len(starts) == 1:
+        return apply(images, sizes)["out"]
+    count = np.zeros((*canvas, 1), np.float32)
+    for top, left in starts:
+        count[top : top + window[0], left : left + window[1]] += 1
+
+    def logits(corner: Int[Array, "2"]) -> Array:
+        part = jax.lax.dynamic_slice(images, (0, *corner, 0), (len(images), *window, images.shape[3]))
+        return apply(part, jnp.clip(sizes - corner, 1, jnp.array(window)))["out"]
+
+    def add(total: Array, corner: Int[Array, "2"]) -> tuple[Array, None]:
+        found, where = logits(corner), (0, *corner, 0)
+        before = jax.lax.dynamic_slice(total, where, found.shape)
+        return jax.lax.dynamic_update_slice(total, before + found, where), None
+
+    corners = jnp.array(starts)
+    like = jax.eval_shape(logits, corners[0])
+    total, _ = jax.lax.scan(add, jnp.zeros((*images.shape[:3], like.shape[-1]), like.dtype), corners)
+    return total / count
 
 
 def window_starts(length: int, side: int) -> list[int]:
@@ -199,27 +232,24 @@ def window_starts(length: int, side: int) -> list[int]:
 
 
 def predict(model: nn.Module, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
-    """Of each example the class of every pixel of its picture as decoded, and how it fared.
+    """Of each example the class of every pixel of its image as decoded, beside the true ones.
 
-    classes uint8 [B,H,W] and true uint8 [B,H,W] at the top left of canvases as large as the largest picture, 255 beyond
-    (true also where ignored); confusion int32 [B,K,K], pixels of a true class (row) by predicted class (column);
-    original_size [B,2]; id [B].
+    classes uint8 [B,H,W] and true uint8 [B,H,W] at the top left of canvases as large as the largest image, 255 beyond
+    (true also where ignored); original_size [B,2]; id [B].
     """
-    logits, labels, to = outputs["out"], batch["segmentation"].astype(jnp.int32), batch["original_size"]
+    logits, true, to = outputs["out"], batch["segmentation"].astype(jnp.uint8), batch["original_size"]
 
     def resized() -> Array:
-        return resize_parts(logits, batch["size"], to, *labels.shape[1:])
+        return argmax_of_parts(logits, batch["size"], to, *true.shape[1:])
 
-    if labels.shape == logits.shape[:3]:  # nothing may have been resized
-        logits = jax.lax.cond(jnp.all(batch["size"] == to), lambda: logits, resized)
+    if true.shape == logits.shape[:3]:  # nothing may have been resized
+        whole = jnp.all(batch["size"] == to)
+        classes = jax.lax.cond(whole, lambda: jnp.argmax(logits, axis=-1).astype(jnp.uint8), resized)
     else:
-        logits = resized()
-    classes = jnp.argmax(logits, axis=-1)
-    inside = _inside(labels.shape[1:], to)
+        classes = resized()
     return {
-        "classes": jnp.where(inside, classes, ops.IGNORE).astype(jnp.uint8),
-        "true": labels.astype(jnp.uint8),
-        "confusion": ops.confusion(classes, labels, logits.shape[-1]),
+        "classes": jnp.where(_inside(true.shape[1:], to), classes, jnp.uint8(ops.IGNORE)),
+        "true": true,
         "original_size": to,
         "id": batch["id"],
     }
@@ -237,16 +267,28 @@ def init_metrics(source: Source) -> Metrics:
 
 def update_metrics(metrics: Metrics, predictions: dict[str, np.ndarray]) -> Metrics:
     """Adds a batch of `predict`'s arrays, of valid examples only."""
-    boundary = metrics["boundary"].copy()
+    count = len(metrics["classes"])
+    confusion, boundary = metrics["confusion"].copy(), metrics["boundary"].copy()
     for found, true, (height, width) in zip(
         *(predictions[name] for name in ("classes", "true", "original_size")), strict=True
     ):
-        boundary += boundaries.f1(found[:height, :width], true[:height, :width], len(metrics["classes"]))
+        found, true = found[:height, :width], true[:height, :width]
+        confusion += confusion_of(found, true, count)
+        boundary += boundaries.f1(found, true, count)
     return metrics | {
-        "confusion": metrics["confusion"] + predictions["confusion"].sum(axis=0, dtype=np.int64),
+        "confusion": confusion,
         "boundary": boundary,
         "examples": metrics["examples"] + len(predictions["id"]),
     }
+
+
+def confusion_of(
+    found: UInt8[np.ndarray, "h w"], true: UInt8[np.ndarray, "h w"], classes: int
+) -> Int[np.ndarray, "k k"]:
+    """How many pixels of a true class (row) were found to be of a class (column), but those ignored."""
+    counted = true != ops.IGNORE
+    pairs = true[counted] * np.intp(classes) + found[counted]
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def summarise(metrics: Metrics) -> dict[str, Any]:
@@ -294,11 +336,15 @@ def table(summary: dict[str, Any]) -> dict[str, float]:
     return {name: summary[name] for name in (*HEADLINE, "boundary_f1")} | classes
 
 
-def describe(predictions: dict[str, np.ndarray], row: int, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The classes found, each with its share of the picture, largest first."""
+def describe(predictions: dict[str, np.ndarray], row: int, classes: Sequence[str]) -> dict[str, Any]:
+    """The classes found, each with its share of the image, largest first."""
     shares = np.bincount(mask(predictions, row).ravel(), minlength=len(classes)) / mask(predictions, row).size
     order = [index for index in np.argsort(-shares, kind="stable").tolist() if shares[index] > 0]
-    return [{"class": classes[index], "share": round(float(shares[index]), 4)} for index in order]
+    return {"classes": [{"class": classes[index], "share": round(float(shares[index]), 4)} for index in order]}
+
+
+def lines(described: dict[str, Any], threshold: float, most: int) -> list[tuple[Any, ...]]:
+    return [(each["class"], each["share"]) for each in described["classes"]]
 
 
 def mask(predictions: dict[str, np.ndarray], row: int) -> np.ndarray:

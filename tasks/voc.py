@@ -4,7 +4,7 @@ Boxes here are edges. The devkit names the first and last column and row of pixe
 differences; so its xmin, ymin, xmax, ymax are x0 + 1, y0 + 1, x1, y1, and its overlaps those of the edges.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,18 +19,23 @@ def summarise(metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
 
     Both are means over the classes that have truths; per_class and per_class_07 hold -1 for the others. Each detection
     belongs to the truth of its class that it overlaps most, if with an IoU of at least 0.5: the best of them is right,
-    the others are wrong, and all of them are left out where that truth is difficult. Recalls are compared as fractions
-    of whole numbers. Source: Everingham et al. 2010, "The Pascal visual object classes challenge", section 4.2;
-    VOCdevkit, VOCevaldet.m.
+    the others are wrong, and all of them are left out where that truth is difficult. A crowd, which VOC does not know,
+    is no truth: a detection that belongs to none, and lies by at least half in a crowd of its class, is left out, as
+    COCO's rules have it. Recalls are compared as fractions of whole numbers.
+
+    Source: Everingham et al. 2010, "The Pascal visual object classes challenge", section 4.2; VOCdevkit, VOCevaldet.m.
     """
     pictures, found, true = columns(metrics)
     order = np.argsort(-found["score"], kind="stable")
     found = {name: column[order] for name, column in found.items()}
-    owner = _owners(found, true)
+    crowds = {name: column[true["crowd"]] for name, column in true.items()}
+    true = {name: column[~true["crowd"]] for name, column in true.items()}
+    owner = _owners(found, true, _iou)
     first = np.zeros(len(owner), bool)
     first[np.unique(owner, return_index=True)[1]] = True
     right = first & (owner >= 0)
-    counts = (owner < 0) | ~np.append(true["difficult"], False)[owner]
+    wrong = (owner < 0) & (_owners(found, crowds, _share_within) < 0)
+    counts = wrong | ((owner >= 0) & ~np.append(true["difficult"], False)[owner])
     area, eleven = {}, {}
     for index, name in enumerate(classes):
         truths = int(np.sum((true["class"] == index) & ~true["difficult"]))
@@ -46,13 +51,13 @@ def summarise(metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _owners(found: Columns, true: Columns) -> np.ndarray:
-    """The row of the truth to which each detection belongs, or -1."""
+def _owners(found: Columns, true: Columns, overlap_of: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """The row of the truth of its class that each detection overlaps most, if by MIN_IOU or more, else -1."""
     owner = np.full(len(found["score"]), -1)
     for rows, truths in _pairs(found["picture"], true["picture"]):
-        iou = _iou(found["box"][rows], true["box"][truths])
-        iou[found["class"][rows, None] != true["class"][truths]] = 0
-        owner[rows] = np.where(iou.max(axis=1) >= MIN_IOU, truths[iou.argmax(axis=1)], -1)
+        overlap = overlap_of(found["box"][rows], true["box"][truths])
+        overlap[found["class"][rows, None] != true["class"][truths]] = 0
+        owner[rows] = np.where(overlap.max(axis=1) >= MIN_IOU, truths[overlap.argmax(axis=1)], -1)
     return owner
 
 
@@ -68,10 +73,20 @@ def _pairs(a: np.ndarray, b: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    side = np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])
-    overlap = np.prod(np.maximum(side, 0), axis=-1)
+    overlap = _intersection(a, b)
     union = areas(a)[:, None] + areas(b) - overlap
     return overlap / np.where(union > 0, union, 1)
+
+
+def _share_within(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The share of the area of each box of `a` that lies within each of `b`."""
+    area = areas(a)[:, None]
+    return _intersection(a, b) / np.where(area > 0, area, 1)
+
+
+def _intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    side = np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])
+    return np.prod(np.maximum(side, 0), axis=-1)
 
 
 def _area(hits: np.ndarray, truths: int) -> float:

@@ -7,7 +7,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from data.image import EXIF_ORIENTATION, Odd
+from data.image import Odd
+from data.orientation import EXIF_ORIENTATION
 
 
 def encode(picture, format="JPEG", **options) -> bytes:
@@ -72,6 +73,8 @@ def usable() -> dict[str, tuple[bytes, Odd]]:
     grey, alpha = rgb.convert("L"), rgb.convert("RGBA")
     alpha.putalpha(grey)
     deep = np.asarray(grey).astype(np.uint16) * 256 + 77
+    gap = deep.astype(np.float32)
+    gap[3, 4] = np.nan
     palette = rgb.convert("P", palette=Image.Palette.ADAPTIVE)
     frames = {"save_all": True, "append_images": [Image.fromarray(255 - pixels)]}
     return {
@@ -104,6 +107,8 @@ def usable() -> dict[str, tuple[bytes, Odd]]:
         "deep_grey.png": (encode(Image.fromarray(deep), "PNG"), Odd.DEEP),
         "deep_grey.tif": (encode(Image.fromarray(deep), "TIFF"), Odd.DEEP),
         "deep_colour.png": (png_of_16_bits(pixels.astype(np.uint16) * 256 + 99), Odd.DEEP),
+        "float.tif": (encode(Image.fromarray(deep.astype(np.float32) / 65535), "TIFF"), Odd.DEEP),
+        "gap.tif": (encode(Image.fromarray(gap), "TIFF"), Odd.DEEP | Odd.NOT_FINITE),
         "animated.gif": (encode(palette, "GIF", **frames), Odd.ANIMATED),
         "animated.webp": (encode(pixels, "WEBP", lossless=True, **frames), Odd.ANIMATED),
         "animated.png": (encode(pixels, "PNG", **frames), Odd.ANIMATED),
@@ -117,7 +122,7 @@ def usable() -> dict[str, tuple[bytes, Odd]]:
 def unusable() -> dict[str, tuple[bytes, str]]:
     """What is an error, with the reason that must be given."""
     pixels = photo()
-    encoded, floats = encode(pixels), Image.fromarray(pixels[..., 0].astype(np.float32))
+    encoded = encode(pixels)
     return {
         "empty.jpg": (b"", "empty file"),
         "text.jpg": (b"no picture at all", "cannot identify image file"),
@@ -128,5 +133,4 @@ def unusable() -> dict[str, tuple[bytes, str]]:
         "half.webp": (first(encode(pixels, "WEBP")), "cannot be decoded"),
         "bomb.jpg": (jpeg_that_claims(65_500, 65_500), "a decompression bomb"),
         "bomb.png": (png_that_claims(60_000, 60_000), "decompression bomb"),
-        "float.tif": (encode(floats, "TIFF"), "floating-point pixels"),
     }

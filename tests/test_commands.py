@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,16 @@ def test_train_evaluate_predict_and_digest(tmp_path):
     from data.sources.embedded import CLASSES, Embedded
 
     Image.fromarray(Embedded("val")[0]["image"]).save(tmp_path / "one.png")
+    for name in CLASSES[3:5]:
+        (tmp_path / "later" / name).mkdir(parents=True)
+        shutil.copy(tmp_path / "one.png", tmp_path / "later" / name)
+    later = ("--source", f"folder:{tmp_path / 'later'}", "--split", "train")
+    done = run("eval.py", "--workdir", str(tmp_path / "run"), *later)
+    assert done.returncode == 0, done.stderr
+    assert [sum(row) for row in json.loads((tmp_path / "run" / "eval_train.json").read_text())["confusion"]] == [
+        *(int(name in CLASSES[3:5]) for name in CLASSES)
+    ]
+
     done = run("predict.py", "--workdir", str(tmp_path / "run"), str(tmp_path / "one.png"))
     assert done.returncode == 0, done.stderr
     name, predicted, confidence = done.stdout.strip().split("\t")

@@ -4,10 +4,11 @@ Writing is asynchronous and atomic: a checkpoint exists whole or not at all. The
 """
 
 import errno
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -18,75 +19,110 @@ from orbax.checkpoint import checkpoint_managers
 
 from errors import UserError, did_you_mean
 from training.integrity import check_steps, check_whole
+from training.paths import AnyPath, is_local, write_json
+from training.processes import time_limit
 from training.state import TrainState
+
+METRICS = "metrics/metrics"  # where Orbax keeps a step's metrics
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG)
+# In what JAX, its coordination service and Gloo say where a process is gone, or does not answer.
+LOST = (
+    *("DEADLINE_EXCEEDED", "UNAVAILABLE", "task died", "heartbeat", "Barrier timed out", "barrier"),
+    *("Connection reset", "Connection closed", "Connection refused", "Gloo"),
+)
 
 
 class Checkpoints:
-    """The folder `checkpoints` of a workdir. Close it (or leave its `with`) to finish what is being written."""
+    """The folder `checkpoints` of a workdir. Close it (or leave its `with`) to finish what is being written.
 
-    def __init__(self, workdir: Path, keep: int = 1, best: str = "", writer: bool = False):
-        """`best` names the metric whose highest value, among checkpoints saved with metrics, is the best.
+    A step is saved first and evaluated after: its metrics follow into its folder, as Orbax would have written them.
+    """
+
+    def __init__(self, workdir: AnyPath, keep: int = 1, best: str = "", writer: bool = False):
+        """`best` names the metric whose highest value, among checkpoints that have metrics, is the best.
 
         `writer` is True for the one run that saves here: it clears away what an interrupted run left half written.
         """
-        self.folder = workdir.absolute() / "checkpoints"
+        self.folder = (workdir.absolute() if is_local(workdir) else workdir) / "checkpoints"
         check_steps(self.folder)
-        policy = [checkpoint_managers.LatestN(keep)]
-        if best:
-            # Without metrics a checkpoint is never the best, yet LatestN keeps it while it is new.
-            policy.append(
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics[best], n=1, keep_checkpoints_without_metrics=False
-                )
-            )
-        self._best = best
+        self._best, self._keep = best, keep
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policy),
+                preservation_policy=_Preserved(self),
                 save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),  # when to save is the loop's decision
-                best_fn=(lambda metrics: metrics[best]) if best else None,
-                keep_checkpoints_without_metrics=True,
                 cleanup_tmp_directories=writer,
             ),
         )
+        self._metrics = {step: _read_metrics(self.folder / str(step)) for step in self.steps()}
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *error: Any) -> None:
-        with self._explained():
+        with self._explained(), time_limit("finishing a checkpoint"):
             self._manager.close()
 
-    def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
+    def save(self, step: int, state: TrainState) -> None:
         """Copies the state off the device, then writes in the background; the state may be donated on return.
 
         Raises UserError where this or the previous checkpoint could not be written; those before it are whole.
         """
-        with self._explained():
-            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+        with self._explained(), time_limit("saving a checkpoint"):
+            self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Adds what the evaluation of `step` found to its checkpoint, which is written to its end first.
+
+        Those that are then neither among the newest nor the best are removed. Raises UserError as `save` does.
+        """
+        with self._explained(), time_limit("finishing a checkpoint"):
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                (self.folder / str(step) / "metrics").mkdir(exist_ok=True)
+                write_json(self.folder / str(step) / METRICS, metrics)
+            self._metrics[step] = metrics
+            for other in self.steps():
+                if other not in self.kept(self.steps()):
+                    self._manager.delete(other)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (
-            OSError,
-            ValueError,
-            RuntimeError,
-        ) as error:  # Orbax and TensorStore pass on the disk's in several types
+        except (OSError, ValueError, RuntimeError) as error:  # Orbax and TensorStore pass on the disk's in several
+            text = " ".join(str(error).split())
+            if jax.process_count() > 1 and any(word in text for word in LOST):
+                raise UserError(
+                    f"{self.folder}: a checkpoint was not written, since another process of the run is lost "
+                    f"({text[:200]}); start the same command on all hosts again"
+                ) from error
+            disk = next((reason for reason in map(os.strerror, DISK) if reason in text), "")
+            remedy = "make room, or make the folder writable, and start" if disk else "start"
             raise UserError(
-                f"{self.folder}: a checkpoint could not be written ({_reason(error)}); the earlier ones are whole: "
-                "make room, or make the folder writable, and start the same command again"
+                f"{self.folder}: a checkpoint could not be written ({disk or text[:200]}); the earlier ones are whole: "
+                f"{remedy} the same command again"
             ) from error
 
     def latest(self) -> int | None:
         return self._manager.latest_step()
 
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """What the evaluation of `step` found; None where there was none, or it did not end."""
+        return self._metrics.get(step)
+
     def best(self) -> int | None:
-        """The step with the highest metric, or None where none was saved with metrics."""
-        return self._manager.best_step() if self._best else None
+        """The step with the highest metric, the latest of equals, or None where none was saved with metrics."""
+        return self._best_of(self.steps())
+
+    def kept(self, steps: Sequence[int]) -> set[int]:
+        """Those of the ascending `steps` that are to stay: the newest and the best."""
+        return {*steps[-self._keep :], self._best_of(steps)}
+
+    def _best_of(self, steps: Sequence[int]) -> int | None:
+        scores = {step: found[self._best] for step in steps if (found := self._metrics.get(step)) and self._best}
+        return max(scores, key=lambda step: (scores[step], step), default=None)
 
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
@@ -115,16 +151,20 @@ class Checkpoints:
             return reader.restore(self.folder / str(step) / "default", restore_args=target)
 
 
-def has_steps(workdir: Path) -> bool:
-    """Whether a run in `workdir` would go on from a checkpoint."""
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+@dataclass(frozen=True)
+class _Preserved(checkpoint_managers.PreservationPolicy):
+    """Orbax removes the others once the step being saved is whole."""
+
+    checkpoints: Checkpoints
+
+    def should_preserve(self, found: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [each.step for each in found]
+        return [step in self.checkpoints.kept(steps) for step in steps]
 
 
-def _reason(error: BaseException) -> str:
-    """The system's own words, such as "No space left on device", out of a library's long message."""
-    text = " ".join(str(error).split())
-    known = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG)]
-    return next((reason for reason in known if reason in text), text[:200])
+def _read_metrics(step: AnyPath) -> dict[str, float] | None:
+    path = step / METRICS
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def choose(checkpoints: Checkpoints, which: str) -> int:
@@ -151,7 +191,7 @@ def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def check_same(saved: dict[str, tuple], wanted: dict[str, tuple], where: Path) -> None:
+def check_same(saved: dict[str, tuple], wanted: dict[str, tuple], where: AnyPath) -> None:
     """Raises UserError naming the first array that the checkpoint at `where` and the model do not have alike."""
     for path in sorted(saved.keys() | wanted.keys()):
         if saved.get(path) != wanted.get(path):

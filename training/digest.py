@@ -6,15 +6,12 @@ SHA-256 over path, type, shape and bytes of every parameter and running statisti
 """
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 import cli
 from errors import UserError
-
-_STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best or a step.")
 
 
 def digest(state: dict[str, Any]) -> str:
@@ -36,12 +33,14 @@ def main(argv: list[str]) -> None:
         raise UserError("give one workdir")
     from training.checkpoint import Checkpoints, choose
     from training.manifest import read_config
+    from training.paths import folder
 
-    workdir = Path(argv[1])
+    workdir = folder(argv[1])
     with Checkpoints(workdir, best=read_config(workdir).best) as checkpoints:
         step = choose(checkpoints, _STEP.value)
         print(f"{digest(checkpoints.read(step))}  step {step}")
 
 
 if __name__ == "__main__":
+    _STEP = flags.DEFINE_string("step", "latest", "Which checkpoint: latest, best or a step.")
     cli.run(main, "training.digest")

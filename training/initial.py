@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import models
 from errors import UserError
 from training.checkpoint import Checkpoints, choose
 from training.digest import digest
-from training.manifest import read_classes, read_config
+from training.manifest import read_classes, read_config, read_intensity
 from training.mesh import AXIS
 from training.state import TrainState
 from weights import files, public
@@ -35,6 +35,7 @@ class Weights:
     """`tensors` have torch's names and layouts; `sha256` is that of the file, or of a run's parameters.
 
     `classes` are the names of a run's classes, `prepared` says how a public checkpoint's pictures are; else None.
+    `intensity` holds how a run scales images of more than 8 bits: fields of config.data.
     """
 
     origin: str
@@ -42,6 +43,7 @@ class Weights:
     tensors: dict[str, np.ndarray]
     classes: tuple[str, ...] | None = None
     prepared: public.Public | public.PublicDetector | public.PublicSegmenter | None = None
+    intensity: dict[str, Any] = field(default_factory=dict)
 
 
 def read_weights(reference: str, say: Callable[[str], None]) -> Weights:
@@ -69,7 +71,9 @@ def read_run(workdir: Path, which: str) -> Weights:
         step = choose(checkpoints, which)
         state = checkpoints.read(step)
     variables = state["ema"] or {"params": state["params"], "batch_stats": state["batch_stats"]}
-    return Weights(f"{workdir}, step {step}", digest(variables), to_torch(variables), classes)
+    return Weights(
+        f"{workdir}, step {step}", digest(variables), to_torch(variables), classes, intensity=read_intensity(workdir)
+    )
 
 
 def with_options(config: ConfigDict, weights: Weights) -> ConfigDict:

@@ -1,28 +1,29 @@
 """Whether a checkpoint's files are there and whole, asked before Orbax reads them: it would fail with many traces."""
 
 import json
-from pathlib import Path
 
 import tensorstore
 
 from errors import UserError
+from training.paths import AnyPath
 
 
-def check_steps(checkpoints: Path) -> None:
+def check_steps(checkpoints: AnyPath) -> None:
     """The small files that say what each step's folder holds. Raises UserError naming the first that is broken."""
     for pattern in ("[0-9]*/_CHECKPOINT_METADATA", "[0-9]*/metrics/metrics"):
         for file in sorted(checkpoints.glob(pattern)):
             _check_json(file, file.relative_to(checkpoints).parts[0])
 
 
-def check_whole(step: Path) -> None:
+def check_whole(step: AnyPath) -> None:
     """Reads all arrays of a step once. Raises UserError naming the first that is missing or cut off."""
     arrays = step / "default"
     for file in (arrays / "_METADATA", *arrays.glob("_sharding"), *arrays.glob("array_metadatas/*")):
         _check_json(file, step.name)
     name = b""
     try:
-        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{arrays}/"}).result()
+        base = f"file://{arrays}/" if "://" not in str(arrays) else f"{arrays}/"
+        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
         names = store.list().result()
         for name in names:
             if not store.read(name).result().value:
@@ -34,7 +35,7 @@ def check_whole(step: Path) -> None:
         raise _broken(arrays / "manifest.ocdbt", step.name, "it names no arrays")
 
 
-def _check_json(file: Path, step: str) -> None:
+def _check_json(file: AnyPath, step: str) -> None:
     try:
         json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -43,7 +44,7 @@ def _check_json(file: Path, step: str) -> None:
         raise _broken(file, step, str(error)) from error
 
 
-def _broken(path: Path, step: str, reason: str) -> UserError:
+def _broken(path: AnyPath, step: str, reason: str) -> UserError:
     folder = next(parent for parent in path.parents if parent.name == step)
     return UserError(
         f"{path}: the checkpoint is broken ({reason}); remove the folder {folder}, and the checkpoint before it counts"

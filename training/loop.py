@@ -1,59 +1,138 @@
 """Training, from a configuration to a finished run. Reads from top to bottom."""
 
-import math
-import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
+import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
+import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import models
 import tasks
 from data import sources
+from data.checks import check_split
+from data.fingerprint import fingerprint
+from data.intensity import settle, with_fields
 from data.oddities import Oddities
 from data.pipeline import train_batches
-from errors import UserError
-from evaluation.loop import evaluate, predict
+from data.sources import Source
+from errors import NonFinite
+from evaluation.loop import check_sizes, evaluate, predict
 from lengths import due, exact_steps, to_steps
 from models import cost
-from training.checkpoint import Checkpoints, has_steps
+from training.checkpoint import Checkpoints
 from training.fitness import check_model, check_norms
-from training.initial import fitting, read_weights, start_from
-from training.manifest import claim_classes, claimed, write_manifest
+from training.initial import Weights, fitting, read_weights, start_from
+from training.manifest import (
+    claim_classes,
+    claim_config,
+    claim_data,
+    claim_intensity,
+    claimed,
+    has_steps,
+    read_intensity,
+    write_manifest,
+)
 from training.mesh import AXIS, check_batch, compiler_options, make_mesh, replicated, to_devices
 from training.optimizer import make_optimizer
+from training.paths import AnyPath, is_local
+from training.processes import check_shared
 from training.schedule import make_schedule
-from training.state import eval_variables, init_state
+from training.signals import Stopped, StopRequest
+from training.state import TrainState, eval_variables, init_state, not_finite
 from training.step import make_eval_step, make_train_step
 from training.validation import check_classes, check_config
+from training.window import REMEDY, NonFiniteLoss, Window
 from training.writer import Writer
 
-
-class NonFiniteLoss(UserError):
-    """The loss, or another of the step's numbers, became infinite or no number."""
+LOOK = 50  # steps at most between two looks at signals and at whether the numbers are finite
 
 
-def train(config: ConfigDict, workdir: Path, started: float | None = None) -> dict[str, float]:
+def train(config: ConfigDict, workdir: AnyPath, started: float | None = None) -> dict[str, float]:
     """Trains as `config` says, going on from the newest checkpoint of `workdir`; returns the last evaluation.
 
     `started` is when the command began, in time.time()'s seconds, for the report of the first step.
     Raises UserError for bad input, before anything is built where that is possible.
     """
     started = started or time.time()
+    parts = build(config)
+    weights = None
+    if config.init_from and not has_steps(workdir):  # what does not fit must not leave a workdir behind
+        weights = read_weights(config.init_from, print)
+        fitting(weights, {"params": parts.shapes.params, "batch_stats": parts.shapes.batch_stats}, config)
+    check_shared(workdir)
+    main_process = jax.process_index() == 0
+    with (
+        claimed(workdir) if main_process else nullcontext(),
+        StopRequest() as stop,
+        Checkpoints(workdir, config.keep, config.best, writer=True) as checkpoints,
+    ):
+        start = checkpoints.latest() or 0
+        notes = _claim(config, parts, workdir, start, weights) if main_process else []
+        state, more = _first_state(config, parts, checkpoints, start, weights)
+        owed = start > 0 and parts.evaluates(start) and checkpoints.metrics(start) is None
+        with Writer(workdir, parts.total, start, main_process, evaluates_again=owed) as writer:
+            writer.say(
+                f"{config.model.name}: {cost.parameters(parts.shapes.params):,} parameters, "
+                f"{len(parts.source):,} examples, {len(parts.source.classes)} classes; {parts.mesh.size} "
+                f"{jax.devices()[0].device_kind} device(s); {workdir}"
+            )
+            for note in [*notes, *more]:
+                writer.say(note)
+            if start:
+                finished = start >= parts.total and not owed
+                writer.say(f"finished at step {start}" if finished else f"going on from step {start} of {parts.total}")
+            known = read_intensity(workdir) if start else {}
+            config = with_fields(config, known) if known else settle(config, parts.source, writer.say)
+            if main_process:
+                claim_intensity(workdir, config)
+            stop.listen()
+            return Loop(config, parts, checkpoints, writer, stop, started).run(state, start, owed)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration describes, before anything of it has run. `total` and `every` are in steps."""
+
+    source: Source
+    val_data: Source  # as it is stored
+    val_source: Source  # with the classes of `source`
+    task: ModuleType
+    mesh: Mesh
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    schedule: Callable
+    shapes: TrainState
+    init: Callable[[], TrainState]
+    train_step: Callable
+    eval_step: Callable
+    total: int
+    every: dict[str, float]
+
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation follows `step`."""
+        return step == self.total or due(step, self.every["eval"])
+
+
+def build(config: ConfigDict) -> Parts:
+    """Raises UserError for what cannot be trained or evaluated as `config` says."""
     check_config(config)
     mesh = make_mesh()
     task = tasks.get(config.task)
     check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
     source = sources.load(config.data, config.data.train_split)
-    val_source = sources.load(config.data, config.data.val_split)
     check_classes(config.data.source, source.classes, task)
+    check_split(source, config, config.data.train_split, training=True)
+    val_data = sources.load(config.data, config.data.val_split)
+    val_where = f"{config.data.source} {config.data.val_split}"
+    val_source = sources.with_classes(val_data, source.classes, val_where)
+    check_split(val_source, config, config.data.val_split, training=False)
     classes = len(source.classes)
     model = models.create(config.model, classes, AXIS)
 
@@ -69,168 +148,157 @@ def train(config: ConfigDict, workdir: Path, started: float | None = None) -> di
     train_step = make_train_step(model, task, optimizer, resolved, classes, ema_every, mesh, warmup, ema_ramp)
     eval_step = make_eval_step(model, task, config, mesh)
 
-    def init():
+    def init() -> TrainState:
         return init_state(model, optimizer, config.data.image_size, config.seed, ema=config.ema.decay > 0)
 
     shapes = jax.eval_shape(init)
     check_model(model, task, config, classes, {"params": shapes.params, "batch_stats": shapes.batch_stats})
     check_norms(train_step, source, config, shapes, mesh)
-    weights = None
-    if config.init_from and not has_steps(workdir):  # what does not fit must not leave a workdir behind
-        weights = read_weights(config.init_from, print)
-        fitting(weights, {"params": shapes.params, "batch_stats": shapes.batch_stats}, config)
-    main_process = jax.process_index() == 0
-    with (
-        claimed(workdir, config) if main_process else nullcontext(),
-        Checkpoints(workdir, config.keep, config.best, writer=True) as checkpoints,
+    check_sizes(eval_step, eval_variables(shapes), val_source, config, mesh)
+    once = jax.jit(init, out_shardings=replicated(mesh), compiler_options=compiler_options(once=True))
+    return Parts(
+        *(source, val_data, val_source, task, mesh, model, optimizer, schedule),
+        *(shapes, once, train_step, eval_step, total, every),
+    )
+
+
+class Loop:
+    """The steps of a run, and between them what is logged, saved, evaluated and asked of the signals."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        parts: Parts,
+        checkpoints: Checkpoints,
+        writer: Writer,
+        stop: StopRequest,
+        started: float,
     ):
-        start = checkpoints.latest() or 0
-        if main_process:
-            claim_classes(workdir, source.classes)
-            begun = {"init_from": weights.origin, "init_sha256": weights.sha256} if weights and not start else {}
-            write_manifest(workdir, config, _cost(model, shapes, config.data.image_size) | begun)
-        notes = []
-        if start:
-            state = checkpoints.restore(start, shapes, replicated(mesh))
-        else:
-            state = jax.jit(init, out_shardings=replicated(mesh), compiler_options=compiler_options(once=True))()
-            if config.init_from:
-                weights = weights or read_weights(config.init_from, print)
-                state, notes = start_from(weights, state, optimizer, config, replicated(mesh))
-        with Writer(workdir, total, start, main_process) as writer:
-            writer.say(
-                f"{config.model.name}: {cost.parameters(shapes.params):,} parameters, {len(source):,} examples, "
-                f"{classes} classes; {mesh.size} {jax.devices()[0].device_kind} device(s); {workdir}"
+        self._config, self._parts, self._started = config, parts, started
+        self._checkpoints, self._writer, self._stop = checkpoints, writer, stop
+        self._saves = parts.every["checkpoint"] > 0
+        self._look = min(parts.every["log"] or LOOK, LOOK)
+        self._odd = Oddities(parts.source, writer.say)
+        self._val_odd = Oddities(parts.val_source, writer.say)
+
+    def run(self, state: TrainState, start: int, owed: bool) -> dict[str, float]:
+        """Goes on after `start`, the step of `state`, whose evaluation comes first where it is `owed`."""
+        results = self._checkpoints.metrics(start) or {}
+        if owed:
+            results = self._evaluate(start, state)
+            if results is None:
+                self._tell_stop(start, saved=True, evaluated=False)
+                return {}
+        window = Window(self._config.batch_size)
+        pairs = to_devices(self._batches(start), self._parts.mesh)
+        for step, (on_host, batch) in enumerate(window.timed(pairs), start + 1):
+            state, scalars = self._parts.train_step(state, batch)
+            window.add(scalars, on_host["id"])
+            if step == start + 1:
+                jax.block_until_ready(scalars)
+                self._writer.say(f"first step done {time.time() - self._started:.1f} s after the start")
+                window.restart_clock()
+
+            stopping = self._asks(step) and self._stop.agreed()
+            evaluating = self._parts.evaluates(step)
+            saving = self._saves and (evaluating or stopping or due(step, self._parts.every["checkpoint"]))
+            if stopping or evaluating or saving or due(step, self._parts.every["log"]):
+                self._log(step, window.close(step))
+            elif due(step, self._look) and not self._parts.every["log"]:
+                window.close(step)
+            if saving:
+                self._save(step, state)
+            found = self._evaluate(step, state) if evaluating and not stopping else None
+            results = found or results
+            if evaluating or saving or step == start + 1:  # the first log line compiles the schedule
+                window.restart_clock()
+            if stopping or (evaluating and found is None):
+                self._tell_stop(step, saved=saving, evaluated=not evaluating)
+                break
+        return results
+
+    def _asks(self, step: int) -> bool:
+        """Whether to look for a signal after `step`: where several processes have to agree, not after every one."""
+        return jax.process_count() == 1 or due(step, self._look) or self._parts.evaluates(step)
+
+    def _batches(self, start: int) -> Any:
+        host = train_batches(
+            self._parts.source,
+            self._config,
+            start_step=start,
+            stop_step=self._parts.total,
+            process_index=jax.process_index(),
+            processes=jax.process_count(),
+        )
+        return self._odd.watch(host)
+
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        self._writer.record(step, {**values, "train/learning_rate": float(self._parts.schedule(step - 1))})
+        self._writer.training_line(step, values, (self._parts.total - step) * self._config.batch_size)
+
+    def _save(self, step: int, state: TrainState) -> None:
+        """Raises NonFiniteLoss, and saves nothing, where the update of `step` made a parameter infinite or NaN."""
+        broken = not_finite(eval_variables(state))
+        if broken:
+            raise NonFiniteLoss(
+                f"step {step}: {broken[0]} is not finite after it; the last checkpoint is from before. {REMEDY}"
             )
-            for note in notes:
-                writer.say(note)
-            if start:
-                writer.say(f"going on from step {start} of {total}" if start < total else f"finished at step {start}")
-            host = train_batches(
-                source,
-                config,
-                start_step=start,
-                stop_step=total,
-                process_index=jax.process_index(),
-                processes=jax.process_count(),
-            )
-            odd, val_odd = Oddities(source, writer.say), Oddities(val_source, writer.say)
-            stop = StopRequest()
-            window = Window(config.batch_size)
-            results: dict[str, float] = {}
-            for step, (on_host, batch) in enumerate(window.timed(to_devices(odd.watch(host), mesh)), start + 1):
-                state, scalars = train_step(state, batch)
-                window.add(scalars, on_host["id"])
-                if step == start + 1:
-                    jax.block_until_ready(scalars)
-                    writer.say(f"first step done {time.time() - started:.1f} s after the start")
-                    window.restart_clock()
+        self._checkpoints.save(step, state)
 
-                stopping = stop.agreed(step, every["log"])
-                evaluating = step == total or due(step, every["eval"])
-                saving = (evaluating or stopping or due(step, every["checkpoint"])) and every["checkpoint"] > 0
-                if stopping or evaluating or saving or due(step, every["log"]):
-                    values = window.close(step)
-                    eta = (total - step) * config.batch_size / values["train/images_per_s"]
-                    writer.record(step, {**values, "train/learning_rate": float(schedule(step - 1))})
-                    writer.training_line(
-                        step, values["train/loss"], values["train/images_per_s"], values["train/input_wait"], eta
-                    )
-                if evaluating:
-                    predictions = predict(eval_step, eval_variables(state), val_source, config, mesh, val_odd)
-                    summary = evaluate(task, val_source, predictions)
-                    results = {key: summary[key] for key in task.HEADLINE}
-                    writer.record(step, {f"val/{key}": value for key, value in results.items()})
-                    shown = "  ".join(f"{key} {value:.4f}" for key, value in results.items())
-                    writer.say(f"step {step}/{total}  {config.data.val_split}: {shown}")
-                if saving:
-                    checkpoints.save(step, state, results if evaluating else None)
-                if evaluating or saving:
-                    window.restart_clock()
-                if stopping and step < total:
-                    odd.tell()
-                    kept = f"saved; the same command goes on from step {step}" if saving else "nothing saved"
-                    writer.say(f"stopped by a signal after step {step} of {total}, {kept}")
-                    break
-    return results
+    def _evaluate(self, step: int, state: TrainState) -> dict[str, float] | None:
+        """The task's headline over the validation split, written and added to the checkpoint; None where stopped."""
+        parts, config = self._parts, self._config
+        batches = predict(parts.eval_step, eval_variables(state), parts.val_source, config, parts.mesh, self._val_odd)
+        try:
+            summary = evaluate(parts.task, parts.val_source, self._stop.watch(batches))
+        except Stopped:
+            return None
+        except NonFinite as error:
+            raise NonFiniteLoss(f"step {step}: {error}. {REMEDY}") from error
+        results = {key: summary[key] for key in parts.task.HEADLINE}
+        self._writer.record(step, {f"val/{key}": value for key, value in results.items()})
+        if self._saves:
+            self._checkpoints.add_metrics(step, results)
+        shown = "  ".join(f"{key} {value:.4f}" for key, value in results.items())
+        self._writer.say(f"step {step}/{parts.total}  {config.data.val_split}: {shown}")
+        return results
+
+    def _tell_stop(self, step: int, saved: bool, evaluated: bool) -> None:
+        self._odd.tell()
+        goes_on = f"the same command goes on from step {step}" + ("" if evaluated else ", with its evaluation")
+        done = f"saved; {goes_on}" if saved else "nothing saved"
+        self._writer.say(f"stopped by a signal after step {step} of {self._parts.total}, {done}")
 
 
-class Window:
-    """The steps since the last report: their scalars, still on the device, and where the time went."""
-
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
-        self._scalars: list[dict[str, jax.Array]] = []
-        self._ids: list[np.ndarray] = []
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        """Leaves what came before (compiling, evaluating, saving) out of images per second."""
-        self._since, self._waited, self._timed_from = time.perf_counter(), 0.0, len(self._scalars)
-
-    def timed(self, batches: Iterator[tuple[dict, dict]]) -> Iterator[tuple[dict, dict]]:
-        """The batches, counting how long each is waited for."""
-        while True:
-            before = time.perf_counter()
-            pair = next(batches, None)
-            self._waited += time.perf_counter() - before
-            if pair is None:
-                return
-            yield pair
-
-    def add(self, scalars: dict[str, jax.Array], ids: np.ndarray) -> None:
-        """A step's scalars, and the records of this process's rows of its batch."""
-        self._scalars.append(scalars)
-        self._ids.append(ids)
-
-    def close(self, step: int) -> dict[str, float]:
-        """Means of the scalars over the window that `step` ends, images per second, share of time spent waiting.
-
-        Raises NonFiniteLoss naming the first step whose numbers are not finite, which of them, and its examples.
-        """
-        steps = jax.device_get(self._scalars)
-        elapsed = time.perf_counter() - self._since
-        for offset, scalars in enumerate(steps):
-            for name, value in scalars.items():
-                if not math.isfinite(value):
-                    raise NonFiniteLoss(
-                        f"step {step - len(steps) + 1 + offset}: {name} is {value}, on examples "
-                        f"{', '.join(map(str, self._ids[offset]))}; the last checkpoint is from before. Lower "
-                        "config.optimizer.learning_rate, lengthen config.schedule.warmup, or set "
-                        "config.optimizer.clip_norm; then start in a new --workdir"
-                    )
-        values = {f"train/{name}": float(jnp.mean(jnp.array([s[name] for s in steps]))) for name in steps[0]}
-        timed = len(steps) - self._timed_from
-        self._scalars, self._ids = [], []
-        values["train/images_per_s"] = timed * self._batch_size / elapsed if timed else self._batch_size / elapsed
-        values["train/input_wait"] = min(self._waited / elapsed, 1.0)
-        self.restart_clock()
-        return values
+def _claim(config: ConfigDict, parts: Parts, workdir: AnyPath, start: int, weights: Weights | None) -> list[str]:
+    """Makes the workdir this run's own; lines that tell what is worth telling. Raises UserError for another run's."""
+    notes = claim_config(workdir, config, parts.source)
+    claim_classes(workdir, parts.source.classes)
+    splits = {config.data.train_split: parts.source, config.data.val_split: parts.val_data}
+    claim_data(workdir, {split: fingerprint(source) for split, source in splits.items()})
+    begun = {"init_from": weights.origin, "init_sha256": weights.sha256} if weights and not start else {}
+    write_manifest(workdir, config, _cost(parts, config.data.image_size) | begun)
+    if is_local(workdir):
+        return notes
+    return [*notes, f"{workdir} cannot be locked: make sure that no other run writes there"]
 
 
-class StopRequest:
-    """Turns SIGTERM and SIGINT into a wish that the loop grants after its step; a second one ends at once."""
-
-    def __init__(self):
-        self._requested = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self._requested:
-            raise KeyboardInterrupt
-        self._requested = True
-
-    def agreed(self, step: int, log_every: float) -> bool:
-        """Whether to stop after this step: the same answer in every process, which only log steps can wait for."""
-        if jax.process_count() == 1:
-            return self._requested
-        return due(step, log_every) and bool(multihost_utils.process_allgather(np.array(self._requested)).any())
+def _first_state(
+    config: ConfigDict, parts: Parts, checkpoints: Checkpoints, start: int, weights: Weights | None
+) -> tuple[TrainState, list[str]]:
+    """That of the checkpoint `start`, else a fresh one, or one made of `weights`; lines that tell what was left out."""
+    if start:
+        return checkpoints.restore(start, parts.shapes, replicated(parts.mesh)), []
+    state = parts.init()
+    if not config.init_from:
+        return state, []
+    weights = weights or read_weights(config.init_from, print)
+    return start_from(weights, state, parts.optimizer, config, replicated(parts.mesh))
 
 
-def _cost(model: Any, shapes: Any, size: int) -> dict[str, int]:
-    variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+def _cost(parts: Parts, size: int) -> dict[str, int]:
+    variables = {"params": parts.shapes.params, "batch_stats": parts.shapes.batch_stats}
     return {
-        "parameters": cost.parameters(shapes.params),
-        "multiply_accumulates": cost.multiply_accumulates(model, variables, (size, size, 3)),
+        "parameters": cost.parameters(parts.shapes.params),
+        "multiply_accumulates": cost.multiply_accumulates(parts.model, variables, (size, size, 3)),
     }

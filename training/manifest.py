@@ -1,9 +1,10 @@
-"""What a workdir says of its run: config.json and classes.json, which must never change, and manifest.json, what it
-ran with.
+"""What a workdir says of its run: config.json, classes.json, data.json and intensity.json, which its checkpoints are
+of, and manifest.json, what it ran with.
+
+Only checkpoints make a workdir a run's own: one whose run failed before the first is free for any other.
 """
 
 import fcntl
-import json
 import os
 import platform
 import subprocess
@@ -18,22 +19,32 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from data.fingerprint import Fingerprint, changed
+from data.intensity import with_fields
+from data.sources import Source
 from errors import UserError
+from training.paths import AnyPath, is_local, read_json, write_json
+from training.resume import changes
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
 
 
 @contextmanager
-def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
-    """Holds the workdir for this run alone, and sees to it that config.json says `config`, now and ever.
+def claimed(workdir: AnyPath) -> Iterator[None]:
+    """Holds the workdir for this run alone. A store such as gs:// has no locks: there `claimed` only makes the folder.
 
-    Raises UserError where another process holds it, where it cannot be written, or naming the first field that differs.
+    Raises UserError where another process holds it, or where it cannot be written.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / "lock").open("a+")
+        lock = (workdir / "lock").open("a+") if is_local(workdir) else None
     except OSError as error:
-        raise UserError(f"{workdir}: cannot be written ({error.strerror}); choose another --workdir") from error
+        raise UserError(
+            f"{workdir}: cannot be written ({error.strerror or error}); choose another --workdir"
+        ) from error
+    if lock is None:
+        yield
+        return
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system however this process ends
@@ -46,27 +57,34 @@ def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {platform.node()}")
         lock.flush()
-        _check_config(workdir, config)
         yield
 
 
-def _check_config(workdir: Path, config: ConfigDict) -> None:
-    path = workdir / "config.json"
-    if path.exists():
-        before, now = _flat(read_config(workdir)), _flat(config)
-        for field in sorted(before.keys() | now.keys()):
-            if before.get(field) != now.get(field):
-                raise UserError(
-                    f"{workdir}: holds a run with config.{field}={before.get(field)!r}, now it is "
-                    f"{now.get(field)!r}; choose another --workdir, or give the same config to resume"
-                )
-        return
-    write_json(path, config.to_dict())
+def has_steps(workdir: AnyPath) -> bool:
+    """Whether a run in `workdir` would go on from a checkpoint."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
-def claim_classes(workdir: Path, classes: Sequence[str]) -> None:
-    """Writes classes.json, or makes sure that the one that is there names the same classes in the same order."""
-    if not (workdir / "classes.json").exists():
+def claim_config(workdir: AnyPath, config: ConfigDict, source: Source) -> list[str]:
+    """Makes config.json say `config`; returns a line for each field that the run in `workdir` began otherwise.
+
+    Raises UserError naming the first field with which that run, of the training split `source`, cannot go on.
+    """
+    told = []
+    if has_steps(workdir):
+        try:
+            told = changes(read_config(workdir), config, source)
+        except UserError as error:
+            raise UserError(f"{workdir}: {error}") from error
+        if not told:
+            return []
+    write_json(workdir / "config.json", config.to_dict())
+    return told
+
+
+def claim_classes(workdir: AnyPath, classes: Sequence[str]) -> None:
+    """Writes classes.json, or makes sure that the run in `workdir` has the same classes in the same order."""
+    if not has_steps(workdir):
         write_json(workdir / "classes.json", list(classes))
         return
     before = read_classes(workdir)
@@ -78,20 +96,63 @@ def claim_classes(workdir: Path, classes: Sequence[str]) -> None:
         )
 
 
-def read_config(workdir: Path) -> ConfigDict:
+def claim_data(workdir: AnyPath, found: dict[str, Fingerprint]) -> None:
+    """Writes data.json, the fingerprint of each split's records, or makes sure that those that are there are the same.
+
+    Raises UserError where the data is another than the run began with: neither its training could be repeated nor its
+    evaluations compared.
+    """
+    path = workdir / "data.json"
+    if not (path.exists() and has_steps(workdir)):
+        write_json(path, found)
+        return
+    for split, now in found.items():
+        difference = data_changed(workdir, split, now)
+        if difference:
+            raise UserError(
+                f"{workdir}: holds a run on other data than there is now: {split}, {difference}; restore the data, or "
+                f"choose another --workdir, with --config.init_from={workdir} to begin with what this run has learned"
+            )
+
+
+def data_changed(workdir: AnyPath, split: str, now: Fingerprint) -> str:
+    """How the data of `split` differs from what the run began with; "" where it does not, or nothing is known of it."""
+    path = workdir / "data.json"
+    before = read_json(path, dict).get(split) if path.exists() else None
+    return changed(before, now) if before else ""
+
+
+def read_config(workdir: AnyPath) -> ConfigDict:
     """The configuration of a run. Raises UserError where `workdir` holds none."""
-    return ConfigDict(_read_json(workdir / "config.json", dict)).lock()
+    return ConfigDict(_tuples(read_json(workdir / "config.json", dict))).lock()
 
 
-def read_classes(workdir: Path) -> tuple[str, ...]:
+def read_classes(workdir: AnyPath) -> tuple[str, ...]:
     """The names of a run's classes. Raises UserError where `workdir` holds none."""
-    return tuple(_read_json(workdir / "classes.json", list))
+    return tuple(read_json(workdir / "classes.json", list))
 
 
-def write_manifest(workdir: Path, config: ConfigDict, facts: dict[str, Any]) -> None:
+def settled_config(workdir: AnyPath) -> ConfigDict:
+    """The configuration of a run with the pixels and intensities that its training found: to prepare images with."""
+    return with_fields(read_config(workdir), read_intensity(workdir))
+
+
+def read_intensity(workdir: AnyPath) -> dict[str, Any]:
+    """config.data's "pixels" and "intensity" of a run; {} where it has found none yet."""
+    path = workdir / "intensity.json"
+    return read_json(path, dict) if path.exists() else {}
+
+
+def claim_intensity(workdir: AnyPath, settled: ConfigDict) -> None:
+    """Writes intensity.json: config.data's "pixels" and "intensity" as training has settled them."""
+    data = settled.data
+    write_json(workdir / "intensity.json", {"pixels": data.pixels, "intensity": list(data.intensity)})
+
+
+def write_manifest(workdir: AnyPath, config: ConfigDict, facts: dict[str, Any]) -> None:
     """One entry a start of the run, the newest last: versions, code, devices, and `facts` of the model."""
     path = workdir / "manifest.json"
-    starts = _read_json(path, list) if path.exists() else []
+    starts = read_json(path, list) if path.exists() else []
     starts.append(
         {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -109,56 +170,11 @@ def write_manifest(workdir: Path, config: ConfigDict, facts: dict[str, Any]) -> 
     write_json(path, starts)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all: a reader never sees half of it. Raises UserError where the disk refuses."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """write_json's manner, for any text.
-
-    Bytes of a file's name that are not UTF-8, surrogates in Python, are written as JSON's escapes.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); make room and start the same command again"
-        ) from error
-
-
-def _read_json(path: Path, kind: type) -> Any:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; is {path.parent} the --workdir of a training run?") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); restore it, or start in another --workdir") from error
-    if not isinstance(value, kind):
-        raise UserError(f"{path}: holds a {type(value).__name__}, not a {kind.__name__}; restore it")
-    return value
-
-
-def _flat(config: ConfigDict) -> dict[str, Any]:
-    """Dotted field -> value, as JSON returns it."""
-    found = {}
-
-    def walk(node: dict, prefix: str) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                walk(value, f"{prefix}{key}.")
-            else:
-                found[prefix + key] = value
-
-    walk(json.loads(json.dumps(config.to_dict())), "")
-    return found
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that a configuration has."""
+    if isinstance(value, dict):
+        return {key: _tuples(each) for key, each in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _git_revision() -> str:

@@ -9,34 +9,46 @@ from absl import flags
 
 from errors import UserError
 
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join other processes; what JAX cannot detect, say below.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+
+def define_flags() -> None:
+    """For a command, whose other flags these join."""
+    flags.DEFINE_bool("distributed", False, "Join other processes; what JAX cannot detect, say below.")
+    flags.DEFINE_string("coordinator", None, "host:port of process 0.")
+    flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
 HEARTBEAT_S = 30  # a process not heard of for so long counts as lost, and the others end
 
 
 def start_jax() -> None:
-    """Reads the flags above. Raises UserError where the processes do not find each other."""
+    """Reads the flags of `define_flags`. Raises UserError where the processes do not find each other."""
     import jax  # here, so that --help need not wait for it
 
     keep_freed_memory()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "morphism" / "jax"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-    if not _DISTRIBUTED.value:
-        if _COORDINATOR.value or _NUM_PROCESSES.value or _PROCESS_ID.value is not None:
+        jax.config.update("jax_compilation_cache_dir", compilation_cache())
+    given = flags.FLAGS
+    join = (given.coordinator, given.num_processes, given.process_id)
+    if not given.distributed:
+        if any(value is not None for value in join):
             raise UserError("--coordinator, --num_processes and --process_id go with --distributed")
         return
     try:
-        jax.distributed.initialize(
-            _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, heartbeat_timeout_seconds=HEARTBEAT_S
-        )
+        jax.distributed.initialize(*join, heartbeat_timeout_seconds=HEARTBEAT_S)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--distributed: {reason}; give --coordinator, --num_processes and --process_id") from error
+
+
+def compilation_cache() -> str | None:
+    """A folder in the user's cache that can be written to, or None: a container's user may have no home."""
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "morphism" / "jax"
+        cache.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no HOME, and no entry of the system's for this user
+        return None
+    return str(cache) if os.access(cache, os.W_OK) else None
 
 
 def keep_freed_memory() -> None:

@@ -1,5 +1,7 @@
 """Everything that a training step reads and writes."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import flax
@@ -10,6 +12,7 @@ import optax
 from jaxtyping import Array, Int
 
 import models
+from training.mesh import compiler_options
 
 
 @flax.struct.dataclass
@@ -43,3 +46,19 @@ def init_state(
 def eval_variables(state: TrainState) -> dict[str, Any]:
     """What the model is evaluated with: the moving averages where they are kept."""
     return state.ema or {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def not_finite(variables: dict[str, Any]) -> list[str]:
+    """The names of the arrays that hold a number that is not finite."""
+    finite = jax.device_get(_all_finite()(variables))
+    leaves = jax.tree_util.tree_leaves_with_path(finite)
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, each in leaves if not each]
+
+
+@cache
+def _all_finite() -> Callable[[Any], Any]:
+    """Variables -> in their structure, whether all of an array is finite."""
+    return jax.jit(
+        lambda variables: jax.tree.map(lambda x: jnp.isfinite(x).all(), variables),
+        compiler_options=compiler_options(once=True),
+    )

@@ -12,6 +12,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import tasks
+from data import intensity
+from data.segmentation import EXACT
 from errors import UserError, check_choice
 from lengths import to_steps
 
@@ -45,6 +47,7 @@ CHANNELS = "three numbers, one a channel"
 RULES = {
     "seed": between(0, 2**32 - 1),
     "batch_size": at_least(1),
+    "eval_batch_size": at_least(0),
     "accumulate": at_least(1),
     "keep": at_least(1),
     "init_rename": TEXTS,
@@ -56,6 +59,12 @@ RULES = {
     "data.split_seed": at_least(0),
     "data.repeats": at_least(1),
     "data.balanced": YES_OR_NO,
+    "data.pixels": ('"auto", "uint8" or "float32"', lambda x: x in ("auto", "uint8", "float32")),
+    "data.intensity": (
+        "() or the stored values that become black and white, such as (-160, 240), the smaller first",
+        lambda x: _is_sequence(x) and (not x or (_are_numbers(x, 2) and x[0] < x[1])),
+    ),
+    "data.intensity_rule": (f"one of {', '.join(intensity.RULES)}", lambda x: x in intensity.RULES),
     "data.workers": at_least(0),
     "data.threads": at_least(0),
     "data.prefetch": at_least(1),
@@ -274,6 +283,7 @@ def _check_detection(config: ConfigDict) -> None:
 def _check_segmentation(config: ConfigDict) -> None:
     data, loss = config.data, config.loss
     check_choice("config.data.resize", data.resize, ("shorter", "none"))
+    check_choice("config.data.exact", data.exact, EXACT)
     check_choice("config.loss.name", loss.name, LOSSES[config.task])
     if data.balanced:
         raise UserError("config.data.balanced: a picture of several classes is of no one; set it to False")

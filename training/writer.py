@@ -3,30 +3,47 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
 from tqdm import tqdm
 
 from errors import UserError
-from training.manifest import write_text
+from training import events
+from training.paths import AnyPath, is_local, write_bytes
+
+MEASURED = "train/images_per_s"  # absent where no step was timed
 
 
 class Writer:
     """Writes from the main process only. What a resumed run will write again is first taken back."""
 
-    def __init__(self, workdir: Path, total_steps: int, resumed_at: int, active: bool):
-        """`active` is False on all processes but one, which then write nothing."""
+    def __init__(
+        self, workdir: AnyPath, total_steps: int, resumed_at: int, active: bool, evaluates_again: bool = False
+    ):
+        """`active` is False on all processes but one, which then write nothing.
+
+        `evaluates_again` where the evaluation of step `resumed_at` did not end, and is to be written anew.
+        """
         self._total = total_steps
         self._active = active
         self._progress = None
         self._workdir = workdir
         if not active:
             return
-        self._metrics = _truncated(workdir / "metrics.jsonl", resumed_at)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_at + 1, write_to_disk=True)
+
+        def stays(step: int, name: str) -> bool:
+            if step == resumed_at and evaluates_again:
+                return not name.startswith("val/")
+            return step <= resumed_at
+
+        with self._explained():
+            self._metrics = _Lines(workdir / "metrics.jsonl", stays)
+            self._board = _board(workdir / "tensorboard", stays, resumed_at)
         if sys.stderr.isatty():
             self._progress = tqdm(total=total_steps, initial=resumed_at, unit="step", dynamic_ncols=True)
 
@@ -42,15 +59,13 @@ class Writer:
                 self._progress.close()
 
     def record(self, step: int, values: dict[str, float]) -> None:
-        """One line of metrics.jsonl, on disk before this returns, and one point of each TensorBoard curve."""
+        """One line of metrics.jsonl and one point of each TensorBoard curve, on disk before this returns."""
         if not self._active:
             return
         with self._explained():
-            self._metrics.write(json.dumps({"step": step, **values}) + "\n")
-            self._metrics.flush()
-            os.fsync(self._metrics.fileno())
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+            self._metrics.append(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
+            self._board.write_event(events.of(step, values))
+            self._board.flush()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -58,21 +73,23 @@ class Writer:
             yield
         except OSError as error:
             raise UserError(
-                f"{self._workdir}: metrics not written ({error.strerror}); make room, then start the same command again"
+                f"{self._workdir}: metrics not written ({error.strerror or error}); make room, then start the same "
+                "command again"
             ) from error
 
-    def training_line(self, step: int, loss: float, images_per_s: float, input_wait: float, eta_s: float) -> None:
-        """Progress for a person: a bar on a terminal, a line elsewhere."""
+    def training_line(self, step: int, values: dict[str, float], images_left: int) -> None:
+        """Progress for a person: a bar on a terminal, a line elsewhere. `values` are those of Window.close."""
+        parts = [f"loss {values['train/loss']:.3f}"]
+        if MEASURED in values:
+            parts.append(f"{values[MEASURED]:,.0f} images/s")
+            parts.append(f"input wait {100 * values['train/input_wait']:.0f} %")
         if self._progress:
             self._progress.update(step - self._progress.n)
-            self._progress.set_postfix_str(
-                f"loss {loss:.3f}, {images_per_s:,.0f} images/s, input wait {input_wait:.0%}"
-            )
-        else:
-            self.say(
-                f"step {step}/{self._total}  loss {loss:.3f}  {images_per_s:,.0f} images/s  "
-                f"input wait {100 * input_wait:.0f} %  eta {_duration(eta_s)}"
-            )
+            self._progress.set_postfix_str(", ".join(parts))
+            return
+        if MEASURED in values:
+            parts.append(f"eta {_duration(images_left / values[MEASURED])}")
+        self.say("  ".join([f"step {step}/{self._total}", *parts]))
 
     def say(self, line: str) -> None:
         if self._active:
@@ -80,18 +97,51 @@ class Writer:
             sys.stdout.flush()
 
 
-def _truncated(path: Path, last_step: int):
-    """The file, open to append, without the lines after `last_step` and without half a line at its end."""
+class _Lines:
+    """A file of JSON lines to append to, without those that do not stay and without half a line at its end."""
+
+    def __init__(self, path: AnyPath, stays: events.Stays):
+        self._path = path
+        self._text = _kept(path.read_text(encoding="utf-8"), stays) if path.exists() else ""
+        write_bytes(path, self._text.encode())
+        self._file = path.open("a", encoding="utf-8") if is_local(path) else None
+
+    def append(self, line: str) -> None:
+        if self._file is None:  # a store takes whole files
+            self._text += line
+            write_bytes(self._path, self._text.encode())
+            return
+        self._file.write(line)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+
+
+def _kept(text: str, stays: events.Stays) -> str:
     kept = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= last_step:
-                    kept.append(line + "\n")
-            except json.JSONDecodeError:
-                break
-    write_text(path, "".join(kept))
-    return path.open("a")
+    for line in text.splitlines():
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if all(stays(values["step"], name) for name in values):
+            kept.append(line + "\n")
+    return "".join(kept)
+
+
+def _board(folder: AnyPath, stays: events.Stays, resumed_at: int) -> Any:
+    """A new file of events. A TensorBoard that is running drops what it has read of the steps after `resumed_at`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        events.take_back(path, stays)
+    board = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+    if resumed_at:
+        board.write_event(Event(step=resumed_at + 1, session_log=events.RESTARTED))
+    board.flush()
+    return board
 
 
 def _duration(seconds: float) -> str:

@@ -28,6 +28,7 @@ _INPUTS = flags.DEFINE_string("inputs", None, "An .npz file that holds images, f
 _OUTPUTS = flags.DEFINE_string("outputs", None, "The .npz file to write.")
 _FEATURES = flags.DEFINE_bool("features", False, "The backbone's feature maps instead of the outputs.")
 flags.adopt_module_key_flags(cli)
+training.startup.define_flags()
 flags.adopt_module_key_flags(training.startup)
 
 

@@ -7,18 +7,22 @@
 
 `<split>` is train, val or test. Classes are the file's categories in the order of their ids, which have holes in COCO.
 Boxes are x, y, width, height there, continuous. Crowds are kept and marked; pictures without boxes are kept, also in
-training, where torchvision's references drop them.
+training, where torchvision's references drop them. An area that is missing, or that no object can have, is computed
+from the outline, or where there is none from the box.
 """
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
-from data.annotations import Detection, pack, packed_names, picture_size
+from data import outlines
+from data.annotations import Detection, pack, packed_ids, packed_names, picture_size, stated_size
 from data.sources.folder import root_folder
 from errors import UserError
 
@@ -35,41 +39,97 @@ def splits(argument: str, data_dir: str) -> tuple[str, ...]:
     return held
 
 
+@dataclass(frozen=True)
+class Content:
+    """What a split's JSON says, checked, and in order: image i, object k.
+
+    folder: where the images are. owner: the image of each object; classes: the category, as a row of category_ids.
+    """
+
+    path: Path
+    folder: Path
+    file_names: list[str]
+    image_ids: list[int | str]
+    sizes: Int[np.ndarray, "images 2"]  # height, width
+    category_ids: tuple[int | str, ...]
+    names: tuple[str, ...]  # of the categories
+    objects: list[dict[str, Any]]
+    owner: Int[np.ndarray, "objects"]
+    classes: Int[np.ndarray, "objects"]
+
+
 def load(argument: str, split: str, data_dir: str) -> Detection:
-    root = root_folder(argument, "coco")
-    path = annotation_file(root, split)
-    content = read_json(path)
-    images, objects, categories = (content[key] for key in ("images", "annotations", "categories"))
-
-    category_ids = _unique(categories, "id", (int,), path, "category")
-    names = _unique(categories, "name", (str,), path, "category")
-    category_ids, names = zip(*sorted(zip(category_ids, names, strict=True)), strict=True)
-    image_ids = _unique(images, "id", (int, str), path, "image")
-    file_names = _unique(images, "file_name", (str,), path, "image")
-    _unique(objects, "id", (int, str), path, "annotation")
-
-    folder = _picture_folder(root, split, file_names, path)
-    sizes = np.array([_size(each, folder) for each in images], np.int32).reshape(-1, 2)
+    content = read(root_folder(argument, "coco"), split)
+    path, objects = content.path, content.objects
     boxes = _boxes(objects, path)
+
+    def outline_area(row: int) -> float:
+        size = content.sizes[content.owner[row]].tolist()
+        try:
+            counts = outlines.read(objects[row].get("segmentation"), size).counts
+        except ValueError:  # boxes are used without outlines too
+            return np.nan
+        return outlines.area(counts, size) or np.nan if counts else np.nan
+
     store = pack(
-        owner=_indices(objects, "image_id", image_ids, "images", path),
+        owner=content.owner,
         boxes=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
-        classes=_indices(objects, "category_id", category_ids, "categories", path),
-        crowd=np.array([bool(each.get("iscrowd", 0)) for each in objects], bool),
-        area=np.array([_area(each) for each in objects], np.float64),
-        sizes=sizes,
-        name=lambda index: f"{path}: {file_names[index]}",
+        classes=content.classes,
+        crowd=np.array([_crowd(each, path) for each in objects], bool),
+        area=np.array([area(each) for each in objects], np.float64),
+        outline_area=outline_area,
+        sizes=content.sizes,
+        name=lambda index: f"{path}: {content.file_names[index]}",
         where=str(path),
     )
     return Detection(
-        root=folder,
-        files=packed_names(file_names),
-        classes=names,
-        category_ids=category_ids,
-        image_ids=np.array(image_ids),
-        sizes=sizes,
+        root=content.folder,
+        files=packed_names(content.file_names),
+        classes=content.names,
+        category_ids=content.category_ids,
+        image_ids=packed_ids(content.image_ids),
+        sizes=content.sizes,
         store=store,
     )
+
+
+def read(root: Path, split: str) -> Content:
+    """Raises UserError for what is not COCO's format, and for references to what is not there."""
+    path = annotation_file(root, split)
+    content = _json(path)
+    images, objects, categories = (content[key] for key in ("images", "annotations", "categories"))
+
+    category_ids = _unique(categories, "id", _id, path, "category")
+    names = _unique(categories, "name", _text, path, "category")
+    in_order = sorted(range(len(names)), key=lambda row: (isinstance(category_ids[row], str), category_ids[row]))
+    category_ids, names = (tuple(column[row] for row in in_order) for column in (category_ids, names))
+    image_ids = _unique(images, "id", _id, path, "image")
+    file_names = _unique(images, "file_name", _file_name, path, "image")
+    _unique(objects, "id", _id, path, "annotation")
+
+    folder = _picture_folder(root, split, file_names, path)
+    sizes = [_size(each, folder / name) for each, name in zip(images, file_names, strict=True)]
+    return Content(
+        path=path,
+        folder=folder,
+        file_names=file_names,
+        image_ids=image_ids,
+        sizes=np.array(sizes, np.int32).reshape(-1, 2),
+        category_ids=category_ids,
+        names=names,
+        objects=objects,
+        owner=_indices(objects, "image_id", image_ids, "images", path),
+        classes=_indices(objects, "category_id", category_ids, "categories", path),
+    )
+
+
+def area(annotation: dict[str, Any]) -> float:
+    """The area that the file states, NaN where it states no number."""
+    stated = annotation.get("area")
+    try:
+        return float(stated) if isinstance(stated, (int, float)) and not isinstance(stated, bool) else np.nan
+    except OverflowError:
+        return np.nan
 
 
 def annotation_file(root: Path, split: str) -> Path | None:
@@ -93,12 +153,12 @@ def _picture_folder(root: Path, split: str, file_names: Sequence[str], path: Pat
     return folder
 
 
-def read_json(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _json(path: Path) -> dict[str, list[Any]]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend it") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); fetch or export it again") from error
     for key in ("images", "annotations", "categories"):
         held = content.get(key) if isinstance(content, dict) else None
@@ -118,53 +178,87 @@ def _column(records: Sequence[Any], field: str, path: Path, what: str) -> list[A
         raise UserError(f"{path}: {what} {index} (id {known}) lacks {field!r}; add it, or remove the {what}") from error
 
 
-def _unique(records: Sequence[Any], field: str, kinds: tuple[type, ...], path: Path, what: str) -> list[Any]:
-    """The column, which must hold each value once."""
+def _id(value: Any) -> int | str | None:
+    """As it is, of any size; a float that is whole becomes an int, to which it is equal."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _file_name(value: Any) -> str | None:
+    """./1.jpg is 1.jpg."""
+    return os.path.normpath(value) if isinstance(value, str) else None
+
+
+def _unique(
+    records: Sequence[Any], field: str, convert: Callable[[Any], Any], path: Path, what: str
+) -> list[int | str]:
+    """The column, converted, which must hold each value once."""
     values, seen = _column(records, field, path, what), set()
-    for value in values:
-        if not isinstance(value, kinds):
-            wanted = " or ".join({int: "a whole number", str: "a text"}[kind] for kind in kinds)
-            raise UserError(f"{path}: {what} {field} {value!r} is not {wanted}; mend it")
-        if value in seen:
-            raise UserError(f"{path}: {what} {field} {value!r} occurs twice; remove one, or give it its own")
-        seen.add(value)
-    return values
+    converted = [convert(value) for value in values]
+    for value, each in zip(values, converted, strict=True):
+        if each is None:
+            wanted = "a whole number or a text" if convert is _id else "a text"
+            raise UserError(f"{path}: {what} {field} {value!r:.60} is not {wanted}; mend it")
+        if each in seen:
+            raise UserError(f"{path}: {what} {field} {value!r:.60} occurs twice; remove one, or give it its own")
+        seen.add(each)
+    return converted
 
 
-def _indices(objects: Sequence[dict], field: str, ids: Sequence[Any], listed: str, path: Path) -> np.ndarray:
+def _indices(
+    objects: Sequence[dict], field: str, ids: Sequence[int | str], listed: str, path: Path
+) -> Int[np.ndarray, "objects"]:
     """Where in `ids` each object's `field` stands."""
     position = {value: index for index, value in enumerate(ids)}
-    found = _column(objects, field, path, "annotation")
-    for index, value in enumerate(found):
-        if not isinstance(value, (int, str)) or value not in position:
-            known = objects[index]["id"]
-            raise UserError(f"{path}: annotation {known} has {field} {value!r}, which is none of its {listed}; mend it")
-    return np.array([position[value] for value in found], np.int64)
+    values = _column(objects, field, path, "annotation")
+    found = [position.get(_id(value), -1) for value in values]
+    if -1 in found:
+        row = found.index(-1)
+        raise UserError(
+            f"{path}: annotation {objects[row]['id']} has {field} {values[row]!r:.60}, "
+            f"which is none of its {listed}; mend it"
+        )
+    return np.array(found, np.int64)
 
 
-def _boxes(objects: Sequence[dict], path: Path) -> np.ndarray:
+def _boxes(objects: Sequence[dict], path: Path) -> Float[np.ndarray, "objects 4"]:
+    """x, y, width, height."""
     boxes = _column(objects, "bbox", path, "annotation")
+    found = numbers(boxes)
+    if found is not None and found.shape == (len(boxes), 4):
+        return found
+    row = next(row for row, box in enumerate(boxes) if (four := numbers(box)) is None or four.shape != (4,))
+    raise UserError(
+        f"{path}: annotation {objects[row]['id']} has bbox {boxes[row]!r:.60}; "
+        "it must be [x, y, width, height] in pixels"
+    )
+
+
+def numbers(values: Any) -> Float[np.ndarray, "..."] | None:
+    """None where they are not numbers, or too large for floats."""
     try:
-        found = np.array(boxes, np.float64)
-        if found.shape == (len(boxes), 4):
-            return found
-    except (ValueError, TypeError):
-        pass
-    known, box = next((record["id"], box) for record, box in zip(objects, boxes, strict=True) if not _is_box(box))
-    raise UserError(f"{path}: annotation {known} has bbox {box!r}; it must be [x, y, width, height] in pixels")
+        return np.array(values, np.float64)
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
-def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(value, (int, float)) for value in box)
+def _crowd(annotation: dict[str, Any], path: Path) -> bool:
+    value = annotation.get("iscrowd")
+    if value is None:
+        return False
+    if isinstance(value, (bool, int, float)) and value in (0, 1):
+        return bool(value)
+    raise UserError(f"{path}: annotation {annotation['id']} has iscrowd {value!r:.60}; it must be 0 or 1, a number")
 
 
-def _area(annotation: dict) -> float:
-    area = annotation.get("area")
-    return float(area) if isinstance(area, (int, float)) else np.nan
-
-
-def _size(record: dict, folder: Path) -> tuple[int, int]:
-    height, width = record.get("height"), record.get("width")
-    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
-        return height, width
-    return picture_size(folder / record["file_name"])
+def _size(record: dict[str, Any], path: Path) -> tuple[int, int]:
+    """What the file states, or the image's header where it states no size that an image can have."""
+    sides = record.get("height"), record.get("width")
+    if all(isinstance(side, (int, float)) and not isinstance(side, bool) and side % 1 == 0 for side in sides):
+        return stated_size(*sides) or picture_size(path)
+    return picture_size(path)

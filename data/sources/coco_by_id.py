@@ -19,8 +19,10 @@ NO_CLASS = "N/A"
 def load(argument: str, split: str, data_dir: str) -> Detection:
     source = coco.load(argument, split, data_dir)
     ids = source.category_ids
-    if ids[0] < 1 or ids[-1] > MOST:
-        raise UserError(f"coco_by_id:{argument}: category ids are {ids[0]} to {ids[-1]}, not 1 to {MOST}; use coco:")
+    if not all(isinstance(each, int) and 1 <= each <= MOST for each in ids):
+        raise UserError(
+            f"coco_by_id:{argument}: category ids are {ids[0]!r:.60} to {ids[-1]!r:.60}, not 1 to {MOST}; use coco:"
+        )
     names = dict(zip(ids, source.classes, strict=True))
     flat = replace(source.store.flat, classes=np.array(ids, np.int32)[source.store.flat.classes] - 1)
     return replace(
@@ -28,4 +30,5 @@ def load(argument: str, split: str, data_dir: str) -> Detection:
         classes=tuple(names.get(number, NO_CLASS) for number in range(1, ids[-1] + 1)),
         category_ids=tuple(range(1, ids[-1] + 1)),
         store=replace(source.store, flat=flat),
+        by_id=True,
     )

@@ -3,6 +3,9 @@
 Folders and files as `coco:` has them. A pixel has the class of the object whose outline it is in, 255 where outlines of
 several objects lie over one another, crowds included. Of train only those pictures are there whose objects of these
 classes have together an area of more than 1,000 pixels. Source: torchvision's references/segmentation/coco_utils.py.
+
+Categories are recognised by their names, COCO's or VOC's, whatever their ids. The box of an object without an outline
+is 255: something is there, of unknown shape.
 """
 
 import os
@@ -12,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faster_coco_eval.core import mask as rle
 from jaxtyping import Int, UInt8
 
+from data import outlines
+from data.annotations import ODD_AREA, packed_ids, packed_names, usable_area
+from data.outlines import Outline
 from data.sources import Record, coco
 from data.sources.coco import splits as splits
 from data.sources.folder import root_folder
@@ -22,9 +27,18 @@ from data.sources.voc import CLASSES as VOC_CLASSES
 from errors import UserError
 
 CLASSES = ("background", *VOC_CLASSES)
-CATEGORY_IDS = (5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)  # COCO's, of VOC's classes
+COCO_NAMES = {  # COCO's names of VOC's classes where they differ
+    "airplane": "aeroplane",
+    "couch": "sofa",
+    "dining table": "diningtable",
+    "motorcycle": "motorbike",
+    "potted plant": "pottedplant",
+    "tv": "tvmonitor",
+}
 IGNORE = 255
 LEAST_AREA = 1000
+FEW_POINTS = "objects with polygons of fewer than 3 points or an odd number of coordinates (these are left out)"
+NO_OUTLINE = "objects without an outline (their boxes are ignored)"
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,7 @@ class CocoVoc:
         classes, covered = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
         for row in range(*self.offsets[index : index + 2]):
             counts = self.outlines[self.ends[row] : self.ends[row + 1]]
-            shape = rle.decode({"size": size, "counts": counts})
+            shape = outlines.mask(counts, size)
             classes = np.maximum(classes, shape * self.kinds[row])
             covered = np.minimum(covered + shape, 2)
         return np.where(covered > 1, IGNORE, classes).astype(np.uint8)
@@ -71,41 +85,78 @@ def classes(argument: str, data_dir: str) -> tuple[str, ...]:
 
 
 def load(argument: str, split: str, data_dir: str) -> CocoVoc:
-    boxes = coco.load(argument, split, data_dir)
-    path = coco.annotation_file(root_folder(argument, "coco_voc"), split)
-    size_of = dict(zip(boxes.image_ids.tolist(), boxes.sizes.tolist(), strict=True))
-    found: dict[Any, list[tuple[int, bytes]]] = {each: [] for each in size_of}
-    area = dict.fromkeys(size_of, 0.0)
-    for each in coco.read_json(path)["annotations"]:
-        if each["category_id"] in CATEGORY_IDS:
-            picture = each["image_id"]
-            counts = _outline(each, size_of[picture], path)
-            found[picture].append((CATEGORY_IDS.index(each["category_id"]) + 1, counts))
-            area[picture] += each.get("area", 0)
-    kept = [row for row, each in enumerate(found) if split != "train" or area[each] > LEAST_AREA]
-    if not kept:
-        raise UserError(f"{path}: no picture with objects of VOC's classes (COCO's ids {CATEGORY_IDS}); see coco:")
-    objects = [found[each] for each in np.array(list(found), object)[kept]]
-    flat = [each for held in objects for each in held]
+    content = coco.read(root_folder(argument, "coco_voc"), split)
+    path = content.path
+    kinds = [_class(name) for name in content.names]
+    if not any(kinds):
+        raise UserError(
+            f"{path}: none of its categories is one of {', '.join((*VOC_CLASSES, *COCO_NAMES))}; "
+            "rename them, or read it as coco:"
+        )
+
+    found: list[list[tuple[int, bytes]]] = [[] for _ in content.file_names]
+    area = np.zeros(len(found))
+    odd: dict[str, list[Any]] = {rule: [] for rule in (FEW_POINTS, NO_OUTLINE, ODD_AREA)}  # ids of annotations
+    for annotation, owner, row in zip(content.objects, content.owner.tolist(), content.classes.tolist(), strict=True):
+        if not kinds[row]:
+            continue
+        size = content.sizes[owner].tolist()
+        outline = _outline(annotation, size, path)
+        odd[FEW_POINTS] += [annotation["id"]] * (outline.dropped > 0)
+        kind, counts = kinds[row], outline.counts
+        if counts is None:
+            odd[NO_OUTLINE].append(annotation["id"])
+            kind, counts = IGNORE, _box(annotation, size)
+        found[owner] += [(kind, counts)] if counts else []
+        stated = coco.area(annotation)
+        if not usable_area(stated):
+            odd[ODD_AREA].append(annotation["id"])
+            stated = outlines.area(counts, size) if counts else 0
+        area[owner] += stated
+
+    kept = [row for row in range(len(found)) if split != "train" or area[row] > LEAST_AREA]
+    flat = [each for row in kept for each in found[row]]
+    if all(kind == IGNORE for kind, _ in flat):
+        raise UserError(
+            f"{path}: no outline of an object of VOC's classes"
+            + (f" in an image where they cover more than {LEAST_AREA:,} pixels" if split == "train" else "")
+            + "; look at its segmentation fields, or read it as coco:"
+        )
+    told = [f"{len(ids):,} {rule}, first annotation {ids[0]}" for rule, ids in odd.items() if ids]
     return CocoVoc(
-        root=boxes.root,
-        files=boxes.files[kept],
-        image_ids=boxes.image_ids[kept],
-        sizes=boxes.sizes[kept],
-        offsets=np.cumsum([0, *map(len, objects)]),
+        root=content.folder,
+        files=packed_names([content.file_names[row] for row in kept]),
+        image_ids=packed_ids([content.image_ids[row] for row in kept]),
+        sizes=content.sizes[kept],
+        offsets=np.cumsum([0, *(len(found[row]) for row in kept)]),
         kinds=np.array([kind for kind, _ in flat], np.uint8),
         ends=np.cumsum([0, *(len(counts) for _, counts in flat)]),
         outlines=b"".join(counts for _, counts in flat),
+        oddities=f"odd outlines in {path}: {'; '.join(told)}" if told else "",
     )
 
 
-def _outline(annotation: dict, size: Sequence[int], path: Path) -> bytes:
-    """The run lengths of an object's polygons, or of its own run lengths; b"" is never among them."""
-    outline = annotation.get("segmentation")
+def _outline(annotation: dict[str, Any], size: Sequence[int], path: Path) -> Outline:
+    """The object's `segmentation` in an image of `size`. Raises UserError where it cannot be read."""
     try:
-        made = rle.frPyObjects(outline, *size)
-        return (rle.merge(made) if isinstance(made, list) else made)["counts"]
-    except Exception as error:  # the C code behind raises whatever broken outlines lead it to
+        return outlines.read(annotation.get("segmentation"), size)
+    except ValueError as error:
         raise UserError(
-            f"{path}: annotation {annotation['id']} has no outline that can be read ({error}); mend it"
+            f"{path}: annotation {annotation['id']} has a segmentation that cannot be read: {error}; mend or remove it"
         ) from error
+
+
+def _box(annotation: dict[str, Any], size: Sequence[int]) -> bytes | None:
+    """The outline of an object's box, if it has one."""
+    box = coco.numbers(annotation.get("bbox"))
+    if box is None or box.shape != (4,) or not np.isfinite(box).all():
+        return None
+    x0, y0, x1, y1 = (*box[:2], *(box[:2] + box[2:]))
+    return outlines.read([[x0, y0, x1, y0, x1, y1, x0, y1]], size).counts
+
+
+def _class(name: str) -> int:
+    """The class that a category's name, COCO's or VOC's, stands for; 0 for none of VOC's."""
+    name = name.strip().lower()
+    name = COCO_NAMES.get(name, name)
+    return CLASSES.index(name) if name in VOC_CLASSES else 0

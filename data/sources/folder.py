@@ -1,11 +1,13 @@
-"""`folder:<path>`: pictures sorted into folders, a class a sub-folder.
+"""`folder:<path>`: images sorted into folders, one sub-folder per class.
 
-    <path>/train/<class>/<picture>      with val/ and test/ beside train/, or
-    <path>/<class>/<picture>            one split, "train", to cut a "val" from with config.data.val_fraction
+    <path>/train/<class>/.../<image>    with val/ (or valid/, ...) and test/ beside train/, or any of these alone, or
+    <path>/<class>/.../<image>          one split, "train", to cut a "val" from with config.data.val_fraction, or to
+                                        evaluate as other data: eval.py --source folder:<path> --split train
 
-The classes are the sorted names of the folders of train; any script will do. Each has a picture in train at least; val
-and test may lack some classes. Hidden files (.DS_Store) are passed over; any other file that is not named as a picture
-is an error, so that nothing is left out in silence.
+The classes are the sorted names of the class folders of train, or without train of all splits; any script will do.
+Each has an image in train at least; val and test may lack some. Folders within a class folder belong to the class. A
+folder `train` that holds images itself is a class of that name. Files that are no images are passed over, counted and
+reported; data/files.py says what counts as an image, and what is hidden.
 """
 
 import os
@@ -15,21 +17,22 @@ from pathlib import Path
 
 import numpy as np
 
-from data.sources import Record
+from data import files
+from data.sources import VALIDATION, Record
 from errors import UserError, did_you_mean
 
-SPLITS = ("train", "val", "test")
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SPLITS = ("train", *VALIDATION, "test")
 
 
 @dataclass(frozen=True)
 class Folder:
-    """`files` holds paths below `root` as bytes: one compact array, also for millions of pictures."""
+    """`files` holds paths below `root` as bytes: one compact array, also for millions of images."""
 
     root: Path
     classes: Sequence[str]
     files: np.ndarray
     labels: np.ndarray
+    oddities: str = ""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -43,42 +46,43 @@ class Folder:
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
-    root = root_folder(argument)
-    held = tuple(split for split in SPLITS if (root / split).is_dir())
-    return held if "train" in held else ("train",)
+    return _split_folders(root_folder(argument)) or ("train",)
 
 
 def load(argument: str, split: str, data_dir: str) -> Folder:
     root = root_folder(argument)
-    train = root / "train" if (root / "train").is_dir() else root
-    classes = _folders(train)
+    held = _split_folders(root)
+    reference = [root / "train"] if "train" in held else [root / each for each in held] or [root]
+    classes = tuple(sorted({name for folder in reference for name in _class_folders(folder)}))
     if not classes:
-        raise UserError(f"{train}: no class folders; expected {train}/<class>/<picture>")
-    root = train if split == "train" else root / split
-    held = _folders(root)
-    unknown = [name for name in held if name not in classes]
+        raise UserError(f"{reference[0]}: no class folders; expected {reference[0]}/<class>/<image>")
+    root = root / split if held else root
+    present = _class_folders(root)
+    unknown = [name for name in present if name not in classes]
     if unknown:
         raise UserError(
-            f"{root / unknown[0]}: no such class in {train}{did_you_mean(unknown[0], classes)}; "
+            f"{root / unknown[0]}: no such class in {reference[0]}{did_you_mean(unknown[0], classes)}; "
             "rename or remove the folder"
         )
-    files, labels = [], []
+    found, labels, others = [], [], []
     for label, name in enumerate(classes):
-        if name in held:
-            pictures = _pictures(root / name)
-            if not pictures and root == train:
-                raise UserError(f"{root / name}: a class without pictures; add some, or remove the folder")
-            files += [f"{name}/{picture}" for picture in pictures]
-            labels += [label] * len(pictures)
-    if not files:
-        raise UserError(f"{root}: no pictures in its class folders; expected {root}/<class>/<picture>")
-    return Folder(root, classes, np.array([os.fsencode(file) for file in files]), np.array(labels, np.int32))
+        if name in present:
+            listed = files.scan(root / name)
+            if not listed.images and (split == "train" or not held):
+                raise UserError(f"{root / name}: a class without images; add some, or remove the folder")
+            found += [f"{name}/{image}" for image in listed.images]
+            labels += [label] * len(listed.images)
+            others.append((root / name, listed.others))
+    if not found:
+        raise UserError(f"{root}: no images in its class folders; expected {root}/<class>/<image>")
+    packed = np.array([os.fsencode(file) for file in found])
+    return Folder(root, classes, packed, np.array(labels, np.int32), files.passed_over(*others))
 
 
 def root_folder(argument: str, kind: str = "folder") -> Path:
     """The folder that "kind:argument" names. Raises UserError where there is none."""
     if not argument:
-        raise UserError(f"config.data.source is '{kind}:' without a path; write {kind}:/path/to/pictures")
+        raise UserError(f"config.data.source is '{kind}:' without a path; write {kind}:/path/to/images")
     try:
         root = Path(argument).expanduser().absolute()
         if not root.is_dir():
@@ -88,29 +92,35 @@ def root_folder(argument: str, kind: str = "folder") -> Path:
     return root
 
 
-def _folders(path: Path) -> tuple[str, ...]:
-    """Sorted names of the folders in `path`; a picture among them is an error, since it would belong to no class."""
+def _split_folders(root: Path) -> tuple[str, ...]:
+    """The splits that `root` holds as folders of class folders; () where it holds the class folders of one split."""
+    folders = [entry.name for entry in files.entries(root) if files.is_folder(entry)]
+    held = tuple(split for split in SPLITS if split in folders)
+    if "train" in held:
+        return () if _holds_images(root / "train") else held
+    alone = len(folders) == len(held) and not any(_holds_images(root / split) for split in held)
+    return held if alone else ()
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether images lie in `folder` itself and no folders do: then it is the folder of a class, not of a split."""
+    within = files.entries(folder)
+    return any(files.is_image(entry.name) for entry in within) and not any(map(files.is_folder, within))
+
+
+def _class_folders(path: Path) -> tuple[str, ...]:
+    """Sorted names of the folders in `path`.
+
+    Raises UserError for an image next to them, which would belong to no class, and for one that holds splits.
+    """
     names = []
-    for entry in _scan(path):
-        if entry.is_dir():
+    for entry in files.entries(path):
+        if files.is_folder(entry):
             names.append(entry.name)
-        elif entry.name.lower().endswith(PICTURES):
-            raise UserError(f"{entry.path}: a picture outside the class folders; move it into one")
+        elif files.is_image(entry.name):
+            raise UserError(f"{entry.path}: an image outside the class folders; move it into one")
+    for name in names:
+        held = [split for split in SPLITS if (path / name / split).is_dir()]
+        if "train" in held and len(held) > 1:
+            raise UserError(f"{path / name}: holds splits, not the images of one class; give folder:{path / name}")
     return tuple(sorted(names))
-
-
-def _pictures(path: Path) -> list[str]:
-    names = []
-    for entry in _scan(path):
-        if not entry.name.lower().endswith(PICTURES) or entry.is_dir():
-            raise UserError(f"{entry.path}: not a picture ({' '.join(PICTURES)}); move or remove it")
-        names.append(entry.name)
-    return sorted(names)
-
-
-def _scan(path: Path) -> list[os.DirEntry]:
-    try:
-        with os.scandir(path) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be listed ({error.strerror}); make it readable, or remove it") from error

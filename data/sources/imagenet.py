@@ -1,4 +1,4 @@
-"""`imagenet:<folder>`: ImageNet pictures as they are passed around, to evaluate on, without preparing anything.
+"""`imagenet:<folder>`: ImageNet's images as they are passed around, to evaluate on, without preparing anything.
 
     <folder>/.../<wnid>_<anything>.JPEG    or    <folder>/.../<wnid>/.../<anything>.JPEG
 
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data import files
 from data.sources import tfds
-from data.sources.folder import PICTURES, Folder
+from data.sources.folder import Folder, root_folder
 from errors import UserError
 
 WNID = re.compile(r"n\d{8}(?=_|$)")
@@ -29,24 +30,21 @@ def classes(argument: str, data_dir: str) -> Sequence[str]:
 
 
 def load(argument: str, split: str, data_dir: str) -> Folder:
-    root = Path(argument).expanduser().absolute()
-    if not argument or not root.is_dir():
-        raise UserError(
-            f"config.data.source is 'imagenet:{argument}': no such folder; write imagenet:/path/to/pictures"
-        )
+    root = root_folder(argument, "imagenet")
     names = classes(argument, data_dir)
     numbers = {name: number for number, name in enumerate(names)}
-    files = sorted(path for path in root.rglob("*") if path.name.lower().endswith(PICTURES) and path.is_file())
-    if not files:
-        raise UserError(f"{root}: no pictures below this folder ({' '.join(PICTURES)})")
-    below = [file.relative_to(root) for file in files]
-    labels = np.array([_label(path, root, numbers) for path in below], np.int32)
-    return Folder(root, names, np.array([os.fsencode(path) for path in below]), labels)
+    listed = files.scan(root)
+    if not listed.images:
+        raise UserError(f"{root}: no images below this folder")
+    labels = np.array([_label(path, root, numbers) for path in listed.images], np.int32)
+    packed = np.array([os.fsencode(path) for path in listed.images])
+    return Folder(root, names, packed, labels, files.passed_over((root, listed.others)))
 
 
-def _label(path: Path, root: Path, numbers: dict[str, int]) -> int:
-    """By the WordNet id that the picture's name begins with, else that of the nearest folder named after one."""
-    wnid = next((found[0] for part in reversed(path.parts) if (found := WNID.match(part))), None)
+def _label(path: str, root: Path, numbers: dict[str, int]) -> int:
+    """By the WordNet id that the image's name begins with, else that of the nearest folder named after one."""
+    parts = reversed((root.name, *path.split("/")))
+    wnid = next((found[0] for part in parts if (found := WNID.match(part))), None)
     if wnid is None:
         raise UserError(f"{root / path}: neither its name nor its folder begins with a WordNet id, such as n01440764_")
     if wnid not in numbers:

@@ -73,7 +73,12 @@ class Scenes:
 
     @property
     def sizes(self) -> np.ndarray:
-        return np.full((self.count, 2), self.size, np.int32)
+        return np.broadcast_to(np.int32(self.size), (self.count, 2))
+
+    @property
+    def box_counts(self) -> np.ndarray:
+        """The most that a scene can have: to count them would be to make them all."""
+        return np.broadcast_to(MOST, (self.count, 3))
 
     def annotations(self, index: int) -> Annotations:
         return _annotations(self._garments(index)[0], self.size)

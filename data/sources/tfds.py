@@ -4,7 +4,8 @@ Datasets with a `label` are for classification, those with `objects` (voc/2007, 
 is data/sources/tfds_masks.py.
 
 `<name>` is TFDS's own, with config and version where wanted ("fashion_mnist", "imagenet2012:5.1.0"); splits are TFDS's,
-slices such as "train[:90%]" included, and "val" is understood as its "validation". Prepare the data once with
+slices such as "train[:90%]" included. "val" is the dataset's "val", "validation", "valid" or "dev", the first that it
+has. Prepare the data once with
 
     python -m data.prepare tfds:<name>
 """
@@ -20,9 +21,11 @@ from jaxtyping import Int
 
 from data import image
 from data.annotations import Annotations, Store, pack
-from data.sources import Record
+from data.sources import FORMS, Record, validation
 from data.sources.coco import CATEGORY_IDS as COCO_IDS
 from errors import UserError, did_you_mean
+
+SLICES = True
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,12 @@ class Tfds:
     @cached_property
     def labels(self) -> Int[np.ndarray, "records"]:
         return np.array([self[index]["label"] for index in range(len(self))], np.int32)
+
+    @property
+    def version(self) -> str:
+        """What stands for records that would all have to be read: name and version, and the lengths of the shards."""
+        info = prepared_builder(self.name, self.data_dir).info
+        return f"{info.full_name} {info.splits[self.split.partition('[')[0]].shard_lengths}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_records", "labels", "_survey")}
@@ -96,7 +105,7 @@ class TfdsDetection(Tfds):
         coco = self.name.partition("/")[0] == "coco" and len(self.classes) == len(COCO_IDS)
         return COCO_IDS if coco else range(1, len(self.classes) + 1)
 
-    @property
+    @cached_property
     def sizes(self) -> Int[np.ndarray, "records 2"]:
         return self._survey[0]
 
@@ -105,8 +114,20 @@ class TfdsDetection(Tfds):
         return self._survey[1]
 
     @property
-    def oddities(self) -> str:
+    def store(self) -> Store:
         return self._survey[2]
+
+    @property
+    def box_counts(self) -> Int[np.ndarray, "records 3"]:
+        return self.store.box_counts
+
+    @property
+    def oddities(self) -> str:
+        return self.store.oddities
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With `sizes`, 8 bytes a record, so that no worker process has to read the whole split for them."""
+        return super().__getstate__() | {"sizes": self.sizes}
 
     def annotations(self, index: int) -> Annotations:
         return self._pack([index], [self._read(index, "objects")]).flat
@@ -120,12 +141,12 @@ class TfdsDetection(Tfds):
         }
 
     @cached_property
-    def _survey(self) -> tuple[np.ndarray, np.ndarray, str]:
-        """Sizes, the dataset's own names of the pictures (positions, where it has none), and what was odd."""
+    def _survey(self) -> tuple[np.ndarray, np.ndarray, Store]:
+        """Sizes, the dataset's own names of the pictures (positions, where it has none), and all boxes."""
         heads = [self._head(index) for index in range(len(self))]
         store = self._pack(range(len(self)), heads, where=f"tfds:{self.name}/{self.split}")
         sizes = np.array([head["size"] for head in heads], np.int32)
-        return sizes, np.array([head["id"] for head in heads]), store.oddities
+        return sizes, np.array([head["id"] for head in heads]), store
 
     def _head(self, index: int) -> dict[str, Any]:
         """What `_pack` needs of a record, without its picture, and its name."""
@@ -196,8 +217,9 @@ def prepared_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
+    """TFDS's names, but "val" for that of the validation split."""
     names = tuple(prepared_builder(argument, data_dir).info.splits)
-    return tuple("val" if name == "validation" else name for name in names)
+    return tuple("val" if name == validation(names) else name for name in names)
 
 
 def classes(argument: str, data_dir: str) -> tuple[str, ...]:
@@ -228,12 +250,12 @@ def split_of(argument: str, split: str, data_dir: str) -> str:
     """TFDS's own name of a split. Raises UserError where the dataset has none of it, or no records in it."""
     info = prepared_builder(argument, data_dir).info
     if split.partition("[")[0] == "val":
-        split = "validation" + split.removeprefix("val")
+        split = validation(tuple(info.splits)) + split.removeprefix("val")
     try:
         count = info.splits[split].num_examples
     except (ValueError, KeyError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"tfds:{argument}: {reason}; write a split as train, train[:90%] or train[100:200]") from error
+        raise UserError(f"tfds:{argument}: {reason}; {FORMS}") from error
     if count <= 0:
         raise UserError(f"tfds:{argument} has no records in its split {split!r}")
     return split

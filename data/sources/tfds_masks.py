@@ -19,13 +19,14 @@ from jaxtyping import Int
 from PIL import Image
 
 from data import image
+from data.boxes import IGNORE
+from data.masks import MOST
 from data.sources import Record
-from data.sources.tfds import Tfds, builder, prepared_builder, split_of, splits
+from data.sources.tfds import SLICES, Tfds, builder, prepared_builder, split_of, splits
 from errors import UserError
 
-__all__ = ["classes", "load", "splits"]
+__all__ = ["SLICES", "classes", "load", "splits"]
 
-IGNORE = 255
 CITYSCAPES = {  # the dataset's own numbers (labelIds) of the classes that are evaluated
     **{"road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19},
     **{"traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26},
@@ -78,7 +79,7 @@ class TfdsMasks(Tfds):
         return np.array([image.size(self._read(i, name)[name], self._name(i)) for i in range(len(self))], np.int32)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_records", "_features", "sizes")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_records", "_features")}
 
     def __getitem__(self, index: int) -> Record:
         known = self._features
@@ -111,6 +112,8 @@ def _known(name: str, data_dir: str) -> Known:
             f"tfds_masks:{name}: what its masks mean is not known; known are {', '.join(KNOWN)}, and datasets with an "
             f"'image' and a 'segmentation' of tfds.features.LabeledImage; its features are {', '.join(features)}"
         )
+    if len(mask.names) > MOST:
+        raise UserError(f"tfds_masks:{name}: has {len(mask.names)} classes; masks hold at most {MOST}, merge some")
     return Known("image", "segmentation", {label: number for number, label in enumerate(mask.names)})
 
 
@@ -120,4 +123,17 @@ def classes(argument: str, data_dir: str) -> Sequence[str]:
 
 def load(argument: str, split: str, data_dir: str) -> TfdsMasks:
     split = split_of(argument, split, data_dir)
-    return TfdsMasks(argument, split, data_dir, classes(argument, data_dir))
+    source = TfdsMasks(argument, split, data_dir, classes(argument, data_dir))
+    if len(source) and not any(_has_classes(source, index) for index in range(len(source))):
+        raise UserError(
+            f"tfds_masks:{argument}: all pixels of all {len(source):,} masks of {split} are ignored; take another split"
+        )
+    return source
+
+
+def _has_classes(source: TfdsMasks, index: int) -> bool:
+    """Whether some pixel of the record is not ignored; a broken record is, which is reported when it is read."""
+    try:
+        return bool((source[index]["segmentation"] != IGNORE).any())
+    except UserError:
+        return True

@@ -7,7 +7,8 @@
 The format's coordinates are indices of pixels, from 1, of which the last belongs to the box. They become continuous by
 detectron2's rule: xmin - 1, ymin - 1, xmax, ymax. Data that counts from 0 is read by the same rule, and clipped.
 The classes are VOC's twenty, in its order, where no other names occur; else the sorted names of all splits. A picture's
-size is what its annotation says, or its own header where that is silent. An object's parts are left out.
+size is what its annotation says, or its own header where that is silent. An object's parts are left out. <difficult>
+is 0 where it is missing or empty, and any whole number above 0 is 1. Each <bndbox> of an <object> is an object.
 """
 
 import itertools
@@ -18,7 +19,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from data.annotations import Detection, named_pictures, pack, packed_names, picture_size
+from data.annotations import Detection, named_pictures, pack, packed_names, picture_size, stated_size
+from data.files import read_names
 from data.sources.folder import root_folder
 from errors import UserError
 
@@ -28,6 +30,12 @@ CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+# Below <annotation>, the elements that, elsewhere or otherwise spelt, would be an image's objects lost in silence.
+PLACES = {
+    "object": ("object",),
+    "bndbox": ("object/bndbox", "object/part/bndbox"),
+    "difficult": ("object/difficult", "object/part/difficult"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class _Parsed:
     names: list[str]
     boxes: list[list[float]]
     difficult: list[bool]
+    second: int  # boxes beyond the first of their object
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
@@ -48,11 +57,13 @@ def splits(argument: str, data_dir: str) -> tuple[str, ...]:
 
 def load(argument: str, split: str, data_dir: str) -> Detection:
     root = root_folder(argument, "voc")
-    lists = {each: _read_list(root, each) for each in splits(argument, data_dir)}
+    pictures = named_pictures(root / "JPEGImages")
+    lists = {
+        each: read_names(root / "ImageSets" / "Main" / f"{each}.txt", pictures) for each in splits(argument, data_dir)
+    }
     parsed = {name: _parse(_xml(root, name)) for name in dict.fromkeys(itertools.chain(*lists.values()))}
     classes = _classes(parsed)
     names = lists[split]
-    pictures = named_pictures(root / "JPEGImages")
     for name in names:
         if name not in pictures:
             raise UserError(
@@ -69,6 +80,7 @@ def load(argument: str, split: str, data_dir: str) -> Detection:
         sizes=np.array(sizes, np.int32),
         name=lambda index: str(_xml(root, names[index])),
         where=str(root / "ImageSets" / "Main" / f"{split}.txt"),
+        notes=_second_boxes({_xml(root, name): parsed[name].second for name in names}),
     )
     return Detection(
         root=root,
@@ -90,51 +102,76 @@ def _classes(parsed: dict[str, _Parsed]) -> tuple[str, ...]:
     return CLASSES if found <= set(CLASSES) else tuple(sorted(found))
 
 
-def _read_list(root: Path, split: str) -> list[str]:
-    """The first word of each line: in lists of one class a 1, 0 or -1 follows."""
-    path = root / "ImageSets" / "Main" / f"{split}.txt"
-    try:
-        names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); mend it") from error
-    if not names:
-        raise UserError(f"{path}: names no picture; write a name a line, or remove the file")
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise UserError(f"{path}: {name} occurs twice; remove one of its lines")
-        seen.add(name)
-    return names
-
-
 def _parse(path: Path) -> _Parsed:
-    try:
-        tree = ElementTree.parse(path).getroot()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); add it, or mend the list") from error
-    except (ElementTree.ParseError, ValueError) as error:
-        raise UserError(f"{path}: not XML ({error}); mend or remove it") from error
-    objects = tree.findall("object")
+    tree = _tree(path)
+    boxes = [(each, box) for each in tree.findall("object") for box in _boxes(each, path)]
     return _Parsed(
         size=_size(tree, path),
-        names=[_text(each, "name", path) for each in objects],
-        boxes=[[_number(each, f"bndbox/{corner}", path) for corner in CORNERS] for each in objects],
-        difficult=[each.find("difficult") is not None and _number(each, "difficult", path) != 0 for each in objects],
+        names=[_text(each, "name", path) for each, _ in boxes],
+        boxes=[[_number(box, corner, path) for corner in CORNERS] for _, box in boxes],
+        difficult=[_difficult(each, path) for each, _ in boxes],
+        second=len(boxes) - len(tree.findall("object")),
     )
+
+
+def _tree(path: Path) -> ElementTree.Element:
+    """The document's root, <annotation>. Raises UserError for elements of the format that are not where it has them."""
+    try:
+        content = path.read_bytes()
+        if b"<!ENTITY" in content.replace(b"\0", b""):  # in UTF-16 too
+            raise UserError(f"{path}: declares entities, which annotations do not need; remove its <!DOCTYPE ...>")
+        tree = ElementTree.fromstring(content)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); add it, or mend the list") from error
+    except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
+        raise UserError(f"{path}: not XML ({error}); mend or remove it") from error
+    if tree.tag != "annotation":
+        raise UserError(f"{path}: its outermost element is <{tree.tag}>, not <annotation>; export it as Pascal VOC")
+    known = {id(each) for places in PLACES.values() for place in places for each in tree.findall(place)}
+    for each in tree.iter():
+        name = each.tag.rpartition("}")[2].lower()  # a namespace is in braces
+        if name in PLACES and id(each) not in known:
+            raise UserError(
+                f"{path}: <{each.tag}> is not where Pascal VOC has its <{name}>, in small letters and without a "
+                f"namespace: <annotation>{''.join(f'<{tag}>' for tag in PLACES[name][0].split('/'))}; mend it"
+            )
+    return tree
+
+
+def _boxes(element: ElementTree.Element, path: Path) -> list[ElementTree.Element]:
+    found = element.findall("bndbox")
+    if not found:
+        raise UserError(f"{path}: an <object> lacks <bndbox>; add it")
+    return found
+
+
+def _difficult(element: ElementTree.Element, path: Path) -> bool:
+    text = (element.findtext("difficult") or "").strip()
+    if not text:
+        return False
+    number = _number(element, "difficult", path)
+    if number < 0 or number % 1:
+        raise UserError(f"{path}: <difficult> is {text!r:.60}, neither 0 nor 1; mend it")
+    return number > 0
 
 
 def _size(tree: ElementTree.Element, path: Path) -> tuple[int, int] | None:
     if tree.find("size") is None:
         return None
-    height, width = (_number(tree, f"size/{side}", path) for side in ("height", "width"))
-    return (int(height), int(width)) if min(height, width) >= 1 else None
+    return stated_size(*(_number(tree, f"size/{side}", path) for side in ("height", "width")))
+
+
+def _second_boxes(counts: dict[Path, int]) -> list[str]:
+    odd = [path for path, count in counts.items() if count]
+    total = sum(counts.values())
+    return [f"{total:,} beyond the first of their <object> (taken as objects), first in {odd[0]}"] if odd else []
 
 
 def _text(element: ElementTree.Element, field: str, path: Path) -> str:
     text = (element.findtext(field) or "").strip()
     if not text:
-        number = f"an <{element.tag}> " if element.tag == "object" else ""
-        raise UserError(f"{path}: {number}lacks <{field.replace('/', '><')}>; add it")
+        holder = {"object": "an <object> ", "bndbox": "a <bndbox> "}.get(element.tag, "")
+        raise UserError(f"{path}: {holder}lacks <{field.replace('/', '><')}>; add it")
     return text
 
 
@@ -145,4 +182,4 @@ def _number(element: ElementTree.Element, field: str, path: Path) -> float:
             return number
         raise ValueError(text)
     except ValueError as error:
-        raise UserError(f"{path}: <{field.replace('/', '><')}> is {text!r}, no finite number; mend it") from error
+        raise UserError(f"{path}: <{field.replace('/', '><')}> is {text!r:.60}, no finite number; mend it") from error

@@ -94,3 +94,44 @@ def test_all_at_once_and_one_by_one_give_the_same(monkeypatch):
     assert (one_by_one != at_once).mean() < 1e-3
     assert len({image.tobytes() for image in one_by_one - images}) > 30
     assert one_by_one.min() >= 0 and one_by_one.max() <= 255 and (one_by_one % 1 == 0).all()
+
+
+def torchvision_floats(name, image, given):
+    """torchvision.transforms.v2.functional of a float image, in float64: units of 0..1 there, of 0..255 here."""
+    x, amount = image.astype(np.float64) / 255, float(given.amount)
+    greys = (x @ [0.2989, 0.587, 0.114])[..., None]
+    if name == "Sharpness":
+        around = sum(x[a : a + x.shape[0] - 2, b : b + x.shape[1] - 2] for a in range(3) for b in range(3))
+        other = x.copy()
+        other[1:-1, 1:-1] = (around + 4 * x[1:-1, 1:-1]) / 13
+    else:
+        other = {"Brightness": 0, "Color": greys, "Contrast": greys.mean()}.get(name)
+    if other is not None:
+        return 255 * np.clip(amount * x + (1 - amount) * other, 0, 1)
+    if name == "Posterize":
+        return 255 * np.clip(np.floor(x * 2**amount), 0, 2**amount - 1) / 2**amount
+    if name == "Solarize":
+        return 255 * np.where(x >= amount / 255, 1 - x, x)
+    if name == "AutoContrast":
+        return 255 * (x - x.min((0, 1))) / (x.max((0, 1)) - x.min((0, 1)))
+    assert name == "Equalize"  # of the image in 8 bits
+    levels = np.floor(x * 255.999).astype(int)
+    table = [
+        np.asarray(auto.equalising_table(jnp.asarray(np.bincount(levels[..., c].ravel(), minlength=256))))
+        for c in range(3)
+    ]
+    return np.stack([table[c][levels[..., c]] for c in range(3)], axis=-1)
+
+
+def test_each_operation_on_high_bit_images_is_torchvisions_for_floats():
+    image = np.random.default_rng(0).uniform(3, 250, (20, 24, 3)).astype(np.float32)
+    of_floats = jax.jit(lambda image, given: apply(image, given, whole=False))
+    for name in OPERATIONS:
+        given = operation("trivialaugment", name, 17, -1, 20, 24)
+        found = np.asarray(of_floats(image, given))
+        if name in ("Identity", *auto.GEOMETRIC):
+            assert np.isin(found, np.append(image, 0)).all()
+        else:
+            off = np.abs(found - torchvision_floats(name, image, given))
+            assert (off < 1e-3).mean() > 0.999, name  # a pixel may lie on a step's edge
+        assert (found % 1 != 0).any() == (name != "Equalize")

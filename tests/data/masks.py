@@ -1,11 +1,13 @@
 """Small datasets with masks, in the layouts that are read."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from detection import picture
 from PIL import Image
 
+SPLITS = {"train": "ab", "val": "c"}
 CLASSES = "ground\nroad\nsky\n"
 PATTERN = np.array([[0, 0, 1, 1, 255], [0, 1, 1, 2, 2], [2, 2, 2, 2, 0]], np.uint8)
 
@@ -18,9 +20,9 @@ def write_mask(path: Path, values: np.ndarray, mode: str | None = None) -> None:
     mask.save(path)
 
 
-def write_masks(root: Path, layout: str = "images") -> Path:
-    """Two pictures of train and one of val, each 3 x 5 with PATTERN, rolled by one more row each."""
-    for split, names in (("train", "ab"), ("val", "c")):
+def write_masks(root: Path, layout: str = "images", splits: Mapping[str, str] = SPLITS) -> Path:
+    """An image, 3 x 5, for each letter of each split: with PATTERN, rolled by one more row each."""
+    for split, names in splits.items():
         for number, name in enumerate(names):
             folders = {
                 "images": (f"images/{split}", f"masks/{split}"),

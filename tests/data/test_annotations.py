@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.annotations import Detection, check_size, named_pictures, pack, packed_names, picture_size
+from data.annotations import (
+    Detection,
+    check_size,
+    named_pictures,
+    pack,
+    packed_ids,
+    packed_names,
+    picture_size,
+    stated_size,
+)
 from errors import UserError
 
 SIZES = np.array([[100, 200], [50, 60], [40, 40]], np.int32)
@@ -26,7 +35,7 @@ def test_each_picture_gets_its_own_boxes_in_their_order():
         np.float32,
         np.int32,
         bool,
-        np.float32,
+        np.float64,
     ]
 
 
@@ -49,13 +58,47 @@ def test_odd_boxes_are_set_right_by_the_rules_and_told_in_one_line():
 
 def test_an_area_is_kept_where_given_and_else_the_clipped_boxs():
     boxes = [[0, 0, 4, 5], [-2, 0, 4, 5]]
-    assert packed([0, 0], boxes, area=[7.5, np.nan])[0].area.tolist() == [7.5, 20]
     assert packed([0, 0], boxes)[0].area.tolist() == [20, 20]
+    whole = packed([0, 0], boxes, area=[9216.0003, 1e10])  # which float32 would round to a limit of COCO's ranges
+    assert whole[0].area.tolist() == [9216.0003, 1e10] and "area" not in whole.oddities
+
+
+@pytest.mark.parametrize("area", [np.nan, 0, -0.0, -20, np.inf, -np.inf, 1.1e10])
+def test_an_area_that_cannot_be_is_the_outlines_or_else_the_clipped_boxs_and_reported(area):
+    boxes = [[0, 0, 4, 5], [3, 3, 3, 3], [-2, 0, 4, 5]]
+    store = packed([0, 0, 1], boxes, area=[7.5, area, area], outline_area={2: 12.0}.get)
+    assert store[0].area.tolist() == [7.5] and store[1].area.tolist() == [12]
+    assert "1 without a usable area (it is the outline's, or the box's), first in p1.xml" in store.oddities
+    assert packed([0, 0, 1], boxes, area=[7.5, area, area])[1].area.tolist() == [20]
 
 
 def test_crowd_and_difficult_stay_with_their_boxes():
-    found = packed([0, 0, 0], [[0, 0, 4, 5], [3, 3, 3, 3], [1, 1, 2, 2]], crowd=[1, 0, 0], difficult=[0, 1, 1])[0]
-    assert found.crowd.tolist() == [True, False] and found.difficult.tolist() == [False, True]
+    boxes = [[0, 0, 4, 5], [3, 3, 3, 3], [1, 1, 2, 2], [0, 0, 1, 1]]
+    found = packed([0] * 4, boxes, crowd=[1, 0, 0, 0], difficult=[0, 1, 1, 0])[0]
+    assert found.crowd.tolist() == [True, False, False] and found.difficult.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("kind", ["crowd", "difficult", "both"])
+def test_a_split_in_which_nothing_counts_is_reported(kind):
+    odd = {"crowd": [1, 1, 0], "difficult": [1, 1, 0]} if kind == "both" else {kind: [1, 1, 0]}
+    if kind == "both":
+        odd["crowd"] = [1, 0, 0]
+    boxes = [[0, 0, 4, 5], [1, 1, 2, 2], [3, 3, 3, 3]]  # the third, with neither mark, is dropped
+    assert packed([0, 1, 1], boxes, **odd).oddities.endswith(f"; {ALL_IGNORED}")
+    part = pack(np.array([0]), np.array([[0, 0, 4, 5]]), np.zeros(1, int), SIZES, str, crowd=[1])
+    assert len(part[0]) == 1 and part.oddities == ""  # not a whole split
+
+
+def test_ids_stay_what_they_are():
+    for ids in ([1, 2], ["a", "b"], [1, "1"], [2**63, -1], [2**80, 1], [-(2**63), 2**63 - 1]):
+        assert packed_ids(ids).tolist() == ids and list(map(type, packed_ids(ids).tolist())) == list(map(type, ids))
+    assert packed_ids(range(5)).dtype == np.int64
+
+
+def test_a_stated_size_that_no_image_has_is_not_believed():
+    assert stated_size(40.0, 50) == (40, 50)
+    for size in ((0, 5), (-1, 5), (5, float("nan")), (float("inf"), 5), (1 << 14, 1 << 14), (10**400, 0.5)):
+        assert stated_size(*size) is None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -111,10 +154,11 @@ def test_a_picture_of_another_size_than_its_annotations_is_named():
         check_size("a.jpg", (10, 20, 3), np.array([20, 10]))
 
 
-def test_pictures_are_found_by_name_and_two_of_one_name_refused(tmp_path):
-    for name in ("b.PNG", "a.jpg", ".a.jpg", "a.txt", "犬.jpeg"):
+def test_images_are_found_by_name_and_two_of_one_name_refused(tmp_path):
+    for name in ("b.PNG", "a.jpg", ".a.jpg", "a.txt", "犬.jpeg", "day/a.jfif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert named_pictures(tmp_path) == {"a": "a.jpg", "b": "b.PNG", "犬": "犬.jpeg"}
+    assert named_pictures(tmp_path) == {"a": "a.jpg", "b": "b.PNG", "day/a": "day/a.jfif", "犬": "犬.jpeg"}
     (tmp_path / "a.webp").touch()
     with pytest.raises(UserError, match="a.webp: a.jpg has the same name; rename or remove one of them"):
         named_pictures(tmp_path)

@@ -129,6 +129,21 @@ def test_any_window_is_what_a_plain_loop_makes(seed):
     assert np.abs(found - bilinear(pixels, rect, size, offset, canvas, (9, 80, 200))).max() < 1.1
 
 
+@pytest.mark.parametrize("antialias", [False, True])
+def test_float_pixels_are_resampled_as_uint8_but_not_rounded(antialias):
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 256, (23, 31, 3)).astype(np.uint8)
+    for size in ((9, 13), (23, 31), (50, 70)):
+        for rect in ((0, 0, 31, 23), (4, 3, 20, 19), (-6, -2, 40, 30)):
+            window = boxes.Window(rect, size, (40, 60), (1, -2))
+            whole = boxes.render(pixels, window, boxes.IMAGENET_MEAN, antialias)
+            found = boxes.render(pixels.astype(np.float32), window, boxes.IMAGENET_MEAN, antialias)
+            assert (whole.dtype, found.dtype) == (np.uint8, np.float32)
+            off = np.abs(found - whole)
+            assert off.max() <= 1.01 and off.mean() < 0.4, (size, rect)
+            assert np.array_equal(found, whole) or (found % 1 != 0).any()
+
+
 def test_boxes_come_back_from_every_window():
     rng = np.random.default_rng(0)
     size = (HEIGHT, WIDTH)

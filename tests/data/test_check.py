@@ -5,11 +5,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from detection import coco, picture, voc_xml, write_coco, write_voc
+from masks import write_masks
 from ml_collections import ConfigDict
 from PIL import Image
 
 from data import check, sources
+from data.checks import check_split, task_of
+from errors import UserError
+from experiments.base import get_base
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -54,6 +59,7 @@ def test_classification_is_counted_with_its_odd_pictures(corpus_folder):
     folder, odd = corpus_folder
     report = check.survey(open_source(f"folder:{folder}"))
     assert report["records"] == len(odd) and sum(report["classes"].values()) == len(odd) and "boxes" not in report
+    assert report["high-bit"].startswith("images of more than 8 bits (float32, uint16, 5 measured): their values are")
     expected = {rule: sum(flag in each for each in odd.values()) for flag, rule in check.image.RULES.items()}
     assert report["odd pictures"] == {rule: count for rule, count in expected.items() if count}
 
@@ -63,11 +69,50 @@ def test_a_part_cut_from_train_keeps_its_boxes_sizes_and_names(tmp_path):
     parts = [open_source(f"coco:{tmp_path}", split, val_fraction=1 / 3) for split in ("train", "val")]
     assert sorted(np.concatenate([part.image_ids for part in parts]).tolist()) == [7, 8, 42]
     for part in parts:
-        assert part.category_ids == whole.category_ids and part.oddities == ""
+        assert part.category_ids == whole.category_ids and part.oddities == whole.oddities
         for index, image_id in enumerate(part.image_ids):
             original = whole.image_ids.tolist().index(image_id)
             assert (part.sizes[index] == whole.sizes[original]).all()
             assert (part.annotations(index).boxes == whole.annotations(original).boxes).all()
+
+
+def refusals(tmp_path, split, **data):
+    config = get_base("detection")
+    config.data.update(source=f"coco:{tmp_path}", **data)
+    return check.refusals(open_source(f"coco:{tmp_path}", split), config, split)
+
+
+def test_what_a_split_lacks_as_a_whole_is_told_and_what_validation_has_beyond_train(tmp_path):
+    write_coco(tmp_path)
+    other = coco()
+    other["categories"][1]["name"] = "cart"
+    write_coco(tmp_path, other, "val")
+    assert refusals(tmp_path, "train") == refusals(tmp_path, "train[:2]") == []
+    assert "max_boxes=1, up to 2" in refusals(tmp_path, "train", max_boxes=1)[0]
+    assert "its cart is none of the classes trained on (car, toothbrush)" in refusals(tmp_path, "val", max_boxes=1)[0]
+    crowds = coco()
+    for each in crowds["annotations"]:
+        each["iscrowd"] = 1
+    write_coco(tmp_path, crowds)
+    assert len(refusals(tmp_path, "train[:2]")) == 1 and "nothing to learn" in refusals(tmp_path, "train")[0]
+    write_coco(tmp_path, crowds, "val")
+    assert len(refusals(tmp_path, "val")) == 1 and "nothing to find" in refusals(tmp_path, "val")[0]
+
+
+def test_the_task_of_a_source_is_known_by_what_it_holds(tmp_path, folder):
+    specs = {
+        "detection": (f"coco:{write_coco(tmp_path / 'coco')}", "scenes:3x32"),
+        "segmentation": ("scene_masks:3x32", f"masks:{write_masks(tmp_path / 'masks')}"),
+        "classification": ("embedded", f"folder:{folder}"),
+    }
+    for task, held in specs.items():
+        for spec in held:
+            for split in ("train", "train[:2]"):
+                assert task_of(open_source(spec, split)) == task
+            config = get_base("segmentation" if task == "detection" else "detection")
+            config.data.source = spec
+            with pytest.raises(UserError, match=f"^{spec} train is data for {task}, config.task is"):
+                check_split(open_source(spec), config, "train", training=True)
 
 
 def run(*arguments):
@@ -96,6 +141,6 @@ def test_the_command_lists_what_is_bad_draws_the_rest_and_exits_with_1(tmp_path)
 
 
 def test_the_command_prints_json_and_exits_with_0():
-    done = run("embedded", "--split", "val", "--json")
+    done = run("--config", "experiments/quickstart.py", "--split", "val", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["classes"]["Bag"] == 200

@@ -7,6 +7,8 @@ from detection import coco, write_coco
 from data.sources import coco as coco_source
 from data.sources import coco_by_id
 from errors import UserError
+from tasks import coco as coco_ap
+from tasks import detections
 
 
 def load(root, split="train"):
@@ -108,6 +110,14 @@ def changed(**changes):
         ),
         (changed(annotations__0__bbox="1,2,3,4"), "annotation 1 has bbox '1,2,3,4'"),
         (changed(annotations__0__bbox=[1, 2, 3, "x"]), "annotation 1 has bbox .1, 2, 3, 'x'.;"),
+        (changed(annotations__0__bbox=[1, 2, 3, 10**400]), "annotation 1 has bbox .1, 2, 3, 1000"),
+        (changed(annotations__0__bbox=[1, 2, 3, 1e300]), "json: y.jpg: box 1, 2, 4, inf .*not finite"),
+        (changed(annotations__0__bbox={}), "annotation 1 has bbox {}"),
+        (changed(annotations__0__category_id=True), "annotation 1 has category_id True, which is none"),
+        (changed(categories__0__id=None), "category id None is not a whole number or a text"),
+        (changed(images__0__id=False), "image id False is not a whole number or a text"),
+        ('{"images": ' + "[" * 200_000, "json: not JSON .*recursion.*; fetch or export it again"),
+        ('{"images": [' + "1" * 5000, "json: not JSON .*; fetch or export it again"),
         (changed(annotations__0__bbox=[1, 2, float("nan"), 4]), "json: y.jpg: box 1, 2, nan, 6 .*not finite"),
         (changed(images__1__file_name="w.jpg"), "no picture .*train2017/w.jpg; add it, or remove its entry"),
         (changed(images__0__file_name="w.jpg"), "no picture w.jpg in .*train2017, .*; put the pictures into one"),
@@ -115,8 +125,9 @@ def changed(**changes):
 )
 def test_spoilt_data_is_named(tmp_path, content, message):
     write_coco(tmp_path, content)
-    with pytest.raises(UserError, match=f"^{tmp_path}.*{message}"):
+    with pytest.raises(UserError, match=f"^{tmp_path}.*{message}") as caught:
         load(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_annotations_says_what_is_expected(tmp_path):
@@ -129,7 +140,82 @@ def test_odd_boxes_are_told(tmp_path):
     source = load(write_coco(tmp_path, json.loads(json.dumps(content))))
     assert len(source.annotations(1)) == 1
     path = tmp_path / "annotations" / "instances_train2017.json"
-    assert source.oddities == f"odd boxes: 1 without width or height (dropped), first in {path}: y.jpg"
+    assert source.oddities == (
+        f"odd boxes: 1 without width or height (dropped), first in {path}: y.jpg; "
+        f"1 without a usable area (it is the outline's, or the box's), first in {path}: y.jpg"
+    )
+
+
+@pytest.mark.parametrize("value", [0, 1, False, True, 0.0, 1.0, None, ...])
+def test_a_crowd_is_marked_by_0_or_1_true_or_false(tmp_path, value):
+    source = load(write_coco(tmp_path, changed(annotations__0__iscrowd=value)))
+    assert source.annotations(1).crowd.tolist() == [value in (1, True), False]
+
+
+@pytest.mark.parametrize("value", ["0", "1", "false", "no", "", [], [0], {}, 2, -1, 0.5, float("nan")])
+def test_a_crowd_marked_otherwise_is_refused(tmp_path, value):
+    write_coco(tmp_path, changed(annotations__0__iscrowd=value))
+    with pytest.raises(UserError, match=r"2017.json: annotation 1 has iscrowd .*; it must be 0 or 1, a number"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("area", [..., None, "9.5", True, [], 0, -9.5, float("nan"), float("inf"), 1e11, 10**400])
+@pytest.mark.parametrize(
+    ("segmentation", "expected"),
+    [(..., 14), ([[1, 2, 4, 2, 4, 4, 1, 4]], 6), ([[1, 2]], 14), ("broken", 14), ({"size": [30, 20]}, 14)],
+)
+def test_an_area_that_cannot_be_is_the_outlines_or_the_boxs(tmp_path, area, segmentation, expected):
+    content = changed(annotations__0__area=area)
+    if segmentation is not ...:
+        content["annotations"][0]["segmentation"] = segmentation
+    source = load(write_coco(tmp_path, content))
+    assert source.annotations(1).area.tolist() == [expected, 25]
+    assert "2 without a usable area" in source.oddities
+
+
+@pytest.mark.parametrize("ids", [(2**70, 7, "8"), (-(2**63), 2**63, 8), ("x", "7", "z"), (1.0, 2.0, 3.0), (1, "1", 2)])
+def test_ids_of_any_size_and_kind_reach_the_results_file(tmp_path, ids):
+    content = coco()
+    for image, new in zip(content["images"], ids, strict=True):
+        for each in content["annotations"]:
+            each["image_id"] = new if each["image_id"] == image["id"] else each["image_id"]
+        image["id"] = new
+    content["categories"][0]["id"] = content["annotations"][1]["category_id"] = 2**70
+    content["annotations"][2]["category_id"] = 2**70
+    content["categories"][1]["id"] = content["annotations"][0]["category_id"] = "car"
+    source = load(write_coco(tmp_path, content))
+    assert source.classes == ("toothbrush", "car") and source.category_ids == (2**70, "car")
+    found = {
+        "id": np.arange(3),
+        "boxes": np.ones((3, 1, 4)),
+        "scores": np.ones((3, 1)),
+        "classes": np.array([[0], [1], [0]]),
+    }
+    truth = {"boxes": np.zeros((3, 0, 4))} | dict.fromkeys(("area", "crowd", "difficult"), np.zeros((3, 0)))
+    truth = {f"true_{name}": value for name, value in truth.items()} | {"true_classes": np.zeros((3, 0))}
+    gathered = detections.update_metrics(detections.init_metrics(), found | truth)
+    results = json.loads(json.dumps(coco_ap.results(gathered, source.category_ids, source.image_ids)))
+    assert [each["image_id"] for each in results] == list(ids)
+    assert [each["category_id"] for each in results] == [2**70, "car", 2**70]
+
+
+def test_a_file_name_is_the_path_that_it_means(tmp_path):
+    source = load(write_coco(tmp_path, changed(images__0__file_name="./x.jpg", images__1__file_name="a/..//y.jpg")))
+    assert [name.decode() for name in source.files] == ["x.jpg", "y.jpg", "z.jpg"]
+    write_coco(tmp_path, changed(images__0__file_name="./y.jpg"))
+    with pytest.raises(UserError, match="image file_name 'y.jpg' occurs twice"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("height", [None, "30", 0, -1, 10**12, 10**400, 1e300, True, 30.5])
+def test_a_size_that_cannot_be_is_the_pictures(tmp_path, height):
+    assert load(write_coco(tmp_path, changed(images__1__height=height))).sizes.tolist()[1] == [30, 20]
+
+
+def test_a_split_of_crowds_is_reported(tmp_path):
+    content = changed(annotations__0__iscrowd=1)
+    content["annotations"][2]["iscrowd"] = 1
+    assert "all are crowds or difficult" in load(write_coco(tmp_path, content)).oddities
 
 
 def test_by_id_every_id_up_to_the_largest_is_a_class(tmp_path):
@@ -143,3 +229,10 @@ def test_by_id_every_id_up_to_the_largest_is_a_class(tmp_path):
         assert [packed.classes[k] for k in a.classes] == [source.classes[k] for k in b.classes]
         assert [packed.category_ids[k] for k in a.classes] == [source.category_ids[k] for k in b.classes]
         np.testing.assert_array_equal(a.boxes, b.boxes)
+
+
+@pytest.mark.parametrize("number", [0, 1001, "90", 2**70])
+def test_by_id_needs_ids_that_are_small_numbers(tmp_path, number):
+    content = changed(categories__0__id=number, annotations__1__category_id=number, annotations__2__category_id=number)
+    with pytest.raises(UserError, match="coco_by_id:.*: category ids are .*, not 1 to 1000; use coco:"):
+        coco_by_id.load(str(write_coco(tmp_path, content)), "train", "")

@@ -49,6 +49,21 @@ def test_a_class_is_the_place_of_its_wordnet_id(folder):
         f"{folder}/n15075141/n01440764_7.JPEG": 0,
     }
     assert found[0]["image"] == jpeg()
+    assert found.oddities == f"odd files: 1 that are no images (passed over), first {folder}/notes.txt"
+    assert source(folder / "n15075141").labels.tolist() == [999, 999, 0]  # a.JPEG, inner/b.png, n01440764_7.JPEG
+
+
+def test_linked_folders_are_read_and_hidden_ones_passed_over(folder, tmp_path_factory):
+    store = tmp_path_factory.mktemp("store")
+    (store / "n01440764").mkdir()
+    (store / "n01440764" / "x.jfif").write_bytes(jpeg())
+    (folder / "n01440764").symlink_to(store / "n01440764")
+    (folder / "n01440764_again").symlink_to(folder / "n15075141")
+    for hidden in ("n15075141/.ipynb_checkpoints/c.jpg", ".Trash/n01440764_8.jpg", "n15075141/._a.JPEG"):
+        (folder / hidden).parent.mkdir(exist_ok=True)
+        (folder / hidden).write_bytes(b"")
+    found = source(folder)
+    assert len(found) == 6 and found.labels.tolist().count(0) == 3
 
 
 @pytest.mark.parametrize(
@@ -66,7 +81,7 @@ def test_a_picture_without_a_class_is_named(tmp_path, name, message):
 
 
 def test_a_folder_that_is_not_there_or_empty_is_named(tmp_path):
-    with pytest.raises(UserError, match="no pictures below this folder"):
+    with pytest.raises(UserError, match="no images below this folder"):
         source(tmp_path)
-    with pytest.raises(UserError, match="'imagenet:/nowhere': no such folder"):
+    with pytest.raises(UserError, match="/nowhere: no such folder; see config.data.source"):
         source("/nowhere")

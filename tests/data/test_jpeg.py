@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from data import image, jpeg
+from data.orientation import EXIF_ORIENTATION
 from errors import UserError
 
 BOXES = [  # shares of width and height: inside, the four corners, the whole, a strip along the bottom
@@ -115,7 +116,7 @@ def test_restart_markers_and_own_tables(photo, options):
 def exif(orientation):
     tags = Image.Exif()
     tags[0x010E] = "a description"
-    tags[image.EXIF_ORIENTATION] = orientation
+    tags[EXIF_ORIENTATION] = orientation
     return tags
 
 

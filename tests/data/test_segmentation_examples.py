@@ -88,8 +88,9 @@ def test_crops_of_one_class_alone_are_drawn_anew(config):
     assert alone(0.75) < 0.5 * alone(1.0)
 
 
-def test_evaluation_has_every_picture_whole_and_its_mask_as_it_is_stored(config):
-    config.data.canvases = ((48, 120), (120, 48))
+@pytest.mark.parametrize("exact", ["auto", "always", "never"])
+def test_evaluation_has_every_picture_whole_and_its_mask_as_it_is_stored(config, exact):
+    config.data.update(canvases=((48, 120), (120, 48)), exact=exact)
     seen = {}
     for batch in eval_batches(MIXED, config, batch_size=3):
         for row in np.flatnonzero(batch["valid"]):
@@ -106,6 +107,10 @@ def test_evaluation_has_every_picture_whole_and_its_mask_as_it_is_stored(config)
             )
             seen[index] = batch["image"].shape[1:3], mask.shape
         assert np.all(batch["segmentation"][~batch["valid"]] == 255)
+    if exact != "never":
+        sizes = [(48, 80), (80, 48), (48, 48), (48, 96)]
+        assert seen == {index: each for index, each in enumerate(zip(sizes, MIXED.all_sizes, strict=True))}
+        return
     assert seen == {
         0: ((48, 120), (96, 160)),
         1: ((120, 48), (160, 96)),
@@ -114,8 +119,37 @@ def test_evaluation_has_every_picture_whole_and_its_mask_as_it_is_stored(config)
     }
 
 
+@pytest.mark.parametrize(
+    ("exact", "sizes", "canvases", "shared"),
+    [
+        ("auto", 8, (), False),
+        ("auto", 9, (), True),
+        ("auto", 8, ((400, 400),), False),
+        ("auto", 9, ((400, 400),), True),
+        ("always", 9, ((40, 40),), False),  # which would hold none of them
+        ("never", 2, (), True),
+        ("never", 1, (), False),
+        ("never", 1, ((400, 400),), True),
+    ],
+)
+def test_images_have_their_own_size_where_a_split_has_few_and_sharing_is_told(config, exact, sizes, canvases, shared):
+    config.data.update(resize="none", exact=exact, canvases=canvases)
+    source = Pictures(tuple((300, 200 + index % sizes) for index in range(20)))
+    shapes, groups = segmentation.canvases(source, config.data, training=False)
+    own = [shapes[group] == (*size, *size) for group, size in zip(groups, source.all_sizes, strict=True)]
+    assert all(own) != shared
+    note = segmentation.eval_note(source, config.data)
+    assert (f"images of {sizes} sizes share 1 canvas" in note) if shared else note == ""
+
+
+def test_an_image_smaller_than_networks_can_halve_has_a_canvas_of_what_they_train_on(config):
+    config.data.update(resize="none", exact="always", crop=(24, 480))
+    shapes, _ = segmentation.canvases(Pictures(((9, 9), (20, 300), (300, 20))), config.data, training=False)
+    assert shapes == [(24, 32, 9, 9), (24, 300, 20, 300), (300, 32, 300, 20)]
+
+
 def test_without_canvases_there_is_one_that_holds_all(config):
-    config.data.resize = "none"
+    config.data.update(resize="none", exact="never")
     shapes, groups = segmentation.canvases(MIXED, config.data, training=False)
     assert shapes == [(160, 160, 160, 160)] and groups.tolist() == [0] * 4
     uniform = Pictures(((36, 48),) * 3)
@@ -173,7 +207,7 @@ def test_scenes_as_masks_have_a_background_and_no_boxes():
 
 
 def test_what_does_not_fit_is_named(config):
-    config.data.canvases = ((40, 40),)
+    config.data.update(canvases=((40, 40),), exact="never")
     with pytest.raises(UserError, match="becomes 48 x 96, which no canvas of config.data.canvases holds"):
         list(eval_batches(MIXED, config, batch_size=4))
 

@@ -1,11 +1,13 @@
 import hashlib
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 
 from data import sources
+from data.sources import folder as folder_source
 from errors import UserError
 from experiments.base import get_base
 from training.manifest import claim_classes, read_classes
@@ -41,23 +43,6 @@ def test_folder_reads_classes_in_any_script_and_every_picture(folder):
     assert len(sources.load(settings(f"folder:{folder}"), "val")) == 3
 
 
-def test_a_folder_without_splits_is_train_and_can_be_cut(folder):
-    data = settings(f"folder:{folder / 'train'}", val_fraction=0.25)
-    train, val = sources.load(data, "train"), sources.load(data, "val")
-    names = [source[i]["name"] for source in (train, val) for i in range(len(source))]
-    assert (len(train), len(val)) == (9, 3)
-    assert len(set(names)) == 12
-
-
-def test_the_cut_is_seeded(folder):
-    def held_out(seed):
-        source = sources.load(settings(f"folder:{folder}", val_fraction=0.25, split_seed=seed), "val")
-        return {source[i]["name"] for i in range(len(source))}
-
-    assert held_out(0) == held_out(0)
-    assert len({frozenset(held_out(seed)) for seed in range(5)}) > 1
-
-
 def test_sources_survive_the_way_to_a_worker_process(folder):
     for spec in ("embedded", f"folder:{folder}"):
         source = sources.load(settings(spec), "train")
@@ -67,20 +52,66 @@ def test_sources_survive_the_way_to_a_worker_process(folder):
         assert len(copy) == len(source) and copy[3]["label"] == source[3]["label"]
 
 
-def test_hidden_files_are_passed_over(folder):
-    (folder / "train" / "cat" / ".DS_Store").write_text("x")
-    assert len(sources.load(settings(f"folder:{folder}"), "train")) == 12
+def test_sizes_are_not_copied_for_each_example():
+    scenes = sources.load(settings("scenes:50x64"), "train")
+    for source in (scenes, sources.Subset(scenes, np.arange(40))):
+        assert source.sizes is source.sizes or source.sizes.strides == (0, 0)  # kept, or one number seen as many
+        assert source.sizes.shape == (len(source), 2) and source.sizes[3].tolist() == [64, 64]
+
+
+def test_what_is_hidden_is_passed_over_and_what_is_no_image_told(folder):
+    for name in ("train/cat/.DS_Store", "train/cat/.thumbs/a.jpg", "train/__MACOSX/cat/._0.jpg", "train/cat/Thumbs.db"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    source = sources.load(settings(f"folder:{folder}"), "train")
+    assert (len(source), len(source.classes), source.oddities) == (12, 3, "")
+    (folder / "train/cat/notes.txt").write_text("x")
+    source = sources.load(settings(f"folder:{folder}", val_fraction=0.5), "val")
+    assert source.oddities == f"odd files: 1 that are no images (passed over), first {folder}/train/cat/notes.txt"
+
+
+def test_folders_within_a_class_folder_belong_to_the_class(folder):
+    (folder / "train/cat/old/black").mkdir(parents=True)
+    (folder / "train/cat/0.jpg").rename(folder / "train/cat/old/black/0.jpeg")
+    (folder / "train/cat/loop").symlink_to(folder / "train")
+    source = sources.load(settings(f"folder:{folder / 'train'}"), "train")
+    assert source.labels.tolist().count(0) == 12  # the loop leads to the images of the other classes, once each
+
+
+def test_the_validation_split_is_found_under_its_other_names(folder):
+    (folder / "val").rename(folder / "valid")
+    assert folder_source.splits(str(folder), "") == ("train", "valid")
+    assert len(sources.load(settings(f"folder:{folder}"), "val")) == 3
+
+
+def test_a_class_may_be_called_as_a_split_is(folder, tmp_path_factory):
+    flat = tmp_path_factory.mktemp("vehicles")
+    for name, of in (("train", "cat"), ("test", "dog"), ("bus", "犬")):
+        (folder / "train" / of).rename(flat / name)
+    assert folder_source.splits(str(flat), "") == ("train",)
+    source = sources.load(settings(f"folder:{flat}"), "train")
+    assert tuple(source.classes) == ("bus", "test", "train") and np.bincount(source.labels).tolist() == [2, 4, 6]
+
+
+def test_a_later_test_set_stands_alone_with_the_classes_it_has(folder, tmp_path_factory):
+    for name, split in (("", "train"), ("test", "test")):
+        root = tmp_path_factory.mktemp("later") / "test"
+        shutil.copytree(folder / "val", root / name)
+        shutil.rmtree(root / name / "dog")
+        assert folder_source.splits(str(root), "") == (split,)
+        source = sources.load(settings(f"folder:{root}"), split)
+        assert tuple(source.classes) == ("cat", "犬") and source.labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: (f / "train/cat/notes.txt").write_text("x"), "train/cat/notes.txt: not a picture"),
-        (lambda f: (f / "train/stray.png").write_text("x"), "train/stray.png: a picture outside the class folders"),
+        (lambda f: (f / "train/cat/a.HEIC").write_text("x"), "train/cat/a.HEIC: its format cannot be read; convert it"),
+        (lambda f: (f / "train/stray.png").write_text("x"), "train/stray.png: an image outside the class folders"),
+        (lambda f: (f / "train/bird").symlink_to("/nowhere"), "train/bird: a link to nowhere; mend or remove it"),
         (lambda f: (f / "val/catt").mkdir(), "val/catt: no such class in .*; did you mean cat"),
-        (lambda f: (f / "train/cat/tree").mkdir(), "train/cat/tree: not a picture"),
-        (lambda f: [p.unlink() for p in f.glob("val/*/*")], "val: no pictures in its class folders"),
-        (lambda f: [p.unlink() for p in f.glob("train/dog/*")], "train/dog: a class without pictures"),
+        (lambda f: [p.unlink() for p in f.glob("val/*/*")], "val: no images in its class folders"),
+        (lambda f: [p.unlink() for p in f.glob("train/dog/*")], "train/dog: a class without images"),
     ],
 )
 def test_a_spoilt_folder_is_named(folder, spoil, message):
@@ -141,12 +172,14 @@ def test_a_link_to_nowhere_is_named(folder):
         [source[i] for i in range(len(source))]
 
 
+def test_a_folder_of_whole_datasets_is_no_class(folder):
+    (folder / "cats").mkdir()
+    for split in ("train", "val"):
+        (folder / split).rename(folder / "cats" / split)
+    with pytest.raises(UserError, match="/cats: holds splits, not the images of one class; give folder:.*/cats$"):
+        sources.load(settings(f"folder:{folder}"), "train")
+
+
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="no class folders; expected"):
         sources.load(settings(f"folder:{tmp_path}"), "train")
-
-
-@pytest.mark.parametrize("fraction", [0.99999, 0.00001])
-def test_a_fraction_that_leaves_a_split_empty_is_refused(fraction):
-    with pytest.raises(UserError, match="config.data.val_fraction"):
-        sources.load(settings("embedded", val_fraction=fraction), "val")

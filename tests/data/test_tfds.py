@@ -6,6 +6,7 @@ import pickle
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from data import sources
+from data.fingerprint import fingerprint
 from data.pipeline import train_batches
 from data.prepare import restore_gzip_header
 from data.sources import tfds as tfds_source
@@ -73,7 +75,46 @@ def test_labels_are_read_without_a_picture(prepared):
 
 def test_slices_are_tfds_own(prepared):
     assert len(sources.load(prepared.data, "train[:25%]")) == 10
-    assert len(sources.load(prepared.data, "val[30:]")) == 10
+    assert len(sources.load(prepared.data, "val[30:]")) == len(sources.load(prepared.data, "validation[30:]")) == 10
+
+
+@pytest.mark.parametrize("part", ["[:7]", "[3:-2]", "[:12.5%]", "[31%:77%]", "[-33%:]", "[1_0:]"])
+def test_other_sources_are_cut_as_tfds_cuts(prepared, part):
+    scenes = get_config().data
+    scenes.source = "scenes:40x32"
+    expected = sources.load(prepared.data, f"train{part}")
+    assert len(sources.load(scenes, f"train{part}")) == len(expected)
+    first = sources.load(scenes, f"train{part}").indices[0]
+    assert expected[0]["image"] == sources.load(prepared.data, "train")[int(first)]["image"]
+
+
+@pytest.mark.parametrize(
+    ("own", "known"),
+    [
+        (("train", "validation", "test"), ("train", "val", "test")),
+        (("train", "valid"), ("train", "val")),
+        (("dev", "train"), ("val", "train")),
+        (("train", "val"), ("train", "val")),
+        (("train", "val", "validation"), ("train", "val", "validation")),
+        (("train", "test"), ("train", "test")),
+    ],
+)
+def test_val_is_what_the_dataset_itself_calls_it(prepared, own, known, monkeypatch):
+    real = tfds_source.prepared_builder("garments", prepared.data.data_dir)
+    splits = {name: real.info.splits["train"] for name in own}
+    fake = SimpleNamespace(info=SimpleNamespace(splits=splits))
+    monkeypatch.setattr(tfds_source, "prepared_builder", lambda *_: fake)
+    assert tfds_source.splits("garments", "") == known
+    if "val" in known:
+        expected = own[known.index("val")]
+        assert tfds_source.split_of("garments", "val", "") == expected
+
+
+def test_a_fingerprint_reads_no_record(prepared, monkeypatch):
+    source = sources.load(prepared.data, "train")
+    monkeypatch.setattr(tfds_source.Tfds, "_read", None)
+    whole, part = fingerprint(source), fingerprint(sources.load(prepared.data, "train[:50%]"))
+    assert (whole["records"], part["records"]) == (40, 20) and whole["sha256"] != part["sha256"]
 
 
 def test_a_worker_reads_what_this_process_reads(prepared):

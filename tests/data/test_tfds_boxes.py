@@ -106,6 +106,17 @@ def test_a_worker_reads_the_same_and_is_sent_little(source):
     assert (pickle.loads(packed).annotations(3).boxes == source.annotations(3).boxes).all()
 
 
+def test_an_example_in_a_worker_reads_its_own_record_alone(data, monkeypatch):
+    """Also of a source whose sizes nobody has asked for, and of a part of it."""
+    opened = sources.load(data, "train")
+    part = sources.Subset(sources.load(data, "train"), np.arange(2, 7))
+    read, reading = [], tfds_source.Tfds._read
+    copies = [pickle.loads(pickle.dumps(each)) for each in (opened, part)]
+    monkeypatch.setattr(tfds_source.Tfds, "_read", lambda *each: read.append(each[1]) or reading(*each))
+    assert all(copy[3]["annotations"] and tuple(copy.sizes[3]) == SIZE for copy in copies)
+    assert read == [3, 5]
+
+
 def test_vocs_pixel_indices_become_the_boxes_of_its_folder(source):
     """TFDS writes xmin / width of voc/2007 as it finds them."""
     as_voc = tfds_source.TfdsDetection("voc/2007", "train", "", source.classes)
@@ -117,6 +128,8 @@ def test_vocs_pixel_indices_become_the_boxes_of_its_folder(source):
     found = as_voc._pack([0], [{"size": (40, 50), "objects": objects}])[0]
     np.testing.assert_allclose(found.boxes, [[10, 5, 20, 15]], atol=1e-5)
     assert found.difficult.tolist() == [True] and found.classes.tolist() == [3]
+    whole = [0], [{"size": (40, 50), "objects": objects}], "tfds:voc/2007"
+    assert "all are crowds or difficult" in as_voc._pack(*whole).oddities
 
 
 def test_coco_has_its_own_ids():

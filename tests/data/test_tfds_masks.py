@@ -52,6 +52,23 @@ class Streets(_Builder):
     }
 
 
+class Blank(_Builder):
+    MOST = 1
+    FEATURES = Streets.FEATURES
+
+    def _generate_examples(self, count):
+        for index in range(count):
+            blank = np.full(SIZE, 255, np.uint8)
+            yield index, {"image": png(np.stack([blank] * 3, -1)), "segmentation": png(blank)}
+
+
+class Many(_Builder):
+    FEATURES: ClassVar[dict] = {
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "segmentation": tfds.features.LabeledImage(labels=256, shape=(None, None, 1)),
+    }
+
+
 class Unknown(_Builder):
     MOST = 3
     FEATURES: ClassVar[dict] = {
@@ -82,6 +99,13 @@ def test_what_masks_mean_must_be_known(tmp_path):
     data = prepared("unknown", tmp_path)
     with pytest.raises(UserError, match="tfds_masks:unknown: what its masks mean is not known; known are cityscapes"):
         sources.load(data, "train")
+
+
+def test_masks_that_are_all_ignored_or_have_too_many_classes_are_refused(tmp_path):
+    with pytest.raises(UserError, match="tfds_masks:blank: all pixels of all 3 masks of train are ignored"):
+        sources.load(prepared("blank", tmp_path), "train")
+    with pytest.raises(UserError, match="tfds_masks:many: has 256 classes; masks hold at most 255"):
+        tfds_masks.classes("many", str(tmp_path))
 
 
 @pytest.mark.parametrize(

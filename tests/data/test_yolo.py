@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+import yaml
 from detection import picture, write_yolo
 
 from data.sources import yolo
@@ -47,14 +49,87 @@ def test_names_are_read_from_data_yaml(root, text):
     assert yolo.classes(str(root), "") == ("cat", "犬")
 
 
-@pytest.mark.parametrize("text", ["nc: 2", "names: &x", "names: {a: b}", "names:\n  1: cat\n"])
-def test_a_data_yaml_that_is_not_understood_is_refused(root, text):
-    (root / "classes.txt").unlink()
-    (root / "data.yaml").write_text(text)
-    with pytest.raises(
-        UserError, match="data.yaml: no names of classes found; write them into .*classes.txt, one a line"
-    ):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "names:\n- cat\n# - dog, later\n- 犬\n",
+        "names: [cat, 犬,]",
+        "names: [\n  cat,\n  犬,\n]",
+        '{"names": ["cat", "犬"], "nc": 2}',
+        "names:\n  1: 犬\n  0: cat\n",
+        "names: ['x']\nnames: ['cat', '犬']",
+    ],
+)
+def test_names_are_what_yaml_says(root, text):
+    (root / "classes.txt").rename(root / "data.yaml").write_text(text)
+    names = yaml.safe_load(text)["names"]
+    expected = [names[key] for key in sorted(names)] if isinstance(names, dict) else names
+    assert list(yolo.classes(str(root), "")) == expected == ["cat", "犬"]
+
+
+def test_names_are_as_they_are_written(root):
+    (root / "classes.txt").rename(root / "data.yml").write_text("names: [no, 1e3, 2020-01-01, 'it''s', \"a, b #1\"]\n")
+    assert yolo.classes(str(root), "") == ("no", "1e3", "2020-01-01", "it's", "a, b #1")
+    (root / "data.yml").write_text("nc: 2\n")
+    assert yolo.classes(str(root), "") == ("class_0", "class_1")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nc: two", "data.yaml: nc is 'two', not the number of classes; mend it"),
+        ("nc: 3\nnames: [cat, dog]", "data.yaml: nc is 3, but there are 2 names; mend one of them"),
+        ("train: images", "data.yaml: no names of classes found; write them as names: "),
+        ("names: cat", "data.yaml: no names of classes found"),
+        ("names: [[cat], dog]", "data.yaml: no names of classes found"),
+        ("names: {a: b}", "data.yaml: its 1 names are not numbered 0 to 0; mend them"),
+        ("names: {0: cat, 2: dog}", "data.yaml: its 2 names are not numbered 0 to 1; mend them"),
+        ("names:\n  - cat\n  -\n  - cow\n", "data.yaml: class 1 has no name; write one"),
+        ("nc: 2\nnames: [cat\n", "data.yaml:3: not YAML .expected ',' or"),
+        ("a: \x07", "data.yaml: not YAML .unacceptable character"),
+        ("[" * 1_000, "data.yaml: nested too deeply; mend it"),
+    ],
+)
+def test_a_data_yaml_that_is_not_understood_is_refused_in_one_line(root, text, message):
+    (root / "classes.txt").rename(root / "data.yaml").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
         yolo.classes(str(root), "")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_two_lists_of_classes_must_agree(root):
+    (root / "data.yaml").write_text("names: [cat, 犬]")
+    assert yolo.classes(str(root), "") == ("cat", "犬")
+    (root / "data.yaml").write_text("names: [犬, cat]")
+    with pytest.raises(UserError, match="classes.txt names 2 classes, .*data.yaml 2 others; remove one of them"):
+        yolo.classes(str(root), "")
+
+
+def test_folders_within_a_split_and_suffixes_in_any_case_are_read(root):
+    picture(root / "images" / "train" / "day2" / "a.JPG", 40, 50)
+    (root / "labels" / "train" / "day2").mkdir()
+    (root / "labels" / "train" / "day2" / "a.TXT").write_text("0 .5 .5 .2 .2\n")
+    (root / "labels" / "train" / "classes.txt").write_text("cat\n犬\n")
+    (root / "labels" / "train" / "a.json").touch()
+    source = yolo.load(str(root), "train", "")
+    assert source.image_ids.tolist() == ["a", "b", "day2/a"]
+    assert [len(source.annotations(index)) for index in range(3)] == [2, 0, 1]
+    assert source.oddities == f"odd files: 2 that are no labels (passed over), first {root}/labels/train/a.json"
+
+
+def test_a_line_that_repeats_another_is_dropped_and_told(root):
+    text = "1 .5 .5 .2 .2\n0 .5 .5 .2 .2\n1 0.50 .5 .2 .2\n1 .5 .5 .2 .3\n0 .5 .5 .2 .2\n"
+    (root / "labels" / "train" / "b.txt").write_text(text)
+    source = yolo.load(str(root), "train", "")
+    assert source.annotations(1).classes.tolist() == [1, 0, 1] and len(source.annotations(0)) == 2
+    assert source.oddities == (
+        f"odd labels: 2 lines that repeat one above (dropped), first in {root}/labels/train/b.txt"
+    )
+
+
+def test_an_outline_becomes_the_box_around_it(root):
+    (root / "labels" / "train" / "a.txt").write_text("1 .2 .1 .6 .5 .4 .9\n")
+    np.testing.assert_allclose(yolo.load(str(root), "train", "").annotations(0).boxes, [[10, 4, 30, 36]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -64,11 +139,13 @@ def test_a_data_yaml_that_is_not_understood_is_refused(root, text):
         ("labels/train/a.txt", "\n0 .5 .5 .5 x", "a.txt:2: '0 .5 .5 .5 x' is not"),
         ("labels/train/a.txt", "2 .5 .5 .5 .5", "a.txt:1: class 2 is none of the 2 classes, 0 to 1; mend it"),
         ("labels/train/a.txt", "0.5 .5 .5 .5 .5", "a.txt:1: class 0.5 is none of the 2 classes"),
-        ("labels/train/a.txt", "0 25 20 50 40", "a.txt:1: cx, cy, w, h must be shares of the picture"),
+        ("labels/train/a.txt", "0 25 20 50 40", "a.txt:1: cx, cy, w, h must be shares of the image"),
         ("labels/train/a.txt", "0 .5 nan .5 .5", "a.txt: box .*nan.* is not finite"),
         ("labels/train/a.txt", "", "labels/train: not one box in its 2 pictures"),
-        ("labels/train/x.txt", "0 .5 .5 .5 .5", "x.txt: no picture .*images/train/x.jpg; add it, or remove this file"),
+        ("labels/train/x.txt", "0 .5 .5 .5 .5", "x.txt: no image .*images/train/x.jpg; add it, or remove this file"),
         ("classes.txt", "", "classes.txt: no names of classes found"),
+        ("classes.txt", "cat\n\ndog", "classes.txt: class 1 has no name; write one"),
+        ("labels/train/a.txt", "1 .1 .1 .2 .2 .3", "a.txt:1: '1 .1 .1 .2 .2 .3' is not 'class cx cy w h'; mend"),
         ("classes.txt", "cat\ncat", "classes.txt: 'cat' names two classes; rename one"),
         ("images/train/b.png", "text", "b.png: cannot be decoded"),
     ],
@@ -86,7 +163,7 @@ def test_missing_names_and_pictures_are_asked_for(root):
     write_names = root / "classes.txt"
     write_names.write_text("cat\n")
     (root / "images" / "val" / "c.jpg").unlink()
-    with pytest.raises(UserError, match="images/val: no pictures; put them there"):
+    with pytest.raises(UserError, match="images/val: no images; put them there"):
         yolo.load(str(root), "val", "")
     picture(root / "images" / "val" / "c.jpg", 20, 80)
     assert len(yolo.load(str(root), "val", "")) == 1

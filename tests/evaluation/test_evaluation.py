@@ -8,7 +8,7 @@ from data.oddities import Oddities
 from data.sources import load
 from errors import UserError
 from evaluation.loop import evaluate, predict
-from evaluation.run import whole_square
+from evaluation.run import Run, whole_square, with_exact
 from experiments import quickstart
 from training.mesh import AXIS, replicated
 from training.step import make_eval_step
@@ -98,6 +98,34 @@ def test_views_average_the_probabilities_of_one_view_at_a_time(config, mesh_of, 
     np.testing.assert_array_equal(found["class"], expected.argmax(-1))
     np.testing.assert_allclose(found["confidence"], expected.max(-1), rtol=1e-5)
     np.testing.assert_allclose(found["loss"], -np.log(expected[np.arange(21), found["label"]]), rtol=1e-4)
+
+
+def test_a_second_call_of_predict_traces_nothing(config, monkeypatch, model_and_variables):
+    task, traces = tasks.get("classification"), []
+    predict = task.predict
+    monkeypatch.setattr(task, "predict", lambda *arguments: traces.append(1) or predict(*arguments))
+    opened = Run(config, task, (), "a run", {}, *model_and_variables)
+    source = First(load(config.data, "val"), 21)
+    config.eval_batch_size = 8
+
+    def predicted():
+        batches = list(opened.predict(source, print))
+        return [len(batch["id"]) for batch in batches], np.concatenate([batch["confidence"] for batch in batches])
+
+    sizes, first = predicted()
+    assert sizes == [8, 8, 5] and len(traces) == 1
+    np.testing.assert_array_equal(predicted()[1], first)
+    assert len(traces) == 1
+    config.augment.mean = (9.0, 9.0, 9.0)
+    assert np.any(predicted()[1] != first)  # a program of before does not serve another config
+
+
+def test_exact_is_for_segmentation(config):
+    assert with_exact(quickstart.get_config("segmentation"), "always").data.exact == "always"
+    with pytest.raises(UserError, match="--exact is 'yes'"):
+        with_exact(quickstart.get_config("segmentation"), "yes")
+    with pytest.raises(UserError, match="--exact: classification has no use for it"):
+        with_exact(config, "always")
 
 
 def test_ten_crops_of_what_is_no_larger_than_the_input_are_an_error(config):

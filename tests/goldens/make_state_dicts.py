@@ -36,4 +36,4 @@ if __name__ == "__main__":
             tensors = make(name).state_dict()
         lines = "".join(f"{key} {tuple(value.shape)}\n" for key, value in sorted(tensors.items()))
         found[name] = hashlib.sha256(lines.encode()).hexdigest()
-    (Path(__file__).parent / "state_dicts.json").write_text(json.dumps(found, indent=2) + "\n")
+    (Path(__file__).parent / "state_dicts.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")

@@ -14,9 +14,12 @@ from ml_collections import ConfigDict
 import models
 from errors import UserError
 from models import cost
+from models.deeplab import ASPP, SeparableASPPHead
 from models.layers import BatchNorm
+from models.pspnet import PyramidHead
 from models.summary import layers
 from ops.segmentation import cross_entropy
+from tasks.segmentation import inputs
 from training.mesh import AXIS
 from weights.convert import from_torch, to_torch, torch_shapes
 
@@ -111,12 +114,45 @@ def test_outputs_are_torchs_at_the_images_size(name, size):
     variables = variables_of(name)
     if name.startswith(("unet", "segnet", "fcn8s")):
         assert cost.parameters(variables["params"]) == GOLDENS[f"parameters/{name}"]
-    outputs = jax.jit(partial(model.apply, train=False))(variables, picture(height, width, 2))
+    # Where pooling is over a part of the map, here all of it, at one of the two sizes; at the other over the map.
+    whole = inputs(model, {"size": np.array([[height, width]] * 2)}) if height % 2 else {}
+    outputs = jax.jit(partial(model.apply, train=False))(variables, picture(height, width, 2), **whole)
     expected = {key.rsplit("/", 1)[1] for key in GOLDENS if key.startswith(f"outputs/{name}/{size}/")}
     assert outputs.keys() == expected
     for key, value in outputs.items():
         assert value.dtype == jnp.float32 and value.shape == (2, height, width, 5)
         assert_close(sample(value, 1000), GOLDENS[f"outputs/{name}/{size}/{key}"], 2e-5)
+
+
+HEADS = {
+    "pspnet": lambda parts, x, cells: PyramidHead(*parts, channels=6)(x, cells),
+    "deeplabv3": lambda parts, x, cells: ASPP((1, 1, 1), *parts[1:], channels=6)(x, cells),
+    "deeplabv3plus": lambda parts, x, cells: SeparableASPPHead(*parts, (1, 1, 1), channels=6)(x, x, cells),
+}
+
+
+class Headed(nn.Module):
+    head: str
+
+    @nn.compact
+    def __call__(self, x, cells=None):
+        return HEADS[self.head]((5, partial(BatchNorm, train=False), False, jnp.float32), x, cells)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_pool_over_the_image_and_leave_the_rest_of_the_canvas_out(head):
+    """Away from the image's border, where convolutions see the canvas, logits are those of the image alone."""
+    rng = np.random.default_rng(3)
+    alone = rng.normal(size=(2, 9, 14, 4)).astype(np.float32)
+    canvas = np.full((2, 20, 23, 4), 50, np.float32)
+    canvas[:, :9, :14] = alone
+    model = Headed(head)
+    variables = jax.eval_shape(model.init, jax.random.key(0), alone)
+    variables = jax.tree.map(lambda x: rng.uniform(0.1, 1, x.shape).astype(np.float32), variables)
+    expected = jax.jit(model.apply)(variables, alone)
+    found = jax.jit(model.apply)(variables, canvas, jnp.array([[9, 14]] * 2))
+    reach = 4  # of four 3x3 convolutions, one after the other
+    assert_close(found[:, : 9 - reach, : 14 - reach], expected[:, : 9 - reach, : 14 - reach], 1e-5)
 
 
 def labels(height, width, batch):

@@ -1,4 +1,4 @@
-"""Resizing, unpooling and transposed convolution: goldens/make_segmenters.py wrote what torch computes."""
+"""Resizing, pooling, unpooling and transposed convolution: goldens/make_segmenters.py wrote what torch computes."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from goldens.drawn import drawn, sample
 
-from models.layers import ConvTranspose, bilinear_kernel, max_pool
-from ops.pooling import max_pool_positions, max_unpool
-from ops.resize import resize_bilinear, resize_parts
+from models.layers import ConvTranspose, adaptive_avg_pool, bilinear_kernel, max_pool
+from ops.pooling import max_pool_positions, max_unpool, mean_of_parts
+from ops.resize import argmax_of_parts, resize_bilinear, resize_parts
 from weights.convert import from_torch
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "segmenters.npz")
@@ -50,6 +50,26 @@ def test_on_cpu_resizing_and_its_gradient_are_those_of_accelerators(monkeypatch,
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     for found, expected in zip(on_cpu, jax.jit(value_and_gradient)(X), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("strip", "height"), [(2**24, 13), (100, 13), (1, 7)])
+def test_the_highest_of_resized_parts_is_found_strip_by_strip(monkeypatch, strip, height):
+    sizes, to = jnp.array([(6, 8), (3, 5)]), jnp.array([(height, 11), (5, 3)])
+    expected = jnp.argmax(resize_parts(jnp.array(X), sizes, to, height, 11), axis=-1)
+    monkeypatch.setattr("ops.resize.STRIP", strip)
+    np.testing.assert_array_equal(jax.jit(argmax_of_parts, static_argnums=(3, 4))(X, sizes, to, height, 11), expected)
+
+
+@pytest.mark.parametrize("bins", [(1, 1), (2, 2), (3, 3), (6, 6), (5, 1)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 4e-3)])
+def test_means_of_parts_are_those_of_the_part_alone(bins, dtype, tolerance):
+    x = jnp.array(np.random.default_rng(5).normal(size=(3, 17, 12, 4)) + 1, dtype)
+    sizes = [(17, 12), (4, 7), (1, 5)]
+    found = mean_of_parts(x, jnp.array(sizes), *bins)
+    assert found.dtype == dtype
+    for row, (height, width) in enumerate(sizes):
+        expected = adaptive_avg_pool(x[row : row + 1, :height, :width].astype(jnp.float32), *bins)[0]
+        np.testing.assert_allclose(found[row].astype(jnp.float32), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("kernel", [2, 3])

@@ -107,16 +107,3 @@ def test_at_huge_logits_loss_and_gradient_are_finite_and_ignored_pixels_have_no_
     assert np.isfinite(value) and np.all(np.isfinite(gradient)) and np.all(gradient[LABELS == 255] == 0)
     other = jnp.where((LABELS == 255)[..., None], 7.0, logits)
     assert LOSSES[name](other, LABELS) == value
-
-
-def test_the_confusion_matrix_is_a_plain_count():
-    rng = np.random.default_rng(2)
-    labels = rng.choice([0, 1, 2, 4, 255], (3, 11, 7)).astype(np.uint8)  # class 3 is absent
-    predicted = rng.integers(0, 5, (3, 11, 7)).astype(np.int32)
-    expected = np.zeros((3, 5, 5), int)
-    for picture, true, found in zip(np.arange(3).repeat(77), labels.ravel(), predicted.ravel(), strict=True):
-        if true != 255:
-            expected[picture, true, found] += 1
-    found = jax.jit(partial(ops.confusion, classes=5))(predicted, labels)
-    assert found.dtype == jnp.int32
-    np.testing.assert_array_equal(found, expected)

@@ -46,6 +46,15 @@ def test_a_detector_that_finds_everything_has_an_average_precision_of_1(scale):
     assert set(summary["per_class"]) == set(source.classes)
 
 
+def test_what_is_not_there_to_find_has_no_line_in_the_table():
+    names = (*detection.coco.NAMES, "voc10_ap50", "voc07_ap50")
+    summary = dict.fromkeys(names, 0.5) | {"ap_large": -1.0, "per_class": {"cat": 0.0, "objects": -1.0}}
+    rows = detection.table(summary)
+    assert set(rows) == {*names, "ap, cat"} - {"ap_large"} and min(rows.values()) == 0
+    nothing = detection.table(dict.fromkeys(names, -1.0) | {"per_class": {"cat": -1.0}})
+    assert nothing == {"ap": -1}
+
+
 def test_the_canvas_around_a_picture_is_zero_after_normalising():
     config = get_base("detection").augment
     batch = {"image": np.full((2, 6, 8, 3), 200, np.uint8), "size": np.array([[4, 8], [6, 5]], np.int32)}
@@ -88,10 +97,17 @@ def test_mosaics_are_of_four_rows():
     assert detection.mixed(config) == 4
 
 
-def test_only_detections_worth_notice_are_described_in_the_pictures_own_pixels():
+def test_all_detections_are_described_best_first_and_those_above_the_threshold_shown():
     predictions = {
-        "boxes": np.float32([[[1, 2, 3, 4], [5, 6, 7, 8.26], [0, 0, 0, 0]]]),
-        "scores": np.float32([[0.9, 0.3, 0.0]]),
-        "classes": np.int32([[1, 0, -1]]),
+        "boxes": np.float32([[[5, 6, 7, 8.26], [1, 2, 3, 4], [0, 0, 0, 0], [0, 0, 1, 1]]]),
+        "scores": np.float32([[0.25, 0.9, 0.0, 0.2]]),
+        "classes": np.int32([[0, 1, -1, 0]]),
     }
-    assert detection.describe(predictions, 0, ("cat", "dog")) == [{"class": "dog", "score": 0.9, "box": [1, 2, 3, 4]}]
+    (found,) = detection.describe(predictions, 0, ("cat", "dog")).values()
+    assert found == [
+        {"class": "dog", "score": 0.9, "box": [1, 2, 3, 4]},
+        {"class": "cat", "score": 0.25, "box": [5, 6, 7, 8.3]},
+        {"class": "cat", "score": 0.2, "box": [0, 0, 1, 1]},
+    ]
+    assert detection.shown(found, 0.25, 50) == found[:2]
+    assert detection.shown(found, 0.0, 1) == found[:1]

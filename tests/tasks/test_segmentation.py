@@ -1,3 +1,5 @@
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,12 @@ from data.oddities import Oddities
 from errors import UserError
 from evaluation.loop import evaluate, predict
 from experiments.base import get_base
+from models.layers import BatchNorm, conv
+from models.pspnet import PyramidHead
 from ops import segmentation as ops
 from ops.resize import resize_bilinear
 from tasks import boundaries, segmentation
+from training.mesh import replicated
 from training.step import make_eval_step
 from training.validation import check_config
 
@@ -51,7 +56,8 @@ class Colours(nn.Module):
 def config():
     config = get_base("segmentation")
     config.batch_size = 4
-    config.data.update(image_size=16, max_size=40, crop=(16, 16), canvases=((16, 24), (48, 48)))
+    config.eval_batch_size = 4
+    config.data.update(image_size=16, max_size=40, crop=(16, 16), canvases=((16, 24), (48, 48)), exact="never")
     return config
 
 
@@ -110,6 +116,75 @@ def test_classes_are_those_of_the_logits_resized_to_the_masks_size(config, mesh_
             assert np.mean(segmentation.mask(batch, row) == expected) > 0.9  # but where the canvas's zeros are near
 
 
+class Pooled(nn.Module):
+    """A segmenter of output stride 8 in little: what it finds anywhere depends on a mean over the whole image."""
+
+    @nn.compact
+    def __call__(self, images, *, train, sizes=None):
+        cells = None if sizes is None else -(-sizes // 8)
+        x = nn.relu(conv(8, 3, 8, pad=1, dtype=jnp.float32, name="stride")(images))
+        x = PyramidHead(5, partial(BatchNorm, train=False), False, jnp.float32, 8)(x, cells)
+        return {"out": resize_bilinear(x, *images.shape[1:3])}
+
+
+class Some(Pictures):
+    """The images of Pictures of these numbers, in this order, three times as large and of patches."""
+
+    def __init__(self, *numbers):
+        self.numbers = numbers
+        self.sizes = 3 * Pictures.sizes[list(numbers)]
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(self.numbers[index])
+        height, width = self.sizes[index].tolist()
+        image = rng.integers(0, 256, (5, 5, 3), np.uint8).repeat(20, axis=0).repeat(20, axis=1)[:height, :width]
+        return {"image": image, "name": f"picture {index}", "segmentation": np.zeros((height, width), np.uint8)}
+
+
+@pytest.fixture(scope="module")
+def pooled():
+    rng = np.random.default_rng(0)
+    like = jax.eval_shape(lambda: Pooled().init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
+
+    def drawn(path, x):
+        return jnp.array(
+            rng.uniform(0.5, 1, x.shape) if path[-1].key == "var" else rng.normal(size=x.shape), jnp.float32
+        )
+
+    return jax.tree_util.tree_map_with_path(drawn, like)
+
+
+@pytest.mark.parametrize(("exact", "devices", "share"), [("auto", 1, 0.0), ("auto", 2, 0.0), ("never", 1, 0.05)])
+def test_what_is_found_depends_neither_on_other_images_nor_on_their_order(
+    config, mesh_of, pooled, exact, devices, share
+):
+    """To the bit with each at its own size; on shared canvases but for a few pixels near borders."""
+    config.eval_batch_size = 2
+    config.data.update(resize="none", canvases=(), exact=exact)
+    mesh, told = mesh_of(devices), []
+    step = make_eval_step(Pooled(), segmentation, config, mesh)
+
+    def masks(*numbers):
+        source = Some(*numbers)
+        batches = predict(
+            step, jax.device_put(pooled, replicated(mesh)), source, config, mesh, Oddities(source, told.append)
+        )
+        return {
+            numbers[int(index)]: segmentation.mask(batch, row)
+            for batch in batches
+            for row, index in enumerate(batch["id"])
+        }
+
+    alone = {number: masks(number)[number] for number in (0, 1, 3)}
+    assert all(len(np.unique(mask)) > 1 for mask in alone.values())
+    for numbers in ((0, 3, 1), (3, 1, 0, 2), (2, 5, 1, 0, 3, 6)):
+        beside = masks(*numbers)
+        for number, mask in alone.items():
+            print("SHARE", number, np.mean(beside[number] != mask))
+            assert np.mean(beside[number] != mask) <= share
+    assert bool(told) == (exact == "never")
+
+
 def test_a_picture_that_is_not_resized_keeps_its_logits_classes(config, mesh_of):
     config.data.update(resize="none", canvases=())
     source = Pictures()
@@ -122,14 +197,15 @@ def test_a_picture_that_is_not_resized_keeps_its_logits_classes(config, mesh_of)
 
 @pytest.mark.parametrize("views", ["flip", "scales", "scales_flip"])
 def test_views_average_probabilities(config, views):
+    """Of images that are part of their canvas those of the images alone, whose mirror images stand where they do."""
     data = config.data
     data.view_scales = (0.5, 1.0)
     images = jnp.array(RNG.normal(size=(2, 12, 18, 3)), jnp.float32)
 
-    def apply(x):
+    def apply(x, sizes=None):
         return Colours().apply({}, x, train=False)
 
-    found = segmentation.infer(apply, images, data, views)["out"]
+    found = segmentation.infer(apply, images, jnp.array([(12, 18)] * 2), data, views)["out"]
     each = []
     for size in ((6, 9), (12, 18)) if views.startswith("scales") else ((12, 18),):
         x = resize_bilinear(images, *size)
@@ -139,21 +215,51 @@ def test_views_average_probabilities(config, views):
     expected = np.mean([jax.nn.softmax(x) for x in each], axis=0)
     np.testing.assert_allclose(np.exp(found), expected, rtol=1e-4)
 
+    canvas, seen = jnp.pad(images, ((0, 0), (0, 12), (0, 6), (0, 0))), []
+    segmentation.infer(lambda x, sizes: seen.append(sizes) or apply(x), canvas, jnp.array([(12, 18)] * 2), data, views)
+    mirror = segmentation.mirrored(canvas, jnp.array([(12, 18)] * 2))
+    np.testing.assert_array_equal(mirror[:, :, :18], canvas[:, :, 17::-1])
+    assert not mirror[:, :, 18:].any()
+    assert np.array(seen)[:, 0].tolist() == ([[6, 9], [12, 18]] if views.startswith("scales") else [[12, 18]])
+
 
 def test_windows_cover_the_picture_and_their_logits_are_averaged(config):
     config.data.window = (9, 12)
     assert segmentation.window_starts(20, 9) == [0, 6, 11] and segmentation.window_starts(9, 9) == [0]
     images = jnp.array(RNG.normal(size=(1, 20, 31, 3)), jnp.float32)
 
-    def pixelwise(x):
-        return {"out": jnp.concatenate([x, x[..., :2]], axis=-1)}
+    def pixelwise(x, sizes):
+        shown = jnp.broadcast_to(sizes[:, None, None], (*x.shape[:3], 2)).astype(x.dtype)
+        return {"out": jnp.concatenate([x, shown], axis=-1)}
 
-    found = segmentation.infer(pixelwise, images, config.data, "center")["out"]
-    np.testing.assert_allclose(found, pixelwise(images)["out"], rtol=1e-5)
+    found = segmentation.infer(pixelwise, images, jnp.array([(8, 31)]), config.data, "center")["out"]
+    np.testing.assert_allclose(found[..., :3], images, rtol=1e-5)
+    # Rows 0 to 8 are seen from row 0, of which 8 show the image; row 10 by the window of row 6, of which 2 do.
+    assert found[0, 0, 0, 3:].tolist() == [8, 12] and found[0, 10, 0, 3:].tolist() == [2, 12]
 
     seen = []
-    segmentation.infer(lambda x: seen.append(x.shape) or pixelwise(x), images[:, :7], config.data, "center")
+    segmentation.infer(
+        lambda x, sizes: seen.append(x.shape) or pixelwise(x, sizes),
+        images[:, :7],
+        jnp.array([(7, 31)]),
+        config.data,
+        "center",
+    )
     assert set(seen) == {(1, 7, 12, 3)}
+
+
+def test_a_program_holds_the_network_once_however_many_windows_and_views_there_are(config):
+    config.data.update(window=(8, 8), view_scales=(1.0,))
+    calls = []
+
+    def apply(x, sizes):
+        return calls.append(x.shape) or {"out": x}
+
+    jax.eval_shape(
+        lambda x: segmentation.infer(apply, x, jnp.array([(64, 96)]), config.data, "scales_flip"),
+        jnp.zeros((1, 64, 96, 3)),
+    )
+    assert len(calls) <= 3 and set(calls) == {(1, 8, 8, 3)}  # traced for its shape, and in each of two loops
 
 
 def test_the_loss_adds_the_auxiliary_heads_and_leaves_out_padding(config):
@@ -225,7 +331,7 @@ def test_weights_of_median_frequency_are_the_papers(config):
 def test_a_description_tells_the_classes_by_their_share():
     predictions = {"classes": np.full((1, 4, 6), 255, np.uint8), "original_size": np.array([[2, 4]])}
     predictions["classes"][0, :2, :4] = [[1, 1, 1, 0], [2, 1, 1, 1]]
-    found = segmentation.describe(predictions, 0, CLASSES)
+    (found,) = segmentation.describe(predictions, 0, CLASSES).values()
     assert found == [
         {"class": "road", "share": 0.75},
         {"class": "ground", "share": 0.125},
@@ -291,6 +397,8 @@ def test_a_perfect_map_has_a_boundary_f1_of_1_and_none_without_borders():
         ({"data.scale": (2.0, 0.5)}, "config.data.scale"),
         ({"data.cat_max_ratio": 0.0}, "config.data.cat_max_ratio"),
         ({"data.window": (5,)}, "config.data.window"),
+        ({"data.exact": "yes"}, "config.data.exact is 'yes'"),
+        ({"eval_batch_size": -1}, "config.eval_batch_size is -1"),
         ({"data.view_scales": ()}, "config.data.view_scales"),
         ({"data.balanced": True}, "config.data.balanced"),
         ({"loss.name": "bce"}, "config.loss.name is 'bce'"),

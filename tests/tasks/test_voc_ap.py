@@ -22,14 +22,16 @@ def devkit(batches, label):
 
     None where there is nothing to find.
     """
-    truths, detections = {}, []
+    truths, crowds, detections = {}, {}, []
     for batch in batches:
         for row, picture in enumerate(batch["id"].tolist()):
-            slots = np.flatnonzero(batch["true_classes"][row] == label)
+            slots = np.flatnonzero((batch["true_classes"][row] == label) & ~batch["true_crowd"][row])
             truths[picture] = [
                 {"box": pixels(batch["true_boxes"][row, s]), "hard": batch["true_difficult"][row, s], "taken": False}
                 for s in slots
             ]
+            slots = np.flatnonzero((batch["true_classes"][row] == label) & batch["true_crowd"][row])
+            crowds[picture] = [pixels(batch["true_boxes"][row, s]) for s in slots]
             for s in np.flatnonzero(batch["classes"][row] == label):
                 detections.append((-batch["scores"][row, s], len(detections), picture, pixels(batch["boxes"][row, s])))
     wanted = sum(not truth["hard"] for each in truths.values() for truth in each)
@@ -44,6 +46,8 @@ def devkit(batches, label):
             if overlap > best_overlap:
                 best, best_overlap = truth, overlap
         if best is None or best_overlap < Fraction(1, 2):
+            if any(2 * common_pixels(box, crowd) >= common_pixels(box, box) for crowd in crowds[picture]):
+                continue
             wrong += 1
         elif best["hard"]:
             continue
@@ -61,12 +65,14 @@ def pixels(edges):
     return x0 + 1, y0 + 1, x1, y1
 
 
-def overlap_of_pixels(a, b):
+def common_pixels(a, b):
     width, height = min(a[2], b[2]) - max(a[0], b[0]) + 1, min(a[3], b[3]) - max(a[1], b[1]) + 1
-    if width <= 0 or height <= 0:
-        return Fraction(0)
-    sizes = [(c[2] - c[0] + 1) * (c[3] - c[1] + 1) for c in (a, b)]
-    return width * height / (sum(sizes) - width * height)
+    return max(width, Fraction(0)) * max(height, Fraction(0))
+
+
+def overlap_of_pixels(a, b):
+    common = common_pixels(a, b)
+    return common / (common_pixels(a, a) + common_pixels(b, b) - common)
 
 
 def eleven_points(curve):
@@ -118,6 +124,22 @@ def test_a_second_detection_of_an_object_is_wrong_and_of_a_difficult_one_is_left
     assert voc.summarise(gathered([doubled]), ["a"])["map"] == pytest.approx((1 + 2 / 3) / 2)
     hard = one_picture([box, box, other], [0.9, 0.8, 0.7], [box, other], [True, False])
     assert voc.summarise(gathered([hard]), ["a"])["map"] == 1
+
+
+def test_detections_in_a_crowd_are_left_out_unless_they_find_an_object_and_a_crowd_need_not_be_found():
+    crowd, person, aside = [0, 0, 100, 100], [10, 10, 20, 30], [150, 0, 160, 10]
+    parts = [[50, 50, 60, 60], [90, 0, 109, 10], [91, 0, 112, 10]]  # of the last two 10 of 19 and 9 of 21 inside
+    for boxes, expected in (
+        ([person], 1.0),
+        ([parts[0], parts[1], person], 1.0),
+        ([parts[2], person], 0.5),
+        ([crowd, person], 1.0),
+        ([aside, person], 0.5),
+        ([person, person, aside], 1.0),
+    ):
+        found = one_picture(boxes, np.linspace(0.9, 0.1, len(boxes)), [crowd, person], [False, False])
+        found["true_crowd"] = np.array([[True, False]])
+        assert voc.summarise(gathered([found]), ["a"])["map"] == pytest.approx(expected)
 
 
 def test_an_overlap_of_exactly_a_half_suffices():

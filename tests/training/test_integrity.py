@@ -59,6 +59,10 @@ def test_a_run_whose_data_has_other_classes_is_refused_before_anything_changes(c
     config.duration = "1"
     config.schedule.warmup = "0"
     train(config, tmp_path / "run")
+    more = tmp_path / "pictures" / "val" / "cat" / "2.png"
+    more.write_bytes((more.parent / "1.png").read_bytes())
+    with pytest.raises(UserError, match="holds a run on other data than there is now: val, it had 2 records and has 3"):
+        train(config, tmp_path / "run")
     for other in (("cat", "dog", "eel"), ("cat", "eel")):
         shutil.rmtree(tmp_path / "pictures")
         folder_of_classes(*other)

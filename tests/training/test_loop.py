@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import dataclass
 
 import jax
 import numpy as np
 import pytest
 
 import training.loop
+from data import sources
+from data.sources import Source
 from errors import UserError
 from evaluation.run import open_run
 from training.checkpoint import Checkpoints
@@ -157,12 +160,36 @@ def test_a_checkpoint_of_another_architecture_is_refused(config, tmp_path):
         open_run(tmp_path / "large", "latest")
 
 
-def test_evaluating_a_checkpoint_gives_what_training_reported(config, tmp_path):
-    from data import sources
+@dataclass(frozen=True)
+class Turned:
+    """The records of `source` with its classes numbered from the last to the first."""
+
+    source: Source
+
+    @property
+    def classes(self):
+        return self.source.classes[::-1]
+
+    @property
+    def labels(self):
+        return len(self.classes) - 1 - self.source.labels
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        return self.source[index] | {"label": int(self.labels[index])}
+
+
+def test_evaluating_a_checkpoint_gives_what_training_reported_by_the_classes_of_train(config, tmp_path, monkeypatch):
     from evaluation.loop import evaluate
 
     config.ema.decay = 0.9
-    reported = train(config, tmp_path)
+    with monkeypatch.context() as patch:
+        load = sources.load
+        turned = {"train": lambda source: source, "val": Turned}
+        patch.setattr(sources, "load", lambda data, split: turned[split](load(data, split)))
+        reported = train(config, tmp_path)
     run = open_run(tmp_path, "latest")
     source = sources.load(config.data, "val")
     found = evaluate(run.task, source, run.predict(source, print))

@@ -2,14 +2,24 @@ import pytest
 
 from errors import UserError
 from experiments.quickstart import get_config
-from training.manifest import claim_classes, claimed, read_classes, read_config, write_json, write_manifest
+from training.manifest import (
+    claim_classes,
+    claim_config,
+    claim_data,
+    claimed,
+    data_changed,
+    read_classes,
+    read_config,
+    write_manifest,
+)
+from training.paths import write_json
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"7", b"null"])
 @pytest.mark.parametrize("name", ["config.json", "classes.json", "manifest.json"])
 def test_a_spoilt_file_of_a_workdir_is_named_with_the_remedy(tmp_path, name, content):
-    with claimed(tmp_path, get_config()):
-        claim_classes(tmp_path, ("a", "b"))
+    claim_config(tmp_path, get_config(), range(100))
+    claim_classes(tmp_path, ("a", "b"))
     (tmp_path / name).write_bytes(content)
     use = {
         "config.json": lambda: read_config(tmp_path),
@@ -23,7 +33,7 @@ def test_a_spoilt_file_of_a_workdir_is_named_with_the_remedy(tmp_path, name, con
 def test_what_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("x")
     message = "file: cannot be written .*; choose another --workdir"
-    with pytest.raises(UserError, match=message), claimed(tmp_path / "file", get_config()):
+    with pytest.raises(UserError, match=message), claimed(tmp_path / "file"):
         pass
     with pytest.raises(UserError, match="file/x.json: cannot be written .Not a directory.; make room"):
         write_json(tmp_path / "file" / "x.json", {})
@@ -31,6 +41,22 @@ def test_what_cannot_be_written_is_named(tmp_path):
 
 def test_classes_in_another_order_are_other_classes(tmp_path):
     claim_classes(tmp_path, ("a", "b"))
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     claim_classes(tmp_path, ("a", "b"))
     with pytest.raises(UserError, match="holds a run of 2 classes, the data now has 2, different in b, a"):
         claim_classes(tmp_path, ("b", "a"))
+
+
+def test_a_run_knows_the_data_that_it_began_with(tmp_path):
+    train, val = {"records": 80, "sha256": "a"}, {"records": 20, "sha256": "b"}
+    assert data_changed(tmp_path, "val", val) == ""  # a run of before there were fingerprints
+    claim_data(tmp_path, {"train": train, "val": val})
+    claim_data(tmp_path, {"train": train, "val": val})
+    assert data_changed(tmp_path, "val", val) == data_changed(tmp_path, "test", val) == ""
+    assert data_changed(tmp_path, "val", val | {"records": 21}) == "it had 20 records and has 21"
+    for split, now, how in (
+        ("train", {"train": train | {"records": 81}, "val": val}, "it had 80 records and has 81"),
+        ("val", {"train": train, "val": val | {"sha256": "c"}}, "its records have other names, classes or annotations"),
+    ):
+        with pytest.raises(UserError, match=f"{tmp_path}: holds .*: {split}, {how}; restore .*init_from={tmp_path}"):
+            claim_data(tmp_path, now)

@@ -1,0 +1,140 @@
+"""What a canvas changes: what is found on a canvas larger than the image, against what is found on one of its own size.
+
+    python benchmarks/canvas.py [unet pspnet_resnet50 yolox_s ...] [--size 96x128] [--canvas 128x192] [--images 8]
+    python benchmarks/canvas.py --workdir runs/quickstart_segmentation
+
+Segmenters: the share of pixels whose class differs; of all, and of those farther than --border pixels from the image's
+right and lower borders, which the canvas lies beyond. Detectors: COCO's AP on the canvas, where what is found at the
+image's own size is taken for the truth: 1 where both are the same.
+
+Without a workdir weights are random and every detection counts, however low its score. Scores then hardly differ, so
+that a small change turns many of them: a trained network changes less. Images are drawn scenes. Detectors whose every
+input is one size, such as SSD300, have no canvas.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from turns import sides
+
+SEGMENTERS = (
+    *("unet", "segnet", "fcn32s_vgg16", "fcn8s_vgg16", "fcn_resnet50"),
+    *("deeplabv3_resnet50", "deeplabv3plus_resnet50", "pspnet_resnet50"),
+)
+DETECTORS = ("retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn", "yolox_nano", "yolov3_darknet53")
+CLASSES = 10
+TRUE = 20  # detections of an image that are taken for the truth
+
+
+def scenes(count: int, height: int, width: int) -> np.ndarray:
+    """uint8 [count,height,width,3]."""
+    from ml_collections import ConfigDict
+
+    from data import sources
+
+    side = max(height, width)
+    data = {"source": f"scene_masks:{2 * count}x{side}", "data_dir": "", "val_fraction": 0.0, "split_seed": 0}
+    source = sources.load(ConfigDict(data), "train")
+    return np.stack([np.asarray(source[index]["image"])[:height, :width] for index in range(count)])
+
+
+def random_network(name: str) -> tuple[Any, Any, dict[str, Any]]:
+    """config, model and variables; parameters that begin as zeros, whose outputs would be all alike, are drawn too."""
+    import jax
+
+    import models
+    from experiments.base import get_base
+    from training.mesh import AXIS, compiler_options
+
+    config = get_base("segmentation" if name in SEGMENTERS else "detection")
+    with config.unlocked():
+        config.model.name = name
+        config.model.options = {} if name in SEGMENTERS else {"score_threshold": 0.0}
+    model = models.create(config.model, CLASSES, AXIS)
+    variables = jax.jit(lambda: models.init(model, jax.random.key(0), 64), compiler_options=compiler_options(once=True))
+    rng = np.random.default_rng(0)
+
+    def drawn(x: np.ndarray) -> np.ndarray:
+        if x.ndim < 2 or x.any():
+            return x
+        return rng.normal(0, np.prod(x.shape[:-1]) ** -0.5, x.shape).astype(x.dtype)
+
+    return config, model, jax.tree.map(drawn, jax.device_get(variables()))
+
+
+def found(step: Any, variables: Any, config: Any, images: np.ndarray, canvas: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The evaluation step's predictions of `images`, each at the top left of a canvas."""
+    import jax
+
+    from data.pipeline import EXAMPLES
+
+    count, height, width = images.shape[:3]
+    shape = (*canvas, height, width) if config.task == "segmentation" else canvas
+    batch = EXAMPLES[config.task].empty(count, config.data, shape)
+    spare = [(0, 0), *((0, side - own) for side, own in zip(canvas, (height, width), strict=True)), (0, 0)]
+    batch |= {"image": np.pad(images, spare), "id": np.arange(count, dtype=np.int32), "valid": np.ones(count, bool)}
+    batch["size"][:] = batch["original_size"][:] = (height, width)
+    return jax.device_get(step(variables, batch))
+
+
+def agreement(alone: dict[str, np.ndarray], beside: dict[str, np.ndarray]) -> float:
+    """COCO's AP of the detections `beside`, with the best of `alone` as the truth."""
+    from tasks import coco, detections
+
+    best = np.argsort(-np.where(alone["classes"] >= 0, alone["scores"], -1), axis=1, kind="stable")[:, :TRUE]
+    boxes, classes = (
+        np.take_along_axis(alone["boxes"], best[..., None], 1),
+        np.take_along_axis(alone["classes"], best, 1),
+    )
+    nothing = np.zeros(classes.shape, bool)
+    truth = {
+        "true_boxes": boxes,
+        "true_classes": classes,
+        "true_area": detections.areas(boxes),
+        "true_crowd": nothing,
+        "true_difficult": nothing,
+    }
+    metrics = detections.update_metrics(detections.init_metrics(), beside | truth)
+    return coco.summarise(metrics, [str(number) for number in range(1 + classes.max())])["ap"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=(*SEGMENTERS, *DETECTORS))
+    parser.add_argument("--workdir", type=Path, help="of a trained run, instead of random weights")
+    parser.add_argument("--size", type=sides, default="96x128", help="height x width of the images")
+    parser.add_argument("--canvas", type=sides, default="128x192")
+    parser.add_argument("--border", type=int, default=32)
+    parser.add_argument("--images", type=int, default=8)
+    args = parser.parse_args()
+
+    import tasks
+    from evaluation.run import open_run
+    from training.mesh import make_mesh
+    from training.step import make_eval_step
+
+    (height, width), mesh = args.size, make_mesh()
+    images = scenes(args.images, height, width)
+    print(f"{args.images} images of {height}x{width} on canvases of {args.canvas[0]}x{args.canvas[1]}")
+    for name in [str(args.workdir)] if args.workdir else args.models:
+        if args.workdir:
+            run = open_run(args.workdir, "latest")
+            config, model, variables = run.config, run.model, run.variables
+        else:
+            config, model, variables = random_network(name)
+        step = make_eval_step(model, tasks.get(config.task), config, mesh)
+        alone, beside = (found(step, variables, config, images, canvas) for canvas in (args.size, args.canvas))
+        if config.task == "detection":
+            print(f"{name:26} AP {agreement(alone, beside):.3f}", flush=True)
+            continue
+        differs = alone["classes"] != beside["classes"]
+        inner = differs[:, : height - args.border, : width - args.border]
+        print(
+            f"{name:26} {100 * differs.mean():6.2f} % of pixels, {100 * inner.mean():6.2f} % of the inner", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

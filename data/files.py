@@ -1,0 +1,178 @@
+"""Files of data: which of the files below a folder are images, and the text of lists and labels.
+
+Whatever lists a folder or reads text of a dataset does it here, so that all sources agree on it.
+"""
+
+import codecs
+import os
+from collections import deque
+from collections.abc import Container, Iterable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from errors import UserError
+
+# Formats that Pillow lists but cannot read by itself: they are no images, or need another program.
+NOT_BY_ITSELF = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+# Suffixes of images that it does not read at all. A plug-in of Pillow that reads one of them takes precedence.
+UNREADABLE = (
+    *(".heic", ".heif", ".hif", ".jxl", ".svg", ".eps", ".wmf", ".emf", ".xcf", ".psb", ".exr", ".hdr"),
+    *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+    *(".dcm", ".dicom", ".nii", ".nii.gz", ".nrrd", ".mha"),
+)
+# What operating systems leave next to user files, under names that do not begin with a dot; lower case.
+CLUTTER = {
+    *("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"),
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
+}
+
+
+class Listing(NamedTuple):
+    """Paths below a folder, with / between their parts, sorted part by part."""
+
+    images: list[str]
+    others: list[str]
+
+
+def scan(folder: Path, unreadable: bool = False) -> Listing:
+    """The files below `folder`, at any depth.
+
+    Hidden files and folders, and those of CLUTTER, are passed over. Links are followed, but each folder is entered only
+    once: under its own path where that is below `folder`, else under the first link to it. An image is known by its
+    suffix, in any case. Images of formats that Pillow does not read are an error, or with `unreadable` among the
+    images. A link to nowhere is among the images where its name is an image's. Raises UserError for what cannot be
+    listed, for any other link to nowhere, and for a pipe or device named as an image.
+    """
+    images, others, entered = [], [], set()
+    folders, links = deque([""]), deque()
+    while folders or links:
+        below = folders.popleft() if folders else links.popleft()
+        real = os.path.realpath(folder / below)
+        if real in entered:
+            continue
+        entered.add(real)
+        for entry in entries(folder / below):
+            path = f"{below}/{entry.name}" if below else entry.name
+            if is_folder(entry):
+                (links if entry.is_symlink() else folders).append(path)
+            elif is_image(entry.name):
+                images.append(path)
+            elif entry.name.lower().endswith(UNREADABLE):
+                if not unreadable:
+                    raise UserError(f"{entry.path}: its format cannot be read; convert it to PNG or JPEG, or remove it")
+                images.append(path)
+            else:
+                others.append(path)
+    return Listing(*(sorted(paths, key=lambda path: path.split("/")) for paths in (images, others)))
+
+
+def entries(folder: Path) -> list[os.DirEntry]:
+    """What is in `folder`, sorted by name, without what is hidden. Raises UserError where it cannot be listed."""
+    try:
+        with os.scandir(folder) as found:
+            kept = [entry for entry in found if not entry.name.startswith(".") and entry.name.lower() not in CLUTTER]
+    except OSError as error:
+        remedy = "add it" if isinstance(error, FileNotFoundError) else "make it readable, or remove it"
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}); {remedy}") from error
+    return sorted(kept, key=lambda entry: entry.name)
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether `entry` is a folder, or a link to one. Raises UserError as `scan` does."""
+    try:
+        if entry.is_dir():
+            return True
+        if entry.is_file():
+            return False
+    except OSError as error:
+        raise UserError(f"{entry.path}: cannot be followed ({error.strerror}); mend or remove it") from error
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        if is_image(entry.name):  # it fails when it is read, and then is named with all other broken images
+            return False
+        raise UserError(f"{entry.path}: a link to nowhere; mend or remove it")
+    if is_image(entry.name):
+        raise UserError(f"{entry.path}: named as an image, but no file; remove it")
+    return False
+
+
+def is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in image_suffixes()
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Of all formats that the installed Pillow reads by itself, in lower case, with their dot."""
+    known = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, name in known if name in Image.OPEN and name not in NOT_BY_ITSELF) | {".mpo"}
+
+
+def passed_over(*folders: tuple[Path, list[str]], what: str = "images") -> str:
+    """Reports the files below each folder that are not `what` is expected there; "" where there are none."""
+    named = [str(folder / path) for folder, others in folders for path in others]
+    return f"odd files: {len(named):,} that are no {what} (passed over), first {named[0]}" if named else ""
+
+
+def by_name(folder: Path, paths: Iterable[str]) -> dict[str, str]:
+    """Path without its suffix -> path, of `paths` below `folder`. Raises UserError for two of one name."""
+    found: dict[str, str] = {}
+    for path in paths:
+        stem = os.path.splitext(path)[0]
+        if stem in found:
+            raise UserError(f"{folder / path}: {found[stem]} has the same name; rename or remove one of them")
+        found[stem] = path
+    return found
+
+
+def read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+
+
+def read_text(path: Path) -> str:
+    r"""Text in UTF-8 with or without a byte order mark, or in UTF-16 with one, every line ending with "\n".
+
+    Raises UserError, naming file and line, for bytes that are neither, and for NUL characters: UTF-16 without its mark.
+    """
+    encoded = read_bytes(path)
+    marked = encoded.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = encoded.decode("utf-16" if marked else "utf-8-sig")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        where = text.find("\0")
+        reason = "a NUL character"
+    except UnicodeDecodeError as error:
+        text = encoded[: error.start].decode("utf-16" if marked else "utf-8-sig", "ignore")
+        where, reason = len(text), f"not {'UTF-16' if marked else 'UTF-8'}"
+    if where >= 0:
+        line = text.count("\n", 0, where) + 1
+        raise UserError(f"{path}:{line}: {reason}; save the file as text in UTF-8")
+    return text
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of `read_text` without white space at their ends, empty ones included, those at the end left out."""
+    return [line.strip() for line in read_text(path).rstrip().split("\n")]
+
+
+def read_names(path: Path, known: Container[str]) -> list[str]:
+    """The names of a list with a name per line, which may contain spaces.
+
+    In VOC's lists of one class a 1, 0 or -1 follows the name: it is dropped where the whole line is not in `known`.
+    Raises UserError for a list without names, and for a name that occurs twice.
+    """
+    found: dict[str, None] = {}
+    for line in filter(None, read_lines(path)):
+        words = line.split()
+        flagged = len(words) > 1 and words[-1] in ("1", "0", "-1") and line not in known
+        name = line[: -len(words[-1])].rstrip() if flagged else line
+        if name in found:
+            raise UserError(f"{path}: {name} occurs twice; remove one of its lines")
+        found[name] = None
+    if not found:
+        raise UserError(f"{path}: names no image; write a name per line, or remove the file")
+    return list(found)

@@ -1,0 +1,180 @@
+"""Which stored values of a data set's high-bit images become black and white: found once, in the train split.
+
+    config.data.pixels      uint8, float32, or auto: float32 where LOOKED_AT train images hold one of more than 8 bits
+    config.data.intensity   (low, high) in stored units, the window of CT; (): found by config.data.intensity_rule
+    config.data.intensity_rule
+        bits          0 to 2^b - 1 with the fewest bits b, 8 at least, that hold the values of train images; -2^(b-1) to
+                      2^(b-1) - 1 where some are negative; floats 0 to 1, or as percentiles where some lie outside
+        type          all that the stored type can hold: 0 to 65535 of uint16; floats 0 to 1
+        percentiles   the 0.5 and 99.5 percentiles of train images (nnU-Net's for CT)
+
+`settle` writes what it finds into these fields. A run keeps them in its workdir, so that resuming, evaluation and
+prediction scale as training did. The train images are MEASURED, or all if there are fewer, drawn from config.seed;
+of each, VALUES values drawn at random count for percentiles, and all for bits.
+"""
+
+import io
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from data import high_bit, image
+from data.high_bit import Range
+from data.sources import Source
+from errors import UserError
+
+RULES = ("bits", "type", "percentiles")
+PERCENTILES = (0.5, 99.5)
+LOOKED_AT, MEASURED, VALUES = 64, 256, 1 << 14
+DRAWING = 11  # in the seed, beside those of examples and epochs
+
+
+class Values(NamedTuple):
+    """The stored values of one high-bit image."""
+
+    name: str
+    kind: np.dtype
+    low: float
+    high: float
+    sample: np.ndarray
+
+
+def settle(config: ConfigDict, source: Source, say: Callable[[str], None] = lambda line: None) -> ConfigDict:
+    """`config` with data.pixels and data.intensity as the train split `source` has them; `say` is told of a range.
+
+    Images of 8 bits need no range, and floats and integers in one split share none: then intensity stays as it is, and
+    each high-bit image is scaled by its own bits.
+    """
+    data = config.data
+    intensity, pixels = tuple(data.intensity), data.pixels
+    if pixels == "auto":
+        pixels = "float32" if holds_high_bits(source, config.seed) else "uint8"
+    elif intensity:
+        return config
+    of_8_bits = data.pixels == "auto" and pixels == "uint8"
+    found = [] if intensity or of_8_bits else measure(source, config.seed)
+    if found:
+        intensity = find_range(found, data.intensity_rule) or ()
+        say(describe(found, intensity, data.intensity_rule))
+    return with_fields(config, {"pixels": pixels, "intensity": intensity})
+
+
+def settle_pixels(config: ConfigDict, source: Source) -> ConfigDict:
+    """`config` with data.pixels as `source` has them, for images that no training has found a range for.
+
+    Without config.data.intensity each is then scaled by its own bits, whatever else `source` holds.
+    """
+    if config.data.pixels != "auto":
+        return config
+    return with_fields(config, {"pixels": "float32" if holds_high_bits(source, config.seed) else "uint8"})
+
+
+def with_fields(config: ConfigDict, fields: dict[str, Any]) -> ConfigDict:
+    """`config` with these fields of config.data: "pixels" and "intensity", as `settle` found them."""
+    settled = config.copy_and_resolve_references()
+    with settled.unlocked():
+        for name, value in fields.items():
+            settled.data[name] = tuple(value) if name == "intensity" else value
+    return settled
+
+
+def holds_high_bits(source: Source, seed: int) -> bool:
+    """Whether LOOKED_AT records hold an image of more than 8 bits; from their headers alone."""
+    for index in _drawn(source, seed, LOOKED_AT):
+        try:
+            encoded = source[index]["image"]
+        except UserError:  # it will be reported when it is its turn
+            continue
+        if isinstance(encoded, np.ndarray):
+            return encoded.dtype != np.uint8  # a source that makes its images makes all alike
+        if _is_high_bit(encoded):
+            return True
+    return False
+
+
+def measure(source: Source, seed: int) -> list[Values]:
+    """The values of the high-bit images among MEASURED records."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda index: _measure(source, index, seed), _drawn(source, seed, MEASURED))
+        return [each for each in found if each is not None]
+
+
+def find_range(found: list[Values], rule: str) -> Range | None:
+    """The range of images measured, by `rule`; None where some hold integers and some floats."""
+    are_floats = {each.kind.kind == "f" for each in found}
+    if len(are_floats) > 1:
+        return None
+    if rule == "type":
+        ranges = [high_bit.type_range(each.kind) for each in found]
+        return min(low for low, _ in ranges), max(high for _, high in ranges)
+    low, high = min(each.low for each in found), max(each.high for each in found)
+    by_bits = high_bit.bits_range(low, high, are_floats.pop()) if rule == "bits" else None
+    return by_bits or _percentiles(found)
+
+
+def describe(found: list[Values], intensity: Range | tuple[()], rule: str) -> str:
+    """A line that tells of a range, and how much of it the images use."""
+    if not intensity:
+        return (
+            f"data: {summarise(found)}; integers and floats share no range, so each image is scaled by its own bits "
+            "(config.data.intensity=(low, high) sets a range for all)"
+        )
+    return (
+        f"data: {summarise(found)}; black is {intensity[0]:g}, white {intensity[1]:g} "
+        f"(config.data.intensity_rule={rule!r}; config.data.intensity=(low, high) sets others)"
+    )
+
+
+def summarise(found: list[Values]) -> str:
+    """What images measured store, for a person to choose a range by."""
+    kinds = ", ".join(sorted({each.kind.name for each in found}))
+    low, high = min(each.low for each in found), max(each.high for each in found)
+    inner = _percentiles(found)
+    return (
+        f"images of more than 8 bits ({kinds}, {len(found):,} measured): their values are {low:g} to {high:g}, 99 % of "
+        f"them {inner[0]:g} to {inner[1]:g}"
+    )
+
+
+def _percentiles(found: list[Values]) -> Range:
+    low, high = np.percentile(np.concatenate([each.sample for each in found]), PERCENTILES).tolist()
+    return low, high if high > low else low + 1
+
+
+def _drawn(source: Source, seed: int, count: int) -> list[int]:
+    rng = np.random.default_rng((seed, DRAWING))
+    return np.sort(rng.choice(len(source), min(count, len(source)), replace=False)).tolist()
+
+
+def _is_high_bit(encoded: bytes) -> bool:
+    if encoded.startswith(image.START_OF_JPEG):
+        return False
+    try:
+        with Image.open(io.BytesIO(encoded)) as opened:
+            return high_bit.is_high_bit(opened, encoded)
+    except Exception:  # it will be reported when it is decoded
+        return False
+
+
+def _measure(source: Source, index: int, seed: int) -> Values | None:
+    """None for an image of 8 bits, and for one that cannot be read, which is reported when it is its turn."""
+    try:
+        record = source[index]
+        values = image.stored_values(record["image"], record["name"])
+    except UserError:
+        return None
+    if values is None:
+        return None
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values.ravel()
+    if not finite.size:
+        return None
+    if finite.size > VALUES:
+        sample = finite[np.random.default_rng((seed, DRAWING, index)).integers(0, finite.size, VALUES)]
+    else:
+        sample = finite
+    return Values(record["name"], values.dtype, float(finite.min()), float(finite.max()), sample.astype(np.float64))

@@ -1,0 +1,148 @@
+"""The outlines of objects in COCO's JSON, in any of its forms, as COCO's compressed run lengths.
+
+Run lengths count the pixels column by column, in turn outside and inside the object, outside first.
+Source: pycocotools, common/maskApi.c.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from faster_coco_eval.core import mask as rle
+from jaxtyping import Float, Int, UInt8
+
+STEPS = 5  # per pixel: the grid on which pycocotools draws polygons
+FAR = 8  # image sides; to corners farther away the library takes too many steps
+FARTHEST = 1e15  # pixels; floats hold the whole numbers up to there exactly
+
+
+class Outline(NamedTuple):
+    """counts: compressed run lengths, None for an object without outline. dropped: number of polygons left out."""
+
+    counts: bytes | None
+    dropped: int = 0
+
+
+def read(segmentation: Any, size: Sequence[int]) -> Outline:
+    """The outline that an annotation's `segmentation` gives in an image of `size` (height, width).
+
+    It is a list of polygons (x, y, x, y, ... in pixels), a single such polygon, or a dictionary of `size` and `counts`,
+    which are run lengths, compressed or not. Polygons with fewer than three points or with an odd number of coordinates
+    are left out, as detectron2 does. No polygon, or no segmentation, is no outline.
+
+    Raises ValueError, which says what is wrong, for anything else.
+    """
+    if isinstance(segmentation, dict):
+        return Outline(_run_lengths(segmentation, tuple(size)))
+    if segmentation is None or segmentation == []:
+        return Outline(None)
+    if not isinstance(segmentation, list):
+        raise ValueError("it is neither a list of polygons nor run lengths")
+    given = segmentation if any(isinstance(each, list) for each in segmentation) else [segmentation]
+    polygons = [_numbers(each, "a polygon") for each in given]
+    usable = [each for each in polygons if len(each) >= 6 and len(each) % 2 == 0]
+    drawn = [_polygon(each, *size) for each in usable]
+    return Outline(rle.merge(drawn)["counts"] if drawn else None, len(given) - len(usable))
+
+
+def area(counts: bytes, size: Sequence[int]) -> int:
+    """Pixels within an outline."""
+    return int(rle.area({"size": list(size), "counts": counts}))
+
+
+def mask(counts: bytes, size: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
+    """1 for pixels within an outline, 0 for the others."""
+    return rle.decode({"size": list(size), "counts": counts})
+
+
+def _numbers(values: Any, what: str) -> Float[np.ndarray, "n"]:
+    try:
+        found = np.array(values, np.float64)
+        if isinstance(values, list) and found.ndim == 1 and np.isfinite(found).all():
+            return found
+    except (ValueError, TypeError, OverflowError):
+        pass
+    raise ValueError(f"{what} must be a list of finite numbers")
+
+
+def _run_lengths(given: dict[str, Any], size: tuple[int, int]) -> bytes:
+    if given.get("size") != list(size):
+        raise ValueError(f"its run lengths have size {given.get('size')!r:.60}, its image is {list(size)}")
+    counts = given.get("counts")
+    lengths = _decompressed(counts) if isinstance(counts, str) else _numbers(counts, "counts")
+    if (lengths < 0).any() or (lengths % 1 != 0).any() or lengths.sum() != size[0] * size[1]:
+        raise ValueError(f"its run lengths are not whole numbers that add up to {size[0]} x {size[1]} pixels")
+    if isinstance(counts, str):
+        return counts.encode()
+    return rle.frPyObjects({"size": list(size), "counts": lengths.astype(np.int64).tolist()}, *size)["counts"]
+
+
+def _decompressed(counts: str) -> Int[np.ndarray, "n"]:
+    """The run lengths of a compressed text, which the library decodes without a check.
+
+    A character holds five bits, the lowest first, and a sixth that tells that more follow; the last one's fifth bit is
+    the sign. From the fourth number on each is the difference to the one two before.
+    """
+    codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
+    last = (codes & 32) == 0
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or not last[-1]:
+        raise ValueError("its compressed run lengths are damaged")
+    starts = np.flatnonzero(np.append(True, last[:-1]))
+    digits = np.diff(np.append(starts, len(codes)))
+    if digits.max() > 7:
+        raise ValueError("its compressed run lengths are damaged")
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, digits))
+    numbers = np.add.reduceat((codes & 31) << shifts, starts)
+    numbers -= np.where(codes[last] & 16, 1 << 5 * digits, 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
+
+
+def _polygon(points: Float[np.ndarray, "n"], height: int, width: int) -> dict[str, Any]:
+    if np.abs(points).max() <= FAR * max(height, width):
+        return rle.frPyObjects([points.tolist()], height, width)[0]
+    crossings = np.sort(_crossings(points.reshape(-1, 2), height, width))
+    lengths = np.diff(np.concatenate([[0], crossings, [height * width]])).astype(np.int64)
+    return rle.frPyObjects({"size": [height, width], "counts": lengths.tolist()}, height, width)
+
+
+def _crossings(corners: Float[np.ndarray, "n 2"], height: int, width: int) -> Float[np.ndarray, "crossings"]:
+    """Where, in pixels counted column by column, a polygon is entered or left: the library's arithmetic to the bit.
+
+    The library draws each edge step by step on a finer grid. Only its steps across the middle of a column of pixels
+    matter; here they are computed directly, so that the cost does not depend on how far away the corners are.
+    """
+    grid = np.trunc(STEPS * np.clip(corners, -FARTHEST, FARTHEST) + 0.5)
+    found = []
+    for (x0, y0), (x1, y1) in zip(grid, np.roll(grid, -1, axis=0), strict=True):
+        flat = abs(x1 - x0) >= abs(y1 - y0)
+        if (x0 > x1 and flat) or (y0 > y1 and not flat):
+            x0, y0, x1, y1 = x1, y1, x0, y0
+        low, high = min(x0, x1), max(x0, x1)
+        first, last = max(np.ceil((low - 2) / STEPS), 0), min(np.floor((high - 3) / STEPS), width - 1)
+        if last < first:
+            continue
+        columns = np.arange(first, last + 1)
+        left = STEPS * columns + 2  # the grid's column to the left of the middle
+        if flat:
+            slope = (y1 - y0) / (x1 - x0)
+            y = np.minimum(*(np.trunc(y0 + slope * (left + step - x0) + 0.5) for step in (0, 1)))
+        else:
+            slope = (x1 - x0) / (y1 - y0)
+            y = y0 + _first_beyond(x0, slope, left + 1, y1 - y0) - 1
+        rows = np.ceil(np.clip((y + 0.5) / STEPS - 0.5, 0, height))
+        found.append(columns * height + rows)
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+def _first_beyond(x0: float, slope: float, right: Float[np.ndarray, "n"], steps: float) -> Float[np.ndarray, "n"]:
+    """The first of the steps along a steep edge that is on the far side of the boundary left of `right`.
+
+    Solved for, then corrected by the neighbours, because the library rounds.
+    """
+    guess = np.ceil((right - 0.5 - x0) / slope)
+    candidates = np.clip(guess + np.arange(-2, 3)[:, None], 0, steps)
+    beyond = np.trunc(x0 + slope * candidates + 0.5) >= right
+    beyond = beyond if slope > 0 else ~beyond
+    return np.take_along_axis(candidates, beyond.argmax(axis=0)[None], axis=0)[0]

@@ -1,0 +1,73 @@
+"""The steps since the last report: their numbers, and where the time went."""
+
+import math
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from errors import NonFinite
+
+REMEDY = (
+    "Lower config.optimizer.learning_rate, lengthen config.schedule.warmup, or set config.optimizer.clip_norm; then "
+    "start in a new --workdir"
+)
+
+
+class NonFiniteLoss(NonFinite):
+    """The loss, or another of the training's numbers, is not finite."""
+
+
+class Window:
+    """The scalars of the steps since the last report, still on the device, and how long those steps took."""
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self._scalars: list[dict[str, jax.Array]] = []
+        self._ids: list[np.ndarray] = []
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leaves what came before (compiling, evaluating, saving) out of images per second."""
+        self._since, self._waited, self._timed_from = time.perf_counter(), 0.0, len(self._scalars)
+
+    def timed(self, batches: Iterator[tuple[dict, dict]]) -> Iterator[tuple[dict, dict]]:
+        """The batches, counting how long each is waited for."""
+        while True:
+            before = time.perf_counter()
+            pair = next(batches, None)
+            self._waited += time.perf_counter() - before
+            if pair is None:
+                return
+            yield pair
+
+    def add(self, scalars: dict[str, jax.Array], ids: np.ndarray) -> None:
+        """A step's scalars, and the records of this process's rows of its batch."""
+        self._scalars.append(scalars)
+        self._ids.append(ids.copy())  # a view would keep the batch, which may lie in memory shared with a worker
+
+    def close(self, step: int) -> dict[str, float]:
+        """Means of the scalars over the window that `step` ends, images per second, share of time spent waiting.
+
+        The last two are absent where no step of the window was timed. Raises NonFiniteLoss naming the first step whose
+        numbers are not finite, which of them, and its examples.
+        """
+        steps = jax.device_get(self._scalars)
+        elapsed = time.perf_counter() - self._since
+        for offset, scalars in enumerate(steps):
+            for name, value in scalars.items():
+                if not math.isfinite(value):
+                    raise NonFiniteLoss(
+                        f"step {step - len(steps) + 1 + offset}: {name} is {value}, on examples "
+                        f"{', '.join(map(str, self._ids[offset]))}; the last checkpoint is from before. {REMEDY}"
+                    )
+        values = {f"train/{name}": float(jnp.mean(jnp.array([s[name] for s in steps]))) for name in steps[0]}
+        timed = len(steps) - self._timed_from
+        if timed:
+            values["train/images_per_s"] = timed * self._batch_size / elapsed
+            values["train/input_wait"] = min(self._waited / elapsed, 1.0)
+        self._scalars, self._ids = [], []
+        self.restart_clock()
+        return values

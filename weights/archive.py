@@ -1,0 +1,65 @@
+"""Zip archives as torch.save writes them: members stored as they are, each in a place of its own."""
+
+import struct
+import zipfile
+import zlib
+from typing import BinaryIO
+
+LOCAL_HEADER = "<4s22xHH"  # its signature, and the lengths of the name and of what follows it, before the content
+ENCRYPTED = 0x1
+
+
+class Archive:
+    """Members by name, of an open zip file.
+
+    Raises ValueError where a member reaches beyond the file or into another one, or where two have one name: so all
+    members together are no larger than the file.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._members = file, {}
+        end = file.seek(0, 2)
+        with zipfile.ZipFile(file) as opened:
+            members = sorted(opened.infolist(), key=lambda member: member.header_offset)
+        for member, following in zip(members, [*(each.header_offset for each in members[1:]), end], strict=True):
+            if member.filename in self._members:
+                raise ValueError(f"two members {member.filename!r:.99}")
+            start = member.header_offset + struct.calcsize(LOCAL_HEADER)
+            if not 0 <= member.header_offset <= start + member.compress_size <= following:
+                raise ValueError(f"member {member.filename!r:.99} reaches beyond its place")
+            self._members[member.filename] = member
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
+    def names(self) -> list[str]:
+        return list(self._members)
+
+    def size(self, name: str) -> int:
+        """In bytes. Raises ValueError where there is no such member, or where it is compressed or encrypted."""
+        member = self._members.get(name)
+        if member is None:
+            raise ValueError(f"there is no member {name!r:.99}")
+        if member.flag_bits & ENCRYPTED:
+            raise ValueError(f"member {name!r:.99} is encrypted")
+        if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
+            raise ValueError(f"member {name!r:.99} is compressed, which torch.save never does")
+        return member.file_size
+
+    def read(self, name: str) -> bytes:
+        """All of a member. Raises ValueError where it is none, is cut off, or where its checksum is another."""
+        size, member = self.size(name), self._members[name]
+        self._file.seek(member.header_offset)
+        header = self._file.read(struct.calcsize(LOCAL_HEADER))
+        if len(header) < struct.calcsize(LOCAL_HEADER):
+            raise ValueError(f"member {name!r:.99} is cut off")
+        signature, name_length, extra_length = struct.unpack(LOCAL_HEADER, header)
+        if signature != b"PK\x03\x04":
+            raise ValueError(f"member {name!r:.99} does not begin where it should")
+        self._file.seek(name_length + extra_length, 1)
+        data = self._file.read(size)
+        if len(data) < size:
+            raise ValueError(f"member {name!r:.99} is cut off")
+        if zlib.crc32(data) != member.CRC:
+            raise ValueError(f"Bad CRC-32 of member {name!r:.99}")
+        return data
