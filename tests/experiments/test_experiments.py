@@ -1,10 +1,13 @@
 import importlib
+import json
 import pkgutil
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import experiments
 import models
@@ -38,15 +41,20 @@ VARIANTS = {
 ALL = [(file, variant) for file in FILES for variant in VARIANTS.get(file, (None,))]
 
 
+@cache
+def parameters(model, size):
+    """The shapes of a model's, which several experiments share."""
+    model = models.create(ConfigDict(json.loads(model)), 10, AXIS)
+    return jax.eval_shape(lambda: models.init(model, jax.random.key(0), size))["params"]
+
+
 @pytest.mark.parametrize(("file", "variant"), ALL)
 def test_every_experiment_builds(file, variant):
     module = importlib.import_module(f"experiments.{file}")
     config = module.get_config(variant) if variant else module.get_config()
     check_config(config)
-    model = models.create(config.model, 10, AXIS)
-    shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0), config.data.image_size))
     optimizer = make_optimizer(config.optimizer, make_schedule(config, 100))
-    jax.eval_shape(optimizer.init, shapes["params"])
+    jax.eval_shape(optimizer.init, parameters(config.model.to_json(), config.data.image_size))
     tasks.get(config.task)
     assert config.is_locked
 
