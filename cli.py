@@ -4,12 +4,14 @@ import faulthandler
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from errors import UserError, did_you_mean
+from errors import UserError
+from experiment_file import ExperimentParser, overridden, suggest_field
 
 
 class ConfigFlag:
@@ -19,6 +21,7 @@ class ConfigFlag:
         self._flag = config_flags.DEFINE_config_file(
             "config", None, "experiments/FILE.py[:variant]; --config.a.b=value overrides one value", lock_config=True
         )
+        flags.FLAGS["config"].parser = ExperimentParser()
 
     @property
     def given(self) -> bool:
@@ -33,10 +36,6 @@ class ConfigFlag:
     def value(self) -> ConfigDict:
         if self._flag.value is None:
             raise UserError("--config is missing; give an experiment, such as --config experiments/quickstart.py")
-        try:
-            self._flag.value.is_locked  # noqa: B018  a file that could not be opened raises on first use
-        except OSError as error:
-            raise UserError(f"--config: {_one_line(error.__cause__)}") from error
         return self._flag.value
 
 
@@ -53,26 +52,42 @@ def run(main: Callable[[list[str]], None], program: str) -> None:
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            return flags.FLAGS(argv)
+            with _readers_choice():
+                return flags.FLAGS(argv)
         except flags.Error as error:
-            fail(program, _last_line(error))
-        except (UserError, AttributeError, KeyError, TypeError, ValueError) as error:
-            fail(program, _explain_override(argv) or f"--config: {_one_line(error)}")
+            fail(program, explain_override(argv) or _last_line(error))
+        except UserError as error:
+            fail(program, _one_line(error))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            fail(program, explain_override(argv) or f"--config: {_one_line(error)}")
+        except SystemExit:  # --help has been printed
+            with _readers_choice():
+                sys.stdout.flush()
+            raise
 
     def guarded(argv: list[str]) -> None:
         _quieten()
         try:
-            main(argv)
+            with _readers_choice():
+                main(argv)
+                sys.stdout.flush()
         except UserError as error:
             fail(program, _one_line(error))
         except KeyboardInterrupt:
             fail(program, "interrupted", status=130)
-        except BrokenPipeError:  # the reader, such as head, has seen enough
-            os._exit(141)
 
     # Names of files and classes may hold what this terminal cannot show; a name in half is better than a traceback.
     sys.stdout.reconfigure(errors="backslashreplace")
     app.run(guarded, flags_parser=parse)
+
+
+@contextmanager
+def _readers_choice() -> Iterator[None]:
+    """Ends the process without a word where the reader of its output, such as head, has seen enough."""
+    try:
+        yield
+    except BrokenPipeError:
+        os._exit(141)
 
 
 def _quieten() -> None:
@@ -101,29 +116,30 @@ def _one_line(error: BaseException) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    """ml_collections wraps an experiment's own exception in a traceback: the last line is its message."""
-    return str(error).strip().splitlines()[-1].removeprefix("errors.UserError: ")
+    return str(error).strip().splitlines()[-1]
 
 
-def _explain_override(argv: list[str]) -> str:
-    """Names the first --config.a.b=value that the configuration has no field for, or ''."""
-    overrides = [argument for argument in argv if argument.startswith("--config.")]
+def explain_override(argv: list[str]) -> str:
+    """Names the first --config.a.b=value that the configuration has no single field for, or ''."""
     path = next((b if a == "--config" else a[9:] for a, b in zip(argv, [*argv[1:], ""], strict=True) if _sets(a)), None)
-    if not overrides or path is None:
-        return ""
+    if path is None:
+        first = next(iter(overridden(argv)), None)
+        missing = "--config is missing; give an experiment, such as --config experiments/quickstart.py"
+        return "" if first is None else f"config.{first} cannot be set: {missing}"
     try:
-        config = flags.FLAGS["config"].parser.parse(path)
+        config = ExperimentParser().parse(path)
     except Exception:  # the experiment itself fails, and its own message says how
         return ""
-    for argument in overrides:
+    for path, value in overridden(argv).items():
         node, parent = config, "config"
-        for field in argument.removeprefix("--config.").partition("=")[0].split("."):
+        for field in path.split("."):
             if not isinstance(node, ConfigDict):
                 return f"{parent}: a single value, it has no field {field}"
             if field not in node:
-                near = did_you_mean(field, node.keys()).replace("mean ", f"mean {parent}.")
-                return f"{parent}.{field}: no such field{near}"
+                return f"{parent}.{field}: no such field{suggest_field(config, parent, field, value)}"
             node, parent = node[field], f"{parent}.{field}"
+        if isinstance(node, ConfigDict) and not value.startswith("{"):
+            return f"{parent}: a group of fields; set one of them, such as {parent}.{next(iter(node), '<option>')}"
     return ""
 
 

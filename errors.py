@@ -43,10 +43,33 @@ def apart(told_again: bool = False) -> Iterator[None]:
             _notes[-1].append(" ".join(str(error).split()))
 
 
+# Names that other codebases use -> ours.
+ALIASES = {
+    **dict.fromkeys(("lr", "base_lr", "init_lr", "peak_lr", "rate"), "learning_rate"),
+    **dict.fromkeys(("epoch", "epochs", "max_epochs", "num_epochs", "steps", "train_steps", "max_steps"), "duration"),
+    **dict.fromkeys(("iterations", "max_iter", "num_steps"), "duration"),
+    **dict.fromkeys(("bs", "batch", "batchsize"), "batch_size"),
+    **dict.fromkeys(("last", "newest"), "latest"),
+    **{"wd": "weight_decay", "num_workers": "workers", "pretrained": "init_from", "weights": "init_from"},
+    **{"optim": "optimizer", "dataset": "source", "arch": "name", "syncbn": "sync_bn", "resolution": "image_size"},
+}
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice that a person who wrote `word` meant: the same but for case, another name for it, or a close one."""
+    by_case = {choice.casefold(): choice for choice in choices}
+    word = word.casefold()
+    for same in (word, ALIASES.get(word, "")):
+        if same in by_case:
+            return by_case[same]
+    close = difflib.get_close_matches(word, list(by_case), n=1)
+    return by_case[close[0]] if close else None
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """'; did you mean X?' for the choice closest to a misspelt word, else '' where nothing is close."""
-    close = difflib.get_close_matches(word, list(choices), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    """'; did you mean X?' for the nearest choice to a misspelt word, else '' where nothing is near."""
+    near = nearest(word, choices)
+    return f"; did you mean {near}?" if near else ""
 
 
 def check_choice(field: str, value: str, choices: Iterable[str]) -> None:

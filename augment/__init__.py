@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from augment.auto import per_example, rand_augment, trivial_augment
+from augment.auto import rand_augment, trivial_augment
 from augment.colour import colour_jitter, lighting
 from augment.erasing import random_erase
 from augment.geometric import flip_left_right, random_crop
 from augment.mixing import mix
+from ops.platform import per_example
 
 Batch = dict[str, Array]
 

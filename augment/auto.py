@@ -3,13 +3,15 @@ whole, and for float images, which high-bit ones are.
 
 An image goes through one of four kinds of operation, each written so that its kind costs one pass:
 
-    geometric   one resampling by a matrix, nearest pixel, black outside
+    geometric   one resampling by a matrix, bilinear, black outside
     enhancing   one blend with black, the grey image, the mean grey or the blurred image
     tonal       one table of 256 levels a channel; of float images a formula, and a table for Equalize alone
     Identity
 
 What an operation needs (a matrix, or an amount) depends on its bin of magnitude and sign alone, so it is computed
 beforehand in float64, as torchvision does.
+
+Interpolation is bilinear, as in torchvision's references, where the transforms' own default is the nearest pixel.
 
 Source: Cubuk et al. 2019, "RandAugment"; Müller and Hutter 2021, "TrivialAugment" (its Wide space);
 torchvision.transforms.v2.RandAugment and TrivialAugmentWide.
@@ -26,6 +28,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from augment.colour import grey
+from augment.geometric import bilinear
+from ops.platform import choose, per_example
 
 Image = Float[Array, "h w 3"]
 
@@ -83,13 +87,6 @@ def trivial_augment(keys: Key[Array, "b"], images: Float[Array, "b h w 3"], whol
     """One of the 14 operations, of a random bin, sign by chance. `whole` is rand_augment's."""
     draw = partial(draw_operation, table=tabulate("trivialaugment", *images.shape[1:3]), magnitude=None)
     return per_example(partial(apply, whole=whole))(images, jax.vmap(draw)(keys))
-
-
-def per_example(function: Callable) -> Callable:
-    """`function` for each example of a batch: all kinds for all at once on accelerators, each its own on CPU."""
-    if jax.default_backend() == "cpu":
-        return lambda *batch: jax.lax.map(lambda example: function(*example), batch)
-    return jax.vmap(function)
 
 
 def draw_operation(key: Key[Array, ""], table: Operation, magnitude: int | None) -> Operation:
@@ -168,19 +165,22 @@ def apply(image: Image, operation: Operation, whole: bool = True) -> Image:
     """The image after one operation; pixels of 0..255 in and out, whole numbers where `whole`."""
     kinds = (lambda image, _: image, _resample, partial(_enhance, whole=whole), _retone if whole else _retone_floats)
     starts = np.cumsum([1, len(GEOMETRIC), len(ENHANCING)])
-    return jax.lax.switch(jnp.searchsorted(starts, operation.index, side="right"), kinds, image, operation)
+    return choose(jnp.searchsorted(starts, operation.index, side="right"), kinds, image, operation)
 
 
 def _resample(image: Image, operation: Operation) -> Image:
-    """Each pixel takes the one nearest to where the matrix leads it; black where that is outside."""
+    """Each pixel lies between the four around the position that the matrix leads it to; what is outside is black."""
     height, width = image.shape[:2]
+    pixels = image.reshape(-1, image.shape[-1])
     y, x = jnp.arange(height)[:, None] - (height - 1) / 2, jnp.arange(width)[None, :] - (width - 1) / 2
     (xx, xy, dx), (yx, yy, dy) = operation.matrix
-    column = jnp.round(xx * x + xy * y + dx + (width - 1) / 2).astype(int)
-    row = jnp.round(yx * x + yy * y + dy + (height - 1) / 2).astype(int)
-    is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    place = jnp.where(is_inside, row * width + column, 0)
-    return jnp.where(is_inside[..., None], image.reshape(-1, image.shape[-1])[place], 0)
+
+    def look_up(x: Array, y: Array) -> Array:
+        column, row = x.astype(int), y.astype(int)
+        is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        return jnp.where(is_inside[..., None], pixels[jnp.where(is_inside, row * width + column, 0)], 0)
+
+    return jnp.round(bilinear(look_up, xx * x + xy * y + dx + width / 2, yx * x + yy * y + dy + height / 2))
 
 
 def _enhance(image: Image, operation: Operation, whole: bool) -> Image:
@@ -191,7 +191,7 @@ def _enhance(image: Image, operation: Operation, whole: bool) -> Image:
         lambda: jnp.broadcast_to(jnp.mean(greys), image.shape),
         lambda: _blurred(image, whole),
     )
-    other = jax.lax.switch(operation.index - OPERATIONS.index(ENHANCING[0]), others)
+    other = choose(operation.index - OPERATIONS.index(ENHANCING[0]), others)
     # Torchvision writes the same blend in two ways, which round differently.
     blended = jnp.where(
         operation.index == OPERATIONS.index("Sharpness"),
@@ -226,7 +226,7 @@ def _retone(image: Image, operation: Operation) -> Image:
         lambda: jax.vmap(stretching_table)(counts),
         lambda: jax.vmap(equalising_table)(counts),
     )
-    table = jax.lax.switch(operation.index - OPERATIONS.index(TONAL[0]), tables)
+    table = choose(operation.index - OPERATIONS.index(TONAL[0]), tables)
     return jnp.take_along_axis(table, pixels.T, axis=1).T.reshape(image.shape)
 
 

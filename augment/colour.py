@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from ops.platform import choose
 
 Image = Float[Array, "h w 3"]
 
@@ -30,8 +32,12 @@ def adjust_brightness(image: Image, factor: Array) -> Image:
     return blend(image, jnp.zeros(()), factor)
 
 
-def adjust_contrast(image: Image, factor: Array) -> Image:
-    return blend(image, jnp.mean(grey(image)), factor)
+def adjust_contrast(image: Image, factor: Array, inside: Bool[Array, "h w"] | None = None) -> Image:
+    """About the mean grey, of what is `inside` where not all is."""
+    if inside is None:
+        return blend(image, jnp.mean(grey(image)), factor)
+    total = jnp.sum(jnp.where(inside, grey(image)[..., 0], 0))
+    return blend(image, total / jnp.maximum(jnp.sum(inside), 1), factor)
 
 
 def adjust_saturation(image: Image, factor: Array) -> Image:
@@ -67,17 +73,18 @@ def adjust_in_order(
 ) -> Image:
     """Applies adjustments[i] with factors[i] for each i of `order`, one after the other."""
     for index in order:
-        image = jax.lax.switch(index, adjustments, image, factors[index])
+        image = choose(index, adjustments, image, factors[index])
     return image
 
 
-def photometric_distortion(key: Key[Array, ""], image: Image) -> Image:
+def photometric_distortion(key: Key[Array, ""], image: Image, inside: Bool[Array, "h w"] | None = None) -> Image:
     """SSD's colours: brightness, contrast, saturation, hue and the channels' order, each changed with probability 0.5.
 
-    Contrast comes before saturation and hue or after them, by chance. Source: Liu et al. 2016, section 3.6;
+    Contrast comes before saturation and hue or after them, by chance. Where not all is `inside` the picture, only that
+    part is changed, and contrast is about its mean. Source: Liu et al. 2016, section 3.6;
     torchvision.transforms.v2.RandomPhotometricDistort.
     """
-    return distort(image, *draw_distortion(key))
+    return distort(image, *draw_distortion(key), inside)
 
 
 def draw_distortion(key: Key[Array, ""]) -> tuple[Float[Array, "4"], Array, Int[Array, "3"]]:
@@ -90,13 +97,46 @@ def draw_distortion(key: Key[Array, ""]) -> tuple[Float[Array, "4"], Array, Int[
     return factors, uses[4], jnp.where(uses[5], jax.random.permutation(order_key, 3), jnp.arange(3))
 
 
-def distort(image: Image, factors: Sequence[Array], contrast_first: Array, channels: Int[Array, "3"]) -> Image:
+def distort(
+    image: Image,
+    factors: Sequence[Array],
+    contrast_first: Array,
+    channels: Int[Array, "3"],
+    inside: Bool[Array, "h w"] | None = None,
+) -> Image:
     """photometric_distortion with given factors of brightness, contrast, saturation, and shift of hue."""
     brightness, contrast, saturation, hue = factors
-    image = adjust_brightness(image, brightness)
-    image = adjust_contrast(image, jnp.where(contrast_first, contrast, 1.0))
-    image = adjust_hue(adjust_saturation(image, saturation), hue)
-    return adjust_contrast(image, jnp.where(contrast_first, 1.0, contrast))[..., channels]
+    changed = adjust_brightness(image, brightness)
+    changed = adjust_contrast(changed, jnp.where(contrast_first, contrast, 1.0), inside)
+    changed = adjust_hue(adjust_saturation(changed, saturation), hue)
+    changed = adjust_contrast(changed, jnp.where(contrast_first, 1.0, contrast), inside)[..., channels]
+    return changed if inside is None else jnp.where(inside[..., None], changed, image)
+
+
+def additive_distortion(key: Key[Array, ""], image: Image) -> Image:
+    """mmsegmentation's colours: brightness, contrast, saturation and hue, each changed with probability 0.5.
+
+    Brightness adds up to 32 both ways; contrast and saturation multiply the pixels, and the saturation of HSV, by 0.5
+    to 1.5; the hue is shifted by -18 to 17 of 180. Contrast comes before saturation and hue or after them, by chance.
+    Source: mmseg/datasets/transforms/transforms.py, PhotoMetricDistortion, which also rounds to whole levels.
+    """
+    use_key, draw_key, hue_key = jax.random.split(key, 3)
+    uses = jax.random.bernoulli(use_key, shape=(5,))
+    low, high = jnp.array([-32.0, 0.5, 0.5]), jnp.array([32.0, 1.5, 1.5])
+    drawn = jnp.where(uses[:3], jax.random.uniform(draw_key, (3,), minval=low, maxval=high), jnp.array([0.0, 1, 1]))
+    shift = jnp.where(uses[3], jax.random.randint(hue_key, (), -18, 18), 0)
+    return distort_additively(image, *drawn, shift, uses[4])
+
+
+def distort_additively(
+    image: Image, brightness: Array, contrast: Array, saturation: Array, shift: Array, contrast_first: Array
+) -> Image:
+    """additive_distortion with given values."""
+    image = jnp.clip(image + brightness, 0, 255)
+    image = jnp.clip(image * jnp.where(contrast_first, contrast, 1.0), 0, 255)
+    hue, colour, value = _to_hsv(image / 255)
+    image = 255 * _to_rgb((hue + shift / 180) % 1, jnp.clip(colour * saturation, 0, 1), value)
+    return jnp.clip(image * jnp.where(contrast_first, 1.0, contrast), 0, 255)
 
 
 def lighting(key: Key[Array, ""], image: Image, std: float) -> Image:

@@ -1,4 +1,6 @@
-"""Flips and crops of one image; vmap them over a batch."""
+"""Flips, crops and resampling of one image; vmap them over a batch."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,3 +16,13 @@ def random_crop(key: Key[Array, ""], image: Float[Array, "h w c"], padding: int)
     y, x = jax.random.randint(key, (2,), 0, 2 * padding + 1)
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
     return jax.lax.dynamic_slice(padded, (y, x, 0), image.shape)
+
+
+def bilinear(look_up: Callable, x: Float[Array, "h w"], y: Float[Array, "h w"]) -> Float[Array, "h w 3"]:
+    """Between the four pixels around each point, whose own middles lie at halves; look_up(x, y) of whole numbers."""
+    x, y = x - 0.5, y - 0.5
+    left, top = jnp.floor(x), jnp.floor(y)
+    right, below = (x - left)[..., None], (y - top)[..., None]
+    upper = look_up(left, top) * (1 - right) + look_up(left + 1, top) * right
+    lower = look_up(left, top + 1) * (1 - right) + look_up(left + 1, top + 1) * right
+    return upper * (1 - below) + lower * below

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 from ml_collections import ConfigDict
 
+from augment.geometric import bilinear
+
 Batch = dict[str, Array]
 
 GROUP = 4
@@ -255,13 +257,3 @@ def render(
         return (1 - plan.partner_weight) * result + plan.partner_weight * jnp.where(covered, mixed, 0)
 
     return jax.vmap(jax.vmap(picture, (0, None, None)))(plans, sizes, GROUP * jnp.arange(count))
-
-
-def bilinear(look_up, x: Float[Array, "h w"], y: Float[Array, "h w"]) -> Float[Array, "h w 3"]:
-    """Between the four pixels around each point, whose own middles lie at halves; look_up(x, y) of whole numbers."""
-    x, y = x - 0.5, y - 0.5
-    left, top = jnp.floor(x), jnp.floor(y)
-    right, below = (x - left)[..., None], (y - top)[..., None]
-    upper = look_up(left, top) * (1 - right) + look_up(left + 1, top) * right
-    lower = look_up(left, top + 1) * (1 - right) + look_up(left + 1, top + 1) * right
-    return upper * (1 - below) + lower * below

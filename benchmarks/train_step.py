@@ -29,6 +29,7 @@ import optax
 from ml_collections import ConfigDict
 
 import models
+from ops.platform import on_cpu
 from training.mesh import compiler_options
 
 STAGES = {
@@ -197,7 +198,7 @@ def torch_eager(args, images, labels):
             stride = 2 if stage > 0 and index == 0 else 1
             layers.append(Block(inputs, 64 * 2**stage, stride, bottleneck))
             inputs = 64 * 2**stage * (4 if bottleneck else 1)
-    device = "cuda" if torch.cuda.is_available() and jax.default_backend() != "cpu" else "cpu"
+    device = "cuda" if torch.cuda.is_available() and not on_cpu() else "cpu"
     model = tnn.Sequential(*layers, tnn.AdaptiveAvgPool2d(1), tnn.Flatten(), tnn.Linear(inputs, args.classes))
     model = model.to(device, memory_format=torch.channels_last).train(not args.forward)
     optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM)

@@ -150,13 +150,19 @@ def place(annotations: Annotations, window: Window) -> Annotations:
     Areas are scaled, not cut.
     """
     (top, left), (height, width) = window.offset, window.size
-    boxes = (annotations.boxes - np.tile(window.rect[:2], 2)) * np.tile(window.scale, 2) + (left, top, left, top)
+    boxes = mapped(annotations.boxes, window)
     low = np.maximum((left, top), 0)
     high = np.minimum((left + width, top + height), window.canvas[::-1])
     boxes = np.clip(boxes, np.tile(low, 2), np.tile(high, 2)).astype(np.float32)
     area = (annotations.area * math.prod(window.scale)).astype(np.float32)
     moved = Annotations(boxes, annotations.classes, annotations.crowd, annotations.difficult, area)
     return moved[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]
+
+
+def mapped(boxes: Boxes | Rect, window: Window) -> Boxes:
+    """Boxes of the picture -> of the canvas, and beyond it."""
+    (top, left), boxes = window.offset, np.reshape(boxes, (-1, 4))
+    return (boxes - np.tile(window.rect[:2], 2)) * np.tile(window.scale, 2) + (left, top, left, top)
 
 
 def restore(boxes: Boxes, window: Window, size: Size) -> Boxes:

@@ -59,7 +59,8 @@ def empty(rows: int, data: ConfigDict, shape: Shape) -> dict[str, np.ndarray]:
 
     boxes float32 [rows,N,4], x0, y0, x1, y1 in pixels of the canvas; classes int32 [rows,N], -1 in unused slots; crowd
     bool [rows,N]; size int32 [rows,2], height and width of what of the canvas is picture, and original_size of the
-    picture as decoded. N is config.data.max_boxes.
+    picture as decoded; picture float32 [rows,4] the box of the canvas where the picture is, which may reach beyond: in
+    training, what is not mean-coloured ground. N is config.data.max_boxes.
     """
     return {
         "boxes": np.zeros((rows, data.max_boxes, 4), np.float32),
@@ -67,6 +68,7 @@ def empty(rows: int, data: ConfigDict, shape: Shape) -> dict[str, np.ndarray]:
         "crowd": np.zeros((rows, data.max_boxes), bool),
         "size": np.ones((rows, 2), np.int32),
         "original_size": np.ones((rows, 2), np.int32),
+        "picture": np.zeros((rows, 4), np.float32),
     }
 
 
@@ -92,12 +94,13 @@ def train_example(
     fill = boxes.IMAGENET_MEAN if augment.zoom_out > 0 else boxes.BLACK
     pixels = boxes.render(pixels, window, fill, antialias=bool(augment.scale_jitter))
     objects = boxes.place(objects, window)
-    shown = _shown(window)
+    shown, picture = _shown(window), boxes.mapped(boxes.whole(size), window)
     if rng.uniform() < augment.flip_probability and augment.mosaic == 0:  # mosaics are flipped whole, on the device
         pixels[:, : shown[1]] = pixels[:, : shown[1]][:, ::-1].copy()
         objects = Annotations(boxes.flip(objects.boxes, shown[1]), *_rest(objects))
+        picture = boxes.flip(picture, shown[1])
     slots = _slots(objects, record["name"], data.max_boxes)
-    return {"image": pixels, "size": shown, "original_size": size, "odd": odd, **slots}
+    return {"image": pixels, "size": shown, "original_size": size, "odd": odd, "picture": picture[0], **slots}
 
 
 def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -> dict[str, Any]:

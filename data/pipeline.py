@@ -86,6 +86,14 @@ def problem(source: Source, config: ConfigDict, index: int) -> str:
     return ""
 
 
+def smallest_batch(source: Source, config: ConfigDict) -> Batch:
+    """An empty training batch, of the smallest canvas that any will have, for what depends on shapes alone."""
+    squares = [(side, side) for side in config.data.get("multi_scale", ())]
+    shapes = squares or EXAMPLES[config.task].canvases(source, config.data, training=True)[0]
+    smallest = min(shapes, key=lambda shape: shape[0] * shape[1])
+    return _empty_batch(config.batch_size, smallest, settle_pixels(config, source))
+
+
 def eval_note(source: Source, config: ConfigDict) -> str:
     """What a person must know of how `eval_batches` sees the images of `source`, or ""."""
     return EXAMPLES[config.task].eval_note(source, config.data)

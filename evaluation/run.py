@@ -21,6 +21,7 @@ from data.sources import Source
 from errors import UserError, check_choice
 from evaluation.loop import Predictions, predict
 from training.checkpoint import Checkpoints, check_same, choose, shapes
+from training.fitness import check_model
 from training.initial import PREPARATION, Weights, classes_of, read_weights, variables_from, with_options
 from training.manifest import read_classes, settled_config
 from training.mesh import AXIS, make_mesh, replicated
@@ -152,6 +153,7 @@ def open_weights(config: ConfigDict, reference: str, overrides: Set[str], say: C
     for note in notes:
         say(note)
     model = models.create(config.model, len(names), AXIS)
+    check_model(model, tasks.get(config.task), config, len(names), variables)
     facts = {"weights": weights.origin, "sha256": weights.sha256}
     return Run(config, tasks.get(config.task), names, weights.origin, facts, model, variables)
 

@@ -73,7 +73,8 @@ def get_base(task: str = "classification") -> ConfigDict:
             ),
             schedule=dict(
                 name="cosine",  # constant, step, cosine, polynomial
-                warmup="0",  # linear from warmup_factor to 1 of the learning rate
+                warmup="0",  # from warmup_factor to 1 of the learning rate
+                warmup_method="linear",  # or "constant": warmup_factor until its end
                 warmup_factor=0.0,
                 warmup_power=1.0,  # 2: the warm-up rises by the square of its share instead (YOLOX)
                 boundaries=("30ep", "60ep", "80ep"),  # step: where the rate is multiplied by factor
@@ -172,7 +173,8 @@ SEGMENTATION = dict(
         view_scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75),  # of eval.py --views scales
     ),
     augment=dict(
-        photometric=False,  # SSD's brightness, contrast, saturation and hue
+        photometric=False,  # mmsegmentation's brightness, contrast, saturation and hue
+        fill=-1,  # training: the canvas around a picture: a grey of 0 to 255; -1: zero after normalising
         elastic=0.0,  # > 0: U-Net's deformation, by so many pixels (std) on a grid of 3 x 3
     ),
     loss=dict(

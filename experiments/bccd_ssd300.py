@@ -25,5 +25,5 @@ def get_config():
     config.augment.update(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     config.optimizer.update(name="adamw", learning_rate=2e-4, reference_batch=0, weight_decay=5e-4, clip_norm=10.0)
     config.optimizer.freeze = ("backbone.features.?.*", "backbone.features.1[0-4].*")
-    config.schedule.update(name="cosine", warmup="1ep")
+    config.schedule.update(name="cosine", warmup="1ep", warmup_factor=0.0)
     return config

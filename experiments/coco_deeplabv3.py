@@ -33,6 +33,7 @@ def get_config(variant: str = "resnet50"):
     config.init_allow_unexpected = r"backbone\.fc\..*"
     config.data.update(source="coco_voc:coco", workers=8, image_size=520, antialias=True, scale=(0.5, 2.0))
     config.data.update(crop=(480, 480), canvases=((520, 704), (704, 520), (520, 1024), (1024, 520), (2048, 2048)))
+    config.augment.fill = 0  # torchvision pads before it normalises
     config.optimizer.update(name="momentum", learning_rate=0.02, reference_batch=32, weight_decay=1e-4)
     config.optimizer.lr_multipliers = (("aux_classifier.*", 10.0),)
     config.schedule.update(name="polynomial", power=0.9)

@@ -6,13 +6,14 @@ Long, Shelhamer & Darrell 2015, "Fully convolutional networks for semantic segme
         --config.data.source=masks:VOCdevkit/VOC2012
     python train.py --config experiments/voc_fcn.py:16s --workdir runs/fcn16s --config.init_from=runs/fcn32s
     python train.py --config experiments/voc_fcn.py:8s --workdir runs/fcn8s --config.init_from=runs/fcn16s
+    python train.py --config experiments/voc_fcn.py:8s_at_once --workdir runs/fcn8s_at_once
     python train.py --config experiments/voc_fcn.py:resnet50 --workdir runs/fcn_resnet50
 
-32s begins from torchvision's VGG-16, dense layers included; each next one from the one before, or without it from
-VGG-16 with its pooled maps scaled (--config.model.options.at_once=True). The VGGs: one picture at a time, as it is, SGD
-with momentum 0.99, weight decay 5e-4, twice the rate for biases, 100,000 steps; the authors' rate of 1e-10 is of a sum
-over a picture's pixels, ours of their mean. The enlargements stay bilinear. ResNet-50 and 101 by torchvision's recipe,
-see `coco_deeplabv3`.
+32s begins from torchvision's VGG-16, dense layers included; each next one from the one before, `8s_at_once` from VGG-16
+with its pooled maps scaled. The VGGs: one picture at a time, as it is, SGD with momentum 0.99, weight decay 5e-4 on
+kernels, twice the rate for biases, 100,000 steps. The authors' rates, 1e-10, 1e-12 and 1e-14 (32s, 16s, 8s; 1e-10 at
+once), and their weight decay are of a loss summed over a picture's pixels, ours of its mean, with 187,500 of them. The
+enlargements stay bilinear. ResNet-50 and 101 by torchvision's recipe, see `coco_deeplabv3`.
 Published: mIoU 63.6, 65.0 and 65.5 (32s, 16s, 8s) on seg11valid, trained on the 8,498 pictures of SBD
 (fcn.berkeleyvision.org), where VOC's own train has 1,464; with ResNet 60.5 and 63.7 on COCO val2017 with VOC's classes
 (torchvision).
@@ -26,11 +27,12 @@ from experiments import coco_deeplabv3
 from experiments.base import get_base
 
 PIXELS = 500 * 375  # of VOC's pictures, commonly
+LEARNING_RATES = {"32s": 1e-10, "16s": 1e-12, "8s": 1e-14, "8s_at_once": 1e-10}  # of a loss summed over pixels
 
 
 def get_config(variant: str = "32s"):
-    if variant not in ("32s", "16s", "8s", "resnet50", "resnet101"):
-        raise ValueError(f"voc_fcn has no variant {variant!r}; it has 32s, 16s, 8s, resnet50, resnet101")
+    if variant not in (*LEARNING_RATES, "resnet50", "resnet101"):
+        raise ValueError(f"voc_fcn has no variant {variant!r}; it has {', '.join(LEARNING_RATES)}, resnet50, resnet101")
     if variant.startswith("resnet"):
         config = coco_deeplabv3.get_config(variant)
         config.batch_size = 16
@@ -43,14 +45,16 @@ def get_config(variant: str = "32s"):
     config.duration = "100k"
     config.log_every = "100"
     config.eval_every = config.checkpoint_every = "4k"
-    config.model.name = f"fcn{variant}_vgg16"
-    config.model.options = ConfigDict(dict(at_once=False))
+    config.model.name = f"fcn{variant.removesuffix('_at_once')}_vgg16"
+    config.model.options = ConfigDict(dict(at_once=variant.endswith("_at_once")))
     config.init_from = "torchvision:vgg16/IMAGENET1K_V1"
     config.init_allow_missing = r"(up)?score.*"
     config.init_allow_unexpected = r"classifier\.6\..*|upscore.*"
     config.data.update(source="masks:VOCdevkit/VOC2012", image_size=500, resize="none", crop=(500, 500))
     config.augment.flip_probability = 0.0
-    config.optimizer.update(name="momentum", learning_rate=1e-10 * PIXELS, momentum=0.99, weight_decay=5e-4)
+    # Caffe adds 5e-4 of a weight to the gradient of a sum: of a mean, that is 5e-4 / PIXELS.
+    config.optimizer.update(name="momentum", learning_rate=LEARNING_RATES[variant] * PIXELS, momentum=0.99)
+    config.optimizer.update(weight_decay=5e-4 / PIXELS, decay="kernels")
     config.optimizer.update(freeze=("upscore*",), lr_multipliers=(("*.bias", 2.0),))
     config.schedule.name = "constant"
     return config

@@ -25,6 +25,12 @@ from models.layers import BatchNorm
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 ARGUMENTS = ("num_classes", "dtype", "norm", "remat")  # of a constructor; all others are its options
+UNUSED = {  # field of config.model -> the argument that it is for, and its value where an architecture takes none
+    "dtype": ("dtype", "float32"),
+    "remat": ("remat", False),
+    "sync_bn": ("norm", False),
+    "frozen_bn": ("norm", False),
+}
 
 
 def create(config: ConfigDict, num_classes: int, axis: str) -> nn.Module:
@@ -37,18 +43,32 @@ def create(config: ConfigDict, num_classes: int, axis: str) -> nn.Module:
     constructor = models()[config.name]
     known = inspect.signature(constructor).parameters
     options = [name for name in known if name not in ARGUMENTS]
-    for option in config.options:
+    for option, value in config.options.items():
         if option not in options:
             raise UserError(
                 f"config.model.options.{option}: {config.name} has no such option{did_you_mean(option, options)}"
             )
-    for field, argument in {"sync_bn": "norm", "frozen_bn": "norm", "remat": "remat"}.items():
-        if config[field] and argument not in known:
-            raise UserError(f"config.model.{field}: {config.name} has no use for it; set it to False")
+        _check_type(f"config.model.options.{option}", value, known[option].default)
+    for field in sorted(set(config) - {"name", "options", *UNUSED}):
+        near = f"; an option of {config.name} is config.model.options.{field}" if field in options else ""
+        raise UserError(f"config.model.{field}: no such field{near or did_you_mean(field, ['name', *UNUSED])}")
+    for field, (argument, unused) in UNUSED.items():
+        if config[field] != unused and argument not in known:
+            raise UserError(f"config.model.{field}: {config.name} has no use for it; set it to {unused}")
+    if config.sync_bn and config.frozen_bn:
+        raise UserError("config.model.sync_bn: frozen batch norms have no use for it; set it to False")
     dtype = DTYPES[config.dtype]
     norm = partial(BatchNorm, axis_name=axis if config.sync_bn else None, frozen=config.frozen_bn, dtype=dtype)
     given = {"num_classes": num_classes, "dtype": dtype, "norm": norm, "remat": config.remat}
     return constructor(**{name: given[name] for name in ARGUMENTS if name in known}, **config.options)
+
+
+def _check_type(field: str, value: Any, default: Any) -> None:
+    """Raises UserError unless an option is of its default's kind; a whole number will do for any number."""
+    kinds = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", tuple: "a tuple"}
+    accepted = {float: (int, float), tuple: (tuple, list)}.get(type(default), (type(default),))
+    if type(default) in kinds and type(value) not in accepted:
+        raise UserError(f"{field} is {value!r}; it must be {kinds[type(default)]}, such as {default!r}")
 
 
 def init(model: nn.Module, key: Key[Array, ""], image_size: int | tuple[int, int]) -> dict[str, Any]:

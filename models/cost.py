@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
-from models.layers import xlas_own
+from ops.platform import as_accelerator
 from ops.resize import SCOPE
 
 
@@ -28,7 +28,7 @@ def multiply_accumulates(model: nn.Module, variables: Any, image_shape: tuple[in
 def by_scope(model: nn.Module, variables: Any, image_shape: tuple[int, int, int]) -> Counter[str]:
     """The same by the module in which they happen, such as "ResNet/layer1.0/conv1"."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    with xlas_own():
+    with as_accelerator():
         jaxpr = jax.make_jaxpr(lambda variables, image: model.apply(variables, image, train=False))(variables, image)
     return _count(jaxpr.jaxpr, "")
 

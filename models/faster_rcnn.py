@@ -38,7 +38,6 @@ PROPOSAL_IOU = (0.5, 0.5)
 POSITIVE_ANCHORS, POSITIVE_PROPOSALS = 0.5, 0.25  # of those that are sampled, at most
 MIN_PROPOSAL, MIN_DETECTION = 1e-3, 1e-2  # sides in pixels
 CODE_WEIGHTS = (10, 10, 5, 5)  # of the coordinates in the second stage's regression
-BETA = 1 / 9  # of the smooth L1 losses
 POOLED = {"fpn": 7, "c4": 14}  # bins a side
 COUNTS = (  # options of at least 1
     *("train_candidates", "candidates", "train_proposals", "proposals"),
@@ -174,6 +173,7 @@ class FasterRCNN(nn.Module):
     anchor_samples, box_samples: of how many anchors and proposals a picture's losses are taken.
     score_threshold: detections score higher; nms_threshold: the largest IoU of two detections of a class; detections:
     how many a picture has at most.
+    smooth_l1_beta: of both stages' losses of boxes; 0 is L1, which detectron2 has.
     """
 
     num_classes: int = 90
@@ -201,6 +201,7 @@ class FasterRCNN(nn.Module):
     score_threshold: float = 0.05
     nms_threshold: float = 0.5
     detections: int = 100
+    smooth_l1_beta: float = 1 / 9
 
     @nn.compact
     def __call__(
@@ -310,7 +311,7 @@ class FasterRCNN(nn.Module):
             return jnp.sum(jnp.where(counted, values, 0)) / jnp.maximum(jnp.sum(of["used"]), 1)
 
         def apart(a: Array, b: Array) -> Float[Array, "b n"]:
-            return jnp.sum(smooth_l1(a - b, BETA), axis=-1)
+            return jnp.sum(smooth_l1(a - b, self.smooth_l1_beta), axis=-1)
 
         return {
             "objectness": mean(samples, binary_cross_entropy(logits, positive), samples["used"]),
@@ -440,6 +441,12 @@ MODELS = {
     "fasterrcnn_resnet50_fpn": partial(FasterRCNN),
     "fasterrcnn_resnet50_fpn_v2": partial(FasterRCNN, version=2),
     "fasterrcnn_resnet50_c4": partial(
-        FasterRCNN, neck="c4", sampling_ratio=0, aligned=True, train_candidates=12000, candidates=6000
+        FasterRCNN,
+        neck="c4",
+        sampling_ratio=0,
+        aligned=True,
+        train_candidates=12000,
+        candidates=6000,
+        smooth_l1_beta=0.0,
     ),
 }

@@ -2,13 +2,10 @@
 
 Padding is always explicit and symmetric, as the published references have it; XLA's "SAME" pads otherwise at stride 2.
 
-GPUs and TPUs run XLA's own operations. On CPU a few of them are slow, and an equivalent stands in: see `on_cpu` and
-benchmarks/train_step.py.
+On CPU grouped `conv`, `relu` and `max_pool` have forms that are faster for XLA (ops/platform.py); they compute the same
+values and gradients as XLA's own, which accelerators run.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import partial, reduce
 from typing import Any
 
@@ -16,6 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from errors import UserError
+from ops.platform import on_cpu
 
 Dtype = Any
 
@@ -27,29 +27,8 @@ kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-_XLAS_OWN = ContextVar("xlas_own", default=False)
-
-
 def torch_bias(fan_in: int) -> nn.initializers.Initializer:
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
-
-
-def on_cpu() -> bool:
-    """Whether what is traced now runs on CPU: there grouped `conv`, `relu` and `max_pool` have forms faster for XLA.
-
-    They compute the same values and gradients; tests/models/test_layers.py compares them with XLA's own.
-    """
-    return jax.default_backend() == "cpu" and not _XLAS_OWN.get()
-
-
-@contextmanager
-def xlas_own() -> Iterator[None]:
-    """What is traced inside takes XLA's own operations everywhere, as on GPUs: models/cost.py counts those."""
-    token = _XLAS_OWN.set(True)
-    try:
-        yield
-    finally:
-        _XLAS_OWN.reset(token)
 
 
 def full_precision(x: Array) -> Array:
@@ -303,6 +282,7 @@ class BatchNorm(nn.Module):
     uses its own, as the ImageNet papers trained. `momentum` is torch's: the weight of the newest batch.
     `frozen` is torchvision's FrozenBatchNorm2d: the running statistics normalise in training too, and scale and shift
     are no parameters but stand, never changed, beside them in batch_stats.
+    Raises UserError, when it is traced, for training on one value per channel, as torch.nn.BatchNorm2d does.
     """
 
     train: bool
@@ -328,7 +308,8 @@ class BatchNorm(nn.Module):
         if self.train and not self.frozen:
             mean, var, count = _moments(full_precision(x), self.axis_name)
             if not self.is_initializing():
-                unbiased = var * (count / max(count - 1, 1))
+                self._check_count(count, x.shape)
+                unbiased = var * (count / (count - 1))
                 running_mean.value += self.momentum * (mean - running_mean.value)
                 running_var.value += self.momentum * (unbiased - running_var.value)
         else:
@@ -336,6 +317,18 @@ class BatchNorm(nn.Module):
 
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         return (full_precision(x) * factor + (bias - mean * factor)).astype(self.dtype)
+
+    @nn.nowrap
+    def _check_count(self, count: int, shape: tuple[int, ...]) -> None:
+        """Raises UserError for a single value: its variance is 0 whatever it is, and the running one would become 0."""
+        if count > 1:
+            return
+        shared = "" if self.axis_name else "set config.model.sync_bn=True where there are several devices, "
+        raise UserError(
+            f"batch norm {'.'.join(self.path)} has one value per channel to train on: {shape[0]} image per device and "
+            f"micro-batch, whose map is {shape[1]} x {shape[2]} there. Raise config.batch_size or lower "
+            f"config.accumulate to at least 2 images, {shared}or set config.model.frozen_bn=True"
+        )
 
 
 def _moments(x: Float[Array, "b h w c"], axis_name: str | None) -> tuple[Array, Array, int]:

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from ops.platform import on_cpu
+
 SCOPE = "bilinear"  # its products are marked with this name: models/cost.py leaves them out, as torchvision does
 STRIP = 2**24  # numbers, 64 MiB of float32, that are resized at a time where only their highest is wanted
 
@@ -76,7 +78,7 @@ def _places(size: Any, to: Any, count: int, xp: Any = jnp) -> Float[Array, "{cou
 
 def _resize(x: Float[Array, "h w c"], rows: Float[Array, "h2"], columns: Float[Array, "w2"]) -> Float[Array, "h2 w2 c"]:
     """The pixels at `rows` and `columns`, in x's own type."""
-    return _looked_up(x, rows, columns) if jax.default_backend() == "cpu" else _product(x, rows, columns)
+    return _looked_up(x, rows, columns) if on_cpu() else _product(x, rows, columns)
 
 
 def _product(x: Array, rows: Array, columns: Array) -> Array:

@@ -4,6 +4,7 @@ resolve(config, source) -> config                              before training: 
 mixed(config.augment)                                          how many rows of a batch, one after the other, are mixed
 augment(key, batch, config.augment, classes) -> batch          on the device: pixels of 0..255 in, the model's input out
 normalise(batch, config.augment) -> images                     the same for evaluation
+misfit(model, outputs, classes) -> text                        what is wrong with the shapes of outputs, or ""
 inputs(model, batch) -> {name: value}                          what the model's call takes beside the images
 loss(model, outputs, batch, config) -> (scalar, {name: scalar})
                                                                on the device, inside the training step

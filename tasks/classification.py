@@ -110,6 +110,14 @@ def combine(logits: Float[Array, "v b k"]) -> Float[Array, "b k"]:
     return jax.nn.logsumexp(log_p, axis=0) - jnp.log(len(logits))
 
 
+def misfit(model: nn.Module, outputs: Any, classes: int) -> str:
+    """What is wrong with the shapes of a model's outputs for so many classes, or ""."""
+    shape = getattr(outputs, "shape", None)
+    if shape is None or len(shape) != 2:
+        return "its outputs are no logits [B,K], of which classification learns"
+    return "" if shape[1] == classes else f"it has {shape[1]} outputs, the data {classes} classes"
+
+
 def predict(model: nn.Module, logits: Float[Array, "b k"], batch: Batch) -> dict[str, Array]:
     """Of each example: its class, the confidence in it, and how the true label fared.
 

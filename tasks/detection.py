@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
 import augment as augmentation
@@ -39,7 +39,8 @@ def resolve(config: ConfigDict, source: Source) -> ConfigDict:
     total, closing = (to_steps(length, epoch, field) for field, length in lengths.items())
     resolved = config.copy_and_resolve_references()
     if closing:
-        resolved.augment.closing = f"from {max(round((total - closing) / epoch), 0)}"
+        first = max(round((total - closing) / epoch), 0)
+        resolved.augment.closing = f"from {first * config.data.repeats}"  # an epoch counts so many draws of a record
     return resolved
 
 
@@ -60,10 +61,19 @@ def augment(key: Array, batch: Batch, config: ConfigDict, classes: int) -> Batch
         batch = mosaic(keys("mosaic"), keys("mixup"), keys("flip"), batch, batch["closed"], config)
     images = batch["image"].astype(jnp.float32)
     if config.photometric:
-        images = jax.vmap(photometric_distortion)(keys("jitter"), images)
+        # Colours change before a picture is zoomed out: the ground around it, which a mosaic has not, keeps its mean.
+        ground = config.mosaic == 0
+        inside = jax.vmap(partial(_within, images.shape[1:3]))(batch["picture"]) if ground else None
+        images = jax.vmap(photometric_distortion)(keys("jitter"), images, inside)
     if any(config.hsv):
         images = jax.vmap(partial(hsv_jitter, gains=config.hsv))(keys("jitter"), images)
     return batch | {"image": normalise(batch | {"image": images}, config)}
+
+
+def _within(canvas: tuple[int, int], box: Float[Array, "4"]) -> Bool[Array, "h w"]:
+    """Which pixels' middles lie in the box."""
+    rows, columns = (jnp.arange(side) + 0.5 for side in canvas)
+    return ((rows > box[1]) & (rows < box[3]))[:, None] & ((columns > box[0]) & (columns < box[2]))[None, :]
 
 
 def normalise(batch: Batch, config: ConfigDict) -> Float[Array, "b h w 3"]:
@@ -81,6 +91,21 @@ def inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
     if "targets" not in inspect.signature(type(model).__call__).parameters:
         return {}
     return {"targets": {name: value for name, value in batch.items() if name != "image"}}
+
+
+def misfit(model: nn.Module, outputs: Any, classes: int) -> str:
+    """What is wrong with the shapes of a model's outputs for so many classes, or "".
+
+    Logits may count the background as well, and YOLOv3's predictions hold five numbers of the box before the classes.
+    """
+    if not (hasattr(model, "loss") and hasattr(model, "detect")):
+        return "it is no detector, with a loss and detect of its own"
+    spare = {"cls_logits": (0, 1), "class_logits": (0, 1), "predictions": (5,)}
+    for name in spare.keys() & outputs.keys():
+        width = outputs[name].shape[-1]
+        if width - classes not in spare[name]:
+            return f"its {name} are {width} per box, the data has {classes} classes"
+    return ""
 
 
 def loss(

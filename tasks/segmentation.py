@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 import augment as augmentation
-from augment.colour import photometric_distortion
+from augment.colour import additive_distortion
 from data.sources import Source
 from errors import UserError
 from ops import segmentation as ops
@@ -77,17 +77,21 @@ def mixed(config: ConfigDict) -> int:
 
 
 def augment(key: Array, batch: Batch, config: ConfigDict, classes: int) -> Batch:
-    """Colours distorted as the config says, then `normalise`; geometry is the host's (data/segmentation.py)."""
+    """Colours distorted as the config says, then `normalise`, with config.fill around it.
+
+    Geometry is the host's (data/segmentation.py).
+    """
     images = batch["image"].astype(jnp.float32)
     if config.photometric:
-        images = jax.vmap(photometric_distortion)(augmentation.example_keys(key, batch, "jitter"), images)
-    return batch | {"image": normalise(batch | {"image": images}, config)}
+        images = jax.vmap(additive_distortion)(augmentation.example_keys(key, batch, "jitter"), images)
+    around = augmentation.normalise(jnp.full(3, config.fill), config.mean, config.std) if config.fill >= 0 else 0.0
+    return batch | {"image": normalise(batch | {"image": images}, config, around)}
 
 
-def normalise(batch: Batch, config: ConfigDict) -> Float[Array, "b h w 3"]:
-    """The normalised picture, and zeros on the canvas around it."""
+def normalise(batch: Batch, config: ConfigDict, around: Float[Array, "3"] | float = 0.0) -> Float[Array, "b h w 3"]:
+    """The normalised picture, and on the canvas around it `around`."""
     images = augmentation.normalise(batch["image"], config.mean, config.std)
-    return jnp.where(_inside(images.shape[1:3], batch["size"])[..., None], images, 0)
+    return jnp.where(_inside(images.shape[1:3], batch["size"])[..., None], images, around)
 
 
 def inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
@@ -95,6 +99,14 @@ def inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
     if "sizes" not in inspect.signature(type(model).__call__).parameters:
         return {}
     return {"sizes": jnp.asarray(batch["size"])}
+
+
+def misfit(model: nn.Module, outputs: Any, classes: int) -> str:
+    """What is wrong with the shapes of a model's outputs for so many classes, or ""."""
+    if not isinstance(outputs, dict) or "out" not in outputs or len(outputs["out"].shape) != 4:
+        return 'its outputs are no maps of logits {"out": [B,H,W,K]}, of which segmentation learns'
+    wrong = [name for name in ("out", "aux") if name in outputs and outputs[name].shape[-1] != classes]
+    return f"{wrong[0]!r} has {outputs[wrong[0]].shape[-1]} outputs, the data {classes} classes" if wrong else ""
 
 
 def _inside(canvas: tuple[int, int], sizes: Int[Array, "b 2"]) -> Bool[Array, "b h w"]:

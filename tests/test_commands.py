@@ -125,6 +125,10 @@ def test_the_same_command_uses_all_devices(tmp_path):
 def test_help_names_the_flags_without_waiting_for_jax():
     done = run("train.py", "--help")
     assert "--config" in done.stdout and "--workdir" in done.stdout and "--distributed" in done.stdout
+    done = subprocess.run(
+        f"{sys.executable} train.py --help | head -1", shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert len(done.stdout.splitlines()) == 1 and done.stderr == ""
     for command in ("train", "eval", "predict"):
         loaded = run("-c", f"import sys, {command}; print(*sys.modules)").stdout.split()
         assert command in loaded and "jax" not in loaded and "tensorflow_datasets" not in loaded

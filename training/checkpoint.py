@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 from orbax.checkpoint import checkpoint_managers
 
-from errors import UserError
+from errors import UserError, did_you_mean
 from training.integrity import check_steps, check_whole
 from training.paths import AnyPath, is_local, write_json
 from training.processes import time_limit
@@ -178,7 +178,10 @@ def choose(checkpoints: Checkpoints, which: str) -> int:
         best = checkpoints.best()
         return steps[-1] if best is None else best
     if not which.isdigit() or int(which) not in steps:
-        raise UserError(f"{checkpoints.folder}: no checkpoint {which!r}; it holds {', '.join(map(str, steps))}")
+        raise UserError(
+            f"{checkpoints.folder}: no checkpoint {which!r}; it holds {', '.join(map(str, steps))}"
+            f"{did_you_mean(which, ('best', 'latest'))}"
+        )
     return int(which)
 
 

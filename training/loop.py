@@ -27,6 +27,7 @@ from evaluation.loop import check_sizes, evaluate, predict
 from lengths import due, exact_steps, to_steps
 from models import cost
 from training.checkpoint import Checkpoints
+from training.fitness import check_model, check_norms
 from training.initial import Weights, fitting, read_weights, start_from
 from training.manifest import (
     claim_classes,
@@ -151,6 +152,8 @@ def build(config: ConfigDict) -> Parts:
         return init_state(model, optimizer, config.data.image_size, config.seed, ema=config.ema.decay > 0)
 
     shapes = jax.eval_shape(init)
+    check_model(model, task, config, classes, {"params": shapes.params, "batch_stats": shapes.batch_stats})
+    check_norms(train_step, source, config, shapes, mesh)
     check_sizes(eval_step, eval_variables(shapes), val_source, config, mesh)
     once = jax.jit(init, out_shardings=replicated(mesh), compiler_options=compiler_options(once=True))
     return Parts(

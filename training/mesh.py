@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from errors import UserError
+from ops.platform import on_cpu
 
 AXIS = "data"
 HOST_ONLY = ("odd",)  # keys of a batch that no step reads
@@ -46,7 +47,7 @@ def compiler_options(*, once: bool = False) -> dict[str, Any]:
     kernels. What runs once, such as a model's random beginning, has LLVM's lowest level of optimisation but one: it
     compiles six times as fast, and to the same bits.
     """
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         return {}
     return ({"xla_backend_optimization_level": 1} if once else {}) | (_NO_YNN if _knows_ynn() else {})
 

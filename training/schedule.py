@@ -9,13 +9,14 @@ from lengths import to_steps
 
 
 def make_schedule(config: ConfigDict, steps_per_epoch: float) -> optax.Schedule:
-    """step (0-based) -> learning rate: warm-up by warmup_power, then the named decay, a new rate each step.
+    """step (0-based) -> learning rate: the warm-up, then the named decay, a new rate each step.
 
     step: times `factor` at each boundary, counted from step 0, of the warm-up too. cosine: 1 to final_factor by half a
     cosine (Loshchilov & Hutter 2016), and polynomial: 1 to final_factor by (1 - t)^power, both over the steps between
     the warm-up and the last ones, `hold`. They are torch's MultiStepLR, CosineAnnealingLR and PolynomialLR, with a
     warm-up behind its LinearLR in SequentialLR, which for MultiStepLR counts the boundaries from the warm-up's end. A
-    warm-up by the square from 0, a cosine and a hold are YOLOX's yoloxwarmcos (yolox/utils/lr_scheduler.py).
+    warm-up rises by its share to the power of warmup_power, or with the method "constant" stays at warmup_factor until
+    its end. One by the square from 0, a cosine and a hold are YOLOX's yoloxwarmcos (yolox/utils/lr_scheduler.py).
     """
     schedule = config.schedule
     check_choice("config.schedule.name", schedule.name, ("constant", "step", "cosine", "polynomial"))
@@ -45,6 +46,8 @@ def make_schedule(config: ConfigDict, steps_per_epoch: float) -> optax.Schedule:
 
     def learning_rate(step):
         rise = jnp.clip(step / max(warmup, 1), 0, 1) ** schedule.warmup_power if warmup else 1.0
+        if schedule.warmup_method == "constant":
+            rise = step >= warmup
         return peak * (schedule.warmup_factor + (1 - schedule.warmup_factor) * rise) * decay(step)
 
     return learning_rate

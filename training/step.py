@@ -18,12 +18,14 @@ from jaxtyping import Array, Bool
 from ml_collections import ConfigDict
 
 from augment.views import view
+from ops.platform import on_cpu
 from training.mesh import AXIS, compiler_options
 from training.parameters import merge, split
 from training.state import TrainState
 
 Batch = dict[str, Array]
 Scalars = dict[str, Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Scalars]]
 
 
 def make_train_step(
@@ -36,7 +38,7 @@ def make_train_step(
     mesh: Mesh,
     warmup: int = 0,
     ema_ramp: int = 0,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Scalars]]:
+) -> TrainStep:
     """(state, batch) -> (state, scalars): loss, the task's own scalars and the gradient's norm. The state is donated.
 
     Gradients are means over micro-batches and devices; so are the running statistics, which are therefore the same
@@ -150,7 +152,7 @@ def _finite(outputs: Any, rows: int) -> Bool[Array, "b"]:
 
 def _scan(body: Callable, carry: Any, parts: Any, length: int) -> tuple[Any, Any]:
     """lax.scan; on CPU written out, since XLA runs the convolutions of a loop there on one thread, ten times slower."""
-    if length > 1 and jax.default_backend() != "cpu":
+    if length > 1 and not on_cpu():
         return jax.lax.scan(body, carry, parts)
     results = []
     for index in range(length):

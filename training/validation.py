@@ -87,6 +87,7 @@ RULES = {
         'pairs of a pattern and a factor above 0, such as (("fc.*", 10.0),)',
         lambda x: _is_sequence(x) and all(_is_sequence(pair) and len(pair) == 2 and _is_factor(*pair) for pair in x),
     ),
+    "schedule.warmup_method": ("linear or constant", lambda x: x in ("linear", "constant")),
     "schedule.warmup_factor": between(0, 1),
     "schedule.warmup_power": above(0),
     "schedule.factor": above(0),
@@ -173,6 +174,7 @@ TASK_RULES = {
             lambda x: _is_sequence(x) and len(x) > 0 and all(_is_number(each) and each > 0 for each in x),
         ),
         "augment.photometric": YES_OR_NO,
+        "augment.fill": between(-1, 255),
         "augment.elastic": at_least(0),
         "loss.aux_weight": at_least(0),
         "loss.class_weights": (
@@ -191,6 +193,11 @@ LENGTHS = (
 )
 TASK_LENGTHS = {"classification": (), "detection": ("augment.closing",), "segmentation": ()}
 POSITIVE_LENGTHS = ("duration", "ema.every")
+AUTO = ("", "randaugment", "trivialaugment")
+LOSSES = {  # a detector brings its own
+    "classification": ("cross_entropy", "bce", "focal"),
+    "segmentation": ("cross_entropy", "focal", "ohem", "lovasz", "dice"),
+}
 
 
 def check_config(config: ConfigDict) -> None:
@@ -233,7 +240,7 @@ def _check_given(node: ConfigDict, path: str) -> None:
 
 def _check_classification(config: ConfigDict) -> None:
     data, loss = config.data, config.loss
-    check_choice("config.augment.auto", config.augment.auto, ("", "randaugment", "trivialaugment"))
+    check_choice("config.augment.auto", config.augment.auto, AUTO)
     check_choice("config.data.train_crop", data.train_crop, ("random_resized", "center"))
     evaluated = "eval_size" if data.eval_size else "image_size"
     for size in {evaluated, "image_size"} if data.train_crop == "center" else {evaluated}:
@@ -242,7 +249,7 @@ def _check_classification(config: ConfigDict) -> None:
                 f"config.data.{size} is {data[size]}, larger than config.data.resize_size={data.resize_size}, "
                 "out of whose middle it is cut; enlarge resize_size"
             )
-    check_choice("config.loss.name", loss.name, ("cross_entropy", "bce", "focal"))
+    check_choice("config.loss.name", loss.name, LOSSES[config.task])
     if loss.class_weights and loss.name == "focal":
         raise UserError('config.loss.class_weights: focal has no use for it, it has focal_alpha; set it to ""')
     if loss.bce_threshold > 0 and loss.name != "bce":
@@ -277,7 +284,7 @@ def _check_segmentation(config: ConfigDict) -> None:
     data, loss = config.data, config.loss
     check_choice("config.data.resize", data.resize, ("shorter", "none"))
     check_choice("config.data.exact", data.exact, EXACT)
-    check_choice("config.loss.name", loss.name, ("cross_entropy", "focal", "ohem", "lovasz", "dice"))
+    check_choice("config.loss.name", loss.name, LOSSES[config.task])
     if data.balanced:
         raise UserError("config.data.balanced: a picture of several classes is of no one; set it to False")
     if loss.class_weights and loss.name in ("lovasz", "dice"):

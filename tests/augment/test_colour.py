@@ -1,3 +1,4 @@
+import colorsys
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ from augment import colour
 from augment.colour import (
     ADJUSTMENTS,
     add_components,
+    additive_distortion,
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
@@ -16,6 +18,7 @@ from augment.colour import (
     adjust_saturation,
     colour_jitter,
     distort,
+    distort_additively,
     draw_distortion,
     lighting,
 )
@@ -104,6 +107,46 @@ def test_ssds_distortion_is_its_steps_in_order():
         np.testing.assert_allclose(found, expected[..., channels], atol=1e-2)
     nothing = distort(image, jnp.array([1.0, 1.0, 1.0, 0.0]), jnp.array(True), jnp.arange(3))
     np.testing.assert_allclose(nothing, image, atol=1e-2)
+
+
+def test_ssds_distortion_leaves_the_ground_around_a_picture_as_it_is():
+    """The picture's part becomes what it becomes alone."""
+    picture = jax.random.uniform(jax.random.key(0), (5, 6, 3), maxval=255.0)
+    ground = jnp.full((9, 8, 3), 117.0).at[2:7, 1:7].set(picture)
+    inside = jnp.zeros((9, 8), bool).at[2:7, 1:7].set(True)
+    changes = jnp.array([1.1, 0.6, 1.4, -0.04]), jnp.array(True), jnp.array([2, 0, 1])
+    found = distort(ground, *changes, inside)
+    np.testing.assert_allclose(found[2:7, 1:7], distort(picture, *changes), atol=1e-3)
+    assert (found[~inside] == 117).all()
+
+
+@pytest.mark.parametrize("contrast_first", [True, False])
+def test_mmsegmentations_distortion_is_its_steps_in_order(contrast_first):
+    """By Python's own HSV, pixel by pixel."""
+    image = np.random.default_rng(0).uniform(0, 255, (4, 5, 3))
+    brightness, contrast, saturation, shift = 20.0, 0.7, 1.3, -11
+    expected = np.clip(image + brightness, 0, 255)
+    expected = np.clip(expected * (contrast if contrast_first else 1), 0, 255)
+    for pixel in expected.reshape(-1, 3):
+        hue, strength, value = colorsys.rgb_to_hsv(*pixel / 255)
+        pixel[:] = 255 * np.array(colorsys.hsv_to_rgb((hue + shift / 180) % 1, min(strength * saturation, 1), value))
+    expected = np.clip(expected * (1 if contrast_first else contrast), 0, 255)
+    found = distort_additively(jnp.array(image), brightness, contrast, saturation, shift, jnp.array(contrast_first))
+    np.testing.assert_allclose(found, expected, atol=1e-2)
+
+
+def test_mmsegmentations_distortion_swaps_no_channels_and_stays_in_its_range():
+    """Of a grey image only brightness and contrast change anything; of two greys they tell what was drawn."""
+    image = jnp.broadcast_to(jnp.array([40.0, 80.0])[None, :, None], (1, 2, 3))
+    found = jax.vmap(additive_distortion, (0, None))(jax.random.split(jax.random.key(0), 2000), image)
+    assert np.ptp(found, axis=-1).max() < 1e-3  # grey stays grey
+    contrast = (found[:, 0, 1, 0] - found[:, 0, 0, 0]) / 40
+    brightness = found[:, 0, 0, 0] / contrast - 40
+    for values, nothing, low, high in ((contrast, 1, 0.5, 1.5), (brightness, 0, -32, 32)):
+        changed = np.abs(values - nothing) > 1e-3
+        assert abs(changed.mean() - 0.5) < 0.05
+        assert low - 1e-2 < values.min() < low + 0.02 * (high - low)
+        assert high + 1e-2 > values.max() > high - 0.02 * (high - low)
 
 
 def test_ssds_distortion_changes_each_thing_half_of_the_time_and_within_its_range():

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from augment.colour import hsv_jitter, shift_hsv
 from augment.mosaic import Plan, affine_matrix, corners, place, render
+from data.sampling import Shuffled
 from data.sources.scenes import load
 from experiments.base import get_base
 from tasks import detection
@@ -242,6 +243,19 @@ def test_closing_begins_with_the_epochs_first_draw():
             held = batch["classes"][row] >= 0
             held &= (batch["boxes"][row][:, 2:] - batch["boxes"][row][:, :2] > 1).all(axis=1)
             np.testing.assert_allclose(made["boxes"][row][: held.sum()], batch["boxes"][row][held], atol=1e-5)
+
+
+@pytest.mark.parametrize("repeats", [2, 3])
+def test_with_repeats_closing_is_told_by_the_draws_that_an_epoch_makes(repeats):
+    """The draws of the last five of forty epochs, as data/sampling.py numbers them, and no others are closed."""
+    config = get_base("detection")
+    config.update(duration="40ep", batch_size=4)
+    config.augment.update(mosaic=1.0, closing="5ep")
+    config.data.repeats = repeats
+    first = int(detection.resolve(config, range(60)).augment.closing.removeprefix("from "))
+    draw = Shuffled(60, repeats, seed=0)
+    for epoch in (0, 33, 34, 35, 36, 39):
+        assert {draw(epoch * 60 + place).count >= first for place in range(60)} == {epoch >= 35}
 
 
 def test_nothing_is_closed_unless_the_config_says_so():

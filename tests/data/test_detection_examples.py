@@ -180,3 +180,22 @@ def test_pictures_of_mosaics_are_not_mirrored_on_the_host(config):
     config.augment.update(flip_probability=0.0, mosaic=0.0)
     batch = next(iter(train_batches(MIXED, config, start_step=0, stop_step=1)))
     assert all(np.array_equal(image, plain[int(id)]) for id, image in zip(batch["id"], batch["image"], strict=True))
+
+
+def test_the_ground_that_a_picture_is_zoomed_out_on_is_told_apart_from_it(config):
+    """Also where it is cropped and flipped; what is grey in the canvas lies in `picture`, what is mean-coloured not."""
+    config.augment.update(zoom_out=1.0, iou_crop=True)
+    config.data.update(resize="stretch", canvases=(), image_size=64)
+    middles = np.arange(64) + 0.5
+    grounds = 0
+    for batch in train_batches(MIXED, config, start_step=0, stop_step=8):
+        for image, (x0, y0, x1, y1) in zip(batch["image"].astype(int), batch["picture"], strict=True):
+            rows, columns = (y0 + 1 < middles) & (middles < y1 - 1), (x0 + 1 < middles) & (middles < x1 - 1)
+            inner = image[np.ix_(rows, columns)]
+            assert (np.abs(inner - 100) <= 1).all(axis=-1).sum() + (inner > 101).all(axis=-1).sum() == inner[
+                ..., 0
+            ].size
+            outside = ~((y0 - 1 < middles) & (middles < y1 + 1))[:, None] | ~((x0 - 1 < middles) & (middles < x1 + 1))
+            assert (image[outside] == (123, 117, 104)).all()
+            grounds += outside.any()
+    assert grounds > 8

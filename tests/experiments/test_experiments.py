@@ -1,9 +1,13 @@
 import importlib
+import json
 import pkgutil
+from functools import cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import experiments
 import models
@@ -32,9 +36,16 @@ VARIANTS = {
     "imagenet_resnet": (*imagenet_resnet.NETWORKS, "50,recipe=v2", "101,recipe=v2", "50,stride_in_1x1"),
     "imagenet_vgg": ("11", "13", "16", "19", "11_bn", "13_bn", "16_bn", "19_bn"),
     "quickstart": (None, "detection", "segmentation"),
-    "voc_fcn": ("32s", "16s", "8s", "resnet50", "resnet101"),
+    "voc_fcn": ("32s", "16s", "8s", "8s_at_once", "resnet50", "resnet101"),
 }
 ALL = [(file, variant) for file in FILES for variant in VARIANTS.get(file, (None,))]
+
+
+@cache
+def parameters(model, size):
+    """The shapes of a model's, which several experiments share."""
+    model = models.create(ConfigDict(json.loads(model)), 10, AXIS)
+    return jax.eval_shape(lambda: models.init(model, jax.random.key(0), size))["params"]
 
 
 @pytest.mark.parametrize(("file", "variant"), ALL)
@@ -42,10 +53,8 @@ def test_every_experiment_builds(file, variant):
     module = importlib.import_module(f"experiments.{file}")
     config = module.get_config(variant) if variant else module.get_config()
     check_config(config)
-    model = models.create(config.model, 10, AXIS)
-    shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0), config.data.image_size))
     optimizer = make_optimizer(config.optimizer, make_schedule(config, 100))
-    jax.eval_shape(optimizer.init, shapes["params"])
+    jax.eval_shape(optimizer.init, parameters(config.model.to_json(), config.data.image_size))
     tasks.get(config.task)
     assert config.is_locked
 
@@ -74,6 +83,47 @@ def test_cifars_schedule_is_the_papers():
     schedule = make_schedule(config, 45_000 / 128)
     rates = [schedule(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_resnet_110_holds_a_tenth_of_the_rate_for_400_steps():
+    schedule = make_schedule(importlib.import_module("experiments.cifar10_resnet").get_config("110"), 45_000 / 128)
+    assert [schedule(step) for step in (0, 399, 400)] == pytest.approx([0.01, 0.01, 0.1])
+
+
+@pytest.mark.parametrize(("variant", "rate"), [("32s", 1e-10), ("16s", 1e-12), ("8s", 1e-14), ("8s_at_once", 1e-10)])
+def test_fcns_step_is_caffes_of_a_loss_summed_over_pixels(variant, rate):
+    """With a mean of 187,500 pixels: kernels move by rate (sum of g + 5e-4 w), biases by 2 rate (sum of g)."""
+    config = importlib.import_module("experiments.voc_fcn").get_config(variant)
+    params = {
+        "conv": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full(2, 3.0)},
+        "upscore": {"kernel": jnp.ones((2, 2))},
+    }
+    optimizer = make_optimizer(config.optimizer, make_schedule(config, 1464))
+    updates, _ = optimizer.update({"conv": jax.tree.map(jnp.ones_like, params["conv"])}, optimizer.init(params), params)
+    summed = 500 * 375
+    assert updates["conv"]["kernel"] == pytest.approx(-rate * (summed + 5e-4 * 3), rel=1e-5)
+    assert updates["conv"]["bias"] == pytest.approx(-2 * rate * summed, rel=1e-5)
+    decay_alone, _ = optimizer.update(
+        jax.tree.map(jnp.zeros_like, {"conv": params["conv"]}), optimizer.init(params), params
+    )
+    assert decay_alone["conv"]["kernel"] == pytest.approx(-rate * 5e-4 * 3, rel=1e-5)
+    assert not decay_alone["conv"]["bias"].any()
+
+
+def test_ssds_first_thousand_steps_are_torchvisions_warmup():
+    schedule = make_schedule(importlib.import_module("experiments.coco_ssd300").get_config(), 117_266 / 32)
+    assert [schedule(step) for step in (0, 500, 1000)] == pytest.approx([2e-6, 0.001 * 1.001, 0.002])
+
+
+def test_the_original_faster_rcnn_has_detectron2s_l1_and_the_others_torchvisions_beta():
+    betas = {
+        name: models.models()[name](num_classes=3).smooth_l1_beta for name in models.models() if "fasterrcnn" in name
+    }
+    assert betas == {
+        "fasterrcnn_resnet50_c4": 0,
+        "fasterrcnn_resnet50_fpn": 1 / 9,
+        "fasterrcnn_resnet50_fpn_v2": 1 / 9,
+    }
 
 
 @pytest.mark.parametrize("encoder", ["vgg16", "vgg16_bn"])

@@ -1,6 +1,6 @@
 """Writes augment.npz: what torchvision's transforms make of small pictures, with fixed parameters.
 
-    python tests/goldens/make_augment.py        needs torch 2.13 and torchvision 0.28, on CPU, a minute
+    python tests/goldens/make_augment.py        needs torch 2.13 and torchvision 0.29, on CPU, a minute
 
 Every operation of RandAugment and TrivialAugmentWide on uint8 pictures, and their magnitudes at several sizes; the
 colour adjustments on float pictures; erasing, with quantiles of 20,000 boxes drawn; mixup and cutmix of a pair.
@@ -53,7 +53,7 @@ def to_numpy(image):
 
 def automatic(found):
     for space, make in SPACES.items():
-        transform = make()
+        transform = make(interpolation=F.InterpolationMode.BILINEAR)  # as the references have it
         for height, width in SIZES:
             for name, (magnitudes, _) in transform._AUGMENTATION_SPACE.items():
                 values = magnitudes(31, height, width)

@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -71,6 +72,22 @@ def test_the_canvas_around_a_picture_may_be_grey():
     np.testing.assert_allclose(images[0, 4:], 114, rtol=1e-6)
     np.testing.assert_allclose(images[1, :, 5:], 114, rtol=1e-6)
     np.testing.assert_allclose(images[0, :4], 200, rtol=1e-6)
+
+
+def test_colours_change_and_the_ground_around_a_picture_does_not():
+    config = get_base("detection").augment
+    config.update(photometric=True, zoom_out=0.5, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
+    image = np.full((16, 8, 8, 3), (123, 117, 104), np.uint8)
+    image[:, 2:6, 1:7] = np.random.default_rng(0).integers(0, 256, (16, 4, 6, 3))
+    batch = {
+        **{"image": image, "id": np.arange(16, dtype=np.int32), "draw": np.zeros(16, np.int32)},
+        **{"size": np.full((16, 2), 8, np.int32), "picture": np.tile(np.float32([1, 2, 7, 6]), (16, 1))},
+    }
+    found = np.asarray(detection.augment(jax.random.key(0), batch, config, 2)["image"])
+    ground = np.ones((8, 8), bool)
+    ground[2:6, 1:7] = False
+    np.testing.assert_allclose(found[:, ground], np.broadcast_to([123, 117, 104], (16, 40, 3)), rtol=1e-5)
+    assert (np.abs(found - image).max(axis=(1, 2, 3)) > 1).sum() > 12
 
 
 def test_mosaics_are_of_four_rows():

@@ -409,3 +409,20 @@ def test_what_makes_no_sense_is_refused(config, changes, message):
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=message):
         check_config(config)
+
+
+@pytest.mark.parametrize("fill", [-1, 0, 128])
+def test_training_pads_with_the_grey_that_the_configuration_names(fill):
+    """Before normalising, as torchvision, or with -1 zeros after it, as mmsegmentation; evaluation with zeros."""
+    config = get_base("segmentation").augment
+    config.fill = fill
+    batch = {
+        **{"image": np.full((1, 4, 6, 3), 200, np.uint8), "size": np.array([[3, 5]], np.int32)},
+        **{"id": np.zeros(1, np.int32), "draw": np.zeros(1, np.int32)},
+    }
+    outside = np.ones((4, 6), bool)
+    outside[:3, :5] = False
+    found = np.asarray(segmentation.augment(jax.random.key(0), batch, config, 2)["image"])[0]
+    expected = (fill / 255 - np.array(config.mean)) / np.array(config.std) if fill >= 0 else 0
+    np.testing.assert_allclose(found[outside], np.broadcast_to(expected, (9, 3)), rtol=1e-5, atol=1e-6)
+    assert not np.asarray(segmentation.normalise(batch, config))[0][outside].any()

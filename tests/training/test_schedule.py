@@ -108,6 +108,13 @@ def test_a_square_warmup_a_cosine_and_a_hold_are_yoloxs():
         assert rate == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
+def test_a_constant_warmup_holds_its_share_until_its_end():
+    rates = schedule_of(
+        name="step", boundaries=("60",), factor=0.1, warmup="2ep", warmup_factor=0.1, warmup_method="constant"
+    )
+    assert rates == pytest.approx([0.01] * 20 + [0.1] * 40 + [0.01] * 40)
+
+
 def test_constant_is_constant():
     assert schedule_of(name="constant") == pytest.approx([0.1] * 100)
 

@@ -94,6 +94,7 @@ def changed(**changes):
         ("optimizer__lr_multipliers", (("fc.*", 0.0),)),
         ("schedule__warmup", "x"),
         ("schedule__warmup_factor", 2.0),
+        ("schedule__warmup_method", "flat"),
         ("schedule__boundaries", ("30ep", 60)),
         ("schedule__warmup_power", 0.0),
         ("schedule__hold", "x"),

@@ -1,0 +1,54 @@
+"""Which kind of device a function is traced for: decided here, and asked wherever a form depends on it.
+
+GPUs and TPUs run XLA's own operations, whole batches at once and loops as loops. On CPU some of those are slow, and an
+equivalent stands in: see benchmarks/train_step.py. Both forms compute the same values.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+_AS_ACCELERATOR = ContextVar("as_accelerator", default=False)
+
+
+def on_cpu() -> bool:
+    """Whether what is traced now takes its form for CPUs."""
+    return jax.default_backend() == "cpu" and not _AS_ACCELERATOR.get()
+
+
+@contextmanager
+def as_accelerator() -> Iterator[None]:
+    """What is traced inside takes its form for GPUs and TPUs on any device.
+
+    models/cost.py counts those operations, and tests run both forms on CPU. jax.jit does not see it: a function that
+    was traced outside keeps the form that it has.
+    """
+    token = _AS_ACCELERATOR.set(True)
+    try:
+        yield
+    finally:
+        _AS_ACCELERATOR.reset(token)
+
+
+def per_example(function: Callable) -> Callable:
+    """`function` for each example of a batch: one after the other on CPU, all at once on accelerators."""
+    if on_cpu():
+        return lambda *batch: jax.lax.map(lambda example: function(*example), batch)
+    return jax.vmap(function)
+
+
+def choose(index: Int[Array, ""], branches: tuple[Callable, ...], *operands: Any) -> Array:
+    """branches[index](*operands), an array of one shape and type in every branch; `index` is clipped to their number.
+
+    On CPU only that branch runs. On accelerators all run, and one result is selected: what vmap makes of lax.switch,
+    which inside shard_map fails where a branch returns something that is the same on every device, such as a constant.
+    """
+    if on_cpu():
+        return jax.lax.switch(index, branches, *operands)
+    index = jnp.clip(index, 0, len(branches) - 1)
+    return jax.lax.select_n(index, *(branch(*operands) for branch in branches))

@@ -1,0 +1,147 @@
+"""A model that does not fit is refused before anything is run or written."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+import models
+import tasks
+from data import sources
+from errors import UserError
+from experiments import quickstart
+from experiments.base import get_base
+from models.layers import BatchNorm
+from training.fitness import check_model, check_norms
+from training.loop import train
+from training.mesh import AXIS
+from training.state import init_state
+from training.step import make_train_step
+
+
+@pytest.mark.parametrize(
+    ("images", "devices", "accumulate", "field", "side", "refused"),
+    [
+        (4, 4, 1, None, 4, True),
+        (4, 2, 2, None, 4, True),
+        (2, 1, 2, "sync_bn", 4, True),  # one image in each micro-batch of the only device
+        (1, 1, 1, None, 4, True),
+        (1, 1, 1, None, 8, False),  # a map of 2 x 2
+        (8, 4, 1, None, 4, False),
+        (4, 4, 1, "sync_bn", 4, False),
+        (4, 4, 1, "frozen_bn", 4, False),
+    ],
+)
+def test_batch_norm_over_one_value_is_refused(config, mesh_of, images, devices, accumulate, field, side, refused):
+    """The last stage's map of a picture of 4 x 4 is a single pixel."""
+    config.update(batch_size=images, accumulate=accumulate)
+    config.data.image_size = side
+    if field:
+        config.model[field] = True
+    model = models.create(config.model, 10, AXIS)
+    state = init_state(model, optax.sgd(0.1), side, 0, ema=False)
+    step = make_train_step(model, tasks.get(config.task), optax.sgd(0.1), config, 10, 1, mesh_of(devices))
+    source = sources.load(config.data, "train")
+    if not refused:
+        return check_norms(step, source, config, state, mesh_of(devices))
+    with pytest.raises(UserError, match=r"^batch norm layer3\.0\.bn1 has one value per channel") as caught:
+        check_norms(step, source, config, state, mesh_of(devices))
+    assert len(str(caught.value).splitlines()) == 1
+    assert ("set config.model.sync_bn=True" in str(caught.value)) == (field != "sync_bn")
+
+
+LARGER = {"data.image_size": 32, "data.resize_size": 32}
+
+
+class Own(nn.Module):
+    """An architecture of somebody's own, whose number of outputs nobody sets."""
+
+    outputs: int = 10
+    form: str = "logits"
+    norm: partial = partial(BatchNorm)
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.Dense(self.outputs)(images)
+        return jnp.mean(x, (1, 2)) if self.form == "logits" else {self.form: x}
+
+
+class OwnDetector(Own):
+    num_classes: int = 10
+
+    def loss(self, outputs, targets): ...
+
+    def detect(self, outputs, sizes): ...
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "message"),
+    [
+        ("classification", Own(), "it has 10 outputs, the data 3 classes"),
+        ("classification", Own(form="out"), "its outputs are no logits"),
+        ("segmentation", Own(form="out"), "'out' has 10 outputs, the data 3 classes"),
+        ("segmentation", Own(), "its outputs are no maps of logits"),
+        ("detection", Own(form="cls_logits"), "it is no detector"),
+        ("detection", OwnDetector(form="cls_logits"), "its cls_logits are 10 per box, the data has 3 classes"),
+        ("detection", OwnDetector(form="predictions"), "its predictions are 10 per box"),
+        ("classification", Own(outputs=3), ""),
+        ("segmentation", Own(outputs=3, form="out"), ""),
+        ("detection", OwnDetector(outputs=4, form="class_logits"), ""),
+    ],
+)
+def test_outputs_that_are_not_as_many_as_the_classes_are_refused(task, model, message):
+    config = quickstart.get_config(task)
+    config.data.image_size = 8
+    variables = models.init(model, jax.random.key(0), 8)
+    if not message:
+        return check_model(model, tasks.get(task), config, 3, variables)
+    with pytest.raises(UserError, match=f"^config.model.name=.*: {message}"):
+        check_model(model, tasks.get(task), config, 3, variables)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model.name": "unet", **LARGER}, "config.model.name=unet: its outputs are no logits"),
+        (
+            {"model.name": "vgg11", "model.sync_bn": True, **LARGER},
+            "config.model.sync_bn: vgg11 with these options has no batch norm; set it to False",
+        ),
+        ({"batch_size": 4, "data.image_size": 4}, "batch norm layer3.0.bn1 has one value per channel"),
+    ],
+)
+def test_what_does_not_fit_leaves_no_workdir(config, tmp_path, change, message):
+    with config.unlocked():
+        config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match=message):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 3}, "config.model.width: no such field; an option of unet is config.model.options.width"),
+        ({"sync": True}, "config.model.sync: no such field; did you mean sync_bn"),
+        ({"remat": True}, "config.model.remat: unet has no use for it; set it to False"),
+        ({"name": "own", "dtype": "bfloat16"}, "config.model.dtype: own has no use for it; set it to float32"),
+        ({"sync_bn": True, "frozen_bn": True}, "config.model.sync_bn: frozen batch norms have no use for it"),
+        ({"options": {"width": "wide"}}, "config.model.options.width is 'wide'; it must be a whole number, such as 64"),
+        ({"options": {"width": True}}, "config.model.options.width is True; it must be a whole number"),
+        ({"options": {"valid": 1}}, "config.model.options.valid is 1; it must be True or False"),
+        ({"options": {"dropout": "x"}}, "config.model.options.dropout is 'x'; it must be a number"),
+    ],
+)
+def test_what_an_architecture_has_no_use_for_is_refused(monkeypatch, changes, message):
+    monkeypatch.setitem(models.models(), "own", Own)
+    config = ConfigDict({**get_base().model, "name": "unet", **changes})
+    with pytest.raises(UserError, match=f"^{message}"):
+        models.create(config, 3, AXIS)
+
+
+def test_a_whole_number_will_do_for_any_number():
+    models.create(ConfigDict({**get_base().model, "name": "unet", "options": {"dropout": 0}}), 3, AXIS)
