@@ -10,6 +10,7 @@ as eval_<split>.json, or eval_<split>_<views>.json with --views but the central 
 """
 
 import re
+import sys
 
 import numpy as np
 from absl import flags
@@ -50,9 +51,11 @@ def main(argv: list[str]) -> None:
     from tasks.coco import write_results
     from training.manifest import data_changed
     from training.paths import folder, write_json
+    from training.resume import OF_EVALUATION
 
     if _WORKDIR.value:
         run = open_run(folder(_WORKDIR.value), _CHECKPOINT.value)
+        _CONFIG.override(run.config, OF_EVALUATION)
     else:
         run = open_weights(_CONFIG.value, _WEIGHTS.value, _CONFIG.overrides, print)
     split = _SPLIT.value or run.config.data.val_split
@@ -121,4 +124,6 @@ def _drawn(task: str, count: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
+    if any(argument.startswith("--config.") for argument in sys.argv):
+        sys.argv = cli.with_config_of_workdir(sys.argv)
     cli.run(main, "eval.py")

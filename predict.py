@@ -45,11 +45,13 @@ def main(argv: list[str]) -> None:
     from data.pictures import Pictures, find_pictures
     from evaluation.run import open_run, open_weights
     from training.paths import folder, write_json
+    from training.resume import OF_EVALUATION
 
     first = jax.process_index() == 0  # every process has all predictions, one of them speaks
     tell = partial(print, file=sys.stderr, flush=True) if first else lambda line: None
     if _WORKDIR.value:
         run = open_run(folder(_WORKDIR.value), _CHECKPOINT.value)
+        _CONFIG.override(run.config, OF_EVALUATION)
     else:
         run = open_weights(_CONFIG.value, _WEIGHTS.value, _CONFIG.overrides, tell)
     source = Pictures(find_pictures(argv[1:]), run.classes)
@@ -94,4 +96,6 @@ def _shown(value: Any) -> str:
 
 
 if __name__ == "__main__":
+    if any(argument.startswith("--config.") for argument in sys.argv):
+        sys.argv = cli.with_config_of_workdir(sys.argv)
     cli.run(main, "predict.py")

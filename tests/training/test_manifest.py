@@ -51,6 +51,7 @@ def test_a_run_knows_the_data_that_it_began_with(tmp_path):
     train, val = {"records": 80, "sha256": "a"}, {"records": 20, "sha256": "b"}
     assert data_changed(tmp_path, "val", val) == ""  # a run of before there were fingerprints
     claim_data(tmp_path, {"train": train, "val": val})
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     claim_data(tmp_path, {"train": train, "val": val})
     assert data_changed(tmp_path, "val", val) == data_changed(tmp_path, "test", val) == ""
     assert data_changed(tmp_path, "val", val | {"records": 21}) == "it had 20 records and has 21"
