@@ -15,7 +15,7 @@ from data import sources
 from data.intensity import with_fields
 from data.oddities import Oddities
 from data.sources import Source
-from errors import UserError, check_choice
+from errors import NonFinite, UserError, check_choice
 from evaluation.loop import Predictions, predict
 from training.checkpoint import Checkpoints, check_same, choose, shapes
 from training.initial import classes_of, read_weights, variables_from, with_options
@@ -53,7 +53,17 @@ class Run:
         eval_step = make_eval_step(self.model, self.task, self.config, mesh, views)
         variables = jax.device_put(self.variables, replicated(mesh))
         loaded = whole_square(self.config) if views == "ten_crop" else self.config
-        return predict(eval_step, variables, source, loaded, mesh, Oddities(source, say))
+        return _finite(predict(eval_step, variables, source, loaded, mesh, Oddities(source, say)))
+
+
+def _finite(batches: Iterator[Predictions]) -> Iterator[Predictions]:
+    """The batches unchanged. Raises NonFinite with what to do about weights that predict nothing."""
+    try:
+        yield from batches
+    except NonFinite as error:
+        raise NonFinite(
+            f"{error}; its weights have diverged or overflowed: choose another --checkpoint, or other --weights"
+        ) from error
 
 
 def whole_square(config: ConfigDict) -> ConfigDict:

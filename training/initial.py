@@ -5,6 +5,7 @@
 "runs/first"                            a run of ours: its best checkpoint, the moving averages where it kept them
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,6 +26,7 @@ from training.checkpoint import Checkpoints, choose
 from training.digest import digest
 from training.manifest import read_classes, read_config, read_intensity
 from training.mesh import AXIS
+from training.paths import AnyPath, folder
 from training.state import TrainState
 from weights import files, public
 from weights.convert import Shapes, classes_in, fit, from_torch, head, rename, to_torch, torch_shapes
@@ -57,14 +59,16 @@ def read_weights(reference: str, say: Callable[[str], None]) -> Weights:
         if isinstance(prepared, public.PublicDetector):
             tensors = {public.modern(name): x for name, x in tensors.items()}
         return Weights(reference, files.sha256(path), tensors, prepared=prepared)
-    path = Path(reference).expanduser()
+    if "://" in reference:
+        return read_run(folder(reference), "best")
+    path = Path(os.path.expanduser(reference))  # without a home "~" stays as it is
     if path.is_dir():
         return read_run(path, "best")
     tensors = files.read(path)
     return Weights(str(path), files.sha256(path), tensors)
 
 
-def read_run(workdir: Path, which: str) -> Weights:
+def read_run(workdir: AnyPath, which: str) -> Weights:
     """What a run is evaluated with, at its checkpoint "best", "latest" or of a step. Raises UserError without one."""
     classes = read_classes(workdir)
     with Checkpoints(workdir, best=read_config(workdir).best) as checkpoints:
