@@ -4,14 +4,17 @@ import faulthandler
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from errors import UserError
 from experiment_file import ExperimentParser, overridden, suggest_field
+
+RESUMED = str(Path(__file__).parent / "training" / "resumed.py")
 
 
 class ConfigFlag:
@@ -28,9 +31,26 @@ class ConfigFlag:
         return self._flag.value is not None
 
     @property
+    def of_workdir(self) -> bool:
+        """Whether it is the one of the run in --workdir."""
+        return config_flags.get_config_filename(flags.FLAGS["config"]) == RESUMED
+
+    @property
     def overrides(self) -> set[str]:
         """The fields, such as "data.source", that --config.field=value gave on the command line."""
         return set(config_flags.get_override_values(flags.FLAGS["config"]))
+
+    def override(self, config: ConfigDict, allowed: Collection[str]) -> None:
+        """Sets what --config.field=value gave in a run's own `config`. Raises UserError for a field not `allowed`."""
+        given = config_flags.get_override_values(flags.FLAGS["config"]) if self.given else {}
+        for field in given:
+            if field not in allowed:
+                raise UserError(
+                    f"--config.{field}: the run in --workdir has its own; leave it out: only {', '.join(allowed)} may "
+                    "be others"
+                )
+        with config.unlocked():
+            config.update_from_flattened_dict(given)
 
     @property
     def value(self) -> ConfigDict:
@@ -43,8 +63,22 @@ def check_trained(workdir: str | None, weights: str | None, config: ConfigFlag) 
     """Raises UserError unless what is trained is given once: --workdir, or --config and --weights."""
     if not workdir and not weights:
         raise UserError("--workdir is missing; name the folder of a training run, or give --config and --weights")
-    if workdir and (weights or config.given):
+    if workdir and (weights or (config.given and not config.of_workdir)):
         raise UserError("--workdir has a config and weights of its own; leave out --config and --weights")
+
+
+def with_config_of_workdir(argv: list[str]) -> list[str]:
+    """`argv` with the configuration of the run in --workdir as --config, unless that or --weights is given."""
+    flagged = [argument.lstrip("-") if argument.startswith("-") else "" for argument in argv]
+    names = [argument.partition("=")[0] for argument in flagged]
+    if "config" in names or "weights" in names or "workdir" not in names:
+        return argv
+    place = names.index("workdir")
+    _, equals, value = flagged[place].partition("=")
+    workdir = value if equals else "".join(argv[place + 1 : place + 2])
+    if not workdir or ("://" not in workdir and not (Path(workdir) / "config.json").exists()):
+        return argv
+    return [argv[0], f"--config={RESUMED}:{workdir}", *argv[1:]]
 
 
 def run(main: Callable[[list[str]], None], program: str) -> None:

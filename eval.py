@@ -11,6 +11,7 @@ as eval_<split>.json, or eval_<split>_<views>.json with --views but the central 
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,6 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, latest or a step.
 _SOURCE = flags.DEFINE_string("source", None, "Other data, of the run's classes or some of them.")
 _VIEWS = flags.DEFINE_string("views", "center", "Of each image: center, flip, ten_crop; of masks also scales[_flip].")
 _WEIGHTS = flags.DEFINE_string("weights", None, "With --config, instead of --workdir: a file, torchvision:..., a run.")
-_EXACT = flags.DEFINE_string("exact", "", "Masks: each image at its own size: auto, always, never; the run's config.")
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write; eval_<split>.json in the --workdir unless given.")
 _DRAW = flags.DEFINE_bool("draw", False, "Also draw images with what was predicted.")
 _THRESHOLD = flags.DEFINE_float("threshold", 0.25, "Detections that score less are not drawn.", 0.0, 1.0)
@@ -56,16 +56,20 @@ def main(argv: list[str]) -> None:
     from evaluation.loop import gather, summarise
     from evaluation.run import open_run, open_weights
     from training.paths import folder
+    from training.resume import OF_EVALUATION
+    from training.validation import check_config
 
     if _WORKDIR.value:
         run = open_run(folder(_WORKDIR.value), _CHECKPOINT.value)
+        _CONFIG.override(run.config, OF_EVALUATION)
+        check_config(run.config)
     else:
         run = open_weights(_CONFIG.value, _WEIGHTS.value, _CONFIG.overrides, print)
     split = _SPLIT.value or run.config.data.val_split
     source = _load(run, split)
     drawn = _drawn(run.config.task, len(source)) if _DRAW.value else np.zeros(len(source), bool)
     kept: list[Predictions] = []
-    metrics = gather(run.task, source, _keeping(run.predict(source, print, _VIEWS.value, _EXACT.value), drawn, kept))
+    metrics = gather(run.task, source, _keeping(run.predict(source, print, _VIEWS.value), drawn, kept))
     if jax.process_index() != 0:  # every process has all predictions, one of them speaks
         return
     summary = summarise(run.task, metrics)
@@ -158,4 +162,6 @@ def _write(
 
 
 if __name__ == "__main__":
+    if any(argument.startswith("--config.") for argument in sys.argv):
+        sys.argv = cli.with_config_of_workdir(sys.argv)
     cli.run(main, "eval.py")

@@ -33,7 +33,6 @@ _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write, instead of 
 _THRESHOLD = flags.DEFINE_float("threshold", 0.25, "Detections that score less are not printed.", 0.0, 1.0)
 _MAX_SHOWN = flags.DEFINE_integer("max_shown", 50, "How many detections of an image are printed at most.", 1)
 _MASKS = flags.DEFINE_string("masks", None, "Of a segmentation: a folder for a PNG per image, its pixels' classes.")
-_EXACT = flags.DEFINE_string("exact", "", "Masks: each image at its own size: auto, always, never; the run's config.")
 flags.adopt_module_key_flags(cli)
 training.startup.define_flags()
 flags.adopt_module_key_flags(training.startup)
@@ -49,11 +48,15 @@ def main(argv: list[str]) -> None:
     from data.pictures import Pictures, find_pictures, readable
     from evaluation.run import open_run, open_weights
     from training.paths import folder
+    from training.resume import OF_EVALUATION
+    from training.validation import check_config
 
     first = jax.process_index() == 0  # every process has all predictions, one of them speaks
     tell = partial(print, file=sys.stderr, flush=True) if first else lambda line: None
     if _WORKDIR.value:
         run = open_run(folder(_WORKDIR.value), _CHECKPOINT.value)
+        _CONFIG.override(run.config, OF_EVALUATION)
+        check_config(run.config)
     else:
         run = open_weights(_CONFIG.value, _WEIGHTS.value, _CONFIG.overrides, tell)
     files = find_pictures(argv[1:])
@@ -61,7 +64,7 @@ def main(argv: list[str]) -> None:
     source = Pictures(whole, run.classes)
     write_mask = _mask_writer(run, whole) if _MASKS.value else None
     found: dict[Path, dict[str, Any]] = {}
-    for predictions in run.predict(source, tell, exact=_EXACT.value, skip_broken=True) if whole else ():
+    for predictions in run.predict(source, tell, skip_broken=True) if whole else ():
         for row, index in enumerate(predictions["id"].tolist()):
             found[whole[index]] = run.task.describe(predictions, row, run.classes)
             if write_mask and first:
@@ -123,4 +126,6 @@ def _shown(value: Any) -> str:
 
 
 if __name__ == "__main__":
+    if any(argument.startswith("--config.") for argument in sys.argv):
+        sys.argv = cli.with_config_of_workdir(sys.argv)
     cli.run(main, "predict.py")

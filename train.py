@@ -10,7 +10,6 @@ All local devices take part. Several machines: start the same command on each, w
 
 import sys
 import time
-from pathlib import Path
 
 from absl import flags
 
@@ -41,20 +40,6 @@ def main(argv: list[str]) -> None:
     train(config, folder(_WORKDIR.value), _STARTED)
 
 
-def going_on(argv: list[str]) -> list[str]:
-    """`argv` with the configuration of the run in --workdir, where it gives none."""
-    given = [argument.lstrip("-") for argument in argv]
-    if any(argument == "config" or argument.startswith("config=") for argument in given):
-        return argv
-    for argument, following in zip(given, [*argv[1:], ""], strict=True):
-        name, equals, value = argument.partition("=")
-        workdir = value if equals else following
-        if name == "workdir" and workdir and ("://" in workdir or (Path(workdir) / "config.json").exists()):
-            resumed = Path(__file__).parent / "training" / "resumed.py"
-            return [argv[0], f"--config={resumed}:{workdir}", *argv[1:]]
-    return argv
-
-
 if __name__ == "__main__":
-    sys.argv = going_on(sys.argv)
+    sys.argv = cli.with_config_of_workdir(sys.argv)
     cli.run(main, "train.py")

@@ -22,7 +22,7 @@ def fingerprint(source: Source) -> Fingerprint:
     files by how large these are. Of a part also "whole", the fingerprint of what it is a part of: an image that was
     added to the other part changes that.
     """
-    digest = hashlib.sha256(json.dumps(list(source.classes)).encode())
+    digest = hashlib.sha256(json.dumps(list(source.classes), allow_nan=False).encode())
     digest.update(b"\0".join(names(source)))
     for column in _columns(source):
         digest.update(np.ascontiguousarray(column).tobytes())

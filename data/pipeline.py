@@ -10,12 +10,14 @@ import multiprocessing
 import os
 import queue
 import re
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -31,6 +33,7 @@ from errors import UserError
 Batch = dict[str, np.ndarray]
 
 CLOSING = 5  # seconds that workers have to end
+SHARED = "/dev/shm"
 QUIET = "ignore:resource_tracker:UserWarning"
 
 # How a task makes an example of a record: canvases, eval_note, shape_at, empty, train_example and eval_example, alike
@@ -263,22 +266,34 @@ def _watched(batches: Iterable[Batch], timeout: float) -> Iterator[Batch]:
                     process.kill()
                 culprit = f"worker processes {', '.join(str(p.pid) for p in hung)} hang" if hung else "reading hangs"
                 raise UserError(
-                    f"data: no batch for {timeout:g} s; {culprit}. Look at the disk, or raise config.data.timeout; "
-                    "the same command goes on from the last checkpoint"
+                    f"data: no batch for {timeout:g} s; {culprit}. Look at the disk, or start the same command again "
+                    f"with --config.data.timeout={2 * timeout:g}"
                 ) from None
             if isinstance(error, StopIteration):
                 return
             if isinstance(error, RuntimeError) and "Worker process was terminated" in str(error):
-                raise UserError(
-                    f"data: a worker process died ({_exit(str(error))}), perhaps for want of memory: lower "
-                    "config.data.workers or config.data.prefetch; the same command goes on from the last checkpoint"
-                ) from error
+                raise UserError(_death(_exit(str(error)))) from error
             if error is not None:
                 raise error
             yield batch
     finally:
         abandoned.set()
         thread.join(CLOSING)  # Grain's workers end before this process does
+
+
+def _death(how: str) -> str:
+    again = "start the same command again with"
+    if how == "SIGBUS" and Path(SHARED).exists():
+        size = shutil.disk_usage(SHARED).total / 2**20
+        return (
+            f"data: a worker process died ({how}), for want of shared memory: batches pass through {SHARED}, which "
+            f"holds {size:,.0f} MB; enlarge it (docker run --shm-size=8g), or {again} fewer --config.data.workers: 0 "
+            "needs none"
+        )
+    return (
+        f"data: a worker process died ({how}), perhaps for want of memory: {again} fewer --config.data.workers or a "
+        "smaller --config.data.prefetch"
+    )
 
 
 def _exit(message: str) -> str:

@@ -67,8 +67,8 @@ def eval_note(source: Source, data: ConfigDict) -> str:
     return "; ".join(
         [
             f"images of {len(sizes):,} sizes share {max(1, len(data.canvases))} canvas(es), which changes what is "
-            "found near their borders; exact=always (config.data.exact, or --exact of eval.py and predict.py) "
-            "evaluates each at its own size, as publications do, with a program compiled for each size",
+            "found near their borders; --config.data.exact=always evaluates each at its own size, as publications do, "
+            "with a program compiled for each size",
             *([others] if others else []),
         ]
     )

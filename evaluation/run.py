@@ -16,9 +16,8 @@ import tasks
 from data import sources
 from data.oddities import Oddities
 from data.pipeline import problem
-from data.segmentation import EXACT
 from data.sources import Source
-from errors import UserError, check_choice
+from errors import NonFinite, UserError, check_choice
 from evaluation.loop import Predictions, predict
 from training.checkpoint import Checkpoints, check_same, choose, shapes
 from training.fitness import check_model
@@ -54,20 +53,18 @@ class Run:
         source: Source,
         say: Callable[[str], None],
         views: str = "center",
-        exact: str = "",
         skip_broken: bool = False,
     ) -> Iterator[Predictions]:
         """The task's predictions for `source`, a batch at a time and in order, on all devices, from `views` of each.
 
-        `exact` stands for config.data.exact, unless it is "". `say` is given a line for odd images and one for shared
-        canvases, if there are any. With `skip_broken` records that cannot be read are left out. Raises UserError where
-        the task has no such views, or no use for `exact`, and where ten crops would be the same one.
+        `say` is given a line for odd images and one for shared canvases, if there are any. With `skip_broken` records
+        that cannot be read are left out. Raises UserError where the task has no such views, and where ten crops would
+        be the same one.
         """
         check_choice("--views", views, self.task.VIEWS)
-        config = with_exact(self.config, exact) if exact else self.config
-        loaded = whole_square(config) if views == "ten_crop" else config
+        loaded = whole_square(self.config) if views == "ten_crop" else self.config
         odd = Oddities(source, say)
-        return predict(self._step(views), self._on_devices, source, loaded, self._mesh, odd, skip_broken)
+        return _finite(predict(self._step(views), self._on_devices, source, loaded, self._mesh, odd, skip_broken))
 
     def problem(self, source: Source, index: int) -> str:
         """Why `predict` leaves a record out; "" where it does not."""
@@ -89,14 +86,14 @@ class Run:
         return jax.device_put(self.variables, replicated(self._mesh))
 
 
-def with_exact(config: ConfigDict, exact: str) -> ConfigDict:
-    """`config` with `exact` as config.data.exact."""
-    check_choice("--exact", exact, EXACT)
-    if "exact" not in config.data:
-        raise UserError(f"--exact: {config.task} has no use for it, it is for segmentation; leave it out")
-    changed = config.copy_and_resolve_references()
-    changed.data.exact = exact
-    return changed
+def _finite(batches: Iterator[Predictions]) -> Iterator[Predictions]:
+    """The batches unchanged. Raises NonFinite with what to do about weights that predict nothing."""
+    try:
+        yield from batches
+    except NonFinite as error:
+        raise NonFinite(
+            f"{error}; its weights have diverged or overflowed: choose another --checkpoint, or other --weights"
+        ) from error
 
 
 def whole_square(config: ConfigDict) -> ConfigDict:

@@ -49,7 +49,7 @@ def test_train_evaluate_predict_and_digest(tmp_path):
     assert f"top1                {result['top1']:.4f}" in done.stdout
     assert (tmp_path / "run" / "eval_val.png").stat().st_size > 10_000
 
-    done = run("eval.py", "--workdir", str(tmp_path / "run"), "--views=flip")
+    done = run("eval.py", "--workdir", str(tmp_path / "run"), "--views=flip", "--config.data.threads=1")
     assert done.returncode == 0, done.stderr
     flipped = json.loads((tmp_path / "run" / "eval_val_flip.json").read_text())
     assert flipped["examples"] == 2000 and flipped["loss"] != result["loss"]

@@ -85,7 +85,7 @@ def test_a_full_disk_is_told_keeps_the_earlier_checkpoints_and_the_run_goes_on_w
     assert len(full.stderr.strip().splitlines()) == 1
     assert any(path.name.isdigit() for path in (disk / "run" / "checkpoints").iterdir())
     remount("50m")
-    again = train(disk / "run", *more)
+    again = run("train.py", "--workdir", str(disk / "run"))  # which has the configuration
     assert again.returncode == 0 and "going on from step" in again.stdout, again.stderr
     assert train(tmp_path / "roomy", *more).returncode == 0
     digests = [run("-m", "training.digest", str(workdir)).stdout for workdir in (disk / "run", tmp_path / "roomy")]

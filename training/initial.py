@@ -7,6 +7,7 @@
 A run, and a file that weights.export wrote, also say which classes, model and image preparation they were trained with.
 """
 
+import os
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,6 +28,7 @@ from training.checkpoint import Checkpoints, choose
 from training.digest import digest
 from training.manifest import read_classes, settled_config
 from training.mesh import AXIS
+from training.paths import AnyPath, folder
 from training.state import TrainState
 from weights import files, public
 from weights.convert import (
@@ -80,7 +82,9 @@ def read_weights(reference: str, say: Callable[[str], None]) -> Weights:
         if isinstance(prepared, public.PublicDetector):
             tensors = {public.modern(name): x for name, x in tensors.items()}
         return Weights(reference, files.sha256(path), tensors, prepared=prepared)
-    path = Path(reference).expanduser()
+    if "://" in reference:
+        return read_run(folder(reference), "best")
+    path = Path(os.path.expanduser(reference))  # without a home "~" stays as it is
     if path.is_dir():
         return read_run(path, "best")
     tensors = files.read(path, say)
@@ -88,7 +92,7 @@ def read_weights(reference: str, say: Callable[[str], None]) -> Weights:
     return Weights(str(path), files.sha256(path), tensors, classes, trained=trained)
 
 
-def read_run(workdir: Path, which: str) -> Weights:
+def read_run(workdir: AnyPath, which: str) -> Weights:
     """What a run is evaluated with, at its checkpoint "best", "latest" or of a step.
 
     Raises UserError if there is none, or if it is not finite.

@@ -17,6 +17,8 @@ FREE = (
     *("log_every", "checkpoint_every", "keep", "eval_batch_size"),
     *("data.workers", "data.threads", "data.prefetch", "data.timeout", "data.data_dir", "data.strict"),
 )
+# With these, eval.py and predict.py may see a run's images otherwise than its training did.
+OF_EVALUATION = (*FREE, "data.canvases", "data.max_boxes", "data.exact")
 
 
 def changes(before: ConfigDict, now: ConfigDict, source: Source) -> list[str]:

@@ -48,7 +48,7 @@ class StopRequest:
         if not self._before:
             return
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
         signal.set_wakeup_fd(self._wakeup)
         self._writer.close()  # which ends the thread
 

@@ -1,6 +1,7 @@
 """Where a run's numbers go: the terminal, metrics.jsonl and TensorBoard."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -12,7 +13,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tqdm import tqdm
 
-from errors import UserError
+from errors import NonFinite, UserError
 from training import events
 from training.paths import AnyPath, is_local, write_bytes
 
@@ -59,7 +60,13 @@ class Writer:
                 self._progress.close()
 
     def record(self, step: int, values: dict[str, float]) -> None:
-        """One line of metrics.jsonl and one point of each TensorBoard curve, on disk before this returns."""
+        """One line of metrics.jsonl and one point of each TensorBoard curve, on disk before this returns.
+
+        Raises NonFinite naming a value that JSON cannot hold.
+        """
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise NonFinite(f"step {step}: {name} is {value}; look at config.schedule and config.optimizer")
         if not self._active:
             return
         with self._explained():

@@ -171,7 +171,12 @@ def fetch(reference: str, say: Callable[[str], None]) -> Path:
     Raises UserError where the server, the network or the disk refuses, and for other bytes than torchvision's.
     """
     public = find(reference)
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "morphism" / "weights"
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "morphism" / "weights"
+    except RuntimeError as error:
+        raise UserError(
+            f"{reference}: this user has no home folder; set XDG_CACHE_HOME to one for downloads"
+        ) from error
     target, part = folder / public.file, folder / f"{public.file}.part"
     url = f"{os.environ.get('MORPHISM_WEIGHTS_URL', BASE).rstrip('/')}/{public.file}"
     try:

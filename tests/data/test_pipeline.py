@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import sources
+from data import pipeline, sources
 from data.pipeline import eval_batches, train_batches
 from errors import UserError
 
@@ -183,6 +183,19 @@ def test_input_that_hangs_ends_the_run_within_the_stated_time(config, workers):
         list(train_batches(Deadly(64, "hang"), config, start_step=0, stop_step=4))
     assert time.monotonic() - start < 60
     Deadly.released.set()
+
+
+def test_what_python_s_children_do_not_warn_of_is_noted_once(config):
+    config.data.workers = 1
+    before = len(sys.warnoptions)
+    for _ in range(3):
+        pipeline._iterate(range(3).__getitem__, 0, 3, config.data).close()
+    assert len(sys.warnoptions) <= before + 1
+
+
+def test_a_worker_that_shared_memory_had_no_room_for_names_it_and_what_helps():
+    assert "/dev/shm, which holds" in pipeline._death("SIGBUS") and "0 needs none" in pipeline._death("SIGBUS")
+    assert "smaller --config.data.prefetch" in pipeline._death("SIGKILL")
 
 
 def test_an_abandoned_input_leaves_no_process_and_no_thread(config):

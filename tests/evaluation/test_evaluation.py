@@ -8,7 +8,7 @@ from data.oddities import Oddities
 from data.sources import load
 from errors import UserError
 from evaluation.loop import evaluate, predict
-from evaluation.run import Run, whole_square, with_exact
+from evaluation.run import Run, whole_square
 from experiments import quickstart
 from training.mesh import AXIS, replicated
 from training.step import make_eval_step
@@ -118,14 +118,6 @@ def test_a_second_call_of_predict_traces_nothing(config, monkeypatch, model_and_
     assert len(traces) == 1
     config.augment.mean = (9.0, 9.0, 9.0)
     assert np.any(predicted()[1] != first)  # a program of before does not serve another config
-
-
-def test_exact_is_for_segmentation(config):
-    assert with_exact(quickstart.get_config("segmentation"), "always").data.exact == "always"
-    with pytest.raises(UserError, match="--exact is 'yes'"):
-        with_exact(quickstart.get_config("segmentation"), "yes")
-    with pytest.raises(UserError, match="--exact: classification has no use for it"):
-        with_exact(config, "always")
 
 
 def test_ten_crops_of_what_is_no_larger_than_the_input_are_an_error(config):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import weakref
 from dataclasses import dataclass
 
 import jax
@@ -19,6 +20,7 @@ from training.checkpoint import Checkpoints
 from training.digest import digest
 from training.loop import NonFiniteLoss, train
 from training.manifest import read_config
+from training.state import not_finite
 
 TIMED = ("train/images_per_s", "train/input_wait")
 
@@ -56,6 +58,27 @@ def interrupt(monkeypatch):
     monkeypatch.undo()
 
 
+@pytest.fixture
+def interrupt_evaluation(monkeypatch):
+    """interrupt_evaluation(count, how): calls `how` at the first batch of the evaluation of this number, from 1."""
+
+    def arrange(number, how):
+        seen, predict = [], training.loop.predict
+
+        def interrupted(*args):
+            seen.append(0)
+            for batch in predict(*args):
+                if len(seen) == number:
+                    how()
+                    seen.append(0)
+                yield batch
+
+        monkeypatch.setattr(training.loop, "predict", interrupted)
+
+    yield arrange
+    monkeypatch.undo()
+
+
 class Crash(Exception):
     pass
 
@@ -64,22 +87,34 @@ def crash():
     raise Crash
 
 
-@pytest.mark.parametrize("optimizer", ["nesterov", "adamw"])
-def test_resumed_run_ends_with_the_same_bits(config, tmp_path, interrupt, monkeypatch, optimizer):
+@pytest.mark.parametrize(("optimizer", "evaluating", "newest"), [("nesterov", False, 4), ("adamw", True, 6)])
+def test_resumed_run_ends_with_the_same_bits(
+    config, tmp_path, interrupt, interrupt_evaluation, monkeypatch, optimizer, evaluating, newest
+):
     config.optimizer.name = optimizer
     config.ema.decay = 0.9
     config.eval_every = "3"
     undisturbed = train(config, tmp_path / "a")
-    interrupt(6, crash)  # the newest checkpoint is then step 4
+    (interrupt_evaluation if evaluating else interrupt)(2 if evaluating else 6, crash)
     with pytest.raises(Crash):
         train(config, tmp_path / "b")
+    with Checkpoints(tmp_path / "b", best="top1") as checkpoints:
+        assert checkpoints.latest() == newest and checkpoints.metrics(6) is None
     monkeypatch.undo()
     assert train(config, tmp_path / "b") == undisturbed
     assert digest_of(tmp_path / "a", 8) == digest_of(tmp_path / "b", 8)
     assert metrics_of(tmp_path / "a") == metrics_of(tmp_path / "b")
+    best = []
+    for workdir in (tmp_path / "a", tmp_path / "b"):
+        with Checkpoints(workdir, best="top1") as checkpoints:
+            best.append((checkpoints.best(), checkpoints.steps()))
+    assert best[0] == best[1]
 
 
-def test_sigterm_finishes_the_step_saves_and_the_same_command_goes_on(config, tmp_path, interrupt, monkeypatch, capsys):
+def test_sigterm_finishes_the_step_saves_and_the_same_command_goes_on(
+    config, tmp_path, interrupt, interrupt_evaluation, monkeypatch, capsys
+):
+    config.eval_every = "5"
     train(config, tmp_path / "a")
     interrupt(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
     train(config, tmp_path / "b")
@@ -89,16 +124,36 @@ def test_sigterm_finishes_the_step_saves_and_the_same_command_goes_on(config, tm
     with Checkpoints(tmp_path / "b") as checkpoints:
         assert checkpoints.latest() == 3
     monkeypatch.undo()
+    interrupt_evaluation(1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert train(config, tmp_path / "b") == {}
+    assert "step 5 of 8, saved; the same command goes on from step 5, with its evaluation" in capsys.readouterr().out
+    monkeypatch.undo()
     train(config, tmp_path / "b")
+    evaluated = [[line for line in metrics_of(tmp_path / name) if "val/top1" in line] for name in "ab"]
+    assert evaluated[0] == evaluated[1] and [line["step"] for line in evaluated[0]] == [5, 8]
     assert digest_of(tmp_path / "a", 8) == digest_of(tmp_path / "b", 8)
 
 
 def test_a_finished_run_started_again_changes_nothing(config, tmp_path, capsys):
-    train(config, tmp_path)
+    results = train(config, tmp_path)
     before = metrics_of(tmp_path)
-    train(config, tmp_path)
+    assert train(config, tmp_path) == results
     assert "finished at step 8" in capsys.readouterr().out
     assert metrics_of(tmp_path) == before
+
+
+def test_a_workdir_that_only_etils_reaches_is_used_as_a_store_and_told_to_have_no_lock(config, tmp_path, capsys):
+    config.duration = "4"
+    store = epath.Path(tmp_path)
+    train(config, store)
+    assert f"{store} cannot be locked" in capsys.readouterr().out
+    assert not (tmp_path / "lock").exists()
+    config.duration = "6"
+    train(config, store)
+    told = capsys.readouterr().out
+    assert "config.duration='4', now it is '6'" in told and "going on from step 4 of 6" in told
+    assert [line["step"] for line in metrics_of(tmp_path)] == [2, 4, 4, 6, 6]
+    assert open_run(store, "best").facts["step"] in (4, 6)
 
 
 def test_the_newest_and_the_best_checkpoints_are_kept(config, tmp_path):
@@ -135,6 +190,29 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(config, tmp_p
         train(config, tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").glob("[0-9]*")] == ["4"]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(open_run(tmp_path, "latest").variables))
+
+
+def test_an_evaluation_that_is_not_finite_ends_the_run_and_is_never_the_best(config, tmp_path):
+    config.schedule.update(name="step", boundaries=("7",), factor=1e25, warmup="0")
+    with pytest.raises(NonFiniteLoss, match=r"step 8: .*: the network's outputs are not finite.*learning_rate"):
+        train(config, tmp_path)
+    with Checkpoints(tmp_path, best="top1") as checkpoints:
+        assert checkpoints.steps() == [4, 8] and checkpoints.best() is None
+    run, source = open_run(tmp_path, "latest"), sources.load(config.data, "val")
+    with pytest.raises(NonFinite, match="outputs are not finite"):
+        next(run.predict(source, print))
+
+
+def test_an_update_that_is_not_finite_is_not_saved():
+    variables = {"params": {"fc": {"kernel": np.ones((2, 2)), "bias": np.array([0, np.inf])}}, "ema": np.ones(3)}
+    assert not_finite(variables) == ["params.fc.bias"]
+
+
+def test_an_evaluation_size_that_the_network_cannot_take_is_told_before_anything_runs(config):
+    config.model.name = "alexnet"
+    config.data.update(image_size=63, resize_size=63, eval_size=8)
+    with pytest.raises(UserError, match="config.data.eval_size: the network cannot evaluate images of 8x8"):
+        training.loop.build(config)
 
 
 def test_a_workdir_of_another_configuration_is_refused(config, tmp_path):
@@ -198,8 +276,26 @@ def test_evaluating_a_checkpoint_gives_what_training_reported_by_the_classes_of_
     assert np.sum(found["confusion"]) == 2000
 
 
-def test_the_manifest_says_what_ran(config, tmp_path):
+def test_the_manifest_says_what_ran_and_no_batch_is_kept_beyond_its_step(config, tmp_path, monkeypatch):
+    config.update(duration="24", log_every="24", checkpoint_every="24")
+    kept, most, batches = weakref.WeakValueDictionary(), [], training.loop.train_batches
+
+    def followed(*args, **more):
+        for number, batch in enumerate(batches(*args, **more)):
+            # As from a worker: what is kept of any array keeps the memory of all.
+            memory = np.zeros(sum(each.nbytes for each in batch.values()), np.uint8)
+            starts = np.cumsum([0, *(each.nbytes for each in batch.values())])
+            for start, (name, each) in zip(starts, list(batch.items()), strict=False):
+                batch[name] = memory[start : start + each.nbytes].view(each.dtype).reshape(each.shape)
+                batch[name][...] = each
+            kept[number] = memory
+            del memory, each
+            most.append(len(kept))
+            yield batch
+
+    monkeypatch.setattr(training.loop, "train_batches", followed)
     train(config, tmp_path)
+    assert max(most) < 8
     manifest = json.loads((tmp_path / "manifest.json").read_text())[-1]
     assert manifest["parameters"] == 75_290
     assert manifest["multiply_accumulates"] > 0

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from training import mesh
+from training import mesh, startup
 
 FAULTS = """
 import resource, sys
@@ -33,3 +33,23 @@ def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch):
     mesh._knows_ynn.cache_clear()
     assert mesh.compiler_options() == {}
     mesh._knows_ynn.cache_clear()
+
+
+def test_without_a_home_there_is_no_cache_of_compiled_programs(monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(startup.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert startup.compilation_cache() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")  # where nobody may write
+    assert startup.compilation_cache() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert startup.compilation_cache() == str(tmp_path / "morphism" / "jax")
+
+
+def test_only_commands_define_flags():
+    modules = "training.loop, training.startup, training.digest, evaluation.run, weights.public, data.check, cli"
+    owners = f"import {modules}; from absl import flags; print(*flags.FLAGS.flags_by_module_dict())"
+    found = subprocess.check_output([sys.executable, "-c", owners], text=True).split()
+    own = {
+        name for name in found if name.split(".")[0] in ("training", "evaluation", "weights", "data", "cli", "models")
+    }
+    assert own == set()
