@@ -163,12 +163,13 @@ def _matrix(name: str, magnitude: float, height: int, width: int) -> list[list[f
 
 def apply(image: Image, operation: Operation, whole: bool = True) -> Image:
     """The image after one operation; pixels of 0..255 in and out, whole numbers where `whole`."""
-    kinds = (lambda image, _: image, _resample, partial(_enhance, whole=whole), _retone if whole else _retone_floats)
+    resample, enhance = partial(_resample, whole=whole), partial(_enhance, whole=whole)
+    kinds = (lambda image, _: image, resample, enhance, _retone if whole else _retone_floats)
     starts = np.cumsum([1, len(GEOMETRIC), len(ENHANCING)])
     return choose(jnp.searchsorted(starts, operation.index, side="right"), kinds, image, operation)
 
 
-def _resample(image: Image, operation: Operation) -> Image:
+def _resample(image: Image, operation: Operation, whole: bool) -> Image:
     """Each pixel lies between the four around the position that the matrix leads it to; what is outside is black."""
     height, width = image.shape[:2]
     pixels = image.reshape(-1, image.shape[-1])
@@ -180,7 +181,8 @@ def _resample(image: Image, operation: Operation) -> Image:
         is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
         return jnp.where(is_inside[..., None], pixels[jnp.where(is_inside, row * width + column, 0)], 0)
 
-    return jnp.round(bilinear(look_up, xx * x + xy * y + dx + width / 2, yx * x + yy * y + dy + height / 2))
+    resampled = bilinear(look_up, xx * x + xy * y + dx + width / 2, yx * x + yy * y + dy + height / 2)
+    return jnp.round(resampled) if whole else resampled
 
 
 def _enhance(image: Image, operation: Operation, whole: bool) -> Image:

@@ -136,6 +136,7 @@ def configured(task, name, options, augment=(), loss=()):
         config.model.options.update(options)
     config.batch_size = ROWS
     config.accumulate = 2
+    config.data.pixels = "uint8"
     side = SIDES.get(name, 64 if task == "detection" else 32)
     config.data.image_size = side
     if task == "segmentation":
@@ -151,7 +152,7 @@ def batch_of(config, training=True):
     side = config.data.image_size
     shape = (side, side) if training or config.task != "segmentation" else (side, side, side, side)
     batch = {
-        "image": np.zeros((ROWS, side, side, 3), np.uint8),
+        "image": np.zeros((ROWS, side, side, 3), config.data.pixels),
         "id": np.zeros(ROWS, np.int32),
         "draw": np.zeros(ROWS, np.int32),
         "valid": np.zeros(ROWS, bool),
@@ -191,6 +192,13 @@ def test_every_augmentation_and_loss_is_traced(accelerator, mesh_of, task, row):
     if task == "detection":
         resolved.augment.closing = "0"
     check_config(resolved)
+    trace(config, mesh_of(2), views=())
+
+
+@pytest.mark.parametrize("row", range(2))
+def test_automatic_augmentation_of_high_bit_images_is_traced(accelerator, mesh_of, row):
+    config = configured("classification", *SMALL["classification"], *SETTINGS["classification"][row])
+    config.data.pixels = "float32"
     trace(config, mesh_of(2), views=())
 
 
