@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 import training.loop
 from data import sources
 from data.sources import Source
-from errors import UserError
+from errors import NonFinite, UserError
 from evaluation.run import open_run
 from training.checkpoint import Checkpoints
 from training.digest import digest
