@@ -176,7 +176,8 @@ def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_li
     source = (f"--config.data.source=folder:{pictures}", f"--config.data.workers={workers}", "--config.eval_every=2")
     done = train(tmp_path / "run", *source)
     assert (done.returncode, done.stderr) == (0, "")
-    told = [line for line in done.stdout.splitlines() if line.startswith("data: ")]
+    ranged, *told = [line for line in done.stdout.splitlines() if line.startswith("data: ")]
+    assert ranged.startswith("data: images of more than 8 bits (")
     assert len(told) == 2  # training and validation
     for line, split in zip(told, ("train", "val"), strict=True):
         assert re.match(rf"data: odd pictures: 7 truncated \(.*\), first {pictures}/{split}/", line)

@@ -195,7 +195,7 @@ def test_what_is_not_finite_is_seen_in_every_type_and_where_it_is_repeated(dtype
 
 def test_weights_of_which_nothing_fits_are_refused_whatever_may_differ():
     with pytest.raises(
-        UserError, match=r"^w.pth: nothing of it fits: its names are x.weight, the model's are a, b; conf"
+        UserError, match=r"^w.pth: nothing of it fits: its names are x.weight, the model's are a, b; translate"
     ):
         fit({"x.weight": np.zeros(1)}, {"a": (1,), "b": (2,)}, "w.pth", allow_missing=".*", allow_unexpected=".*")
     with pytest.raises(UserError, match="w.pth: nothing of it fits: its names are none"):

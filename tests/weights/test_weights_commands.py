@@ -103,7 +103,7 @@ def test_a_trained_run_is_exported_and_evaluated_from_the_file(tmp_path):
         (("-m", "weights.export", "--workdir=x"), "--output is missing"),
         (
             ("-m", "weights.export", "--workdir=/nowhere", "--output=o.safetensors"),
-            "/nowhere/classes.json: no such file",
+            "/nowhere/config.json: no such file",
         ),
     ],
 )
