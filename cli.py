@@ -33,7 +33,7 @@ class ConfigFlag:
     @property
     def of_workdir(self) -> bool:
         """Whether it is the one of the run in --workdir."""
-        return config_flags.get_config_filename(flags.FLAGS["config"]) == RESUMED
+        return config_flags.get_config_filename(flags.FLAGS["config"]).startswith(f"{RESUMED}:")
 
     @property
     def overrides(self) -> set[str]:
