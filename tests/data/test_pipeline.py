@@ -169,7 +169,7 @@ class Deadly(Numbers):
 
 def test_a_worker_that_is_killed_ends_the_run_with_its_signal(config):
     config.data.workers = 2
-    with pytest.raises(UserError, match="a worker process died .SIGKILL.*same command again with fewer --config.data.workers"):
+    with pytest.raises(UserError, match="a worker process died .SIGKILL.*again with fewer --config.data.workers"):
         list(train_batches(Deadly(64, "kill"), config, start_step=0, stop_step=4))
 
 
