@@ -107,7 +107,7 @@ def _load(run: "Run", split: str) -> "Source":
     if _WORKDIR.value and not _SOURCE.value and jax.process_index() == 0:
         difference = data_changed(folder(_WORKDIR.value), split, fingerprint(found))
         if difference:
-            print(f"data: {where} is not what the run began with: {difference}")
+            print(f"data: {where} has changed since the run was last started: {difference}")
     return sources.with_classes(found, run.classes, where)
 
 

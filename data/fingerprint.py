@@ -19,8 +19,8 @@ def fingerprint(source: Source) -> Fingerprint:
     """{"records": how many, "sha256": of their names, the classes, and each record's label, boxes or sizes}.
 
     What would have to be read record by record, TFDS's labels and masks, is there by the dataset's version, masks in
-    files by how large these are. Of a part also "whole", the fingerprint of what it is a part of: an image that was
-    added to the other part changes that.
+    files by how large these are and by their legend. Of a part also "whole", the fingerprint of what it is a part of:
+    an image that was added to the other part changes that.
     """
     digest = hashlib.sha256(json.dumps(list(source.classes), allow_nan=False).encode())
     digest.update(b"\0".join(names(source)))
@@ -41,6 +41,11 @@ def changed(before: Fingerprint, now: Fingerprint) -> str:
     return f"in what it is cut from, {changed(before.get('whole', before), now.get('whole', now))}"
 
 
+def own_records(found: Fingerprint) -> Fingerprint:
+    """`found` of the split's records alone, without the whole that they are a part of."""
+    return {key: value for key, value in found.items() if key != "whole"}
+
+
 def _columns(source: Source) -> Iterable[np.ndarray]:
     if hasattr(source, "store"):
         flat = source.store.flat
@@ -49,4 +54,8 @@ def _columns(source: Source) -> Iterable[np.ndarray]:
         return [np.frombuffer(source.version.encode(), np.uint8)]
     if hasattr(source, "labels"):
         return [source.labels]
-    return [source.sizes, *([source.mask_stamps] if hasattr(source, "mask_stamps") else [])]
+    if hasattr(source, "mask_stamps"):
+        legend = source.legend
+        colours = np.array([(*colour, index) for colour, index in legend.colours.items()], np.int64)
+        return [source.sizes, source.mask_stamps, legend.table, colours]
+    return [source.sizes]

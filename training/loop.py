@@ -274,8 +274,9 @@ def _claim(config: ConfigDict, parts: Parts, workdir: AnyPath, start: int, weigh
     """Makes the workdir this run's own; lines that tell what is worth telling. Raises UserError for another run's."""
     notes = claim_config(workdir, config, parts.source)
     claim_classes(workdir, parts.source.classes)
-    splits = {config.data.train_split: parts.source, config.data.val_split: parts.val_data}
-    claim_data(workdir, {split: fingerprint(source) for split, source in splits.items()})
+    train_split = config.data.train_split
+    splits = {config.data.val_split: parts.val_data, train_split: parts.source}
+    notes += claim_data(workdir, {split: fingerprint(source) for split, source in splits.items()}, train_split)
     begun = {"init_from": weights.origin, "init_sha256": weights.sha256} if weights and not start else {}
     write_manifest(workdir, config, _cost(parts, config.data.image_size) | begun)
     if is_local(workdir):

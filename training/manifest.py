@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from data.fingerprint import Fingerprint, changed
+from data.fingerprint import Fingerprint, changed, own_records
 from data.intensity import with_fields
 from data.sources import Source
 from errors import UserError
@@ -96,30 +96,41 @@ def claim_classes(workdir: AnyPath, classes: Sequence[str]) -> None:
         )
 
 
-def claim_data(workdir: AnyPath, found: dict[str, Fingerprint]) -> None:
-    """Writes data.json, the fingerprint of each split's records, or makes sure that those that are there are the same.
+def claim_data(workdir: AnyPath, found: dict[str, Fingerprint], train_split: str) -> list[str]:
+    """Makes data.json say `found`, each split's fingerprint; returns a line for each split that has changed since.
 
-    Raises UserError where the data is another than the run began with: neither its training could be repeated nor its
-    evaluations compared.
+    What a run is evaluated on may change between its starts: a broken image is replaced or removed. Raises UserError
+    where the records of `train_split` are others, with which its training could not be repeated.
+    """
+    told = []
+    if has_steps(workdir):
+        for split, now in found.items():
+            difference = data_changed(workdir, split, now, own=split == train_split)
+            if difference and split == train_split:
+                raise UserError(
+                    f"{workdir}: holds a run on other data than there is now: {split}, {difference}; restore the data, "
+                    f"or choose another --workdir, with --config.init_from={workdir} to begin with what this run has "
+                    "learned"
+                )
+            if difference:
+                told.append(
+                    f"{split} has changed since the run was last started: {difference}; evaluations before and after "
+                    "that cannot be compared"
+                )
+    write_json(workdir / "data.json", found)
+    return told
+
+
+def data_changed(workdir: AnyPath, split: str, now: Fingerprint, own: bool = False) -> str:
+    """How the data of `split`, with `own` its records alone, differs from what the run was last started with.
+
+    "" where it does not, or nothing is known of it.
     """
     path = workdir / "data.json"
-    if not (path.exists() and has_steps(workdir)):
-        write_json(path, found)
-        return
-    for split, now in found.items():
-        difference = data_changed(workdir, split, now)
-        if difference:
-            raise UserError(
-                f"{workdir}: holds a run on other data than there is now: {split}, {difference}; restore the data, or "
-                f"choose another --workdir, with --config.init_from={workdir} to begin with what this run has learned"
-            )
-
-
-def data_changed(workdir: AnyPath, split: str, now: Fingerprint) -> str:
-    """How the data of `split` differs from what the run began with; "" where it does not, or nothing is known of it."""
-    path = workdir / "data.json"
     before = read_json(path, dict).get(split) if path.exists() else None
-    return changed(before, now) if before else ""
+    if not before:
+        return ""
+    return changed(own_records(before), own_records(now)) if own else changed(before, now)
 
 
 def read_config(workdir: AnyPath) -> ConfigDict:

@@ -33,6 +33,7 @@ from errors import UserError, check_choice, did_you_mean
 
 if TYPE_CHECKING:
     from data.annotations import Annotations, Store
+    from data.masks import Legend
 
 # image: encoded bytes, or uint8 pixels [H,W] or [H,W,3]; name: what an error calls the record; label: the class, or
 # annotations: data.annotations.Annotations, or segmentation: uint8 [H,W], the class of a pixel, 255 for none.
@@ -76,6 +77,10 @@ class View:
     @property
     def version(self) -> str:
         return self.source.version
+
+    @property
+    def legend(self) -> "Legend":
+        return self.source.legend
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,12 @@ def test_a_fingerprint_of_a_part_tells_what_was_added_to_the_other(tmp_path):
     assert changed(before, now) == "in what it is cut from, it had 6 records and has 7"
 
 
-def test_a_fingerprint_changes_with_a_mask(tmp_path):
+def test_a_fingerprint_changes_with_a_mask_and_with_what_its_numbers_mean(tmp_path):
     before = fingerprint(opened(f"masks:{write_masks(tmp_path)}"))
+    legend = (tmp_path / "classes.txt").read_text()
+    (tmp_path / "classes.txt").write_text(legend + "ignore 7\n")
+    for source in (opened(f"masks:{tmp_path}"), Subset(opened(f"masks:{tmp_path}"), np.arange(2))):
+        assert changed(before, fingerprint(source)) == "its records have other names, classes or annotations"
+    (tmp_path / "classes.txt").write_text(legend)
     Image.fromarray(np.zeros_like(PATTERN)).save(tmp_path / "masks" / "train" / "a.png")
     assert changed(before, fingerprint(opened(f"masks:{tmp_path}")))

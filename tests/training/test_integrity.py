@@ -54,17 +54,23 @@ def test_a_checkpoint_with_a_file_gone_or_cut_is_read_right_or_refused_and_the_o
     assert digest_of(whole, 8) == last
 
 
-def test_a_run_whose_data_has_other_classes_is_refused_before_anything_changes(config, tmp_path, folder_of_classes):
+def test_a_run_whose_training_data_or_classes_are_others_is_refused_before_anything_changes(
+    config, tmp_path, folder_of_classes, capsys
+):
     config.data.source = f"folder:{folder_of_classes('cat', 'dog')}"
     config.duration = "1"
     config.schedule.warmup = "0"
     train(config, tmp_path / "run")
-    more = tmp_path / "pictures" / "val" / "cat" / "2.png"
-    more.write_bytes((more.parent / "1.png").read_bytes())
-    with pytest.raises(UserError, match="holds a run on other data than there is now: val, it had 2 records and has 3"):
+    pictures = tmp_path / "pictures"
+    (pictures / "val" / "cat" / "1.png").rename(pictures / "val" / "cat" / "2.png")
+    capsys.readouterr()
+    train(config, tmp_path / "run")
+    assert "\nval has changed since the run was last started: its records have other names" in capsys.readouterr().out
+    (pictures / "train" / "cat" / "1.png").rename(pictures / "train" / "cat" / "2.png")
+    with pytest.raises(UserError, match="than there is now: train, its records have other names"):
         train(config, tmp_path / "run")
     for other in (("cat", "dog", "eel"), ("cat", "eel")):
-        shutil.rmtree(tmp_path / "pictures")
+        shutil.rmtree(pictures)
         folder_of_classes(*other)
         before = (tmp_path / "run" / "classes.json").read_text()
         with pytest.raises(UserError, match=rf"holds a run of 2 classes, the data now has {len(other)}.*eel"):

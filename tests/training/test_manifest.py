@@ -47,17 +47,38 @@ def test_classes_in_another_order_are_other_classes(tmp_path):
         claim_classes(tmp_path, ("b", "a"))
 
 
-def test_a_run_knows_the_data_that_it_began_with(tmp_path):
+def test_a_run_knows_its_data_and_goes_on_where_only_that_of_evaluation_has_changed(tmp_path):
     train, val = {"records": 80, "sha256": "a"}, {"records": 20, "sha256": "b"}
     assert data_changed(tmp_path, "val", val) == ""  # a run of before there were fingerprints
-    claim_data(tmp_path, {"train": train, "val": val})
+    assert claim_data(tmp_path, {"val": val, "train": train}, "train") == []
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
-    claim_data(tmp_path, {"train": train, "val": val})
+    assert claim_data(tmp_path, {"val": val, "train": train}, "train") == []
     assert data_changed(tmp_path, "val", val) == data_changed(tmp_path, "test", val) == ""
-    assert data_changed(tmp_path, "val", val | {"records": 21}) == "it had 20 records and has 21"
-    for split, now, how in (
-        ("train", {"train": train | {"records": 81}, "val": val}, "it had 80 records and has 81"),
-        ("val", {"train": train, "val": val | {"sha256": "c"}}, "its records have other names, classes or annotations"),
-    ):
-        with pytest.raises(UserError, match=f"{tmp_path}: holds .*: {split}, {how}; restore .*init_from={tmp_path}"):
-            claim_data(tmp_path, now)
+    fewer = val | {"records": 19}
+    assert data_changed(tmp_path, "val", fewer) == "it had 20 records and has 19"
+
+    before = (tmp_path / "data.json").read_text()
+    for other, how in (({"records": 81}, "it had 80 records and has 81"), ({"sha256": "c"}, "its records have other")):
+        with pytest.raises(UserError, match=f"{tmp_path}: holds .*: train, {how}.*; restore .*init_from={tmp_path}"):
+            claim_data(tmp_path, {"val": fewer, "train": train | other}, "train")
+        with pytest.raises(UserError, match=f"holds .*: train, {how}"):  # trained and evaluated on one split
+            claim_data(tmp_path, {"train": train | other}, "train")
+    assert (tmp_path / "data.json").read_text() == before
+
+    told = claim_data(tmp_path, {"val": fewer, "train": train}, "train")
+    assert len(told) == 1 and told[0].startswith("val has changed since the run was last started: it had 20 records")
+    assert claim_data(tmp_path, {"val": fewer, "train": train}, "train") == []
+    assert data_changed(tmp_path, "val", fewer) == ""
+
+
+def test_a_run_goes_on_where_its_training_split_is_the_rest_of_a_changed_whole(tmp_path):
+    """val_fraction: a broken image that is removed from val changes what train is cut from, not train."""
+    train, val = {"records": 80, "sha256": "a"}, {"records": 20, "sha256": "b"}
+    cut = {name: own | {"whole": {"records": 100, "sha256": "w"}} for name, own in (("val", val), ("train", train))}
+    claim_data(tmp_path, cut, "train")
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    whole = {"whole": {"records": 99, "sha256": "x"}}
+    told = claim_data(tmp_path, {"val": val | {"records": 19} | whole, "train": train | whole}, "train")
+    assert [line.partition(" ")[0] for line in told] == ["val"]
+    with pytest.raises(UserError, match="holds .*: train, it had 80 records and has 79"):
+        claim_data(tmp_path, {"val": val | whole, "train": train | {"records": 79} | whole}, "train")
