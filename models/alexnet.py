@@ -32,7 +32,7 @@ POOLED = (0, 3, 10)
 
 
 class AlexNet(nn.Module):
-    """images [B,H,W,3], H and W >= 63  ->  logits [B,num_classes] float32.
+    """images [B,H,W,3], H and W >= 63 with torchvision's stem  ->  logits [B,num_classes] float32.
 
     With `features` the activations before each pooling and the last pooled ones, under torchvision's names:
     features.1, features.4, features.11 and features.12, at strides 4, 8, 16 and 32.
@@ -72,9 +72,12 @@ class AlexNet(nn.Module):
             if index in POOLED:
                 maps[f"features.{index + 1}"] = x
                 if min(x.shape[1:3]) < 3:
+                    kernel, stride, pad = self.stem
+                    least = 14 * stride + kernel - 2 * pad  # three poolings of 3x3 leave 1x1 of the stem's 15x15
                     raise UserError(
-                        f"images of {images.shape[1]}x{images.shape[2]} are too small for AlexNet: 63x63 at least with "
-                        "its own stem; enlarge config.data.image_size, or set config.model.options.stem"
+                        f"images of {images.shape[1]}x{images.shape[2]} are too small for AlexNet with its stem of "
+                        f"{self.stem}, which needs {least}x{least}; enlarge config.data.image_size, or set "
+                        "config.model.options.stem"
                     )
                 x = max_pool(x, 3, 2, 0)
         if features:

@@ -1,5 +1,7 @@
 """AlexNet, VGG and the ResNet family: what each costs, and which images it takes."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -60,6 +62,17 @@ def test_the_smallest_image_gives_logits(name, smallest):
 def test_an_image_that_the_network_pools_away_is_an_error(name, size):
     with pytest.raises(UserError, match=f"images of {size[0]}x{size[1]} are too small"):
         jax.eval_shape(lambda: models.init(make(name), jax.random.key(0), size))
+
+
+@pytest.mark.parametrize("stem", [(11, 4, 2), (5, 2, 2), (3, 1, 1)])
+def test_an_image_too_small_for_alexnet_is_told_the_size_that_its_stem_takes(stem):
+    model = make("alexnet", 5, stem=stem)
+    with pytest.raises(UserError, match="images of 8x8 are too small for AlexNet .* which needs") as error:
+        jax.eval_shape(lambda: models.init(model, jax.random.key(0), 8))
+    least = int(re.search(r"needs (\d+)x", str(error.value)).group(1))
+    jax.eval_shape(lambda: models.init(model, jax.random.key(0), least))
+    with pytest.raises(UserError, match=f"images of {least - 1}x{least - 1} are too small"):
+        jax.eval_shape(lambda: models.init(model, jax.random.key(0), least - 1))
 
 
 @pytest.mark.parametrize(
