@@ -73,4 +73,5 @@ def others_note(shapes: list[Shape], sizes: Int[np.ndarray, "n 2"]) -> str:
     if not added:
         return ""
     count, names = int((smallest(shapes, sizes) < 0).sum()), ", ".join(f"{h} x {w}" for h, w in added)
-    return f"images of {count:,} sizes are larger than the canvases and get others: {names} (height x width)"
+    these = f"images of {count:,} size{'s' * (count > 1)}"
+    return f"{these} are larger than the canvases and get others: {names} (height x width)"
