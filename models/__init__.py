@@ -45,9 +45,9 @@ def create(config: ConfigDict, num_classes: int, axis: str) -> nn.Module:
     options = [name for name in known if name not in ARGUMENTS]
     for option, value in config.options.items():
         if option not in options:
-            raise UserError(
-                f"config.model.options.{option}: {config.name} has no such option{did_you_mean(option, options)}"
-            )
+            kept = {name: given for name, given in config.options.items() if name in options}
+            meant = did_you_mean(option, options) or f'; leave it out: --config.model.options="{kept}"'
+            raise UserError(f"config.model.options.{option}: {config.name} has no such option{meant}")
         _check_type(f"config.model.options.{option}", value, known[option].default)
     for field in sorted(set(config) - {"name", "options", *UNUSED}):
         near = f"; an option of {config.name} is config.model.options.{field}" if field in options else ""

@@ -1,5 +1,7 @@
 """What a person gives as --config: read in this process, with the command line that a command would have."""
 
+import shlex
+
 import pytest
 from absl import flags
 from ml_collections import config_flags
@@ -52,6 +54,25 @@ def test_an_option_that_the_experiment_does_not_list_can_be_set(monkeypatch, nam
 def test_a_tuple_can_be_set(monkeypatch):
     given = ("--config", "experiments/imagenet_alexnet.py", "--config.model.options.stem=(5, 2, 2)")
     assert tuple(parsed(monkeypatch, *given).model.options.stem) == (5, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "name", "kept"),
+    [
+        ("quickstart.py:segmentation", "pspnet_resnet50", {}),
+        ("quickstart.py:segmentation", "segnet", {"width": 24}),
+        ("fashion_mnist_alexnet.py", "alexnet", {"stem": (5, 2, 2), "pooled": 1, "hidden": 512}),
+        ("quickstart.py:detection", "retinanet_resnet50_fpn", {"detections": 100, "nms_threshold": 0.5}),
+    ],
+)
+def test_options_of_another_architecture_are_left_out_as_the_message_says(monkeypatch, experiment, name, kept):
+    given = ["--config", f"experiments/{experiment}", f"--config.model.name={name}", "--config.model.options.other=1"]
+    with pytest.raises(UserError, match="has no such option") as error:
+        models.create(parsed(monkeypatch, *given).model, 3, AXIS)
+    flag = shlex.split(str(error.value).partition("leave it out: ")[2])
+    config = parsed(monkeypatch, *given[:3], *flag)
+    assert config.model.options.to_dict() == kept
+    models.create(config.model, 3, AXIS)
 
 
 @pytest.mark.parametrize(
