@@ -1,4 +1,4 @@
-"""Odd pictures, handled by a rule: counted as their batches pass, and told once in one line."""
+"""What is odd about images and annotations, handled by a rule: counted, and reported once in one line."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -10,19 +10,24 @@ from data.sources import Source
 
 
 class Oddities:
-    """What was odd where records of `source` came first; `say` is given the line, if any, when none comes new."""
+    """What is odd about `source`: its annotations, known when it is opened, and its images, as they come first.
 
-    def __init__(self, source: Source, say: Callable[[str], None]):
+    `say` is given a line for each, if any: at once, and when no record comes that was not seen before. A line of `said`
+    is not said again: splits cut from one source have the same annotations.
+    """
+
+    def __init__(self, source: Source, say: Callable[[str], None], said: set[str] | None = None):
         self._source, self._say = source, say
         self._counts: dict[Odd, int] = dict.fromkeys(RULES, 0)
         self._first: dict[Odd, int] = {}
         self._told = False
-        self._noted: set[str] = set()
+        self.said: set[str] = set() if said is None else said
+        self.note(getattr(source, "oddities", ""))
 
     def note(self, line: str) -> None:
         """Says `line`, if there is one, the first time."""
-        if line and line not in self._noted:
-            self._noted.add(line)
+        if line and line not in self.said:
+            self.said.add(line)
             self._say(f"data: {line}")
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -46,8 +51,6 @@ class Oddities:
         ]
         if found and not told:
             self._say(f"data: odd pictures: {'; '.join(found)}")
-        if not told and getattr(self._source, "oddities", ""):
-            self._say(f"data: {self._source.oddities}")
 
     def _count(self, odd: np.ndarray, ids: np.ndarray) -> None:
         if not odd.any():

@@ -179,7 +179,7 @@ class Loop:
         self._saves = parts.every["checkpoint"] > 0
         self._look = min(parts.every["log"] or LOOK, LOOK)
         self._odd = Oddities(parts.source, writer.say)
-        self._val_odd = Oddities(parts.val_source, writer.say)
+        self._val_odd = Oddities(parts.val_source, writer.say, self._odd.said)
 
     def run(self, state: TrainState, start: int, owed: bool) -> dict[str, float]:
         """Goes on after `start`, the step of `state`, whose evaluation comes first where it is `owed`."""

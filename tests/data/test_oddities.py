@@ -63,3 +63,16 @@ def test_a_run_that_stops_early_tells_what_it_saw(oddities, told):
 def test_where_nothing_is_odd_nothing_is_told(oddities, told):
     list(oddities.watch([batch([0, 1], [0, 0])]))
     assert told == []
+
+
+def test_odd_annotations_are_told_at_once_and_once_for_the_splits_of_one_source(told):
+    class Annotated(Named):
+        oddities = "odd boxes: 3 outside the picture"
+
+    train = Oddities(Annotated(), told.append)
+    assert told == ["data: odd boxes: 3 outside the picture"]
+    val = Oddities(Annotated(), told.append, train.said)
+    for each in (train, val):
+        list(each.watch([batch([0], [0])]))
+        each.note("canvases are shared")
+    assert told == ["data: odd boxes: 3 outside the picture", "data: canvases are shared"]
