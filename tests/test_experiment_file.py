@@ -74,6 +74,10 @@ def test_a_tuple_can_be_set(monkeypatch):
             BASE + "def get_config():\n    config = get_base()\n    config.update(epochs=3)\n    return config",
             "line 4: epochs: no such field; did you mean config.duration?",
         ),
+        (
+            BASE + "def get_config():\n    config = get_base()\n    config.optimiser.name = 'sgd'\n    return config",
+            "line 4: optimiser: no such field; did you mean config.optimizer?",
+        ),
         (BASE + "def get_config():\n    return get_base('audio')", "line 3: KeyError: audio"),
         ("def get_config(): raise ValueError('it has no variant')", "it has no variant"),
         (

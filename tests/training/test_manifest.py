@@ -1,3 +1,6 @@
+import errno
+import os
+
 import pytest
 
 from errors import UserError
@@ -61,3 +64,13 @@ def test_a_run_knows_the_data_that_it_began_with(tmp_path):
     ):
         with pytest.raises(UserError, match=f"{tmp_path}: holds .*: {split}, {how}; restore .*init_from={tmp_path}"):
             claim_data(tmp_path, now)
+
+
+def test_a_full_disk_is_one_line_and_the_lock_holds_nevertheless(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    refused = pytest.raises(UserError, match="another process is training here")
+    with claimed(tmp_path / "run"), refused, claimed(tmp_path / "run"):
+        pass
