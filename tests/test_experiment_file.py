@@ -6,7 +6,7 @@ from ml_collections import config_flags
 
 import cli
 import models
-from errors import UserError, did_you_mean
+from errors import UserError, did_you_mean, one_line
 from experiment_file import ExperimentParser
 from training.mesh import AXIS
 
@@ -136,3 +136,7 @@ def test_what_was_meant_is_found_whatever_the_case_or_the_codebase():
     assert did_you_mean("last", ("best", "latest")) == "; did you mean latest?"
     assert did_you_mean("SGD", ("sgd", "adam")) == "; did you mean sgd?"
     assert did_you_mean("zzz", ("sgd", "adam")) == ""
+
+
+def test_a_message_shows_what_a_terminal_would_obey():
+    assert one_line("a\nb\x1b[31m \udc80.jpg\x00 Zürich 東京 😀") == r"a b\x1b[31m \udc80.jpg\x00 Zürich 東京 😀"

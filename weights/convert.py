@@ -123,6 +123,16 @@ def check_finite(tensors: Mapping[str, np.ndarray], origin: str) -> None:
             )
 
 
+def _check_types(tensors: Mapping[str, np.ndarray], origin: str) -> None:
+    """Raises UserError naming the first array that is quantised or complex: as floats its values would be others."""
+    for name, tensor in tensors.items():
+        if tensor.dtype.itemsize == 1 or tensor.dtype.kind == "c":
+            raise UserError(
+                f"{origin}: {name} is of type {tensor.dtype}, whose scale, or imaginary part, would be lost; save the "
+                "weights as float32, float16 or bfloat16"
+            )
+
+
 def _not_finite(tensor: np.ndarray) -> np.ndarray:
     """Whether each value is not finite in float32; an axis of stride 0, as of expanded tensors, counts once."""
     values = tensor[tuple(slice(1) if stride == 0 else slice(None) for stride in tensor.strides)]
@@ -201,6 +211,7 @@ def fit(
             f"{origin}: nothing of it fits: its names are {_some(tensors.keys()) or 'none'}, the model's are "
             f"{_some(shapes.keys())}; translate them by config.init_rename"
         )
+    _check_types(taken, origin)
     check_finite(taken, origin)
     return taken, notes
 

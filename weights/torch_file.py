@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from errors import UserError
+from errors import UserError, one_line
 from weights import state_dict
 from weights.archive import Archive
 from weights.pickles import Budget, Machine, Stream
@@ -54,26 +54,21 @@ def read(path: Path, say: Callable[[str], None] = lambda line: None) -> dict[str
             arrays = _arrays(state_dict.unwrap(part.tensors, notes.append), load)
     except Foreign as error:
         raise UserError(
-            f"{path}: holds {_printable(error)}, which is no tensor, and reading it would run a program; where you "
+            f"{path}: holds {one_line(error)}, which is no tensor, and reading it would run a program; where you "
             "trust the file, load it in torch, and save the model's state_dict() with safetensors"
         ) from error
     except UserError as error:
-        raise UserError(f"{path}: {_printable(error)}") from error
+        raise UserError(f"{path}: {one_line(error)}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except MemoryError as error:
         raise UserError(f"{path}: this machine has too little memory for it") from error
     except Exception as error:  # whatever cut or altered bytes lead to
-        reason = _printable(error)[:200] or type(error).__name__
+        reason = one_line(error)[:200] or type(error).__name__
         raise UserError(f"{path}: broken, or no file of torch.save ({reason}); fetch it again") from error
     for note in notes:
-        say(f"{path}: {_printable(note)}")
+        say(f"{path}: {one_line(note)}")
     return arrays
-
-
-def _printable(message: object) -> str:
-    """`message` on one line, without control characters, whatever names the file contains."""
-    return " ".join("".join(each if each.isprintable() else " " for each in str(message)).split())
 
 
 def _check_beginning(file: BinaryIO) -> None:

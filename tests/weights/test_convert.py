@@ -193,6 +193,14 @@ def test_what_is_not_finite_is_seen_in_every_type_and_where_it_is_repeated(dtype
             check_finite({"a": np.broadcast_to(values, (1000, *values.shape))}, "w.pth")
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.bool_, ml_dtypes.float8_e4m3fn, np.complex64])
+def test_weights_of_a_type_that_loses_their_values_are_refused_where_the_model_takes_them(dtype):
+    tensors = {"a": np.ones(2, np.float16), "b": np.ones(3, dtype)}
+    assert set(fit(tensors, {"a": (2,)}, "w.pth", allow_unexpected="b")[0]) == {"a"}
+    with pytest.raises(UserError, match="^w.pth: b is of type .*save the weights as float32, float16 or bfloat16"):
+        fit(tensors, {"a": (2,), "b": (3,)}, "w.pth")
+
+
 def test_weights_of_which_nothing_fits_are_refused_whatever_may_differ():
     with pytest.raises(
         UserError, match=r"^w.pth: nothing of it fits: its names are x.weight, the model's are a, b; translate"
