@@ -226,9 +226,10 @@ def _layout(path: tuple, leaf: Any) -> tuple[str, tuple[int, ...]]:
 
 def _matching(names: set[str], pattern: str, field: str) -> set[str]:
     try:
-        return {name for name in names if re.fullmatch(pattern, name)}
+        compiled = re.compile(pattern)
     except re.error as error:
         raise UserError(f"config.init_allow_{field} is {pattern!r}, no regular expression ({error})") from error
+    return {name for name in names if compiled.fullmatch(name)}
 
 
 def _some(names: set[str]) -> str:

@@ -168,6 +168,8 @@ def test_what_may_be_missing_or_unexpected_is_left_out_and_said():
     assert notes == ["w.pth: without conv1.weight, which begin anew", "w.pth: stray.weight not used"]
     with pytest.raises(UserError, match=re.escape("config.init_allow_missing is '(', no regular expression")):
         fit(tensors, shapes_of(10), "w.pth", allow_missing="(")
+    with pytest.raises(UserError, match=re.escape("config.init_allow_unexpected is '(', no regular expression")):
+        fit(tensors_of(10), shapes_of(10), "w.pth", allow_unexpected="(")  # though nothing is unexpected
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
