@@ -27,7 +27,7 @@ def palette() -> UInt8[np.ndarray, "256 3"]:
 class MaskWriter:
     """Writes <folder>/<name of the picture>.png; its pixels are the numbers of the classes, in colours of `palette`.
 
-    Raises UserError where two pictures have the same name, where a mask would replace a picture, and where the folder
+    Raises UserError where two pictures have the same name, where a mask would replace an image, and where the folder
     cannot be written.
     """
 
@@ -39,7 +39,7 @@ class MaskWriter:
         pictures = {file.resolve() for file in files}
         replaced = next((path for path in map(self._path, range(len(files))) if path.resolve() in pictures), None)
         if replaced:
-            raise UserError(f"--masks {folder}: a mask would replace the picture {replaced}; name another folder")
+            raise UserError(f"--masks {folder}: a mask would replace the image {replaced}; name another folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from errors import UserError
+from errors import UserError, one_line
 from weights.state_dict import WRAPPERS
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, of arrays or of their shapes
@@ -233,5 +233,5 @@ def _matching(names: set[str], pattern: str, field: str) -> set[str]:
 
 
 def _some(names: set[str]) -> str:
-    shown = ", ".join(sorted(names)[:4])
+    shown = ", ".join(map(one_line, sorted(names)[:4]))
     return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"

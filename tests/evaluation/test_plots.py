@@ -94,13 +94,13 @@ def test_a_legend_names_the_classes_that_occur_however_many_there_are(tmp_path, 
     np.testing.assert_allclose(colours, palette()[occurring] / 255)
 
 
-def test_a_mask_never_replaces_a_picture(tmp_path):
+def test_a_mask_never_replaces_an_image(tmp_path):
     picture = tmp_path / "a.png"
     Image.new("RGB", (2, 2), "red").save(picture)
     before = picture.read_bytes()
     (tmp_path / "linked").symlink_to(tmp_path)
     for folder in (tmp_path, tmp_path / "linked"):
-        with pytest.raises(UserError, match="a mask would replace the picture .*a.png; name another folder"):
+        with pytest.raises(UserError, match="a mask would replace the image .*a.png; name another folder"):
             MaskWriter(folder, [picture])
     assert picture.read_bytes() == before
     MaskWriter(tmp_path / "masks", [picture]).write(0, np.eye(2, dtype=np.uint8))
