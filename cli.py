@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from errors import UserError
+from errors import UserError, one_line
 from experiment_file import ExperimentParser, overridden, suggest_field
 
 RESUMED = str(Path(__file__).parent / "training" / "resumed.py")
@@ -146,7 +146,7 @@ def fail(program: str, message: str, status: int = 2) -> None:
 
 def _one_line(error: BaseException) -> str:
     message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(message).split())
+    return one_line(message)
 
 
 def _last_line(error: Exception) -> str:

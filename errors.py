@@ -13,6 +13,12 @@ class NonFinite(UserError):
     """A number of a training, an evaluation or a prediction is infinite or NaN."""
 
 
+def one_line(message: object) -> str:
+    """`message` on one line. What a terminal would obey instead of showing it, from a name in a file, is escaped."""
+    text = " ".join(str(message).split())
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 _notes: list[list[str]] = []  # of the `noting` that is open, for all threads
 
 

@@ -78,7 +78,7 @@ def _explained(error: Exception, file: str) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == file]
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    unknown = re.match(r"""['"]*(?:Key )?["'](\w+)["'](?: does not exist|\\?n|\n|$)""", text)
+    unknown = re.match(r"""[\\'"]*(?:Key )?[\\'"]+(\w+)[\\'"]+(?: does not exist|n|\n|$)""", text)
     if isinstance(error, (AttributeError, KeyError)) and unknown:
         text = f"{unknown[1]}: no such field{_suggest_anywhere(unknown[1])}"
     elif not isinstance(error, (ValueError, TypeError)):

@@ -4,6 +4,8 @@ import re
 
 from errors import UserError
 
+MOST = 2**31 - 1  # steps, which a run counts in int32
+
 
 def to_steps(length: str, steps_per_epoch: float, field: str) -> int:
     """`exact_steps`, rounded."""
@@ -20,6 +22,8 @@ def exact_steps(length: str, steps_per_epoch: float, field: str) -> float:
         raise UserError(f'config.{field} is {length!r}: write steps as "500" or "64k", epochs as "90ep"')
     number, unit = float(match[1]), match[2]
     steps = number * {"": 1, "k": 1000, "ep": steps_per_epoch}[unit]
+    if (number if unit == "ep" else steps) > MOST:
+        raise UserError(f"config.{field} is {length:.30}, more than the {MOST:,} steps that can be counted; write less")
     if round(steps) == 0 and number > 0:
         raise UserError(
             f"config.{field} is {length!r}, less than a step, where an epoch has {steps_per_epoch:.3g} steps; "

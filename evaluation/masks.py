@@ -27,7 +27,8 @@ def palette() -> UInt8[np.ndarray, "256 3"]:
 class MaskWriter:
     """Writes <folder>/<name of the picture>.png; its pixels are the numbers of the classes, in colours of `palette`.
 
-    Raises UserError where two pictures have the same name, and where the folder cannot be written.
+    Raises UserError where two pictures have the same name, where a mask would replace an image, and where the folder
+    cannot be written.
     """
 
     def __init__(self, folder: Path, files: Sequence[Path]):
@@ -35,6 +36,10 @@ class MaskWriter:
         twice = [name for name, count in Counter(file.stem for file in files).items() if count > 1]
         if twice:
             raise UserError(f"--masks: {twice[0]} is the name of two pictures; predict them one after the other")
+        pictures = {file.resolve() for file in files}
+        replaced = next((path for path in map(self._path, range(len(files))) if path.resolve() in pictures), None)
+        if replaced:
+            raise UserError(f"--masks {folder}: a mask would replace the image {replaced}; name another folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -43,8 +48,11 @@ class MaskWriter:
     def write(self, index: int, mask: UInt8[np.ndarray, "h w"]) -> None:
         image = Image.fromarray(np.ascontiguousarray(mask))
         image.putpalette(palette().tobytes())
-        path = self._folder / f"{self._files[index].stem}.png"
+        path = self._path(index)
         try:
             image.save(path)
         except OSError as error:
             raise UserError(f"--masks {path}: cannot be written ({error.strerror}); make room") from error
+
+    def _path(self, index: int) -> Path:
+        return self._folder / f"{self._files[index].stem}.png"

@@ -25,6 +25,7 @@ from models.layers import BatchNorm
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 ARGUMENTS = ("num_classes", "dtype", "norm", "remat")  # of a constructor; all others are its options
+FLAXS = ("parent", "name")  # but these, which every module has
 UNUSED = {  # field of config.model -> the argument that it is for, and its value where an architecture takes none
     "dtype": ("dtype", "float32"),
     "remat": ("remat", False),
@@ -42,7 +43,7 @@ def create(config: ConfigDict, num_classes: int, axis: str) -> nn.Module:
     check_choice("config.model.dtype", config.dtype, DTYPES)
     constructor = models()[config.name]
     known = inspect.signature(constructor).parameters
-    options = [name for name in known if name not in ARGUMENTS]
+    options = [name for name in known if name not in (*ARGUMENTS, *FLAXS)]
     for option, value in config.options.items():
         if option not in options:
             kept = {name: given for name, given in config.options.items() if name in options}

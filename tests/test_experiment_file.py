@@ -8,7 +8,7 @@ from ml_collections import config_flags
 
 import cli
 import models
-from errors import UserError, did_you_mean
+from errors import UserError, did_you_mean, one_line
 from experiment_file import ExperimentParser
 from training.mesh import AXIS
 
@@ -95,6 +95,10 @@ def test_options_of_another_architecture_are_left_out_as_the_message_says(monkey
             BASE + "def get_config():\n    config = get_base()\n    config.update(epochs=3)\n    return config",
             "line 4: epochs: no such field; did you mean config.duration?",
         ),
+        (
+            BASE + "def get_config():\n    config = get_base()\n    config.optimiser.name = 'sgd'\n    return config",
+            "line 4: optimiser: no such field; did you mean config.optimizer?",
+        ),
         (BASE + "def get_config():\n    return get_base('audio')", "line 3: KeyError: audio"),
         ("def get_config(): raise ValueError('it has no variant')", "it has no variant"),
         (
@@ -153,3 +157,7 @@ def test_what_was_meant_is_found_whatever_the_case_or_the_codebase():
     assert did_you_mean("last", ("best", "latest")) == "; did you mean latest?"
     assert did_you_mean("SGD", ("sgd", "adam")) == "; did you mean sgd?"
     assert did_you_mean("zzz", ("sgd", "adam")) == ""
+
+
+def test_a_message_shows_what_a_terminal_would_obey():
+    assert one_line("a\nb\x1b[31m \udc80.jpg\x00 Zürich 東京 😀") == r"a b\x1b[31m \udc80.jpg\x00 Zürich 東京 😀"

@@ -237,6 +237,8 @@ def _exported(facts: dict[str, Any], path: Path) -> tuple[tuple[str, ...] | None
         raise UserError(f"{path}: its header says {sorted(unknown)[0]}, which is not known here; update this program")
     if names is not None and not (isinstance(names, list) and all(isinstance(each, str) for each in names)):
         raise UserError(f"{path}: the classes in its header are no list of texts; export it again")
+    if names and len(set(names)) < len(names):
+        raise UserError(f"{path}: the classes in its header are not {len(names)} different ones; export it again")
     if not isinstance(trained.get("model.options", {}), dict):
         raise UserError(f"{path}: model.options in its header are no fields; export it again")
     return names and tuple(names), trained

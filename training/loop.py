@@ -204,8 +204,8 @@ class Loop:
             saving = self._saves and (evaluating or stopping or due(step, self._parts.every["checkpoint"]))
             if stopping or evaluating or saving or due(step, self._parts.every["log"]):
                 self._log(step, window.close(step))
-            elif due(step, self._look) and not self._parts.every["log"]:
-                window.close(step)
+            elif due(step, self._look):
+                window.check(step)
             if saving:
                 self._save(step, state)
             found = self._evaluate(step, state) if evaluating and not stopping else None

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,9 @@ def claimed(workdir: AnyPath) -> Iterator[None]:
                 f"{workdir}: {lock.read() or 'another process'} is training here; wait for it, stop it, or choose "
                 "another --workdir"
             ) from error
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {platform.node()}")
-        lock.flush()
+        with suppress(OSError):  # a full disk leaves the lock without a name: the first file says that there is no room
+            os.ftruncate(lock.fileno(), 0)
+            os.write(lock.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
         yield
 
 

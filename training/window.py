@@ -26,7 +26,8 @@ class Window:
     def __init__(self, batch_size: int):
         self._batch_size = batch_size
         self._scalars: list[dict[str, jax.Array]] = []
-        self._ids: list[np.ndarray] = []
+        self._ids: list[np.ndarray] = []  # of the steps that are not yet checked
+        self._checked = 0
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -48,14 +49,12 @@ class Window:
         self._scalars.append(scalars)
         self._ids.append(ids.copy())  # a view would keep the batch, which may lie in memory shared with a worker
 
-    def close(self, step: int) -> dict[str, float]:
-        """Means of the scalars over the window that `step` ends, images per second, share of time spent waiting.
+    def check(self, step: int) -> None:
+        """Fetches the scalars up to those of `step`, so that none stay on the device.
 
-        The last two are absent where no step of the window was timed. Raises NonFiniteLoss naming the first step whose
-        numbers are not finite, which of them, and its examples.
+        Raises NonFiniteLoss naming the first step whose numbers are not finite, which of them, and its examples.
         """
-        steps = jax.device_get(self._scalars)
-        elapsed = time.perf_counter() - self._since
+        steps = jax.device_get(self._scalars[self._checked :])
         for offset, scalars in enumerate(steps):
             for name, value in scalars.items():
                 if not math.isfinite(value):
@@ -63,11 +62,21 @@ class Window:
                         f"step {step - len(steps) + 1 + offset}: {name} is {value}, on examples "
                         f"{', '.join(map(str, self._ids[offset]))}; the last checkpoint is from before. {REMEDY}"
                     )
+        self._scalars[self._checked :] = steps
+        self._checked, self._ids = len(self._scalars), []
+
+    def close(self, step: int) -> dict[str, float]:
+        """Means of the scalars over the window that `step` ends, images per second, share of time spent waiting.
+
+        The last two are absent where no step of the window was timed. Raises NonFiniteLoss as `check` does.
+        """
+        self.check(step)
+        steps, elapsed = self._scalars, time.perf_counter() - self._since
         values = {f"train/{name}": float(jnp.mean(jnp.array([s[name] for s in steps]))) for name in steps[0]}
         timed = len(steps) - self._timed_from
         if timed:
             values["train/images_per_s"] = timed * self._batch_size / elapsed
             values["train/input_wait"] = min(self._waited / elapsed, 1.0)
-        self._scalars, self._ids = [], []
+        self._scalars, self._checked = [], 0
         self.restart_clock()
         return values

@@ -109,7 +109,7 @@ class _Lines:
 
     def __init__(self, path: AnyPath, stays: events.Stays):
         self._path = path
-        self._text = _kept(path.read_text(encoding="utf-8"), stays) if path.exists() else ""
+        self._text = _kept(path.read_text(encoding="utf-8", errors="replace"), stays) if path.exists() else ""
         write_bytes(path, self._text.encode())
         self._file = path.open("a", encoding="utf-8") if is_local(path) else None
 
@@ -128,11 +128,14 @@ class _Lines:
 
 
 def _kept(text: str, stays: events.Stays) -> str:
+    """The lines that stay, up to the first that `record` has not written: a crash of the machine leaves any bytes."""
     kept = []
     for line in text.splitlines():
         try:
             values = json.loads(line)
-        except json.JSONDecodeError:
+        except ValueError:
+            break
+        if type(values) is not dict or type(values.get("step")) is not int:
             break
         if all(stays(values["step"], name) for name in values):
             kept.append(line + "\n")

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from errors import UserError
+from errors import UserError, one_line
 from weights.state_dict import WRAPPERS
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, of arrays or of their shapes
@@ -123,6 +123,16 @@ def check_finite(tensors: Mapping[str, np.ndarray], origin: str) -> None:
             )
 
 
+def _check_types(tensors: Mapping[str, np.ndarray], origin: str) -> None:
+    """Raises UserError naming the first array that is quantised or complex: as floats its values would be others."""
+    for name, tensor in tensors.items():
+        if tensor.dtype.itemsize == 1 or tensor.dtype.kind == "c":
+            raise UserError(
+                f"{origin}: {name} is of type {tensor.dtype}, whose scale, or imaginary part, would be lost; save the "
+                "weights as float32, float16 or bfloat16"
+            )
+
+
 def _not_finite(tensor: np.ndarray) -> np.ndarray:
     """Whether each value is not finite in float32; an axis of stride 0, as of expanded tensors, counts once."""
     values = tensor[tuple(slice(1) if stride == 0 else slice(None) for stride in tensor.strides)]
@@ -201,6 +211,7 @@ def fit(
             f"{origin}: nothing of it fits: its names are {_some(tensors.keys()) or 'none'}, the model's are "
             f"{_some(shapes.keys())}; translate them by config.init_rename"
         )
+    _check_types(taken, origin)
     check_finite(taken, origin)
     return taken, notes
 
@@ -215,11 +226,12 @@ def _layout(path: tuple, leaf: Any) -> tuple[str, tuple[int, ...]]:
 
 def _matching(names: set[str], pattern: str, field: str) -> set[str]:
     try:
-        return {name for name in names if re.fullmatch(pattern, name)}
+        compiled = re.compile(pattern)
     except re.error as error:
         raise UserError(f"config.init_allow_{field} is {pattern!r}, no regular expression ({error})") from error
+    return {name for name in names if compiled.fullmatch(name)}
 
 
 def _some(names: set[str]) -> str:
-    shown = ", ".join(sorted(names)[:4])
+    shown = ", ".join(map(one_line, sorted(names)[:4]))
     return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"

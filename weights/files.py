@@ -59,7 +59,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: weights are written as .safetensors; name the file so")
     temporary = path.with_name(path.name + ".tmp")
-    header = {"format": "pt"} | ({FACTS: json.dumps(facts)} if facts else {})
+    header = {"format": "pt"} | ({FACTS: json.dumps(facts, allow_nan=False)} if facts else {})
     try:
         save_file({name: np.asarray(x, order="C") for name, x in tensors.items()}, temporary, metadata=header)
         temporary.replace(path)

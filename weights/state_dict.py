@@ -92,6 +92,7 @@ class _Search:
         own = {name: x for name, x in content.items() if type(x) is self._tensor}
         others = [name for name in content if not name.lower().startswith(OPTIMISERS)]
         parts = [part for name in others if (part := inside(name)) and len(part.tensors) >= len(own)]
+        parts = list({id(part): part for part in parts}.values())  # one dict under two names is one part
         if len(parts) > 1:
             raise UserError(
                 f"it has several parts with tensors: {', '.join(part.path for part in parts)[:200]}; load it in torch, "

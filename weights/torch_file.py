@@ -16,14 +16,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from errors import UserError
+from errors import UserError, one_line
 from weights import state_dict
 from weights.archive import Archive
 from weights.pickles import Budget, Machine, Stream
 from weights.torch_objects import Foreign, Storage, Tensor, call, is_count, name, storage_of
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older format
-REPEATED = 64 << 20  # bytes by which expanded tensors may exceed their storages, all together
+REPEATED = 64 << 20  # bytes of tensors beyond those of their storages, all together: expanded or lazy ones
 BUDGET, PER_BYTE = 32 << 20, 8  # bytes of memory for pickled objects: in any file, plus for each of its bytes
 NOT_TORCHS = {  # beginnings of other files that people have under these names
     b"version https://git-lfs": "a pointer of Git LFS in place of the file; git lfs pull fetches it",
@@ -35,7 +35,7 @@ NOT_TORCHS = {  # beginnings of other files that people have under these names
 
 
 def read(path: Path, say: Callable[[str], None] = lambda line: None) -> dict[str, np.ndarray]:
-    """The state dict in `path`: torch's name -> array. The arrays are read-only views of the storages.
+    """The state dict in `path`: torch's name -> array. Arrays are read-only views of the storages where they can be.
 
     weights/state_dict.py decides which part of a checkpoint is used, and which prefixes are removed from names; `say`
     gets a line for each such decision.
@@ -54,26 +54,21 @@ def read(path: Path, say: Callable[[str], None] = lambda line: None) -> dict[str
             arrays = _arrays(state_dict.unwrap(part.tensors, notes.append), load)
     except Foreign as error:
         raise UserError(
-            f"{path}: holds {_printable(error)}, which is no tensor, and reading it would run a program; where you "
+            f"{path}: holds {one_line(error)}, which is no tensor, and reading it would run a program; where you "
             "trust the file, load it in torch, and save the model's state_dict() with safetensors"
         ) from error
     except UserError as error:
-        raise UserError(f"{path}: {_printable(error)}") from error
+        raise UserError(f"{path}: {one_line(error)}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except MemoryError as error:
         raise UserError(f"{path}: this machine has too little memory for it") from error
     except Exception as error:  # whatever cut or altered bytes lead to
-        reason = _printable(error)[:200] or type(error).__name__
+        reason = one_line(error)[:200] or type(error).__name__
         raise UserError(f"{path}: broken, or no file of torch.save ({reason}); fetch it again") from error
     for note in notes:
-        say(f"{path}: {_printable(note)}")
+        say(f"{path}: {one_line(note)}")
     return arrays
-
-
-def _printable(message: object) -> str:
-    """`message` on one line, without control characters, whatever names the file contains."""
-    return " ".join("".join(each if each.isprintable() else " " for each in str(message)).split())
 
 
 def _check_beginning(file: BinaryIO) -> None:
@@ -164,8 +159,9 @@ def _read_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
 
 
 def _arrays(tensors: dict[str, Tensor], load: Callable[[str], bytes]) -> dict[str, np.ndarray]:
-    """Raises ValueError if expanded tensors are much larger than their storages."""
-    if sum(max(0, tensor.nbytes - tensor.storage.nbytes) for tensor in tensors.values()) > REPEATED:
+    """Raises ValueError if expanded and lazy tensors are much larger than their storages."""
+    held = [(tensor.nbytes, 0 if tensor.lazy else tensor.storage.nbytes) for tensor in tensors.values()]
+    if sum(max(0, own - stored) for own, stored in held) > REPEATED:
         raise ValueError("its tensors are much larger than their storages")
     storages = {tensor.storage.key: b"" for tensor in tensors.values()}
     for key in storages:
@@ -178,4 +174,7 @@ def _array(tensor: Tensor, data: bytes) -> np.ndarray:
         return np.empty(tensor.shape, tensor.dtype)
     size, storage = tensor.dtype.itemsize, tensor.storage
     start = storage.start * storage.dtype.itemsize + tensor.offset * size
-    return np.ndarray(tensor.shape, tensor.dtype, data, start, tuple(stride * size for stride in tensor.strides))
+    found = np.ndarray(tensor.shape, tensor.dtype, data, start, tuple(stride * size for stride in tensor.strides))
+    for bit in tensor.lazy:
+        found = np.conj(found) if bit == "conj" else np.negative(found)
+    return found

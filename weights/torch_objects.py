@@ -17,6 +17,7 @@ from weights.pickles import Inert, named
 LARGEST = 2**48  # of a size, stride or offset
 LONGEST_KEY = 100  # of a storage, characters; torch's are numbers
 AXES = 64  # numpy's most
+LAZY = ("conj", "neg")  # of a tensor's metadata: torch._utils.get_tensor_metadata
 STORAGES = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
@@ -115,13 +116,17 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Offset and strides are in values of `dtype`. All values lie within the storage."""
+    """Offset and strides are in values of `dtype`. All values lie within the storage.
+
+    `lazy` names what torch has yet to do to the stored values: "conj" after x.conj(), "neg" after x.conj().imag.
+    """
 
     storage: Storage
     dtype: np.dtype
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    lazy: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -165,23 +170,40 @@ def is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= LARGEST
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> Tensor:
-    """torch._utils._rebuild_tensor_v2; `more` is about gradients. Raises ValueError beyond the storage."""
+def _tensor(
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    strides: Any,
+    gradient: Any = False,
+    hooks: Any = None,
+    metadata: Any = None,
+    *more: Any,
+) -> Tensor:
+    """torch._utils._rebuild_tensor_v2. Raises ValueError beyond the storage."""
     if type(storage) is not Storage:
         raise ValueError("a tensor without a storage")
-    return _within(storage, storage.dtype, offset, shape, strides)
+    return _within(storage, storage.dtype, offset, shape, strides, metadata)
 
 
 def _tensor_of_bytes(
-    storage: Any, offset: Any, shape: Any, strides: Any, gradient: Any, hooks: Any, dtype: Any, *more: Any
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    strides: Any,
+    gradient: Any,
+    hooks: Any,
+    dtype: Any,
+    metadata: Any = None,
+    *more: Any,
 ) -> Tensor:
     """torch._utils._rebuild_tensor_v3: dtypes that have no storage class of their own."""
     if type(storage) is not Storage or type(dtype) is not Dtype:
         raise ValueError("a tensor without a storage or dtype")
-    return _within(storage, dtype.dtype, offset, shape, strides)
+    return _within(storage, dtype.dtype, offset, shape, strides, metadata)
 
 
-def _within(storage: Storage, dtype: np.dtype, offset: Any, shape: Any, strides: Any) -> Tensor:
+def _within(storage: Storage, dtype: np.dtype, offset: Any, shape: Any, strides: Any, metadata: Any) -> Tensor:
     if type(shape) is not tuple or type(strides) is not tuple or not len(shape) == len(strides) <= AXES:
         raise ValueError("a tensor without a shape")
     if not all(map(is_count, (offset, *shape, *strides))):
@@ -189,7 +211,8 @@ def _within(storage: Storage, dtype: np.dtype, offset: Any, shape: Any, strides:
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if 0 not in shape and last >= storage.nbytes // dtype.itemsize:
         raise ValueError("a tensor beyond its storage")
-    return Tensor(storage, dtype, offset, shape, strides)
+    lazy = tuple(bit for bit in LAZY if type(metadata) is dict and metadata.get(bit) is True)
+    return Tensor(storage, dtype, offset, shape, strides, lazy)
 
 
 def _parameter(tensor: Any, *more: Any) -> Tensor:

@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from data.sources import scene_masks, scenes
+from errors import UserError
 from evaluation import plots
-from evaluation.masks import IGNORE, palette
+from evaluation.masks import IGNORE, MaskWriter, palette
 from experiments.base import get_base
 
 NAMES = ("$$ a^_{", "_hidden", "a name of more letters than there is room for in any image", "犬", "$\\frac{1}{")
@@ -91,3 +92,16 @@ def test_a_legend_names_the_classes_that_occur_however_many_there_are(tmp_path, 
     assert [text.get_text() for text in legend.get_texts()] == [f" {classes[k][: plots.LABEL]}" for k in occurring]
     colours = [patch.get_facecolor()[:3] for patch in legend.get_patches()]
     np.testing.assert_allclose(colours, palette()[occurring] / 255)
+
+
+def test_a_mask_never_replaces_an_image(tmp_path):
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (2, 2), "red").save(picture)
+    before = picture.read_bytes()
+    (tmp_path / "linked").symlink_to(tmp_path)
+    for folder in (tmp_path, tmp_path / "linked"):
+        with pytest.raises(UserError, match="a mask would replace the image .*a.png; name another folder"):
+            MaskWriter(folder, [picture])
+    assert picture.read_bytes() == before
+    MaskWriter(tmp_path / "masks", [picture]).write(0, np.eye(2, dtype=np.uint8))
+    assert np.array_equal(Image.open(tmp_path / "masks" / "a.png"), np.eye(2))

@@ -136,6 +136,8 @@ def test_shortcut_a_subsamples_and_pads_channels_with_zeros():
     [
         ({"name": "alexnet", "sync_bn": True}, "config.model.sync_bn: alexnet has no use for it"),
         ({"options": {"norm": None}}, "config.model.options.norm: resnet18 has no such option"),
+        ({"options": {"parent": 1}}, "config.model.options.parent: resnet18 has no such option"),
+        ({"options": {"name": "x"}}, "config.model.options.name: resnet18 has no such option"),
         ({"name": "resnet51"}, "config.model.name is 'resnet51'.*did you mean resnet50"),
         ({"dtype": "float16"}, "config.model.dtype is 'float16'.*bfloat16"),
         ({"options": {"zero_init": True}}, "config.model.options.zero_init: resnet18 has no such option"),

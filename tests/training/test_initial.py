@@ -195,6 +195,7 @@ def test_an_exports_model_is_built_with_its_own_options():
     [
         ({"data.colour": 1}, "its header says data.colour, which is not known here"),
         ({"classes": "a"}, "the classes in its header are no list of texts"),
+        ({"classes": ["a"] * 10}, "the classes in its header are not 10 different ones"),
         ({"model.options": [1]}, "model.options in its header are no fields"),
         ({"data.image_size": "large"}, "what its header says of config is broken"),
         ({"augment.mean": [1, 2]}, "config.augment.mean is .*; it must be"),

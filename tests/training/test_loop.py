@@ -8,6 +8,7 @@ import weakref
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -22,6 +23,7 @@ from training.digest import digest
 from training.loop import NonFiniteLoss, train
 from training.manifest import read_config
 from training.state import not_finite
+from training.window import Window
 
 TIMED = ("train/images_per_s", "train/input_wait")
 
@@ -319,3 +321,18 @@ def test_a_checkpoint_of_some_devices_goes_on_with_others(config, tmp_path, inte
     found = train(config, tmp_path / "b")
     assert found["loss"] == pytest.approx(undisturbed["loss"], rel=1e-3)
     assert found["top1"] == pytest.approx(undisturbed["top1"], abs=0.005)
+
+
+def test_a_look_between_two_reports_finds_what_is_not_finite_and_keeps_the_rest():
+    window = Window(batch_size=2)
+    for step in range(1, 5):
+        window.add({"loss": jnp.float32(step)}, np.array([2 * step, 2 * step + 1]))
+        window.check(step)
+    window.add({"loss": jnp.float32(5)}, np.array([10, 11]))
+    assert window.close(5)["train/loss"] == 3
+    window.add({"loss": jnp.float32(6)}, np.array([12, 13]))
+    window.check(6)
+    window.add({"loss": jnp.float32(7)}, np.array([14, 15]))
+    window.add({"loss": jnp.float32(np.nan)}, np.array([16, 17]))
+    with pytest.raises(NonFiniteLoss, match="^step 8: loss is nan, on examples 16, 17; the last checkpoint is"):
+        window.check(8)

@@ -1,3 +1,6 @@
+import errno
+import os
+
 import pytest
 
 from errors import UserError
@@ -82,3 +85,13 @@ def test_a_run_goes_on_where_its_training_split_is_the_rest_of_a_changed_whole(t
     assert [line.partition(" ")[0] for line in told] == ["val"]
     with pytest.raises(UserError, match="holds .*: train, it had 80 records and has 79"):
         claim_data(tmp_path, {"val": val | whole, "train": train | {"records": 79} | whole}, "train")
+
+
+def test_a_full_disk_is_one_line_and_the_lock_holds_nevertheless(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    refused = pytest.raises(UserError, match="another process is training here")
+    with claimed(tmp_path / "run"), refused, claimed(tmp_path / "run"):
+        pass

@@ -23,6 +23,12 @@ def test_a_length_that_is_none_names_its_field(length):
         to_steps(length, 100, "schedule.warmup")
 
 
+@pytest.mark.parametrize("length", ["9" * 400, "9" * 400 + "ep", "3000000k", "2147483648"])
+def test_a_length_that_cannot_be_counted_names_its_field(length):
+    with pytest.raises(UserError, match="config.duration is .*more than the 2,147,483,647 steps that can be counted"):
+        to_steps(length, 100, "duration")
+
+
 def test_a_length_of_no_step_is_an_error_unless_it_says_0():
     assert to_steps("0", 1000, "eval_every") == to_steps("0ep", 1000, "eval_every") == 0
     with pytest.raises(UserError, match="config.checkpoint_every is '0.001ep', less than a step"):

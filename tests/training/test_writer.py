@@ -20,6 +20,15 @@ def test_a_resumed_run_takes_back_what_it_will_write_again(tmp_path):
     assert lines(path) == [1, 4, 4, 5]
 
 
+@pytest.mark.parametrize("end", [b"\0" * 9, b"\xff\xfe\n", b"3\n", b"{}\n", b'{"step": "4"}\n'])
+def test_what_a_crash_left_at_the_end_is_taken_back(tmp_path, end):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 4}\n' + end)
+    with Writer(tmp_path, 10, resumed_at=4, active=True) as writer:
+        writer.record(5, {"train/loss": 1.0})
+    assert lines(path) == [1, 4, 5]
+
+
 def test_only_the_active_process_writes(tmp_path):
     with Writer(tmp_path, 10, resumed_at=0, active=False) as writer:
         writer.record(1, {"train/loss": 1.0})

@@ -168,6 +168,8 @@ def test_what_may_be_missing_or_unexpected_is_left_out_and_said():
     assert notes == ["w.pth: without conv1.weight, which begin anew", "w.pth: stray.weight not used"]
     with pytest.raises(UserError, match=re.escape("config.init_allow_missing is '(', no regular expression")):
         fit(tensors, shapes_of(10), "w.pth", allow_missing="(")
+    with pytest.raises(UserError, match=re.escape("config.init_allow_unexpected is '(', no regular expression")):
+        fit(tensors_of(10), shapes_of(10), "w.pth", allow_unexpected="(")  # though nothing is unexpected
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
@@ -191,6 +193,14 @@ def test_what_is_not_finite_is_seen_in_every_type_and_where_it_is_repeated(dtype
     for values in (np.array([0, np.nan], dtype), np.array(np.inf, dtype)):
         with pytest.raises(UserError, match="w.pth: a is not finite"):
             check_finite({"a": np.broadcast_to(values, (1000, *values.shape))}, "w.pth")
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.bool_, ml_dtypes.float8_e4m3fn, np.complex64])
+def test_weights_of_a_type_that_loses_their_values_are_refused_where_the_model_takes_them(dtype):
+    tensors = {"a": np.ones(2, np.float16), "b": np.ones(3, dtype)}
+    assert set(fit(tensors, {"a": (2,)}, "w.pth", allow_unexpected="b")[0]) == {"a"}
+    with pytest.raises(UserError, match="^w.pth: b is of type .*save the weights as float32, float16 or bfloat16"):
+        fit(tensors, {"a": (2,), "b": (3,)}, "w.pth")
 
 
 def test_weights_of_which_nothing_fits_are_refused_whatever_may_differ():

@@ -42,6 +42,7 @@ EMA = {"a": "2", "b": "2"}
         ),
         "pytorch-cifar": ({"net": RAW, "acc": "71.2", "epoch": 3}, RAW, ""),
         "a name of its own": ({"my_net": RAW, "acc": "71.2"}, RAW, "the tensors are read from my_net"),
+        "one dict twice": ({"my_net": RAW, "same": RAW}, RAW, "the tensors are read from my_net"),
         "next to an optimiser's": ({"my_net": RAW, "optimizer_g": {"x": "1", "y": "1", "z": "1"}}, RAW, "my_net"),
         "with a buffer apart": ({**RAW, "extra": {"x": "1"}}, RAW, ""),
     }.values(),

@@ -219,6 +219,26 @@ def test_names_are_refused_even_where_nothing_calls_them(tmp_path, name):
         read(tmp_path / "x.pth")
 
 
+@pytest.mark.parametrize(
+    ("bit", "kind", "count", "expected"),
+    [
+        ("neg", "FloatStorage", 16, -np.arange(4, dtype=np.float32)),
+        ("conj", "ComplexFloatStorage", 8, np.arange(0, 8, 2) - 1j * np.arange(1, 8, 2)),
+    ],
+)
+def test_what_torch_has_yet_to_do_to_stored_values_is_done(tmp_path, bit, kind, count, expected):
+    def lazy(value):
+        hooks, metadata = called("collections/OrderedDict"), b"}" + text(bit) + value + b"s"
+        source = storage(kind, count=count)
+        return called("torch._utils/_rebuild_tensor_v2", source, 0, numbers(4), numbers(1), False, hooks, metadata)
+
+    write(tmp_path / "lazy.pth", lazy(b"\x88"))
+    write(tmp_path / "plain.pth", lazy(b"\x89"))
+    np.testing.assert_array_equal(read(tmp_path / "lazy.pth")["weight"], expected)
+    plain = read(tmp_path / "plain.pth")["weight"]
+    np.testing.assert_array_equal(plain, -expected if bit == "neg" else expected.conj())
+
+
 def test_what_doubles_with_each_level_takes_no_time(tmp_path):
     """Tuples, lists, sets and dicts of twice the last, and dicts that hold themselves, as keys and as values."""
     pair = text("model") + b"h\x00s" + text("net") + b"h\x00s"
