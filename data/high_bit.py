@@ -130,8 +130,10 @@ def netpbm(image: Image.Image, encoded: bytes) -> tuple[np.ndarray, bool] | None
 
     Pillow would scale the grey ones, a value at a time, and reduce colours to 8 bits.
     """
+    if image.format != "PPM" or image.mode == "F":
+        return None
     tile = image.tile[0]
-    if image.format != "PPM" or image.mode == "F" or tile.codec_name not in ("raw", "ppm"):
+    if tile.codec_name not in ("raw", "ppm"):
         return None
     shape = (image.height, image.width, *((3,) if image.mode == "RGB" else ()))
     size = 2 * math.prod(shape)
