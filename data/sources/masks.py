@@ -199,8 +199,8 @@ def _mode(mask: Path, picture: Path, size: np.ndarray) -> str:
 
 def _checked_mode(mask: Path, picture: Path, size: np.ndarray) -> str:
     try:
-        with Image.open(mask) as opened:
-            check_header(opened, str(mask))
+        with mask.open("rb") as file, Image.open(file) as opened:
+            check_header(opened, file, str(mask))
             width, height = opened.size
             mode = opened.mode
     except OSError as error:
