@@ -31,6 +31,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
+from data import orientation
 from data.annotations import packed_names, picture_size
 from data.boxes import IGNORE
 from data.files import Listing, by_name, passed_over, read_bytes, read_names, read_text, scan
@@ -209,7 +210,7 @@ def _checked_mode(mask: Path, picture: Path, size: np.ndarray) -> str:
     if (height, width) != tuple(size.tolist()):
         raise UserError(
             f"{picture} is {size[1]} x {size[0]} but its mask {mask} is {width} x {height}: masks must have their "
-            "image's size"
+            f"image's size{orientation.hint(size.tolist(), (height, width))}"
         )
     return mode
 
