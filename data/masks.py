@@ -20,6 +20,7 @@ from jaxtyping import Int, Integer, UInt8
 from PIL import Image
 
 from data.boxes import IGNORE
+from data.high_bit import maxval
 from errors import UserError
 
 MOST = 255  # classes
@@ -93,7 +94,7 @@ def read_mask(encoded: bytes, name: str, legend: Legend) -> UInt8[np.ndarray, "h
         shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
         raise UserError(
             f"{name}: holds {shown} at row {row}, column {column}, which is none of the {len(legend.classes)} classes "
-            f"of {legend.origin}; mend it, or write 'ignore {shown}' there"
+            f"of {legend.origin}; mend it, or write '{legend.classes[-1]} {shown}' or 'ignore {shown}' there"
         )
     return found.astype(np.uint8)
 
@@ -180,14 +181,8 @@ def _white(mask: Image.Image, encoded: bytes) -> tuple[int, int]:
     if mask.format == "TIFF" and mask.mode == "L":
         return min(255, (1 << mask.tag_v2.get(258, (8,))[0]) - 1), 255
     if mask.format == "PPM" and mask.mode in ("L", "I"):
-        return _maxval(encoded), 255 if mask.mode == "L" else 65535
+        return maxval(encoded), 255 if mask.mode == "L" else 65535
     return 255, 255
-
-
-def _maxval(encoded: bytes) -> int:
-    """The third number of a PGM's header, in which # begins a comment."""
-    lines = (line.partition(b"#")[0] for line in encoded[:4096].split(b"\n"))
-    return int(b" ".join(lines).split()[3])
 
 
 def _of_colours(values: UInt8[np.ndarray, "h w 3"], legend: Legend) -> Int[np.ndarray, "h w"]:
