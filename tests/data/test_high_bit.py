@@ -223,6 +223,12 @@ def test_images_of_8_bits_are_not_scaled():
     assert pixels.dtype == np.uint8 and np.array_equal(pixels, corpus.photo()) and odd == Odd(0)
 
 
+def test_an_icon_of_16_bits_is_read():
+    encoded = corpus.encode(GREY, "ICO")
+    pixels, odd = image.decode(encoded, "a.ico")
+    assert pixels.shape[:2] == image.size(encoded, "a.ico") and odd == Odd.DEEP and np.ptp(pixels)
+
+
 def test_arrays_of_other_types_are_scaled_as_files_are():
     for values in (GREY, RGB, SIGNED, GREY.astype(np.float32) / 65535):
         pixels, odd = image.decode(values, "x", (1, 2, 5, 8), intensity=(-10, 9000))
