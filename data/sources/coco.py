@@ -28,6 +28,7 @@ from jaxtyping import Float, Int
 
 from data import outlines
 from data.annotations import Detection, pack, packed_ids, packed_names, picture_size, stated_size
+from data.files import listed_path
 from data.sources import VALIDATION
 from data.sources.folder import root_folder
 from errors import UserError, apart
@@ -266,8 +267,7 @@ def _text(value: Any) -> str | None:
 
 
 def _file_name(value: Any) -> str | None:
-    """./1.jpg is 1.jpg."""
-    return os.path.normpath(value) if isinstance(value, str) else None
+    return listed_path(value) if isinstance(value, str) else None
 
 
 def _converted(

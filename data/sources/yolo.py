@@ -28,7 +28,7 @@ import numpy as np
 import yaml
 
 from data.annotations import Detection, pack, packed_names, picture_size
-from data.files import Listing, by_name, passed_over, read_lines, read_text, scan
+from data.files import Listing, by_name, listed_path, passed_over, read_lines, read_text, scan
 from data.sources import VALIDATION
 from data.sources.folder import root_folder
 from errors import UserError, apart
@@ -145,10 +145,11 @@ def _images(root: Path, place: str) -> Listing:
         return Listing(*([_join(place, file) for file in files] for files in scan(root / place)))
     listed, images = root / place, []
     for line in dict.fromkeys(filter(None, read_lines(listed))):
+        path = listed.parent / listed_path(line)
         with apart():
-            if not (listed.parent / line).is_file():
-                raise UserError(f"{listed}: no image {listed.parent / line}; add it, or remove its line")
-            images.append(os.path.relpath(listed.parent / line, root))
+            if not path.is_file():
+                raise UserError(f"{listed}: no image {path}; add it, or remove its line")
+            images.append(os.path.relpath(path, root))
     return Listing(images, [])
 
 

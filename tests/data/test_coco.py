@@ -270,7 +270,16 @@ def test_ids_of_any_size_and_kind_reach_the_results_file(tmp_path, ids):
 
 
 def test_a_file_name_is_the_path_that_it_means(tmp_path):
-    source = load(write_coco(tmp_path, changed(images__0__file_name="./x.jpg", images__1__file_name="a/..//y.jpg")))
+    source = load(
+        write_coco(
+            tmp_path,
+            changed(
+                images__0__file_name="./x.jpg",
+                images__1__file_name="a/..//y.jpg",
+                images__2__file_name=".\\a\\..\\z.jpg",
+            ),
+        )
+    )
     assert [name.decode() for name in source.files] == ["x.jpg", "y.jpg", "z.jpg"]
     write_coco(tmp_path, changed(images__0__file_name="./y.jpg", images__0__height=30, images__0__width=20))
     source = load(tmp_path)

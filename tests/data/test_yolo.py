@@ -138,7 +138,7 @@ def test_labels_without_an_image_are_passed_over_and_told(root):
     )
 
 
-LIST = "./pics/tr/images/a.jpg\npics/tr/images/b.png\n"
+LIST = "./pics/tr/images/a.jpg\r\npics\\tr\\images\\b.png\r\n"  # as Windows writes it
 
 
 @pytest.mark.parametrize(
