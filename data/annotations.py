@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from data import image
+from data import image, orientation
 from data.files import by_name, scan
 from data.sources import Record
 from errors import UserError, apart
@@ -240,7 +240,7 @@ def check_size(name: str, decoded: tuple[int, ...], annotated: Sequence[int]) ->
     if tuple(decoded[:2]) != tuple(annotated):
         raise UserError(
             f"{name} is {decoded[1]} x {decoded[0]}, its annotations are for {annotated[1]} x {annotated[0]}; "
-            "mend the size there, with the boxes, or replace the picture"
+            f"mend the size there, with the boxes, or replace the picture{orientation.hint(decoded, annotated)}"
         )
 
 

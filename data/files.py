@@ -130,6 +130,11 @@ def by_name(folder: Path, paths: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def listed_path(text: str) -> str:
+    r"""A path that a file of the data set names: ./a.jpg is a.jpg, and Windows' train\a.jpg is train/a.jpg."""
+    return os.path.normpath(text.replace("\\", "/"))
+
+
 def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()

@@ -25,18 +25,19 @@ from data.orientation import PNG
 
 Range = tuple[float, float]  # stored values that become 0 and 255
 
-BITS_PER_SAMPLE, SAMPLE_FORMAT, PLANES = 258, 339, 284  # tags of TIFF
+BITS_PER_SAMPLE, SAMPLE_FORMAT, PLANES, WHITE = 258, 339, 284, 262  # tags of TIFF; of the last 0 is: 0 is white
 SIGNED = 2  # of SAMPLE_FORMAT; 1 is unsigned, 3 float
 NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF", "F;64BF": "F;64NF", "I;32B": "I;32N"}
 LOW_BYTES = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 J2K_SIZE = re.compile(rb"\xff\x51.{36}(..)(.)", re.DOTALL)  # marker SIZ: number of components, bits - 1 of the first
 
-# What Pillow can unpack but does not recognise: float64, and big-endian uint32.
+# What Pillow can unpack but does not recognise: float64, big-endian uint32, and big-endian uint16 of which 0 is white.
 TiffImagePlugin.OPEN_INFO.update(
     {
         (TiffImagePlugin.II, 1, (3,), 1, (64,), ()): ("F", "F;64F"),
         (TiffImagePlugin.MM, 1, (3,), 1, (64,), ()): ("F", "F;64BF"),
         (TiffImagePlugin.MM, 1, (1,), 1, (32,), ()): ("I", "I;32B"),
+        (TiffImagePlugin.MM, 0, (1,), 1, (16,), ()): ("I;16B", "I;16B"),
     }
 )
 
@@ -53,6 +54,11 @@ def is_high_bit(image: Image.Image, encoded: bytes) -> bool:
         size = J2K_SIZE.search(encoded[:4096])
         return bool(size) and (size[2][0] & 0x7F) >= 8
     return image.mode == "F" or image.mode.startswith("I")
+
+
+def is_inverted(image: Image.Image) -> bool:
+    """Whether 0 is white, as in X-rays; Pillow inverts only such images of 8 bits."""
+    return image.format == "TIFF" and image.tag_v2.get(WHITE) == 0
 
 
 def prepare(image: Image.Image) -> None:
@@ -126,18 +132,33 @@ def own_range(values: np.ndarray) -> Range:
 
 
 def netpbm(image: Image.Image, encoded: bytes) -> tuple[np.ndarray, bool] | None:
-    """The values of a binary PGM or PPM of 16 bits, as stored, and whether all are there, else black; of others None.
+    """The values of a PGM or PPM of 16 bits, as stored, and whether all are there, else black; of others None.
 
     Pillow would scale the grey ones, a value at a time, and reduce colours to 8 bits.
     """
+    if image.format != "PPM" or image.mode == "F":
+        return None
     tile = image.tile[0]
-    if image.format != "PPM" or image.mode == "F" or tile.codec_name not in ("raw", "ppm"):
+    if tile.codec_name not in ("raw", "ppm", "ppm_plain"):
         return None
     shape = (image.height, image.width, *((3,) if image.mode == "RGB" else ()))
     size = 2 * math.prod(shape)
-    content = encoded[tile.offset : tile.offset + size]
+    if tile.codec_name == "ppm_plain":  # numbers as text, after four words of header
+        content = np.array(_words(encoded)[4 : 4 + size // 2], np.uint16).astype(">u2").tobytes()
+    else:
+        content = encoded[tile.offset : tile.offset + size]
     values = np.frombuffer(content.ljust(size, b"\0"), ">u2").astype(np.uint16).reshape(shape)
     return values, len(content) == size
+
+
+def maxval(encoded: bytes) -> int:
+    """The largest value that a PGM or PPM may hold."""
+    return int(_words(encoded[:4096])[3])
+
+
+def _words(encoded: bytes) -> list[bytes]:
+    """# begins a comment, which ends with its line."""
+    return b" ".join(line.partition(b"#")[0] for line in encoded.split(b"\n")).split()
 
 
 def _netpbm_highest(image: Image.Image) -> int:
@@ -153,7 +174,7 @@ def _integers(values: np.ndarray, image: Image.Image) -> np.ndarray:
     if values.dtype.itemsize == 2:
         return values.astype(np.uint16)
     if image.format != "TIFF":
-        return values.astype(np.uint16) if image.format in ("PNG", "PPM") else values
+        return values.astype(np.uint16) if image.format == "PNG" else values
     bits, kind = (image.tag_v2.get(tag, (default,))[0] for tag, default in ((BITS_PER_SAMPLE, 32), (SAMPLE_FORMAT, 1)))
     if bits <= 16:
         return values.astype(np.int16 if kind == SIGNED else np.uint16)

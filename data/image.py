@@ -326,6 +326,7 @@ def _decode_with_pillow(encoded: bytes, intensity: Range | None) -> tuple[Pixels
         turn = orientation.of_png(io.BytesIO(encoded)) if image.format == "PNG" else orientation.of(image)
         odd |= Odd.TURNED if turn > 1 else Odd(0)
         turned_by_pillow = orientation.is_turned_by_pillow(image)
+        inverted = high_bit.is_inverted(image)
         values = None
         if high_bit.is_high_bit(image, encoded):
             values, is_whole = _stored(image, encoded)
@@ -345,7 +346,7 @@ def _decode_with_pillow(encoded: bytes, intensity: Range | None) -> tuple[Pixels
             pixels = np.asarray(picture.transpose(orientation.TURNS[turn]) if turn > 1 else picture)
         else:
             hides = _hides(image)
-            pixels, rest = _scaled(orientation.upright(values, turn), intensity)
+            pixels, rest = _scaled(orientation.upright(values, turn), intensity, inverted)
             odd |= rest
     odd |= Odd.TRANSPARENT if hides else Odd(0)
     return _not_blank(pixels) if odd & Odd.TRUNCATED else pixels, odd
@@ -373,12 +374,16 @@ def _stored(image: Image.Image, encoded: bytes) -> tuple[np.ndarray | None, bool
     return high_bit.stored(image, encoded), is_whole
 
 
-def _scaled(values: np.ndarray, intensity: Range | None) -> tuple[Pixels, Odd]:
-    """Stored values [h,w], [h,w,1] or [h,w,3] -> RGB as float32 of 0..255. Grey is one channel seen three times."""
+def _scaled(values: np.ndarray, intensity: Range | None, inverted: bool = False) -> tuple[Pixels, Odd]:
+    """Stored values [h,w], [h,w,1] or [h,w,3] -> RGB as float32 of 0..255. Grey is one channel seen three times.
+
+    Of those `inverted` the range's lower end is white.
+    """
     odd = Odd.DEEP
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         odd |= Odd.NOT_FINITE
     scaled = high_bit.scale(values, intensity or high_bit.own_range(values))
+    scaled = 255 - scaled if inverted else scaled
     if np.ptp(scaled) < 1 and values.min() < values.max():
         odd |= Odd.BLANK
     scaled = scaled.reshape((*scaled.shape[:2], -1))

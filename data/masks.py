@@ -11,18 +11,23 @@ Without numbers a pixel of class k holds k, and 255 is ignored.
 """
 
 import io
+import re
 from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Int, Integer, UInt8
 from PIL import Image
 
 from data.boxes import IGNORE
+from data.high_bit import maxval
 from errors import UserError
 
 MOST = 255  # classes
 UNKNOWN = -1
-LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")  # Pillow's names of formats
+LOSSY = ("JPEG", "MPO", "AVIF")  # Pillow's names of formats
+LOSSLESS_WEBP = re.compile(rb"RIFF....WEBP(VP8X.*)?VP8L", re.DOTALL)
+J2K_CODING = re.compile(rb"\xff\x4f\xff\x51.*?\xff\x52.{11}(.)", re.DOTALL)  # from SOC to COD's transformation
 COLOURS = ("RGB", "RGBA", "LA")  # modes that are read as colours also where the legend gives none
 
 
@@ -89,7 +94,7 @@ def read_mask(encoded: bytes, name: str, legend: Legend) -> UInt8[np.ndarray, "h
         shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
         raise UserError(
             f"{name}: holds {shown} at row {row}, column {column}, which is none of the {len(legend.classes)} classes "
-            f"of {legend.origin}; mend it, or write 'ignore {shown}' there"
+            f"of {legend.origin}; mend it, or write '{legend.classes[-1]} {shown}' or 'ignore {shown}' there"
         )
     return found.astype(np.uint8)
 
@@ -102,8 +107,9 @@ def classes_of(encoded: bytes, name: str, legend: Legend) -> tuple[np.ndarray, n
     read as grey. Raises UserError for colours without a legend of colours, and for masks that `check_header` refuses.
     """
     try:
-        with Image.open(io.BytesIO(encoded)) as mask:
-            check_header(mask, name)
+        file = io.BytesIO(encoded)
+        with Image.open(file) as mask:
+            check_header(mask, file, name)
             values = _stored(mask, encoded, name, bool(legend.colours))
             bilevel = mask.mode == "1"
     except UserError:
@@ -127,14 +133,29 @@ def classes_of(encoded: bytes, name: str, legend: Legend) -> tuple[np.ndarray, n
     return values, legend.table[values]
 
 
-def check_header(mask: Image.Image, name: str) -> None:
-    """Raises UserError for what no mask can be: stored with loss, in several pages, or in floating point."""
-    if mask.format in LOSSY:
+def check_header(mask: Image.Image, file: BinaryIO, name: str) -> None:
+    """Raises UserError for what no mask can be: stored with loss, in several pages, or in floating point.
+
+    `mask` was opened from `file`.
+    """
+    if mask.format in LOSSY or (mask.format in ("WEBP", "JPEG2000") and not _is_lossless(mask, file)):
         raise UserError(f"{name}: masks must be stored without loss, as PNG, for example; convert it")
     if getattr(mask, "n_frames", 1) > 1:
         raise UserError(f"{name}: holds {mask.n_frames} pages, a mask holds one; save each mask as a file of its own")
     if mask.mode == "F":
         raise UserError(f"{name}: holds floating-point numbers, a mask whole ones; save it with 8 or 16 bits")
+
+
+def _is_lossless(mask: Image.Image, file: BinaryIO) -> bool:
+    """Whether a WebP or JPEG 2000 file is of the kind that can restore every pixel."""
+    position = file.tell()
+    file.seek(0)
+    encoded = file.read()
+    file.seek(position)
+    if mask.format == "WEBP":
+        return bool(LOSSLESS_WEBP.match(encoded))
+    coding = J2K_CODING.search(encoded)
+    return bool(coding) and coding[1] == b"\x01"  # the reversible 5-3 filter
 
 
 def _stored(mask: Image.Image, encoded: bytes, name: str, colours: bool) -> Integer[np.ndarray, "h w *c"]:
@@ -160,14 +181,8 @@ def _white(mask: Image.Image, encoded: bytes) -> tuple[int, int]:
     if mask.format == "TIFF" and mask.mode == "L":
         return min(255, (1 << mask.tag_v2.get(258, (8,))[0]) - 1), 255
     if mask.format == "PPM" and mask.mode in ("L", "I"):
-        return _maxval(encoded), 255 if mask.mode == "L" else 65535
+        return maxval(encoded), 255 if mask.mode == "L" else 65535
     return 255, 255
-
-
-def _maxval(encoded: bytes) -> int:
-    """The third number of a PGM's header, in which # begins a comment."""
-    lines = (line.partition(b"#")[0] for line in encoded[:4096].split(b"\n"))
-    return int(b" ".join(lines).split()[3])
 
 
 def _of_colours(values: UInt8[np.ndarray, "h w 3"], legend: Legend) -> Int[np.ndarray, "h w"]:

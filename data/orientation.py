@@ -7,7 +7,7 @@ ImageOps.exif_transpose has them.
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -78,6 +78,12 @@ def is_turned_by_pillow(image: Image.Image) -> bool:
 
 def swaps_sides(orientation: int) -> bool:
     return orientation >= 5
+
+
+def hint(decoded: Sequence[int], other: Sequence[int]) -> str:
+    """What to do where an image is as high as it should be wide; "" for other sizes (height, width)."""
+    turned = tuple(decoded[:2]) == tuple(other[1::-1]) and decoded[0] != decoded[1]
+    return "; if those are for the image as it is stored, remove the orientation from its EXIF" if turned else ""
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

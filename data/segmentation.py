@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 from scipy import ndimage
 
-from data import boxes, image
+from data import boxes, image, orientation
 from data.boxes import IGNORE, Size
 from data.canvases import listed, others_note, smallest, with_others
 from data.sources import Source
@@ -150,7 +150,7 @@ def check_mask(name: str, decoded: tuple[int, ...], mask: Mask, classes: int) ->
     if mask.shape != tuple(decoded[:2]):
         raise UserError(
             f"{name} is {decoded[1]} x {decoded[0]} but its mask is {mask.shape[1]} x {mask.shape[0]}: masks must have "
-            "their picture's size"
+            f"their picture's size{orientation.hint(decoded, mask.shape)}"
         )
     wrong = (mask >= classes) & (mask != IGNORE)
     if wrong.any():

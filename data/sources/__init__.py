@@ -85,9 +85,14 @@ class View:
 
 @dataclass(frozen=True)
 class Subset(View):
-    """The records of `source` at `indices`, in that order."""
+    """The records of `source` at `indices`, in that order. note: what is odd about this part, "" if nothing."""
 
     indices: np.ndarray
+    note: str = ""
+
+    @property
+    def oddities(self) -> str:
+        return "; ".join(filter(None, (self.note, getattr(self.source, "oddities", ""))))
 
     @property
     def classes(self) -> Sequence[str]:
@@ -230,7 +235,8 @@ def load(data: ConfigDict, split: str) -> Source:
             return module.load(argument, own + split.removeprefix(name), data_dir)
         source = module.load(argument, own, data_dir)
     if bracket:
-        source = Subset(source, _slice(split, len(source), spec))
+        part = Subset(source, _slice(split, len(source), spec))
+        source = replace(part, note=_without_classes(part, split))
     if len(source) == 0:
         raise UserError(f"{spec} has no records in its split {split!r}")
     return source
@@ -350,6 +356,19 @@ def _slice(split: str, count: int, spec: str) -> Int[np.ndarray, "records"]:
         return round(exact)
 
     return np.arange(count)[position(found[1], 0) : position(found[2], count)]
+
+
+def _without_classes(part: Subset, split: str) -> str:
+    """Reports the classes that the whole of a source of files has records of, but not this part of it."""
+    if not hasattr(part.source, "files") or not len(part):
+        return ""
+    lost = sorted(set(_used(part.source)) - set(_used(part)))
+    if not lost:
+        return ""
+    return (
+        f"odd split: {split} has no record of {len(lost):,} of the {len(part.classes):,} classes, first "
+        f"{part.classes[lost[0]]} (a slice is taken in the order of the files)"
+    )
 
 
 def _own(name: str, available: Sequence[str]) -> str:

@@ -1,20 +1,25 @@
 """`coco:<path>`: boxes in COCO's JSON format (Lin et al. 2014).
 
     <path>/annotations/instances_<split>2017.json    or ...2014.json, instances_<split>.json, <split>.json,
-                                                     or <path>/<split>.json
+                                                     or <path>/<split>.json, <split>/_annotations.coco.json
     <path>/<split>2017/<file_name>                   or <split>2014/, <split>/, images/<split>2017/, images/<split>/,
                                                      images/, or beside <path>'s folders
 
-`<split>` is train, val or test. Classes are the file's categories in the order of their ids, which have holes in COCO.
-Boxes are x, y, width, height there, continuous. Crowds are kept and marked; pictures without boxes are kept, also in
-training, where torchvision's references drop them. An area that is missing, or that no object can have, is computed
-from the outline, or where there is none from the box.
+`<split>` is train, val (or valid, ...) or test. Classes are the file's categories in the order of their ids, which have
+holes in COCO. Boxes are x, y, width, height there, continuous. Crowds are kept and marked; pictures without boxes are
+kept, also in training, where torchvision's references drop them. An area that is missing, or that no object can have,
+is computed from the outline, or where there is none from the box.
+
+What pycocotools accepts is not refused but counted and reported: an annotation of an image that is not listed, and an
+image or annotation that is listed again as it is, are dropped; annotations that share an id, and entries of one file as
+several images, are kept; categories that share a name are classes of their own, named "<name> (id <id>)".
 """
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +28,12 @@ from jaxtyping import Float, Int
 
 from data import outlines
 from data.annotations import Detection, pack, packed_ids, packed_names, picture_size, stated_size
+from data.files import listed_path
+from data.sources import VALIDATION
 from data.sources.folder import root_folder
 from errors import UserError, apart
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", *VALIDATION, "test")
 # COCO 2017's own: 80 of 1..90.
 CATEGORY_IDS = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 
@@ -52,10 +59,11 @@ class Content:
     image_ids: list[int | str]
     sizes: Int[np.ndarray, "images 2"]  # height, width
     category_ids: tuple[int | str, ...]
-    names: tuple[str, ...]  # of the categories
+    names: tuple[str, ...]  # of the categories, some of which may share one
     objects: list[dict[str, Any]]
     owner: Int[np.ndarray, "objects"]
     classes: Int[np.ndarray, "objects"]
+    oddities: str
 
 
 def load(argument: str, split: str, data_dir: str) -> Detection:
@@ -82,14 +90,15 @@ def load(argument: str, split: str, data_dir: str) -> Detection:
         name=lambda index: f"{path}: {content.file_names[index]}",
         where=str(path),
     )
+    classes, shared = _told_apart(content.names, content.category_ids)
     return Detection(
         root=content.folder,
         files=packed_names(content.file_names),
-        classes=content.names,
+        classes=classes,
         category_ids=content.category_ids,
         image_ids=packed_ids(content.image_ids),
         sizes=content.sizes,
-        store=store,
+        store=replace(store, oddities="; ".join(filter(None, (shared, content.oddities, store.oddities)))),
     )
 
 
@@ -99,16 +108,20 @@ def read(root: Path, split: str) -> Content:
     content = _json(path)
     images, objects, categories = (content[key] for key in ("images", "annotations", "categories"))
 
-    category_ids = _unique(categories, "id", _id, path, "category")
-    names = _unique(categories, "name", _text, path, "category")
+    category_ids = _converted(categories, "id", _id, path, "category")
+    names = _converted(categories, "name", _text, path, "category")
+    _refuse_repeated(category_ids, path, "category id")
     in_order = sorted(range(len(names)), key=lambda row: (isinstance(category_ids[row], str), category_ids[row]))
     category_ids, names = (tuple(column[row] for row in in_order) for column in (category_ids, names))
-    image_ids = _unique(images, "id", _id, path, "image")
-    file_names = _unique(images, "file_name", _file_name, path, "image")
-    _unique(objects, "id", _id, path, "annotation")
+
+    images, odd_images = _distinct_images(images, path)
+    image_ids = [_id(each["id"]) for each in images]
+    file_names = [_file_name(each["file_name"]) for each in images]
+    objects, odd_objects = _listed_objects(objects, image_ids, path)
 
     folder = _picture_folder(root, split, file_names, path)
     sizes = [_size(each, folder / name) for each, name in zip(images, file_names, strict=True)]
+    odd = [*odd_images, *odd_objects]
     return Content(
         path=path,
         folder=folder,
@@ -120,7 +133,69 @@ def read(root: Path, split: str) -> Content:
         objects=objects,
         owner=_indices(objects, "image_id", image_ids, "images", path),
         classes=_indices(objects, "category_id", category_ids, "categories", path),
+        oddities=f"odd records in {path}: {'; '.join(odd)}" if odd else "",
     )
+
+
+def _distinct_images(records: list[dict[str, Any]], path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The images without those listed again, and what was odd."""
+    ids = _converted(records, "id", _id, path, "image")
+    files = _converted(records, "file_name", _file_name, path, "image")
+    rows, again = _first_and_others(zip(ids, files, strict=True))
+    kept = [ids[row] for row in rows]
+    _refuse_repeated(kept, path, "image id")
+    _, shared = _first_and_others(files[row] for row in rows)
+    odd = [
+        *_told("images listed again (dropped)", [ids[row] for row in again], "image"),
+        *_told("images of a file that another one has (kept)", [kept[row] for row in shared], "image"),
+    ]
+    return [records[row] for row in rows], odd
+
+
+def _listed_objects(
+    records: list[dict[str, Any]], image_ids: Sequence[int | str], path: Path
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The annotations of images that are listed, without those listed again, and what was odd."""
+    ids, images = _converted(records, "id", _id, path, "annotation"), set(image_ids)
+    of_images = [_id(value) for value in _column(records, "image_id", path, "annotation")]
+    first = {value: row for row, value in reversed(list(enumerate(ids)))}
+    repeated = [row for row, value in enumerate(ids) if first[value] != row]
+    again = {row for row in repeated if records[row] == records[first[ids[row]]]}
+    # One whose image_id can be no id is refused later, and so is the first where none has its image.
+    unlisted = {row for row, value in enumerate(of_images) if value is not None and value not in images}
+    left_out = again | unlisted if len(unlisted) < len(records) else again
+    odd = [
+        *_told("annotations of images that are not listed (dropped)", [ids[row] for row in sorted(unlisted)]),
+        *_told("annotations listed again (dropped)", [ids[row] for row in sorted(again - unlisted)]),
+        *_told("annotations with the id of another one (kept)", [ids[row] for row in repeated if row not in left_out]),
+    ]
+    return [record for row, record in enumerate(records) if row not in left_out], odd
+
+
+def _first_and_others(keys: Iterable[Hashable]) -> tuple[list[int], list[int]]:
+    """The rows in which a key comes first, and those in which it comes again."""
+    rows: tuple[list[int], list[int]] = [], []
+    seen: set[Hashable] = set()
+    for row, key in enumerate(keys):
+        rows[key in seen].append(row)
+        seen.add(key)
+    return rows
+
+
+def _told(rule: str, ids: Sequence[int | str], what: str = "annotation") -> list[str]:
+    return [f"{len(ids):,} {rule}, first {what} {ids[0]!r:.60}"] if ids else []
+
+
+def _told_apart(names: Sequence[str], ids: Sequence[int | str]) -> tuple[tuple[str, ...], str]:
+    """Names of which each stands for one category, and a line on those that do not by themselves."""
+    counts = Counter(names)
+    shared = [name for name, count in counts.items() if count > 1]
+    classes = tuple(
+        f"{name} (id {number})" if counts[name] > 1 else name for name, number in zip(names, ids, strict=True)
+    )
+    first = f"first {shared[0]!r:.60}" if shared else ""
+    told = f"odd categories: {len(shared):,} names of several categories (told apart by their ids), {first}"
+    return classes, told if shared else ""
 
 
 def area(annotation: dict[str, Any]) -> float:
@@ -134,7 +209,8 @@ def area(annotation: dict[str, Any]) -> float:
 
 def annotation_file(root: Path, split: str) -> Path | None:
     names = (f"instances_{split}2017", f"instances_{split}2014", f"instances_{split}", split)
-    candidates = [root / "annotations" / f"{name}.json" for name in names] + [root / f"{split}.json"]
+    candidates = [root / "annotations" / f"{name}.json" for name in names]
+    candidates += [root / f"{split}.json", root / split / "_annotations.coco.json"]
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -191,24 +267,25 @@ def _text(value: Any) -> str | None:
 
 
 def _file_name(value: Any) -> str | None:
-    """./1.jpg is 1.jpg."""
-    return os.path.normpath(value) if isinstance(value, str) else None
+    return listed_path(value) if isinstance(value, str) else None
 
 
-def _unique(
+def _converted(
     records: Sequence[Any], field: str, convert: Callable[[Any], Any], path: Path, what: str
 ) -> list[int | str]:
-    """The column, converted, which must hold each value once."""
-    values, seen = _column(records, field, path, what), set()
+    values = _column(records, field, path, what)
     converted = [convert(value) for value in values]
     for value, each in zip(values, converted, strict=True):
         if each is None:
             wanted = "a whole number or a text" if convert is _id else "a text"
             raise UserError(f"{path}: {what} {field} {value!r:.60} is not {wanted}; mend it")
-        if each in seen:
-            raise UserError(f"{path}: {what} {field} {value!r:.60} occurs twice; remove one, or give it its own")
-        seen.add(each)
     return converted
+
+
+def _refuse_repeated(values: Sequence[int | str], path: Path, what: str) -> None:
+    _, again = _first_and_others(values)
+    if again:
+        raise UserError(f"{path}: {what} {values[again[0]]!r:.60} occurs twice; remove one, or give it its own")
 
 
 def _indices(

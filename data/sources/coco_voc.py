@@ -141,7 +141,9 @@ def load(argument: str, split: str, data_dir: str) -> CocoVoc:
         kinds=np.array([kind for kind, _ in flat], np.uint8),
         ends=np.cumsum([0, *(len(counts) for _, counts in flat)]),
         outlines=b"".join(counts for _, counts in flat),
-        oddities=f"odd outlines in {path}: {'; '.join(told)}" if told else "",
+        oddities="; ".join(
+            filter(None, (content.oddities, f"odd outlines in {path}: {'; '.join(told)}" if told else ""))
+        ),
     )
 
 

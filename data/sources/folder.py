@@ -1,13 +1,15 @@
 """`folder:<path>`: images sorted into folders, one sub-folder per class.
 
-    <path>/train/<class>/.../<image>    with val/ (or valid/, ...) and test/ beside train/, or any of these alone, or
+    <path>/train/<class>/.../<image>    with val/ (or valid/, ...) and test/ beside train/, or any of these alone, in
+                                        capitals too, and as training/ and testing/, or
     <path>/<class>/.../<image>          one split, "train", to cut a "val" from with config.data.val_fraction, or to
                                         evaluate as other data: eval.py --source folder:<path> --split train
 
 The classes are the sorted names of the class folders of train, or without train of all splits; any script will do.
 Each has an image in train at least; val and test may lack some. Folders within a class folder belong to the class. A
-folder `train` that holds images itself is a class of that name. Files that are no images are passed over, counted and
-reported; data/files.py says what counts as an image, and what is hidden.
+folder `train` that holds images itself is a class of that name. Files that are no images, and images outside the class
+folders, are passed over, counted and reported; data/files.py says what counts as an image, and what is hidden. Where no
+class folder holds images itself, but only folders of them, that is reported too: these may be the classes.
 """
 
 import os
@@ -22,6 +24,7 @@ from data.sources import VALIDATION, Record
 from errors import UserError, apart, did_you_mean
 
 SPLITS = ("train", *VALIDATION, "test")
+OTHERWISE = {"train": "training", "test": "testing"}  # what folders of splits are called too
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,17 @@ class Folder:
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
-    return _split_folders(root_folder(argument)) or ("train",)
+    return tuple(_split_folders(root_folder(argument))) or ("train",)
 
 
 def load(argument: str, split: str, data_dir: str) -> Folder:
     root = root_folder(argument)
     held = _split_folders(root)
-    reference = [root / "train"] if "train" in held else [root / each for each in held] or [root]
+    reference = [root / name for each, name in held.items() if each == "train" or "train" not in held] or [root]
     classes = tuple(sorted({name for folder in reference for name in _class_folders(folder)}))
     if not classes:
         raise UserError(f"{reference[0]}: no class folders; expected {reference[0]}/<class>/<image>")
-    root = root / split if held else root
+    root = root / held[split] if held else root
     present = _class_folders(root)
     for name in present:
         with apart():
@@ -78,7 +81,8 @@ def load(argument: str, split: str, data_dir: str) -> Folder:
     if not found:
         raise UserError(f"{root}: no images in its class folders; expected {root}/<class>/<image>")
     packed = np.array([os.fsencode(file) for file in found])
-    return Folder(root, classes, packed, np.array(labels, np.int32), files.passed_over(*others))
+    lines = (files.passed_over(*others), _loose(root), _nested(root, found))
+    return Folder(root, classes, packed, np.array(labels, np.int32), "; ".join(filter(None, lines)))
 
 
 def root_folder(argument: str, kind: str = "folder") -> Path:
@@ -94,14 +98,21 @@ def root_folder(argument: str, kind: str = "folder") -> Path:
     return root
 
 
-def _split_folders(root: Path) -> tuple[str, ...]:
-    """The splits that `root` holds as folders of class folders; () where it holds the class folders of one split."""
+def _split_folders(root: Path) -> dict[str, str]:
+    """The splits that `root` holds as folders of class folders, and what these are called.
+
+    {} where it holds the class folders of one split.
+    """
     folders = [entry.name for entry in files.entries(root) if files.is_folder(entry)]
-    held = tuple(split for split in SPLITS if split in folders)
+    held = {}
+    for split in SPLITS:
+        called = [name for name in folders if name.lower() in (split, OTHERWISE.get(split))]
+        if called:
+            held[split] = split if split in called else called[0]
     if "train" in held:
-        return () if _holds_images(root / "train") else held
-    alone = len(folders) == len(held) and not any(_holds_images(root / split) for split in held)
-    return held if alone else ()
+        return {} if _holds_images(root / held["train"]) else held
+    alone = len(folders) == len(held) and not any(_holds_images(root / name) for name in held.values())
+    return held if alone else {}
 
 
 def _holds_images(folder: Path) -> bool:
@@ -113,17 +124,29 @@ def _holds_images(folder: Path) -> bool:
 def _class_folders(path: Path) -> tuple[str, ...]:
     """Sorted names of the folders in `path`.
 
-    Raises UserError for an image next to them, which would belong to no class, and for one that holds splits.
+    Raises UserError for one that holds splits.
     """
-    names = []
-    for entry in files.entries(path):
-        if files.is_folder(entry):
-            names.append(entry.name)
-        elif files.is_image(entry.name):
-            with apart():
-                raise UserError(f"{entry.path}: an image outside the class folders; move it into one")
+    names = [entry.name for entry in files.entries(path) if files.is_folder(entry)]
     for name in names:
         held = [split for split in SPLITS if (path / name / split).is_dir()]
         if "train" in held and len(held) > 1:
             raise UserError(f"{path / name}: holds splits, not the images of one class; give folder:{path / name}")
     return tuple(sorted(names))
+
+
+def _loose(root: Path) -> str:
+    """Reports the images next to the class folders, which belong to no class."""
+    loose = [entry.path for entry in files.entries(root) if not files.is_folder(entry) and files.is_image(entry.name)]
+    return (
+        f"odd files: {len(loose):,} images outside the class folders (passed over), first {loose[0]}" if loose else ""
+    )
+
+
+def _nested(root: Path, found: Sequence[str]) -> str:
+    """Reports that no image, of `found` below `root`, is in a class folder itself."""
+    if not found or any(file.count("/") == 1 for file in found):
+        return ""
+    return (
+        f"odd folders: all images are in folders below the class folders, first {root / os.path.dirname(found[0])}; if "
+        "those are the classes, give a folder that holds them"
+    )

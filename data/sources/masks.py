@@ -8,7 +8,7 @@
 
 <split> is train, val (or valid, validation, dev) or test, of VOC also trainval. Folders may lie within those of images,
 and likewise within those of masks. A mask may carry its image's name with _mask, _label or _L behind it, unless that is
-another image's name. Every image needs one mask, and every mask an image.
+another image's name. Every image needs one mask; masks without an image are passed over, counted and reported.
 
 <path>/classes.txt is the legend: a class's name per line, with the number or colour of its pixels where that is not the
 line's place; see data/masks.py. Without the file, folders of `annot` have the classes of CamVid, and lists as VOC's
@@ -31,6 +31,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
+from data import orientation
 from data.annotations import packed_names, picture_size
 from data.boxes import IGNORE
 from data.files import Listing, by_name, passed_over, read_bytes, read_names, read_text, scan
@@ -94,12 +95,15 @@ def load(argument: str, split: str, data_dir: str) -> Masks:
     pictures, masks, listed = _layout(root)[split]
     found, found_masks = scan(root / pictures), scan(root / masks)
     pairs = _pairs(root / pictures, root / masks, found, found_masks, root / listed if listed else None)
+    without = sorted(set(found_masks.images) - {mask for _, mask in pairs})
     files, mask_files = [f"{pictures}/{image}" for image, _ in pairs], [f"{masks}/{mask}" for _, mask in pairs]
     paths, mask_paths = [root / file for file in files], [root / file for file in mask_files]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         sizes = np.array(list(pool.map(picture_size, paths)), np.int32).reshape(-1, 2)
         modes = list(pool.map(_mode, mask_paths, paths, sizes))
     legend, odd = _survey(mask_paths, modes, _legend(root))
+    if without and not listed:
+        odd.append(f"{len(without):,} without an image (passed over), first {root / masks / without[0]}")
     lines = (
         "" if listed else passed_over((root / pictures, found.others), (root / masks, found_masks.others)),
         f"odd masks: {'; '.join(odd)}" if odd else "",
@@ -142,8 +146,8 @@ def _pairs(
 ) -> list[tuple[str, str]]:
     """Paths of images and their masks, which have the image's name with one of SUFFIXES behind it.
 
-    The same suffix for all if that fits, else that of each. Raises UserError where an image has no mask or two, where a
-    mask has no image, and where the only one is another image's by its whole name.
+    The same suffix for all if that fits, else that of each. Raises UserError where an image has no mask or two, and
+    where the only one is another image's by its whole name.
     """
     files, mask_files = by_name(pictures, found.images), by_name(masks, found_masks.images)
     names = read_names(listed, files) if listed else list(files)
@@ -169,9 +173,6 @@ def _pairs(
                     raise UserError(f"{image}: has the masks {both} in {masks}; remove one")
                 raise UserError(f"{image}: no mask {masks / name}.png; add it, or remove the image")
             chosen[name] = held[0] if common is None else name + common
-    for name in [] if listed else sorted(mask_files.keys() - set(chosen.values())):
-        with apart():
-            raise UserError(f"{masks / mask_files[name]}: no image {pictures / name}.jpg; add it, or remove the mask")
     return [(files[name], mask_files[mask]) for name, mask in chosen.items()]
 
 
@@ -199,8 +200,8 @@ def _mode(mask: Path, picture: Path, size: np.ndarray) -> str:
 
 def _checked_mode(mask: Path, picture: Path, size: np.ndarray) -> str:
     try:
-        with Image.open(mask) as opened:
-            check_header(opened, str(mask))
+        with mask.open("rb") as file, Image.open(file) as opened:
+            check_header(opened, file, str(mask))
             width, height = opened.size
             mode = opened.mode
     except OSError as error:
@@ -209,7 +210,7 @@ def _checked_mode(mask: Path, picture: Path, size: np.ndarray) -> str:
     if (height, width) != tuple(size.tolist()):
         raise UserError(
             f"{picture} is {size[1]} x {size[0]} but its mask {mask} is {width} x {height}: masks must have their "
-            "image's size"
+            f"image's size{orientation.hint(size.tolist(), (height, width))}"
         )
     return mode
 

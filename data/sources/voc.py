@@ -6,9 +6,10 @@
 
 The format's coordinates are indices of pixels, from 1, of which the last belongs to the box. They become continuous by
 detectron2's rule: xmin - 1, ymin - 1, xmax, ymax. Data that counts from 0 is read by the same rule, and clipped.
-The classes are VOC's twenty, in its order, where no other names occur; else the sorted names of all splits. A picture's
-size is what its annotation says, or its own header where that is silent. An object's parts are left out. <difficult>
-is 0 where it is missing or empty, and any whole number above 0 is 1. Each <bndbox> of an <object> is an object.
+The classes are VOC's twenty, in its order, where no other names occur; else the sorted names of all splits. Splits that
+are not opened may lack annotations, as VOC's test set does. A picture's size is what its annotation says, or its own
+header where that is silent. An object's parts are left out. <difficult> is 0 where it is missing or empty, and a whole
+number above 0 is 1. Each <bndbox> of an <object> is an object.
 """
 
 import itertools
@@ -20,7 +21,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from data.annotations import Detection, named_pictures, pack, packed_names, picture_size, stated_size
-from data.files import read_names
+from data.files import read_names, read_text
 from data.sources.folder import root_folder
 from errors import UserError, apart
 
@@ -58,13 +59,15 @@ def splits(argument: str, data_dir: str) -> tuple[str, ...]:
 def load(argument: str, split: str, data_dir: str) -> Detection:
     root = root_folder(argument, "voc")
     pictures = named_pictures(root / "JPEGImages")
+    paths = {each: root / "ImageSets" / "Main" / f"{each}.txt" for each in splits(argument, data_dir)}
     lists = {
-        each: read_names(root / "ImageSets" / "Main" / f"{each}.txt", pictures) for each in splits(argument, data_dir)
+        each: read_names(path, pictures) for each, path in paths.items() if each == split or read_text(path).strip()
     }
-    parsed = {}
+    parsed, own = {}, set(lists[split])
     for name in dict.fromkeys(itertools.chain(*lists.values())):
-        with apart():
-            parsed[name] = _parse(_xml(root, name))
+        if name in own or _xml(root, name).exists():
+            with apart():
+                parsed[name] = _parse(_xml(root, name))
     classes = _classes(parsed)
     names = []
     for name in filter(parsed.__contains__, lists[split]):

@@ -6,19 +6,29 @@
     <path>/classes.txt                       the classes' names, one per line; or data.yaml's `names`, a list or a
                                              mapping from 0, or its `nc` alone
 
-An image whose file of labels is empty or missing has no objects. A line that repeats another of its file is dropped, as
-Ultralytics does, counted and reported. Sizes are read from the images' headers.
+The images of a split may lie in <path>/<split>/images instead, with labels in <path>/<split>/labels, or where data.yaml
+says: its `train`, `val` and `test` are folders or lists of images (.txt), one or several, below its `path` or <path>.
+Entries that are not there are passed over, as files that came from another machine have them. As in Ultralytics, labels
+are where the last `images` of an image's path is replaced by `labels`, or where it has none next to the image; and of
+lines with keypoints, which `kpt_shape` announces, the box is read.
+
+An image whose file of labels is empty or missing has no objects. A line that repeats another of its file is dropped,
+and labels without an image are passed over; both as in Ultralytics, counted and reported. Sizes are read from the
+images' headers.
 """
 
+import math
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
 from data.annotations import Detection, pack, packed_names, picture_size
-from data.files import by_name, passed_over, read_lines, read_text, scan
+from data.files import Listing, by_name, listed_path, passed_over, read_lines, read_text, scan
 from data.sources import VALIDATION
 from data.sources.folder import root_folder
 from errors import UserError, apart
@@ -30,16 +40,18 @@ DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
-    pictures = root_folder(argument, "yolo") / "images"
-    held = tuple(split for split in SPLITS if (pictures / split).is_dir())
+    root = root_folder(argument, "yolo")
+    held = tuple(_places(root))
     if not held:
-        raise UserError(f"{pictures}: no folder of a split; expected {pictures}/train, with {pictures}/val beside it")
+        raise UserError(
+            f"{root / 'images'}: no folder of a split; expected {root}/images/train, with {root}/images/val beside it"
+        )
     return held
 
 
 def classes(argument: str, data_dir: str) -> tuple[str, ...]:
     root = root_folder(argument, "yolo")
-    described = next((root / name for name in DESCRIPTIONS if (root / name).is_file()), None)
+    described = _description(root)
     listed = root / NAMES if (root / NAMES).is_file() else None
     if not listed and not described:
         raise UserError(f"{root}: neither {NAMES} nor {DESCRIPTIONS[0]}; write {NAMES} with a class's name per line")
@@ -57,22 +69,24 @@ def classes(argument: str, data_dir: str) -> tuple[str, ...]:
 
 def load(argument: str, split: str, data_dir: str) -> Detection:
     root, names = root_folder(argument, "yolo"), classes(argument, data_dir)
-    folder, labels = root / "images" / split, root / "labels" / split
-    found = scan(folder)
-    pictures = by_name(folder, found.images)
+    places = _places(root)[split]
+    found = [_images(root, place) for place in places]
+    pictures = by_name(root, dict.fromkeys(image for each in found for image in each.images))
     if not pictures:
-        raise UserError(f"{folder}: no images; put them there")
-    texts, others = _label_files(labels, folder, pictures)
-    read = [_rows(labels / texts[stem], len(names)) if stem in texts else [] for stem in pictures]
+        raise UserError(f"{root / places[0]}: no images; put them there")
+    held = _beside_images(root, places)
+    texts = by_name(root, filter(_is_text, held))
+    label_of = {stem: texts.get(_beside(stem), f"{_beside(stem)}.txt") for stem in pictures}
+    keypoints = _keypoints(root)
+    read = [_rows(root / file, len(names), keypoints) if (root / file).is_file() else [] for file in label_of.values()]
     rows = [np.array(list(dict.fromkeys(each)), np.float64).reshape(-1, 5) for each in read]
-    sizes = np.array([picture_size(folder / file) for file in pictures.values()], np.int32)
+    sizes = np.array([picture_size(root / file) for file in pictures.values()], np.int32)
     owner = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
     flat = np.concatenate(rows)
     center, half = flat[:, 1:3], flat[:, 3:5] / 2
 
     def name(index: int) -> str:
-        stem = list(pictures)[index]
-        return str(labels / texts.get(stem, f"{stem}.txt"))
+        return str(root / label_of[list(pictures)[index]])
 
     store = pack(
         owner=owner,
@@ -80,42 +94,107 @@ def load(argument: str, split: str, data_dir: str) -> Detection:
         classes=flat[:, 0].astype(np.int32),
         sizes=sizes,
         name=name,
-        where=str(labels),
+        where=str(root / _beside(places[0])),
     )
-    lines = [passed_over((folder, found.others)), passed_over((labels, others), what="labels")]
+    others = [file for each in found for file in each.others]
+    lines = _passed_over(root, others, held, set(label_of.values()))
     repeated = np.array([len(lines_read) - len(kept) for lines_read, kept in zip(read, rows, strict=True)])
     if repeated.any():
         first = name(np.flatnonzero(repeated)[0])
         lines.append(f"odd labels: {repeated.sum():,} lines that repeat one above (dropped), first in {first}")
     lines.append(store.oddities)
+    base = places[0] if len(places) == 1 and (root / places[0]).is_dir() else "."
     return Detection(
-        root=folder,
-        files=packed_names(list(pictures.values())),
+        root=root / base,
+        files=packed_names([os.path.relpath(file, base) for file in pictures.values()]),
         classes=names,
         category_ids=range(1, len(names) + 1),
-        image_ids=np.array(list(pictures)),
+        image_ids=np.array([os.path.relpath(stem, base) for stem in pictures]),
         sizes=sizes,
         store=replace(store, oddities="; ".join(filter(None, lines))),
     )
 
 
-def _label_files(labels: Path, folder: Path, pictures: dict[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Name -> file of labels below `labels`, which may be missing, and what other files are there.
+def _places(root: Path) -> dict[str, list[str]]:
+    """Of each split the folders and lists of its images, as paths from `root`."""
+    description = _description(root)
+    content = _content(description) if description else {}
+    held: dict[str, list[str]] = {}
+    for split in SPLITS:
+        given = content.get(split)
+        entries = [given] if isinstance(given, str) else given if isinstance(given, list) else []
+        found = [_place(root, content.get("path"), each) for each in entries if isinstance(each, str) and each]
+        usual = [each for each in (f"images/{split}", f"{split}/images") if (root / each).is_dir()][:1]
+        if found and all(found):
+            held[split] = found
+        elif usual and usual not in held.values():  # valid/ is there as val where data.yaml says so
+            held[split] = usual
+    return held
 
-    A list of classes that a labelling program left there counts as one of those. Raises UserError for labels without an
-    image.
-    """
-    found = scan(labels).others if labels.is_dir() else []
-    texts = by_name(labels, [file for file in found if file.lower().endswith(".txt")])
-    without = {stem: file for stem, file in texts.items() if stem not in pictures}
-    for stem, file in without.items():
+
+def _place(root: Path, base: Any, entry: str) -> str:
+    """Where an entry of data.yaml is, from `root`; "" if nowhere. A ../ before it may be one too many."""
+    bases = [root / base] if isinstance(base, str) and base else []
+    candidates = [each / entry[cut:] for each in (*bases, root) for cut in (0, 3 * entry.startswith("../"))]
+    return next((os.path.relpath(path, root) for path in candidates if path.exists()), "")
+
+
+def _images(root: Path, place: str) -> Listing:
+    """The images of a folder or list, and what else is in the folder, as paths from `root`."""
+    if (root / place).is_dir():
+        return Listing(*([_join(place, file) for file in files] for files in scan(root / place)))
+    listed, images = root / place, []
+    for line in dict.fromkeys(filter(None, read_lines(listed))):
+        path = listed.parent / listed_path(line)
         with apart():
-            if Path(file).name.lower() != NAMES:
-                raise UserError(f"{labels / file}: no image {folder / stem}.jpg; add it, or remove this file")
-    return texts, [file for file in found if not file.lower().endswith(".txt") or file in without.values()]
+            if not path.is_file():
+                raise UserError(f"{listed}: no image {path}; add it, or remove its line")
+            images.append(os.path.relpath(path, root))
+    return Listing(images, [])
 
 
-def _rows(path: Path, count: int) -> list[tuple[float, ...]]:
+def _beside_images(root: Path, places: list[str]) -> list[str]:
+    """All but images of the folders that hold the labels of `places`, as paths from `root`."""
+    folders = [_beside(place) for place in places if (root / place).is_dir()]
+    held = [each for each in folders if (root / each).is_dir()]
+    return list(dict.fromkeys(_join(each, file) for each in held for file in scan(root / each).others))
+
+
+def _is_text(file: str) -> bool:
+    return file.lower().endswith(".txt")
+
+
+def _passed_over(root: Path, others: list[str], held: list[str], used: set[str]) -> list[str]:
+    """Reports `others`, of the folders of images, and what of `held`, of those of labels, is not `used`."""
+    unused, images_only = [file for file in held if file not in used], set(others) - set(held)
+    # A labelling program may have left its list of classes there.
+    without = [file for file in unused if _is_text(file) and Path(file).name.lower() != NAMES]
+    odd = [file for file in unused if not _is_text(file) or Path(file).name.lower() == NAMES]
+    lines = [passed_over((root, sorted(images_only))), passed_over((root, odd), what="labels")]
+    return lines + (
+        [f"odd labels: {len(without):,} without an image (passed over), first {root / without[0]}"] if without else []
+    )
+
+
+def _beside(path: str) -> str:
+    """images/train/a -> labels/train/a."""
+    before, found, after = f"/{path}/".rpartition("/images/")
+    return f"{before}/labels/{after}".strip("/") if found else path
+
+
+def _join(folder: str, file: str) -> str:
+    return os.path.normpath(f"{folder}/{file}")
+
+
+def _keypoints(root: Path) -> int:
+    """How many numbers follow the box in lines with keypoints; 0 if data.yaml announces none."""
+    description = _description(root)
+    shape = _content(description).get("kpt_shape") if description else None
+    numbers = shape if isinstance(shape, list) else []
+    return math.prod(map(int, numbers)) if numbers and all(NUMBER.fullmatch(str(each)) for each in numbers) else 0
+
+
+def _rows(path: Path, count: int, keypoints: int) -> list[tuple[float, ...]]:
     """Class, cx, cy, w, h of each line."""
     found = []
     with apart():
@@ -126,6 +205,7 @@ def _rows(path: Path, count: int) -> list[tuple[float, ...]]:
                 row = [float(value) for value in line.split()]
             except ValueError:
                 row = []
+            row = row[:5] if keypoints and len(row) == 5 + keypoints else row
             if len(row) != 5 and (len(row) < 7 or len(row) % 2 == 0):
                 raise UserError(f"{path}:{number}: {line[:60]!r} is not 'class cx cy w h'; mend or remove the line")
             if row[0] not in range(count):
@@ -153,10 +233,16 @@ def _listed_names(path: Path) -> list[str]:
     return names
 
 
-def _described_names(path: Path) -> list[str]:
-    """`names` of a data.yaml; without it class_0, class_1, ... as many as its `nc`, as Ultralytics names them.
+def _description(root: Path) -> Path | None:
+    """data.yaml, by any of its names."""
+    return next((root / name for name in DESCRIPTIONS if (root / name).is_file()), None)
 
-    Names are read as they are written: BaseLoader, as safe as safe_load, leaves "no", "1" and "1e3" what they are.
+
+def _content(path: Path) -> dict[str, Any]:
+    """What a data.yaml holds.
+
+    It is read as it is written: BaseLoader, as safe as safe_load, leaves names such as "no", "1" and "1e3" what they
+    are.
     """
     try:
         content = yaml.load(read_text(path), Loader=yaml.BaseLoader)
@@ -166,7 +252,12 @@ def _described_names(path: Path) -> list[str]:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f"{path}:{mark.line + 1}" if mark else path
         raise UserError(f"{where}: not YAML ({problem or str(error).splitlines()[0]}); mend it") from error
-    held = content if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) else {}
+
+
+def _described_names(path: Path) -> list[str]:
+    """`names` of a data.yaml; without it class_0, class_1, ... as many as its `nc`, as Ultralytics names them."""
+    held = _content(path)
     names, count = held.get("names"), held.get("nc")
     if count is not None and not (isinstance(count, str) and NUMBER.fullmatch(count)):
         raise UserError(f"{path}: nc is {str(count)[:60]!r}, not the number of classes; mend it")

@@ -151,8 +151,18 @@ def test_the_size_is_found_behind_a_long_header(tmp_path):
 
 def test_a_picture_of_another_size_than_its_annotations_is_named():
     check_size("a.jpg", (10, 20, 3), np.array([10, 20]))
-    with pytest.raises(UserError, match="^a.jpg is 20 x 10, its annotations are for 10 x 20; mend"):
-        check_size("a.jpg", (10, 20, 3), np.array([20, 10]))
+    with pytest.raises(UserError, match="^a.jpg is 20 x 10, its annotations are for 20 x 11; mend .*the picture$"):
+        check_size("a.jpg", (10, 20, 3), np.array([11, 20]))
+
+
+def test_boxes_for_an_image_as_it_is_stored_are_refused_with_a_remedy(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
+    with pytest.raises(UserError, match="is 10 x 20, .* for 20 x 10; mend .*; if those are for the image as it is st"):
+        check_size("a.jpg", (*picture_size(tmp_path / "a.jpg"), 3), np.array([10, 20]))
+    Image.open(tmp_path / "a.jpg").save(tmp_path / "a.jpg")  # without the orientation
+    check_size("a.jpg", (*picture_size(tmp_path / "a.jpg"), 3), np.array([10, 20]))
 
 
 def test_images_are_found_by_name_and_two_of_one_name_refused(tmp_path):

@@ -33,7 +33,9 @@ def png(values: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
 
 
-def tiff(values: np.ndarray, order: str = "<", packed: bool = False, planar: bool = False) -> bytes:
+def tiff(
+    values: np.ndarray, order: str = "<", packed: bool = False, planar: bool = False, white: bool = False
+) -> bytes:
     """[h,w] or [h,w,c] of any type, as tifffile writes it. Source: TIFF 6.0, sections 2 and 8."""
     height, width = values.shape[:2]
     samples = values.shape[2] if values.ndim == 3 else 1
@@ -45,7 +47,7 @@ def tiff(values: np.ndarray, order: str = "<", packed: bool = False, planar: boo
         257: [height],
         258: [8 * values.dtype.itemsize] * samples,
         259: [8 if packed else 1],
-        262: [2 if samples >= 3 else 1],
+        262: [2 if samples >= 3 else 0 if white else 1],
         273: [8],
         277: [samples],
         278: [height],
@@ -83,6 +85,8 @@ STORED = {
     "rgba.png": (png(RGBA), RGBA[..., :3]),
     "pillow.png": (corpus.encode(GREY, "PNG"), GREY),
     "grey.pgm": (netpbm(GREY[..., None]), GREY),
+    "text.pgm": (b"P2 # text\n13 9 4095\n" + b" ".join(b"%d" % value for value in (GREY >> 4).flat), GREY >> 4),
+    "text.ppm": (b"P3 13\n9 #\n60000\n" + b"\n".join(b"%d" % value for value in (RGB % 60001).flat), RGB % 60001),
     "12_bits.pgm": (netpbm(GREY[..., None] >> 4, 4095), GREY >> 4),
     "rgb.ppm": (netpbm(RGB), RGB),
     "12_bits.ppm": (netpbm(RGB >> 4, 4095), RGB >> 4),
@@ -123,6 +127,18 @@ def test_pixels_are_the_values_scaled_in_float64(name):
         expected = expected if expected.ndim == 3 else expected[..., None]
         assert odd & Odd.DEEP and pixels.shape == (9, 13, 3) and pixels.dtype == np.float32
         np.testing.assert_allclose(pixels, np.broadcast_to(expected, pixels.shape), rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("packed", [False, True])
+def test_of_a_tiff_whose_0_is_white_the_stored_values_count_and_the_lowest_is_white(order, packed):
+    encoded = tiff(GREY, order, packed, white=True)
+    np.testing.assert_array_equal(image.stored_values(encoded, "a"), GREY)
+    for intensity in (None, (1000.0, 60000.0)):
+        plain = image.decode(tiff(GREY), "a", intensity=intensity)[0]
+        found, odd = image.decode(encoded, "a", intensity=intensity)
+        np.testing.assert_allclose(found, 255 - plain, atol=1e-4)
+        assert odd == Odd.DEEP and found.strides[-1] == 0
 
 
 @pytest.mark.parametrize("name", ["grey.png", "rgb.png", "grey_alpha.png", "int16, <0.tif", "rgb, <1.tif"])
@@ -205,6 +221,12 @@ def test_images_of_8_bits_are_not_scaled():
     encoded = corpus.encode(corpus.photo(), "PNG")
     pixels, odd = image.decode(encoded, "x", intensity=(0, 4095))
     assert pixels.dtype == np.uint8 and np.array_equal(pixels, corpus.photo()) and odd == Odd(0)
+
+
+def test_an_icon_of_16_bits_is_read():
+    encoded = corpus.encode(GREY, "ICO")
+    pixels, odd = image.decode(encoded, "a.ico")
+    assert pixels.shape[:2] == image.size(encoded, "a.ico") and odd == Odd.DEEP and np.ptp(pixels)
 
 
 def test_arrays_of_other_types_are_scaled_as_files_are():

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from detection import coco, write_coco, write_voc, write_yolo
+from detection import coco, picture, write_coco, write_voc, write_yolo
 
 from data import sources
 from data.sources import Subset, held_out, names
@@ -192,3 +192,18 @@ def test_a_split_that_the_data_has_itself_is_not_cut(folder):
     for root, held in ((folder, ["train[1:]", "val", "valid[:1]"]), (folder / "train", ["train[1:]"])):
         data = settings(f"folder:{root}", val_fraction=0.5)
         assert [split for split in asked if sources.has_split(data, split)] == held
+
+
+@pytest.mark.parametrize(("share", "lost"), [("30%", 2), ("60%", 1), ("100%", 0)])
+def test_a_slice_without_some_of_the_classes_says_so(tmp_path, share, lost):
+    for name in "abc":
+        for number in range(5):
+            picture(tmp_path / "train" / name / f"{number}.png", 8, 8)
+    source = sources.load(settings(f"folder:{tmp_path}"), f"train[:{share}]")
+    expected = (
+        f"odd split: train[:{share}] has no record of {lost} of the 3 classes, first {'abc'[3 - lost]} (a slice is "
+        "taken in the order of the files)"
+        if lost
+        else ""
+    )
+    assert source.oddities == expected

@@ -200,6 +200,18 @@ def test_spoilt_data_is_named(root, spoil, message):
         voc.load(str(root), "train", "")
 
 
+def test_other_splits_may_lack_annotations_or_names(root):
+    before = voc.load(str(root), "train", "")
+    (root / "ImageSets" / "Main" / "test.txt").write_text("x\nc\n")
+    (root / "ImageSets" / "Main" / "trainval.txt").write_text("\n")
+    source = voc.load(str(root), "train", "")
+    assert source.classes == before.classes and source.image_ids.tolist() == before.image_ids.tolist()
+    with pytest.raises(UserError, match="Annotations/x.xml: cannot be read .No such file"):
+        voc.load(str(root), "test", "")
+    with pytest.raises(UserError, match="trainval.txt: names no image"):
+        voc.load(str(root), "trainval", "")
+
+
 def _swap(root, old, new):
     path = root / "Annotations" / "a.xml"
     path.write_text(path.read_text().replace(old, new))

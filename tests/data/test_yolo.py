@@ -127,6 +127,72 @@ def test_a_line_that_repeats_another_is_dropped_and_told(root):
     )
 
 
+def test_labels_without_an_image_are_passed_over_and_told(root):
+    for name in ("x.txt", "y.TXT", "a.csv"):
+        (root / "labels" / "train" / name).write_text("0 .5 .5 .5 .5\n")
+    source = yolo.load(str(root), "train", "")
+    assert source.image_ids.tolist() == ["a", "b"] and source.box_counts[:, 0].tolist() == [2, 0]
+    assert source.oddities == (
+        f"odd files: 1 that are no labels (passed over), first {root}/labels/train/a.csv; "
+        f"odd labels: 2 without an image (passed over), first {root}/labels/train/x.txt"
+    )
+
+
+LIST = "./pics/tr/images/a.jpg\r\npics\\tr\\images\\b.png\r\n"  # as Windows writes it
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "description"),  # where those of train are, and what of data.yaml tells so
+    [
+        ("images/train", "labels/train", ""),
+        ("images/train", "labels/train", "train: /content/data/images/train\nval:\n"),  # of another machine
+        ("train/images", "train/labels", ""),
+        ("train/images", "train/labels", "train: ../train/images\nval: ../valid/images\n"),  # as Roboflow exports it
+        ("images/tr", "labels/tr", "train: images/tr\n"),
+        ("pics/tr", "pics/tr", "path: pics\ntrain: tr\n"),
+        ("pics/images", "pics/labels", "path: ./pics\ntrain: [images]\n"),
+        ("pics/tr/images", "pics/tr/labels", "path: /nowhere\ntrain: pics/tr\n"),
+        ("pics/tr/images", "pics/tr/labels", "train: list.txt\n"),
+        ("pics/tr/images", "pics/tr/labels", "train: [list.txt, pics/tr/images]\n"),
+        ("pics/images/images", "pics/images/labels", "train: pics/images/images"),
+    ],
+)
+def test_images_are_where_the_layout_or_data_yaml_says(tmp_path, images, labels, description):
+    made, root = write_yolo(tmp_path / "made"), tmp_path / "root"
+    (root / images).parent.mkdir(parents=True)
+    (made / "images" / "train").rename(root / images)
+    (root / labels).parent.mkdir(parents=True, exist_ok=True)
+    (root / labels).mkdir(exist_ok=True)
+    (made / "labels" / "train" / "a.txt").rename(root / labels / "a.txt")
+    (root / "list.txt").write_text(LIST)
+    (root / "data.yaml").write_text(f"names: [cat, dog]\n{description}")
+    assert yolo.splits(str(root), "") == ("train",)
+    source = yolo.load(str(root), "train", "")
+    assert [name.split("/")[-1] for name in source.image_ids.tolist()] == ["a", "b"] and source.oddities == ""
+    assert source.annotations(0).boxes.tolist() == [[0, 0, 50, 40], [10, 8, 20, 12]] and len(source.annotations(1)) == 0
+    assert source[0]["image"] == (root / images / "a.jpg").read_bytes()
+
+
+def test_a_split_that_data_yaml_names_is_there_once(root):
+    (root / "images" / "val").rename(root / "images" / "valid")
+    (root / "classes.txt").rename(root / "data.yaml").write_text("names: [cat, dog]\nval: images/valid\ntest: \n")
+    assert yolo.splits(str(root), "") == ("train", "val")
+
+
+def test_a_list_names_images_that_are_there(root):
+    (root / "classes.txt").rename(root / "data.yaml").write_text("names: [cat, dog]\ntrain: train.txt\n")
+    (root / "train.txt").write_text("images/train/a.jpg\nimages/train/x.jpg\n")
+    with pytest.raises(UserError, match="train.txt: no image .*images/train/x.jpg; add it, or remove its line"):
+        yolo.load(str(root), "train", "")
+
+
+def test_of_lines_with_keypoints_the_box_is_read(root):
+    (root / "classes.txt").rename(root / "data.yaml").write_text("names: [cat, dog]\nkpt_shape: [2, 3]\n")
+    (root / "labels" / "train" / "a.txt").write_text("1 .5 .5 .2 .5 .1 .1 2 .9 .9 0\n0 .2 .1 .6 .5 .4 .9\n")
+    found = yolo.load(str(root), "train", "").annotations(0)
+    np.testing.assert_allclose(found.boxes, [[20, 10, 30, 30], [10, 4, 30, 36]], rtol=1e-6)
+
+
 def test_an_outline_becomes_the_box_around_it(root):
     (root / "labels" / "train" / "a.txt").write_text("1 .2 .1 .6 .5 .4 .9\n")
     np.testing.assert_allclose(yolo.load(str(root), "train", "").annotations(0).boxes, [[10, 4, 30, 36]], rtol=1e-6)
@@ -142,7 +208,6 @@ def test_an_outline_becomes_the_box_around_it(root):
         ("labels/train/a.txt", "0 25 20 50 40", "a.txt:1: cx, cy, w, h must be shares of the image"),
         ("labels/train/a.txt", "0 .5 nan .5 .5", "a.txt: box .*nan.* is not finite"),
         ("labels/train/a.txt", "", "labels/train: not one box in its 2 pictures"),
-        ("labels/train/x.txt", "0 .5 .5 .5 .5", "x.txt: no image .*images/train/x.jpg; add it, or remove this file"),
         ("classes.txt", "", "classes.txt: no names of classes found"),
         ("classes.txt", "cat\n\ndog", "classes.txt: class 1 has no name; write one"),
         ("labels/train/a.txt", "1 .1 .1 .2 .2 .3", "a.txt:1: '1 .1 .1 .2 .2 .3' is not 'class cx cy w h'; mend"),
