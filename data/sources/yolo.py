@@ -3,6 +3,7 @@
     <path>/images/<split>/.../<name>.jpg     or another image format; <split> is train, val (or valid, ...) or test
     <path>/labels/<split>/.../<name>.txt     a line per object: class cx cy w h, in shares of the image's width and
                                              height; or class x0 y0 x1 y1 x2 y2 ..., the outline that the box is around
+    <path>/<split>/images/, <path>/<split>/labels/   is the other layout of such data, as Roboflow exports it
     <path>/classes.txt                       the classes' names, one per line; or data.yaml's `names`, a list or a
                                              mapping from 0, or its `nc` alone
 
@@ -30,11 +31,20 @@ DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
-    pictures = root_folder(argument, "yolo") / "images"
-    held = tuple(split for split in SPLITS if (pictures / split).is_dir())
+    root = root_folder(argument, "yolo")
+    held = tuple(split for split in SPLITS if _folders(root, split)[0].is_dir())
     if not held:
+        pictures = root / "images"
         raise UserError(f"{pictures}: no folder of a split; expected {pictures}/train, with {pictures}/val beside it")
     return held
+
+
+def _folders(root: Path, split: str) -> tuple[Path, Path]:
+    """A split's folders of images and of labels; those of images/ and labels/ take precedence."""
+    images = root / "images" / split
+    if not images.is_dir() and (root / split / "images").is_dir():
+        return root / split / "images", root / split / "labels"
+    return images, root / "labels" / split
 
 
 def classes(argument: str, data_dir: str) -> tuple[str, ...]:
@@ -57,7 +67,7 @@ def classes(argument: str, data_dir: str) -> tuple[str, ...]:
 
 def load(argument: str, split: str, data_dir: str) -> Detection:
     root, names = root_folder(argument, "yolo"), classes(argument, data_dir)
-    folder, labels = root / "images" / split, root / "labels" / split
+    folder, labels = _folders(root, split)
     found = scan(folder)
     pictures = by_name(folder, found.images)
     if not pictures:
