@@ -60,7 +60,7 @@ def look(source: Source, index: int) -> Look:
         pixels, odd = image.decode(record["image"], record["name"])
         if annotations is not None:
             check_size(record["name"], pixels.shape, source.sizes[index])
-        if "segmentation" in record:
+        elif "segmentation" in record:  # next to annotations, as in scenes, it has other numbers and is not used
             check_mask(record["name"], pixels.shape, record["segmentation"], len(source.classes))
         for label in classes:
             if not 0 <= label < len(source.classes):
