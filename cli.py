@@ -94,10 +94,10 @@ def run(main: Callable[[list[str]], None], program: str) -> None:
             fail(program, _one_line(error))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             fail(program, explain_override(argv) or f"--config: {_one_line(error)}")
-        except SystemExit:  # --help has been printed
+        except SystemExit:  # --help has been printed; absl would exit with 1
             with _readers_choice():
                 sys.stdout.flush()
-            raise
+            sys.exit(0)
 
     def guarded(argv: list[str]) -> None:
         _quieten()

@@ -124,6 +124,7 @@ def test_the_same_command_uses_all_devices(tmp_path):
 
 def test_help_names_the_flags_without_waiting_for_jax():
     done = run("train.py", "--help")
+    assert done.returncode == 0
     assert "--config" in done.stdout and "--workdir" in done.stdout and "--distributed" in done.stdout
     done = subprocess.run(
         f"{sys.executable} train.py --help | head -1", shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60
