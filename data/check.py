@@ -40,6 +40,7 @@ SMALL, MEDIUM = 32**2, 96**2  # square pixels: COCO's small boxes end, and its l
 ODD = {"detection": "odd boxes", "segmentation": "odd masks", "classification": "odd files"}
 COLUMNS, ROWS, CELL = 5, 4, 320  # of the grid of samples; pixels
 GAP = 6  # pixels between samples
+LEGEND, NAME, LINE = 100, 160, 20  # classes of masks that are named; the width and height of a name
 
 
 class Look(NamedTuple):
@@ -194,9 +195,18 @@ def _counts(counts: dict[str, int]) -> list[str]:
 
 
 def draw(source: Source, path: Path) -> None:
-    """A grid of records evenly spread over the split; those that cannot be read are left black."""
+    """A grid of records evenly spread over the split; those that cannot be read are left black.
+
+    Below masks stand the colours of the first LEGEND classes.
+    """
     count = min(COLUMNS * ROWS, len(source))
-    sheet = Image.new("RGB", (COLUMNS * CELL, -(-count // COLUMNS) * CELL))
+    named = source.classes[:LEGEND] if task_of(source) == "segmentation" else ()
+    top, columns = -(-count // COLUMNS) * CELL, COLUMNS * CELL // NAME
+    sheet = Image.new("RGB", (COLUMNS * CELL, top + -(-len(named) // columns) * LINE))
+    pen = ImageDraw.Draw(sheet)
+    for label, name in enumerate(named):
+        corner = (label % columns * NAME, top + label // columns * LINE + 3)
+        _label(pen, name, corner, sheet.size, _colour(label))
     for place, index in enumerate(np.linspace(0, len(source) - 1, count).astype(int)):
         try:
             sheet.paste(_sample(source, int(index)), (place % COLUMNS * CELL, place // COLUMNS * CELL))

@@ -134,6 +134,14 @@ def test_labels_of_samples_lie_within_the_image_and_stand_out_of_their_ground():
         assert written[0][0] > 200 and len(set(written)) == 1  # the same wherever it lies: none of it is cut off
 
 
+def test_the_colours_of_masks_are_named_below_them(tmp_path):
+    check.draw(open_source("scene_masks:3x32"), tmp_path / "out.png")
+    drawn = np.asarray(Image.open(tmp_path / "out.png"))
+    assert drawn.shape == (320 + 20, 1600, 3)
+    for label in range(6):
+        assert (drawn[320:, 160 * label : 160 * (label + 1)] == check._colour(label)).all(-1).sum() > 100
+
+
 def spoilt_coco(root):
     write_coco(root)
     (root / "train2017" / "x.jpg").unlink()
