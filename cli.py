@@ -45,8 +45,10 @@ class ConfigFlag:
         given = config_flags.get_override_values(flags.FLAGS["config"]) if self.given else {}
         for field in given:
             if field not in allowed:
+                instead = {"data.source": "source", "data.val_split": "split"}.get(field)
+                remedy = f"give --{instead} instead" if instead in flags.FLAGS else "leave it out"
                 raise UserError(
-                    f"--config.{field}: the run in --workdir has its own; leave it out: only {', '.join(allowed)} may "
+                    f"--config.{field}: the run in --workdir has its own; {remedy}; only {', '.join(allowed)} may "
                     "be others"
                 )
         with config.unlocked():
