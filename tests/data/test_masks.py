@@ -32,7 +32,7 @@ def test_values_that_the_layouts_own_classes_lack_name_the_file_to_write(tmp_pat
     path = next(root.rglob("a*.png"))
     write_mask(path, np.full_like(PATTERN, 128))
     with pytest.raises(
-        UserError, match=f"classes of {known}, which count without {root}/classes.txt; .*'ignore 128' th"
+        UserError, match=f"classes of {known}, for want of your own in {root}/classes.txt; .*'ignore 128' th"
     ):
         load(root)[0]
 
