@@ -45,8 +45,10 @@ class ConfigFlag:
         given = config_flags.get_override_values(flags.FLAGS["config"]) if self.given else {}
         for field in given:
             if field not in allowed:
+                instead = {"data.source": "source", "data.val_split": "split"}.get(field)
+                remedy = f"give --{instead} instead" if instead in flags.FLAGS else "leave it out"
                 raise UserError(
-                    f"--config.{field}: the run in --workdir has its own; leave it out: only {', '.join(allowed)} may "
+                    f"--config.{field}: the run in --workdir has its own; {remedy}; only {', '.join(allowed)} may "
                     "be others"
                 )
         with config.unlocked():
@@ -94,10 +96,10 @@ def run(main: Callable[[list[str]], None], program: str) -> None:
             fail(program, _one_line(error))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             fail(program, explain_override(argv) or f"--config: {_one_line(error)}")
-        except SystemExit:  # --help has been printed
+        except SystemExit:  # --help has been printed; absl would exit with 1
             with _readers_choice():
                 sys.stdout.flush()
-            raise
+            sys.exit(0)
 
     def guarded(argv: list[str]) -> None:
         _quieten()

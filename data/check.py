@@ -39,6 +39,8 @@ from experiments.base import get_base
 SMALL, MEDIUM = 32**2, 96**2  # square pixels: COCO's small boxes end, and its large ones begin
 ODD = {"detection": "odd boxes", "segmentation": "odd masks", "classification": "odd files"}
 COLUMNS, ROWS, CELL = 5, 4, 320  # of the grid of samples; pixels
+GAP = 6  # pixels between samples
+LEGEND, NAME, LINE = 100, 160, 20  # classes of masks that are named; the width and height of a name
 
 
 class Look(NamedTuple):
@@ -59,7 +61,7 @@ def look(source: Source, index: int) -> Look:
         pixels, odd = image.decode(record["image"], record["name"])
         if annotations is not None:
             check_size(record["name"], pixels.shape, source.sizes[index])
-        if "segmentation" in record:
+        elif "segmentation" in record:  # next to annotations, as in scenes, it has other numbers and is not used
             check_mask(record["name"], pixels.shape, record["segmentation"], len(source.classes))
         for label in classes:
             if not 0 <= label < len(source.classes):
@@ -193,9 +195,18 @@ def _counts(counts: dict[str, int]) -> list[str]:
 
 
 def draw(source: Source, path: Path) -> None:
-    """A grid of records evenly spread over the split; those that cannot be read are left black."""
+    """A grid of records evenly spread over the split; those that cannot be read are left black.
+
+    Below masks stand the colours of the first LEGEND classes.
+    """
     count = min(COLUMNS * ROWS, len(source))
-    sheet = Image.new("RGB", (COLUMNS * CELL, -(-count // COLUMNS) * CELL))
+    named = source.classes[:LEGEND] if task_of(source) == "segmentation" else ()
+    top, columns = -(-count // COLUMNS) * CELL, COLUMNS * CELL // NAME
+    sheet = Image.new("RGB", (COLUMNS * CELL, top + -(-len(named) // columns) * LINE))
+    pen = ImageDraw.Draw(sheet)
+    for label, name in enumerate(named):
+        corner = (label % columns * NAME, top + label // columns * LINE + 3)
+        _label(pen, name, corner, sheet.size, _colour(label))
     for place, index in enumerate(np.linspace(0, len(source) - 1, count).astype(int)):
         try:
             sheet.paste(_sample(source, int(index)), (place % COLUMNS * CELL, place // COLUMNS * CELL))
@@ -211,7 +222,7 @@ def _sample(source: Source, index: int) -> Image.Image:
     record = source[index]
     pixels = image.to_8_bits(image.decode(record["image"], record["name"])[0])
     picture = Image.fromarray(np.ascontiguousarray(pixels))
-    scale = CELL / max(picture.size)
+    scale = (CELL - GAP) / max(picture.size)
     picture = picture.resize([max(1, int(side * scale)) for side in picture.size])
     pen = ImageDraw.Draw(picture)
     if "segmentation" in record and "annotations" not in record:
@@ -219,15 +230,30 @@ def _sample(source: Source, index: int) -> Image.Image:
         mask = Image.fromarray(colours[record["segmentation"]]).resize(picture.size, Image.Resampling.NEAREST)
         return Image.blend(picture, mask, 0.5)
     if "annotations" not in record:
-        pen.text((3, 3), source.classes[record["label"]], "white", stroke_width=1, stroke_fill="black")
+        _label(pen, source.classes[record["label"]], (0, 0), picture.size, (0, 0, 0))
         return picture
     found = record["annotations"]
     for box, label in zip((found.boxes * scale).tolist(), found.classes.tolist(), strict=True):
         color = _colour(label)
         x0, y0, x1, y1 = box
         pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=color, width=2)
-        pen.text((x0 + 3, y0 + 1), source.classes[label], color, stroke_width=1, stroke_fill="black")
+        _label(pen, source.classes[label], (x0, y0), picture.size, color)
     return picture
+
+
+def _label(
+    pen: ImageDraw.ImageDraw,
+    text: str,
+    corner: tuple[float, float],
+    size: tuple[int, int],
+    colour: tuple[int, int, int],
+) -> None:
+    """`text` on a ground of `colour`, its upper left at `corner` or as near to it as lies within the image."""
+    _, _, width, height = pen.textbbox((0, 0), text)
+    x, y = (max(0, min(at, side - long - 3)) for at, side, long in zip(corner, size, (width, height), strict=True))
+    pen.rectangle((x, y, x + width + 2, y + height + 1), fill=colour)
+    light = np.dot(colour, (0.299, 0.587, 0.114)) > 127  # luma: ITU-R BT.601
+    pen.text((x + 2, y), text, "black" if light else "white")
 
 
 def _colour(label: int) -> tuple[int, int, int]:

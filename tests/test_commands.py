@@ -62,6 +62,8 @@ def test_train_evaluate_predict_and_digest(tmp_path):
     for name in CLASSES[3:5]:
         (tmp_path / "later" / name).mkdir(parents=True)
         shutil.copy(tmp_path / "one.png", tmp_path / "later" / name)
+    done = run("eval.py", "--workdir", str(tmp_path / "run"), f"--config.data.source=folder:{tmp_path / 'later'}")
+    assert done.returncode == 2 and "config.data.source: the run in --workdir has its own; give --source" in done.stderr
     later = ("--source", f"folder:{tmp_path / 'later'}", "--split", "train")
     done = run("eval.py", "--workdir", str(tmp_path / "run"), *later)
     assert done.returncode == 0, done.stderr
@@ -124,6 +126,7 @@ def test_the_same_command_uses_all_devices(tmp_path):
 
 def test_help_names_the_flags_without_waiting_for_jax():
     done = run("train.py", "--help")
+    assert done.returncode == 0
     assert "--config" in done.stdout and "--workdir" in done.stdout and "--distributed" in done.stdout
     done = subprocess.run(
         f"{sys.executable} train.py --help | head -1", shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60

@@ -3,6 +3,7 @@
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,8 +14,8 @@ from jax.experimental import multihost_utils
 from training.processes import end, time_limit
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
-
-
+# Seconds within which signals are one request: timeout(1) and launchers signal a process and then its whole group.
+ONE_REQUEST_S = 0.5
 ASK_EVERY = 10  # batches of an evaluation, where several processes have to agree
 
 
@@ -57,10 +58,12 @@ class StopRequest:
 
     def _count(self, reader: socket.socket) -> None:
         with reader:
-            arrived = 0
+            first = None
             while number := reader.recv(1):
-                arrived += number[0] in NUMBERS
-                if arrived == 2:
+                if number[0] not in NUMBERS:
+                    continue
+                first = first or time.monotonic()
+                if time.monotonic() - first > ONE_REQUEST_S:
                     end("ended by a second signal; the same command goes on from the last checkpoint", 128 + number[0])
 
     def agreed(self) -> bool:

@@ -64,7 +64,9 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any
         save_file({name: np.asarray(x, order="C") for name, x in tensors.items()}, temporary, metadata=header)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+        reason = getattr(error, "strerror", None) or str(error).removeprefix("Error while serializing: ")
+        reason = reason if path.parent.is_dir() else f"no folder {path.parent}"
+        raise UserError(f"{path}: cannot be written ({reason}); name another file") from error
 
 
 def sha256(path: Path) -> str:

@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
         with Path(_OUTPUTS.value).open("wb") as file:
             np.savez(file, **named)
     except OSError as error:
-        raise UserError(f"{_OUTPUTS.value}: cannot be written ({error.strerror})") from error
+        raise UserError(f"{_OUTPUTS.value}: cannot be written ({error.strerror}); name another as --outputs") from error
     for note in notes:
         print(note)
     print(f"{weights.origin}, {classes} classes, on {len(images)} images:")

@@ -17,6 +17,7 @@ reading the image), `box_counts` and mostly `store` (those of all records, see d
 
 import hashlib
 import importlib
+import os
 import pkgutil
 import re
 from collections.abc import Sequence
@@ -390,6 +391,12 @@ def _used(source: Source) -> Sequence[int]:
 
 def _format(spec: str) -> tuple[ModuleType, str]:
     """The module of "kind:argument" and the argument."""
-    kind, _, argument = spec.partition(":")
-    check_choice("config.data.source", kind, [module.name for module in pkgutil.iter_modules(__path__)])
+    kind, colon, argument = spec.partition(":")
+    kinds = [module.name for module in pkgutil.iter_modules(__path__)]
+    if not colon and kind not in kinds and os.path.isdir(spec):
+        raise UserError(
+            f"config.data.source is {spec!r}, without its kind; write folder:{spec} for a folder per class, or "
+            f"another of {', '.join(sorted(kinds))} before the colon"
+        )
+    check_choice("config.data.source", kind, kinds)
     return importlib.import_module(f"data.sources.{kind}"), argument

@@ -181,9 +181,9 @@ def _legend(root: Path) -> Legend:
     if path.is_file():
         return parse_legend(read_text(path), str(path))
     if (root / "ImageSets" / "Segmentation").is_dir():
-        return parse_legend(VOC, "VOC")
+        return parse_legend(VOC, f"VOC, for want of your own in {path}")
     if any((root / f"{split}annot").is_dir() for split in SPLITS):
-        return parse_legend(CAMVID, "CamVid")
+        return parse_legend(CAMVID, f"CamVid, for want of your own in {path}")
     raise UserError(f"{path}: no such file; write it with a class's name per line, in the order of their numbers")
 
 

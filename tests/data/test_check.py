@@ -9,7 +9,7 @@ import pytest
 from detection import coco, picture, voc_xml, write_coco, write_voc, write_yolo
 from masks import PATTERN, write_mask, write_masks
 from ml_collections import ConfigDict
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from data import check, sources
 from data.checks import check_split, task_of
@@ -113,6 +113,33 @@ def test_the_task_of_a_source_is_known_by_what_it_holds(tmp_path, folder):
             config.data.source = spec
             with pytest.raises(UserError, match=f"^{spec} train is data for {task}, config.task is"):
                 check_split(open_source(spec), config, "train", training=True)
+
+
+@pytest.mark.parametrize("spec", ["scenes:9x32", "scene_masks:9x32", "embedded"])
+def test_what_the_project_draws_itself_has_no_bad_record(spec):
+    assert check.survey(open_source(spec, "train[:9]"))["bad"] == []
+
+
+def test_labels_of_samples_lie_within_the_image_and_stand_out_of_their_ground():
+    for colour in ((255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0)):
+        written = []
+        for corner in ((0, 0), (-5, 38), (118, -3), (119, 39)):
+            picture = Image.new("RGB", (120, 40), (9, 9, 9))
+            check._label(ImageDraw.Draw(picture), "a class", corner, picture.size, colour)
+            drawn = np.asarray(picture).astype(int)
+            ground = (drawn == colour).all(-1)
+            letters = ~ground & (drawn != 9).any(-1)
+            written.append((ground.sum(), letters.sum()))
+            assert np.abs(drawn[letters] - colour).sum(-1).max() > 200
+        assert written[0][0] > 200 and len(set(written)) == 1  # the same wherever it lies: none of it is cut off
+
+
+def test_the_colours_of_masks_are_named_below_them(tmp_path):
+    check.draw(open_source("scene_masks:3x32"), tmp_path / "out.png")
+    drawn = np.asarray(Image.open(tmp_path / "out.png"))
+    assert drawn.shape == (320 + 20, 1600, 3)
+    for label in range(6):
+        assert (drawn[320:, 160 * label : 160 * (label + 1)] == check._colour(label)).all(-1).sum() > 100
 
 
 def spoilt_coco(root):

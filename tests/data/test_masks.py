@@ -26,6 +26,17 @@ def load(root, split="train"):
     return sources.load(data, split)
 
 
+@pytest.mark.parametrize(("layout", "known"), [("annot", "CamVid"), ("voc", "VOC")])
+def test_values_that_the_layouts_own_classes_lack_name_the_file_to_write(tmp_path, layout, known):
+    root = write_masks(tmp_path, layout)
+    path = next(root.rglob("a*.png"))
+    write_mask(path, np.full_like(PATTERN, 128))
+    with pytest.raises(
+        UserError, match=f"classes of {known}, for want of your own in {root}/classes.txt; .*'ignore 128' th"
+    ):
+        load(root)[0]
+
+
 @pytest.mark.parametrize(
     ("layout", "classes"), [("images", 3), ("annot", 11), ("voc", 21)], ids=["images", "annot", "voc"]
 )

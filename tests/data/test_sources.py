@@ -216,3 +216,8 @@ def test_a_folder_of_whole_datasets_is_no_class(folder):
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="no class folders; expected"):
         sources.load(settings(f"folder:{tmp_path}"), "train")
+
+
+def test_a_folder_without_its_kind_is_told_how_to_be_written(tmp_path):
+    with pytest.raises(UserError, match=f"without its kind; write folder:{tmp_path} .*or another of coco, "):
+        sources.load(settings(str(tmp_path)), "train")

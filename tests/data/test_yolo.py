@@ -32,6 +32,21 @@ def test_val_has_its_own_pictures_and_the_same_classes(root):
     assert yolo.load(str(root), "val", "").annotations(0).boxes.tolist() == [[20, 5, 60, 15]]
 
 
+def test_a_folder_for_each_split_is_the_same_data(root):
+    alike = {split: yolo.load(str(root), split, "") for split in ("train", "val")}
+    for split, name in (("train", "train"), ("val", "valid")):
+        (root / name).mkdir()
+        (root / "images" / split).rename(root / name / "images")
+        (root / "labels" / split).rename(root / name / "labels")
+    assert yolo.splits(str(root), "") == ("train", "valid")
+    for split, name in (("train", "train"), ("val", "valid")):
+        source = yolo.load(str(root), name, "")
+        assert source.image_ids.tolist() == alike[split].image_ids.tolist()
+        for index in range(len(source)):
+            np.testing.assert_array_equal(source.annotations(index).boxes, alike[split].annotations(index).boxes)
+            assert source[index]["name"].startswith(str(root / name / "images"))
+
+
 @pytest.mark.parametrize(
     "text",
     [

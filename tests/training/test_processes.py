@@ -33,7 +33,9 @@ def test_a_second_signal_ends_a_process_that_waits_outside_python():
     try:
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)  # as timeout(1) does: to the process, then to its group
+        time.sleep(0.8)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
