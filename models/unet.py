@@ -59,6 +59,8 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> dict[str, Logits]:
         height, width = images.shape[1:3]
+        if self.stages < 1:
+            raise UserError(f"config.model.options.stages is {self.stages}; a U-Net has one at least")
         if min(height, width) < 2**self.stages:
             raise UserError(
                 f"images of {height}x{width} are too small for U-Net, which needs {2**self.stages}x{2**self.stages}; "

@@ -1,5 +1,6 @@
 """Whether a model fits its configuration and data: found from shapes alone, before a step or a workdir is begun."""
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +16,20 @@ from errors import UserError
 from training.mesh import HOST_ONLY
 from training.state import TrainState
 from training.step import TrainStep
+
+
+def initial_shapes(init: Callable[[], Any], config: ConfigDict) -> Any:
+    """The shapes of what `init` makes. Raises UserError where the architecture cannot be built as `config` says."""
+    try:
+        return jax.eval_shape(init)
+    except UserError:
+        raise
+    except Exception as error:  # whatever an architecture makes of options out of its range
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"config.model: {config.model.name} cannot be built with these options and config.data.image_size="
+            f"{config.data.image_size} ({reason}); change one of them"
+        ) from error
 
 
 def check_model(

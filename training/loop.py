@@ -27,7 +27,7 @@ from evaluation.loop import check_sizes, evaluate, predict
 from lengths import due, exact_steps, to_steps
 from models import cost
 from training.checkpoint import Checkpoints
-from training.fitness import check_model, check_norms
+from training.fitness import check_model, check_norms, initial_shapes
 from training.initial import Weights, fitting, read_weights, start_from
 from training.manifest import (
     claim_classes,
@@ -151,7 +151,7 @@ def build(config: ConfigDict) -> Parts:
     def init() -> TrainState:
         return init_state(model, optimizer, config.data.image_size, config.seed, ema=config.ema.decay > 0)
 
-    shapes = jax.eval_shape(init)
+    shapes = initial_shapes(init, config)
     check_model(model, task, config, classes, {"params": shapes.params, "batch_stats": shapes.batch_stats})
     check_norms(train_step, source, config, shapes, mesh)
     check_sizes(eval_step, eval_variables(shapes), val_source, config, mesh)
