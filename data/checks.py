@@ -1,4 +1,4 @@
-"""What training and evaluation would refuse of a split, told before the first step: from counts and sizes alone.
+"""What training and evaluation would refuse of a split, reported before the first step: from counts and sizes alone.
 
 No image is decoded, so that a split of a million records is checked in about a second.
 """

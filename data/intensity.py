@@ -31,7 +31,7 @@ from errors import UserError
 RULES = ("bits", "type", "percentiles")
 PERCENTILES = (0.5, 99.5)
 LOOKED_AT, MEASURED, VALUES = 64, 256, 1 << 14
-DRAWING = 11  # in the seed, beside those of examples and epochs
+DRAWING = 11  # in the seed, next to those of examples and epochs
 
 
 class Values(NamedTuple):
@@ -45,7 +45,7 @@ class Values(NamedTuple):
 
 
 def settle(config: ConfigDict, source: Source, say: Callable[[str], None] = lambda line: None) -> ConfigDict:
-    """`config` with data.pixels and data.intensity as the train split `source` has them; `say` is told of a range.
+    """`config` with data.pixels and data.intensity as the train split `source` has them. `say` is given a range's line.
 
     Images of 8 bits need no range, and floats and integers in one split share none: then intensity stays as it is, and
     each high-bit image is scaled by its own bits.

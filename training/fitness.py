@@ -1,4 +1,4 @@
-"""Whether a model fits its configuration and data: found from shapes alone, before a step or a workdir is begun."""
+"""Whether a model fits its configuration and data: found from shapes alone, before any step or workdir."""
 
 from collections.abc import Callable
 from types import ModuleType

@@ -259,7 +259,8 @@ class Loop:
         self._writer.record(step, {f"val/{key}": value for key, value in results.items()})
         if self._saves:
             self._checkpoints.add_metrics(step, results)
-        shown = "  ".join(f"{key} {value:.4f}" for key, value in results.items())
+        table = parts.task.table(summary)  # without what the split has none of
+        shown = "  ".join(f"{key} {value:.4f}" for key, value in results.items() if key in table)
         self._writer.say(f"step {step}/{parts.total}  {config.data.val_split}: {shown}")
         return results
 

@@ -28,7 +28,7 @@ class Writer:
     ):
         """`active` is False on all processes but one, which then write nothing.
 
-        `evaluates_again` where the evaluation of step `resumed_at` did not end, and is to be written anew.
+        `evaluates_again` where the evaluation of step `resumed_at` did not end, and is written again.
         """
         self._total = total_steps
         self._active = active

@@ -106,7 +106,7 @@ def load(argument: str, split: str, data_dir: str) -> Masks:
         odd.append(f"{len(without):,} without an image (passed over), first {root / masks / without[0]}")
     lines = (
         "" if listed else passed_over((root / pictures, found.others), (root / masks, found_masks.others)),
-        f"odd masks: {'; '.join(odd)}" if odd else "",
+        f"odd masks in {root / (listed or masks)}: {'; '.join(odd)}" if odd else "",
     )
     return Masks(
         root=root,
