@@ -109,7 +109,7 @@ class _Lines:
 
     def __init__(self, path: AnyPath, stays: events.Stays):
         self._path = path
-        self._text = _kept(path.read_text(encoding="utf-8", errors="replace"), stays) if path.exists() else ""
+        self._text = _kept(path.read_bytes().decode("utf-8", errors="replace"), stays) if path.exists() else ""
         write_bytes(path, self._text.encode())
         self._file = path.open("a", encoding="utf-8") if is_local(path) else None
 
