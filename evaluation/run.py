@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import ModuleType
 from typing import Any
 
 import flax.linen as nn
@@ -18,13 +17,15 @@ from morphism.data.pipeline import problem
 from morphism.data.sources import Source
 from morphism.errors import NonFinite, UserError, check_choice
 from morphism.evaluation.fitness import check_model
-from morphism.evaluation.loop import Predictions, predict
+from morphism.evaluation.loop import predict
 from morphism.evaluation.step import make_eval_step
-from morphism.runtime.checkpoint import Checkpoints, check_same, choose, shapes
+from morphism.runtime.checkpoint import check_same, read_trained, shapes
 from morphism.runtime.manifest import read_classes, settled_config
 from morphism.runtime.mesh import AXIS, make_mesh, replicated
 from morphism.runtime.paths import AnyPath
 from morphism.runtime.validation import check_config
+from morphism.tasks import Task
+from morphism.tasks.task import Predictions
 from morphism.weights.convert import check_finite, to_torch
 from morphism.weights.opening import PREPARATION, Weights, classes_of, read_weights, variables_from, with_options
 from morphism.weights.public import Public, PublicSegmenter
@@ -39,7 +40,7 @@ class Run:
     """
 
     config: ConfigDict
-    task: ModuleType
+    task: Task
     classes: Sequence[str]
     name: str
     facts: dict[str, Any]
@@ -60,10 +61,10 @@ class Run:
         that cannot be read are left out. Raises UserError where the task has no such views, and where ten crops would
         be the same one.
         """
-        check_choice("--views", views, self.task.VIEWS)
-        loaded = whole_square(self.config) if views == "ten_crop" else self.config
+        check_choice("--views", views, self.task.views)
+        prepared = self.task.prepared(self.config, views)
         odd = Oddities(source, say)
-        return _finite(predict(self._step(views), self._on_devices, source, loaded, self._mesh, odd, skip_broken))
+        return _finite(predict(self._step(views), self._on_devices, source, prepared, self._mesh, odd, skip_broken))
 
     def problem(self, source: Source, index: int) -> str:
         """Why `predict` leaves a record out; "" where it does not."""
@@ -95,34 +96,17 @@ def _finite(batches: Iterator[Predictions]) -> Iterator[Predictions]:
         ) from error
 
 
-def whole_square(config: ConfigDict) -> ConfigDict:
-    """`config` with evaluation's pictures as large as they are resized to, for crops to be cut from on the device."""
-    data = config.data
-    if data.resize_size == (data.eval_size or data.image_size):
-        raise UserError(
-            f"--views ten_crop: pictures are resized to config.data.resize_size={data.resize_size}, which is the "
-            "network's input, so that all crops would be one; train with a larger resize_size, or choose flip"
-        )
-    wider = config.copy_and_resolve_references()
-    with wider.unlocked():
-        wider.data.eval_size = data.resize_size
-    return wider
-
-
 def open_run(workdir: AnyPath, which: str) -> Run:
     """The checkpoint "best", "latest" or of a step. Raises UserError where there is none, or none of this model."""
     config = settled_config(workdir)
     check_config(config)
     classes = read_classes(workdir)
-    with Checkpoints(workdir, best=config.best) as checkpoints:
-        step = choose(checkpoints, which)
-        state = checkpoints.read(step)
-    variables = state["ema"] or {"params": state["params"], "batch_stats": state["batch_stats"]}
+    step, variables = read_trained(workdir, config.best, which)
     model = models.create(config.model, len(classes), AXIS)
     wanted = jax.eval_shape(lambda: models.init(model, jax.random.key(0), config.data.image_size))
     check_same(shapes(variables), shapes(wanted), workdir / "checkpoints" / str(step))
     check_finite(to_torch(variables), f"{workdir}, step {step}")
-    return Run(config, tasks.get(config.task), classes, f"step {step} of {workdir}", {"step": step}, model, variables)
+    return Run(config, tasks.of(config), classes, f"step {step} of {workdir}", {"step": step}, model, variables)
 
 
 def open_weights(config: ConfigDict, reference: str, overrides: Set[str], say: Callable[[str], None]) -> Run:
@@ -149,9 +133,9 @@ def open_weights(config: ConfigDict, reference: str, overrides: Set[str], say: C
     for note in notes:
         say(note)
     model = models.create(config.model, len(names), AXIS)
-    check_model(model, tasks.get(config.task), config, len(names), variables)
+    check_model(model, tasks.of(config), config, len(names), variables)
     facts = {"weights": weights.origin, "sha256": weights.sha256}
-    return Run(config, tasks.get(config.task), names, weights.origin, facts, model, variables)
+    return Run(config, tasks.of(config), names, weights.origin, facts, model, variables)
 
 
 def _prepare(config: ConfigDict, weights: Weights, overrides: Set[str]) -> None:

@@ -4,14 +4,14 @@ A model is called as model(images [B,H,W,3], train=) -> its outputs; one that se
 model(images, train=, features=True) -> {name: [B,h,w,C]}, a feature map a stride, under the names of
 torchvision's own layers. A detector's outputs are for its own loss and detect: models/detection.py; one with two stages
 takes targets= as well. A segmenter's are of the images' size, and one that pools over the whole map takes sizes=:
-models/segmentation.py.
+models/segmentation.py. Its class names all of these that its call takes: `reads`, such as ("features",) or ().
 `norm` makes its batch norms (models/layers.py); an architecture without them takes none.
 """
 
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -79,6 +79,18 @@ def init(model: nn.Module, key: Key[Array, ""], image_size: int | tuple[int, int
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     return model.init(key, jnp.zeros((1, height, width, 3)), train=False)
+
+
+def inputs(model: nn.Module, batch: Mapping[str, Array]) -> dict[str, Any]:
+    """The keyword arguments of the model's call that are made of a batch: those of targets and sizes in its `reads`.
+
+    targets: all of the batch but its images. sizes: its `size`, int32 [B,2], what of each canvas is image.
+    """
+    made = {
+        "targets": lambda: {name: value for name, value in batch.items() if name != "image"},
+        "sizes": lambda: jnp.asarray(batch["size"]),
+    }
+    return {name: make() for name, make in made.items() if name in model.reads}
 
 
 @cache

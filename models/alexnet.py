@@ -42,6 +42,8 @@ class AlexNet(nn.Module):
     Raises UserError for images that the network pools away.
     """
 
+    reads = ("features",)
+
     num_classes: int = 1000
     dtype: Dtype = jnp.float32
     stem: tuple[int, int, int] = (11, 4, 2)

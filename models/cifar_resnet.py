@@ -48,6 +48,8 @@ def shortcut_a(x: Float[Array, "b h w c"], channels: int, stride: int) -> Float[
 class CifarResNet(nn.Module):
     """images [B,H,W,3], any H and W >= 1  ->  logits [B,num_classes] float32. depth = 6n+2."""
 
+    reads = ()
+
     depth: int
     num_classes: int = 10
     dtype: Dtype = jnp.float32

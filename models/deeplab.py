@@ -82,6 +82,8 @@ class DeepLabV3(OnResNet):
     output_stride: 8, with atrous rates 12, 24, 36, or 16, with 6, 12, 18. The other fields are OnResNet's.
     """
 
+    reads = ("sizes",)
+
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w 3"], *, train: bool, sizes: Sizes | None = None
@@ -153,6 +155,8 @@ class DeepLabV3Plus(OnResNet):
     output_stride: as DeepLabV3's. deep_stem: mmsegmentation's ResNetV1c; without it the backbone is torchvision's and
     begins from its weights. channels: of the head. The other fields are OnResNet's.
     """
+
+    reads = ("sizes",)
 
     num_classes: int = 19
     deep_stem: bool = True

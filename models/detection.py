@@ -1,13 +1,12 @@
 """What the detectors share: the targets of their losses, and the last step of detection.
 
-A detector's outputs are its own affair. It reads them itself, without parameters, in
-
-    model.loss(outputs, targets) -> {name: scalar}, whose sum is trained on
-    model.detect(outputs, sizes) -> Detections
+A detector's outputs are its own affair: it reads them itself, without parameters (Detector).
 
 targets: boxes [B,N,4], x0, y0, x1, y1 in pixels of the network's input; classes int32 [B,N], 0..K-1, -1 for an unused
 slot; crowd bool [B,N], boxes around many objects, which are not learnt; valid bool [B], False for rows of padding.
 """
+
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -17,6 +16,17 @@ from morphism.ops.nms import nms
 # boxes [B,D,4] within each picture, scores [B,D] in 0..1, classes int32 [B,D] in 0..K-1, and valid bool [B,D], False
 # for slots that no detection fills, whose boxes and scores are 0 and whose class is -1; best first.
 Detections = dict[str, Array]
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """A model that reads its own outputs."""
+
+    def loss(self, outputs: Any, targets: dict[str, Array]) -> dict[str, Float[Array, ""]]:
+        """The terms of the loss by name, scalars, whose sum is trained on."""
+
+    def detect(self, outputs: Any, sizes: Int[Array, "b 2"]) -> Detections:
+        """The detections in images of `sizes`, heights and widths in pixels of the canvas."""
 
 
 def learnt(targets: dict[str, Array]) -> Bool[Array, "b n"]:

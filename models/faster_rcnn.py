@@ -176,6 +176,8 @@ class FasterRCNN(nn.Module):
     smooth_l1_beta: of both stages' losses of boxes; 0 is L1, which detectron2 has.
     """
 
+    reads = ("targets",)
+
     num_classes: int = 90
     dtype: Dtype = jnp.float32
     norm: partial = partial(BatchNorm)

@@ -44,6 +44,8 @@ class FCNResNet(OnResNet):
     Layer 4 of a ResNet of output stride 8 makes "out". The fields are OnResNet's.
     """
 
+    reads = ()
+
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Logits]:
         head = partial(FCNHead, self.num_classes, partial(self.norm, train=train), train, self.dtype)
@@ -62,6 +64,8 @@ class FCNVGG16(nn.Module):
     Source: voc-fcn*/net.py of fcn.berkeleyvision.org; its names of scores and enlargements. fc6 and fc7 stand as VGG's
     dense layers "classifier.0" and "classifier.3", and are convolutions of 7x7 and 1x1.
     """
+
+    reads = ()
 
     stride: int
     num_classes: int = 21

@@ -66,6 +66,8 @@ class PSPNet(OnResNet):
     channels: of the head. The other fields are OnResNet's.
     """
 
+    reads = ("sizes",)
+
     num_classes: int = 19
     deep_stem: bool = True
     channels: int = 512

@@ -107,6 +107,8 @@ class ResNet(nn.Module):
     Raises UserError where basic blocks are asked for what bottlenecks alone can do.
     """
 
+    reads = ("features",)
+
     block: type[nn.Module]
     layers: tuple[int, int, int, int]
     num_classes: int = 1000

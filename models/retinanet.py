@@ -79,6 +79,8 @@ class RetinaNet(nn.Module):
     nms_threshold: the largest IoU of two detections of a class; detections: how many a picture has at most.
     """
 
+    reads = ()
+
     num_classes: int = 90
     dtype: Dtype = jnp.float32
     norm: partial = partial(BatchNorm)

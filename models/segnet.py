@@ -27,6 +27,8 @@ class SegNet(nn.Module):
     Raises UserError for images that the encoder pools away.
     """
 
+    reads = ()
+
     num_classes: int = 11
     dtype: Dtype = jnp.float32
     norm: partial = partial(BatchNorm)

@@ -107,6 +107,8 @@ class SSD(nn.Module):
     Raises UserError for images that leave the last maps no cell.
     """
 
+    reads = ()
+
     num_classes: int = 90
     dtype: Dtype = jnp.float32
     score_threshold: float = 0.01

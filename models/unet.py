@@ -47,6 +47,8 @@ class UNet(nn.Module):
     Raises UserError for images too small to halve so often.
     """
 
+    reads = ()
+
     num_classes: int = 2
     dtype: Dtype = jnp.float32
     norm: partial = partial(BatchNorm)

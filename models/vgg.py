@@ -32,6 +32,8 @@ class VGG(nn.Module):
     Raises UserError for images that the network pools away.
     """
 
+    reads = ("features",)
+
     depth: int
     batch_norm: bool
     num_classes: int = 1000

@@ -93,6 +93,8 @@ class YOLOv3(nn.Module):
     many a picture has at most. Raises UserError for images of other sizes.
     """
 
+    reads = ()
+
     num_classes: int = 80
     dtype: Dtype = jnp.float32
     norm: partial = partial(BatchNorm)

@@ -289,6 +289,8 @@ class YOLOX(nn.Module):
     Raises UserError for images of other sizes.
     """
 
+    reads = ()
+
     num_classes: int = 80
     dtype: Dtype = jnp.float32
     norm: partial = partial(BatchNorm)

@@ -5,8 +5,7 @@ Choices of a name (a model, an optimiser, a split) are checked where the choices
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -218,16 +217,7 @@ def check_config(config: ConfigDict) -> None:
         )
     _CHECKS[config.task](config)
     if _field(config, "best"):
-        check_choice("config.best", config.best, task.HIGHER_IS_BETTER)
-
-
-def check_classes(source: str, classes: Sequence[str], task: ModuleType) -> None:
-    """Raises UserError where `source`, config.data.source, has too few classes to learn anything."""
-    if len(classes) < task.MIN_CLASSES:
-        raise UserError(
-            f"{source} has {len(classes)} class ({', '.join(classes)}); {task.__name__.split('.')[-1]} needs at least "
-            f"{task.MIN_CLASSES}, each with a folder or label of its own"
-        )
+        check_choice("config.best", config.best, task.higher_is_better)
 
 
 def _check_given(node: ConfigDict, path: str) -> None:

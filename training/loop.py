@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import flax.linen as nn
@@ -42,8 +41,9 @@ from morphism.runtime.mesh import AXIS, check_batch, compiler_options, make_mesh
 from morphism.runtime.paths import AnyPath, is_local
 from morphism.runtime.processes import check_shared
 from morphism.runtime.signals import Stopped, StopRequest
-from morphism.runtime.validation import check_classes, check_config
+from morphism.runtime.validation import check_config
 from morphism.runtime.writer import Writer
+from morphism.tasks import Task
 from morphism.training.begin import start_from
 from morphism.training.fitness import check_norms, initial_shapes
 from morphism.training.optimizer import make_optimizer
@@ -105,7 +105,7 @@ class Parts:
     source: Source
     val_data: Source  # as it is stored
     val_source: Source  # with the classes of `source`
-    task: ModuleType
+    task: Task
     mesh: Mesh
     model: nn.Module
     optimizer: optax.GradientTransformation
@@ -126,10 +126,10 @@ def build(config: ConfigDict) -> Parts:
     """Raises UserError for what cannot be trained or evaluated as `config` says."""
     check_config(config)
     mesh = make_mesh()
-    task = tasks.get(config.task)
+    task = tasks.of(config)
     check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
     source = sources.load(config.data, config.data.train_split)
-    check_classes(config.data.source, source.classes, task)
+    task.check_classes(config.data.source, source.classes)
     check_split(source, config, config.data.train_split, training=True)
     val_data = sources.load(config.data, config.data.val_split)
     val_where = f"{config.data.source} {config.data.val_split}"
@@ -257,7 +257,7 @@ class Loop:
             return None
         except NonFinite as error:
             raise NonFiniteLoss(f"step {step}: {error}. {REMEDY}") from error
-        results = {key: summary[key] for key in parts.task.HEADLINE}
+        results = {key: summary[key] for key in parts.task.headline}
         self._writer.record(step, {f"val/{key}": value for key, value in results.items()})
         if self._saves:
             self._checkpoints.add_metrics(step, results)

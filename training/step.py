@@ -4,7 +4,6 @@ It is written for one device with its share of the batch, and mapped over the me
 """
 
 from collections.abc import Callable
-from types import ModuleType
 
 import flax.linen as nn
 import jax
@@ -15,8 +14,10 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
+from morphism import models
 from morphism.ops.platform import scan
 from morphism.runtime.mesh import AXIS, compiler_options
+from morphism.tasks import Task
 from morphism.training.parameters import merge, split
 from morphism.training.state import TrainState
 
@@ -27,7 +28,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Scalars]]
 
 def make_train_step(
     model: nn.Module,
-    task: ModuleType,
+    task: Task,
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
     classes: int,
@@ -50,7 +51,7 @@ def make_train_step(
             {"params": merge(trained, frozen), "batch_stats": batch_stats},
             batch["image"],
             train=True,
-            **task.inputs(model, batch),
+            **models.inputs(model, batch),
             mutable=["batch_stats"],
             # A detector makes a picture's own key of "sampling", for the same samples on any number of devices.
             rngs={"dropout": jax.random.fold_in(model_key, batch["id"][0]), "sampling": model_key},
