@@ -45,4 +45,5 @@ class MaskWriter:
             raise UserError(f"--masks {path}: cannot be written ({error.strerror}); make room") from error
 
     def _path(self, index: int, mask: str) -> Path:
-        return self._folder / f"{'_'.join(filter(None, (self._files[index].stem, mask.replace("/", "_"))))}.png"
+        parts = (self._files[index].stem, *mask.split("/"))
+        return self._folder / f"{'_'.join(filter(None, parts))}.png"

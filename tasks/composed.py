@@ -1,12 +1,12 @@
 """A task of tasks: several learned at once by one network, and each judged as if it were alone.
 
-The network returns {part: that part's outputs} and brings, for each part, what reads them: Network below. A batch holds
-the targets of all parts, a source what each part needs to know of the split: Sources. What is said of a part, in
-scalars, numbers, predictions and files, has the part's name and a slash in front: "objects/ap", "ground/miou".
+The network returns {part: that part's outputs} and brings what reads them (Network). A source has the truths of all
+parts, with the classes of each (Several); so has a batch. What is said of a part, in scalars, numbers, predictions and
+files, has the part's name and a slash in front: "objects/ap", "ground/miou".
 
     config.loss.<part>    the fields that config.loss has where the part's task is alone; none for a detector
-    config.augment        the first part's: it augments and normalises the images of all, and must leave the targets of
-                          the others true, so that it is a task whose geometry is the host's and that mixes no images
+    config.augment        of the images of all, by the first part's rules, which must leave the other parts' targets
+                          true: a task whose geometry is the host's, and that mixes no images
     config.best           such as "objects/ap"
 
 `classes`, wherever a Task takes them, are a mapping from the parts' names.
@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
-from morphism.data.sources import Source
+from morphism.data.sources import Record, Source
 from morphism.errors import UserError
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, Task
 
@@ -32,21 +32,21 @@ Classes = Mapping[str, Sequence[str]]
 class Network(Protocol):
     """A model of a composed task."""
 
-    def part(self, name: str) -> Any:
-        """The model that a part's task is given: for a Detection a Detector that reads that part's outputs."""
+    def reader(self, part: str) -> Any:
+        """What the part's task is given as its model: for a Detection the Detector that reads that part's outputs."""
 
 
-class Sources(Protocol):
-    """A split of a composed task."""
+class Several(Source, Protocol):
+    """A split with the truths of all parts."""
 
-    parts: Mapping[str, Source]  # of each part the same records in the same order, with the part's classes and truth
+    targets: Mapping[str, Sequence[str]]  # name of a truth -> names of its classes
 
 
 @dataclass(frozen=True)
 class Part:
     """One of the tasks. `weight` is its loss's in the sum.
 
-    keys: the task's own keys of a batch that this part finds under other names, so that two parts can be of one task:
+    keys: names of the task's own targets -> what this part's are called, so that two parts may be of one task:
     {"segmentation": "lanes"}.
     """
 
@@ -55,9 +55,17 @@ class Part:
     weight: float = 1.0
     keys: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(self.keys.get(target, target) for target in self.task.targets)
+
+    def source(self, source: Several) -> Source:
+        """The split as the task knows it."""
+        return _Seen(source, source.targets[self.targets[0]], self.keys)
+
     def batch(self, batch: Batch) -> Batch:
         """The batch as the task knows it."""
-        return batch | {own: batch[key] for own, key in self.keys.items()}
+        return _renamed(batch, self.keys)
 
     def config(self, config: ConfigDict) -> ConfigDict:
         """The configuration as the task knows it."""
@@ -77,6 +85,28 @@ class Part:
 
 
 @dataclass(frozen=True)
+class _Seen:
+    """A source with the classes and the truth of one part; all else is the source's own."""
+
+    source: Several
+    classes: Sequence[str]
+    keys: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Record:
+        return _renamed(self.source[index], self.keys)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.source, name)
+
+
+def _renamed(values: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    return values | {own: values[key] for own, key in keys.items() if key in values}
+
+
+@dataclass(frozen=True)
 class Composed:
     """The task of a model whose outputs are {part: outputs}. Members are described in tasks/task.py."""
 
@@ -85,8 +115,7 @@ class Composed:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        keys = [part.keys.get(key, key) for part in self.parts for key in part.task.targets]
-        return tuple(dict.fromkeys(keys))
+        return tuple(dict.fromkeys(target for part in self.parts for target in part.targets))
 
     @property
     def headline(self) -> tuple[str, ...]:
@@ -113,9 +142,9 @@ class Composed:
         for part in self.parts:
             part.task.check_classes(f"{source}, {part.name},", classes[part.name])
 
-    def resolve(self, config: ConfigDict, source: Sources) -> ConfigDict:
+    def resolve(self, config: ConfigDict, source: Several) -> ConfigDict:
         resolved = config.copy_and_resolve_references()
-        own = {part.name: part.task.resolve(part.config(config), source.parts[part.name]) for part in self.parts}
+        own = {part.name: part.task.resolve(part.config(config), part.source(source)) for part in self.parts}
         with resolved.unlocked():
             resolved.augment = own[self.parts[0].name].augment
             for name, each in own.items():
@@ -126,7 +155,7 @@ class Composed:
         for part in self.parts:
             if not isinstance(outputs, dict) or part.name not in outputs:
                 return f"its outputs have no {part.name!r}, which the task has"
-            wrong = part.task.misfit(model.part(part.name), outputs[part.name], classes[part.name])
+            wrong = part.task.misfit(model.reader(part.name), outputs[part.name], classes[part.name])
             if wrong:
                 return f"{part.name}: {wrong}"
         return ""
@@ -150,7 +179,7 @@ class Composed:
         total, scalars = 0.0, {}
         for part in self.parts:
             value, more = part.task.loss(
-                model.part(part.name), outputs[part.name], part.batch(batch), part.config(config)
+                model.reader(part.name), outputs[part.name], part.batch(batch), part.config(config)
             )
             total += part.weight * value
             scalars |= part.named({"loss": value, **more})
@@ -179,15 +208,15 @@ class Composed:
     def predict(self, model: Network, outputs: dict[str, Any], batch: Batch) -> dict[str, Array]:
         found = {"id": batch["id"]}
         for part in self.parts:
-            own = part.task.predict(model.part(part.name), outputs[part.name], part.batch(batch))
+            own = part.task.predict(model.reader(part.name), outputs[part.name], part.batch(batch))
             found |= part.named({name: value for name, value in own.items() if name != "id"})
         return found
 
     def _predictions(self, part: Part, predictions: Predictions) -> Predictions:
         return {"id": predictions["id"], **part.own(predictions)}
 
-    def init_metrics(self, source: Sources) -> Metrics:
-        return {part.name: part.task.init_metrics(source.parts[part.name]) for part in self.parts}
+    def init_metrics(self, source: Several) -> Metrics:
+        return {part.name: part.task.init_metrics(part.source(source)) for part in self.parts}
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
         return {
@@ -207,11 +236,11 @@ class Composed:
             rows |= part.named(part.task.table(part.own(summary)))
         return rows
 
-    def files(self, metrics: Metrics, source: Sources) -> tuple[File, ...]:
+    def files(self, metrics: Metrics, source: Several) -> tuple[File, ...]:
         return tuple(
             File(f"{part.name}_{file.name}", f"{part.name}: {file.title}", file.value)
             for part in self.parts
-            for file in part.task.files(metrics[part.name], source.parts[part.name])
+            for file in part.task.files(metrics[part.name], part.source(source))
         )
 
     def describe(self, predictions: Predictions, row: int, classes: Classes) -> dict[str, Any]:
@@ -222,9 +251,7 @@ class Composed:
 
     def lines(self, described: dict[str, Any], threshold: float, most: int) -> list[tuple[Any, ...]]:
         return [
-            (part.name, *line)
-            for part in self.parts
-            for line in part.task.lines(described[part.name], threshold, most)
+            (part.name, *line) for part in self.parts for line in part.task.lines(described[part.name], threshold, most)
         ]
 
     def counts(self, described: dict[str, Any], threshold: float, most: int) -> tuple[int, int]:
@@ -240,12 +267,12 @@ class Composed:
         return sorted({index for part in self.parts for index in part.task.drawn(count)})
 
     def draw(
-        self, source: Sources, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
+        self, source: Several, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
     ) -> bytes:
         """The parts' drawings, one below the other."""
         drawings = []
         for part in self.parts:
-            own = source.parts[part.name]
+            own = part.source(source)
             kept = [self._predictions(part, batch) for batch in batches]
             kept = [_rows(each, np.isin(each["id"], part.task.drawn(len(own)))) for each in kept]
             kept = [each for each in kept if len(each["id"])]

@@ -32,7 +32,7 @@ class Detection:
     """The task of a model that is a Detector. Members are described in tasks/task.py."""
 
     name: ClassVar[str] = "detection"
-    targets: ClassVar[tuple[str, ...]] = ("boxes", "classes", "crowd")
+    targets: ClassVar[tuple[str, ...]] = ("boxes",)
     headline: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
     higher_is_better: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75")
     views: ClassVar[tuple[str, ...]] = ("center",)

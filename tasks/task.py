@@ -40,7 +40,7 @@ class Task(Protocol):
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The keys of a batch that hold the truth it learns from."""
+        """The truths that it learns from, by the names of their keys in a batch; its classes are of the first."""
 
     @property
     def headline(self) -> tuple[str, ...]:

@@ -1,0 +1,222 @@
+"""Two tasks over one small network: they train together, and each is judged as it is alone."""
+
+import io
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from morphism import models, tasks
+from morphism.data.oddities import Oddities
+from morphism.data.sources import scene_masks, scenes
+from morphism.errors import UserError
+from morphism.evaluation import loop
+from morphism.evaluation.step import make_eval_step
+from morphism.experiments.base import get_base
+from morphism.models.detection import Detector
+from morphism.ops.losses import cross_entropy
+from morphism.ops.resize import resize_bilinear
+from morphism.runtime.mesh import replicated, to_devices
+from morphism.tasks.composed import Composed, Part
+from morphism.training.state import init_state
+from morphism.training.step import make_train_step
+
+SIDE, SLOTS = 32, 6
+CLASSES = {"ground": scene_masks.CLASSES, "objects": scenes.CLASSES}
+COUNTS = {part: len(names) for part, names in CLASSES.items()}
+TASK = Composed((Part("ground", tasks.get("segmentation")), Part("objects", tasks.get("detection"), 0.25)))
+
+
+class Scenes:
+    """Scenes with the truth of both: their boxes, and the class of each pixel."""
+
+    def __init__(self, split):
+        self.targets = {"segmentation": scene_masks.CLASSES, "boxes": scenes.CLASSES}
+        self._source = scenes.load(f"48x{SIDE}", split, "")
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        return self._source[index]
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+
+class Boxes(Detector):
+    """Reads a box, and the logits of its class, for each of a few slots."""
+
+    def loss(self, outputs, targets):
+        used = targets["classes"] >= 0
+        count = jnp.maximum(jnp.sum(used), 1)
+        distance = jnp.abs(outputs["boxes"] - targets["boxes"]).mean(-1) / SIDE
+        each = cross_entropy(outputs["class_logits"].reshape(-1, 5), jnp.maximum(targets["classes"], 0).ravel())
+        return {
+            "box": jnp.sum(jnp.where(used, distance, 0)) / count,
+            "class": jnp.sum(jnp.where(used.ravel(), each, 0)) / count,
+        }
+
+    def detect(self, outputs, sizes):
+        p = jax.nn.softmax(outputs["class_logits"])
+        boxes = jnp.sort(outputs["boxes"].reshape(-1, SLOTS, 2, 2), axis=2).reshape(-1, SLOTS, 4)
+        return {"boxes": boxes, "scores": p.max(-1), "classes": p.argmax(-1), "valid": jnp.ones(p.shape[:2], bool)}
+
+
+class Network(nn.Module):
+    reads = ()
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.relu(nn.Conv(8, (5, 5), 4, name="stem")(images))
+        found = nn.Dense(SLOTS * 9, name="boxes")(x.reshape(len(x), -1)).reshape(-1, SLOTS, 9)
+        return {
+            "ground": {"out": resize_bilinear(nn.Conv(6, (1, 1), name="classes")(x), *images.shape[1:3])},
+            "objects": {"boxes": SIDE * nn.sigmoid(found[..., :4]), "class_logits": found[..., 4:]},
+        }
+
+    def reader(self, part):
+        return Boxes() if part == "objects" else self
+
+
+class Only(nn.Module):
+    """One part of the network, as a model of its own."""
+
+    reads = ()
+    part: str
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        return Network(name="network")(images, train=train)[self.part]
+
+    def detect(self, outputs, sizes):
+        return Boxes().detect(outputs, sizes)
+
+
+def batches(source, size):
+    for ids in np.arange(len(source)).reshape(-1, size):
+        records = [source[index] for index in ids]
+        slots = [np.arange(len(record["annotations"])) for record in records]
+        batch = {
+            "image": np.stack([record["image"] for record in records]),
+            "segmentation": np.stack([record["segmentation"] for record in records]),
+            "boxes": np.zeros((size, SLOTS, 4), np.float32),
+            "classes": np.full((size, SLOTS), -1, np.int32),
+            "crowd": np.zeros((size, SLOTS), bool),
+            **{name: np.full((size, 2), SIDE, np.int32) for name in ("size", "original_size")},
+            **{name: np.zeros(size, np.int32) for name in ("draw", "odd")},
+            **{"id": ids.astype(np.int32), "valid": np.ones(size, bool)},
+        }
+        for row, (record, used) in enumerate(zip(records, slots, strict=True)):
+            batch["boxes"][row, used] = record["annotations"].boxes
+            batch["classes"][row, used] = record["annotations"].classes
+        yield batch
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = get_base("segmentation").copy_and_resolve_references()
+    with config.unlocked():
+        config.loss = ConfigDict({"ground": config.loss, "objects": {}})
+    config.augment.photometric = True
+    config.data.crop = (SIDE, SIDE)
+    return config
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return jax.jit(lambda: models.init(Network(), jax.random.key(0), SIDE))()
+
+
+def predicted(task, model, variables, config, mesh, source, monkeypatch):
+    monkeypatch.setattr(loop, "eval_note", lambda *_: "")
+    monkeypatch.setattr(loop, "eval_batches", lambda *_, **__: batches(source, 6))
+    step = make_eval_step(model, task, config, mesh)
+    variables = jax.device_put(variables, replicated(mesh))
+    return list(loop.predict(step, variables, source, config, mesh, Oddities(source, print)))
+
+
+def test_both_parts_train_in_one_step(config, mesh_of):
+    mesh, source, optimizer = mesh_of(2), Scenes("train"), optax.adam(3e-3)
+    resolved = TASK.resolve(config, source)
+    step = make_train_step(Network(), TASK, optimizer, resolved, COUNTS, 1, mesh)
+    state = jax.device_put(init_state(Network(), optimizer, SIDE, 0, ema=False), replicated(mesh))
+    history = []
+    for _ in range(2):
+        for _, batch in to_devices(batches(source, 8), mesh):
+            state, scalars = step(state, batch)
+            history.append(jax.device_get(scalars))
+    for scalars in history:
+        assert scalars["loss"] == pytest.approx(scalars["ground/loss"] + 0.25 * scalars["objects/loss"], rel=1e-5)
+        assert scalars["objects/loss"] == pytest.approx(scalars["objects/box"] + scalars["objects/class"], rel=1e-5)
+    for name in ("ground/loss", "objects/loss"):
+        assert np.mean([each[name] for each in history[-4:]]) < 0.9 * np.mean([each[name] for each in history[:4]])
+    assert {"ground/pixel_accuracy", "grad_norm"} < history[0].keys()
+
+
+def test_each_part_is_judged_as_it_is_alone(config, mesh_of, variables, monkeypatch):
+    mesh, source = mesh_of(2), Scenes("val")
+    together = predicted(TASK, Network(), variables, config, mesh, source, monkeypatch)
+    summary = loop.evaluate(TASK, source, together)
+    assert summary["examples"] == len(source) == 12
+    assert TASK.headline[0] == "ground/miou" and "objects/ap" in TASK.higher_is_better
+    table, lines = TASK.table(summary), TASK.lines(TASK.describe(together[0], 2, CLASSES), 0.3, 2)
+    for part in TASK.parts:
+        own = part.source(source)
+        alone = predicted(
+            part.task, Only(part.name), {"params": {"network": variables["params"]}}, config, mesh, own, monkeypatch
+        )
+        for found, expected in zip(together, alone, strict=True):
+            for name, value in expected.items():
+                np.testing.assert_array_equal(found[name if name == "id" else f"{part.name}/{name}"], value)
+        metrics = loop.gather(part.task, own, alone)
+        expected = loop.summarise(part.task, metrics)
+        assert part.own(summary) == expected and part.own(table) == part.task.table(expected)
+        described = part.task.describe(alone[0], 2, CLASSES[part.name])
+        own_lines = part.task.lines(described, 0.3, 2)
+        assert [line[1:] for line in lines if line[0] == part.name] == own_lines
+        files = [file for file in TASK.files(loop.gather(TASK, source, together), source)]
+        expected_files = part.task.files(metrics, own)
+        assert [file.value for file in files if file.name.startswith(part.name)] == [e.value for e in expected_files]
+    assert TASK.masks == ("ground",)
+    np.testing.assert_array_equal(TASK.mask(together[0], 1, "ground"), together[0]["ground/classes"][1])
+    drawn = Image.open(io.BytesIO(TASK.draw(source, together, config.data, 0.3, 2)))
+    assert drawn.width == 1664 and drawn.height > 3 * 336
+
+
+def test_two_parts_of_one_task_read_truths_of_their_own(config):
+    lanes = Part("lanes", tasks.get("segmentation"), keys={"segmentation": "lanes"})
+    task = Composed((TASK.parts[0], lanes))
+    assert task.targets == ("segmentation", "lanes")
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.loss.lanes = config.loss.ground
+    rng = np.random.default_rng(0)
+    outputs = {name: {"out": jnp.array(rng.normal(size=(2, 4, 5, 3)), jnp.float32)} for name in ("ground", "lanes")}
+    batch = {name: rng.integers(0, 3, (2, 4, 5)).astype(np.uint8) for name in ("segmentation", "lanes")}
+    batch["valid"] = np.ones(2, bool)
+    _, scalars = task.loss(Network(), outputs, batch, config)
+    for name, key in (("ground", "segmentation"), ("lanes", "lanes")):
+        alone = batch | {"segmentation": batch[key]}
+        expected, _ = lanes.task.loss(None, outputs[name], alone, lanes.config(config))
+        assert scalars[f"{name}/loss"] == expected
+
+
+def test_what_does_not_fit_names_the_part(config):
+    outputs = jax.eval_shape(
+        lambda: Network().init_with_output(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)), train=False)[0]
+    )
+    assert TASK.misfit(Network(), outputs, COUNTS) == ""
+    assert TASK.misfit(Network(), outputs, COUNTS | {"ground": 4}) == "ground: 'out' has 6 outputs, the data 4 classes"
+    assert TASK.misfit(Network(), outputs, COUNTS | {"objects": 9}).startswith("objects: its class_logits are 5 per")
+    assert TASK.misfit(Network(), {"ground": outputs["ground"]}, COUNTS).startswith("its outputs have no 'objects'")
+    with pytest.raises(UserError, match="x, ground, has 1 class .*; segmentation needs at least 2"):
+        TASK.check_classes("x", {"ground": ("a",), "objects": ("b",)})
+    mixing = Composed((Part("kind", tasks.get("classification")), *TASK.parts))
+    with pytest.raises(UserError, match="it mixes images, but the targets of kind alone"):
+        mixing.mixed(get_base().augment.copy_and_resolve_references() | {"mixup_alpha": 0.1})
