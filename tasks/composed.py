@@ -170,7 +170,8 @@ class Composed:
 
     def augment(self, key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: Mapping[str, int]) -> Batch:
         first = self.parts[0]
-        return first.task.augment(key, first.batch(batch), config, classes[first.name])
+        augmented = first.task.augment(key, first.batch(batch), config, classes[first.name])
+        return augmented | {own: batch[own] for own in first.keys if own in batch}
 
     def loss(
         self, model: Network, outputs: dict[str, Any], batch: Batch, config: ConfigDict
