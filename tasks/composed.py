@@ -4,10 +4,10 @@ The network returns {part: that part's outputs} and brings what reads them (Netw
 parts, with the classes of each (Several); so has a batch. What is said of a part, in scalars, numbers, predictions and
 files, has the part's name and a slash in front: "objects/ap", "ground/miou".
 
-    config.loss.<part>    the fields that config.loss has where the part's task is alone; none for a detector
-    config.augment        of the images of all, by the first part's rules, which must leave the other parts' targets
-                          true: a task whose geometry is the host's, and that mixes no images
-    config.best           such as "objects/ap"
+    config.parts.<part>    fields that the part has for itself, in place of those of config: {"loss": {"name": "focal"}}
+    config.augment         of the images of all, by the first part's rules, which must leave the other parts' targets
+                           true: a task whose geometry is the host's, and that mixes no images
+    config.best            such as "objects/ap"
 
 `classes`, wherever a Task takes them, are a mapping from the parts' names.
 """
@@ -71,7 +71,7 @@ class Part:
         """The configuration as the task knows it."""
         own = config.copy_and_resolve_references()
         with own.unlocked():
-            own.loss = config.loss[self.name]
+            own.update(config.parts[self.name])
         return own
 
     def named(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class Composed:
         with resolved.unlocked():
             resolved.augment = own[self.parts[0].name].augment
             for name, each in own.items():
-                resolved.loss[name] = each.loss
+                resolved.parts[name].update({group: each[group] for group in ("augment", "loss") if group in each})
         return resolved
 
     def misfit(self, model: Network, outputs: Any, classes: Mapping[str, int]) -> str:

@@ -122,7 +122,7 @@ def batches(source, size):
 def config():
     config = get_base("segmentation").copy_and_resolve_references()
     with config.unlocked():
-        config.loss = ConfigDict({"ground": config.loss, "objects": {}})
+        config.parts = ConfigDict({"ground": {}, "objects": {"augment": {"closing": "0"}}})
     config.augment.photometric = True
     config.data.crop = (SIDE, SIDE)
     return config
@@ -143,7 +143,10 @@ def predicted(task, model, variables, config, mesh, source, monkeypatch):
 
 def test_both_parts_train_in_one_step(config, mesh_of):
     mesh, source, optimizer = mesh_of(2), Scenes("train"), optax.adam(3e-3)
-    resolved = TASK.resolve(config, source)
+    weighted = config.copy_and_resolve_references()
+    weighted.loss.class_weights = "median_frequency"
+    resolved = TASK.resolve(weighted, source)
+    assert resolved.parts.ground.loss.class_weights.count(",") == 5
     step = make_train_step(Network(), TASK, optimizer, resolved, COUNTS, 1, mesh)
     state = jax.device_put(init_state(Network(), optimizer, SIDE, 0, ema=False), replicated(mesh))
     history = []
@@ -195,16 +198,17 @@ def test_two_parts_of_one_task_read_truths_of_their_own(config):
     assert task.targets == ("segmentation", "lanes")
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        config.loss.lanes = config.loss.ground
+        config.parts.lanes = ConfigDict({"loss": {"name": "focal"}})
     rng = np.random.default_rng(0)
+    assert lanes.config(config).loss.name == "focal" and config.loss.name == "cross_entropy"
     outputs = {name: {"out": jnp.array(rng.normal(size=(2, 4, 5, 3)), jnp.float32)} for name in ("ground", "lanes")}
     batch = {name: rng.integers(0, 3, (2, 4, 5)).astype(np.uint8) for name in ("segmentation", "lanes")}
     batch["valid"] = np.ones(2, bool)
     _, scalars = task.loss(Network(), outputs, batch, config)
-    for name, key in (("ground", "segmentation"), ("lanes", "lanes")):
+    for part, key in zip(task.parts, ("segmentation", "lanes"), strict=True):
         alone = batch | {"segmentation": batch[key]}
-        expected, _ = lanes.task.loss(None, outputs[name], alone, lanes.config(config))
-        assert scalars[f"{name}/loss"] == expected
+        expected, _ = part.task.loss(None, outputs[part.name], alone, part.config(config))
+        assert scalars[f"{part.name}/loss"] == expected
 
 
 def test_what_does_not_fit_names_the_part(config):
@@ -217,6 +221,7 @@ def test_what_does_not_fit_names_the_part(config):
     assert TASK.misfit(Network(), {"ground": outputs["ground"]}, COUNTS).startswith("its outputs have no 'objects'")
     with pytest.raises(UserError, match="x, ground, has 1 class .*; segmentation needs at least 2"):
         TASK.check_classes("x", {"ground": ("a",), "objects": ("b",)})
-    mixing = Composed((Part("kind", tasks.get("classification")), *TASK.parts))
+    mixing, base = Composed((Part("kind", tasks.get("classification")), *TASK.parts)), get_base()
+    base.augment.mixup_alpha = 0.1
     with pytest.raises(UserError, match="it mixes images, but the targets of kind alone"):
-        mixing.mixed(get_base().augment.copy_and_resolve_references() | {"mixup_alpha": 0.1})
+        mixing.mixed(base.augment)
