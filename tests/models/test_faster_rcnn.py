@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from morphism import models
 from morphism.errors import UserError
 from morphism.models import cost
-from morphism.models.faster_rcnn import FasterRCNN, picture_keys
+from morphism.models.faster_rcnn import FasterRCNN, image_keys
 from morphism.models.layers import BatchNorm
 from morphism.models.summary import layers
 from morphism.ops import sampling
@@ -270,7 +270,7 @@ def test_a_pictures_samples_are_the_same_on_four_devices_and_in_another_batch(me
 def test_another_draw_of_a_picture_has_other_samples():
     targets = batch_of_four()[1]
     key = jax.random.key(0)
-    first, second = (picture_keys(key, targets | {"draw": np.full(4, draw)}) for draw in (0, 1))
+    first, second = (image_keys(key, targets | {"draw": np.full(4, draw)}) for draw in (0, 1))
     together = np.concatenate([jax.random.key_data(first), jax.random.key_data(second)])
     assert len(np.unique(together, axis=0)) == 8
 
