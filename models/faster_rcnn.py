@@ -67,7 +67,8 @@ class FasterRCNN(ResNetDetector):
       proposals [B, P, 4] within each image, best first, proposal_scores [B, P], and proposal_valid [B, P], False for
       unused slots, whose box and score are 0;
       class_logits [B, P, K + 1], output 0 being the background and output c + 1 class c, and box_regression
-      [B, P, K + 1, 4]; in training of box_samples instead, the sampled proposals, with anchor_samples beside them.
+      [B, P, K + 1, 4], in training of the sampled proposals;
+      in training also anchor_samples and box_samples, the samples of both stages (models/rpn.py, roi_heads.py).
 
     A detector of one class on one map of another backbone:
 

@@ -83,7 +83,9 @@ class RetinaNet(ResNetDetector):
     """
 
     box_loss: str = ""
-    post_process: PostProcess = PostProcess(0.05, nms_threshold=0.5, detections=300, topk_candidates=1000)
+    post_process: PostProcess = PostProcess(
+        score_threshold=0.05, nms_threshold=0.5, detections=300, topk_candidates=1000
+    )
     anchor_generator: AnchorGenerator | None = None
     head: nn.Module | None = None
 

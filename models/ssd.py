@@ -116,7 +116,9 @@ class SSD(Detector):
 
     num_classes: int = 90
     dtype: Dtype = jnp.float32
-    post_process: PostProcess = PostProcess(0.01, nms_threshold=0.45, detections=200, topk_candidates=400)
+    post_process: PostProcess = PostProcess(
+        score_threshold=0.01, nms_threshold=0.45, detections=200, topk_candidates=400
+    )
     backbone: nn.Module | None = None
     anchor_generator: DefaultBoxGenerator | None = None
     head: nn.Module | None = None

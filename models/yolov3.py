@@ -101,7 +101,9 @@ class YOLOv3(Detector):
     norm: partial = partial(BatchNorm)
     bn_epsilon: float = 1e-5
     bn_momentum: float = 0.01
-    post_process: PostProcess = PostProcess(0.005, nms_threshold=0.45, detections=100, topk_candidates=1000)
+    post_process: PostProcess = PostProcess(
+        score_threshold=0.005, nms_threshold=0.45, detections=100, topk_candidates=1000
+    )
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Array]:

@@ -111,7 +111,9 @@ class YOLOX(Detector):
     bn_momentum: float = 0.03
     center_radius: float = 2.5
     centers_only: bool = False
-    post_process: PostProcess = PostProcess(0.01, nms_threshold=0.65, detections=300, topk_candidates=1000)
+    post_process: PostProcess = PostProcess(
+        score_threshold=0.01, nms_threshold=0.65, detections=300, topk_candidates=1000
+    )
     backbone: nn.Module | None = None
     head: nn.Module | None = None
 
