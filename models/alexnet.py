@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from morphism.errors import UserError
-from morphism.models.base import Model
+from morphism.models.base import Features, Model
 from morphism.models.layers import Dtype, adaptive_avg_pool, conv, flatten, max_pool, relu, torch_bias, torch_uniform
 from morphism.ops.precision import full_precision
 
@@ -51,7 +51,7 @@ class AlexNet(Model):
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w 3"], *, train: bool, features: bool = False
-    ) -> Float[Array, "b k"] | dict[str, Float[Array, "b h w c"]]:
+    ) -> Float[Array, "b k"] | Features:
         x, maps = images.astype(self.dtype), {}
         for index, channels, *window in CONVOLUTIONS:
             kernel, stride, pad = self.stem if index == 0 else window

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
+from jaxtyping import Array, Float
+
+Features = dict[str, Float[Array, "b _h _w _c"]]  # feature maps by name
 
 
 class Model(nn.Module):

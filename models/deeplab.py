@@ -20,8 +20,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from morphism.errors import UserError
+from morphism.models.base import Features
 from morphism.models.layers import BatchNorm, Dtype, conv, relu, torch_uniform
-from morphism.models.segmentation import ConvModule, Maps, MMSegmenter, OnResNet, Sizes, classify, conv_seg
+from morphism.models.segmentation import ConvModule, MMSegmenter, OnResNet, Sizes, classify, conv_seg
 from morphism.ops.pooling import mean_of_parts
 from morphism.ops.resize import resize_bilinear
 
@@ -79,7 +80,7 @@ class DeepLabV3(OnResNet):
     reads: ClassVar[tuple[str, ...]] = ("sizes",)
 
     @nn.nowrap
-    def head(self, maps: Maps, cells: Sizes | None, train: bool) -> Float[Array, "b h w k"]:
+    def head(self, maps: Features, cells: Sizes | None, train: bool) -> Float[Array, "b h w k"]:
         if self.classifier is not None:
             return self.part(self.classifier, None, "classifier")(maps["layer4"], cells, train=train)
         pyramid = ASPP(rates(self.output_stride), self.norm, self.dtype, name="classifier.0")
@@ -153,7 +154,7 @@ class DeepLabV3Plus(MMSegmenter):
     reads: ClassVar[tuple[str, ...]] = ("sizes",)
 
     @nn.nowrap
-    def head(self, maps: Maps, cells: Sizes | None, train: bool) -> Float[Array, "b h w k"]:
+    def head(self, maps: Features, cells: Sizes | None, train: bool) -> Float[Array, "b h w k"]:
         options = (self.num_classes, self.norm, self.dtype, rates(self.output_stride), self.channels)
         head = self.part(self.classifier, partial(SeparableASPPHead, *options), "decode_head")
         return head(maps["layer1"], maps["layer4"], cells, train=train)

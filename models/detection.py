@@ -18,11 +18,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from morphism.errors import UserError, check_choice
 from morphism.models import resnet
-from morphism.models.base import Model
+from morphism.models.base import Features, Model
 from morphism.models.layers import BatchNorm, Dtype
 from morphism.ops.boxes import REGRESSION_LOSSES
 from morphism.ops.losses import masked_mean
@@ -33,6 +34,7 @@ CODE_WEIGHTS = (10, 10, 5, 5)  # of the box deltas in SSD and in the second stag
 # boxes [B, D, 4] within each image, scores [B, D] in 0..1, classes int32 [B, D] in 0..K-1, and valid bool [B, D], False
 # for unused slots, whose boxes and scores are 0 and whose class is -1; best first.
 Detections = dict[str, Array]
+Targets = dict[str, ArrayLike]
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Detector(Model):
     """
 
     @nn.nowrap
-    def loss(self, outputs: dict[str, Any], targets: dict[str, Array]) -> dict[str, Float[Array, ""]]:
+    def loss(self, outputs: dict[str, Any], targets: Targets) -> dict[str, Float[Array, ""]]:
         """The terms of the loss, whose sum is trained; `targets` as above."""
         raise NotImplementedError
 
@@ -124,7 +126,7 @@ class ResNetDetector(Detector):
     box_loss: str = "smooth_l1"
 
     @nn.nowrap
-    def resnet_maps(self, images: Float[Array, "b h w 3"], train: bool, stages: int = 4) -> dict[str, Array]:
+    def resnet_maps(self, images: Float[Array, "b h w 3"], train: bool, stages: int = 4) -> Features:
         """The feature maps of the first `stages` stages of the ResNet, by their names."""
         make = resnet.MODELS[self.backbone]
         body = make(
@@ -149,7 +151,7 @@ class ResNetDetector(Detector):
             raise UserError(f"config.model.options.version is {self.version}; it must be 1 or 2")
 
 
-def trainable(targets: dict[str, Array]) -> Bool[Array, "b n"]:
+def trainable(targets: Targets) -> Bool[Array, "b n"]:
     """Which slots hold an object to train on: no crowd, no box without area, nothing in a row of padding."""
     has_area = jnp.all(targets["boxes"][..., 2:] > targets["boxes"][..., :2], axis=-1)
     return (targets["classes"] >= 0) & ~targets["crowd"] & has_area & targets["valid"][:, None]

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from morphism.errors import UserError, check_choice
 from morphism.models import roi_heads
-from morphism.models.detection import Detections, PostProcess, ResNetDetector, trainable
+from morphism.models.detection import Detections, PostProcess, ResNetDetector, Targets, trainable
 from morphism.models.fpn import FeaturePyramid, Maps
 from morphism.models.rpn import RPNHead, propose, rpn_loss, sample_anchors
 from morphism.ops.anchors import AnchorGenerator
@@ -116,7 +116,7 @@ class FasterRCNN(ResNetDetector):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool, targets: dict[str, Array] | None = None
+        self, images: Float[Array, "b h w 3"], *, train: bool, targets: Targets | None = None
     ) -> dict[str, Any]:
         self.check_options()
         if train and targets is None:
@@ -166,7 +166,7 @@ class FasterRCNN(ResNetDetector):
         }
 
     @nn.nowrap
-    def draw_samples(self, outputs: dict[str, Any], targets: dict[str, Array]) -> dict[str, Any]:
+    def draw_samples(self, outputs: dict[str, Any], targets: Targets) -> dict[str, Any]:
         """The anchors and proposals that the losses are computed from."""
         keys = jax.vmap(jax.random.split)(image_keys(self.make_rng("sampling"), targets))
         boxes, usable, valid = targets["boxes"], trainable(targets), targets["valid"]
@@ -201,7 +201,7 @@ class FasterRCNN(ResNetDetector):
         return {}
 
     @nn.nowrap
-    def loss(self, outputs: dict[str, Any], targets: dict[str, Array]) -> dict[str, Float[Array, ""]]:
+    def loss(self, outputs: dict[str, Any], targets: Targets) -> dict[str, Float[Array, ""]]:
         """Classification and box losses of both stages, each divided by the number of samples."""
         options, anchors = (self.box_loss, self.smooth_l1_beta), jnp.concatenate(outputs["anchors"])
         first = outputs["objectness"], outputs["rpn_bbox_regression"], anchors, outputs["anchor_samples"]
@@ -253,7 +253,7 @@ class FasterRCNN(ResNetDetector):
             raise UserError(f"{options}.sampling_ratio is {self.sampling_ratio}; it must be at least 0")
 
 
-def image_keys(key: Key[Array, ""], targets: dict[str, Array]) -> Key[Array, "b"]:
+def image_keys(key: Key[Array, ""], targets: Targets) -> Key[Array, "b"]:
     """A key per image, which depends on its `id` and `draw` but not on its batch or device."""
     fold = jax.random.fold_in
     return jax.vmap(lambda draw, number: fold(fold(key, draw), number))(targets["draw"], targets["id"])

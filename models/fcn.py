@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from morphism.models.base import Model
+from morphism.models.base import Features, Model
 from morphism.models.layers import ConvTranspose, Dtype, bilinear_kernel, conv, max_pool, relu
-from morphism.models.segmentation import FCNHead, Logits, Maps, OnResNet, Sizes
+from morphism.models.segmentation import FCNHead, Logits, OnResNet, Sizes
 from morphism.ops.precision import full_precision
 
 PAD = 100  # around the image: the reference's, so that the coarsest map covers every pixel of any image
@@ -39,7 +39,7 @@ class FCNResNet(OnResNet):
     """
 
     @nn.nowrap
-    def head(self, maps: Maps, cells: Sizes | None, train: bool) -> Float[Array, "b h w k"]:
+    def head(self, maps: Features, cells: Sizes | None, train: bool) -> Float[Array, "b h w k"]:
         standard = partial(FCNHead, self.num_classes, self.norm, self.dtype)
         return self.part(self.classifier, standard, "classifier")(maps["layer4"], train=train)
 

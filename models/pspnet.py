@@ -16,8 +16,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from morphism.models.base import Features
 from morphism.models.layers import Dtype, adaptive_avg_pool
-from morphism.models.segmentation import ConvModule, Maps, MMSegmenter, Sizes, conv_seg
+from morphism.models.segmentation import ConvModule, MMSegmenter, Sizes, conv_seg
 from morphism.ops.pooling import mean_of_parts
 from morphism.ops.resize import resize_bilinear, resize_parts
 
@@ -71,7 +72,7 @@ class PSPNet(MMSegmenter):
     reads: ClassVar[tuple[str, ...]] = ("sizes",)
 
     @nn.nowrap
-    def head(self, maps: Maps, cells: Sizes | None, train: bool) -> Float[Array, "b h w k"]:
+    def head(self, maps: Features, cells: Sizes | None, train: bool) -> Float[Array, "b h w k"]:
         standard = partial(PyramidHead, self.num_classes, self.norm, self.dtype, self.channels)
         return self.part(self.classifier, standard, "decode_head")(maps["layer4"], cells, train=train)
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from morphism.errors import UserError
-from morphism.models.base import Model
+from morphism.models.base import Features, Model
 from morphism.models.layers import BatchNorm, Dtype, conv, max_pool, relu, torch_bias, torch_uniform
 from morphism.ops.precision import full_precision
 
@@ -136,7 +136,7 @@ class ResNet(Model):
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w 3"], *, train: bool, features: bool = False
-    ) -> Float[Array, "b k"] | dict[str, Float[Array, "b h w c"]]:
+    ) -> Float[Array, "b k"] | Features:
         self._check()
         norm = partial(self.norm, train=train)
         maps = {"relu": self._stem(images.astype(self.dtype), norm)}
@@ -157,7 +157,7 @@ class ResNet(Model):
         return x
 
     @nn.nowrap
-    def _stages(self, x: Float[Array, "b h w c"], norm: partial) -> dict[str, Float[Array, "b _h _w _c"]]:
+    def _stages(self, x: Float[Array, "b h w c"], norm: partial) -> Features:
         """The map after each stage."""
         block = nn.remat(self.block) if self.remat else self.block
         block = partial(block, norm=norm, dtype=self.dtype, zero_init_residual=self.zero_init_residual)

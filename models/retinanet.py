@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from morphism.models.detection import Detections, PostProcess, ResNetDetector, mean_over_images, trainable
+from morphism.models.detection import Detections, PostProcess, ResNetDetector, Targets, mean_over_images, trainable
 from morphism.models.fpn import FeaturePyramid, Maps
 from morphism.models.layers import Dtype, conv, relu
 from morphism.ops.anchors import AnchorGenerator
@@ -121,7 +121,7 @@ class RetinaNet(ResNetDetector):
         return {"cls_logits": classification(levels), "bbox_regression": regression(levels)}
 
     @nn.nowrap
-    def loss(self, outputs: dict[str, Any], targets: dict[str, Array]) -> dict[str, Float[Array, ""]]:
+    def loss(self, outputs: dict[str, Any], targets: Targets) -> dict[str, Float[Array, ""]]:
         """Focal loss and box loss, each per image divided by its number of matched anchors; means over the images.
 
         Source: Lin et al. 2017, sections 3.2 and 4; torchvision's compute_loss.

@@ -18,13 +18,12 @@ from jaxtyping import Array, Float, Int
 
 from morphism.errors import check_choice
 from morphism.models import resnet
-from morphism.models.base import Model
+from morphism.models.base import Features, Model
 from morphism.models.layers import BatchNorm, Dtype, conv, relu, torch_bias, torch_uniform
 from morphism.ops.precision import full_precision
 from morphism.ops.resize import resize_bilinear
 
 Logits = Float[Array, "b h w k"]
-Maps = dict[str, Float[Array, "b _h _w _c"]]
 Sizes = Int[Array, "b 2"]
 
 BOTTLENECKS = tuple(name for name in resnet.MODELS if name not in ("resnet18", "resnet34"))
@@ -84,7 +83,7 @@ class OnResNet(Model):
         return outputs
 
     @nn.nowrap
-    def head(self, maps: Maps, cells: Sizes | None, train: bool) -> Float[Array, "b h w k"]:
+    def head(self, maps: Features, cells: Sizes | None, train: bool) -> Float[Array, "b h w k"]:
         """Logits of the backbone's maps. `cells` [B, 2]: the part of layer 4's map, at the top left, that is image."""
         raise NotImplementedError
 

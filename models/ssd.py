@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from morphism.errors import UserError
-from morphism.models.detection import CODE_WEIGHTS, Detections, Detector, PostProcess, trainable
+from morphism.models.detection import CODE_WEIGHTS, Detections, Detector, PostProcess, Targets, trainable
 from morphism.models.fpn import Maps
 from morphism.models.layers import Dtype, conv, max_pool, relu
 from morphism.ops.anchors import DefaultBoxGenerator
@@ -147,7 +147,7 @@ class SSD(Detector):
         return {"cls_logits": classification(maps), "bbox_regression": regression(maps)}
 
     @nn.nowrap
-    def loss(self, outputs: dict[str, Array], targets: dict[str, Array]) -> dict[str, Float[Array, ""]]:
+    def loss(self, outputs: dict[str, Array], targets: Targets) -> dict[str, Float[Array, ""]]:
         """Cross-entropy and smooth L1 loss of the boxes, sums over the batch divided by its number of matched boxes.
 
         The cross-entropy is that of the matched boxes and, in each image, of three times as many hard negatives: the

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from morphism.errors import UserError
-from morphism.models.base import Model
+from morphism.models.base import Features, Model
 from morphism.models.layers import BatchNorm, Dtype, adaptive_avg_pool, conv, flatten, max_pool, relu
 from morphism.ops.precision import full_precision
 
@@ -57,7 +57,7 @@ class VGG(Model):
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w 3"], *, train: bool, features: bool = False
-    ) -> Float[Array, "b k"] | dict[str, Float[Array, "b h w c"]]:
+    ) -> Float[Array, "b k"] | Features:
         if min(images.shape[1:3]) < 32:
             raise UserError(
                 f"images of {images.shape[1]}x{images.shape[2]} are too small for VGG, which needs 32x32; enlarge "

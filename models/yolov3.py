@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from morphism.models.detection import Detections, Detector, PostProcess, mean_over_images, trainable
+from morphism.models.detection import Detections, Detector, PostProcess, Targets, mean_over_images, trainable
 from morphism.models.fpn import upsample
 from morphism.models.layers import BatchNorm, Dtype, conv
 from morphism.models.yolox import LARGEST_LOG, STRIDES, cells, check_size
@@ -143,7 +143,7 @@ class YOLOv3(Detector):
         }
 
     @nn.nowrap
-    def loss(self, outputs: dict[str, Array], targets: dict[str, Array]) -> dict[str, Float[Array, ""]]:
+    def loss(self, outputs: dict[str, Array], targets: Targets) -> dict[str, Float[Array, ""]]:
         """Sums over the anchors of an image, averaged over the images.
 
         An object is assigned to one anchor: in the cell of its centre that one of the nine whose shape has the highest

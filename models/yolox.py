@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from morphism.errors import UserError
-from morphism.models.detection import Detections, Detector, PostProcess, trainable
+from morphism.models.detection import Detections, Detector, PostProcess, Targets, trainable
 from morphism.models.fpn import Maps
 from morphism.models.layers import BatchNorm, Dtype, conv, torch_bias, torch_uniform
 from morphism.models.yolox_backbones import PAFPN, BaseConv, DarknetFPN, Depthwise
@@ -141,7 +141,7 @@ class YOLOX(Detector):
         }
 
     @nn.nowrap
-    def loss(self, outputs: dict[str, Array], targets: dict[str, Array]) -> dict[str, Float[Array, ""]]:
+    def loss(self, outputs: dict[str, Array], targets: Targets) -> dict[str, Float[Array, ""]]:
         """Sums over the batch, divided by its number of cells with an object, which SimOTA assigns.
 
         box: 5 (1 - IoU^2); objectness: binary cross-entropy of all cells; classification: binary cross-entropy of all

@@ -118,8 +118,8 @@ def clip(boxes: Float[Array, "*n 4"], size: Real[Array, "2"] | tuple[float, floa
 
 
 def encode(
-    boxes: Float[Array, "*n 4"],
-    anchors: Float[Array, "*n 4"],
+    boxes: Float[Array, "*#n 4"],
+    anchors: Float[Array, "*#n 4"],
     weights: tuple[float, float, float, float] = (1, 1, 1, 1),
 ) -> Float[Array, "*n 4"]:
     """Regression targets of each box relative to its anchor.

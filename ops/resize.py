@@ -15,6 +15,8 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from morphism.ops.platform import on_cpu
 
+Line = Float[Array | np.ndarray, "_n"]  # positions along an axis
+
 SCOPE = "bilinear"  # named scope of the products, which models/cost.py leaves out, as torchvision does
 STRIP = 2**24  # values, 64 MiB of float32, that `argmax_of_parts` resizes at a time
 
@@ -72,12 +74,12 @@ def _each(function: Callable, parts: Any) -> Any:
     return jax.tree.map(lambda x: x[None], function(jax.tree.map(lambda x: x[0], parts)))
 
 
-def _positions(size: Any, to: Any, count: int, xp: Any = jnp) -> Float[Array, "{count}"]:
+def _positions(size: Any, to: Any, count: int, xp: Any = jnp) -> Line:
     """Source coordinates, in pixels, of `count` output pixels, where `size` input pixels become `to` output pixels."""
     return xp.clip((xp.arange(count) + 0.5) * (size / to) - 0.5, 0, size - 1)
 
 
-def _resize(x: Float[Array, "h w c"], rows: Float[Array, "h2"], columns: Float[Array, "w2"]) -> Float[Array, "h2 w2 c"]:
+def _resize(x: Float[Array, "h w c"], rows: Line, columns: Line) -> Float[Array, "h2 w2 c"]:
     """`x` interpolated at the coordinates `rows` x `columns`, in its own type."""
     return _looked_up(x, rows, columns) if on_cpu() else _product(x, rows, columns)
 
@@ -90,7 +92,7 @@ def _product(x: Array, rows: Array, columns: Array) -> Array:
         return jnp.einsum("wj,hjc->hwc", across, x, precision="highest")
 
 
-def _weights(positions: Float[Array, "n"], length: int) -> Float[Array, "n {length}"]:
+def _weights(positions: Line, length: int) -> Float[Array, "_n {length}"]:
     """The weight of each of `length` pixels at each position."""
     return jnp.maximum(0, 1 - jnp.abs(jnp.asarray(positions)[:, None] - jnp.arange(length)))
 

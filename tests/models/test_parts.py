@@ -30,13 +30,13 @@ from morphism.weights.convert import torch_shapes
 CANVAS = (64, 64)
 TINY = {"backbone": "resnet18", "backbone_width": 4, "channels": 8, "head_width": 8, "anchor_size": 16}
 TARGETS = {
-    "boxes": np.array([[[4, 4, 30, 40], [20, 10, 60, 60], [0, 0, 0, 0]]], np.float32),
-    "classes": np.array([[1, 0, -1]], np.int32),
-    "crowd": np.zeros((1, 3), bool),
-    "valid": np.ones(1, bool),
-    "size": np.array([CANVAS], np.int32),
-    "id": np.zeros(1, np.int32),
-    "draw": np.zeros(1, np.int32),
+    "boxes": jnp.array([[[4, 4, 30, 40], [20, 10, 60, 60], [0, 0, 0, 0]]], jnp.float32),
+    "classes": jnp.array([[1, 0, -1]]),
+    "crowd": jnp.zeros((1, 3), bool),
+    "valid": jnp.ones(1, bool),
+    "size": jnp.array([CANVAS]),
+    "id": jnp.zeros(1, int),
+    "draw": jnp.zeros(1, int),
 }
 
 
@@ -148,7 +148,7 @@ def test_one_stage_detectors_take_a_backbone_and_a_head(model):
     def run(images):
         variables = model.init(jax.random.key(0), images, train=False)
         outputs = model.apply(variables, images, train=False)
-        losses = model.loss(outputs, TARGETS | {"closed": np.ones(1, bool)})
+        losses = model.loss(outputs, TARGETS | {"closed": jnp.ones(1, bool)})
         return model.detect(outputs, TARGETS["size"]), losses
 
     found, losses = jax.eval_shape(run, jnp.zeros((1, *CANVAS, 3)))
