@@ -22,6 +22,9 @@ class AnchorGenerator:
       sizes: per level, the square roots of the anchors' areas in pixels.
       aspect_ratios: height / width, the same at every level.
 
+    Corners of the shapes are rounded to whole pixels. Positions are 0, s, 2s, ... with the stride s = image side //
+    grid side.
+
     Source: torchvision/models/detection/anchor_utils.py, AnchorGenerator.
     """
 
@@ -30,36 +33,18 @@ class AnchorGenerator:
 
     @property
     def per_position(self) -> int:
-        """Anchors per position, which every level has the same number of."""
+        """Anchors per position, the same number at every level."""
         return len(self.sizes[0]) * len(self.aspect_ratios)
 
     def __call__(self, grids: Sequence[Size], image_size: Size) -> list[Float[np.ndarray, "_n 4"]]:
         """The anchors of each level, whose feature maps are of `grids` (height, width), finest first."""
-        levels = zip(grids, self.sizes, strict=True)
-        return [anchors([grid], image_size, [sizes], self.aspect_ratios) for grid, sizes in levels]
-
-
-def anchors(
-    grids: Sequence[Size],
-    image_size: Size,
-    sizes: Sequence[Sequence[float]],
-    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
-) -> Float[np.ndarray, "n 4"]:
-    """The anchors of all levels in one array; `AnchorGenerator` says which.
-
-    Corners of the shapes are rounded to whole pixels. Positions are 0, s, 2s, ... with the stride s = image side //
-    grid side.
-
-    Source: torchvision/models/detection/anchor_utils.py, AnchorGenerator.
-    """
-    levels = []
-    for grid, level_sizes in zip(grids, sizes, strict=True):
-        root = np.sqrt(np.array(aspect_ratios, np.float32))
-        widths, heights = ((r[:, None] * np.array(level_sizes, np.float32)).ravel() for r in (1 / root, root))
-        shapes = np.round(np.stack([-widths, -heights, widths, heights], axis=-1) / 2)
-        stride = [image // cells for image, cells in zip(image_size, grid, strict=True)]
-        levels.append(_at_every_position(shapes, *(np.arange(n) * s for n, s in zip(grid, stride, strict=True))))
-    return np.concatenate(levels)
+        root, levels = np.sqrt(np.array(self.aspect_ratios, np.float32)), []
+        for grid, sizes in zip(grids, self.sizes, strict=True):
+            widths, heights = ((r[:, None] * np.array(sizes, np.float32)).ravel() for r in (1 / root, root))
+            shapes = np.round(np.stack([-widths, -heights, widths, heights], axis=-1) / 2)
+            strides = [image // cells for image, cells in zip(image_size, grid, strict=True)]
+            levels.append(_at_every_position(shapes, *(np.arange(n) * s for n, s in zip(grid, strides, strict=True))))
+        return levels
 
 
 @dataclass(frozen=True)
