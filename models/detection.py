@@ -8,7 +8,8 @@ A batch's targets, for a detector's loss:
     valid bool [B]       False for rows of padding
     size int32 [B, 2]    height and width of the image on its canvas, which two-stage detectors read
 
-and `id` and `draw`, int32 [B], which seed the samples of two-stage detectors.
+and `id` and `draw`, int32 [B], which seed the samples of two-stage detectors, and `closed`, bool [B], which marks the
+images of the last epochs for YOLOX.
 """
 
 from dataclasses import dataclass
@@ -31,10 +32,11 @@ from morphism.ops.nms import nms
 
 CODE_WEIGHTS = (10, 10, 5, 5)  # of the box deltas in SSD and in the second stage of R-CNN
 
-# boxes [B, D, 4] within each image, scores [B, D] in 0..1, classes int32 [B, D] in 0..K-1, and valid bool [B, D], False
-# for unused slots, whose boxes and scores are 0 and whose class is -1; best first.
-Detections = dict[str, Array]
 Targets = dict[str, ArrayLike]
+
+# Best first: boxes [B, D, 4] within each image, scores [B, D] in 0..1, classes int32 [B, D] in 0..K-1, and valid bool
+# [B, D], False for unused slots, whose boxes and scores are 0 and whose class is -1.
+Detections = dict[str, Array]
 
 
 @dataclass(frozen=True)
