@@ -27,6 +27,7 @@ class View(NamedTuple):
     tables: str  # "file.table", or several, whose rows follow one another
     columns: Columns
     about: bool = True  # the table's own sentence above it
+    details: bool = True  # rows that are marked as "detail"
     notes: bool = True  # its caveats below it
     commands: bool = False  # the commands that made it, below that
 
@@ -36,7 +37,8 @@ AP = (("AP", "{ap}"), ("AP50", "{ap50}"))
 MIOU = (("mIoU", "{miou}"), ("Pixel accuracy", "{accuracy}"))
 RUN = (("Experiment", "`{experiment}`"), ("Data", "{data}"), ("Trained for", "{schedule}"))
 SPENT = (("Time", "{time}"), ("Peak RAM", "{memory}"))
-SHORT = {"about": False, "notes": False}
+BARE = {"about": False, "notes": False}
+SHORT = {**BARE, "details": False}
 CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 CELLS = ("platelets", "red cells", "white cells")
 TIMED = (("CPU-s", "{cpu_seconds}"), ("CPU-s, torchvision", "{torchvision}"))
@@ -77,7 +79,7 @@ VIEWS = {
     "bccd-classes": View(
         "detection.bccd",
         (("AP", "`{experiment}`"), *((name, f"{{per_class[{name}]}}") for name in CELLS)),
-        **SHORT,
+        **BARE,
     ),
     "scenes": View(
         "detection.quickstart",
@@ -99,7 +101,7 @@ VIEWS = {
     "camvid-classes": View(
         "segmentation.camvid",
         (("IoU", "{name}"), *((name, f"{{iou[{name}]}}") for name in CAMVID)),
-        **SHORT,
+        **BARE,
     ),
     "camvid-published": View("segmentation.camvid_published", (("Model", "{model}"), ("mIoU", "{miou}"))),
     "scene-masks": View(
@@ -201,7 +203,7 @@ VIEWS = {
 def render(view: View) -> str:
     """The Markdown of a region, between its two marks."""
     tables = [_table(name) for name in view.tables.split()]
-    rows = [row for table in tables for row in table["rows"]]
+    rows = [row for table in tables for row in table["rows"] if view.details or not row.get("detail")]
     columns = [(heading, template) for heading, template in view.columns if any(_filled(template, row) for row in rows)]
     lines = [[_filled(heading, rows[0]) for heading, _ in columns], ["---"] * len(columns)]
     for row in rows:
