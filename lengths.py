@@ -2,7 +2,7 @@
 
 import re
 
-from errors import UserError
+from morphism.errors import UserError
 
 MOST = 2**31 - 1  # steps, which a run counts in int32
 

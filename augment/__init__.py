@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from augment.auto import rand_augment, trivial_augment
-from augment.colour import colour_jitter, lighting
-from augment.erasing import random_erase
-from augment.geometric import flip_left_right, random_crop
-from augment.mixing import mix
-from ops.platform import per_example
+from morphism.augment.auto import rand_augment, trivial_augment
+from morphism.augment.colour import colour_jitter, lighting
+from morphism.augment.erasing import random_erase
+from morphism.augment.geometric import flip_left_right, random_crop
+from morphism.augment.mixing import mix
+from morphism.ops.platform import per_example
 
 Batch = dict[str, Array]
 

@@ -27,9 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from augment.colour import grey
-from augment.geometric import bilinear
-from ops.platform import choose, per_example
+from morphism.augment.colour import grey
+from morphism.augment.geometric import bilinear
+from morphism.ops.platform import choose, per_example
 
 Image = Float[Array, "h w 3"]
 

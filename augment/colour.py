@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from ops.platform import choose
+from morphism.ops.platform import choose
 
 Image = Float[Array, "h w 3"]
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 from ml_collections import ConfigDict
 
-from augment.geometric import bilinear
+from morphism.augment.geometric import bilinear
 
 Batch = dict[str, Array]
 

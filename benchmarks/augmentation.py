@@ -18,8 +18,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from augment import augment
-from experiments.base import get_base
+from morphism.augment import augment
+from morphism.experiments.base import get_base
 
 WAYS = {
     "flip and normalise": {},

@@ -32,7 +32,7 @@ def scenes(count: int, height: int, width: int) -> np.ndarray:
     """uint8 [count,height,width,3]."""
     from ml_collections import ConfigDict
 
-    from data import sources
+    from morphism.data import sources
 
     side = max(height, width)
     data = {"source": f"scene_masks:{2 * count}x{side}", "data_dir": "", "val_fraction": 0.0, "split_seed": 0}
@@ -44,9 +44,9 @@ def random_network(name: str) -> tuple[Any, Any, dict[str, Any]]:
     """config, model and variables; parameters that begin as zeros, whose outputs would be all alike, are drawn too."""
     import jax
 
-    import models
-    from experiments.base import get_base
-    from training.mesh import AXIS, compiler_options
+    from morphism import models
+    from morphism.experiments.base import get_base
+    from morphism.runtime.mesh import AXIS, compiler_options
 
     config = get_base("segmentation" if name in SEGMENTERS else "detection")
     with config.unlocked():
@@ -68,7 +68,7 @@ def found(step: Any, variables: Any, config: Any, images: np.ndarray, canvas: tu
     """The evaluation step's predictions of `images`, each at the top left of a canvas."""
     import jax
 
-    from data.pipeline import EXAMPLES
+    from morphism.data.pipeline import EXAMPLES
 
     count, height, width = images.shape[:3]
     shape = (*canvas, height, width) if config.task == "segmentation" else canvas
@@ -81,7 +81,7 @@ def found(step: Any, variables: Any, config: Any, images: np.ndarray, canvas: tu
 
 def agreement(alone: dict[str, np.ndarray], beside: dict[str, np.ndarray]) -> float:
     """COCO's AP of the detections `beside`, with the best of `alone` as the truth."""
-    from tasks import coco, detections
+    from morphism.tasks import coco, detections
 
     best = np.argsort(-np.where(alone["classes"] >= 0, alone["scores"], -1), axis=1, kind="stable")[:, :TRUE]
     boxes, classes = (
@@ -110,10 +110,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8)
     args = parser.parse_args()
 
-    import tasks
-    from evaluation.run import open_run
-    from training.mesh import make_mesh
-    from training.step import make_eval_step
+    from morphism import tasks
+    from morphism.evaluation.run import open_run
+    from morphism.runtime.mesh import make_mesh
+    from morphism.training.step import make_eval_step
 
     (height, width), mesh = args.size, make_mesh()
     images = scenes(args.images, height, width)

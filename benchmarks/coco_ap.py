@@ -18,8 +18,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tasks import coco
-from tasks.detections import columns, init_metrics, update_metrics
+from morphism.tasks import coco
+from morphism.tasks.detections import columns, init_metrics, update_metrics
 
 BATCH = 8
 TRUTHS = 7  # a picture, on average, as in COCO

@@ -47,12 +47,11 @@ def drawn(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
 def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
     import jax
 
-    import models
-    import tasks
-    from training.mesh import AXIS, compiler_options
+    from morphism import models, tasks
+    from morphism.runtime.mesh import AXIS, compiler_options
 
     experiment, *variant = EXPERIMENTS[name]
-    config = importlib.import_module(f"experiments.{experiment}").get_config(*variant)
+    config = importlib.import_module(f"morphism.experiments.{experiment}").get_config(*variant)
     model, task = models.create(config.model, CLASSES, AXIS), tasks.get(config.task)
     if work == "train":
         resolved = task.resolve(config, range(100_000))  # of whose data only the length is asked

@@ -33,9 +33,9 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
-from data import image, pipeline
-from data.sources import Record
-from experiments.imagenet_resnet import get_config
+from morphism.data import image, pipeline
+from morphism.data.sources import Record
+from morphism.experiments.imagenet_resnet import get_config
 
 IMAGENET = 1_281_167  # records of its training split: the shuffle's cost depends on it
 PACKAGES = ("pillow", "simplejpeg", "cykooz-resizer", "grain", "numpy", "tensorflow")

@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ops.nms import nms
+from morphism.ops.nms import nms
 
 FROM_ONE_OBJECT = 8  # boxes that a detector finds around an object
 

@@ -47,11 +47,11 @@ def drawn(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
 def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
     import jax
 
-    import models
-    from tasks import segmentation
-    from training.mesh import AXIS, compiler_options
+    from morphism import models
+    from morphism.runtime.mesh import AXIS, compiler_options
+    from morphism.tasks import segmentation
 
-    config = importlib.import_module(f"experiments.{EXPERIMENTS[name]}").get_config()
+    config = importlib.import_module(f"morphism.experiments.{EXPERIMENTS[name]}").get_config()
     config.optimizer.update(name="momentum", learning_rate=RATE, momentum=MOMENTUM, weight_decay=DECAY, clip_norm=0.0)
     config.optimizer.update(decay="all", lr_multipliers=())
     config.augment.photometric = False
@@ -178,8 +178,8 @@ def morphism_evaluates(step: str, classes: int, height: int, width: int) -> turn
     import jax
     import jax.numpy as jnp
 
-    from ops.resize import resize_parts
-    from tasks import boundaries, segmentation
+    from morphism.ops.resize import resize_parts
+    from morphism.tasks import boundaries, segmentation
 
     small, whole, found, true = judged(classes, height, width)
     if step == "boundary_f1":

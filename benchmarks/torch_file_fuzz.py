@@ -27,9 +27,9 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 
-from errors import UserError
-from weights import torch_file
-from weights.torch_objects import KNOWN
+from morphism.errors import UserError
+from morphism.weights import torch_file
+from morphism.weights.torch_objects import KNOWN
 
 REAL = Path(__file__).parent.parent / "tests" / "goldens" / "torch_files"
 SECONDS = 10  # of CPU time per file

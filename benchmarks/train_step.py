@@ -28,9 +28,9 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-import models
-from ops.platform import on_cpu
-from training.mesh import compiler_options
+from morphism import models
+from morphism.ops.platform import on_cpu
+from morphism.runtime.mesh import compiler_options
 
 STAGES = {
     "resnet18": (False, (2, 2, 2, 2)),

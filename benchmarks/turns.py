@@ -134,11 +134,11 @@ def train_step(config: Any, task: ModuleType, model: Any, classes: int, batch: d
     """This project's: training/step.py with everything that `config` says, on a batch that is on the device."""
     import jax
 
-    from training.mesh import compiler_options, make_mesh, replicated
-    from training.optimizer import make_optimizer
-    from training.schedule import make_schedule
-    from training.state import init_state
-    from training.step import make_train_step
+    from morphism.runtime.mesh import compiler_options, make_mesh, replicated
+    from morphism.training.optimizer import make_optimizer
+    from morphism.training.schedule import make_schedule
+    from morphism.training.state import init_state
+    from morphism.training.step import make_train_step
 
     mesh, size = make_mesh(), batch["image"].shape[1:3]
     optimizer = make_optimizer(config.optimizer, make_schedule(config, 1000))

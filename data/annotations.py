@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from data import image, orientation
-from data.files import by_name, scan
-from data.sources import Record
-from errors import UserError, apart
+from morphism.data import image, orientation
+from morphism.data.files import by_name, scan
+from morphism.data.sources import Record
+from morphism.errors import UserError, apart
 
 LARGEST_AREA = 1e10  # square pixels; COCO's evaluation ignores objects beyond it
 ODD_AREA = "without a usable area (it is the outline's, or the box's)"

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from data.annotations import Annotations
-from data.image import Pixels, resample
-from data.jpeg import fast
+from morphism.data.annotations import Annotations
+from morphism.data.image import Pixels, resample
+from morphism.data.jpeg import fast
 
 Size = tuple[int, int]
 Rect = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the picture; may lie partly outside

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from errors import UserError
+from morphism.errors import UserError
 
 Shape = tuple[int, int]  # height, width
 

@@ -6,9 +6,9 @@ No image is decoded, so that a split of a million records is checked in about a 
 import numpy as np
 from ml_collections import ConfigDict
 
-from data.pipeline import EXAMPLES
-from data.sources import Source, name_of
-from errors import UserError
+from morphism.data.pipeline import EXAMPLES
+from morphism.data.sources import Source, name_of
+from morphism.errors import UserError
 
 
 def task_of(source: Source) -> str:

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from data import image
-from data.sources import Record, Source
-from errors import UserError
+from morphism.data import image
+from morphism.data.sources import Record, Source
+from morphism.errors import UserError
 
 Shape = tuple[int, int]  # height, width of what a batch holds
 

@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from data import boxes, image
-from data.annotations import Annotations, check_size
-from data.canvases import check_held, listed, others_note, smallest, with_others
-from data.sources import Record, Source, name_of
-from errors import UserError
+from morphism.data import boxes, image
+from morphism.data.annotations import Annotations, check_size
+from morphism.data.canvases import check_held, listed, others_note, smallest, with_others
+from morphism.data.sources import Record, Source, name_of
+from morphism.errors import UserError
 
 Shape = tuple[int, int]  # height, width of what a batch holds
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from errors import UserError, apart
+from morphism.errors import UserError, apart
 
 # Formats that Pillow lists but cannot read by itself: they are no images, or need another program.
 NOT_BY_ITSELF = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")

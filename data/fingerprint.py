@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data.sources import Source, Subset, names
+from morphism.data.sources import Source, Subset, names
 
 Fingerprint = dict[str, Any]
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, TiffImagePlugin
 
-from data.orientation import PNG
+from morphism.data.orientation import PNG
 
 Range = tuple[float, float]  # stored values that become 0 and 255
 

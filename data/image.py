@@ -20,9 +20,9 @@ from jaxtyping import Float32, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
-from data import high_bit, jpeg, orientation
-from data.high_bit import Range
-from errors import UserError
+from morphism.data import high_bit, jpeg, orientation
+from morphism.data.high_bit import Range
+from morphism.errors import UserError
 
 Pixels = UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels

@@ -23,10 +23,10 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from data import high_bit, image
-from data.high_bit import Range
-from data.sources import Source
-from errors import UserError
+from morphism.data import high_bit, image
+from morphism.data.high_bit import Range
+from morphism.data.sources import Source
+from morphism.errors import UserError
 
 RULES = ("bits", "type", "percentiles")
 PERCENTILES = (0.5, 99.5)

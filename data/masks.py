@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Int, Integer, UInt8
 from PIL import Image
 
-from data.boxes import IGNORE
-from data.high_bit import maxval
-from errors import UserError
+from morphism.data.boxes import IGNORE
+from morphism.data.high_bit import maxval
+from morphism.errors import UserError
 
 MOST = 255  # classes
 UNKNOWN = -1

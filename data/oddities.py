@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from data.image import RULES, Odd
-from data.pipeline import Batch
-from data.sources import Source
+from morphism.data.image import RULES, Odd
+from morphism.data.pipeline import Batch
+from morphism.data.sources import Source
 
 
 class Oddities:

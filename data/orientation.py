@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from data import jpeg
+from morphism.data import jpeg
 
 EXIF_ORIENTATION = 0x0112
 TURNS = {

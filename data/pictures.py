@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from data import files
-from data.annotations import picture_size
-from data.sources import Record
-from errors import UserError
+from morphism.data import files
+from morphism.data.annotations import picture_size
+from morphism.data.sources import Record
+from morphism.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from data import classification, detection, segmentation
-from data.intensity import settle, settle_pixels
-from data.sampling import Plan
-from data.sources import Source
-from errors import UserError
+from morphism.data import classification, detection, segmentation
+from morphism.data.intensity import settle, settle_pixels
+from morphism.data.sampling import Plan
+from morphism.data.sources import Source
+from morphism.errors import UserError
 
 Batch = dict[str, np.ndarray]
 

@@ -13,11 +13,11 @@ from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 from scipy import ndimage
 
-from data import boxes, image, orientation
-from data.boxes import IGNORE, Size
-from data.canvases import listed, others_note, smallest, with_others
-from data.sources import Source
-from errors import UserError
+from morphism.data import boxes, image, orientation
+from morphism.data.boxes import IGNORE, Size
+from morphism.data.canvases import listed, others_note, smallest, with_others
+from morphism.data.sources import Source
+from morphism.errors import UserError
 
 # Height and width of what a batch holds, in evaluation followed by those of the masks.
 Shape = tuple[int, int] | tuple[int, int, int, int]

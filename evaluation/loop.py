@@ -10,11 +10,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data.oddities import Oddities
-from data.pipeline import empty_eval_batches, eval_batches, eval_note
-from data.sources import Source
-from errors import NonFinite, UserError
-from training.mesh import HOST_ONLY, to_devices
+from morphism.data.oddities import Oddities
+from morphism.data.pipeline import eval_batches, eval_note
+from morphism.data.sources import Source
+from morphism.errors import NonFinite
+from morphism.runtime.mesh import to_devices
 
 Predictions = dict[str, np.ndarray]
 
@@ -39,7 +39,7 @@ def predict(
     batches = eval_batches(
         source,
         config,
-        batch_size=_batch_size(config, mesh),
+        batch_size=eval_batch_size(config, mesh),
         process_index=jax.process_index(),
         processes=jax.process_count(),
         skip_broken=skip_broken,
@@ -75,26 +75,7 @@ def evaluate(task: ModuleType, source: Source, batches: Iterable[Predictions]) -
     return summarise(task, gather(task, source, batches))
 
 
-def check_sizes(eval_step: Callable, variables: Any, source: Source, config: ConfigDict, mesh: Mesh) -> None:
-    """Traces the evaluation of the smallest batches; `variables` may be their shapes.
-
-    Raises UserError where the network cannot take images of their size.
-    """
-    data = config.data
-    for batch in empty_eval_batches(source, config, _batch_size(config, mesh)):
-        height, width = batch["image"].shape[1:3]
-        sent = {key: value for key, value in batch.items() if key not in HOST_ONLY}
-        try:
-            jax.eval_shape(eval_step, variables, sent)
-        except (UserError, ValueError, TypeError, ZeroDivisionError) as error:  # whatever a network says of its sizes
-            field = "eval_size" if data.get("eval_size") else "canvases" if data.get("canvases") else "image_size"
-            reason = str(error).partition("; ")[0].splitlines()[0]
-            raise UserError(
-                f"config.data.{field}: the network cannot evaluate images of {height}x{width} ({reason}); enlarge it"
-            ) from error
-
-
-def _batch_size(config: ConfigDict, mesh: Mesh) -> int:
+def eval_batch_size(config: ConfigDict, mesh: Mesh) -> int:
     """config.eval_batch_size, or where that is 0 the training batch, rounded up to the devices."""
     return -(-(config.eval_batch_size or config.batch_size) // mesh.size) * mesh.size
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from errors import UserError
+from morphism.errors import UserError
 
 IGNORE = 255
 

@@ -11,13 +11,13 @@ import matplotlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from data.boxes import IGNORE
-from data.classification import evaluated
-from data.image import for_display, to_8_bits
-from data.sources import Source
-from evaluation.masks import palette
-from tasks import detection, segmentation
-from training.paths import write_bytes
+from morphism.data.boxes import IGNORE
+from morphism.data.classification import evaluated
+from morphism.data.image import for_display, to_8_bits
+from morphism.data.sources import Source
+from morphism.evaluation.masks import palette
+from morphism.runtime.paths import write_bytes
+from morphism.tasks import detection, segmentation
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

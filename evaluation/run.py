@@ -11,24 +11,23 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-import models
-import tasks
-from data import sources
-from data.oddities import Oddities
-from data.pipeline import problem
-from data.sources import Source
-from errors import NonFinite, UserError, check_choice
-from evaluation.loop import Predictions, predict
-from training.checkpoint import Checkpoints, check_same, choose, shapes
-from training.fitness import check_model
-from training.initial import PREPARATION, Weights, classes_of, read_weights, variables_from, with_options
-from training.manifest import read_classes, settled_config
-from training.mesh import AXIS, make_mesh, replicated
-from training.paths import AnyPath
-from training.step import make_eval_step
-from training.validation import check_config
-from weights.convert import check_finite, to_torch
-from weights.public import Public, PublicSegmenter
+from morphism import models, tasks
+from morphism.data import sources
+from morphism.data.oddities import Oddities
+from morphism.data.pipeline import problem
+from morphism.data.sources import Source
+from morphism.errors import NonFinite, UserError, check_choice
+from morphism.evaluation.fitness import check_model
+from morphism.evaluation.loop import Predictions, predict
+from morphism.evaluation.step import make_eval_step
+from morphism.runtime.checkpoint import Checkpoints, check_same, choose, shapes
+from morphism.runtime.manifest import read_classes, settled_config
+from morphism.runtime.mesh import AXIS, make_mesh, replicated
+from morphism.runtime.paths import AnyPath
+from morphism.runtime.validation import check_config
+from morphism.weights.convert import check_finite, to_torch
+from morphism.weights.opening import PREPARATION, Weights, classes_of, read_weights, variables_from, with_options
+from morphism.weights.public import Public, PublicSegmenter
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ here: see the README's table.
 
 from ml_collections import ConfigDict
 
-from experiments import coco_faster_rcnn
+from morphism.experiments import coco_faster_rcnn
 
 
 def get_config():

@@ -13,7 +13,7 @@ here: see the README's table.
 
 from ml_collections import ConfigDict
 
-from experiments import coco_retinanet
+from morphism.experiments import coco_retinanet
 
 
 def get_config():

@@ -11,7 +11,7 @@ Published: no figure of the data's authors; others' detectors with trained weigh
 here: see the README's table.
 """
 
-from experiments import coco_ssd300
+from morphism.experiments import coco_ssd300
 
 
 def get_config():

@@ -16,7 +16,7 @@ here: see the README's table.
 
 from ml_collections import ConfigDict
 
-from experiments import coco_yolox
+from morphism.experiments import coco_yolox
 
 
 def get_config(variant: str = "s"):

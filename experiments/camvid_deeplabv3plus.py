@@ -12,7 +12,7 @@ Published: nothing by the network's authors on this data. Measured here, shortly
 
 from ml_collections import ConfigDict
 
-from experiments.cityscapes_pspnet import cityscapes
+from morphism.experiments.cityscapes_pspnet import cityscapes
 
 
 def get_config():

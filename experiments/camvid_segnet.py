@@ -13,7 +13,7 @@ Published, on the 233 pictures of test: mIoU 60.1 of the paper's SegNet after a 
 Measured here, shortly and at a third of the size: see the README.
 """
 
-from experiments.base import get_base
+from morphism.experiments.base import get_base
 
 CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # among VGG-16's features
 WITH_NORMS = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)

@@ -11,7 +11,7 @@ Published: nothing by the network's authors on this data. Measured here, shortly
 
 from ml_collections import ConfigDict
 
-from experiments.base import get_base
+from morphism.experiments.base import get_base
 
 
 def get_config():

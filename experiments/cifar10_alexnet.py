@@ -1,6 +1,6 @@
 """AlexNet fitted to CIFAR-10's 32x32: a 5x5 stem of stride 2, and dense layers of 512.
 
-    python -m data.prepare tfds:cifar10
+    morphism prepare tfds:cifar10
     python train.py --config experiments/cifar10_alexnet.py --workdir runs/cifar_alexnet
 
 Data and augmentation are those of `cifar10_resnet`; 100 epochs by a cosine.
@@ -9,7 +9,7 @@ Published: none for this fit. Measured here: see the README's table.
 
 from ml_collections import ConfigDict
 
-from experiments import cifar10_resnet
+from morphism.experiments import cifar10_resnet
 
 
 def get_config():

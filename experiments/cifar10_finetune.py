@@ -1,6 +1,6 @@
 """A ResNet-50 trained on ImageNet, fine-tuned on 3,000 pictures of CIFAR-10 at 64 pixels.
 
-    python -m data.prepare tfds:cifar10
+    morphism prepare tfds:cifar10
     python train.py --config experiments/cifar10_finetune.py --workdir runs/finetune
     python train.py --config experiments/cifar10_finetune.py:scratch --workdir runs/scratch
 
@@ -11,7 +11,7 @@ Published: none for this protocol. Measured here: see the README's table.
 
 from ml_collections import ConfigDict
 
-from experiments.base import get_base
+from morphism.experiments.base import get_base
 
 
 def get_config(variant: str = ""):

@@ -1,6 +1,6 @@
 """ResNet-20/32/44/56/110 on CIFAR-10 (He et al. 2015, section 4.2).
 
-    python -m data.prepare tfds:cifar10
+    morphism prepare tfds:cifar10
     python train.py --config experiments/cifar10_resnet.py:20 --workdir runs/cifar20
     python train.py --config experiments/cifar10_resnet.py:20 --config.data.source=folder:/data/cifar10 --workdir ...
 
@@ -9,7 +9,7 @@ the rate for its first 400. Published test error: 8.75, 7.51, 7.17, 6.97, 6.43 %
 Measured here: see the README's table.
 """
 
-from experiments.base import get_base
+from morphism.experiments.base import get_base
 
 
 def get_config(variant: str = "20"):

@@ -1,6 +1,6 @@
 """VGG with batch norm fitted to CIFAR-10's 32x32: dense layers of 512 that see one pixel.
 
-    python -m data.prepare tfds:cifar10
+    morphism prepare tfds:cifar10
     python train.py --config experiments/cifar10_vgg.py:16 --workdir runs/cifar_vgg16
 
 Data and augmentation are those of `cifar10_resnet`; 200 epochs by a cosine. 11, 13 or 19 choose other depths.
@@ -10,7 +10,7 @@ ConvNets", table 1). Not trained here.
 
 from ml_collections import ConfigDict
 
-from experiments import cifar10_resnet
+from morphism.experiments import cifar10_resnet
 
 
 def get_config(variant: str = "16"):

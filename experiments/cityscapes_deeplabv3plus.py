@@ -1,6 +1,6 @@
 """DeepLabV3+ with ResNet-50 or 101 on Cityscapes (Chen et al. 2018), by mmsegmentation's recipe.
 
-    python -m data.prepare tfds:cityscapes/semantic_segmentation --manual_dir DIR
+    morphism prepare tfds:cityscapes/semantic_segmentation --manual_dir DIR
     python train.py --config experiments/cityscapes_deeplabv3plus.py:50 --workdir runs/deeplabv3plus
 
 All but the network as in `cityscapes_pspnet`.
@@ -8,7 +8,7 @@ Published: mIoU 79.61 and 80.21 (ResNet-50, 101), 81.01 and 81.82 with scales an
 Not trained here: 368 GMAC forward, 3 hours of one A100 by the same account.
 """
 
-from experiments.cityscapes_pspnet import cityscapes
+from morphism.experiments.cityscapes_pspnet import cityscapes
 
 
 def get_config(variant: str = "50"):

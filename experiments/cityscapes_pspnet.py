@@ -1,6 +1,6 @@
 """PSPNet with ResNet-50 or 101 on Cityscapes (Zhao et al. 2016), by mmsegmentation's recipe.
 
-    python -m data.prepare tfds:cityscapes/semantic_segmentation --manual_dir DIR
+    morphism prepare tfds:cityscapes/semantic_segmentation --manual_dir DIR
     python train.py --config experiments/cityscapes_pspnet.py:50 --workdir runs/pspnet
     python eval.py --workdir runs/pspnet --views scales_flip
 
@@ -17,7 +17,7 @@ mixed precision, so 320,000 crops take 3 hours of one A100, if it is as busy.
 
 from ml_collections import ConfigDict
 
-from experiments.base import get_base
+from morphism.experiments.base import get_base
 
 
 def get_config(variant: str = "50"):

@@ -16,7 +16,7 @@ pictures a second in mixed precision, so 30 x 118,287 pictures, of which some ha
 of one A100, or 2 of eight, if it is as busy.
 """
 
-from experiments.base import get_base
+from morphism.experiments.base import get_base
 
 
 def get_config(variant: str = "resnet50"):

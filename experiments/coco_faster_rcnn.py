@@ -24,7 +24,7 @@ as busy. torchvision took 12 hours of eight V100. v2 has 217 GMAC and 400 epochs
 
 from ml_collections import ConfigDict
 
-from experiments.base import get_base
+from morphism.experiments.base import get_base
 
 VARIANTS = ("v1", "v2", "r101", "c4")
 

@@ -17,7 +17,7 @@ in mixed precision, so 26 x 117,266 pictures take 13 hours of one A100, or 2 of 
 
 from ml_collections import ConfigDict
 
-from experiments.base import get_base
+from morphism.experiments.base import get_base
 
 
 def get_config(variant: str = ""):

@@ -13,7 +13,7 @@ Not trained here: 34.9 GMAC forward are 8.5 times a ResNet-50's at 224, of which
 in mixed precision, so 120 x 117,266 pictures take 13 hours of one A100, or 2 of eight, if it is as busy.
 """
 
-from experiments.base import get_base
+from morphism.experiments.base import get_base
 
 # torchvision's VGG-16 -> the backbone, whose last stage torchvision counts among the extra layers.
 RENAME = (

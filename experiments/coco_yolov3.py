@@ -16,7 +16,7 @@ Not trained here: 32.9 GMAC forward at 416 are 8 times a ResNet-50's at 224, of 
 second in mixed precision, so 500,200 batches of 64, at 464 on average, take 36 hours of one A100, if it is as busy.
 """
 
-from experiments.base import get_base
+from morphism.experiments.base import get_base
 
 
 def get_config():

@@ -20,7 +20,7 @@ a second in mixed precision, so 300 x 118,287 pictures take 13 hours of one A100
 
 from ml_collections import ConfigDict
 
-from experiments.base import get_base
+from morphism.experiments.base import get_base
 
 SIZES = ("nano", "tiny", "s", "m", "l", "x", "darknet53")
 

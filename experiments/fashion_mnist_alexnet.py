@@ -1,6 +1,6 @@
 """AlexNet fitted to Fashion-MNIST, enlarged to 32x32: a 5x5 stem of stride 2, and dense layers of 512.
 
-    python -m data.prepare tfds:fashion_mnist
+    morphism prepare tfds:fashion_mnist
     python train.py --config experiments/fashion_mnist_alexnet.py --workdir runs/fashion_alexnet
 
 Data and preprocessing are those of `fashion_mnist_resnet`.
@@ -9,7 +9,7 @@ Published test accuracy: 89.9 % (the dataset's own list). Measured here: see the
 
 from ml_collections import ConfigDict
 
-from experiments import fashion_mnist_resnet
+from morphism.experiments import fashion_mnist_resnet
 
 
 def get_config():

@@ -1,13 +1,13 @@
 """ResNet-20 on the whole of Fashion-MNIST through TensorFlow Datasets; a tenth of train is held out to validate on.
 
-    python -m data.prepare tfds:fashion_mnist
+    morphism prepare tfds:fashion_mnist
     python train.py --config experiments/fashion_mnist_resnet.py --workdir runs/fashion_resnet
 
 The network is that of He et al. 2015, section 4.2, for small pictures; 8, 14, 32, 44, 56 or 110 choose other depths.
 Published test accuracy: 94.9 % for a ResNet-18 (the dataset's own list). Measured here: see the README's table.
 """
 
-from experiments.base import get_base
+from morphism.experiments.base import get_base
 
 
 def get_config(variant: str = "20"):

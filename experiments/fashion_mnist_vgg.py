@@ -1,6 +1,6 @@
 """VGG-11 with batch norm, half as wide, on Fashion-MNIST enlarged to the 32x32 that five poolings need.
 
-    python -m data.prepare tfds:fashion_mnist
+    morphism prepare tfds:fashion_mnist
     python train.py --config experiments/fashion_mnist_vgg.py --workdir runs/fashion_vgg
 
 Data and augmentation are those of `fashion_mnist_resnet`; 13, 16 or 19 choose other depths.
@@ -9,7 +9,7 @@ Published test accuracy: 93.5 % for a VGG-16 (the dataset's own list). Measured 
 
 from ml_collections import ConfigDict
 
-from experiments import fashion_mnist_resnet
+from morphism.experiments import fashion_mnist_resnet
 
 
 def get_config(variant: str = "11"):

@@ -1,6 +1,6 @@
 """AlexNet (torchvision's single column; Krizhevsky 2014) on ImageNet, by torchvision's recipe.
 
-    python -m data.prepare tfds:imagenet2012 --manual_dir DIR
+    morphism prepare tfds:imagenet2012 --manual_dir DIR
     python train.py --config experiments/imagenet_alexnet.py --workdir runs/alexnet
     python eval.py --workdir runs/alexnet --views ten_crop
 
@@ -11,7 +11,7 @@ ResNet-18's, of which an RTX 3090 trains 3,482 a second (timm), so 115 M picture
 up with 8,800 pictures a second, and 9 hours behind an input of 3,500.
 """
 
-from experiments.base import get_base
+from morphism.experiments.base import get_base
 
 
 def get_config(variant: str = ""):

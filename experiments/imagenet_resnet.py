@@ -1,6 +1,6 @@
 """The ResNet family on ImageNet, by torchvision's recipes V1 and V2.
 
-    python -m data.prepare tfds:imagenet2012 --manual_dir DIR
+    morphism prepare tfds:imagenet2012 --manual_dir DIR
     python train.py --config experiments/imagenet_resnet.py:50 --workdir runs/r50
     python train.py --config experiments/imagenet_resnet.py:50,recipe=v2 --workdir runs/r50_v2
     python train.py --config experiments/imagenet_resnet.py:50 --config.data.source=folder:/data/imagenet --workdir ...
@@ -27,7 +27,7 @@ wide101_2: 72; resnext50: 15; resnext101: 58.
 
 from ml_collections import ConfigDict
 
-from experiments.base import get_base
+from morphism.experiments.base import get_base
 
 NETWORKS = {
     **{depth: f"resnet{depth}" for depth in ("18", "34", "50", "101", "152")},

@@ -1,6 +1,6 @@
 """VGG-11, 13, 16, 19 and their forms with batch norm on ImageNet, by torchvision's recipe.
 
-    python -m data.prepare tfds:imagenet2012 --manual_dir DIR
+    morphism prepare tfds:imagenet2012 --manual_dir DIR
     python train.py --config experiments/imagenet_vgg.py:16 --workdir runs/vgg16
     python eval.py --config experiments/imagenet_vgg.py:16 --weights torchvision:vgg16/IMAGENET1K_V1
 
@@ -12,7 +12,7 @@ Published top-1 of torchvision's IMAGENET1K_V1: 69.020, 69.928, 71.592 and 72.37
 so 115 M take 59 hours; VGG-11, 13 and 19 in proportion to their multiply-accumulates 29, 43 and 75.
 """
 
-from experiments.base import get_base
+from morphism.experiments.base import get_base
 
 
 def get_config(variant: str = "16"):

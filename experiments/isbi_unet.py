@@ -16,7 +16,7 @@ Not trained here: the data is given on registration. The paper trained 10 hours 
 
 from ml_collections import ConfigDict
 
-from experiments.base import get_base
+from morphism.experiments.base import get_base
 
 
 def get_config():

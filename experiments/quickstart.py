@@ -12,7 +12,7 @@ Published: nothing on such data. Measured here: see the README.
 
 from ml_collections import ConfigDict
 
-from experiments.base import get_base
+from morphism.experiments.base import get_base
 
 
 def get_config(variant: str = "classification"):

@@ -23,8 +23,8 @@ mixed precision, so 100,000 pictures take half an hour of one that batches of on
 
 from ml_collections import ConfigDict
 
-from experiments import coco_deeplabv3
-from experiments.base import get_base
+from morphism.experiments import coco_deeplabv3
+from morphism.experiments.base import get_base
 
 PIXELS = 500 * 375  # of VOC's pictures, commonly
 LEARNING_RATES = {"32s": 1e-10, "16s": 1e-12, "8s": 1e-14, "8s_at_once": 1e-10}  # of a loss summed over pixels

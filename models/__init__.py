@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
-from errors import UserError, check_choice, did_you_mean
-from models.layers import BatchNorm
+from morphism.errors import UserError, check_choice, did_you_mean
+from morphism.models.layers import BatchNorm
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 ARGUMENTS = ("num_classes", "dtype", "norm", "remat")  # of a constructor; all others are its options
@@ -84,5 +84,5 @@ def init(model: nn.Module, key: Key[Array, ""], image_size: int | tuple[int, int
 @cache
 def models() -> dict[str, Callable[..., nn.Module]]:
     """Every architecture by name."""
-    files = [importlib.import_module(f"models.{module.name}") for module in pkgutil.iter_modules(__path__)]
+    files = [importlib.import_module(f"morphism.models.{module.name}") for module in pkgutil.iter_modules(__path__)]
     return {name: make for file in files for name, make in getattr(file, "MODELS", {}).items()}

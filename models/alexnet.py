@@ -13,8 +13,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from errors import UserError
-from models.layers import (
+from morphism.errors import UserError
+from morphism.models.layers import (
     Dtype,
     adaptive_avg_pool,
     conv,

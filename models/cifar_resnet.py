@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.layers import BatchNorm, Dtype, conv, full_precision, kaiming_fan_in, relu, torch_uniform
+from morphism.models.layers import BatchNorm, Dtype, conv, full_precision, kaiming_fan_in, relu, torch_uniform
 
 
 class Block(nn.Module):

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxprs_in_params
 
-from ops.platform import as_accelerator
-from ops.resize import SCOPE
+from morphism.ops.platform import as_accelerator
+from morphism.ops.resize import SCOPE
 
 
 def parameters(params: Any) -> int:

@@ -18,9 +18,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from errors import UserError
-from models.layers import Dtype, conv, relu, torch_uniform
-from models.segmentation import (
+from morphism.errors import UserError
+from morphism.models.layers import Dtype, conv, relu, torch_uniform
+from morphism.models.segmentation import (
     AuxiliaryHead,
     ConvModule,
     FCNHead,
@@ -31,8 +31,8 @@ from models.segmentation import (
     classify,
     conv_seg,
 )
-from ops.pooling import mean_of_parts
-from ops.resize import resize_bilinear
+from morphism.ops.pooling import mean_of_parts
+from morphism.ops.resize import resize_bilinear
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18)}  # of the atrous convolutions, by output stride: Chen et al. 2017, section 4
 

@@ -12,7 +12,7 @@ slot; crowd bool [B,N], boxes around many objects, which are not learnt; valid b
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ops.nms import nms
+from morphism.ops.nms import nms
 
 # boxes [B,D,4] within each picture, scores [B,D] in 0..1, classes int32 [B,D] in 0..K-1, and valid bool [B,D], False
 # for slots that no detection fills, whose boxes and scores are 0 and whose class is -1; best first.

@@ -19,18 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from errors import UserError, check_choice
-from models import resnet
-from models.detection import Detections, learnt, suppressed
-from models.fpn import FeaturePyramid, Maps
-from models.layers import BatchNorm, Dtype, conv, flatten, full_precision, relu, torch_bias, torch_uniform
-from ops.anchors import anchors
-from ops.boxes import clip, decode, encode, iou, smooth_l1
-from ops.losses import binary_cross_entropy, cross_entropy
-from ops.matching import BELOW, match
-from ops.nms import nms
-from ops.roi_align import multilevel_roi_align
-from ops.sampling import sample_balanced
+from morphism.errors import UserError, check_choice
+from morphism.models import resnet
+from morphism.models.detection import Detections, learnt, suppressed
+from morphism.models.fpn import FeaturePyramid, Maps
+from morphism.models.layers import BatchNorm, Dtype, conv, flatten, full_precision, relu, torch_bias, torch_uniform
+from morphism.ops.anchors import anchors
+from morphism.ops.boxes import clip, decode, encode, iou, smooth_l1
+from morphism.ops.losses import binary_cross_entropy, cross_entropy
+from morphism.ops.matching import BELOW, match
+from morphism.ops.nms import nms
+from morphism.ops.roi_align import multilevel_roi_align
+from morphism.ops.sampling import sample_balanced
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 ANCHOR_IOU = (0.3, 0.7)  # anchors below are background, from the second on an object's, between neither

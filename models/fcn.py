@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.layers import (
+from morphism.models.layers import (
     ConvTranspose,
     Dtype,
     bilinear_kernel,
@@ -29,7 +29,7 @@ from models.layers import (
     max_pool,
     relu,
 )
-from models.segmentation import FCNHead, Logits, OnResNet
+from morphism.models.segmentation import FCNHead, Logits, OnResNet
 
 PAD = 100  # around the image: the reference's, so that the coarsest map covers every pixel of any image
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # of VGG-16's stages

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.layers import Dtype, conv, relu
+from morphism.models.layers import Dtype, conv, relu
 
 # torch.nn.init.kaiming_uniform_(a=1), which the pyramid's convolutions begin with.
 kaiming_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from errors import UserError
-from ops.platform import on_cpu
+from morphism.errors import UserError
+from morphism.ops.platform import on_cpu
 
 Dtype = Any
 

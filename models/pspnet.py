@@ -15,10 +15,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.layers import Dtype, adaptive_avg_pool
-from models.segmentation import AuxiliaryHead, ConvModule, Logits, OnResNet, Sizes, conv_seg
-from ops.pooling import mean_of_parts
-from ops.resize import resize_bilinear, resize_parts
+from morphism.models.layers import Dtype, adaptive_avg_pool
+from morphism.models.segmentation import AuxiliaryHead, ConvModule, Logits, OnResNet, Sizes, conv_seg
+from morphism.ops.pooling import mean_of_parts
+from morphism.ops.resize import resize_bilinear, resize_parts
 
 BINS = (1, 2, 3, 6)
 

@@ -23,8 +23,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from errors import UserError
-from models.layers import BatchNorm, Dtype, conv, full_precision, max_pool, relu, torch_bias, torch_uniform
+from morphism.errors import UserError
+from morphism.models.layers import BatchNorm, Dtype, conv, full_precision, max_pool, relu, torch_bias, torch_uniform
 
 
 class BasicBlock(nn.Module):

@@ -17,15 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from errors import UserError, check_choice
-from models import resnet
-from models.detection import Detections, learnt, suppressed
-from models.fpn import FeaturePyramid, Maps
-from models.layers import BatchNorm, Dtype, conv, full_precision, relu
-from ops.anchors import anchors
-from ops.boxes import clip, decode, encode, giou_loss, iou
-from ops.losses import sigmoid_focal
-from ops.matching import BETWEEN, match
+from morphism.errors import UserError, check_choice
+from morphism.models import resnet
+from morphism.models.detection import Detections, learnt, suppressed
+from morphism.models.fpn import FeaturePyramid, Maps
+from morphism.models.layers import BatchNorm, Dtype, conv, full_precision, relu
+from morphism.ops.anchors import anchors
+from morphism.ops.boxes import clip, decode, encode, giou_loss, iou
+from morphism.ops.losses import sigmoid_focal
+from morphism.ops.matching import BETWEEN, match
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 ANCHORS = 9  # at every pixel of a level

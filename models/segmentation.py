@@ -15,10 +15,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from errors import check_choice
-from models import resnet
-from models.layers import BatchNorm, Dtype, conv, full_precision, relu, torch_bias, torch_uniform
-from ops.resize import resize_bilinear
+from morphism.errors import check_choice
+from morphism.models import resnet
+from morphism.models.layers import BatchNorm, Dtype, conv, full_precision, relu, torch_bias, torch_uniform
+from morphism.ops.resize import resize_bilinear
 
 Logits = Float[Array, "b h w k"]
 Maps = dict[str, Float[Array, "b _h _w _c"]]

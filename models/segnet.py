@@ -14,10 +14,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.layers import BatchNorm, Dtype, conv, full_precision, kaiming_fan_in, relu
-from models.segmentation import Logits
-from models.vgg import STAGES, VGG
-from ops.pooling import max_pool_positions, max_unpool
+from morphism.models.layers import BatchNorm, Dtype, conv, full_precision, kaiming_fan_in, relu
+from morphism.models.segmentation import Logits
+from morphism.models.vgg import STAGES, VGG
+from morphism.ops.pooling import max_pool_positions, max_unpool
 
 
 class SegNet(nn.Module):

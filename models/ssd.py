@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from errors import UserError
-from models.detection import Detections, learnt, suppressed
-from models.fpn import Maps
-from models.layers import Dtype, conv, full_precision, max_pool, relu
-from ops.anchors import default_boxes
-from ops.boxes import clip, decode, encode, iou, smooth_l1
-from ops.losses import cross_entropy
-from ops.matching import match_ssd
+from morphism.errors import UserError
+from morphism.models.detection import Detections, learnt, suppressed
+from morphism.models.fpn import Maps
+from morphism.models.layers import Dtype, conv, full_precision, max_pool, relu
+from morphism.ops.anchors import default_boxes
+from morphism.ops.boxes import clip, decode, encode, iou, smooth_l1
+from morphism.ops.losses import cross_entropy
+from morphism.ops.matching import match_ssd
 
 xavier = nn.initializers.glorot_uniform()  # torch.nn.init.xavier_uniform_
 

@@ -1,24 +1,13 @@
-"""What a model is made of: its layers with output shapes, parameters and multiply-accumulates, and the totals.
-
-python -m models.summary experiments/imagenet_resnet.py:50 [--size 224] [--classes 1000] [--json]
-"""
+"""What a model is made of: its layers with output shapes, parameters and multiply-accumulates, and the totals."""
 
 import dataclasses
-import json
-import math
-import re
-import sys
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from absl import flags
 
-import cli
-import models
-from errors import UserError
-from models import cost
+from morphism.models import cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,55 +90,3 @@ def table(found: list[Layer], parameters: int, multiply_accumulates: int) -> str
         )
         for line in lines
     )
-
-
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; the experiment comes first, then the flags")
-    config = _CONFIG.value
-    classes = _CLASSES.value
-    if classes is None:
-        from data import sources
-
-        classes = len(sources.classes(config.data))
-    size = _size(_SIZE.value) if _SIZE.value else (config.data.image_size,) * 2
-    model = models.create(config.model, classes, axis="")
-    variables = jax.eval_shape(lambda: models.init(model, jax.random.key(0), size))
-    shape = (*size, 3)
-    found = layers(model, variables, shape)
-    totals = {
-        "parameters": cost.parameters(variables["params"]),
-        "multiply_accumulates": cost.multiply_accumulates(model, variables, shape),
-    }
-    if _JSON.value:
-        about = {"model": config.model.name, "classes": classes, "size": size, **totals}
-        print(
-            json.dumps({**about, "layers": [dataclasses.asdict(layer) for layer in found]}, indent=2, allow_nan=False)
-        )
-    else:
-        print(table(found, **totals))
-        print(
-            f"{config.model.name}, {classes} classes, {size[0]}x{size[1]}: {totals['parameters']:,} parameters, "
-            f"{totals['multiply_accumulates'] / 1e9:.3f} GMAC, {_megabytes(variables):.1f} MB in float32"
-        )
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not match or "0" in (match[1], match[2]):
-        raise UserError(f"--size is {text!r}; write 224, or 375x500 for height and width")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def _megabytes(variables: Any) -> float:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(variables)) / 1e6
-
-
-if __name__ == "__main__":
-    _CONFIG = cli.ConfigFlag()
-    _SIZE = flags.DEFINE_string("size", None, "224, or 375x500 for height and width; the experiment's by default.")
-    _CLASSES = flags.DEFINE_integer("classes", None, "Number of classes; that of the experiment's data by default.")
-    _JSON = flags.DEFINE_bool("json", False, "Print JSON instead of a table.")
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
-        sys.argv[1] = f"--config={sys.argv[1]}"
-    cli.run(main, "models.summary")

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from errors import UserError
-from models.layers import BatchNorm, ConvTranspose, Dtype, conv, full_precision, kaiming_fan_in, max_pool, relu
-from models.segmentation import Logits, classify
+from morphism.errors import UserError
+from morphism.models.layers import BatchNorm, ConvTranspose, Dtype, conv, full_precision, kaiming_fan_in, max_pool, relu
+from morphism.models.segmentation import Logits, classify
 
 
 class DoubleConv(nn.Module):

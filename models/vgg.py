@@ -14,8 +14,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from errors import UserError
-from models.layers import BatchNorm, Dtype, adaptive_avg_pool, conv, flatten, full_precision, max_pool, relu
+from morphism.errors import UserError
+from morphism.models.layers import BatchNorm, Dtype, adaptive_avg_pool, conv, flatten, full_precision, max_pool, relu
 
 # Convolutions of each of the five stages, whose channels are 64, 128, 256, 512, 512; each ends in a 2x2 max-pool.
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from models.detection import Detections, learnt, suppressed
-from models.fpn import upsample
-from models.layers import BatchNorm, Dtype, conv, full_precision
-from models.yolox import STRIDES, check_size, leaky
-from ops.boxes import clip, iou, to_center
-from ops.losses import binary_cross_entropy
+from morphism.models.detection import Detections, learnt, suppressed
+from morphism.models.fpn import upsample
+from morphism.models.layers import BatchNorm, Dtype, conv, full_precision
+from morphism.models.yolox import STRIDES, check_size, leaky
+from morphism.ops.boxes import clip, iou, to_center
+from morphism.ops.losses import binary_cross_entropy
 
 # Width and height in pixels, three at each stride, from the finest: of k-means over COCO's boxes.
 ANCHORS = (

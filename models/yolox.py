@@ -22,13 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from errors import UserError
-from models.detection import Detections, learnt, suppressed
-from models.fpn import Maps, upsample
-from models.layers import BatchNorm, Dtype, conv, full_precision, max_pool, torch_bias, torch_uniform
-from ops.boxes import clip, iou_loss
-from ops.losses import binary_cross_entropy
-from ops.simota import simota
+from morphism.errors import UserError
+from morphism.models.detection import Detections, learnt, suppressed
+from morphism.models.fpn import Maps, upsample
+from morphism.models.layers import BatchNorm, Dtype, conv, full_precision, max_pool, torch_bias, torch_uniform
+from morphism.ops.boxes import clip, iou_loss
+from morphism.ops.losses import binary_cross_entropy
+from morphism.ops.simota import simota
 
 STRIDES = (8, 16, 32)
 PRIOR = 0.01  # the probability of an object, and of every class, that training begins with

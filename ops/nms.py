@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ops.boxes import iou
+from morphism.ops.boxes import iou
 
 BLOCK = 256  # boxes resolved together; benchmarks/nms.py
 

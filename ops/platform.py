@@ -52,3 +52,14 @@ def choose(index: Int[Array, ""], branches: tuple[Callable, ...], *operands: Any
         return jax.lax.switch(index, branches, *operands)
     index = jnp.clip(index, 0, len(branches) - 1)
     return jax.lax.select_n(index, *(branch(*operands) for branch in branches))
+
+
+def scan(body: Callable, carry: Any, parts: Any, length: int) -> tuple[Any, Any]:
+    """lax.scan; on CPU written out, since XLA runs the convolutions of a loop there on one thread, ten times slower."""
+    if length > 1 and not on_cpu():
+        return jax.lax.scan(body, carry, parts)
+    results = []
+    for index in range(length):
+        carry, result = body(carry, jax.tree.map(lambda x: x[index], parts))  # noqa: B023
+        results.append(result)
+    return carry, jax.tree.map(lambda *each: jnp.stack(each), *results)

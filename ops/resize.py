@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from ops.platform import on_cpu
+from morphism.ops.platform import on_cpu
 
 SCOPE = "bilinear"  # its products are marked with this name: models/cost.py leaves them out, as torchvision does
 STRIP = 2**24  # numbers, 64 MiB of float32, that are resized at a time where only their highest is wanted

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ops.boxes import iou
+from morphism.ops.boxes import iou
 
 CANDIDATES = 10  # the most places an object can have, and those whose IoU says how many it has
 IOU_WEIGHT = 3.0  # of the boxes' cost beside the classes'

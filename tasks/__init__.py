@@ -24,8 +24,8 @@ MIN_CLASSES                                                    with fewer there 
 
 from types import ModuleType
 
-from errors import check_choice
-from tasks import classification, detection, segmentation
+from morphism.errors import check_choice
+from morphism.tasks import classification, detection, segmentation
 
 _TASKS = {"classification": classification, "detection": detection, "segmentation": segmentation}
 

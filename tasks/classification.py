@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-import augment as augmentation
-from data.sources import Source
-from errors import UserError
-from ops.losses import binary_cross_entropy, cross_entropy, sigmoid_focal, smooth
+from morphism import augment as augmentation
+from morphism.data.sources import Source
+from morphism.errors import UserError
+from morphism.ops.losses import binary_cross_entropy, cross_entropy, sigmoid_focal, smooth
 
 HEADLINE = ("top1", "top5", "loss", "calibration_error")
 HIGHER_IS_BETTER = ("top1", "top5")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from tasks.detections import Columns, Metrics, areas, columns
+from morphism.tasks.detections import Columns, Metrics, areas, columns
 
 NAMES = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),

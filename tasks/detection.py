@@ -16,12 +16,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
-import augment as augmentation
-from augment.colour import hsv_jitter, photometric_distortion
-from augment.mosaic import GROUP, mosaic
-from data.sources import Source
-from lengths import to_steps
-from tasks import coco, detections, voc
+from morphism import augment as augmentation
+from morphism.augment.colour import hsv_jitter, photometric_distortion
+from morphism.augment.mosaic import GROUP, mosaic
+from morphism.data.sources import Source
+from morphism.lengths import to_steps
+from morphism.tasks import coco, detections, voc
 
 HEADLINE = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 HIGHER_IS_BETTER = ("ap", "ap50", "ap75")

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from errors import UserError
+from morphism.errors import UserError
 
 Metrics = dict[str, Any]
 Columns = dict[str, np.ndarray]

@@ -17,13 +17,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 from ml_collections import ConfigDict
 
-import augment as augmentation
-from augment.colour import additive_distortion
-from data.sources import Source
-from errors import UserError
-from ops import segmentation as ops
-from ops.resize import argmax_of_parts, resize_bilinear
-from tasks import boundaries
+from morphism import augment as augmentation
+from morphism.augment.colour import additive_distortion
+from morphism.data.sources import Source
+from morphism.errors import UserError
+from morphism.ops import segmentation as ops
+from morphism.ops.resize import argmax_of_parts, resize_bilinear
+from morphism.tasks import boundaries
 
 HEADLINE = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice")
 HIGHER_IS_BETTER = HEADLINE

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.detections import Columns, Metrics, areas, columns
+from morphism.tasks.detections import Columns, Metrics, areas, columns
 
 MIN_IOU = 0.5
 

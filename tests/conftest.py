@@ -19,8 +19,8 @@ from absl import flags, logging
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
-from experiments import quickstart
-from training.mesh import AXIS
+from morphism.experiments import quickstart
+from morphism.runtime.mesh import AXIS
 
 flags.FLAGS.mark_as_parsed()  # Grain reads one of its own
 logging.set_verbosity(logging.ERROR)

@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from data.image import Odd
-from data.orientation import EXIF_ORIENTATION
+from morphism.data.image import Odd
+from morphism.data.orientation import EXIF_ORIENTATION
 
 
 def encode(picture, format="JPEG", **options) -> bytes:

@@ -12,6 +12,7 @@ import corpus
 import pytest
 
 ROOT = Path(__file__).parent.parent
+MORPHISM = ("-m", "morphism.commands")  # a command other than train.py and eval.py, as an argument of Python
 SMALL = (
     "--config.duration=4",
     "--config.batch_size=16",
@@ -56,7 +57,7 @@ def test_train_evaluate_predict_and_digest(tmp_path):
 
     from PIL import Image
 
-    from data.sources.embedded import CLASSES, Embedded
+    from morphism.data.sources.embedded import CLASSES, Embedded
 
     Image.fromarray(Embedded("val")[0]["image"]).save(tmp_path / "one.png")
     for name in CLASSES[3:5]:
@@ -71,12 +72,12 @@ def test_train_evaluate_predict_and_digest(tmp_path):
         *(int(name in CLASSES[3:5]) for name in CLASSES)
     ]
 
-    done = run("predict.py", "--workdir", str(tmp_path / "run"), str(tmp_path / "one.png"))
+    done = run(*MORPHISM, "predict", "--workdir", str(tmp_path / "run"), str(tmp_path / "one.png"))
     assert done.returncode == 0, done.stderr
     name, predicted, confidence = done.stdout.strip().split("\t")
     assert name == str(tmp_path / "one.png") and predicted in CLASSES and 0 < float(confidence) <= 1
 
-    digests = [run("-m", "training.digest", str(tmp_path / "run"), f"--step={step}").stdout for step in ("2", "4")]
+    digests = [run(*MORPHISM, "digest", str(tmp_path / "run"), f"--step={step}").stdout for step in ("2", "4")]
     assert digests[0] != digests[1]
     assert all(len(line.split()[0]) == 64 for line in digests)
 
@@ -85,7 +86,7 @@ def test_a_segmentation_is_trained_evaluated_drawn_and_written_as_masks(tmp_path
     import numpy as np
     from PIL import Image
 
-    from data.sources import scene_masks
+    from morphism.data.sources import scene_masks
 
     workdir = str(tmp_path / "run")
     small = ("--config.model.options.width=2", "--config.data.source=scene_masks:16x32", "--config.data.crop=(32, 32)")
@@ -107,7 +108,7 @@ def test_a_segmentation_is_trained_evaluated_drawn_and_written_as_masks(tmp_path
     for name, size in (("wide", (33, 47)), ("tall", (40, 32))):
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / f"{name}.png")
     pictures = [str(tmp_path / f"{name}.png") for name in ("wide", "tall")]
-    done = run("predict.py", "--workdir", workdir, "--masks", str(tmp_path / "masks"), *pictures)
+    done = run(*MORPHISM, "predict", "--workdir", workdir, "--masks", str(tmp_path / "masks"), *pictures)
     assert done.returncode == 0, done.stderr
     shares = [line.split("\t") for line in done.stdout.splitlines()]
     assert {name for name, _, _ in shares} == set(pictures)
@@ -190,13 +191,19 @@ def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_li
     spoilt.write_bytes(corpus.png_of(b"no pixels"))
     entries = tmp_path / "entries.json"
     done = run(
-        "predict.py", "--workdir", str(tmp_path / "run"), str(pictures / "val"), str(spoilt), f"--output={entries}"
+        *MORPHISM,
+        "predict",
+        "--workdir",
+        str(tmp_path / "run"),
+        str(pictures / "val"),
+        str(spoilt),
+        f"--output={entries}",
     )
     assert done.returncode == 2 and done.stdout == ""
     odd, written, error = done.stderr.splitlines()
     assert odd.startswith("data: odd pictures: 7 truncated ")
     assert written == f"predictions of {len(corpus.usable())} images in {entries}"
-    assert error.startswith(f"predict.py: error: {spoilt}: cannot be decoded")
+    assert error.startswith(f"morphism predict: error: {spoilt}: cannot be decoded")
     *found, last = json.loads(entries.read_text())
     assert len(found) == len(corpus.usable()) and all(each.keys() == {"file", "class", "confidence"} for each in found)
     assert last["file"] == str(spoilt) and error.endswith(last["error"])
@@ -204,7 +211,7 @@ def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_li
     broken = pictures / "val" / "dog" / "broken.jpg"
     broken.write_text("no picture")
     line = f"error: {broken}: cannot be decoded (cannot identify image file); replace or remove it\n"
-    for command in (("eval.py",), ("predict.py", str(broken)))[workers:]:
+    for command in (("eval.py",), (*MORPHISM, "predict", str(broken)))[workers:]:
         done = run(*command[:1], "--workdir", str(tmp_path / "run"), *command[1:])
         assert (done.returncode, done.stderr) == (2, f"{command[0]}: {line}")
     broken.rename(pictures / "train" / "dog" / "broken.jpg")
@@ -226,13 +233,13 @@ def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_li
         (("train.py", "--config=experiments/quickstart.py"), "--workdir is missing"),
         (
             ("train.py", "--config=experiments/cifar10_resnet.py", "--workdir=x", "--config.data.data_dir=/nowhere"),
-            "/nowhere/cifar10/3.0.2: tfds:cifar10 is not prepared there; run: python -m data.prepare tfds:cifar10",
+            "/nowhere/cifar10/3.0.2: tfds:cifar10 is not prepared there; run: morphism prepare tfds:cifar10",
         ),
         (("eval.py",), "--workdir is missing"),
         (("eval.py", "--workdir=/nowhere"), "/nowhere/config.json: no such file"),
-        (("predict.py", "--workdir=/nowhere"), "name images"),
-        (("-m", "training.digest"), "give one workdir"),
-        (("-m", "data.prepare", "fashion_mnist"), "give one dataset, such as tfds:fashion_mnist"),
+        ((*MORPHISM, "predict", "--workdir=/nowhere"), "name images"),
+        ((*MORPHISM, "digest"), "give one workdir"),
+        ((*MORPHISM, "prepare", "fashion_mnist"), "give one dataset, such as tfds:fashion_mnist"),
     ],
 )
 def test_what_a_command_lacks_is_named(arguments, message):

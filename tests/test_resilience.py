@@ -12,9 +12,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_commands import ROOT, SMALL, run, train
+from test_commands import MORPHISM, ROOT, SMALL, run, train
 
-from training.checkpoint import Checkpoints
+from morphism.runtime.checkpoint import Checkpoints
 
 ENDLESS = ("--config.duration=100k", "--config.schedule.warmup=1", "--config.checkpoint_every=50")
 
@@ -88,7 +88,7 @@ def test_a_full_disk_is_told_keeps_the_earlier_checkpoints_and_the_run_goes_on_w
     again = run("train.py", "--workdir", str(disk / "run"))  # which has the configuration
     assert again.returncode == 0 and "going on from step" in again.stdout, again.stderr
     assert train(tmp_path / "roomy", *more).returncode == 0
-    digests = [run("-m", "training.digest", str(workdir)).stdout for workdir in (disk / "run", tmp_path / "roomy")]
+    digests = [run(*MORPHISM, "digest", str(workdir)).stdout for workdir in (disk / "run", tmp_path / "roomy")]
     assert digests[0] == digests[1] != ""
 
 

@@ -1,21 +1,18 @@
 """Whether a model fits its configuration and data: found from shapes alone, before any step or workdir."""
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
-import flax.linen as nn
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data.pipeline import smallest_batch
-from data.sources import Source
-from errors import UserError
-from training.mesh import HOST_ONLY
-from training.state import TrainState
-from training.step import TrainStep
+from morphism.data.pipeline import smallest_batch
+from morphism.data.sources import Source
+from morphism.errors import UserError
+from morphism.runtime.mesh import HOST_ONLY
+from morphism.training.state import TrainState
+from morphism.training.step import TrainStep
 
 
 def initial_shapes(init: Callable[[], Any], config: ConfigDict) -> Any:
@@ -30,27 +27,6 @@ def initial_shapes(init: Callable[[], Any], config: ConfigDict) -> Any:
             f"config.model: {config.model.name} cannot be built with these options and config.data.image_size="
             f"{config.data.image_size} ({reason}); change one of them"
         ) from error
-
-
-def check_model(
-    model: nn.Module, task: ModuleType, config: ConfigDict, classes: int, variables: dict[str, Any]
-) -> None:
-    """Raises UserError for outputs that are not the task's for so many classes, and for norms that are not there.
-
-    `variables` are the model's, or their shapes.
-    """
-    if not variables.get("batch_stats"):
-        for field in ("sync_bn", "frozen_bn"):
-            if config.model[field]:
-                raise UserError(
-                    f"config.model.{field}: {config.model.name} with these options has no batch norm; set it to False"
-                )
-    size = config.data.image_size
-    image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
-    outputs = jax.eval_shape(lambda variables, image: model.apply(variables, image, train=False), variables, image)
-    wrong = task.misfit(model, outputs, classes)
-    if wrong:
-        raise UserError(f"config.model.name={config.model.name}: {wrong}; choose or mend the architecture")
 
 
 def check_norms(train_step: TrainStep, source: Source, config: ConfigDict, state: TrainState, mesh: Mesh) -> None:

@@ -13,23 +13,22 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-import models
-import tasks
-from data import sources
-from data.checks import check_split
-from data.fingerprint import fingerprint
-from data.intensity import settle, with_fields
-from data.oddities import Oddities
-from data.pipeline import train_batches
-from data.sources import Source
-from errors import NonFinite
-from evaluation.loop import check_sizes, evaluate, predict
-from lengths import due, exact_steps, to_steps
-from models import cost
-from training.checkpoint import Checkpoints
-from training.fitness import check_model, check_norms, initial_shapes
-from training.initial import Weights, fitting, read_weights, start_from
-from training.manifest import (
+from morphism import models, tasks
+from morphism.data import sources
+from morphism.data.checks import check_split
+from morphism.data.fingerprint import fingerprint
+from morphism.data.intensity import settle, with_fields
+from morphism.data.oddities import Oddities
+from morphism.data.pipeline import train_batches
+from morphism.data.sources import Source
+from morphism.errors import NonFinite
+from morphism.evaluation.fitness import check_model, check_sizes
+from morphism.evaluation.loop import evaluate, predict
+from morphism.evaluation.step import make_eval_step
+from morphism.lengths import due, exact_steps, to_steps
+from morphism.models import cost
+from morphism.runtime.checkpoint import Checkpoints
+from morphism.runtime.manifest import (
     claim_classes,
     claim_config,
     claim_data,
@@ -39,17 +38,20 @@ from training.manifest import (
     read_intensity,
     write_manifest,
 )
-from training.mesh import AXIS, check_batch, compiler_options, make_mesh, replicated, to_devices
-from training.optimizer import make_optimizer
-from training.paths import AnyPath, is_local
-from training.processes import check_shared
-from training.schedule import make_schedule
-from training.signals import Stopped, StopRequest
-from training.state import TrainState, eval_variables, init_state, not_finite
-from training.step import make_eval_step, make_train_step
-from training.validation import check_classes, check_config
-from training.window import REMEDY, NonFiniteLoss, Window
-from training.writer import Writer
+from morphism.runtime.mesh import AXIS, check_batch, compiler_options, make_mesh, replicated, to_devices
+from morphism.runtime.paths import AnyPath, is_local
+from morphism.runtime.processes import check_shared
+from morphism.runtime.signals import Stopped, StopRequest
+from morphism.runtime.validation import check_classes, check_config
+from morphism.runtime.writer import Writer
+from morphism.training.begin import start_from
+from morphism.training.fitness import check_norms, initial_shapes
+from morphism.training.optimizer import make_optimizer
+from morphism.training.schedule import make_schedule
+from morphism.training.state import TrainState, eval_variables, init_state, not_finite
+from morphism.training.step import make_train_step
+from morphism.training.window import REMEDY, NonFiniteLoss, Window
+from morphism.weights.opening import Weights, fitting, read_weights
 
 LOOK = 50  # steps at most between two looks at signals and at whether the numbers are finite
 

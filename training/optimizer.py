@@ -9,8 +9,8 @@ import optax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from errors import UserError, check_choice
-from training.parameters import Params, check_patterns, map_by_path, split
+from morphism.errors import UserError, check_choice
+from morphism.training.parameters import Params, check_patterns, map_by_path, split
 
 # In these, as in torch, weight decay is L2 regularisation: it enters the gradient before all else.
 L2 = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam")

@@ -9,7 +9,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from errors import UserError, did_you_mean
+from morphism.errors import UserError, did_you_mean
 
 Params = dict[str, Any]
 

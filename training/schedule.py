@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from errors import UserError, check_choice
-from lengths import to_steps
+from morphism.errors import UserError, check_choice
+from morphism.lengths import to_steps
 
 
 def make_schedule(config: ConfigDict, steps_per_epoch: float) -> optax.Schedule:

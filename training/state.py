@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-import models
-from training.mesh import compiler_options
+from morphism import models
+from morphism.runtime.mesh import compiler_options
 
 
 @flax.struct.dataclass

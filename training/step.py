@@ -1,12 +1,10 @@
-"""One training step and one evaluation step, for every task, on any number of devices.
+"""One training step, for every task, on any number of devices.
 
-Both are written for one device with its share of the batch, and mapped over the mesh by jit(shard_map).
+It is written for one device with its share of the batch, and mapped over the mesh by jit(shard_map).
 """
 
 from collections.abc import Callable
-from functools import partial
 from types import ModuleType
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,14 +12,13 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from augment.views import view
-from ops.platform import on_cpu
-from training.mesh import AXIS, compiler_options
-from training.parameters import merge, split
-from training.state import TrainState
+from morphism.ops.platform import scan
+from morphism.runtime.mesh import AXIS, compiler_options
+from morphism.training.parameters import merge, split
+from morphism.training.state import TrainState
 
 Batch = dict[str, Array]
 Scalars = dict[str, Array]
@@ -78,7 +75,7 @@ def make_train_step(
 
         parts = jax.tree.map(lambda x: x.reshape(config.accumulate, -1, *x.shape[1:]), batch)
         zeros = jax.tree.map(jnp.zeros_like, trained)
-        (total, stats), scalars = _scan(micro_step, (zeros, batch_stats), parts, config.accumulate)
+        (total, stats), scalars = scan(micro_step, (zeros, batch_stats), parts, config.accumulate)
         scalars = jax.tree.map(jnp.mean, scalars)
         gradients = jax.tree.map(lambda g: g / config.accumulate, total)
         # The mean of changes, not of values: a statistic that no device moved stays as it was, to the bit.
@@ -101,64 +98,6 @@ def make_train_step(
         donate_argnums=0,
         compiler_options=compiler_options(),
     )
-
-
-def make_eval_step(
-    model: nn.Module, task: ModuleType, config: ConfigDict, mesh: Mesh, views: str = "center"
-) -> Callable[[dict[str, Any], Batch], dict[str, Array]]:
-    """(variables, batch) -> the task's predictions of the global batch, whole on every process.
-
-    With them come `valid`, and `finite`: whether all that the network made of an example is.
-
-    With `views` other than "center" they are predictions from what the task makes of the outputs for every view.
-    """
-
-    def step(variables, batch):
-        images, others = task.normalise(batch, config.augment), task.inputs(model, batch)
-        apply = partial(model.apply, variables, train=False)
-        if hasattr(task, "infer"):
-            outputs = task.infer(
-                lambda images, sizes: apply(images, **task.inputs(model, batch | {"size": sizes})),
-                images,
-                batch["size"],
-                config.data,
-                views,
-            )
-        elif views == "center":
-            outputs = apply(images, **others)
-        else:
-            each = view(images, views, config.data.eval_size or config.data.image_size)
-            _, outputs = _scan(lambda _, x: (None, apply(x, **others)), None, each, len(each))
-            outputs = task.combine(outputs)
-        predictions = task.predict(model, outputs, batch)
-        predictions |= {"valid": batch["valid"], "finite": _finite(outputs, len(batch["id"]))}
-        return jax.lax.all_gather(predictions, AXIS, tiled=True)
-
-    # all_gather's result is the same everywhere, which shard_map's check cannot see.
-    return jax.jit(
-        jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False),
-        compiler_options=compiler_options(),
-    )
-
-
-def _finite(outputs: Any, rows: int) -> Bool[Array, "b"]:
-    """Of each example whether all outputs for it are finite: a class is the largest score even among NaNs."""
-    finite = jnp.ones(rows, bool)
-    for x in jax.tree.leaves(outputs):
-        if jnp.issubdtype(x.dtype, jnp.inexact) and x.shape[:1] == (rows,):  # anchors are the same for all
-            finite &= jnp.isfinite(x).reshape(rows, -1).all(axis=1)
-    return finite
-
-
-def _scan(body: Callable, carry: Any, parts: Any, length: int) -> tuple[Any, Any]:
-    """lax.scan; on CPU written out, since XLA runs the convolutions of a loop there on one thread, ten times slower."""
-    if length > 1 and not on_cpu():
-        return jax.lax.scan(body, carry, parts)
-    results = []
-    for index in range(length):
-        carry, result = body(carry, jax.tree.map(lambda x: x[index], parts))  # noqa: B023
-        results.append(result)
-    return carry, jax.tree.map(lambda *each: jnp.stack(each), *results)
 
 
 def update_ema(state: TrainState, decay: float, every: int, warmup: int, ramp: int = 0) -> TrainState:

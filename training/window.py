@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from errors import NonFinite
+from morphism.errors import NonFinite
 
 REMEDY = (
     "Lower config.optimizer.learning_rate, lengthen config.schedule.warmup, or set config.optimizer.clip_norm; then "

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from errors import UserError, one_line
-from weights.state_dict import WRAPPERS
+from morphism.errors import UserError, one_line
+from morphism.weights.state_dict import WRAPPERS
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, of arrays or of their shapes
 Shapes = dict[str, tuple[int, ...]]

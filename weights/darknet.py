@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import UserError
-from models.yolov3 import PER_CELL, Convolution, backbone, convolutions
+from morphism.errors import UserError
+from morphism.models.yolov3 import PER_CELL, Convolution, backbone, convolutions
 
 SUFFIXES = (".weights", ".74")  # darknet53.conv.74 holds the backbone alone
 VERSION = (0, 2, 0)

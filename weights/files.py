@@ -11,8 +11,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from errors import UserError
-from weights import darknet, state_dict, torch_file
+from morphism.errors import UserError
+from morphism.weights import darknet, state_dict, torch_file
 
 TORCH = (".pth", ".pt", ".bin", ".ckpt")
 TORCH_TOO = (".th", ".pth.tar", ".pt.tar")  # the same format; these are no tar archives

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from errors import UserError, did_you_mean
+from morphism.errors import UserError, did_you_mean
 
 PREFIX = "torchvision:"
 BASE = "https://download.pytorch.org/models"

@@ -7,8 +7,8 @@ standard key for it; the rules here follow the references of torchvision and tim
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from errors import UserError
-from weights.pickles import Inert
+from morphism.errors import UserError
+from morphism.weights.pickles import Inert
 
 RAW = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights")
 AVERAGED = ("state_dict_ema", "model_ema_state_dict", "ema_state_dict", "model_ema", "params_ema", "ema")

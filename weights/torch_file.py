@@ -16,11 +16,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from errors import UserError, one_line
-from weights import state_dict
-from weights.archive import Archive
-from weights.pickles import Budget, Machine, Stream
-from weights.torch_objects import Foreign, Storage, Tensor, call, is_count, name, storage_of
+from morphism.errors import UserError, one_line
+from morphism.weights import state_dict
+from morphism.weights.archive import Archive
+from morphism.weights.pickles import Budget, Machine, Stream
+from morphism.weights.torch_objects import Foreign, Storage, Tensor, call, is_count, name, storage_of
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older format
 REPEATED = 64 << 20  # bytes of tensors beyond those of their storages, all together: expanded or lazy ones

@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from weights.pickles import Inert, named
+from morphism.weights.pickles import Inert, named
 
 LARGEST = 2**48  # of a size, stride or offset
 LONGEST_KEY = 100  # of a storage, characters; torch's are numbers

@@ -30,11 +30,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from errors import UserError, check_choice, did_you_mean
+from morphism.errors import UserError, check_choice, did_you_mean
 
 if TYPE_CHECKING:
-    from data.annotations import Annotations, Store
-    from data.masks import Legend
+    from morphism.data.annotations import Annotations, Store
+    from morphism.data.masks import Legend
 
 # image: encoded bytes, or uint8 pixels [H,W] or [H,W,3]; name: what an error calls the record; label: the class, or
 # annotations: data.annotations.Annotations, or segmentation: uint8 [H,W], the class of a pixel, 255 for none.
@@ -399,4 +399,4 @@ def _format(spec: str) -> tuple[ModuleType, str]:
             f"another of {', '.join(sorted(kinds))} before the colon"
         )
     check_choice("config.data.source", kind, kinds)
-    return importlib.import_module(f"data.sources.{kind}"), argument
+    return importlib.import_module(f"morphism.data.sources.{kind}"), argument

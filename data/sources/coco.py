@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from data import outlines
-from data.annotations import Detection, pack, packed_ids, packed_names, picture_size, stated_size
-from data.files import listed_path
-from data.sources import VALIDATION
-from data.sources.folder import root_folder
-from errors import UserError, apart
+from morphism.data import outlines
+from morphism.data.annotations import Detection, pack, packed_ids, packed_names, picture_size, stated_size
+from morphism.data.files import listed_path
+from morphism.data.sources import VALIDATION
+from morphism.data.sources.folder import root_folder
+from morphism.errors import UserError, apart
 
 SPLITS = ("train", *VALIDATION, "test")
 # COCO 2017's own: 80 of 1..90.

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from data.annotations import Detection
-from data.sources import coco
-from data.sources.coco import splits as splits
-from errors import UserError
+from morphism.data.annotations import Detection
+from morphism.data.sources import coco
+from morphism.data.sources.coco import splits as splits
+from morphism.errors import UserError
 
 MOST = 1000  # ids; with more, most classes would be none
 NO_CLASS = "N/A"

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from data import outlines
-from data.annotations import ODD_AREA, packed_ids, packed_names, usable_area
-from data.outlines import Outline
-from data.sources import Record, coco
-from data.sources.coco import splits as splits
-from data.sources.folder import root_folder
-from data.sources.voc import CLASSES as VOC_CLASSES
-from errors import UserError
+from morphism.data import outlines
+from morphism.data.annotations import ODD_AREA, packed_ids, packed_names, usable_area
+from morphism.data.outlines import Outline
+from morphism.data.sources import Record, coco
+from morphism.data.sources.coco import splits as splits
+from morphism.data.sources.folder import root_folder
+from morphism.data.sources.voc import CLASSES as VOC_CLASSES
+from morphism.errors import UserError
 
 CLASSES = ("background", *VOC_CLASSES)
 COCO_NAMES = {  # COCO's names of VOC's classes where they differ

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from data.sources import Record
-from errors import UserError
+from morphism.data.sources import Record
+from morphism.errors import UserError
 
 FILE = Path(__file__).parent.parent / "embedded" / "fashion_mnist_10k.npz"
 CLASSES = (

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data import files
-from data.sources import VALIDATION, Record
-from errors import UserError, apart, did_you_mean
+from morphism.data import files
+from morphism.data.sources import VALIDATION, Record
+from morphism.errors import UserError, apart, did_you_mean
 
 SPLITS = ("train", *VALIDATION, "test")
 OTHERWISE = {"train": "training", "test": "testing"}  # what folders of splits are called too

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data import files
-from data.sources import tfds
-from data.sources.folder import Folder, root_folder
-from errors import UserError, apart
+from morphism.data import files
+from morphism.data.sources import tfds
+from morphism.data.sources.folder import Folder, root_folder
+from morphism.errors import UserError, apart
 
 WNID = re.compile(r"n\d{8}(?=_|$)")
 

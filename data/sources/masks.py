@@ -31,15 +31,15 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from data import orientation
-from data.annotations import packed_names, picture_size
-from data.boxes import IGNORE
-from data.files import Listing, by_name, passed_over, read_bytes, read_names, read_text, scan
-from data.masks import COLOURS, Legend, black_and_white, check_header, classes_of, parse_legend, read_mask
-from data.sources import VALIDATION, Record
-from data.sources.folder import root_folder
-from data.sources.voc import CLASSES as VOC_CLASSES
-from errors import UserError, apart
+from morphism.data import orientation
+from morphism.data.annotations import packed_names, picture_size
+from morphism.data.boxes import IGNORE
+from morphism.data.files import Listing, by_name, passed_over, read_bytes, read_names, read_text, scan
+from morphism.data.masks import COLOURS, Legend, black_and_white, check_header, classes_of, parse_legend, read_mask
+from morphism.data.sources import VALIDATION, Record
+from morphism.data.sources.folder import root_folder
+from morphism.data.sources.voc import CLASSES as VOC_CLASSES
+from morphism.errors import UserError, apart
 
 SPLITS = ("train", *VALIDATION, "test")
 SUFFIXES = ("", "_mask", "_label", "_L")

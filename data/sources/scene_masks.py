@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.sources import Record, scenes
-from data.sources.scenes import splits
+from morphism.data.sources import Record, scenes
+from morphism.data.sources.scenes import splits
 
 __all__ = ["classes", "load", "splits"]
 

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from data.annotations import Annotations
-from data.sources import Record, embedded
-from errors import UserError
+from morphism.data.annotations import Annotations
+from morphism.data.sources import Record, embedded
+from morphism.errors import UserError
 
 CLASSES = ("top", "trouser", "dress", "shoe", "bag")
 KINDS = np.array([0, 1, 0, 2, 0, 3, 0, 3, 4, 3])  # of embedded.CLASSES

@@ -7,7 +7,7 @@ is data/sources/tfds_masks.py.
 slices such as "train[:90%]" included. "val" is the dataset's "val", "validation", "valid" or "dev", the first that it
 has. Prepare the data once with
 
-    python -m data.prepare tfds:<name>
+    morphism prepare tfds:<name>
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int
 
-from data import image
-from data.annotations import Annotations, Store, pack
-from data.sources import FORMS, Record, validation
-from data.sources.coco import CATEGORY_IDS as COCO_IDS
-from errors import UserError, did_you_mean
+from morphism.data import image
+from morphism.data.annotations import Annotations, Store, pack
+from morphism.data.sources import FORMS, Record, validation
+from morphism.data.sources.coco import CATEGORY_IDS as COCO_IDS
+from morphism.errors import UserError, did_you_mean
 
 SLICES = True
 
@@ -262,4 +262,4 @@ def split_of(argument: str, split: str, data_dir: str) -> str:
 
 
 def _remedy(name: str, data_dir: str) -> str:
-    return f"python -m data.prepare tfds:{name}" + (f" --data_dir {data_dir}" if data_dir else "")
+    return f"morphism prepare tfds:{name}" + (f" --data_dir {data_dir}" if data_dir else "")

@@ -18,12 +18,12 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int
 from PIL import Image
 
-from data import image
-from data.boxes import IGNORE
-from data.masks import MOST
-from data.sources import Record
-from data.sources.tfds import SLICES, Tfds, builder, prepared_builder, split_of, splits
-from errors import UserError
+from morphism.data import image
+from morphism.data.boxes import IGNORE
+from morphism.data.masks import MOST
+from morphism.data.sources import Record
+from morphism.data.sources.tfds import SLICES, Tfds, builder, prepared_builder, split_of, splits
+from morphism.errors import UserError
 
 __all__ = ["SLICES", "classes", "load", "splits"]
 

@@ -20,10 +20,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from data.annotations import Detection, named_pictures, pack, packed_names, picture_size, stated_size
-from data.files import read_names, read_text
-from data.sources.folder import root_folder
-from errors import UserError, apart
+from morphism.data.annotations import Detection, named_pictures, pack, packed_names, picture_size, stated_size
+from morphism.data.files import read_names, read_text
+from morphism.data.sources.folder import root_folder
+from morphism.errors import UserError, apart
 
 SPLITS = ("train", "val", "trainval", "test")
 CLASSES = (

@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from data.annotations import Detection, pack, packed_names, picture_size
-from data.files import Listing, by_name, listed_path, passed_over, read_lines, read_text, scan
-from data.sources import VALIDATION
-from data.sources.folder import root_folder
-from errors import UserError, apart
+from morphism.data.annotations import Detection, pack, packed_names, picture_size
+from morphism.data.files import Listing, by_name, listed_path, passed_over, read_lines, read_text, scan
+from morphism.data.sources import VALIDATION
+from morphism.data.sources.folder import root_folder
+from morphism.errors import UserError, apart
 
 SPLITS = ("train", *VALIDATION, "test")
 NAMES = "classes.txt"

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from augment import augment, normalise
-from augment.geometric import flip_left_right, random_crop
-from augment.mixing import blend_pairs, cutmix_weights, mix, mixup_weights, outside
-from experiments.base import get_base
+from morphism.augment import augment, normalise
+from morphism.augment.geometric import flip_left_right, random_crop
+from morphism.augment.mixing import blend_pairs, cutmix_weights, mix, mixup_weights, outside
+from morphism.experiments.base import get_base
 
 KEY = jax.random.key(0)
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "augment.npz")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-from augment import auto
-from augment.auto import OPERATIONS, SIGNED, SPACES, apply, bins, draw_operation, tabulate
+from morphism.augment import auto
+from morphism.augment.auto import OPERATIONS, SIGNED, SPACES, apply, bins, draw_operation, tabulate
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "augment.npz")
 CHANGED = [name for name in GOLDENS.files if name.split("/")[0] in SPACES and "/bins/" not in name]

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from augment import colour
-from augment.colour import (
+from morphism.augment import colour
+from morphism.augment.colour import (
     ADJUSTMENTS,
     add_components,
     additive_distortion,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from augment.erasing import box_size, draw_box, inside, random_erase
+from morphism.augment.erasing import box_size, draw_box, inside, random_erase
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "augment.npz")
 KEY = jax.random.key(0)

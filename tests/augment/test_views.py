@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from augment.views import view
+from morphism.augment.views import view
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "views.npz")
 

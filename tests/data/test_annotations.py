@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.annotations import (
+from morphism.data.annotations import (
     ALL_IGNORED,
     Detection,
     check_size,
@@ -16,7 +16,7 @@ from data.annotations import (
     picture_size,
     stated_size,
 )
-from errors import UserError
+from morphism.errors import UserError
 
 SIZES = np.array([[100, 200], [50, 60], [40, 40]], np.int32)
 
@@ -133,7 +133,7 @@ def test_a_source_is_small_and_reads_the_same_after_the_way_to_a_worker(tmp_path
 
 @pytest.mark.parametrize("name", sorted(corpus.usable()))
 def test_the_size_is_that_of_the_decoded_picture(tmp_path, name):
-    from data.image import decode
+    from morphism.data.image import decode
 
     encoded = corpus.usable()[name][0]
     (tmp_path / name).write_bytes(encoded)

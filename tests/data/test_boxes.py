@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import boxes
-from data.annotations import Annotations
-from data.boxes import IMAGENET_MEAN, Window
+from morphism.data import boxes
+from morphism.data.annotations import Annotations
+from morphism.data.boxes import IMAGENET_MEAN, Window
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 HEIGHT, WIDTH = 43, 61

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from data.canvases import check_held, others_note, smallest, with_others
-from errors import UserError
+from morphism.data.canvases import check_held, others_note, smallest, with_others
+from morphism.errors import UserError
 
 SHAPES = [(64, 96), (128, 128)]
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from detection import coco, write_coco
 
-from data import sources
-from data.checks import check_split
-from errors import UserError
-from experiments.base import get_base
+from morphism.data import sources
+from morphism.data.checks import check_split
+from morphism.errors import UserError
+from morphism.experiments.base import get_base
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from detection import picture, voc_xml, write_coco
 from masks import PATTERN, write_masks
 from PIL import Image
 
-from data import sources
-from data.fingerprint import changed, fingerprint
-from data.sources import Subset, with_classes
-from errors import UserError
-from experiments.base import get_base
+from morphism.data import sources
+from morphism.data.fingerprint import changed, fingerprint
+from morphism.data.sources import Subset, with_classes
+from morphism.errors import UserError
+from morphism.experiments.base import get_base
 
 TRAINED = ("bus", "cat", "dog")
 

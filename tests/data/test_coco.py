@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from detection import coco, write_coco
 
-from data import sources
-from data.sources import coco as coco_source
-from data.sources import coco_by_id
-from errors import UserError
-from experiments.base import get_base
-from tasks import coco as coco_ap
-from tasks import detections
+from morphism.data import sources
+from morphism.data.sources import coco as coco_source
+from morphism.data.sources import coco_by_id
+from morphism.errors import UserError
+from morphism.experiments.base import get_base
+from morphism.tasks import coco as coco_ap
+from morphism.tasks import detections
 
 
 def load(root, split="train"):

@@ -6,8 +6,8 @@ from detection import picture
 from ml_collections import ConfigDict
 from pycocotools import mask as reference
 
-from data import sources
-from errors import UserError
+from morphism.data import sources
+from morphism.errors import UserError
 
 
 def square(x0, y0, x1, y1):
@@ -156,7 +156,7 @@ def test_categories_are_known_by_name_whatever_their_ids(root):
 
 
 def test_every_name_of_cocos_is_a_class_of_vocs():
-    from data.sources.coco_voc import CLASSES, COCO_NAMES, _class
+    from morphism.data.sources.coco_voc import CLASSES, COCO_NAMES, _class
 
     assert [_class(name) for name in CLASSES] == list(range(21))
     assert {CLASSES[_class(name)] for name in COCO_NAMES} == set(COCO_NAMES.values())

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import image
-from data.image import Odd
-from errors import UserError
-from experiments.base import get_base
+from morphism.data import image
+from morphism.data.image import Odd
+from morphism.errors import UserError
+from morphism.experiments.base import get_base
 
 USABLE = corpus.usable()
 UNUSABLE = corpus.unusable()

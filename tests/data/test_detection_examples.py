@@ -3,12 +3,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from data import sources
-from data.annotations import Annotations
-from data.boxes import shorter
-from data.pipeline import eval_batches, train_batches
-from errors import UserError
-from experiments.base import get_base
+from morphism.data import sources
+from morphism.data.annotations import Annotations
+from morphism.data.boxes import shorter
+from morphism.data.pipeline import eval_batches, train_batches
+from morphism.errors import UserError
+from morphism.experiments.base import get_base
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from PIL import Image
 
-from data import high_bit, image
-from data.image import Odd
-from errors import UserError
+from morphism.data import high_bit, image
+from morphism.data.image import Odd
+from morphism.errors import UserError
 
 RNG = np.random.default_rng(0)
 DATA = ConfigDict({"pixels": "float32", "strict": False, "intensity": ()})

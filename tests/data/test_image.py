@@ -5,7 +5,7 @@ import pytest
 from corpus import encode
 from PIL import Image
 
-from data import image
+from morphism.data import image
 
 
 def pillow_eval(encoded, shorter, target):

@@ -3,9 +3,9 @@ import io
 import pytest
 from PIL import Image
 
-from data import sources
-from errors import UserError
-from experiments.base import get_base
+from morphism.data import sources
+from morphism.errors import UserError
+from morphism.experiments.base import get_base
 
 
 def source(folder):

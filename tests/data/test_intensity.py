@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import high_bit, intensity, pipeline
-from data.image import Odd
-from data.sources import scene_masks, scenes
-from experiments.base import get_base
+from morphism.data import high_bit, intensity, pipeline
+from morphism.data.image import Odd
+from morphism.data.sources import scene_masks, scenes
+from morphism.experiments.base import get_base
 
 RNG = np.random.default_rng(0)
 

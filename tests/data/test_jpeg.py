@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import image, jpeg
-from data.orientation import EXIF_ORIENTATION
-from errors import UserError
+from morphism.data import image, jpeg
+from morphism.data.orientation import EXIF_ORIENTATION
+from morphism.errors import UserError
 
 BOXES = [  # shares of width and height: inside, the four corners, the whole, a strip along the bottom
     (0.2, 0.3, 0.7, 0.8),

@@ -10,11 +10,12 @@ from masks import PATTERN, write_mask, write_masks
 from ml_collections import ConfigDict
 from PIL import Image
 
-from data import check, sources
-from data.pipeline import train_batches
-from data.sources import masks
-from errors import UserError
-from experiments import isbi_unet
+from morphism.data import sources
+from morphism.data import survey as check
+from morphism.data.pipeline import train_batches
+from morphism.data.sources import masks
+from morphism.errors import UserError
+from morphism.experiments import isbi_unet
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from data.image import Odd
-from data.oddities import Oddities
+from morphism.data.image import Odd
+from morphism.data.oddities import Oddities
 
 
 class Named:

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import image, jpeg, orientation
-from data.annotations import picture_size
-from data.image import Odd
-from errors import UserError
+from morphism.data import image, jpeg, orientation
+from morphism.data.annotations import picture_size
+from morphism.data.image import Odd
+from morphism.errors import UserError
 
 PHOTO = corpus.photo(24, 40)
 UPRIGHT = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as reference
 
-from data import outlines
+from morphism.data import outlines
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools
 

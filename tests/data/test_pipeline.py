@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import pipeline, sources
-from data.pipeline import eval_batches, train_batches
-from errors import UserError
+from morphism.data import pipeline, sources
+from morphism.data.pipeline import eval_batches, train_batches
+from morphism.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def test_workers_end_when_the_main_process_is_killed(tmp_path):
         "flags.FLAGS.mark_as_parsed()\n"
         "from data import sources\n"
         "from data.pipeline import train_batches\n"
-        "from experiments.quickstart import get_config\n"
+        "from morphism.experiments.quickstart import get_config\n"
         "if __name__ == '__main__':\n"
         "    config = get_config()\n"
         "    config.data.workers = 2\n"
@@ -230,10 +230,8 @@ def test_workers_end_when_the_main_process_is_killed(tmp_path):
         "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    root = Path(__file__).parent.parent.parent
     done = subprocess.run(
         [sys.executable, script],
-        env=os.environ | {"PYTHONPATH": str(root)},
         stdout=subprocess.PIPE,
         text=True,
         timeout=120,

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from data import sources
-from data.pipeline import train_batches
-from data.sampling import Balanced, Plan, Shuffled, spread
+from morphism.data import sources
+from morphism.data.pipeline import train_batches
+from morphism.data.sampling import Balanced, Plan, Shuffled, spread
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import image
-from data.files import image_suffixes, read_lines, read_names, scan
-from data.pictures import find_pictures
-from errors import UserError
+from morphism.data import image
+from morphism.data.files import image_suffixes, read_lines, read_names, scan
+from morphism.data.pictures import find_pictures
+from morphism.errors import UserError
 
 
 def write(root, *names):

@@ -3,8 +3,8 @@ import pickle
 import numpy as np
 import pytest
 
-from data.sources import scenes
-from errors import UserError
+from morphism.data.sources import scenes
+from morphism.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from data import segmentation
-from data.pipeline import eval_batches, train_batches
-from data.sources import scene_masks, scenes
-from errors import UserError
-from experiments.base import get_base
+from morphism.data import segmentation
+from morphism.data.pipeline import eval_batches, train_batches
+from morphism.data.sources import scene_masks, scenes
+from morphism.errors import UserError
+from morphism.experiments.base import get_base
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from data import sources
-from data.sources import folder as folder_source
-from errors import UserError
-from experiments.base import get_base
-from training.manifest import claim_classes, read_classes
+from morphism.data import sources
+from morphism.data.sources import folder as folder_source
+from morphism.errors import UserError
+from morphism.experiments.base import get_base
+from morphism.runtime.manifest import claim_classes, read_classes
 
 
 def settings(source, **changes):
@@ -166,7 +166,7 @@ def test_a_spoilt_folder_is_named(folder, spoil, message):
         ("folder:/dev/null", "train", "/dev/null: no such folder"),
         ("tfds:", "train", "without a name"),
         ("tfds:fashion_mnits", "train", "knows no such dataset; did you mean fashion_mnist"),
-        ("tfds:fashion_mnist", "train", "not prepared there; run: python -m data.prepare tfds:fashion_mnist"),
+        ("tfds:fashion_mnist", "train", "not prepared there; run: morphism prepare tfds:fashion_mnist"),
     ],
 )
 def test_a_source_that_cannot_be_opened_says_why(source, split, message, tmp_path):

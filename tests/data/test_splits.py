@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from detection import coco, picture, write_coco, write_voc, write_yolo
 
-from data import sources
-from data.sources import Subset, held_out, names
-from errors import UserError
-from experiments.base import get_base
+from morphism.data import sources
+from morphism.data.sources import Subset, held_out, names
+from morphism.errors import UserError
+from morphism.experiments.base import get_base
 
 
 def settings(source, **changes):

@@ -13,13 +13,13 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from data import sources
-from data.fingerprint import fingerprint
-from data.pipeline import train_batches
-from data.prepare import restore_gzip_header
-from data.sources import tfds as tfds_source
-from errors import UserError
-from experiments.quickstart import get_config
+from morphism.commands.prepare import restore_gzip_header
+from morphism.data import sources
+from morphism.data.fingerprint import fingerprint
+from morphism.data.pipeline import train_batches
+from morphism.data.sources import tfds as tfds_source
+from morphism.errors import UserError
+from morphism.experiments.quickstart import get_config
 
 
 class Garments(tfds.core.GeneratorBasedBuilder):
@@ -132,7 +132,7 @@ def test_what_is_not_array_record_is_refused_with_the_remedy(tmp_path):
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     config = get_config()
     config.data.update(source="tfds:garments", data_dir=str(tmp_path))
-    with pytest.raises(UserError, match="prepared as tfrecord.*python -m data.prepare tfds:garments"):
+    with pytest.raises(UserError, match="prepared as tfrecord.*morphism prepare tfds:garments"):
         sources.load(config.data, "train")
 
 
@@ -151,7 +151,7 @@ def test_half_prepared_data_is_refused_with_the_remedy_or_not_needed(prepared, t
         source = sources.load(config.data, "train")
         assert len([source[i] for i in range(len(source))]) == 40 and name == "features.json"
     except UserError as error:
-        remedy = f"run: python -m data.prepare tfds:garments --data_dir {tmp_path}/copy"
+        remedy = f"run: morphism prepare tfds:garments --data_dir {tmp_path}/copy"
         assert str(error).endswith(remedy) and len(str(error).splitlines()) == 1
 
 
@@ -160,7 +160,7 @@ def test_data_that_was_not_prepared_to_the_end_is_not_prepared(prepared, tmp_pat
     shutil.copytree(whole, tmp_path / "garments" / "incomplete.9J0A47_1.0.0")
     config = get_config()
     config.data.update(source="tfds:garments", data_dir=str(tmp_path))
-    with pytest.raises(UserError, match="1.0.0: tfds:garments is not prepared there; run: python -m data.prepare"):
+    with pytest.raises(UserError, match="1.0.0: tfds:garments is not prepared there; run: morphism prepare"):
         sources.load(config.data, "train")
 
 

@@ -10,11 +10,11 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 from PIL import Image
 
-from data import sources
-from data.image import decode
-from data.sources import scenes
-from data.sources import tfds as tfds_source
-from errors import UserError
+from morphism.data import sources
+from morphism.data.image import decode
+from morphism.data.sources import scenes
+from morphism.data.sources import tfds as tfds_source
+from morphism.errors import UserError
 
 COUNT, SIZE = 12, (48, 64)
 
@@ -149,6 +149,6 @@ def test_broken_data_is_named_with_the_remedy(data, tmp_path):
     file = next((tmp_path / "copy").rglob("wardrobe-train.array_record-00000-of-00001"))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     broken = ConfigDict(data.to_dict() | {"data_dir": str(tmp_path / "copy")})
-    with pytest.raises(UserError, match="the prepared data is broken .*run: python -m data.prepare tfds:wardrobe"):
+    with pytest.raises(UserError, match="the prepared data is broken .*run: morphism prepare tfds:wardrobe"):
         found = sources.load(broken, "train")
         [found[index] for index in range(len(found))]

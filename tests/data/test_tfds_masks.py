@@ -11,10 +11,10 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 from PIL import Image
 
-from data import sources
-from data.sources import tfds as tfds_source
-from data.sources import tfds_masks
-from errors import UserError
+from morphism.data import sources
+from morphism.data.sources import tfds as tfds_source
+from morphism.data.sources import tfds_masks
+from morphism.errors import UserError
 
 SIZE = (6, 8)
 VALUES = np.arange(48, dtype=np.uint8).reshape(SIZE) % 34  # all of Cityscapes' numbers

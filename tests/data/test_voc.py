@@ -1,9 +1,9 @@
 import pytest
 from detection import voc_xml, write_voc
 
-from data.annotations import ALL_IGNORED
-from data.sources import voc
-from errors import UserError
+from morphism.data.annotations import ALL_IGNORED
+from morphism.data.sources import voc
+from morphism.errors import UserError
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ import pytest
 import yaml
 from detection import picture, write_yolo
 
-from data.sources import yolo
-from errors import UserError
+from morphism.data.sources import yolo
+from morphism.errors import UserError
 
 
 @pytest.fixture

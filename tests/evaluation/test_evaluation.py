@@ -2,16 +2,15 @@ import jax
 import numpy as np
 import pytest
 
-import models
-import tasks
-from data.oddities import Oddities
-from data.sources import load
-from errors import UserError
-from evaluation.loop import evaluate, predict
-from evaluation.run import Run, whole_square
-from experiments import quickstart
-from training.mesh import AXIS, replicated
-from training.step import make_eval_step
+from morphism import models, tasks
+from morphism.data.oddities import Oddities
+from morphism.data.sources import load
+from morphism.errors import UserError
+from morphism.evaluation.loop import evaluate, predict
+from morphism.evaluation.run import Run, whole_square
+from morphism.evaluation.step import make_eval_step
+from morphism.experiments import quickstart
+from morphism.runtime.mesh import AXIS, replicated
 
 
 class First:
@@ -58,8 +57,8 @@ def test_1003_examples_count_once_each_and_give_the_same_metrics_on_any_number_o
 
 
 def test_predictions_equal_those_of_one_picture_at_a_time(config, mesh_of, model_and_variables):
-    from augment import normalise
-    from data.classification import evaluated
+    from morphism.augment import normalise
+    from morphism.data.classification import evaluated
 
     found, _ = run(config, mesh_of(4), *model_and_variables, 37)
     model, variables = model_and_variables
@@ -74,8 +73,8 @@ def test_predictions_equal_those_of_one_picture_at_a_time(config, mesh_of, model
 
 @pytest.mark.parametrize(("views", "devices"), [("flip", 4), ("ten_crop", 1), ("ten_crop", 4)])
 def test_views_average_the_probabilities_of_one_view_at_a_time(config, mesh_of, model_and_variables, views, devices):
-    from augment import normalise
-    from data.classification import evaluated
+    from morphism.augment import normalise
+    from morphism.data.classification import evaluated
 
     config.data.resize_size = 13
     model, variables = model_and_variables

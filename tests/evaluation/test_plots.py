@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.sources import scene_masks, scenes
-from errors import UserError
-from evaluation import plots
-from evaluation.masks import IGNORE, MaskWriter, palette
-from experiments.base import get_base
+from morphism.data.sources import scene_masks, scenes
+from morphism.errors import UserError
+from morphism.evaluation import plots
+from morphism.evaluation.masks import IGNORE, MaskWriter, palette
+from morphism.experiments.base import get_base
 
 NAMES = ("$$ a^_{", "_hidden", "a name of more letters than there is room for in any image", "犬", "$\\frac{1}{")
 

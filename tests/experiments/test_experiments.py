@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-import experiments
-import models
-import tasks
-from experiments import coco_faster_rcnn, coco_yolox, imagenet_resnet
-from experiments.base import get_base
-from training.mesh import AXIS
-from training.optimizer import make_optimizer
-from training.schedule import make_schedule
-from training.validation import check_config
-from weights.convert import fit, rename, torch_shapes
+from morphism import experiments, models, tasks
+from morphism.experiments import coco_faster_rcnn, coco_yolox, imagenet_resnet
+from morphism.experiments.base import get_base
+from morphism.runtime.mesh import AXIS
+from morphism.runtime.validation import check_config
+from morphism.training.optimizer import make_optimizer
+from morphism.training.schedule import make_schedule
+from morphism.weights.convert import fit, rename, torch_shapes
 
 FILES = [module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name != "base"]
 VARIANTS = {
@@ -50,7 +48,7 @@ def parameters(model, size):
 
 @pytest.mark.parametrize(("file", "variant"), ALL)
 def test_every_experiment_builds(file, variant):
-    module = importlib.import_module(f"experiments.{file}")
+    module = importlib.import_module(f"morphism.experiments.{file}")
     config = module.get_config(variant) if variant else module.get_config()
     check_config(config)
     optimizer = make_optimizer(config.optimizer, make_schedule(config, 100))
@@ -61,7 +59,7 @@ def test_every_experiment_builds(file, variant):
 
 @pytest.mark.parametrize("file", FILES)
 def test_every_experiment_tells_its_command_and_the_published_number(file):
-    text = importlib.import_module(f"experiments.{file}").__doc__
+    text = importlib.import_module(f"morphism.experiments.{file}").__doc__
     assert f"python train.py --config experiments/{file}.py" in text
     assert "Published" in text
 
@@ -79,21 +77,21 @@ def test_a_value_of_the_wrong_type_in_an_experiment_is_an_error():
 
 
 def test_cifars_schedule_is_the_papers():
-    config = importlib.import_module("experiments.cifar10_resnet").get_config("20")
+    config = importlib.import_module("morphism.experiments.cifar10_resnet").get_config("20")
     schedule = make_schedule(config, 45_000 / 128)
     rates = [schedule(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
 def test_resnet_110_holds_a_tenth_of_the_rate_for_400_steps():
-    schedule = make_schedule(importlib.import_module("experiments.cifar10_resnet").get_config("110"), 45_000 / 128)
+    schedule = make_schedule(importlib.import_module("morphism.experiments.cifar10_resnet").get_config("110"), 45_000 / 128)
     assert [schedule(step) for step in (0, 399, 400)] == pytest.approx([0.01, 0.01, 0.1])
 
 
 @pytest.mark.parametrize(("variant", "rate"), [("32s", 1e-10), ("16s", 1e-12), ("8s", 1e-14), ("8s_at_once", 1e-10)])
 def test_fcns_step_is_caffes_of_a_loss_summed_over_pixels(variant, rate):
     """With a mean of 187,500 pixels: kernels move by rate (sum of g + 5e-4 w), biases by 2 rate (sum of g)."""
-    config = importlib.import_module("experiments.voc_fcn").get_config(variant)
+    config = importlib.import_module("morphism.experiments.voc_fcn").get_config(variant)
     params = {
         "conv": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full(2, 3.0)},
         "upscore": {"kernel": jnp.ones((2, 2))},
@@ -111,7 +109,7 @@ def test_fcns_step_is_caffes_of_a_loss_summed_over_pixels(variant, rate):
 
 
 def test_ssds_first_thousand_steps_are_torchvisions_warmup():
-    schedule = make_schedule(importlib.import_module("experiments.coco_ssd300").get_config(), 117_266 / 32)
+    schedule = make_schedule(importlib.import_module("morphism.experiments.coco_ssd300").get_config(), 117_266 / 32)
     assert [schedule(step) for step in (0, 500, 1000)] == pytest.approx([2e-6, 0.001 * 1.001, 0.002])
 
 
@@ -128,7 +126,7 @@ def test_the_original_faster_rcnn_has_detectron2s_l1_and_the_others_torchvisions
 
 @pytest.mark.parametrize("encoder", ["vgg16", "vgg16_bn"])
 def test_segnets_encoder_begins_from_vgg16_with_and_without_norms(encoder):
-    config = importlib.import_module("experiments.camvid_segnet").get_config(encoder)
+    config = importlib.import_module("morphism.experiments.camvid_segnet").get_config(encoder)
 
     def shapes_of(model):
         return torch_shapes(jax.eval_shape(lambda: models.init(model, jax.random.key(0), 32)))
@@ -148,7 +146,7 @@ def test_segnets_encoder_begins_from_vgg16_with_and_without_norms(encoder):
 
 
 def test_yoloxs_schedule_is_the_papers():
-    config = importlib.import_module("experiments.coco_yolox").get_config("s")
+    config = importlib.import_module("morphism.experiments.coco_yolox").get_config("s")
     schedule = make_schedule(config, 118_287 / 64)
     epochs = (0, 2.5, 5, 145, 285, 299)
     rates = [schedule(round(epoch * 118_287 / 64)) for epoch in epochs]

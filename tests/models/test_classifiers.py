@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-import models
-from errors import UserError
-from models import cost
-from training.mesh import AXIS
+from morphism import models
+from morphism.errors import UserError
+from morphism.models import cost
+from morphism.runtime.mesh import AXIS
 
 # torchvision 0.29.1, meta["num_params"] and meta["_ops"] of each architecture's weights, at 224.
 TORCHVISION = {

@@ -10,13 +10,13 @@ import pytest
 from goldens.drawn import BOXES, SIZES, SUPPRESSION, detector_outputs, drawn, picture, sample
 from ml_collections import ConfigDict
 
-import models
-from errors import UserError
-from models import cost
-from models.layers import BatchNorm
-from models.summary import layers
-from training.mesh import AXIS
-from weights.convert import from_torch, to_torch, torch_shapes
+from morphism import models
+from morphism.errors import UserError
+from morphism.models import cost
+from morphism.models.layers import BatchNorm
+from morphism.models.summary import layers
+from morphism.runtime.mesh import AXIS
+from morphism.weights.convert import from_torch, to_torch, torch_shapes
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "detectors.npz")

@@ -12,16 +12,16 @@ from goldens.drawn import BOXES, CANVAS, SIZES, SMALL, drawn_calm, picture, samp
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-import models
-from errors import UserError
-from models import cost
-from models.faster_rcnn import FasterRCNN, picture_keys
-from models.layers import BatchNorm
-from models.summary import layers
-from ops import sampling
-from tasks import classification, detection
-from training.mesh import AXIS
-from weights.convert import from_torch, to_torch, torch_shapes
+from morphism import models
+from morphism.errors import UserError
+from morphism.models import cost
+from morphism.models.faster_rcnn import FasterRCNN, picture_keys
+from morphism.models.layers import BatchNorm
+from morphism.models.summary import layers
+from morphism.ops import sampling
+from morphism.runtime.mesh import AXIS
+from morphism.tasks import classification, detection
+from morphism.weights.convert import from_torch, to_torch, torch_shapes
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "faster_rcnn.npz")

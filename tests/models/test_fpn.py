@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.fpn import FeaturePyramid, upsample
+from morphism.models.fpn import FeaturePyramid, upsample
 
 
 @pytest.mark.parametrize("height", [1, 2, 7, 64, 333])

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from models import layers
-from models.layers import BatchNorm, adaptive_avg_pool, avg_pool, conv, flatten, max_pool, relu
-from training.mesh import AXIS
+from morphism.models import layers
+from morphism.models.layers import BatchNorm, adaptive_avg_pool, avg_pool, conv, flatten, max_pool, relu
+from morphism.runtime.mesh import AXIS
 
 X = np.random.default_rng(0).normal(3, 2, (8, 5, 4, 3)).astype(np.float32)
 KERNEL = np.random.default_rng(1).normal(size=(3, 3, 2, 4))

@@ -11,10 +11,10 @@ import pytest
 from goldens.drawn import drawn, picture, sample
 from ml_collections import ConfigDict
 
-import models
-from models.layers import BatchNorm
-from training.mesh import AXIS
-from weights.convert import from_torch, to_torch, torch_shapes
+from morphism import models
+from morphism.models.layers import BatchNorm
+from morphism.runtime.mesh import AXIS
+from morphism.weights.convert import from_torch, to_torch, torch_shapes
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "classifiers.npz")

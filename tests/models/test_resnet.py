@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-import models
-from errors import UserError
-from models import cost
-from models.cifar_resnet import shortcut_a
-from models.summary import layers
-from training.mesh import AXIS
+from morphism import models
+from morphism.errors import UserError
+from morphism.models import cost
+from morphism.models.cifar_resnet import shortcut_a
+from morphism.models.summary import layers
+from morphism.runtime.mesh import AXIS
 
 
 def make(name, classes, **changes):

@@ -11,17 +11,17 @@ import pytest
 from goldens.drawn import drawn, picture, sample
 from ml_collections import ConfigDict
 
-import models
-from errors import UserError
-from models import cost
-from models.deeplab import ASPP, SeparableASPPHead
-from models.layers import BatchNorm
-from models.pspnet import PyramidHead
-from models.summary import layers
-from ops.segmentation import cross_entropy
-from tasks.segmentation import inputs
-from training.mesh import AXIS
-from weights.convert import from_torch, to_torch, torch_shapes
+from morphism import models
+from morphism.errors import UserError
+from morphism.models import cost
+from morphism.models.deeplab import ASPP, SeparableASPPHead
+from morphism.models.layers import BatchNorm
+from morphism.models.pspnet import PyramidHead
+from morphism.models.summary import layers
+from morphism.ops.segmentation import cross_entropy
+from morphism.runtime.mesh import AXIS
+from morphism.tasks.segmentation import inputs
+from morphism.weights.convert import from_torch, to_torch, torch_shapes
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "segmenters.npz")
@@ -204,7 +204,7 @@ def test_a_training_steps_loss_gradients_and_statistics_are_torchs():
 
 @pytest.mark.parametrize("name", ["deeplabv3_resnet50", "deeplabv3plus_resnet50"])
 def test_at_output_stride_16_the_rates_are_halved(name):
-    from models.deeplab import rates
+    from morphism.models.deeplab import rates
 
     assert rates(16) == (6, 12, 18)
     variables, wide = (shapes(make(name, output_stride=stride), 33) for stride in (16, 8))

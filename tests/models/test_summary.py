@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from models import cost
-from models.summary import Layer, layers, table
+from morphism.models import cost
+from morphism.models.summary import Layer, layers, table
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -45,7 +45,7 @@ def test_the_table_lines_up():
 
 def summary(*arguments):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "models.summary", *arguments]
+    command = [sys.executable, "-m", "morphism.commands", "summary", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 

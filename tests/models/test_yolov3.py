@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-import models
-from errors import UserError
-from models import cost, yolov3
-from training.mesh import AXIS
-from weights.convert import torch_shapes
-from weights.darknet import _arrays
+from morphism import models
+from morphism.errors import UserError
+from morphism.models import cost, yolov3
+from morphism.runtime.mesh import AXIS
+from morphism.weights.convert import torch_shapes
+from morphism.weights.darknet import _arrays
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 CLASSES = 3

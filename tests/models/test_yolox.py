@@ -10,14 +10,14 @@ import pytest
 from goldens.drawn import BOXES, drawn_yolox, picture, sample, yolox_outputs
 from ml_collections import ConfigDict
 
-import models
-from errors import UserError
-from models import cost, yolox
-from models.detection import learnt
-from models.layers import BatchNorm
-from ops.simota import simota
-from training.mesh import AXIS
-from weights.convert import from_torch, to_torch, torch_shapes
+from morphism import models
+from morphism.errors import UserError
+from morphism.models import cost, yolox
+from morphism.models.detection import learnt
+from morphism.models.layers import BatchNorm
+from morphism.ops.simota import simota
+from morphism.runtime.mesh import AXIS
+from morphism.weights.convert import from_torch, to_torch, torch_shapes
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "yolox.npz")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ops.anchors import anchors, default_boxes, linear_scales
+from morphism.ops.anchors import anchors, default_boxes, linear_scales
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "boxes.npz")
 PYRAMID = [(20, 27), (10, 14), (5, 7), (3, 4), (2, 2)]

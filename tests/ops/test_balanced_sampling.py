@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from ops.sampling import sample_balanced
+from morphism.ops.sampling import sample_balanced
 
 
 def masks(positives, negatives, between=3):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ops import boxes
+from morphism.ops import boxes
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "boxes.npz")
 MEASURES = {

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ops.losses import binary_cross_entropy, cross_entropy, sigmoid_focal
+from morphism.ops.losses import binary_cross_entropy, cross_entropy, sigmoid_focal
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "losses.npz")
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ops.matching import BELOW, match, match_ssd
+from morphism.ops.matching import BELOW, match, match_ssd
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "boxes.npz")
 IOU = GOLDENS["match/iou"]

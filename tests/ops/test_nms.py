@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from jax.sharding import PartitionSpec as P
 
-import ops.nms
-from ops.nms import nms
-from training.mesh import AXIS
+import morphism.ops.nms
+from morphism.ops.nms import nms
+from morphism.runtime.mesh import AXIS
 
 N = 12
 
@@ -64,9 +64,9 @@ def blocked(block, outputs):
     if (block, outputs) not in _jitted:
 
         def run(*args):
-            before, ops.nms.BLOCK = ops.nms.BLOCK, block
+            before, morphism.ops.nms.BLOCK = morphism.ops.nms.BLOCK, block
             found = nms(*args[:3], outputs, *args[3:])
-            ops.nms.BLOCK = before
+            morphism.ops.nms.BLOCK = before
             return found
 
         _jitted[block, outputs] = jax.jit(run)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from goldens.drawn import drawn, sample
 
-from models.layers import ConvTranspose, adaptive_avg_pool, bilinear_kernel, max_pool
-from ops.pooling import max_pool_positions, max_unpool, mean_of_parts
-from ops.resize import argmax_of_parts, resize_bilinear, resize_parts
-from weights.convert import from_torch
+from morphism.models.layers import ConvTranspose, adaptive_avg_pool, bilinear_kernel, max_pool
+from morphism.ops.pooling import max_pool_positions, max_unpool, mean_of_parts
+from morphism.ops.resize import argmax_of_parts, resize_bilinear, resize_parts
+from morphism.weights.convert import from_torch
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "segmenters.npz")
 X = GOLDENS["layers/x"]
@@ -56,7 +56,7 @@ def test_on_cpu_resizing_and_its_gradient_are_those_of_accelerators(monkeypatch,
 def test_the_highest_of_resized_parts_is_found_strip_by_strip(monkeypatch, strip, height):
     sizes, to = jnp.array([(6, 8), (3, 5)]), jnp.array([(height, 11), (5, 3)])
     expected = jnp.argmax(resize_parts(jnp.array(X), sizes, to, height, 11), axis=-1)
-    monkeypatch.setattr("ops.resize.STRIP", strip)
+    monkeypatch.setattr("morphism.ops.resize.STRIP", strip)
     np.testing.assert_array_equal(jax.jit(argmax_of_parts, static_argnums=(3, 4))(X, sizes, to, height, 11), expected)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from goldens.drawn import CANVAS, POOLING, ROIS, pyramid, sample
 
-from ops.roi_align import level_of, multilevel_roi_align, roi_align
+from morphism.ops.roi_align import level_of, multilevel_roi_align, roi_align
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "faster_rcnn.npz")
 EDGES = (  # beyond the edges by more than a pixel, beyond the map, inside out of it, turned into a point, and huge

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ops import segmentation as ops
+from morphism.ops import segmentation as ops
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "segmenters.npz")
 LOGITS, LABELS, WEIGHTS = (GOLDENS[f"losses/{name}"] for name in ("logits", "target", "weights"))

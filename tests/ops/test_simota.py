@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.yolox import places
-from ops.simota import simota
+from morphism.models.yolox import places
+from morphism.ops.simota import simota
 
 CORNERS, STRIDES = places(96, 96)
 CENTERS = (CORNERS + 0.5) * STRIDES[:, None]

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data import sources
-from errors import UserError
-from experiments.base import get_base
-from tasks import classification
+from morphism.data import sources
+from morphism.errors import UserError
+from morphism.experiments.base import get_base
+from morphism.tasks import classification
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "losses.npz")
 LOGITS = jnp.array([[3.0, 1, 2, 0, -1, -2], [0, 5, 1, 2, 3, 4], [1, 1, 1, 1, 1, 1], [9, 0, 0, 0, 0, 0]])

@@ -9,9 +9,9 @@ from pycocotools import mask as reference
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from errors import UserError
-from tasks import coco
-from tasks.detections import init_metrics, update_metrics
+from morphism.errors import UserError
+from morphism.tasks import coco
+from morphism.tasks.detections import init_metrics, update_metrics
 
 CLASSES = ("a", "b", "c", "d", "never there")
 

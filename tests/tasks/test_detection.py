@@ -2,9 +2,9 @@ import jax
 import numpy as np
 import pytest
 
-from data.sources.scenes import load
-from experiments.base import get_base
-from tasks import detection
+from morphism.data.sources.scenes import load
+from morphism.experiments.base import get_base
+from morphism.tasks import detection
 
 
 class Finds:

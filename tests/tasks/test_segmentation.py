@@ -6,18 +6,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data.oddities import Oddities
-from errors import UserError
-from evaluation.loop import evaluate, predict
-from experiments.base import get_base
-from models.layers import BatchNorm, conv
-from models.pspnet import PyramidHead
-from ops import segmentation as ops
-from ops.resize import resize_bilinear
-from tasks import boundaries, segmentation
-from training.mesh import replicated
-from training.step import make_eval_step
-from training.validation import check_config
+from morphism.data.oddities import Oddities
+from morphism.errors import UserError
+from morphism.evaluation.loop import evaluate, predict
+from morphism.evaluation.step import make_eval_step
+from morphism.experiments.base import get_base
+from morphism.models.layers import BatchNorm, conv
+from morphism.models.pspnet import PyramidHead
+from morphism.ops import segmentation as ops
+from morphism.ops.resize import resize_bilinear
+from morphism.runtime.mesh import replicated
+from morphism.runtime.validation import check_config
+from morphism.tasks import boundaries, segmentation
 
 CLASSES = ("ground", "road", "sky", "sign", "car")
 RNG = np.random.default_rng(0)
@@ -103,7 +103,7 @@ def test_classes_are_those_of_the_logits_resized_to_the_masks_size(config, mesh_
     config.data.canvases = ()
     for batch in batches:
         for row, index in enumerate(batch["id"]):
-            from data import segmentation as examples
+            from morphism.data import segmentation as examples
 
             shape = examples.canvases(source, config.data, training=False)[0][0]
             example = examples.eval_example(source, int(index), config, shape)

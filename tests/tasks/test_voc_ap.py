@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from drawn_detections import draw_batches
 
-from tasks import voc
-from tasks.detections import init_metrics, update_metrics
+from morphism.tasks import voc
+from morphism.tasks.detections import init_metrics, update_metrics
 
 CLASSES = ("a", "b", "c", "d", "never there")
 

@@ -16,19 +16,19 @@ import numpy as np
 import optax
 import pytest
 
-import models
-import tasks
-from data import sources
-from data.pipeline import EXAMPLES, train_batches
-from experiments.base import get_base
-from models import resnet
-from models.layers import BatchNorm, max_pool, relu
-from ops.resize import resize_bilinear
-from training.mesh import AXIS, replicated, to_devices
-from training.optimizer import make_optimizer
-from training.state import eval_variables, init_state
-from training.step import make_eval_step, make_train_step
-from training.validation import AUTO, LOSSES, check_config
+from morphism import models, tasks
+from morphism.data import sources
+from morphism.data.pipeline import EXAMPLES, train_batches
+from morphism.evaluation.step import make_eval_step
+from morphism.experiments.base import get_base
+from morphism.models import resnet
+from morphism.models.layers import BatchNorm, max_pool, relu
+from morphism.ops.resize import resize_bilinear
+from morphism.runtime.mesh import AXIS, replicated, to_devices
+from morphism.runtime.validation import AUTO, LOSSES, check_config
+from morphism.training.optimizer import make_optimizer
+from morphism.training.state import eval_variables, init_state
+from morphism.training.step import make_train_step
 
 ROWS, CLASSES = 16, 3  # of a batch on two devices, in two micro-batches
 # Architectures that differ in these numbers alone are traced once, with these: the code is the same.

@@ -9,18 +9,18 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-import models
-import tasks
-from data import sources
-from errors import UserError
-from experiments import quickstart
-from experiments.base import get_base
-from models.layers import BatchNorm
-from training.fitness import check_model, check_norms
-from training.loop import train
-from training.mesh import AXIS
-from training.state import init_state
-from training.step import make_train_step
+from morphism import models, tasks
+from morphism.data import sources
+from morphism.errors import UserError
+from morphism.evaluation.fitness import check_model
+from morphism.experiments import quickstart
+from morphism.experiments.base import get_base
+from morphism.models.layers import BatchNorm
+from morphism.runtime.mesh import AXIS
+from morphism.training.fitness import check_norms
+from morphism.training.loop import train
+from morphism.training.state import init_state
+from morphism.training.step import make_train_step
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ import corpus
 import numpy as np
 import pytest
 
-import training.loop
-from data import sources
-from data.pictures import Pictures
-from data.pipeline import eval_batches
-from evaluation.loop import evaluate
-from evaluation.run import open_run, open_weights
-from training.loop import train
+from morphism.data import sources
+from morphism.data.pictures import Pictures
+from morphism.data.pipeline import eval_batches
+from morphism.evaluation.loop import evaluate
+from morphism.evaluation.run import open_run, open_weights
+from morphism.training import loop
+from morphism.training.loop import train
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_run_keeps_the_range_that_it_found_and_everything_scales_by_it(tmp_pat
     kept = {"pixels": "float32", "intensity": [0.0, 4095.0]}
     assert json.loads((workdir / "intensity.json").read_text()) == kept
 
-    monkeypatch.setattr(training.loop, "settle", None)  # resuming, nothing is looked for
+    monkeypatch.setattr(loop, "settle", None)  # resuming, nothing is looked for
     train(xrays, workdir)
     run = open_run(workdir, "latest")
     assert {"pixels": run.config.data.pixels, "intensity": list(run.config.data.intensity)} == kept

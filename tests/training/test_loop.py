@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from etils import epath
 
-import training.loop
-from data import sources
-from data.sources import Source
-from errors import NonFinite, UserError
-from evaluation.run import open_run
-from training.checkpoint import Checkpoints
-from training.digest import digest
-from training.loop import NonFiniteLoss, train
-from training.manifest import read_config
-from training.state import not_finite
-from training.window import Window
+from morphism.data import sources
+from morphism.data.sources import Source
+from morphism.errors import NonFinite, UserError
+from morphism.evaluation.run import open_run
+from morphism.runtime.checkpoint import Checkpoints
+from morphism.runtime.digest import digest
+from morphism.runtime.manifest import read_config
+from morphism.training import loop
+from morphism.training.loop import NonFiniteLoss, train
+from morphism.training.state import not_finite
+from morphism.training.window import Window
 
 TIMED = ("train/images_per_s", "train/input_wait")
 
@@ -43,7 +43,7 @@ def interrupt(monkeypatch):
     """interrupt(step, how): calls `how` when the training loop starts step `step`."""
 
     def arrange(at_step, how):
-        make = training.loop.make_train_step
+        make = loop.make_train_step
 
         def make_interrupted(*args):
             step = make(*args)
@@ -55,7 +55,7 @@ def interrupt(monkeypatch):
 
             return interrupted
 
-        monkeypatch.setattr(training.loop, "make_train_step", make_interrupted)
+        monkeypatch.setattr(loop, "make_train_step", make_interrupted)
 
     yield arrange
     monkeypatch.undo()
@@ -66,7 +66,7 @@ def interrupt_evaluation(monkeypatch):
     """interrupt_evaluation(count, how): calls `how` at the first batch of the evaluation of this number, from 1."""
 
     def arrange(number, how):
-        seen, predict = [], training.loop.predict
+        seen, predict = [], loop.predict
 
         def interrupted(*args):
             seen.append(0)
@@ -76,7 +76,7 @@ def interrupt_evaluation(monkeypatch):
                     seen.append(0)
                 yield batch
 
-        monkeypatch.setattr(training.loop, "predict", interrupted)
+        monkeypatch.setattr(loop, "predict", interrupted)
 
     yield arrange
     monkeypatch.undo()
@@ -215,7 +215,7 @@ def test_an_evaluation_size_that_the_network_cannot_take_is_told_before_anything
     config.model.name = "alexnet"
     config.data.update(image_size=63, resize_size=63, eval_size=8)
     with pytest.raises(UserError, match="config.data.eval_size: the network cannot evaluate images of 8x8"):
-        training.loop.build(config)
+        loop.build(config)
 
 
 def test_a_workdir_of_another_configuration_is_refused(config, tmp_path):
@@ -263,7 +263,7 @@ class Turned:
 
 
 def test_evaluating_a_checkpoint_gives_what_training_reported_by_the_classes_of_train(config, tmp_path, monkeypatch):
-    from evaluation.loop import evaluate
+    from morphism.evaluation.loop import evaluate
 
     config.ema.decay = 0.9
     with monkeypatch.context() as patch:
@@ -281,7 +281,7 @@ def test_evaluating_a_checkpoint_gives_what_training_reported_by_the_classes_of_
 
 def test_the_manifest_says_what_ran_and_no_batch_is_kept_beyond_its_step(config, tmp_path, monkeypatch):
     config.update(duration="24", log_every="24", checkpoint_every="24")
-    kept, most, batches = weakref.WeakValueDictionary(), [], training.loop.train_batches
+    kept, most, batches = weakref.WeakValueDictionary(), [], loop.train_batches
 
     def followed(*args, **more):
         for number, batch in enumerate(batches(*args, **more)):
@@ -296,12 +296,12 @@ def test_the_manifest_says_what_ran_and_no_batch_is_kept_beyond_its_step(config,
             most.append(len(kept))
             yield batch
 
-    def add(window, scalars, ids, add=training.loop.Window.add):
+    def add(window, scalars, ids, add=loop.Window.add):
         jax.block_until_ready(scalars)  # a step that the host is ahead of keeps its batch, as it must
         add(window, scalars, ids)
 
-    monkeypatch.setattr(training.loop, "train_batches", followed)
-    monkeypatch.setattr(training.loop.Window, "add", add)
+    monkeypatch.setattr(loop, "train_batches", followed)
+    monkeypatch.setattr(loop.Window, "add", add)
     train(config, tmp_path)
     assert max(most) < 8
     manifest = json.loads((tmp_path / "manifest.json").read_text())[-1]
@@ -319,7 +319,7 @@ def test_a_checkpoint_of_some_devices_goes_on_with_others(config, tmp_path, inte
     config.model.sync_bn = True
     undisturbed = train(config, tmp_path / "a")  # on four
     interrupt(6, crash)
-    monkeypatch.setattr(training.loop, "make_mesh", lambda: mesh_of(before))
+    monkeypatch.setattr(loop, "make_mesh", lambda: mesh_of(before))
     with pytest.raises(Crash):
         train(config, tmp_path / "b")
     monkeypatch.undo()

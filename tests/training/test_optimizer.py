@@ -9,10 +9,10 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from errors import UserError
-from experiments.base import get_base
-from training.optimizer import make_optimizer
-from training.parameters import split
+from morphism.errors import UserError
+from morphism.experiments.base import get_base
+from morphism.training.optimizer import make_optimizer
+from morphism.training.parameters import split
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "optimizers.npz")
 CLIP = 1.5  # of goldens/make_optimizers.py

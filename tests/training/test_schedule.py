@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from errors import UserError
-from experiments.base import get_base
-from lengths import due, exact_steps, to_steps
-from training.schedule import make_schedule
+from morphism.errors import UserError
+from morphism.experiments.base import get_base
+from morphism.lengths import due, exact_steps, to_steps
+from morphism.training.schedule import make_schedule
 
 
 @pytest.mark.parametrize(

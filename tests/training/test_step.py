@@ -5,17 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import models
-import tasks
-from data import sources
-from data.pipeline import train_batches
-from errors import UserError
-from training.mesh import AXIS, check_batch, replicated, to_devices
-from training.optimizer import make_optimizer
-from training.parameters import split
-from training.schedule import make_schedule
-from training.state import TrainState, init_state
-from training.step import make_train_step, update_ema
+from morphism import models, tasks
+from morphism.data import sources
+from morphism.data.pipeline import train_batches
+from morphism.errors import UserError
+from morphism.runtime.mesh import AXIS, check_batch, replicated, to_devices
+from morphism.training.optimizer import make_optimizer
+from morphism.training.parameters import split
+from morphism.training.schedule import make_schedule
+from morphism.training.state import TrainState, init_state
+from morphism.training.step import make_train_step, update_ema
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "optimizers.npz")
 TASK = tasks.get("classification")
@@ -152,7 +151,7 @@ def test_gradients_are_those_of_the_mean_loss_over_the_global_batch(config, mesh
     before = init_state(model, optimizer, 8, config.seed, False)
     batch = next(iter(train_batches(source, config, start_step=0, stop_step=1)))
 
-    from augment import augment
+    from morphism.augment import augment
 
     augmented = augment(jax.random.split(jax.random.key(config.seed))[0], batch, config.augment, 10)
 

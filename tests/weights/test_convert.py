@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-import models
-from errors import UserError
-from models.layers import conv
-from training.mesh import AXIS
-from weights.convert import (
+from morphism import models
+from morphism.errors import UserError
+from morphism.models.layers import conv
+from morphism.runtime.mesh import AXIS
+from morphism.weights.convert import (
     check_finite,
     classes_in,
     fit,

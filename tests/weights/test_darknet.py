@@ -3,9 +3,9 @@ import struct
 import numpy as np
 import pytest
 
-from errors import UserError
-from models.yolov3 import backbone, convolutions
-from weights import darknet, files
+from morphism.errors import UserError
+from morphism.models.yolov3 import backbone, convolutions
+from morphism.weights import darknet, files
 
 
 def drawn(layers):

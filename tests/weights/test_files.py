@@ -8,8 +8,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from errors import UserError
-from weights import files
+from morphism.errors import UserError
+from morphism.weights import files
 
 TORCH_FILE = Path(__file__).parent.parent / "goldens" / "torch_files" / "zip.pth"
 

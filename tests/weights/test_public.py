@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import pytest
 
-import models
-from errors import UserError
-from weights import public
-from weights.public import CHECKPOINTS, Public, fetch, find
+from morphism import models
+from morphism.errors import UserError
+from morphism.weights import public
+from morphism.weights.public import CHECKPOINTS, Public, fetch, find
 
 CONTENT = bytes(range(256)) * 9000  # more than one chunk
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -162,9 +162,6 @@ def test_a_checkpoints_figures_are_possible(name):
 
 
 def test_top1_is_what_the_architectures_quote():
-    import models.alexnet
-    import models.resnet
-    import models.vgg
 
     text = " ".join(module.__doc__ for module in (models.alexnet, models.vgg, models.resnet))
     text += " ".join(cls.__doc__ or "" for cls in (models.alexnet.AlexNet, models.vgg.VGG))
@@ -189,8 +186,6 @@ def test_names_of_old_detectors_become_todays_and_todays_stay():
 
 @pytest.mark.parametrize("name", public.SEGMENTERS)
 def test_every_segmenter_is_an_architecture_here_and_quotes_its_miou(name):
-    import models.deeplab
-    import models.fcn
 
     architecture, known = name.partition("/")[0], find(public.PREFIX + name)
     assert architecture in models.models() and known.file.startswith(f"{architecture}_coco-")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from errors import UserError
-from weights.state_dict import choose, unwrapped
+from morphism.errors import UserError
+from morphism.weights.state_dict import choose, unwrapped
 
 RAW = {"a": "1", "b": "1"}
 EMA = {"a": "2", "b": "2"}

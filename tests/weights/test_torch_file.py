@@ -13,8 +13,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from errors import UserError
-from weights.torch_file import read
+from morphism.errors import UserError
+from morphism.weights.torch_file import read
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = Path(__file__).parent.parent / "goldens" / "torch_files"
@@ -323,7 +323,14 @@ def test_a_storages_bytes_are_read_only_where_the_state_dict_holds_it(tmp_path):
 def test_files_made_to_break_the_reader_do_not(tmp_path):
     """In a process of its own, where the reader may crash: programs of opcodes, and files with altered bytes."""
     command = [sys.executable, "benchmarks/torch_file_fuzz.py", "--files=400", f"--folder={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": "."}, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={"PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr[-3000:]}"
     assert re.search(r"400 files: [1-9]\d+ read, with [\d,]+ arrays, [\d,]+ refused in one line", done.stdout), (
         done.stdout

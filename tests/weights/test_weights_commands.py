@@ -9,14 +9,14 @@ import pytest
 from goldens.drawn import drawn, drawn_yolox, picture
 from ml_collections import ConfigDict
 from PIL import Image
-from test_commands import run, train
+from test_commands import MORPHISM, run, train
 
-import models
-from data.sources.embedded import Embedded
-from experiments import quickstart
-from training.mesh import AXIS
-from weights import files
-from weights.convert import from_torch, torch_shapes
+from morphism import models
+from morphism.data.sources.embedded import Embedded
+from morphism.experiments import quickstart
+from morphism.runtime.mesh import AXIS
+from morphism.weights import files
+from morphism.weights.convert import from_torch, torch_shapes
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "classifiers.npz")
 
@@ -34,7 +34,7 @@ def resnet18(tmp_path_factory):
 
 def run_weights(path, inputs, outputs, *more, experiment="imagenet_resnet.py:18"):
     config = ("--config", f"experiments/{experiment}", "--config.data.source=embedded", "--weights", str(path))
-    return run("-m", "weights.run", *config, "--inputs", str(inputs), "--outputs", str(outputs), *more)
+    return run(*MORPHISM, "outputs", *config, "--inputs", str(inputs), "--outputs", str(outputs), *more)
 
 
 def test_a_networks_outputs_and_features_are_torchvisions(resnet18, tmp_path):
@@ -57,7 +57,7 @@ def test_a_networks_outputs_and_features_are_torchvisions(resnet18, tmp_path):
 def test_a_trained_run_is_exported_and_evaluated_from_the_file(tmp_path):
     assert train(tmp_path / "run").returncode == 0
     exported = tmp_path / "out.safetensors"
-    done = run("-m", "weights.export", "--workdir", str(tmp_path / "run"), "--output", str(exported))
+    done = run(*MORPHISM, "export", "--workdir", str(tmp_path / "run"), "--output", str(exported))
     assert done.returncode == 0, done.stderr
     assert f"SHA-256 {files.sha256(exported)}" in done.stdout
 
@@ -74,7 +74,7 @@ def test_a_trained_run_is_exported_and_evaluated_from_the_file(tmp_path):
 
     Image.fromarray(Embedded("val")[0]["image"]).save(tmp_path / "one.png")
     lines = {
-        run("predict.py", *chosen, str(tmp_path / "one.png")).stdout
+        run(*MORPHISM, "predict", *chosen, str(tmp_path / "one.png")).stdout
         for chosen in (given, ("--workdir", str(tmp_path / "run")))
     }
     assert len(lines) == 1 and next(iter(lines)).startswith(str(tmp_path / "one.png"))
@@ -88,11 +88,11 @@ def test_a_trained_run_is_exported_and_evaluated_from_the_file(tmp_path):
         (("eval.py", "--config=experiments/quickstart.py", "--weights=w.pth"), "w.pth: no such file of weights"),
         (("eval.py", "--config=experiments/quickstart.py", "--weights=w.pth", "--draw"), "--output is missing"),
         (("eval.py", "--config=experiments/quickstart.py", "--weights=torchvision:resnet18/V1"), "has no such weights"),
-        (("-m", "weights.run", "--config=experiments/quickstart.py"), "--weights is missing"),
+        ((*MORPHISM, "outputs", "--config=experiments/quickstart.py"), "--weights is missing"),
         (
             (
-                "-m",
-                "weights.run",
+                *MORPHISM,
+                "outputs",
                 "--config=experiments/quickstart.py",
                 "--weights=w",
                 "--inputs=no.npz",
@@ -100,9 +100,9 @@ def test_a_trained_run_is_exported_and_evaluated_from_the_file(tmp_path):
             ),
             "no.npz: cannot be read",
         ),
-        (("-m", "weights.export", "--workdir=x"), "--output is missing"),
+        ((*MORPHISM, "export", "--workdir=x"), "--output is missing"),
         (
-            ("-m", "weights.export", "--workdir=/nowhere", "--output=o.safetensors"),
+            (*MORPHISM, "export", "--workdir=/nowhere", "--output=o.safetensors"),
             "/nowhere/config.json: no such file",
         ),
     ],
@@ -121,8 +121,8 @@ def test_what_a_command_lacks_is_named(arguments, message):
     ],
 )
 def test_inputs_of_another_form_are_refused(images, message, tmp_path):
-    from errors import UserError
-    from weights.run import read_images
+    from morphism.commands.outputs import read_images
+    from morphism.errors import UserError
 
     np.savez(tmp_path / "in.npz", images=images)
     with pytest.raises(UserError, match=message):

@@ -1,0 +1,1 @@
+"""Image models in JAX and Flax: numerically the published ones, resumed to the bit, evaluated exactly."""

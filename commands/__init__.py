@@ -1,0 +1,29 @@
+"""The command `morphism`: each file here is one of its commands, with its flags and a `main`."""
+
+import sys
+
+from morphism.commands import cli
+from morphism.errors import did_you_mean
+
+COMMANDS = {
+    "train": "trains an experiment, or goes on with a run",
+    "eval": "evaluates a run, or other trained weights",
+    "predict": "predicts what images show",
+    "check": "reads the whole of a data source and reports what is in it",
+    "prepare": "prepares a TensorFlow Datasets dataset",
+    "summary": "layers, parameters and multiply-accumulates of a model",
+    "export": "writes a run's model as .safetensors",
+    "outputs": "a model's raw outputs on given arrays",
+    "digest": "a fingerprint of a checkpoint's parameters",
+}
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("--help", "-h", "help"):
+        print("morphism COMMAND ...; morphism COMMAND --help\n")
+        print("\n".join(f"  {each:<10}{meaning}" for each, meaning in COMMANDS.items()))
+    elif name in COMMANDS:
+        cli.run(name, f"morphism {name}", sys.argv[2:])
+    else:
+        cli.fail("morphism", f"there is no command {name!r}{did_you_mean(name, COMMANDS)}; see morphism --help")

@@ -1,0 +1,3 @@
+from morphism.commands import main
+
+main()

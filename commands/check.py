@@ -1,0 +1,72 @@
+"""Reads the whole of a data source and tells what is in it, before a training finds out.
+
+    morphism check voc:/data/VOCdevkit/VOC2007 [--split train] [--draw samples.png] [--json]
+    morphism check --config experiments/voc_fcn.py [--config.data.max_boxes=200] [--split val]
+
+Every image is decoded, and compared with the size that its annotations are for. What training would refuse is listed,
+all of it, and the exit status is then 1: files that are missing or cannot be read, and what the split as a whole lacks,
+by the fields of --config where it is given, else by their defaults; a split other than train's must have no classes but
+train's. Annotations that cannot be read at all end the command at the first (2).
+`--draw` writes a grid of samples with their boxes or classes; `--json` prints the figures for other programs.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from morphism.commands import cli
+from morphism.data import sources
+from morphism.data.checks import task_of
+from morphism.data.sources import Source
+from morphism.data.survey import describe, draw, refusals, survey
+from morphism.errors import UserError, noting
+from morphism.experiments.base import get_base
+
+COMMAND = cli.Command(config="flag")
+_SPLIT = COMMAND.string("split", "", "Which of the source's splits; the config's train_split unless given.")
+_DATA_DIR = COMMAND.string("data_dir", "", "Where prepared TFDS datasets lie; TFDS's default.")
+_DRAW = COMMAND.string("draw", "", "A PNG to write, with samples.")
+_JSON = COMMAND.boolean("json", False, "Print JSON.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 2 or (len(argv) == 1 and not COMMAND.config.given):
+        raise UserError("give one source, such as folder:/images, voc:/data/VOC2007 or embedded, or --config")
+    given = COMMAND.config.value if COMMAND.config.given else None
+    title, source, report = examine("".join(argv[1:]), _DATA_DIR.value, _SPLIT.value, given)
+    print(json.dumps(report, ensure_ascii=False, allow_nan=False) if _JSON.value else describe(title, report))
+    if _DRAW.value:
+        draw(source, Path(_DRAW.value))
+    if report["bad"] or report["refused"]:
+        sys.stdout.flush()
+        sys.exit(1)
+
+
+def examine(spec: str, data_dir: str, split: str, given: ConfigDict | None) -> tuple[str, Source, dict[str, Any]]:
+    """What was examined, the source, as far as it can be opened, and `survey` of it with all that is refused.
+
+    `spec`, `data_dir` and `split` take precedence over those of the configuration `given`; without one its defaults
+    for the data's task count. Raises UserError where nothing can be opened; what else is bad is printed before.
+    """
+    config = (given or get_base()).copy_and_resolve_references()
+    opened = {"source": spec or config.data.source, "data_dir": data_dir or config.data.data_dir}
+    config.data.update(opened)
+    split = split or config.data.train_split
+    with noting() as notes:
+        try:
+            source = sources.load(config.data, split)
+        except UserError:
+            for note in notes:
+                print(f"bad: {note}", flush=True)
+            raise
+    if not given:
+        config = get_base(task_of(source))
+        config.data.update(opened)
+    with noting():  # what is bad in train's own files is for the check of train
+        refused = refusals(source, config, split)
+        report = survey(source)
+    title = f"{config.data.source} {split}"
+    return title, source, report | {"refused": refused, "bad": [*notes, *report["bad"]]}

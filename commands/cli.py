@@ -1,0 +1,232 @@
+"""What every command shares: its flags, the configuration among them, and errors reported in one line."""
+
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from morphism.commands.experiment_file import ExperimentParser, overridden, suggest_field
+from morphism.errors import UserError, one_line
+
+RESUMED = str(Path(__file__).parent / "resumed.py")
+
+
+class Command:
+    """The flags of one command, apart from every other's, so that a process may import them all.
+
+    config: "flag" for --config, "first" where the experiment is the first argument, "" for neither.
+    distributed: the flags of a process that is one of several.
+    """
+
+    def __init__(self, config: str = "", distributed: bool = False):
+        self.flags = flags.FlagValues()
+        self.config = ConfigFlag(self.flags) if config else None
+        self._experiment_first = config == "first"
+        if distributed:
+            self.boolean("distributed", False, "Join other processes; what JAX cannot detect, say below.")
+            self.string("coordinator", None, "host:port of process 0.")
+            self.integer("num_processes", None, "How many processes there are.")
+            self.integer("process_id", None, "Which of them this is, from 0.")
+
+    def string(self, name: str, default: str | None, help: str) -> flags.FlagHolder:
+        return flags.DEFINE_string(name, default, help, flag_values=self.flags)
+
+    def boolean(self, name: str, default: bool, help: str) -> flags.FlagHolder:
+        return flags.DEFINE_bool(name, default, help, flag_values=self.flags)
+
+    def integer(self, name: str, default: int | None, help: str, least: int | None = None) -> flags.FlagHolder:
+        return flags.DEFINE_integer(name, default, help, least, flag_values=self.flags)
+
+    def number(self, name: str, default: float, help: str, least: float, most: float) -> flags.FlagHolder:
+        return flags.DEFINE_float(name, default, help, least, most, flag_values=self.flags)
+
+    def start_jax(self) -> None:
+        """Joins the other processes as the flags of `distributed` say. Raises UserError where it cannot."""
+        from morphism.runtime.startup import start_jax
+
+        start_jax(*(self.flags[name].value for name in ("distributed", "coordinator", "num_processes", "process_id")))
+
+    def parse(self, argv: list[str]) -> list[str]:
+        """Reads the flags of `argv`; returns the other arguments, the program first. Raises as absl does."""
+        if self._experiment_first and len(argv) > 1 and not argv[1].startswith("-"):
+            argv = [argv[0], f"--config={argv[1]}", *argv[2:]]
+        elif self.config and "workdir" in self.flags:
+            changes = any(argument.startswith("--config.") for argument in argv)
+            argv = with_config_of_workdir(argv) if changes or "weights" not in self.flags else argv
+        sys.argv = argv  # where ml_collections looks for --config.field=value
+        return self.flags(argv)
+
+    def help(self, program: str, documentation: str) -> str:
+        lines = self.flags.get_help().splitlines()
+        return f"{program}: {documentation.strip()}\n\nFlags:\n" + "\n".join(lines[1:])
+
+
+class ConfigFlag:
+    """The flag --config: a file of `experiments/`, ":variant" after it, and --config.a.b=value for single values."""
+
+    def __init__(self, values: flags.FlagValues):
+        self._values = values
+        self._flag = config_flags.DEFINE_config_file(
+            "config",
+            None,
+            "experiments/FILE.py[:variant]; --config.a.b=value overrides one value",
+            lock_config=True,
+            flag_values=values,
+        )
+        values["config"].parser = ExperimentParser()
+
+    @property
+    def given(self) -> bool:
+        return self._flag.value is not None
+
+    @property
+    def of_workdir(self) -> bool:
+        """Whether it is the one of the run in --workdir."""
+        return config_flags.get_config_filename(self._values["config"]).startswith(f"{RESUMED}:")
+
+    @property
+    def overrides(self) -> set[str]:
+        """The fields, such as "data.source", that --config.field=value gave on the command line."""
+        return set(config_flags.get_override_values(self._values["config"]))
+
+    def override(self, config: ConfigDict, allowed: Collection[str]) -> None:
+        """Sets what --config.field=value gave in a run's own `config`. Raises UserError for a field not `allowed`."""
+        given = config_flags.get_override_values(self._values["config"]) if self.given else {}
+        for field in given:
+            if field not in allowed:
+                instead = {"data.source": "source", "data.val_split": "split"}.get(field)
+                remedy = f"give --{instead} instead" if instead in self._values else "leave it out"
+                raise UserError(
+                    f"--config.{field}: the run in --workdir has its own; {remedy}; only {', '.join(allowed)} may "
+                    "be others"
+                )
+        with config.unlocked():
+            config.update_from_flattened_dict(given)
+
+    @property
+    def value(self) -> ConfigDict:
+        if self._flag.value is None:
+            raise UserError("--config is missing; give an experiment, such as --config experiments/quickstart.py")
+        return self._flag.value
+
+
+def check_trained(workdir: str | None, weights: str | None, config: ConfigFlag) -> None:
+    """Raises UserError unless what is trained is given once: --workdir, or --config and --weights."""
+    if not workdir and not weights:
+        raise UserError("--workdir is missing; name the folder of a training run, or give --config and --weights")
+    if workdir and (weights or (config.given and not config.of_workdir)):
+        raise UserError("--workdir has a config and weights of its own; leave out --config and --weights")
+
+
+def with_config_of_workdir(argv: list[str]) -> list[str]:
+    """`argv` with the configuration of the run in --workdir as --config, unless that or --weights is given."""
+    flagged = [argument.lstrip("-") if argument.startswith("-") else "" for argument in argv]
+    names = [argument.partition("=")[0] for argument in flagged]
+    if "config" in names or "weights" in names or "workdir" not in names:
+        return argv
+    place = names.index("workdir")
+    _, equals, value = flagged[place].partition("=")
+    workdir = value if equals else "".join(argv[place + 1 : place + 2])
+    if not workdir or ("://" not in workdir and not (Path(workdir) / "config.json").exists()):
+        return argv
+    return [argv[0], f"--config={RESUMED}:{workdir}", *argv[1:]]
+
+
+def run(name: str, program: str, argv: list[str]) -> None:
+    """Runs the command `name` as `program` on the arguments `argv`; bad input ends it with one line and status 2."""
+    # Names of files and classes may hold what this terminal cannot show; a name in half is better than a traceback.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    module = importlib.import_module(f"morphism.commands.{name}")
+    command, argv = module.COMMAND, [program, *argv]
+    _quieten()
+    with _readers_choice():
+        if {"--help", "-help", "-h", "--helpfull"} & set(argv):
+            print(command.help(program, module.__doc__), flush=True)
+            return
+        try:
+            rest = command.parse(argv)
+        except flags.Error as error:
+            fail(program, explain_override(sys.argv) or _last_line(error))
+        except UserError as error:
+            fail(program, _one_line(error))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            fail(program, explain_override(sys.argv) or f"--config: {_one_line(error)}")
+        try:
+            module.main(rest)
+            sys.stdout.flush()
+        except UserError as error:
+            fail(program, _one_line(error))
+        except KeyboardInterrupt:
+            fail(program, "interrupted", status=130)
+
+
+@contextmanager
+def _readers_choice() -> Iterator[None]:
+    """Ends the process without a word where the reader of its output, such as head, has seen enough."""
+    try:
+        yield
+    except BrokenPipeError:
+        os._exit(141)
+
+
+def _quieten() -> None:
+    """Leaves it to the main thread to speak: what fails in a library's background reaches it as an exception."""
+    flags.FLAGS.mark_as_parsed()  # Grain reads one of its own
+    logging.set_verbosity(logging.FATAL)
+    sys.excepthook = _in_main_thread(sys.excepthook)
+    sys.unraisablehook = _in_main_thread(sys.unraisablehook)
+    threading.excepthook = lambda error: None
+
+
+def _in_main_thread(hook: Callable) -> Callable:
+    return lambda *error: hook(*error) if threading.current_thread() is threading.main_thread() else None
+
+
+def fail(program: str, message: str, status: int = 2) -> None:
+    """Ends the process at once: what runs in the background, and may have failed too, is not waited for."""
+    sys.stdout.flush()
+    print(f"{program}: error: {message}", file=sys.stderr, flush=True)
+    os._exit(status)
+
+
+def _one_line(error: BaseException) -> str:
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return one_line(message)
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]
+
+
+def explain_override(argv: list[str]) -> str:
+    """Names the first --config.a.b=value that the configuration has no single field for, or ''."""
+    path = next((b if a == "--config" else a[9:] for a, b in zip(argv, [*argv[1:], ""], strict=True) if _sets(a)), None)
+    if path is None:
+        first = next(iter(overridden(argv)), None)
+        missing = "--config is missing; give an experiment, such as --config experiments/quickstart.py"
+        return "" if first is None else f"config.{first} cannot be set: {missing}"
+    try:
+        config = ExperimentParser().parse(path)
+    except Exception:  # the experiment itself fails, and its own message says how
+        return ""
+    for path, value in overridden(argv).items():
+        node, parent = config, "config"
+        for field in path.split("."):
+            if not isinstance(node, ConfigDict):
+                return f"{parent}: a single value, it has no field {field}"
+            if field not in node:
+                return f"{parent}.{field}: no such field{suggest_field(config, parent, field, value)}"
+            node, parent = node[field], f"{parent}.{field}"
+        if isinstance(node, ConfigDict) and not value.startswith("{"):
+            return f"{parent}: a group of fields; set one of them, such as {parent}.{next(iter(node), '<option>')}"
+    return ""
+
+
+def _sets(argument: str) -> bool:
+    return argument == "--config" or argument.startswith("--config=")

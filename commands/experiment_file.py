@@ -1,0 +1,158 @@
+"""Reading an experiment file, and what a person may have meant by a field that it does not have."""
+
+import ast
+import importlib.util
+import re
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from morphism.errors import UserError, nearest
+from morphism.experiments.base import TASKS, get_base
+
+OPTIONS = "config.model.options."
+
+
+class ExperimentParser(flags.ArgumentParser):
+    """FILE.py[:variant] -> the locked ConfigDict of its get_config, with room for the options that flags set.
+
+    What --config.model.options.<name>=<value> says of options that the experiment does not list is added here, so that
+    the flag finds a field of its type; models.create knows which options an architecture has.
+    Raises UserError for a file that is missing or fails, and for one that returns anything else.
+    """
+
+    def parse(self, argument: str) -> ConfigDict:
+        file, variant = (argument, None) if Path(argument).is_file() else split_variant(argument)
+        if not Path(file).is_file():
+            raise UserError(f"--config: {file or 'nothing'}: no such file{_suggest_file(Path(file))}")
+        if Path(file).suffix != ".py":
+            raise UserError(
+                f"--config: {file} is no Python file; give an experiment, such as experiments/quickstart.py"
+            )
+        try:
+            module = _load(file)
+            if not hasattr(module, "get_config"):
+                raise UserError(f"--config: {file} has no function get_config")
+            config = module.get_config() if variant is None else module.get_config(variant)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"--config {argument}: {_explained(error, file)}") from error
+        if not isinstance(config, ConfigDict):
+            kind = "nothing" if config is None else f"a {type(config).__name__}"
+            raise UserError(f"--config {argument}: get_config returns {kind}; return the config that get_base made")
+        _add_options(config, sys.argv)
+        return config.lock()
+
+    def flag_type(self) -> str:
+        return "experiment"
+
+
+def _suggest_file(file: Path) -> str:
+    """The experiment beside it, or in experiments/, that a person may have meant."""
+    folder = file.parent if file.parent != Path() else Path("experiments")
+    names = [path.stem for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "base")]
+    near = nearest(file.stem, names)
+    return f"; did you mean {folder / near}.py?" if near else "; give an experiment, such as experiments/quickstart.py"
+
+
+def split_variant(argument: str) -> tuple[str, str | None]:
+    file, _, variant = argument.partition(":")
+    return file, variant or None
+
+
+def _load(file: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("experiment", file)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _explained(error: Exception, file: str) -> str:
+    """One line: what failed, and in which line of the file; without ml_collections' print of the whole config."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    unknown = re.match(r"""[\\'"]*(?:Key )?[\\'"]+(\w+)[\\'"]+(?: does not exist|n|\n|$)""", text)
+    if isinstance(error, (AttributeError, KeyError)) and unknown:
+        text = f"{unknown[1]}: no such field{_suggest_anywhere(unknown[1])}"
+    elif not isinstance(error, (ValueError, TypeError)):
+        text = f"{type(error).__name__}: {text}"
+    meant = isinstance(error, ValueError) and frames[-1].filename == file  # its own word to whoever calls it
+    place = f"line {lines[-1]}: " if lines and not meant else ""
+    return place + " ".join(text.split())
+
+
+def _add_options(config: ConfigDict, argv: list[str]) -> None:
+    """A field for each option that `argv` sets and the config does not list, of the type of its value."""
+    options = config.get("model", {}).get("options")
+    if not isinstance(options, ConfigDict):
+        return
+    for path, text in overridden(argv).items():
+        name = f"config.{path}".removeprefix(OPTIONS)
+        if name.isidentifier() and name not in options:
+            with options.unlocked():
+                options[name] = _literal(text)
+
+
+def _literal(text: str) -> Any:
+    """The value that is written: a number, True, False or a tuple; anything else is a text."""
+    try:
+        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (SyntaxError, ValueError):
+        return text
+    value = tuple(value) if isinstance(value, list) else value
+    return value if isinstance(value, (bool, int, float, str, tuple)) else text
+
+
+def overridden(argv: list[str]) -> dict[str, str]:
+    """The fields that --config.field=value, or --config.field value, sets, and the values as they are written.
+
+    A field without a value is one to switch on.
+    """
+    found = {}
+    for argument, after in zip(argv, [*argv[1:], "--"], strict=True):
+        match = re.fullmatch(r"--?config\.([^=]*)(?:=(.*))?", argument, re.DOTALL)
+        if match:
+            following = "True" if after.startswith("--") else after
+            found[match[1]] = following if match[2] is None else match[2]
+    return found
+
+
+def suggest_field(config: ConfigDict, parent: str, field: str, value: str) -> str:
+    """'; did you mean config.a.b?' for a field that `parent`, such as "config.optimizer", does not have, or ''.
+
+    A field beside it is looked for first, then any of the configuration; `value` is what was to be written there.
+    """
+    node = config
+    for name in parent.split(".")[1:]:
+        node = node[name]
+    near = nearest(field, node.keys())
+    path = f"{parent}.{near}" if near else _anywhere(config, field)
+    if path == "config.duration" and "epoch" in field and value.isdigit():
+        path += f"={value}ep"
+    return f"; did you mean {path}?" if path else ""
+
+
+def _suggest_anywhere(field: str) -> str:
+    found = (_anywhere(get_base(task), field) for task in TASKS)
+    path = next(filter(None, found), None)
+    return f"; did you mean {path}?" if path else ""
+
+
+def _anywhere(config: ConfigDict, field: str) -> str | None:
+    """The path of the field of that name, or of a near one, wherever it stands."""
+
+    def paths(node: ConfigDict, path: str) -> list[str]:
+        groups = [(name, value) for name, value in node.items() if isinstance(value, ConfigDict)]
+        below = [each for name, value in groups for each in paths(value, f"{path}.{name}")]
+        return [f"{path}.{name}" for name in node] + below
+
+    known = {path.rpartition(".")[2]: path for path in reversed(paths(config, "config"))}
+    near = nearest(field, known)
+    return known[near] if near else None

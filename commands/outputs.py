@@ -1,0 +1,95 @@
+"""A model's raw outputs on given arrays, to compare with another implementation number by number.
+
+    morphism outputs --config experiments/imagenet_resnet.py:50 --weights FILE --inputs in.npz --outputs out.npz
+
+FILE as eval.py's --weights. in.npz holds `images`, float32 [B,H,W,3], already normalised and used exactly as they are,
+all in one batch, with float32 products at full precision. out.npz gets what the model returns in evaluation: "logits"
+where that is one array, else each array by its name, "a.b" inside one another; of a detector also the final boxes,
+scores, classes and valid, as if all of every image were picture, and what leads to them, such as the proposals,
+proposal_scores and proposal_valid of two stages. With --features the maps of a backbone, [B,h,w,C], by theirs. The
+number of classes is that of the weights' head, or of config.data.source where they have none. A public checkpoint's
+model has the options it was trained with.
+"""
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from morphism.commands import cli
+from morphism.errors import UserError
+
+COMMAND = cli.Command(config="flag", distributed=True)
+_WEIGHTS = COMMAND.string("weights", None, "A file (.safetensors, .pth), torchvision:<name>/<weights>, or a run.")
+_INPUTS = COMMAND.string("inputs", None, "An .npz file that holds images, float32 [B,H,W,3].")
+_OUTPUTS = COMMAND.string("outputs", None, "The .npz file to write.")
+_FEATURES = COMMAND.boolean("features", False, "The backbone's feature maps instead of the outputs.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}")
+    for flag in (_WEIGHTS, _INPUTS, _OUTPUTS):
+        if not flag.value:
+            raise UserError(f"--{flag.name} is missing; see morphism outputs --help")
+    config = COMMAND.config.value
+    COMMAND.start_jax()
+    import jax
+
+    from morphism import models, tasks
+    from morphism.data import sources
+    from morphism.runtime.mesh import AXIS, compiler_options
+    from morphism.runtime.validation import check_config
+    from morphism.weights.opening import classes_of, read_weights, variables_from, with_options
+
+    check_config(config)
+    images = read_images(Path(_INPUTS.value))
+    weights = read_weights(_WEIGHTS.value, print)
+    config = with_options(config, weights, COMMAND.config.overrides)
+    classes = classes_of(weights, config) or len(sources.classes(config.data))
+    variables, notes = variables_from(weights, config, classes)
+    model = models.create(config.model, classes, AXIS)
+    sizes = np.tile(np.int32(images.shape[1:3]), (len(images), 1))
+    options = {"train": False, **tasks.get(config.task).inputs(model, {"size": sizes})}
+    if _FEATURES.value:
+        if "features" not in inspect.signature(type(model).__call__).parameters:
+            raise UserError(f"--features: {config.model.name} is no backbone and has no feature maps; leave it out")
+        options["features"] = True
+
+    def forward(variables, images):
+        outputs = model.apply(variables, images, **options)
+        if _FEATURES.value or not hasattr(model, "detect"):
+            return outputs
+        return outputs | model.detect(outputs, sizes)
+
+    with jax.default_matmul_precision("highest"):
+        outputs = jax.jit(forward, compiler_options=compiler_options())(variables, images)
+
+    leaves = jax.tree_util.tree_leaves_with_path(outputs)
+    named = {jax.tree_util.keystr(path, simple=True, separator=".") or "logits": np.asarray(x) for path, x in leaves}
+    try:
+        with Path(_OUTPUTS.value).open("wb") as file:
+            np.savez(file, **named)
+    except OSError as error:
+        raise UserError(f"{_OUTPUTS.value}: cannot be written ({error.strerror}); name another as --outputs") from error
+    for note in notes:
+        print(note)
+    print(f"{weights.origin}, {classes} classes, on {len(images)} images:")
+    for name, array in named.items():
+        print(f"  {name:<20}{array.dtype} {list(array.shape)}")
+    print(f"  in {_OUTPUTS.value}")
+
+
+def read_images(path: Path) -> Float[np.ndarray, "b h w 3"]:
+    """The array `images` of an .npz. Raises UserError where there is none, or of another type or form."""
+    try:
+        with np.load(path) as file:
+            images = file["images"]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # whatever a file that is no .npz leads to
+        raise UserError(f"{path}: no .npz with `images` ({error})") from error
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.float32:
+        raise UserError(f"{path}: images are {images.dtype} {list(images.shape)}; float32 [B,H,W,3] is wanted")
+    return images

@@ -1,0 +1,33 @@
+"""Trains an experiment, or goes on where its workdir left off.
+
+    python train.py --config experiments/quickstart.py --workdir runs/quickstart
+    python train.py --config experiments/imagenet_resnet.py:50 --config.batch_size=1024 --workdir runs/r50
+    python train.py --workdir runs/quickstart [--config.duration=20ep]
+
+Without --config the run in the workdir goes on as it was configured.
+All local devices take part. Several machines: start the same command on each, with --distributed.
+"""
+
+import time
+
+from morphism.commands import cli
+from morphism.errors import UserError
+
+COMMAND = cli.Command(config="flag", distributed=True)
+_WORKDIR = COMMAND.string("workdir", None, "Where checkpoints, metrics and the configuration are kept.")
+
+_STARTED = time.time()
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}; values are given as --config.field=value")
+    if not _WORKDIR.value:
+        raise UserError("--workdir is missing; name a folder for the run, such as runs/first")
+    config = COMMAND.config.value
+
+    COMMAND.start_jax()
+    from morphism.runtime.paths import folder
+    from morphism.training.loop import train
+
+    train(config, folder(_WORKDIR.value), _STARTED)

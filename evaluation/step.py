@@ -1,0 +1,67 @@
+"""One evaluation step, for every task, on any number of devices, mapped over the mesh by jit(shard_map)."""
+
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool
+from ml_collections import ConfigDict
+
+from morphism.augment.views import view
+from morphism.ops.platform import scan
+from morphism.runtime.mesh import AXIS, compiler_options
+
+Batch = dict[str, Array]
+
+
+def make_eval_step(
+    model: nn.Module, task: ModuleType, config: ConfigDict, mesh: Mesh, views: str = "center"
+) -> Callable[[dict[str, Any], Batch], dict[str, Array]]:
+    """(variables, batch) -> the task's predictions of the global batch, whole on every process.
+
+    With them come `valid`, and `finite`: whether all that the network made of an example is.
+
+    With `views` other than "center" they are predictions from what the task makes of the outputs for every view.
+    """
+
+    def step(variables, batch):
+        images, others = task.normalise(batch, config.augment), task.inputs(model, batch)
+        apply = partial(model.apply, variables, train=False)
+        if hasattr(task, "infer"):
+            outputs = task.infer(
+                lambda images, sizes: apply(images, **task.inputs(model, batch | {"size": sizes})),
+                images,
+                batch["size"],
+                config.data,
+                views,
+            )
+        elif views == "center":
+            outputs = apply(images, **others)
+        else:
+            each = view(images, views, config.data.eval_size or config.data.image_size)
+            _, outputs = scan(lambda _, x: (None, apply(x, **others)), None, each, len(each))
+            outputs = task.combine(outputs)
+        predictions = task.predict(model, outputs, batch)
+        predictions |= {"valid": batch["valid"], "finite": _finite(outputs, len(batch["id"]))}
+        return jax.lax.all_gather(predictions, AXIS, tiled=True)
+
+    # all_gather's result is the same everywhere, which shard_map's check cannot see.
+    return jax.jit(
+        jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False),
+        compiler_options=compiler_options(),
+    )
+
+
+def _finite(outputs: Any, rows: int) -> Bool[Array, "b"]:
+    """Of each example whether all outputs for it are finite: a class is the largest score even among NaNs."""
+    finite = jnp.ones(rows, bool)
+    for x in jax.tree.leaves(outputs):
+        if jnp.issubdtype(x.dtype, jnp.inexact) and x.shape[:1] == (rows,):  # anchors are the same for all
+            finite &= jnp.isfinite(x).reshape(rows, -1).all(axis=1)
+    return finite

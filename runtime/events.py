@@ -1,0 +1,49 @@
+"""TensorBoard's files of events: TFRecords of a length, its checksum, an Event and its checksum."""
+
+import struct
+import time
+from collections.abc import Callable, Iterator
+
+from google.protobuf.message import DecodeError
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+from morphism.runtime.paths import AnyPath, write_bytes
+
+Stays = Callable[[int, str], bool]  # (step, name of a number) -> whether it is to stay
+
+RESTARTED = SessionLog(status=SessionLog.START)  # drops what was read of the event's step and those after it
+HEAD, TAIL = struct.Struct("<QI"), struct.Struct("<I")
+
+
+def of(step: int, values: dict[str, float]) -> Event:
+    points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+    return Event(step=step, wall_time=time.time(), summary=Summary(value=points))
+
+
+def take_back(path: AnyPath, stays: Stays) -> None:
+    """Rewrites a file without the numbers that do not stay, and without half a record at its end."""
+    content = path.read_bytes()
+    kept = b"".join(record for record, event in _records(content) if _all_stay(event, stays))
+    if kept != content:
+        write_bytes(path, kept)
+
+
+def _all_stay(event: Event, stays: Stays) -> bool:
+    return all(stays(event.step, value.tag) for value in event.summary.value)
+
+
+def _records(content: bytes) -> Iterator[tuple[bytes, Event]]:
+    """Each whole record with its event, up to the first that is not."""
+    start = 0
+    while start + HEAD.size <= len(content):
+        length, _ = HEAD.unpack_from(content, start)
+        end = start + HEAD.size + length + TAIL.size
+        if end > len(content):
+            return
+        try:
+            event = Event.FromString(content[start + HEAD.size : end - TAIL.size])
+        except DecodeError:
+            return
+        yield content[start:end], event
+        start = end

@@ -1,0 +1,203 @@
+"""What a workdir says of its run: config.json, classes.json, data.json and intensity.json, which its checkpoints are
+of, and manifest.json, what it ran with.
+
+Only checkpoints make a workdir a run's own: one whose run failed before the first is free for any other.
+"""
+
+import fcntl
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from morphism.data.fingerprint import Fingerprint, changed, own_records
+from morphism.data.intensity import with_fields
+from morphism.data.sources import Source
+from morphism.errors import UserError
+from morphism.runtime.paths import AnyPath, is_local, read_json, write_json
+from morphism.runtime.resume import changes
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
+
+
+@contextmanager
+def claimed(workdir: AnyPath) -> Iterator[None]:
+    """Holds the workdir for this run alone. A store such as gs:// has no locks: there `claimed` only makes the folder.
+
+    Raises UserError where another process holds it, or where it cannot be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / "lock").open("a+") if is_local(workdir) else None
+    except OSError as error:
+        raise UserError(
+            f"{workdir}: cannot be written ({error.strerror or error}); choose another --workdir"
+        ) from error
+    if lock is None:
+        yield
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system however this process ends
+        except OSError as error:
+            lock.seek(0)
+            raise UserError(
+                f"{workdir}: {lock.read() or 'another process'} is training here; wait for it, stop it, or choose "
+                "another --workdir"
+            ) from error
+        with suppress(OSError):  # a full disk leaves the lock without a name: the first file says that there is no room
+            os.ftruncate(lock.fileno(), 0)
+            os.write(lock.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
+        yield
+
+
+def has_steps(workdir: AnyPath) -> bool:
+    """Whether a run in `workdir` would go on from a checkpoint."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
+def claim_config(workdir: AnyPath, config: ConfigDict, source: Source) -> list[str]:
+    """Makes config.json say `config`; returns a line for each field that the run in `workdir` began otherwise.
+
+    Raises UserError naming the first field with which that run, of the training split `source`, cannot go on.
+    """
+    told = []
+    if has_steps(workdir):
+        try:
+            told = changes(read_config(workdir), config, source)
+        except UserError as error:
+            raise UserError(f"{workdir}: {error}") from error
+        if not told:
+            return []
+    write_json(workdir / "config.json", config.to_dict())
+    return told
+
+
+def claim_classes(workdir: AnyPath, classes: Sequence[str]) -> None:
+    """Writes classes.json, or makes sure that the run in `workdir` has the same classes in the same order."""
+    if not has_steps(workdir):
+        write_json(workdir / "classes.json", list(classes))
+        return
+    before = read_classes(workdir)
+    if before != tuple(classes):
+        changed = sorted(set(before) ^ set(classes)) or classes
+        raise UserError(
+            f"{workdir}: holds a run of {len(before)} classes, the data now has {len(classes)}, different in "
+            f"{', '.join(changed)[:200]}; choose another --workdir, or restore the data"
+        )
+
+
+def claim_data(workdir: AnyPath, found: dict[str, Fingerprint], train_split: str) -> list[str]:
+    """Makes data.json say `found`, each split's fingerprint; returns a line for each split that has changed since.
+
+    What a run is evaluated on may change between its starts: a broken image is replaced or removed. Raises UserError
+    where the records of `train_split` are others, with which its training could not be repeated.
+    """
+    told = []
+    if has_steps(workdir):
+        for split, now in found.items():
+            difference = data_changed(workdir, split, now, own=split == train_split)
+            if difference and split == train_split:
+                raise UserError(
+                    f"{workdir}: holds a run on other data than there is now: {split}, {difference}; restore the data, "
+                    f"or choose another --workdir, with --config.init_from={workdir} to begin with what this run has "
+                    "learned"
+                )
+            if difference:
+                told.append(
+                    f"{split} has changed since the run was last started: {difference}; evaluations before and after "
+                    "that cannot be compared"
+                )
+    write_json(workdir / "data.json", found)
+    return told
+
+
+def data_changed(workdir: AnyPath, split: str, now: Fingerprint, own: bool = False) -> str:
+    """How the data of `split`, with `own` its records alone, differs from what the run was last started with.
+
+    "" where it does not, or nothing is known of it.
+    """
+    path = workdir / "data.json"
+    before = read_json(path, dict).get(split) if path.exists() else None
+    if not before:
+        return ""
+    return changed(own_records(before), own_records(now)) if own else changed(before, now)
+
+
+def read_config(workdir: AnyPath) -> ConfigDict:
+    """The configuration of a run. Raises UserError where `workdir` holds none."""
+    return ConfigDict(_tuples(read_json(workdir / "config.json", dict))).lock()
+
+
+def read_classes(workdir: AnyPath) -> tuple[str, ...]:
+    """The names of a run's classes. Raises UserError where `workdir` holds none."""
+    return tuple(read_json(workdir / "classes.json", list))
+
+
+def settled_config(workdir: AnyPath) -> ConfigDict:
+    """The configuration of a run with the pixels and intensities that its training found: to prepare images with."""
+    return with_fields(read_config(workdir), read_intensity(workdir))
+
+
+def read_intensity(workdir: AnyPath) -> dict[str, Any]:
+    """config.data's "pixels" and "intensity" of a run; {} where it has found none yet."""
+    path = workdir / "intensity.json"
+    return read_json(path, dict) if path.exists() else {}
+
+
+def claim_intensity(workdir: AnyPath, settled: ConfigDict) -> None:
+    """Writes intensity.json: config.data's "pixels" and "intensity" as training has settled them."""
+    data = settled.data
+    write_json(workdir / "intensity.json", {"pixels": data.pixels, "intensity": list(data.intensity)})
+
+
+def write_manifest(workdir: AnyPath, config: ConfigDict, facts: dict[str, Any]) -> None:
+    """One entry a start of the run, the newest last: versions, code, devices, and `facts` of the model."""
+    path = workdir / "manifest.json"
+    starts = read_json(path, list) if path.exists() else []
+    starts.append(
+        {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": sys.argv,
+            "python": platform.python_version(),
+            "packages": {name: metadata.version(name) for name in PACKAGES},
+            "git_revision": _git_revision(),
+            "platform": jax.default_backend(),
+            "devices": [device.device_kind for device in jax.devices()],
+            "processes": jax.process_count(),
+            "seed": config.seed,
+            **facts,
+        }
+    )
+    write_json(path, starts)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that a configuration has."""
+    if isinstance(value, dict):
+        return {key: _tuples(each) for key, each in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _git_revision() -> str:
+    """The commit of this code, "-dirty" behind it where files differ; "" outside a git checkout."""
+    here = Path(__file__).parent
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

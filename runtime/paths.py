@@ -1,0 +1,80 @@
+"""Folders and files of a run: on a local disk, or on a store such as gs://bucket that etils.epath reaches."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from morphism.errors import UserError
+
+AnyPath = Path | epath.Path
+
+
+def folder(text: str) -> AnyPath:
+    """What --workdir names. Raises UserError where the package that reaches it is missing, or none knows it."""
+    if "://" not in text:
+        return Path(text)
+    try:
+        path = epath.Path(text)
+        path.exists()
+    except Exception as error:  # each store's client has types of its own
+        raise UserError(f"{text}: cannot be reached ({' '.join(str(error).split())})") from error
+    return path
+
+
+def is_local(path: AnyPath) -> bool:
+    """Whether `path` can be locked, appended to and renamed. A store only takes whole files."""
+    return isinstance(path, Path)
+
+
+def write_json(path: AnyPath, value: Any, remedy: str = "make room and start the same command again") -> None:
+    """Whole or not at all: a reader never sees half of it.
+
+    Raises UserError where the disk refuses, with what to do, or where a number is not finite, which JSON cannot hold.
+    """
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise UserError(f"{path}: not written, since a number in it is not finite") from error
+    write_text(path, text + "\n", remedy)
+
+
+def write_text(path: AnyPath, text: str, remedy: str = "make room and start the same command again") -> None:
+    """write_json's manner, for any text.
+
+    Bytes of a file's name that are not UTF-8, surrogates in Python, are written as JSON's escapes.
+    """
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"), remedy)
+
+
+def write_bytes(path: AnyPath, content: bytes, remedy: str = "make room and start the same command again") -> None:
+    """write_json's manner, for anything."""
+    try:
+        if not is_local(path):
+            path.write_bytes(content)
+            return
+        temporary = path.with_name(path.name + ".tmp")
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
+
+
+def read_json(path: AnyPath, kind: type) -> Any:
+    """Raises UserError where there is no such file, or it holds no `kind`."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; is {path.parent} the --workdir of a training run?") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); restore it, or start in another --workdir") from error
+    if not isinstance(value, kind):
+        raise UserError(f"{path}: holds a {type(value).__name__}, not a {kind.__name__}; restore it")
+    return value

@@ -1,0 +1,87 @@
+"""What may differ from the configuration that a run began with when it goes on."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from morphism.data.pipeline import EXAMPLES
+from morphism.data.sources import Source
+from morphism.errors import UserError
+from morphism.lengths import exact_steps
+
+# No number of the training depends on these.
+FREE = (
+    *("log_every", "checkpoint_every", "keep", "eval_batch_size"),
+    *("data.workers", "data.threads", "data.prefetch", "data.timeout", "data.data_dir", "data.strict"),
+)
+# With these, eval.py and predict.py may see a run's images otherwise than its training did.
+OF_EVALUATION = (*FREE, "data.canvases", "data.max_boxes", "data.exact")
+
+
+def changes(before: ConfigDict, now: ConfigDict, source: Source) -> list[str]:
+    """A line for each field of `now` that is not as it was `before`, where a run of `source` can go on with it.
+
+    Raises UserError naming the first field with which it cannot, and what it was.
+    """
+    old, new = flat(before), flat(now)
+    lines = []
+    for field in sorted(old.keys() | new.keys()):
+        if old.get(field) == new.get(field):
+            continue
+        differs = f"config.{field}={old.get(field)!r}, now it is {new.get(field)!r}"
+        allowed, rule = _RULES.get(field, (_never, "give the same config to resume"))
+        if field not in FREE and not (field in old and field in new and allowed(before, now, source)):
+            raise UserError(f"holds a run with {differs}; choose another --workdir, or {rule}")
+        lines.append(f"the run began with {differs}{_EFFECTS.get(field, '')}")
+    return lines
+
+
+def _never(before: ConfigDict, now: ConfigDict, source: Source) -> bool:
+    return False
+
+
+def _longer(before: ConfigDict, now: ConfigDict, source: Source) -> bool:
+    epoch = len(source) / now.batch_size
+    return exact_steps(now.duration, epoch, "duration") >= exact_steps(before.duration, epoch, "duration")
+
+
+def _more_boxes(before: ConfigDict, now: ConfigDict, source: Source) -> bool:
+    """A mosaic leaves out the boxes that max_boxes has no slot for; without mosaics it only adds unused slots."""
+    return now.data.max_boxes > before.data.max_boxes and now.augment.mosaic == 0
+
+
+def _same_training_canvases(before: ConfigDict, now: ConfigDict, source: Source) -> bool:
+    """Training's batches are made canvas by canvas; evaluation's may be made in any way."""
+
+    def canvases(config: ConfigDict) -> np.ndarray:
+        shapes, groups = EXAMPLES[config.task].canvases(source, config.data, training=True)
+        return np.array(shapes)[groups]
+
+    return np.array_equal(canvases(before), canvases(now))
+
+
+# Field -> whether it may be another, and else what to do.
+_RULES: dict[str, tuple[Callable[[ConfigDict, ConfigDict, Source], bool], str]] = {
+    "duration": (_longer, "give a duration that is no shorter"),
+    "data.max_boxes": (_more_boxes, "give the same to resume, or a larger one in a run without mosaics"),
+    "data.canvases": (_same_training_canvases, "give canvases on which each training picture stays on its own"),
+}
+_EFFECTS = {"duration": ": the learning rate follows the longer schedule from here on"}
+
+
+def flat(config: ConfigDict) -> dict[str, Any]:
+    """Dotted field -> value, as JSON returns it."""
+    found = {}
+
+    def walk(node: dict, prefix: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            else:
+                found[prefix + key] = value
+
+    walk(json.loads(json.dumps(config.to_dict(), allow_nan=False)), "")
+    return found

@@ -1,0 +1,160 @@
+"""Where a run's numbers go: the terminal, metrics.jsonl and TensorBoard."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tqdm import tqdm
+
+from morphism.errors import NonFinite, UserError
+from morphism.runtime import events
+from morphism.runtime.paths import AnyPath, is_local, write_bytes
+
+MEASURED = "train/images_per_s"  # absent where no step was timed
+
+
+class Writer:
+    """Writes from the main process only. What a resumed run will write again is first taken back."""
+
+    def __init__(
+        self, workdir: AnyPath, total_steps: int, resumed_at: int, active: bool, evaluates_again: bool = False
+    ):
+        """`active` is False on all processes but one, which then write nothing.
+
+        `evaluates_again` where the evaluation of step `resumed_at` did not end, and is written again.
+        """
+        self._total = total_steps
+        self._active = active
+        self._progress = None
+        self._workdir = workdir
+        if not active:
+            return
+
+        def stays(step: int, name: str) -> bool:
+            if step == resumed_at and evaluates_again:
+                return not name.startswith("val/")
+            return step <= resumed_at
+
+        with self._explained():
+            self._metrics = _Lines(workdir / "metrics.jsonl", stays)
+            self._board = _board(workdir / "tensorboard", stays, resumed_at)
+        if sys.stderr.isatty():
+            self._progress = tqdm(total=total_steps, initial=resumed_at, unit="step", dynamic_ncols=True)
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._active:
+            with self._explained():
+                self._metrics.close()
+                self._board.close()
+            if self._progress:
+                self._progress.close()
+
+    def record(self, step: int, values: dict[str, float]) -> None:
+        """One line of metrics.jsonl and one point of each TensorBoard curve, on disk before this returns.
+
+        Raises NonFinite naming a value that JSON cannot hold.
+        """
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise NonFinite(f"step {step}: {name} is {value}; look at config.schedule and config.optimizer")
+        if not self._active:
+            return
+        with self._explained():
+            self._metrics.append(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
+            self._board.write_event(events.of(step, values))
+            self._board.flush()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._workdir}: metrics not written ({error.strerror or error}); make room, then start the same "
+                "command again"
+            ) from error
+
+    def training_line(self, step: int, values: dict[str, float], images_left: int) -> None:
+        """Progress for a person: a bar on a terminal, a line elsewhere. `values` are those of Window.close."""
+        parts = [f"loss {values['train/loss']:.3f}"]
+        if MEASURED in values:
+            parts.append(f"{values[MEASURED]:,.0f} images/s")
+            parts.append(f"input wait {100 * values['train/input_wait']:.0f} %")
+        if self._progress:
+            self._progress.update(step - self._progress.n)
+            self._progress.set_postfix_str(", ".join(parts))
+            return
+        if MEASURED in values:
+            parts.append(f"eta {_duration(images_left / values[MEASURED])}")
+        self.say("  ".join([f"step {step}/{self._total}", *parts]))
+
+    def say(self, line: str) -> None:
+        if self._active:
+            tqdm.write(line)
+            sys.stdout.flush()
+
+
+class _Lines:
+    """A file of JSON lines to append to, without those that do not stay and without half a line at its end."""
+
+    def __init__(self, path: AnyPath, stays: events.Stays):
+        self._path = path
+        self._text = _kept(path.read_bytes().decode("utf-8", errors="replace"), stays) if path.exists() else ""
+        write_bytes(path, self._text.encode())
+        self._file = path.open("a", encoding="utf-8") if is_local(path) else None
+
+    def append(self, line: str) -> None:
+        if self._file is None:  # a store takes whole files
+            self._text += line
+            write_bytes(self._path, self._text.encode())
+            return
+        self._file.write(line)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+
+
+def _kept(text: str, stays: events.Stays) -> str:
+    """The lines that stay, up to the first that `record` has not written: a crash of the machine leaves any bytes."""
+    kept = []
+    for line in text.splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            break
+        if type(values) is not dict or type(values.get("step")) is not int:
+            break
+        if all(stays(values["step"], name) for name in values):
+            kept.append(line + "\n")
+    return "".join(kept)
+
+
+def _board(folder: AnyPath, stays: events.Stays, resumed_at: int) -> Any:
+    """A new file of events. A TensorBoard that is running drops what it has read of the steps after `resumed_at`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        events.take_back(path, stays)
+    board = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+    if resumed_at:
+        board.write_event(Event(step=resumed_at + 1, session_log=events.RESTARTED))
+    board.flush()
+    return board
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

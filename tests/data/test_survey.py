@@ -1,0 +1,245 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detection import coco, picture, voc_xml, write_coco, write_voc, write_yolo
+from masks import PATTERN, write_mask, write_masks
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw
+
+from morphism.commands.check import examine
+from morphism.data import sources, survey
+from morphism.data.checks import check_split, task_of
+from morphism.errors import UserError
+from morphism.experiments.base import get_base
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def open_source(spec, split="train", val_fraction=0.0):
+    data = ConfigDict({"source": spec, "data_dir": "", "val_fraction": val_fraction, "split_seed": 0})
+    return sources.load(data, split)
+
+
+def test_boxes_are_counted_by_class_and_by_cocos_sizes(tmp_path):
+    content = coco()
+    content["annotations"][0]["area"] = 1023  # under 32 x 32
+    content["annotations"][1]["area"] = 9217  # over 96 x 96
+    content["annotations"][2]["area"] = 1024
+    report = survey.survey(open_source(f"coco:{write_coco(tmp_path, content)}"))
+    assert report["records"] == 3 and report["bad"] == [] and report["odd boxes"] == ""
+    assert report["classes"] == {"car": 1, "toothbrush": 2}
+    assert report["sizes"] == {"50 x 40": 1, "20 x 30": 1, "34 x 12": 1}
+    assert (report["small"], report["medium"], report["large"]) == (1, 1, 1)
+    assert (report["boxes"], report["crowd"], report["pictures without boxes"]) == (3, 1, 1)
+    assert report["boxes a picture"]["most"] == 2 and report["box width"] == {
+        "least": 3.5,
+        "5 %": 3.65,
+        "median": 5.0,
+        "95 %": 45.5,
+        "most": 50.0,
+    }
+
+
+def test_every_bad_record_is_listed_and_the_rest_counted(tmp_path):
+    root = write_voc(tmp_path)
+    (root / "JPEGImages" / "a.jpg").write_bytes(b"no picture")
+    picture(root / "JPEGImages" / "b.jpg", 50, 40)
+    (root / "ImageSets" / "Main" / "train.txt").write_text("a\nb\nc\n")
+    report = survey.survey(open_source(f"voc:{root}"))
+    assert len(report["bad"]) == 2 and report["boxes"] == 1 and report["classes"]["person"] == 1
+    assert "a.jpg: cannot be decoded" in report["bad"][0]
+    assert "b.jpg is 40 x 50, its annotations are for 50 x 40" in report["bad"][1]
+
+
+def test_classification_is_counted_with_its_odd_pictures(corpus_folder):
+    folder, odd = corpus_folder
+    report = survey.survey(open_source(f"folder:{folder}"))
+    assert report["records"] == len(odd) and sum(report["classes"].values()) == len(odd) and "boxes" not in report
+    assert report["high-bit"].startswith("images of more than 8 bits (float32, uint16, 5 measured): their values are")
+    expected = {rule: sum(flag in each for each in odd.values()) for flag, rule in survey.image.RULES.items()}
+    assert report["odd pictures"] == {rule: count for rule, count in expected.items() if count}
+
+
+def test_a_part_cut_from_train_keeps_its_boxes_sizes_and_names(tmp_path):
+    whole = open_source(f"coco:{write_coco(tmp_path)}")
+    parts = [open_source(f"coco:{tmp_path}", split, val_fraction=1 / 3) for split in ("train", "val")]
+    assert sorted(np.concatenate([part.image_ids for part in parts]).tolist()) == [7, 8, 42]
+    for part in parts:
+        assert part.category_ids == whole.category_ids and part.oddities == whole.oddities
+        for index, image_id in enumerate(part.image_ids):
+            original = whole.image_ids.tolist().index(image_id)
+            assert (part.sizes[index] == whole.sizes[original]).all()
+            assert (part.annotations(index).boxes == whole.annotations(original).boxes).all()
+
+
+def refusals(tmp_path, split, **data):
+    config = get_base("detection")
+    config.data.update(data)
+    return examine(f"coco:{tmp_path}", "", split, config)[2]["refused"]
+
+
+def test_what_a_split_lacks_as_a_whole_is_told_and_what_validation_has_beyond_train(tmp_path):
+    write_coco(tmp_path)
+    other = coco()
+    other["categories"][1]["name"] = "cart"
+    write_coco(tmp_path, other, "val")
+    assert refusals(tmp_path, "train") == refusals(tmp_path, "train[:2]") == []
+    assert "max_boxes=1, up to 2" in refusals(tmp_path, "train", max_boxes=1)[0]
+    assert "its cart is none of the classes trained on (car, toothbrush)" in refusals(tmp_path, "val", max_boxes=1)[0]
+    crowds = coco()
+    for each in crowds["annotations"]:
+        each["iscrowd"] = 1
+    write_coco(tmp_path, crowds)
+    assert len(refusals(tmp_path, "train[:2]")) == 1 and "nothing to learn" in refusals(tmp_path, "train")[0]
+    write_coco(tmp_path, crowds, "val")
+    assert refusals(tmp_path, "val") == []  # evaluated, and told to be odd
+
+
+def test_the_task_of_a_source_is_known_by_what_it_holds(tmp_path, folder):
+    specs = {
+        "detection": (f"coco:{write_coco(tmp_path / 'coco')}", "scenes:3x32"),
+        "segmentation": ("scene_masks:3x32", f"masks:{write_masks(tmp_path / 'masks')}"),
+        "classification": ("embedded", f"folder:{folder}"),
+    }
+    for task, held in specs.items():
+        for spec in held:
+            for split in ("train", "train[:2]"):
+                assert task_of(open_source(spec, split)) == task
+            config = get_base("segmentation" if task == "detection" else "detection")
+            config.data.source = spec
+            with pytest.raises(UserError, match=f"^{spec} train is data for {task}, config.task is"):
+                check_split(open_source(spec), config, "train", training=True)
+
+
+@pytest.mark.parametrize("spec", ["scenes:9x32", "scene_masks:9x32", "embedded"])
+def test_what_the_project_draws_itself_has_no_bad_record(spec):
+    assert survey.survey(open_source(spec, "train[:9]"))["bad"] == []
+
+
+def test_labels_of_samples_lie_within_the_image_and_stand_out_of_their_ground():
+    for colour in ((255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0)):
+        written = []
+        for corner in ((0, 0), (-5, 38), (118, -3), (119, 39)):
+            picture = Image.new("RGB", (120, 40), (9, 9, 9))
+            survey._label(ImageDraw.Draw(picture), "a class", corner, picture.size, colour)
+            drawn = np.asarray(picture).astype(int)
+            ground = (drawn == colour).all(-1)
+            letters = ~ground & (drawn != 9).any(-1)
+            written.append((ground.sum(), letters.sum()))
+            assert np.abs(drawn[letters] - colour).sum(-1).max() > 200
+        assert written[0][0] > 200 and len(set(written)) == 1  # the same wherever it lies: none of it is cut off
+
+
+def test_the_colours_of_masks_are_named_below_them(tmp_path):
+    survey.draw(open_source("scene_masks:3x32"), tmp_path / "out.png")
+    drawn = np.asarray(Image.open(tmp_path / "out.png"))
+    assert drawn.shape == (320 + 20, 1600, 3)
+    for label in range(6):
+        assert (drawn[320:, 160 * label : 160 * (label + 1)] == survey._colour(label)).all(-1).sum() > 100
+
+
+def spoilt_coco(root):
+    write_coco(root)
+    (root / "train2017" / "x.jpg").unlink()
+    (root / "train2017" / "z.jpg").write_bytes(b"no image")  # the one whose size the file does not state
+    return ["x.jpg: cannot be read", "z.jpg: cannot be decoded"], 1
+
+
+def spoilt_voc(root):
+    write_voc(root)
+    (root / "ImageSets" / "Main" / "train.txt").write_text("a\nb\nlost\nbroken\nunread\nalone\n")
+    (root / "Annotations" / "broken.xml").write_text("<annotation>")
+    for name in ("alone", "unread"):
+        (root / "Annotations" / f"{name}.xml").write_text("<annotation></annotation>")
+    (root / "JPEGImages" / "unread.jpg").write_bytes(b"")
+    expected = ["lost.xml: cannot be read", "broken.xml: not XML", "unread.jpg: empty file", "alone.xml: no picture"]
+    return expected, 2
+
+
+def spoilt_yolo(root):
+    write_yolo(root)
+    (root / "labels" / "train" / "b.txt").write_text("0 0.5\n")
+    (root / "images" / "train" / "broken.jpg").write_bytes(b"no image")
+    return ["b.txt:1: '0 0.5' is not", "broken.jpg: cannot be decoded"], 2
+
+
+def spoilt_masks(root):
+    write_masks(root)
+    picture(root / "images" / "train" / "alone.jpg", 3, 5)
+    picture(root / "images" / "train" / "wide.jpg", 3, 9)
+    write_mask(root / "masks" / "train" / "wide.png", PATTERN)
+    picture(root / "images" / "train" / "unread.jpg", 3, 5)
+    (root / "masks" / "train" / "unread.png").write_bytes(b"no mask")
+    expected = ["alone.jpg: no mask", "wide.jpg is 9 x 3 but its mask", "unread.png: cannot be"]
+    return expected, 2
+
+
+def spoilt_folder(root):
+    for name in ("cat", "dog"):
+        picture(root / "train" / name / "1.jpg", 8, 8)
+    (root / "train" / "cat" / "broken.jpg").write_bytes(b"no image")
+    (root / "train" / "cat" / "lost.png").symlink_to("/nowhere")
+    (root / "train" / "dog" / "photo.heic").write_bytes(b"x")
+    (root / "train" / "eel").mkdir()
+    return ["broken.jpg: cannot be", "lost.png: cannot be read", "photo.heic: its format", "eel: a class without"], 2
+
+
+@pytest.mark.parametrize("spoilt", [spoilt_coco, spoilt_voc, spoilt_yolo, spoilt_masks, spoilt_folder])
+def test_all_that_is_missing_or_bad_is_named_once_and_the_rest_is_counted(tmp_path, spoilt):
+    expected, good = spoilt(tmp_path)
+    spec = f"{spoilt.__name__.removeprefix('spoilt_')}:{tmp_path}"
+    _, source, report = examine(spec, "", "train", None)
+    for each in expected:
+        assert sum(each in problem for problem in report["bad"]) == 1, (each, report["bad"])
+    assert len(report["bad"]) == len(expected) and report["refused"] == []
+    assert sum(report["sizes"].values()) == good
+    assert f"bad records: {len(expected)}" in survey.describe(spec, report).splitlines()[-1]
+    with pytest.raises(UserError):  # training ends at the first of them
+        source = open_source(spec)
+        [check_record(source, index) for index in range(len(source))]
+
+
+def check_record(source, index):
+    problem = survey.look(source, index).problem
+    if problem:
+        raise UserError(problem)
+
+
+def run(*arguments):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, *MORPHISM, "check", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_command_lists_what_is_bad_draws_the_rest_and_exits_with_1(tmp_path):
+    root = write_voc(tmp_path)
+    (root / "Annotations" / "a.xml").write_text(voc_xml([("dog", (0, 1, 50, 60), 0), ("cat", (5, 5, 20, 20), 0)]))
+    (root / "JPEGImages" / "b.jpg").write_bytes(b"")
+    done = run(f"voc:{root}", "--draw", str(tmp_path / "out.png"))
+    assert done.returncode == 1 and done.stderr == ""
+    assert "voc:" in done.stdout and "train: 2 records, 20 classes" in done.stdout
+    assert "odd boxes: 1 partly outside the picture (clipped), first in" in done.stdout
+    assert done.stdout.splitlines()[-2:] == [
+        f"bad: {root}/JPEGImages/b.jpg: empty file, not a picture; replace or remove it",
+        "bad records: 1",
+    ]
+    drawn = np.asarray(Image.open(tmp_path / "out.png"))
+    done = run("embedded", "--split", "val", "--draw", str(tmp_path / "none" / "out.png"))
+    assert done.returncode == 2 and "none/out.png: cannot be written" in done.stderr
+    assert drawn.shape == (320, 1600, 3) and drawn[:, 320:640].any() and not drawn[:, :320].any()
+
+
+def test_the_command_prints_json_and_exits_with_0():
+    done = run("--config", "experiments/quickstart.py", "--split", "val", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["classes"]["Bag"] == 200

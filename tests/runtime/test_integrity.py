@@ -1,0 +1,93 @@
+"""A file of a checkpoint lost or cut off: told in one line, or not needed."""
+
+import shutil
+
+import pytest
+
+from morphism.errors import UserError
+from morphism.runtime.checkpoint import Checkpoints
+from morphism.runtime.digest import digest
+from morphism.training.loop import train
+
+
+def digest_of(workdir, step):
+    with Checkpoints(workdir, best="top1") as checkpoints:
+        return digest(checkpoints.read(step))
+
+
+def spoil(file, how):
+    if how == "delete":
+        file.unlink()
+    else:
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2 if how == "cut" else 0])
+
+
+def test_a_checkpoint_with_a_file_gone_or_cut_is_read_right_or_refused_and_the_one_before_goes_on(config, tmp_path):
+    config.eval_every = "4"
+    whole = tmp_path / "whole"
+    train(config, whole)
+    last = digest_of(whole, 8)
+    refused = set()
+    for file in sorted(path.relative_to(whole) for path in (whole / "checkpoints" / "8").rglob("*") if path.is_file()):
+        for how in ("delete", "cut", "empty"):
+            copy = tmp_path / "copy"
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(whole / "checkpoints", copy / "checkpoints")
+            spoil(copy / file, how)
+            try:
+                assert digest_of(copy, 8) == last
+            except UserError as error:
+                assert str(error).startswith(f"{copy}/checkpoints/8/")
+                assert f"remove the folder {copy}/checkpoints/8, and the checkpoint before it counts" in str(error)
+                assert len(str(error).splitlines()) == 1
+                refused.add((file.name, how))
+    for name, how in (("manifest.ocdbt", "delete"), ("_METADATA", "cut"), ("metrics", "empty")):
+        assert (name, how) in refused
+
+    largest = max((whole / "checkpoints" / "8").rglob("d/*"), key=lambda path: path.stat().st_size)
+    spoil(largest, "cut")
+    with pytest.raises(UserError, match="checkpoints/8/default/.*remove the folder"):
+        train(config, whole)
+    shutil.rmtree(whole / "checkpoints" / "8")
+    train(config, whole)
+    assert digest_of(whole, 8) == last
+
+
+def test_a_run_whose_training_data_or_classes_are_others_is_refused_before_anything_changes(
+    config, tmp_path, folder_of_classes, capsys
+):
+    config.data.source = f"folder:{folder_of_classes('cat', 'dog')}"
+    config.duration = "1"
+    config.schedule.warmup = "0"
+    train(config, tmp_path / "run")
+    pictures = tmp_path / "pictures"
+    (pictures / "val" / "cat" / "1.png").rename(pictures / "val" / "cat" / "2.png")
+    capsys.readouterr()
+    train(config, tmp_path / "run")
+    assert "\nval has changed since the run was last started: its records have other names" in capsys.readouterr().out
+    (pictures / "train" / "cat" / "1.png").rename(pictures / "train" / "cat" / "2.png")
+    with pytest.raises(UserError, match="than there is now: train, its records have other names"):
+        train(config, tmp_path / "run")
+    for other in (("cat", "dog", "eel"), ("cat", "eel")):
+        shutil.rmtree(pictures)
+        folder_of_classes(*other)
+        before = (tmp_path / "run" / "classes.json").read_text()
+        with pytest.raises(UserError, match=rf"holds a run of 2 classes, the data now has {len(other)}.*eel"):
+            train(config, tmp_path / "run")
+        assert (tmp_path / "run" / "classes.json").read_text() == before
+
+
+@pytest.fixture
+def folder_of_classes(tmp_path):
+    """folder_of_classes(*names): a folder with a picture of each class, for training and validation."""
+    import corpus
+
+    def make(*names):
+        for split in ("train", "val"):
+            for name in names:
+                (tmp_path / "pictures" / split / name).mkdir(parents=True)
+                (tmp_path / "pictures" / split / name / "1.png").write_bytes(corpus.encode(corpus.photo(), "PNG"))
+        return tmp_path / "pictures"
+
+    return make

@@ -1,0 +1,53 @@
+import subprocess
+import sys
+
+import pytest
+
+from morphism.runtime import mesh, startup
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from morphism.runtime import startup
+
+if sys.argv[1] == "kept":
+    startup.keep_freed_memory()
+before = [np.ones(2**23) for _ in range(2)]
+del before
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+after = [np.ones(2**23) for _ in range(2)]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_freed_memory_is_used_again_without_new_pages():
+    run = [sys.executable, "-c", FAULTS]
+    kept, given_back = (int(subprocess.check_output([*run, way])) for way in ("kept", "given back"))
+    assert kept < given_back / 10
+
+
+def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch):
+    assert mesh.compiler_options(once=True) == {"xla_backend_optimization_level": 1} | mesh.compiler_options()
+    monkeypatch.setattr(mesh, "_NO_YNN", {"xla_cpu_no_such_option": "1"})
+    mesh._knows_ynn.cache_clear()
+    assert mesh.compiler_options() == {}
+    mesh._knows_ynn.cache_clear()
+
+
+def test_without_a_home_there_is_no_cache_of_compiled_programs(monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(startup.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert startup.compilation_cache() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")  # where nobody may write
+    assert startup.compilation_cache() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert startup.compilation_cache() == str(tmp_path / "morphism" / "jax")
+
+
+def test_no_module_adds_to_the_flags_of_a_whole_process():
+    modules = ("training.loop", "runtime.startup", "evaluation.run", "weights.public", "data.survey", "commands.train")
+    imports = "".join(f"import morphism.{name}; " for name in modules)
+    owners = f"{imports}from absl import flags; print(*flags.FLAGS.flags_by_module_dict())"
+    found = subprocess.check_output([sys.executable, "-c", owners], text=True).split()
+    assert [name for name in found if name.startswith("morphism.")] == []

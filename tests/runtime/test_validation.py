@@ -1,0 +1,180 @@
+import pytest
+
+from morphism.errors import UserError
+from morphism.experiments.base import get_base
+from morphism.runtime.validation import RULES, TASK_RULES, check_classes, check_config
+
+
+def changed(**changes):
+    config = get_base()
+    for field, value in changes.items():
+        *parents, name = field.split("__")
+        node = config
+        for parent in parents:
+            node = node[parent]
+        node[name] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seed", -1),
+        ("seed", 2**32),
+        ("batch_size", 0),
+        ("accumulate", -2),
+        ("keep", 0),
+        ("best", "top2"),
+        ("best", "loss"),  # the lowest is the best, and the highest would be kept
+        ("duration", "0"),
+        ("duration", "10 epochs"),
+        ("log_every", "-5"),
+        ("eval_every", "often"),
+        ("checkpoint_every", ""),
+        ("ema__every", "0"),
+        ("ema__decay", 1.0),
+        ("ema__decay", -0.1),
+        ("loss__label_smoothing", 1.0),
+        ("loss__label_smoothing", -0.1),
+        ("loss__name", "bse"),
+        ("loss__class_weights", "balance"),
+        ("loss__class_weights", "1,0,2"),
+        ("loss__class_weights", "1"),
+        ("loss__bce_threshold", 1.0),
+        ("loss__focal_alpha", 1.5),
+        ("loss__focal_gamma", -1.0),
+        ("data__val_fraction", 1.0),
+        ("data__val_fraction", -0.1),
+        ("data__image_size", 0),
+        ("data__image_size", 300),  # resize_size is 256
+        ("data__eval_size", 300),
+        ("data__eval_size", -1),
+        ("data__train_crop", "centre"),
+        ("data__crop_scale", (1.0, 0.08)),
+        ("data__crop_scale", (0.0, 1.0)),
+        ("data__crop_scale", (0.5, 1.5)),
+        ("data__crop_scale", (0.5,)),
+        ("data__crop_scale", ("a", "b")),
+        ("data__crop_ratio", (4 / 3, 3 / 4)),
+        ("data__crop_ratio", (-1.0, 1.0)),
+        ("data__repeats", 0),
+        ("data__workers", -1),
+        ("data__workers", True),
+        ("data__threads", -1),
+        ("data__prefetch", 0),
+        ("data__split_seed", -1),
+        ("data__source", None),
+        ("data", None),
+        ("augment__mean", (0.5, 0.5)),
+        ("augment__std", (0.5, 0.5, 0.0)),
+        ("augment__std", (0.5, 0.5, float("nan"))),
+        ("augment__flip_probability", 1.5),
+        ("augment__flip_probability", -0.5),
+        ("augment__crop_padding", -1),
+        ("augment__auto", "autoaugment"),
+        ("augment__auto_operations", 0),
+        ("augment__auto_magnitude", 31),
+        ("augment__brightness", -0.1),
+        ("augment__contrast", -0.1),
+        ("augment__saturation", float("nan")),
+        ("augment__hue", 0.6),
+        ("augment__lighting", -0.1),
+        ("augment__erase_probability", 1.1),
+        ("augment__mixup_alpha", -0.2),
+        ("augment__cutmix_alpha", float("inf")),
+        ("optimizer__learning_rate", 0.0),
+        ("optimizer__learning_rate", float("nan")),
+        ("optimizer__momentum", 1.0),
+        ("optimizer__beta2", 1.0),
+        ("optimizer__epsilon", 0.0),
+        ("optimizer__weight_decay", -1e-4),
+        ("optimizer__clip_norm", -1.0),
+        ("optimizer__freeze", (1,)),
+        ("optimizer__lr_multipliers", ("fc.*", 10.0)),
+        ("optimizer__lr_multipliers", (("fc.*", 0.0),)),
+        ("schedule__warmup", "x"),
+        ("schedule__warmup_factor", 2.0),
+        ("schedule__warmup_method", "flat"),
+        ("schedule__boundaries", ("30ep", 60)),
+        ("schedule__warmup_power", 0.0),
+        ("schedule__hold", "x"),
+        ("ema__ramp", "-1"),
+        ("schedule__factor", 0.0),
+        ("schedule__final_factor", -1.0),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_named_with_its_field(field, value):
+    with pytest.raises(UserError, match=rf"^config\.{field.replace('__', r'.')}( is |: )") as caught:
+        check_config(changed(**{field: value}))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_missing_field_is_named():
+    config = get_base().unlock()
+    del config.data.strict
+    with pytest.raises(UserError, match=r"config.data.strict: missing"):
+        check_config(config)
+
+
+def test_every_number_of_the_configuration_has_a_rule():
+    def numbers(node, path=""):
+        for name, value in node.items():
+            if hasattr(value, "items"):
+                yield from numbers(value, f"{path}{name}.")
+            elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                yield path + name
+
+    for task in TASK_RULES:
+        assert set(numbers(get_base(task))) <= RULES.keys() | TASK_RULES[task].keys()
+
+
+@pytest.mark.parametrize(
+    ("group", "changes", "message"),
+    [
+        ("data", {"multi_scale": (0,)}, "config.data.multi_scale is"),
+        ("data", {"multi_scale": (320, 352)}, "config.data.multi_scale: .* set config.data.resize to"),
+        ("augment", {"fill": 256}, "config.augment.fill is 256"),
+        ("augment", {"mosaic": 1.5}, "config.augment.mosaic is 1.5"),
+        ("augment", {"degrees": -1.0}, "config.augment.degrees is"),
+        ("augment", {"translate": 2.0}, "config.augment.translate is"),
+        ("augment", {"scale": (2.0, 0.1)}, "config.augment.scale is"),
+        ("augment", {"shear": 45.0}, "config.augment.shear is"),
+        ("augment", {"mixup_scale": (0.0, 1.0)}, "config.augment.mixup_scale is"),
+        ("augment", {"hsv": (5.0, 30.0, 300.0)}, "config.augment.hsv is"),
+        ("augment", {"closing": "15 epochs"}, "config.augment.closing is"),
+        ("augment", {"mixup": 1.0}, "config.augment.mixup: only mosaics are mixed"),
+        ("augment", {"mosaic": 1.0, "iou_crop": True}, "config.augment.mosaic: it takes whole pictures"),
+    ],
+)
+def test_what_detection_cannot_do_is_named(group, changes, message):
+    config = get_base("detection")
+    config[group].update(changes)
+    with pytest.raises(UserError, match=message) as caught:
+        check_config(config)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "focal", "class_weights": "balanced"}, "config.loss.class_weights: focal has no use for it"),
+        ({"bce_threshold": 0.2}, "config.loss.bce_threshold: cross_entropy has no use for it"),
+    ],
+)
+def test_a_field_that_the_loss_has_no_use_for_is_named(changes, message):
+    config = get_base()
+    config.loss.update(changes)
+    with pytest.raises(UserError, match=message):
+        check_config(config)
+
+
+def test_balanced_sampling_has_no_use_for_repeats():
+    with pytest.raises(UserError, match=r"^config.data.repeats is 4, which balanced sampling has no use for"):
+        check_config(changed(data__balanced=True, data__repeats=4))
+
+
+def test_one_class_is_nothing_to_learn():
+    from morphism import tasks
+
+    with pytest.raises(UserError, match=r"^folder:x has 1 class \(cat\); classification needs at least 2"):
+        check_classes("folder:x", ("cat",), tasks.get("classification"))
