@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 OURS = re.compile(r"(?:[A-Z_]+=\S+ )*(?:(?:\.venv/bin/)?python (train|eval)\.py|morphism (\w+))(?= |$)")
 OTHERS = ("pip ", "git ", "apt-get ", "python -m ", ".venv/bin/python -m ")  # not this project's
-PENDING = ("config", "list")  # documented, about to be there
+PENDING = ("config",)  # documented, about to be there
 
 
 class Block(NamedTuple):
