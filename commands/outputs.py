@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     sizes = np.tile(np.int32(images.shape[1:3]), (len(images), 1))
     options = {"train": False, **models.inputs(model, {"size": sizes})}
     if _FEATURES.value:
-        if "features" not in model.reads:
+        if not model.has_features:
             raise UserError(f"--features: {config.model.name} is no backbone and has no feature maps; leave it out")
         options["features"] = True
 

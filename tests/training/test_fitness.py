@@ -15,6 +15,7 @@ from morphism.errors import UserError
 from morphism.evaluation.fitness import check_model
 from morphism.experiments import quickstart
 from morphism.experiments.base import get_base
+from morphism.models.detection import Detector
 from morphism.models.layers import BatchNorm
 from morphism.runtime.mesh import AXIS
 from morphism.training.fitness import check_norms
@@ -72,7 +73,7 @@ class Own(nn.Module):
         return jnp.mean(x, (1, 2)) if self.form == "logits" else {self.form: x}
 
 
-class OwnDetector(Own):
+class OwnDetector(Own, Detector):
     num_classes: int = 10
 
     def loss(self, outputs, targets): ...
