@@ -11,6 +11,7 @@ from morphism.data.pipeline import smallest_batch
 from morphism.data.sources import Source
 from morphism.errors import UserError
 from morphism.runtime.mesh import HOST_ONLY
+from morphism.training.hyper import HyperParameters
 from morphism.training.state import TrainState
 from morphism.training.step import TrainStep
 
@@ -29,7 +30,9 @@ def initial_shapes(init: Callable[[], Any], config: ConfigDict) -> Any:
         ) from error
 
 
-def check_norms(train_step: TrainStep, source: Source, config: ConfigDict, state: TrainState, mesh: Mesh) -> None:
+def check_norms(
+    train_step: TrainStep, *, source: Source, config: ConfigDict, state: TrainState, hyper: HyperParameters, mesh: Mesh
+) -> None:
     """Raises UserError for a batch norm that would train on one value per channel (models/layers.py).
 
     That takes a single image to normalise over; the step is traced with the smallest canvas then.
@@ -39,4 +42,4 @@ def check_norms(train_step: TrainStep, source: Source, config: ConfigDict, state
         return
     batch = smallest_batch(source, config)
     like = {key: jax.ShapeDtypeStruct(x.shape, x.dtype) for key, x in batch.items() if key not in HOST_ONLY}
-    jax.eval_shape(train_step, state, like)
+    jax.eval_shape(train_step, state, like, hyper)

@@ -43,6 +43,15 @@ def init_state(
     )
 
 
+def restarted(state: TrainState, variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
+    """The fresh `state` with `variables`, "params" and "batch_stats", instead of its own."""
+    return state.replace(
+        **variables,
+        opt_state=optimizer.init(variables["params"]),
+        ema=state.ema and jax.tree.map(jnp.copy, variables),
+    )
+
+
 def eval_variables(state: TrainState) -> dict[str, Any]:
     """What the model is evaluated with: the moving averages where they are kept."""
     return state.ema or {"params": state.params, "batch_stats": state.batch_stats}
