@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "writes a run's model as .safetensors",
     "outputs": "a model's raw outputs on given arrays",
     "digest": "a fingerprint of a checkpoint's parameters",
+    "list": "models, experiments, weights, sources and augmentations that there are",
 }
 
 
