@@ -143,7 +143,7 @@ def train_step(config: Any, task: ModuleType, model: Any, classes: int, batch: d
     hyper = on_devices(hyper_parameters(config, 1000), mesh)
     optimizer = optimizer_of(config, hyper)
     state = jax.jit(
-        lambda: init_state(model, optimizer, size, config.seed, ema=False),
+        lambda: init_state(model, optimizer, image_size=size, seed=config.seed, ema=False),
         out_shardings=replicated(mesh),
         compiler_options=compiler_options(once=True),
     )()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import flax
 import jax
 import numpy as np
+from jax import dtypes
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -85,25 +86,24 @@ class HyperParameters:
 
 def hyper_parameters(config: ConfigDict, steps_per_epoch: float) -> HyperParameters:
     """Those of `config`, as numbers on the host. Raises UserError for lengths that make no schedule."""
-    warmup, every, ramp = (
-        to_steps(length, steps_per_epoch, field)
-        for field, length in (
-            ("schedule.warmup", config.schedule.warmup),
-            ("ema.every", config.ema.every),
-            ("ema.ramp", config.ema.ramp),
-        )
-    )
+    every, ramp = (to_steps(config.ema[name], steps_per_epoch, f"ema.{name}") for name in ("every", "ramp"))
+    schedule = schedule_values(config, steps_per_epoch)
     return HyperParameters(
         seed=np.uint32(config.seed),
         optimizer=optimizer_values(config.optimizer),
-        schedule=schedule_values(config, steps_per_epoch),
-        ema=ema_values(config.ema.decay, every=every, warmup=warmup, ramp=ramp),
+        schedule=schedule,
+        ema=ema_values(config.ema.decay, every=every, warmup=schedule.warmup, ramp=ramp),
     )
 
 
 def on_devices(hyper: HyperParameters, mesh: Mesh) -> HyperParameters:
-    """The same numbers as arrays on every device, so that no step has to send them."""
-    return jax.device_put(hyper, replicated(mesh))
+    """The same numbers as arrays on every device, float32, int32 or uint32, so that no step has to send them."""
+
+    def put(number: float | np.ndarray) -> jax.Array:
+        array = np.asarray(number, dtypes.canonicalize_dtype(np.result_type(number)))
+        return jax.make_array_from_callback(array.shape, replicated(mesh), array.__getitem__)
+
+    return jax.tree.map(put, hyper)
 
 
 def optimizer_values(config: ConfigDict) -> OptimizerValues:

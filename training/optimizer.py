@@ -35,33 +35,42 @@ def make_optimizer(
     check_choice("config.optimizer.decay", config.decay, DECAYS)
     values = values or optimizer_values(config)
 
-    def trained(tree: Params) -> Params:
-        return split(tree, config.freeze)[0]
-
     def chain(params: Params) -> optax.GradientTransformation:
-        mask = trained(decayed(params, config.decay))
-        parts = []
-        if values.clip_norm is not None:
-            parts.append(optax.clip_by_global_norm(values.clip_norm))
-        if values.weight_decay is not None and config.name in L2:
-            parts.append(optax.add_decayed_weights(values.weight_decay, mask))
-        parts += _rule(config.name, values, learning_rate, mask)
-        if values.patterns:
-            factors = trained(map_by_path(lambda path, leaf: _factor(path, values), params))
-            parts.append(optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors)))
-        return optax.chain(*parts)
+        return optax.chain(*_parts(config, values, learning_rate, params))
 
     def init(params: Params) -> Any:
         check_patterns(config.freeze, params, "config.optimizer.freeze")
         check_patterns(values.patterns, params, "config.optimizer.lr_multipliers")
-        if not trained(params):
+        trained = _trained(params, config)
+        if not trained:
             raise UserError("config.optimizer.freeze names every parameter, nothing is left to train; leave some out")
-        return chain(params).init(trained(params))
+        return chain(params).init(trained)
 
     def update(gradients: Params, state: Any, params: Params) -> tuple[Params, Any]:
-        return chain(params).update(gradients, state, trained(params))
+        return chain(params).update(gradients, state, _trained(params, config))
 
     return optax.GradientTransformation(init, update)
+
+
+def _trained(tree: Params, config: ConfigDict) -> Params:
+    return split(tree, config.freeze)[0]
+
+
+def _parts(
+    config: ConfigDict, values: OptimizerValues, learning_rate: optax.Schedule, params: Params
+) -> list[optax.GradientTransformation]:
+    """What an update passes through, one after the other."""
+    mask = _trained(decayed(params, config.decay), config)
+    parts = []
+    if values.clip_norm is not None:
+        parts.append(optax.clip_by_global_norm(values.clip_norm))
+    if values.weight_decay is not None and config.name in L2:
+        parts.append(optax.add_decayed_weights(values.weight_decay, mask))
+    parts += _rule(config.name, values, learning_rate, mask)
+    if values.patterns:
+        factors = _trained(map_by_path(lambda path, leaf: _factor(path, values), params), config)
+        parts.append(optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors)))
+    return parts
 
 
 def decayed(params: Params, which: str) -> Params:

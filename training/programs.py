@@ -60,7 +60,9 @@ def _programs(config: FrozenConfigDict, classes: int, mesh: Mesh) -> Programs:
     model = models.create(config.model, classes, AXIS)
 
     def init(hyper: HyperParameters, ema: bool) -> TrainState:
-        return init_state(model, optimizer_of(config, hyper), config.data.image_size, hyper.seed, ema)
+        return init_state(
+            model, optimizer_of(config, hyper), image_size=config.data.image_size, seed=hyper.seed, ema=ema
+        )
 
     def restart(state: TrainState, variables: dict[str, Any], hyper: HyperParameters) -> TrainState:
         return restarted(state, variables, optimizer_of(config, hyper))

@@ -30,7 +30,7 @@ class TrainState:
 
 
 def init_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, image_size: int, seed: int, ema: bool
+    model: nn.Module, optimizer: optax.GradientTransformation, *, image_size: int, seed: Any, ema: bool
 ) -> TrainState:
     variables = models.init(model, jax.random.key(seed), image_size)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})

@@ -166,7 +166,7 @@ def trace(config, mesh, views=("center",)):
     model = models.create(config.model, CLASSES, AXIS)
     hyper = hyper_parameters(config, 100)
     optimizer = optimizer_of(config, hyper)
-    state = jax.eval_shape(lambda: init_state(model, optimizer, config.data.image_size, 0, ema=True))
+    state = jax.eval_shape(lambda: init_state(model, optimizer, image_size=config.data.image_size, seed=0, ema=True))
     train_step = make_train_step(model=model, task=task, config=config, classes=CLASSES, mesh=mesh)
     after, scalars = jax.eval_shape(train_step, state, batch_of(config), hyper)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
@@ -248,7 +248,7 @@ def test_both_forms_train_alike(config, mesh_of, monkeypatch):
     _, batch = next(to_devices(train_batches(source, config, start_step=0, stop_step=1), mesh))
 
     before = jax.device_get(
-        jax.jit(lambda: init_state(model, optimizer_of(config, hyper), 8, config.seed, ema=False))()
+        jax.jit(lambda: init_state(model, optimizer_of(config, hyper), image_size=8, seed=config.seed, ema=False))()
     )
 
     def trained():

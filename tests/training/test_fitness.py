@@ -44,7 +44,7 @@ def test_batch_norm_over_one_value_is_refused(config, mesh_of, images, devices, 
         config.model[field] = True
     model = models.create(config.model, 10, AXIS)
     hyper, mesh = hyper_parameters(config, 100), mesh_of(devices)
-    state = init_state(model, optimizer_of(config, hyper), side, 0, ema=False)
+    state = init_state(model, optimizer_of(config, hyper), image_size=side, seed=0, ema=False)
     step = make_train_step(model=model, task=tasks.get(config.task), config=config, classes=10, mesh=mesh)
     source = sources.load(config.data, "train")
     check = partial(check_norms, step, source=source, config=config, state=state, hyper=hyper, mesh=mesh)

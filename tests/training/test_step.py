@@ -25,7 +25,7 @@ def run(config, mesh, steps=4):
     hyper = on_devices(hyper_parameters(config, len(source) / config.batch_size), mesh)
     step = make_train_step(model=model, task=TASK, config=config, classes=10, mesh=mesh)
     optimizer = optimizer_of(config, hyper)
-    state = init_state(model, optimizer, config.data.image_size, config.seed, config.ema.decay > 0)
+    state = init_state(model, optimizer, image_size=config.data.image_size, seed=config.seed, ema=config.ema.decay > 0)
     state = jax.device_put(state, replicated(mesh))
     history = [] if steps else [(None, jax.device_get(state))]
     for _, batch in to_devices(train_batches(source, config, start_step=0, stop_step=steps), mesh):
@@ -130,7 +130,7 @@ def test_no_gradient_of_frozen_layers_is_computed(config, mesh_of):
         model = models.create(config.model, 10, AXIS)
         hyper = hyper_parameters(config, 100)
         step = make_train_step(model=model, task=TASK, config=config, classes=10, mesh=mesh_of(1))
-        state = jax.eval_shape(lambda: init_state(model, optimizer_of(config, hyper), 8, 0, False))
+        state = jax.eval_shape(lambda: init_state(model, optimizer_of(config, hyper), image_size=8, seed=0, ema=False))
         batch = next(iter(train_batches(sources.load(config.data, "train"), config, start_step=0, stop_step=1)))
         batch.pop("odd")
         return step.lower(state, batch, hyper).as_text().count("stablehlo.convolution")
@@ -147,7 +147,9 @@ def test_gradients_are_those_of_the_mean_loss_over_the_global_batch(config, mesh
     config.schedule.update(name="constant", warmup="0")
     source = sources.load(config.data, "train")
     model = models.create(config.model, 10, AXIS)
-    before = init_state(model, optimizer_of(config, hyper_parameters(config, 100)), 8, config.seed, False)
+    before = init_state(
+        model, optimizer_of(config, hyper_parameters(config, 100)), image_size=8, seed=config.seed, ema=False
+    )
     batch = next(iter(train_batches(source, config, start_step=0, stop_step=1)))
 
     from morphism.augment import augment

@@ -55,7 +55,9 @@ def make_state(config):
     def make(classes=10, seed=0):
         model = models.create(config.model, classes, AXIS)
         optimizer = make_optimizer(config.optimizer, make_schedule(config, 100))
-        return drawn(jax.eval_shape(lambda: init_state(model, optimizer, 8, seed, ema=True)), seed), optimizer
+        return drawn(
+            jax.eval_shape(lambda: init_state(model, optimizer, image_size=8, seed=seed, ema=True)), seed
+        ), optimizer
 
     return make
 
