@@ -72,7 +72,7 @@ def build(config: ConfigDict) -> Parts:
     hyper = on_devices(hyper_parameters(config, epoch), mesh)
     classes = len(data.train.classes)
     made = programs(task.resolve(config, data.train), classes, mesh)
-    shapes = initial_shapes(lambda: made.init(hyper, config.ema.decay > 0), config)
+    shapes = initial_shapes(made.init, hyper, config)
     variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
     check_model(made.model, task, config, classes, variables)
     check_norms(made.train_step, source=data.train, config=config, state=shapes, hyper=hyper, mesh=mesh)

@@ -1,7 +1,6 @@
 """Whether a model fits its configuration and data: found from shapes alone, before any step or workdir."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -16,10 +15,12 @@ from morphism.training.state import TrainState
 from morphism.training.step import TrainStep
 
 
-def initial_shapes(init: Callable[[], Any], config: ConfigDict) -> Any:
+def initial_shapes(
+    init: Callable[[HyperParameters, bool], TrainState], hyper: HyperParameters, config: ConfigDict
+) -> TrainState:
     """The shapes of what `init` makes. Raises UserError where the architecture cannot be built as `config` says."""
     try:
-        return jax.eval_shape(init)
+        return jax.eval_shape(init, hyper, config.ema.decay > 0)
     except UserError:
         raise
     except Exception as error:  # whatever an architecture makes of options out of its range
