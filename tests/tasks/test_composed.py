@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
@@ -23,8 +22,9 @@ from morphism.ops.losses import cross_entropy
 from morphism.ops.resize import resize_bilinear
 from morphism.runtime.mesh import replicated, to_devices
 from morphism.tasks.composed import Composed, Part
+from morphism.training.hyper import hyper_parameters, on_devices
 from morphism.training.state import init_state
-from morphism.training.step import make_train_step
+from morphism.training.step import make_train_step, optimizer_of
 
 SIDE, SLOTS = 32, 6
 CLASSES = {"ground": scene_masks.CLASSES, "objects": scenes.CLASSES}
@@ -142,14 +142,18 @@ def predicted(task, model, variables, config, mesh, source, monkeypatch):
 
 
 def test_both_parts_train_in_one_step(config, mesh_of):
-    mesh, source, optimizer = mesh_of(2), Scenes("train"), optax.adam(1e-2)
+    mesh, source = mesh_of(2), Scenes("train")
     resolved = TASK.resolve(config, source)
-    step = make_train_step(Network(), TASK, optimizer, resolved, COUNTS, 1, mesh)
-    state = jax.device_put(init_state(Network(), optimizer, SIDE, 0, ema=False), replicated(mesh))
+    resolved.optimizer.update(name="adam", learning_rate=1e-2)
+    resolved.schedule.update(name="constant", warmup="0")
+    hyper = on_devices(hyper_parameters(resolved, 6), mesh)
+    optimizer = optimizer_of(resolved, hyper)
+    step = make_train_step(model=Network(), task=TASK, config=resolved, classes=COUNTS, mesh=mesh)
+    state = jax.device_put(init_state(Network(), optimizer, image_size=SIDE, seed=0, ema=False), replicated(mesh))
     history = []
     for _ in range(2):
         for _, batch in to_devices(batches(source, 8), mesh):
-            state, scalars = step(state, batch)
+            state, scalars = step(state, batch, hyper)
             history.append(jax.device_get(scalars))
     for scalars in history:
         assert scalars["loss"] == pytest.approx(scalars["ground/loss"] + 0.25 * scalars["objects/loss"], rel=1e-5)
