@@ -34,7 +34,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from morphism.data import image, pipeline
-from morphism.data.sources import Record
+from morphism.data.records import Record
 from morphism.experiments.imagenet_resnet import get_config
 
 IMAGENET = 1_281_167  # records of its training split: the shuffle's cost depends on it

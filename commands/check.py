@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from morphism.commands import cli
 from morphism.data import sources
 from morphism.data.checks import task_of
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.data.survey import describe, draw, refusals, survey
 from morphism.errors import UserError, noting
 from morphism.experiments.base import get_base

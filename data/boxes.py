@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, UInt8
 from morphism.data.annotations import Annotations
 from morphism.data.image import Pixels, resample
 from morphism.data.jpeg import fast
+from morphism.labels import IGNORE
 
 Size = tuple[int, int]
 Rect = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the picture; may lie partly outside
@@ -23,7 +24,6 @@ Boxes = Float[np.ndarray, "n 4"]
 Rgb = tuple[int, int, int]
 
 BLACK, IMAGENET_MEAN = (0, 0, 0), (123, 117, 104)
-IGNORE = 255  # the class of pixels that count for nothing
 CROP_SCALE, CROP_ASPECT, CROP_TRIALS = (0.3, 1.0), (0.5, 2.0), 40
 CROP_IOUS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # 1: the whole
 

@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from morphism.data.pipeline import EXAMPLES
-from morphism.data.sources import Source, name_of
+from morphism.data.records import Source, name_of
 from morphism.errors import UserError
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from morphism.data import image
-from morphism.data.sources import Record, Source
+from morphism.data.records import Record, Source
 from morphism.errors import UserError
 
 Shape = tuple[int, int]  # height, width of what a batch holds

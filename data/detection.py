@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from morphism.data import boxes, image
 from morphism.data.annotations import Annotations, check_size
 from morphism.data.canvases import check_held, listed, others_note, smallest, with_others
-from morphism.data.sources import Record, Source, name_of
+from morphism.data.records import Record, Source, name_of
 from morphism.errors import UserError
 
 Shape = tuple[int, int]  # height, width of what a batch holds

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from morphism.data.sources import Source, Subset, names
+from morphism.data.derived import Subset
+from morphism.data.records import Source, names
 
 Fingerprint = dict[str, Any]
 

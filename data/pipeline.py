@@ -26,8 +26,8 @@ from ml_collections import ConfigDict
 
 from morphism.data import classification, detection, segmentation
 from morphism.data.intensity import settle, settle_pixels
+from morphism.data.records import Source
 from morphism.data.sampling import Plan
-from morphism.data.sources import Source
 from morphism.errors import UserError
 
 Batch = dict[str, np.ndarray]

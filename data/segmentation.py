@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 from scipy import ndimage
 
 from morphism.data import boxes, image, orientation
-from morphism.data.boxes import IGNORE, Size
+from morphism.data.boxes import Size
 from morphism.data.canvases import listed, others_note, smallest, with_others
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.errors import UserError
+from morphism.labels import IGNORE
 
 # Height and width of what a batch holds, in evaluation followed by those of the masks.
 Shape = tuple[int, int] | tuple[int, int, int, int]

@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from morphism.data import image, intensity, sources
 from morphism.data.annotations import Annotations, check_size
-from morphism.data.boxes import IGNORE
 from morphism.data.checks import check_split, task_of
+from morphism.data.records import Record, Source
 from morphism.data.segmentation import check_mask
-from morphism.data.sources import Record, Source
 from morphism.errors import UserError
+from morphism.labels import IGNORE
 
 SMALL, MEDIUM = 32**2, 96**2  # square pixels: COCO's small boxes end, and its large ones begin
 ODD = {"detection": "odd boxes", "segmentation": "odd masks", "classification": "odd files"}

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from morphism.data.oddities import Oddities
 from morphism.data.pipeline import eval_batches, eval_note
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.errors import NonFinite
 from morphism.runtime.mesh import to_devices
 

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from morphism.data.pipeline import EXAMPLES
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.lengths import exact_steps
 

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = (
-    ("errors", "experiments"),
+    ("errors", "experiments", "labels"),
     ("lengths",),
     ("ops",),
     ("augment",),
