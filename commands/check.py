@@ -19,11 +19,10 @@ from ml_collections import ConfigDict
 
 from morphism.commands import cli
 from morphism.data import sources
-from morphism.data.checks import task_of
-from morphism.data.records import Source
+from morphism.data.records import Source, first_target
 from morphism.data.survey import describe, draw, refusals, survey
 from morphism.errors import UserError, noting
-from morphism.experiments.base import get_base
+from morphism.experiments.base import TASKS, get_base
 
 COMMAND = cli.Command(config="flag")
 _SPLIT = COMMAND.string("split", "", "Which of the source's splits; the config's train_split unless given.")
@@ -63,10 +62,15 @@ def examine(spec: str, data_dir: str, split: str, given: ConfigDict | None) -> t
                 print(f"bad: {note}", flush=True)
             raise
     if not given:
-        config = get_base(task_of(source))
+        config = _base(first_target(source))
         config.data.update(opened)
     with noting():  # what is bad in train's own files is for the check of train
         refused = refusals(source, config, split)
         report = survey(source)
     title = f"{config.data.source} {split}"
     return title, source, report | {"refused": refused, "bad": [*notes, *report["bad"]]}
+
+
+def _base(target: str) -> ConfigDict:
+    """The defaults of the task that learns from `target`."""
+    return next(base for base in map(get_base, TASKS) if base.data.targets[0] == target)

@@ -46,6 +46,11 @@ class Annotations:
         return Annotations(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
+def no_objects() -> Annotations:
+    none = np.zeros(0, bool)
+    return Annotations(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), none, none, np.zeros(0))
+
+
 @dataclass(frozen=True)
 class Store:
     """The annotations of all pictures of a split: those of picture i are rows offsets[i] to offsets[i + 1] of `flat`.

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from morphism.data.annotations import Annotations, Store
 from morphism.data.masks import Legend
-from morphism.data.records import Record, Source
+from morphism.data.records import Record, Source, first_target
 from morphism.errors import UserError, did_you_mean
 from morphism.labels import IGNORE
 
@@ -110,7 +110,7 @@ class Mapped(View):
 
     @property
     def targets(self) -> Mapping[str, Sequence[str]]:
-        return self.source.targets | {next(iter(self.source.targets)): self.classes}
+        return {**self.source.targets, first_target(self.source): self.classes}
 
     @property
     def category_ids(self) -> Sequence[int | None]:

@@ -88,6 +88,11 @@ class Masked(Sized, Protocol):
     """Records have a `segmentation`."""
 
 
+def first_target(source: Source) -> str:
+    """What the source is for: the target whose classes are its `classes`."""
+    return next(iter(source.targets))
+
+
 def names(source: Source) -> list[bytes]:
     """Of each record a name that does not change when others are added or removed.
 

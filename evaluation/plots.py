@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from morphism.data.classification import evaluated
+from morphism.data.examples import evaluated
 from morphism.data.image import for_display, to_8_bits
 from morphism.data.records import Source
 from morphism.evaluation.masks import palette

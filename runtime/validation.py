@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from morphism import tasks
 from morphism.data import intensity
-from morphism.data.segmentation import EXACT
+from morphism.data.canvases import EXACT
 from morphism.errors import UserError, check_choice
 from morphism.lengths import to_steps
 
