@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
 from morphism.data import image, targets, windows
@@ -176,9 +176,10 @@ def _crop(
 ) -> tuple[Window, Rows]:
     data, augment = config.data, config.augment
     to = resized(size, canvas, data, scale=rng.uniform(*data.scale))
+    mask = truths.get("segmentation") if data.cat_max_ratio < 1 else None
     for _ in range(CROP_TRIALS):
         window = windows.random_crop(size, to, canvas, rng)
-        if data.cat_max_ratio == 1 or largest_share(truths, window) <= data.cat_max_ratio:
+        if mask is None or largest_share(render_classes(mask, window)) <= data.cat_max_ratio:
             break
     window = replace(window, flip=bool(rng.uniform() < augment.flip_probability))
     if augment.elastic > 0:
@@ -203,10 +204,7 @@ def _seen(objects: Annotations, rows: Rows, window: Window) -> Rows:
     return rows[windows.is_seen(objects.boxes[rows], window)]
 
 
-def largest_share(truths: Truths, window: Window) -> float:
+def largest_share(classes: UInt8[np.ndarray, "h w"]) -> float:
     """Of the commonest class in the pixels that count; 0 where there are none, which another crop would not mend."""
-    if "segmentation" not in truths:
-        return 0.0
-    classes = render_classes(truths["segmentation"], window)
     counts = np.bincount(classes.ravel(), minlength=IGNORE + 1)[:IGNORE]
     return counts.max() / max(1, counts.sum())

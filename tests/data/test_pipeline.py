@@ -22,6 +22,7 @@ class Numbers:
 
     count: int
     classes = tuple("0123456789")
+    targets = property(lambda self: {"label": self.classes})
 
     def __len__(self):
         return self.count
