@@ -214,7 +214,7 @@ def check_record(source, index):
 def run(*arguments):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     return subprocess.run(
-        [sys.executable, *MORPHISM, "check", *arguments],
+        [sys.executable, "-m", "morphism", "check", *arguments],
         cwd=ROOT,
         env=environment,
         capture_output=True,
