@@ -57,19 +57,20 @@ class Labelled(Source, Protocol):
 
 @runtime_checkable
 class Sized(Source, Protocol):
-    """What a truth with a place in the image needs: the size of each image as decoded, and the dataset's own name."""
+    """The sizes of images are known, which what has a place in them needs."""
 
     @property
     def sizes(self) -> Int[np.ndarray, "records 2"]:
-        """Height and width."""
-
-    @property
-    def image_ids(self) -> Sequence[int | str] | np.ndarray: ...
+        """Height and width of each image as decoded."""
 
 
 @runtime_checkable
 class Boxed(Sized, Protocol):
     """Records have `annotations`."""
+
+    @property
+    def image_ids(self) -> Sequence[int | str] | np.ndarray:
+        """What the dataset calls each record."""
 
     @property
     def category_ids(self) -> Sequence[int | str | None]:
@@ -86,6 +87,10 @@ class Boxed(Sized, Protocol):
 @runtime_checkable
 class Masked(Sized, Protocol):
     """Records have a `segmentation`."""
+
+    @property
+    def image_ids(self) -> Sequence[int | str] | np.ndarray:
+        """What the dataset calls each record."""
 
 
 def first_target(source: Source) -> str:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from morphism.data import marks
 from morphism.data.annotations import Annotations, check_size, no_objects
-from morphism.data.records import Boxed, Record, name_of
+from morphism.data.records import Boxed, Record, Sized, name_of
 from morphism.data.targets import Placement
 from morphism.data.windows import Size, placed
 from morphism.errors import UserError
@@ -31,7 +31,7 @@ def empty(rows: int, shape: tuple[int, ...], data: ConfigDict) -> dict[str, np.n
     }
 
 
-def read(record: Record, size: Size, source: Boxed, index: int) -> Annotations:
+def read(record: Record, size: Size, source: Sized, index: int) -> Annotations:
     check_size(record["name"], size, source.sizes[index])
     found = record.get("annotations", no_objects())
     wrong = found.classes[(found.classes < 0) | (found.classes >= len(source.targets.get("boxes", ())))]

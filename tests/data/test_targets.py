@@ -15,7 +15,6 @@ from morphism.data.pipeline import eval_batches, train_batches
 from morphism.data.records import Boxed, Labelled, Masked, Source
 from morphism.errors import UserError
 from morphism.experiments.base import TASKS, get_base
-from morphism.labels import IGNORE
 
 SIZES = ((120, 160), (160, 120), (100, 150), (64, 64))
 
@@ -145,17 +144,13 @@ def test_every_target_and_every_source_is_what_its_protocol_says():
     for name in targets.names():
         assert isinstance(targets.get(name), targets.Target)
     assert {"label", "boxes", "segmentation"} == set(targets.names())
-    for spec, kind in (
-        ("embedded", Labelled),
-        ("scenes:4x32", Boxed),
-        ("scenes:4x32", Masked),
-        ("scene_masks:4x32", Masked),
-    ):
+    kinds = {"embedded": (Labelled,), "scenes:4x32": (Boxed, Masked), "scene_masks:4x32": (Masked,)}
+    for spec, own in kinds.items():
         source = opened(spec)
         part = Subset(source, np.arange(2))
         renamed = with_classes(source, tuple(reversed(source.classes)), "")
         for each in (source, part, renamed):
-            assert isinstance(each, Source) and isinstance(each, kind)
+            assert all(isinstance(each, kind) for kind in (Source, *own))
         assert part.targets == source.targets and list(renamed.targets) == list(source.targets)
         assert next(iter(renamed.targets.values())) == renamed.classes
     assert isinstance(LooseImages([], ("a",)), Source)
@@ -167,12 +162,10 @@ def opened(spec):
 
 def test_a_source_must_have_what_examples_are_learned_from():
     config = configured(*RECIPES["shorter"])
-    config.data.source = "scenes:4x96"
+    config.data.update(source="scenes:4x96", max_boxes=6)
     check_split(opened("scenes:4x96"), config, "train", training=True)
     config.data.targets = ("boxes", "label")
-    with pytest.raises(
-        UserError, match="^scenes:4x96 train has no label, which .* asks for, but boxes and segmentation"
-    ):
+    with pytest.raises(UserError, match="^scenes:4x96 train has no label, which .* asks for, but boxes and"):
         check_split(opened("scenes:4x96"), config, "train", training=True)
     config.data.targets = ("boxes", "bones")
     with pytest.raises(UserError, match="config.data.targets is 'bones', which is none of boxes, label, segmentation"):
@@ -187,4 +180,4 @@ def test_the_check_of_a_source_counts_and_draws_all_its_truths(tmp_path):
     assert pixels["background"] == 6 and pixels["bag"] <= report["classes"]["bag"]
     assert "objects" in survey.describe("", report) and "pictures with" in survey.describe("", report)
     survey.draw(source, tmp_path / "out.png")
-    assert (tmp_path / "out.png").stat().st_size > 0 and IGNORE == 255
+    assert (tmp_path / "out.png").stat().st_size > 0
