@@ -34,6 +34,22 @@ Truths = dict[str, Any]  # of each target
 Rows = Int[np.ndarray, "n"]
 
 CROP_TRIALS = 10  # for config.data.cat_max_ratio
+FIELDS = {  # of a configuration, that each rule needs
+    "square": ("data.train_crop", "data.crop_scale", "data.crop_ratio", "data.resize_size", "data.eval_size"),
+    "canvas": (
+        *("data.resize", "data.max_size", "data.train_sizes", "data.canvases", "data.multi_scale"),
+        *("augment.zoom_out", "augment.iou_crop", "augment.scale_jitter", "augment.mosaic"),
+    ),
+    "crop": (
+        *("data.resize", "data.max_size", "data.scale", "data.crop", "data.cat_max_ratio", "data.antialias"),
+        *("data.exact", "data.canvases", "augment.elastic"),
+    ),
+}
+
+
+def needed_fields(data: ConfigDict) -> list[str]:
+    """The fields of a configuration that its window rule and its targets need."""
+    return [*FIELDS[data.window_rule], *(field for name in data.targets for field in targets.get(name).FIELDS)]
 
 
 def empty(rows: int, shape: Shape, config: ConfigDict) -> dict[str, np.ndarray]:

@@ -37,6 +37,7 @@ class Placement:
 class Target(Protocol):
     """A file of this folder. What `read` returns is the truth that the other functions take."""
 
+    FIELDS: Sequence[str]  # of a configuration, that it needs
     OF_IMAGE_SIZE: bool  # in evaluation as large as the image as decoded, whatever its canvas
     COUNTED: str  # what a report calls the counts of its classes
     ODD: str  # and the oddities of a source that is for it

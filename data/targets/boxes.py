@@ -19,6 +19,7 @@ from morphism.data.targets import Placement
 from morphism.data.windows import Size, placed
 from morphism.errors import UserError
 
+FIELDS = ("data.max_boxes",)
 OF_IMAGE_SIZE = False
 COUNTED, ODD = "objects", "odd boxes"
 

@@ -16,6 +16,7 @@ from morphism.data.targets import Placement
 from morphism.data.windows import Size
 from morphism.errors import UserError
 
+FIELDS = ()
 OF_IMAGE_SIZE = False
 COUNTED, ODD = "labels", "odd files"
 UNKNOWN = -1
