@@ -46,9 +46,9 @@ class Annotations:
         return Annotations(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-def no_objects() -> Annotations:
-    none = np.zeros(0, bool)
-    return Annotations(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), none, none, np.zeros(0))
+NO_OBJECTS = Annotations(
+    *(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool), np.zeros(0, bool), np.zeros(0))
+)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ The rules, of config.data.window_rule (data/canvases.py says which canvases each
               scale_jitter); before that perhaps zoomed out and cropped as SSD's are; perhaps flipped
     crop      a random part of the image at a random scale, perhaps flipped and deformed
 
-In evaluation the last two have the whole image, resized. In training the image is resampled bilinearly as the recipes
-resample it: see `_rendered`.
+In evaluation the last two have the whole image, resized. `_rendered` says how images are resampled.
 """
 
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
 from morphism.data import image, targets, windows
-from morphism.data.annotations import Annotations, no_objects
+from morphism.data.annotations import NO_OBJECTS, Annotations
 from morphism.data.canvases import Shape, resized
 from morphism.data.image import Croppable, Odd, Pixels
 from morphism.data.records import Record, Source
@@ -33,6 +32,7 @@ from morphism.labels import IGNORE
 Truths = dict[str, Any]  # of each target
 Rows = Int[np.ndarray, "n"]
 
+NO_ROWS = np.zeros(0, np.int64)
 CROP_TRIALS = 10  # for config.data.cat_max_ratio
 FIELDS = {  # of a configuration, that each rule needs
     "square": ("data.train_crop", "data.crop_scale", "data.crop_ratio", "data.resize_size", "data.eval_size"),
@@ -55,12 +55,12 @@ def needed_fields(data: ConfigDict) -> list[str]:
 def empty(rows: int, shape: Shape, config: ConfigDict) -> dict[str, np.ndarray]:
     """What a batch holds besides images, without any record.
 
-    Where images may be smaller than their canvas: size int32 [rows,2], height and width of what of the canvas is image,
-    and original_size, of the image as decoded. By the rule `canvas` picture float32 [rows,4], the box of the canvas
+    For targets with a place in the image size int32 [rows,2], height and width of what of the canvas is image, and
+    original_size, of the image as decoded. By the rule `canvas` picture float32 [rows,4], the box of the canvas
     where the image is, which may reach beyond: in training, what is not mean-coloured ground.
     """
     data, found = config.data, {}
-    if data.window_rule != "square":
+    if _are_placed(data):
         found |= {"size": np.ones((rows, 2), np.int32), "original_size": np.ones((rows, 2), np.int32)}
     if data.window_rule == "canvas":
         found["picture"] = np.zeros((rows, 4), np.float32)
@@ -145,7 +145,11 @@ def _rendered(opened: Opened, record: Record, window: Window, config: ConfigDict
 
 
 def _sizes(size: Size, window: Window, data: ConfigDict) -> dict[str, Size]:
-    return {} if data.window_rule == "square" else {"size": window.shown, "original_size": size}
+    return {"size": window.shown, "original_size": size} if _are_placed(data) else {}
+
+
+def _are_placed(data: ConfigDict) -> bool:
+    return any(targets.get(name).IS_PLACED for name in data.targets)
 
 
 def _eval_window(size: Size, canvas: Size, data: ConfigDict) -> Window:
@@ -162,16 +166,15 @@ def _square(
         window = Window(windows.random_resized_crop(size, data.crop_scale, data.crop_ratio, rng), canvas, canvas)
     else:
         window = _eval_window(size, canvas, data)
-    objects = _objects(truths)
-    return window, _seen(objects, _learned(objects), window)
+    return window, _seen(truths, window)
 
 
 def _canvas(
     size: Size, truths: Truths, canvas: Size, config: ConfigDict, rng: np.random.Generator
 ) -> tuple[Window, Rows]:
     data, augment = config.data, config.augment
-    objects = _objects(truths)
-    kept = _learned(objects)
+    objects: Annotations = truths.get("boxes", NO_OBJECTS)
+    kept = np.flatnonzero(~objects.difficult)  # difficult ones are not learned from
     if augment.scale_jitter:
         window = windows.scale_jitter(size, canvas, rng, augment.scale_jitter)
     else:
@@ -184,7 +187,7 @@ def _canvas(
         height, width = part[3] - part[1], part[2] - part[0]
         window = Window(part, resized((height, width), canvas, data, shortest), canvas)
     flip = rng.uniform() < augment.flip_probability and augment.mosaic == 0  # mosaics are flipped whole, on the device
-    return replace(window, flip=bool(flip)), _seen(objects, kept, window)
+    return replace(window, flip=bool(flip)), kept[windows.is_seen(objects.boxes[kept], window)]
 
 
 def _crop(
@@ -200,24 +203,18 @@ def _crop(
     window = replace(window, flip=bool(rng.uniform() < augment.flip_probability))
     if augment.elastic > 0:
         window = replace(window, origins=windows.elastic(window.shown, augment.elastic, rng))
-    objects = _objects(truths)
-    return window, _seen(objects, _learned(objects), window)
+    return window, _seen(truths, window)
 
 
 _RULES: dict[str, Callable[..., tuple[Window, Rows]]] = {"square": _square, "canvas": _canvas, "crop": _crop}
 
 
-def _objects(truths: Truths) -> Annotations:
-    return truths.get("boxes", no_objects())
-
-
-def _learned(objects: Annotations) -> Rows:
-    """Difficult objects are not learned from."""
-    return np.flatnonzero(~objects.difficult)
-
-
-def _seen(objects: Annotations, rows: Rows, window: Window) -> Rows:
-    return rows[windows.is_seen(objects.boxes[rows], window)]
+def _seen(truths: Truths, window: Window) -> Rows:
+    """The objects to learn from of which something is seen."""
+    if "boxes" not in truths:
+        return NO_ROWS
+    kept = np.flatnonzero(~truths["boxes"].difficult)
+    return kept[windows.is_seen(truths["boxes"].boxes[kept], window)]
 
 
 def largest_share(classes: UInt8[np.ndarray, "h w"]) -> float:

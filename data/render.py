@@ -40,8 +40,10 @@ def render(pixels: Pixels, window: Window, fill: Rgb = BLACK, antialias: bool = 
 def resize_and_cut(pixels: Pixels, window: Window) -> Pixels:
     """The canvas [H,W,3] of a window within the image: its rect resized as a whole by Pillow, antialiased, then cut."""
     (x0, y0, x1, y1), (top, left), (height, width) = window.rect, window.offset, window.canvas
-    resized = resize(pixels[y0:y1, x0:x1], *window.size)
-    return _finished(np.array(resized[-top : height - top, -left : width - left]), window, nearest=False)
+    cut = resize(pixels[y0:y1, x0:x1], *window.size)[-top : height - top, -left : width - left]
+    if window.flip or window.origins is not None:  # in place, in a copy of what may be the record's own
+        return _finished(np.array(cut), window, nearest=False)
+    return cut
 
 
 def render_classes(

@@ -11,6 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -38,6 +39,7 @@ class Target(Protocol):
     """A file of this folder. What `read` returns is the truth that the other functions take."""
 
     FIELDS: Sequence[str]  # of a configuration, that it needs
+    IS_PLACED: bool  # has a place in the image: examples then say how large that is
     OF_IMAGE_SIZE: bool  # in evaluation as large as the image as decoded, whatever its canvas
     COUNTED: str  # what a report calls the counts of its classes
     ODD: str  # and the oddities of a source that is for it
@@ -68,6 +70,7 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
+@cache
 def get(name: str) -> Target:
     check_choice("config.data.targets", name, names())
     return importlib.import_module(f"morphism.data.targets.{name}")

@@ -13,14 +13,14 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
 from morphism.data import marks
-from morphism.data.annotations import Annotations, check_size, no_objects
+from morphism.data.annotations import NO_OBJECTS, Annotations, check_size
 from morphism.data.records import Boxed, Record, Sized, name_of
 from morphism.data.targets import Placement
 from morphism.data.windows import Size, placed
 from morphism.errors import UserError
 
 FIELDS = ("data.max_boxes",)
-OF_IMAGE_SIZE = False
+IS_PLACED, OF_IMAGE_SIZE = True, False
 COUNTED, ODD = "objects", "odd boxes"
 
 
@@ -34,7 +34,7 @@ def empty(rows: int, shape: tuple[int, ...], data: ConfigDict) -> dict[str, np.n
 
 def read(record: Record, size: Size, source: Sized, index: int) -> Annotations:
     check_size(record["name"], size, source.sizes[index])
-    found = record.get("annotations", no_objects())
+    found = record.get("annotations", NO_OBJECTS)
     wrong = found.classes[(found.classes < 0) | (found.classes >= len(source.targets.get("boxes", ())))]
     if len(wrong):
         raise UserError(

@@ -17,7 +17,7 @@ from morphism.data.windows import Size
 from morphism.errors import UserError
 
 FIELDS = ()
-OF_IMAGE_SIZE = False
+IS_PLACED = OF_IMAGE_SIZE = False
 COUNTED, ODD = "labels", "odd files"
 UNKNOWN = -1
 

@@ -27,7 +27,7 @@ from morphism.labels import IGNORE
 Mask = UInt8[np.ndarray, "h w"]
 
 FIELDS = ("data.border_weight", "data.border_sigma")
-OF_IMAGE_SIZE = True
+IS_PLACED = OF_IMAGE_SIZE = True
 COUNTED, ODD = "pictures with", "odd masks"
 WEIGHT_STEPS = 16  # per unit of weight, while a map of weights moves with its image
 

@@ -121,7 +121,8 @@ def test_a_truth_that_a_record_lacks_is_empty_and_changes_no_other(recipe):
 def test_a_target_is_a_file_and_one_of_single_objects_keeps_to_the_slots_of_the_boxes(tmp_path, monkeypatch):
     (tmp_path / "order.py").write_text(
         "import numpy as np\n"
-        "FIELDS, OF_IMAGE_SIZE, COUNTED, ODD = (), False, 'orders', 'odd orders'\n"
+        "FIELDS, COUNTED, ODD = (), 'orders', 'odd orders'\n"
+        "IS_PLACED, OF_IMAGE_SIZE = True, False\n"
         "empty = lambda rows, shape, data: {'order': np.full((rows, data.max_boxes), -1, np.int32)}\n"
         "read = lambda record, size, source, index: 10 * np.arange(4)\n"
         "def train(truth, placement, data):\n"
