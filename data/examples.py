@@ -32,7 +32,6 @@ from morphism.labels import IGNORE
 Truths = dict[str, Any]  # of each target
 Rows = Int[np.ndarray, "n"]
 
-NO_ROWS = np.zeros(0, np.int64)
 CROP_TRIALS = 10  # for config.data.cat_max_ratio
 FIELDS = {  # of a configuration, that each rule needs
     "square": ("data.train_crop", "data.crop_scale", "data.crop_ratio", "data.resize_size", "data.eval_size"),
@@ -76,12 +75,15 @@ def train_example(
     record, data = source[index], config.data
     opened, size = _open(record, data, training=True)
     truths = _truths(source, index, record, size, data)
-    window, objects = _RULES[data.window_rule](size, truths, shape, config, rng)
+    boxes: Annotations = truths.get("boxes", NO_OBJECTS)
+    learned = np.flatnonzero(~boxes.difficult)  # difficult objects are not learned from
+    window, kept = _RULES[data.window_rule](size, truths, learned, shape, config, rng)
     pixels, odd = _rendered(opened, record, window, config, training=True)
     example = {"image": pixels, "odd": odd, **_sizes(size, window, data)}
     if data.window_rule == "canvas":
         example["picture"] = mirrored(mapped(whole(size), window), window)[0]
-    placement = Placement(record["name"], size, window, objects)
+    seen = kept[windows.is_seen(boxes.boxes[kept], window)] if len(kept) else kept
+    placement = Placement(record["name"], window, seen)
     for name, truth in truths.items():
         example |= targets.get(name).train(truth, placement, data)
     return example
@@ -102,9 +104,9 @@ def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -
 
 def evaluated(record: Record, data: ConfigDict) -> Pixels:
     """The image as evaluation sees it by the rule `square`."""
-    pixels, odd = image.decode_record(record, data)
+    (pixels, odd), size = _open(record, data, training=False)
     side = data.eval_size or data.image_size
-    pixels = resize_and_cut(pixels, windows.center_crop(pixels.shape[:2], data.resize_size, side))
+    pixels = resize_and_cut(pixels, windows.center_crop(size, data.resize_size, side))
     return image.accept(pixels, odd, record["name"], data)[0]
 
 
@@ -159,39 +161,38 @@ def _eval_window(size: Size, canvas: Size, data: ConfigDict) -> Window:
 
 
 def _square(
-    size: Size, truths: Truths, canvas: Size, config: ConfigDict, rng: np.random.Generator
+    size: Size, truths: Truths, kept: Rows, canvas: Size, config: ConfigDict, rng: np.random.Generator
 ) -> tuple[Window, Rows]:
     data = config.data
     if data.train_crop == "random_resized":
         window = Window(windows.random_resized_crop(size, data.crop_scale, data.crop_ratio, rng), canvas, canvas)
     else:
         window = _eval_window(size, canvas, data)
-    return window, _seen(truths, window)
+    return window, kept
 
 
 def _canvas(
-    size: Size, truths: Truths, canvas: Size, config: ConfigDict, rng: np.random.Generator
+    size: Size, truths: Truths, kept: Rows, canvas: Size, config: ConfigDict, rng: np.random.Generator
 ) -> tuple[Window, Rows]:
     data, augment = config.data, config.augment
-    objects: Annotations = truths.get("boxes", NO_OBJECTS)
-    kept = np.flatnonzero(~objects.difficult)  # difficult ones are not learned from
     if augment.scale_jitter:
         window = windows.scale_jitter(size, canvas, rng, augment.scale_jitter)
     else:
         part = windows.zoom_out(size, rng, augment.zoom_out) if augment.zoom_out > 0 else whole(size)
         if augment.iou_crop:
-            crop = windows.iou_crop(objects.boxes[kept[~objects.crowd[kept]]], part, rng)
+            objects = truths.get("boxes", NO_OBJECTS)[kept]
+            crop = windows.iou_crop(objects.boxes[~objects.crowd], part, rng)
             if crop != part:
-                part, kept = crop, kept[windows.kept_by_crop(objects.boxes[kept], crop)]
+                part, kept = crop, kept[windows.kept_by_crop(objects.boxes, crop)]
         shortest = int(rng.choice(data.train_sizes)) if data.train_sizes else data.image_size
         height, width = part[3] - part[1], part[2] - part[0]
         window = Window(part, resized((height, width), canvas, data, shortest), canvas)
     flip = rng.uniform() < augment.flip_probability and augment.mosaic == 0  # mosaics are flipped whole, on the device
-    return replace(window, flip=bool(flip)), kept[windows.is_seen(objects.boxes[kept], window)]
+    return replace(window, flip=bool(flip)), kept
 
 
 def _crop(
-    size: Size, truths: Truths, canvas: Size, config: ConfigDict, rng: np.random.Generator
+    size: Size, truths: Truths, kept: Rows, canvas: Size, config: ConfigDict, rng: np.random.Generator
 ) -> tuple[Window, Rows]:
     data, augment = config.data, config.augment
     to = resized(size, canvas, data, scale=rng.uniform(*data.scale))
@@ -203,18 +204,11 @@ def _crop(
     window = replace(window, flip=bool(rng.uniform() < augment.flip_probability))
     if augment.elastic > 0:
         window = replace(window, origins=windows.elastic(window.shown, augment.elastic, rng))
-    return window, _seen(truths, window)
+    return window, kept
 
 
+# Each returns the window, and which of the objects that it is given are still to be learned from.
 _RULES: dict[str, Callable[..., tuple[Window, Rows]]] = {"square": _square, "canvas": _canvas, "crop": _crop}
-
-
-def _seen(truths: Truths, window: Window) -> Rows:
-    """The objects to learn from of which something is seen."""
-    if "boxes" not in truths:
-        return NO_ROWS
-    kept = np.flatnonzero(~truths["boxes"].difficult)
-    return kept[windows.is_seen(truths["boxes"].boxes[kept], window)]
 
 
 def largest_share(classes: UInt8[np.ndarray, "h w"]) -> float:

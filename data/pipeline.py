@@ -26,7 +26,6 @@ from ml_collections import ConfigDict
 
 from morphism.data import examples
 from morphism.data.canvases import Shape, canvas_at, canvases, smallest_canvas
-from morphism.data.canvases import eval_note as canvas_note
 from morphism.data.intensity import settle, settle_pixels
 from morphism.data.records import Source
 from morphism.data.sampling import Plan
@@ -91,11 +90,6 @@ def problem(source: Source, config: ConfigDict, index: int) -> str:
 def smallest_batch(source: Source, config: ConfigDict) -> Batch:
     """An empty training batch, of the smallest canvas that any will have, for what depends on shapes alone."""
     return _empty_batch(config.batch_size, smallest_canvas(source, config.data), settle_pixels(config, source))
-
-
-def eval_note(source: Source, config: ConfigDict) -> str:
-    """What a person must know of how `eval_batches` sees the images of `source`, or ""."""
-    return canvas_note(source, config.data)
 
 
 def empty_eval_batches(source: Source, config: ConfigDict, batch_size: int) -> list[Batch]:

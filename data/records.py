@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Int, UInt8
 
 from morphism.data.annotations import Annotations
 from morphism.errors import UserError
@@ -20,7 +20,7 @@ from morphism.errors import UserError
 class Record(TypedDict):
     """An image and its truths; one that is missing was not annotated."""
 
-    image: bytes | UInt8[np.ndarray, "h w *c"] | Float32[np.ndarray, "h w *c"] | Int[np.ndarray, "h w *c"]  # or encoded
+    image: bytes | np.ndarray  # encoded, or its pixels [h,w] or [h,w,3]
     name: str  # what an error calls the record
     label: NotRequired[int]
     annotations: NotRequired[Annotations]

@@ -71,7 +71,7 @@ def survey(source: Source) -> dict[str, Any]:
     return report | {targets.get(first).ODD: getattr(source, "oddities", "")}
 
 
-def _class_counts(read: list["Look"], target: str, classes: Sequence[str]) -> dict[str, int]:
+def _class_counts(read: list[Look], target: str, classes: Sequence[str]) -> dict[str, int]:
     labels = [label for each in read for label in targets.get(target).classes(each.truths[target])]
     counts = np.bincount(np.array(labels, np.int64), minlength=len(classes))
     return dict(zip(classes, counts.tolist(), strict=True))

@@ -29,7 +29,6 @@ class Placement:
     """How an example sees its record: through `window`, with those of the record's objects that are left in it."""
 
     name: str  # what an error calls the record
-    size: Size  # of the image as decoded
     window: Window
     objects: Int[np.ndarray, "n"]  # rows of the record's objects
 
