@@ -7,7 +7,7 @@ Every image is decoded, and compared with the size that its annotations are for.
 all of it, and the exit status is then 1: files that are missing or cannot be read, and what the split as a whole lacks,
 by the fields of --config where it is given, else by their defaults; a split other than train's must have no classes but
 train's. Annotations that cannot be read at all end the command at the first (2).
-`--draw` writes a grid of samples with their boxes or classes; `--json` prints the figures for other programs.
+`--draw` writes a grid of samples with all their truths; `--json` prints the figures for other programs.
 """
 
 import json
