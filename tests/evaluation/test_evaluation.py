@@ -17,7 +17,8 @@ class First:
     """The first `count` records of a source."""
 
     def __init__(self, source, count):
-        self._source, self._count, self.classes = source, count, source.classes
+        self._source, self._count = source, count
+        self.classes, self.targets = source.classes, source.targets
 
     def __len__(self):
         return self._count

@@ -252,6 +252,10 @@ class Turned:
         return self.source.classes[::-1]
 
     @property
+    def targets(self):
+        return {"label": self.classes}
+
+    @property
     def labels(self):
         return len(self.classes) - 1 - self.source.labels
 
