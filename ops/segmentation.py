@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-IGNORE = 255
+from morphism.labels import IGNORE
 
 Logits = Float[Array, "*shape k"]
 Labels = Int[Array, "*shape"]

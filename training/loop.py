@@ -19,7 +19,7 @@ from morphism.data.fingerprint import fingerprint
 from morphism.data.intensity import settle, with_fields
 from morphism.data.oddities import Oddities
 from morphism.data.pipeline import train_batches
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.errors import NonFinite
 from morphism.evaluation.fitness import check_model, check_sizes
 from morphism.evaluation.loop import evaluate, predict
