@@ -33,7 +33,10 @@ class Network(Protocol):
     """A model of a composed task."""
 
     def reader(self, part: str) -> Any:
-        """What the part's task is given as its model: for a Detection the Detector that reads that part's outputs."""
+        """What the part's task is given as its model: for a Detection the Detector that reads that part's outputs.
+
+        In a linen module a method that is not wrapped (nn.nowrap).
+        """
 
 
 class Several(Source, Protocol):

@@ -64,6 +64,7 @@ class Network(nn.Module):
             "objects": {"boxes": SIDE * nn.sigmoid(found[..., :4]), "class_logits": found[..., 4:]},
         }
 
+    @nn.nowrap
     def reader(self, part):
         return Boxes() if part == "objects" else self
 
