@@ -72,9 +72,8 @@ class Part:
 
     def config(self, config: ConfigDict) -> ConfigDict:
         """The configuration as the task knows it."""
-        own = config.copy_and_resolve_references()
-        with own.unlocked():
-            own.update(config.parts[self.name])
+        own = ConfigDict(config.to_dict(), type_safe=False)
+        own.update(config.parts[self.name].to_dict())
         return own
 
     def named(self, values: Mapping[str, Any]) -> dict[str, Any]:

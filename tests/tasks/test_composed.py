@@ -127,8 +127,8 @@ def test_what_depends_on_the_data_is_resolved_for_each_part(config):
     source = load(config.data, "train")
     resolved = TASK.resolve(config, source)
     expected = tasks.get("segmentation").resolve(config, TASK.parts[0].source(source))
-    assert resolved.parts.ground.loss == expected.loss != config.loss
-    assert resolved.augment == config.augment
+    assert resolved.parts.ground.loss.to_dict() == expected.loss.to_dict() != config.loss.to_dict()
+    assert resolved.augment.to_dict() == config.augment.to_dict()
 
 
 def test_each_part_is_judged_as_it_is_alone(config, mesh_of, variables):
