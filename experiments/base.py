@@ -99,6 +99,8 @@ def get_base(task: str = "classification") -> ConfigDict:
 
 CLASSIFICATION = dict(
     data=dict(
+        targets=("label",),  # what examples are learned from, of data/targets
+        window_rule="square",  # by which windows are drawn: square, canvas or crop; see data/examples.py
         image_size=224,  # the network's input, square
         eval_size=0,  # the input's size in evaluation, where that is another than image_size
         resize_size=256,  # evaluation: the shorter side before the central crop
@@ -131,6 +133,8 @@ CLASSIFICATION = dict(
 )
 DETECTION = dict(
     data=dict(
+        targets=("boxes",),
+        window_rule="canvas",
         image_size=800,  # what resize makes the shorter side, or the sides
         resize="shorter",  # keeps the aspect, the longer side at most max_size; stretch: to the canvas; fit: into it
         max_size=1333,
@@ -158,6 +162,8 @@ DETECTION = dict(
 )
 SEGMENTATION = dict(
     data=dict(
+        targets=("segmentation",),
+        window_rule="crop",
         image_size=520,  # what resize makes the shorter side
         resize="shorter",  # keeps the aspect, the longer side at most max_size; none: pictures as they are
         max_size=2048,

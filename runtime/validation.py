@@ -11,8 +11,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from morphism import tasks
-from morphism.data import intensity
-from morphism.data.segmentation import EXACT
+from morphism.data import examples, intensity, targets
+from morphism.data.canvases import EXACT
 from morphism.errors import UserError, check_choice
 from morphism.lengths import to_steps
 
@@ -64,6 +64,11 @@ RULES = {
         lambda x: _is_sequence(x) and (not x or (_are_numbers(x, 2) and x[0] < x[1])),
     ),
     "data.intensity_rule": (f"one of {', '.join(intensity.RULES)}", lambda x: x in intensity.RULES),
+    "data.targets": (
+        f'one or several of {", ".join(targets.names())}, such as ("boxes", "segmentation")',
+        lambda x: _are_texts(x) and len(x) > 0 and set(x) <= set(targets.names()),
+    ),
+    "data.window_rule": (f"one of {', '.join(examples.FIELDS)}", lambda x: x in examples.FIELDS),
     "data.workers": at_least(0),
     "data.threads": at_least(0),
     "data.prefetch": at_least(1),
@@ -207,6 +212,8 @@ def check_config(config: ConfigDict) -> None:
         value = _field(config, field)
         if not holds(value):
             raise UserError(f"config.{field} is {value!r}; it must be {meaning}")
+    for field in examples.needed_fields(config.data):
+        _field(config, field)
     for field in (*LENGTHS, *TASK_LENGTHS[config.task]):
         _check_length(field, _field(config, field))
     for length in config.schedule.boundaries:

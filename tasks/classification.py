@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from morphism import augment as augmentation
 from morphism.augment.views import view
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.ops.losses import binary_cross_entropy, cross_entropy, sigmoid_focal, smooth
 from morphism.ops.platform import scan

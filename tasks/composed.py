@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
-from morphism.data.sources import Record, Source
+from morphism.data.records import Record, Source
 from morphism.errors import UserError
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, Task
 

@@ -4,7 +4,7 @@ import colorcet
 import numpy as np
 from jaxtyping import UInt8
 
-from morphism.data.boxes import IGNORE
+from morphism.labels import IGNORE
 
 
 def palette() -> UInt8[np.ndarray, "256 3"]:

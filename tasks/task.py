@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.errors import UserError
 
 Batch = dict[str, Array]

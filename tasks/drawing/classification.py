@@ -6,9 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from ml_collections import ConfigDict
 
-from morphism.data.classification import evaluated
+from morphism.data.examples import evaluated
 from morphism.data.image import to_8_bits
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.tasks.drawing import plain_text, png
 from morphism.tasks.task import Predictions, spread
 

@@ -9,9 +9,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from ml_collections import ConfigDict
 
-from morphism.data.boxes import IGNORE
 from morphism.data.image import for_display
-from morphism.data.sources import Record, Source
+from morphism.data.records import Record, Source
+from morphism.labels import IGNORE
 from morphism.tasks.drawing import LABEL, plain_text, png
 from morphism.tasks.palette import palette
 

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from morphism.data.boxes import IGNORE
 from morphism.data.image import for_display
-from morphism.data.sources import Source
+from morphism.data.records import Source
+from morphism.labels import IGNORE
 from morphism.tasks.drawing import LABEL, plain_text, png
 from morphism.tasks.palette import palette
 

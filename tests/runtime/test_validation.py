@@ -116,6 +116,24 @@ def test_a_missing_field_is_named():
         check_config(config)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": ()}, "config.data.targets is "),
+        ({"targets": ("boxes", "bones")}, "config.data.targets is .*; it must be one or several of boxes, label, segm"),
+        ({"targets": ("boxes", "segmentation")}, "config.data.border_weight: missing"),
+        ({"window_rule": "crop"}, "config.data.scale: missing"),
+        ({"window_rule": "round"}, "config.data.window_rule is 'round'; it must be one of square, canvas, crop"),
+    ],
+)
+def test_targets_and_windows_need_their_fields(changes, message):
+    config = get_base("detection").unlock()
+    for field, value in changes.items():
+        config.data[field] = value
+    with pytest.raises(UserError, match=message):
+        check_config(config)
+
+
 def test_every_number_of_the_configuration_has_a_rule():
     def numbers(node, path=""):
         for name, value in node.items():

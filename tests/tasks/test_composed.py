@@ -12,7 +12,8 @@ from PIL import Image
 
 from morphism import models, tasks
 from morphism.data.oddities import Oddities
-from morphism.data.sources import scene_masks, scenes
+from morphism.data.pipeline import train_batches
+from morphism.data.sources import load, scene_masks, scenes
 from morphism.errors import UserError
 from morphism.evaluation import loop
 from morphism.evaluation.step import make_eval_step
@@ -30,23 +31,6 @@ SIDE, SLOTS = 32, 6
 CLASSES = {"ground": scene_masks.CLASSES, "objects": scenes.CLASSES}
 COUNTS = {part: len(names) for part, names in CLASSES.items()}
 TASK = Composed((Part("ground", tasks.get("segmentation")), Part("objects", tasks.get("detection"), 0.25)))
-
-
-class Scenes:
-    """Scenes with the truth of both: their boxes, and the class of each pixel."""
-
-    def __init__(self, split):
-        self.targets = {"segmentation": scene_masks.CLASSES, "boxes": scenes.CLASSES}
-        self._source = scenes.load(f"48x{SIDE}", split, "")
-
-    def __len__(self):
-        return len(self._source)
-
-    def __getitem__(self, index):
-        return self._source[index]
-
-    def __getattr__(self, name):
-        return getattr(self._source, name)
 
 
 class Boxes(Detector):
@@ -99,32 +83,14 @@ class Only(nn.Module):
         return Boxes().detect(outputs, sizes)
 
 
-def batches(source, size):
-    for ids in np.arange(len(source)).reshape(-1, size):
-        records = [source[index] for index in ids]
-        slots = [np.arange(len(record["annotations"])) for record in records]
-        batch = {
-            "image": np.stack([record["image"] for record in records]),
-            "segmentation": np.stack([record["segmentation"] for record in records]),
-            "boxes": np.zeros((size, SLOTS, 4), np.float32),
-            "classes": np.full((size, SLOTS), -1, np.int32),
-            "crowd": np.zeros((size, SLOTS), bool),
-            **{name: np.full((size, 2), SIDE, np.int32) for name in ("size", "original_size")},
-            **{name: np.zeros(size, np.int32) for name in ("draw", "odd")},
-            **{"id": ids.astype(np.int32), "valid": np.ones(size, bool)},
-        }
-        for row, (record, used) in enumerate(zip(records, slots, strict=True)):
-            batch["boxes"][row, used] = record["annotations"].boxes
-            batch["classes"][row, used] = record["annotations"].classes
-        yield batch
-
-
 @pytest.fixture(scope="module")
 def config():
     config = get_base("segmentation").copy_and_resolve_references()
     with config.unlocked():
         config.parts = ConfigDict({"ground": {}, "objects": {"augment": {"closing": "0"}}})
-    config.data.crop = (SIDE, SIDE)
+        config.data.max_boxes = SLOTS
+    config.data.update(source=f"scenes:48x{SIDE}", targets=TASK.targets, crop=(SIDE, SIDE), resize="none")
+    config.update(batch_size=8, eval_batch_size=6)
     return config
 
 
@@ -133,16 +99,13 @@ def variables():
     return jax.jit(lambda: models.init(Network(), jax.random.key(0), SIDE))()
 
 
-def predicted(task, model, variables, config, mesh, source, monkeypatch):
-    monkeypatch.setattr(loop, "eval_note", lambda *_: "")
-    monkeypatch.setattr(loop, "eval_batches", lambda *_, **__: batches(source, 6))
-    step = make_eval_step(model, task, config, mesh)
-    variables = jax.device_put(variables, replicated(mesh))
+def predicted(task, model, variables, config, mesh, source):
+    step, variables = make_eval_step(model, task, config, mesh), jax.device_put(variables, replicated(mesh))
     return list(loop.predict(step, variables, source, config, mesh, Oddities(source, print)))
 
 
 def test_both_parts_train_in_one_step(config, mesh_of):
-    mesh, source = mesh_of(2), Scenes("train")
+    mesh, source = mesh_of(2), load(config.data, "train")
     resolved = TASK.resolve(config, source)
     resolved.optimizer.update(name="adam", learning_rate=1e-2)
     resolved.schedule.update(name="constant", warmup="0")
@@ -151,10 +114,9 @@ def test_both_parts_train_in_one_step(config, mesh_of):
     step = make_train_step(model=Network(), task=TASK, config=resolved, classes=COUNTS, mesh=mesh)
     state = jax.device_put(init_state(Network(), optimizer, image_size=SIDE, seed=0, ema=False), replicated(mesh))
     history = []
-    for _ in range(2):
-        for _, batch in to_devices(batches(source, 8), mesh):
-            state, scalars = step(state, batch, hyper)
-            history.append(jax.device_get(scalars))
+    for _, batch in to_devices(train_batches(source, config, start_step=0, stop_step=12), mesh):
+        state, scalars = step(state, batch, hyper)
+        history.append(jax.device_get(scalars))
     for scalars in history:
         assert scalars["loss"] == pytest.approx(scalars["ground/loss"] + 0.25 * scalars["objects/loss"], rel=1e-5)
         assert scalars["objects/loss"] == pytest.approx(scalars["objects/box"] + scalars["objects/class"], rel=1e-5)
@@ -167,25 +129,23 @@ def test_what_depends_on_the_data_is_resolved_for_each_part(config):
     config = config.copy_and_resolve_references()
     with config.ignore_type():
         config.loss.class_weights = "median_frequency"
-    source = Scenes("train")
+    source = load(config.data, "train")
     resolved = TASK.resolve(config, source)
     expected = tasks.get("segmentation").resolve(config, TASK.parts[0].source(source))
     assert resolved.parts.ground.loss.to_dict() == expected.loss.to_dict() != config.loss.to_dict()
     assert resolved.augment.to_dict() == config.augment.to_dict()
 
 
-def test_each_part_is_judged_as_it_is_alone(config, mesh_of, variables, monkeypatch):
-    mesh, source = mesh_of(2), Scenes("val")
-    together = predicted(TASK, Network(), variables, config, mesh, source, monkeypatch)
+def test_each_part_is_judged_as_it_is_alone(config, mesh_of, variables):
+    mesh, source = mesh_of(2), load(config.data, "val")
+    together = predicted(TASK, Network(), variables, config, mesh, source)
     summary = loop.evaluate(TASK, source, together)
     assert summary["examples"] == len(source) == 12
     assert TASK.headline[0] == "ground/miou" and "objects/ap" in TASK.higher_is_better
     table, lines = TASK.table(summary), TASK.lines(TASK.describe(together[0], 2, CLASSES), 0.3, 2)
     for part in TASK.parts:
         own = part.source(source)
-        alone = predicted(
-            part.task, Only(part.name), {"params": {"network": variables["params"]}}, config, mesh, own, monkeypatch
-        )
+        alone = predicted(part.task, Only(part.name), {"params": {"network": variables["params"]}}, config, mesh, own)
         for found, expected in zip(together, alone, strict=True):
             for name, value in expected.items():
                 np.testing.assert_array_equal(found[name if name == "id" else f"{part.name}/{name}"], value)

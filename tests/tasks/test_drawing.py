@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from morphism import tasks
-from morphism.data.boxes import IGNORE
 from morphism.data.sources import scene_masks, scenes
 from morphism.experiments.base import get_base
+from morphism.labels import IGNORE
 from morphism.tasks import drawing
 from morphism.tasks.palette import palette
 from morphism.tasks.task import spread
