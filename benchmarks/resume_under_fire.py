@@ -96,7 +96,7 @@ MOMENTS = (between_steps, while_saving, before_the_first_step, during_evaluation
 
 def outcome(workdir: Path) -> dict:
     def digest(step: str) -> str:
-        arguments = [sys.executable, "-m", "morphism.commands", "digest", str(workdir), f"--step={step}"]
+        arguments = [sys.executable, "-m", "morphism", "digest", str(workdir), f"--step={step}"]
         return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -16,6 +16,7 @@ COMMANDS = {
     "outputs": "a model's raw outputs on given arrays",
     "config": "an experiment's configuration, and what its fields mean",
     "digest": "a fingerprint of a checkpoint's parameters",
+    "list": "models, experiments, weights, sources and augmentations that there are",
 }
 
 

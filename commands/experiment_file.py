@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from morphism import experiments
 from morphism.errors import UserError, nearest
 from morphism.experiments.base import FIELDS, get_base
 from morphism.experiments.fields import TUPLE_OR_TEXT, flat
@@ -29,6 +30,9 @@ class ExperimentParser(flags.ArgumentParser):
 
     def parse(self, argument: str) -> ConfigDict:
         file, variant = (argument, None) if Path(argument).is_file() else split_variant(argument)
+        packaged = Path(experiments.__path__[0]) / Path(file).name
+        if not Path(file).is_file() and Path(file).parent == Path("experiments") and packaged.is_file():
+            file = str(packaged)  # wherever the command is run
         if not Path(file).is_file():
             raise UserError(f"--config: {file or 'nothing'}: no such file{_suggest_file(Path(file))}")
         if Path(file).suffix != ".py":
@@ -71,7 +75,8 @@ config_flags.register_flag_parser_for_type(TUPLE_OR_TEXT, TupleOrTextParser())
 def _suggest_file(file: Path) -> str:
     """The experiment beside it, or in experiments/, that a person may have meant."""
     folder = file.parent if file.parent != Path() else Path("experiments")
-    names = [path.stem for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "base")]
+    found = folder if folder != Path("experiments") or folder.is_dir() else Path(experiments.__path__[0])
+    names = [path.stem for path in sorted(found.glob("*.py")) if path.stem not in ("__init__", "base")]
     near = nearest(file.stem, names)
     return f"; did you mean {folder / near}.py?" if near else "; give an experiment, such as experiments/quickstart.py"
 

@@ -12,7 +12,7 @@ import corpus
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MORPHISM = ("-m", "morphism.commands")  # a command other than train.py and eval.py, as an argument of Python
+MORPHISM = ("-m", "morphism")  # a command other than train.py and eval.py, as an argument of Python
 SMALL = (
     "--config.duration=4",
     "--config.batch_size=16",

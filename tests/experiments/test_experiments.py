@@ -84,7 +84,9 @@ def test_cifars_schedule_is_the_papers():
 
 
 def test_resnet_110_holds_a_tenth_of_the_rate_for_400_steps():
-    schedule = make_schedule(importlib.import_module("morphism.experiments.cifar10_resnet").get_config("110"), 45_000 / 128)
+    schedule = make_schedule(
+        importlib.import_module("morphism.experiments.cifar10_resnet").get_config("110"), 45_000 / 128
+    )
     assert [schedule(step) for step in (0, 399, 400)] == pytest.approx([0.01, 0.01, 0.1])
 
 

@@ -45,7 +45,7 @@ def test_the_table_lines_up():
 
 def summary(*arguments):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "morphism.commands", "summary", *arguments]
+    command = [sys.executable, "-m", "morphism", "summary", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 
