@@ -83,7 +83,7 @@ def test_a_misspelt_field_is_told_with_the_one_that_was_meant(name, meant):
 
 def morphism(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "morphism.commands", "config", *arguments],
+        [sys.executable, "-m", "morphism", "config", *arguments],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
