@@ -8,8 +8,6 @@ line also shows. The second prints the default, the range and the meaning of a f
 """
 
 import json
-from collections.abc import Iterable
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -96,8 +94,8 @@ def _defaults(name: str, by_task: dict[str, Field]) -> str:
     return f"{name} = " + ", ".join(f"{default} ({', '.join(names)})" for default, names in tasks.items())
 
 
-def _suggestion(name: str, names: Iterable[str]) -> str:
-    by_last: dict[str, Any] = {each.rpartition(".")[2]: each for each in reversed(list(names))}
+def _suggestion(name: str, names: list[str]) -> str:
+    by_last = {each.rpartition(".")[2]: each for each in reversed(names)}
     by_last |= {each.partition(".")[0]: each.partition(".")[0] for each in names if "." in each}
     near = nearest(name.rpartition(".")[2], by_last)
     return f"; did you mean {by_last[near]}?" if near else ""

@@ -26,9 +26,6 @@ class Range(NamedTuple):
     types: tuple[type, ...] = ()
 
 
-TUPLE_OR_TEXT = (tuple, str)
-
-
 class Field(NamedTuple):
     """A field of the configuration. Its name is its key in the dict that declares it."""
 
@@ -154,6 +151,9 @@ def tuple_of(each: Range, words: str, count: int | None = None, least: int = 0) 
 def optional(given: Range) -> Range:
     """An empty tuple, or what is `given`."""
     return Range(f"() or {given.words}", lambda x: (_is_sequence(x) and not x) or given.holds(x))
+
+
+TUPLE_OR_TEXT = (tuple, str)
 
 
 def numbers_or(word: str) -> Range:
