@@ -134,8 +134,8 @@ def misfit(config: ConfigDict, path: str, text: str) -> str:
     """What is wrong with `text` as the value of the field `path`, such as "data.crop", or ''."""
     from morphism.runtime.validation import check_field
 
-    declared = flat(FIELDS[config.task])
-    if path not in declared:  # an option of an architecture
+    declared = flat(FIELDS.get(config.get("task"), {}))
+    if path not in declared:  # an option of an architecture, or a config that is not made by get_base
         return ""
     try:
         check_field(path, declared[path], _written(text, declared[path].default))
