@@ -24,7 +24,6 @@ Shape = tuple[int, int] | tuple[int, int, int, int]
 Mask = UInt8[np.ndarray, "h w"]
 
 CROP_TRIALS = 10
-EXACT = ("auto", "always", "never")  # of config.data.exact
 FEW = 8  # sizes of images for which evaluation has a program each, unless config.data.exact says otherwise
 LEAST = 32  # pixels a side that the deepest of the networks needs
 GRID = 3  # points each way at which an elastic deformation is drawn

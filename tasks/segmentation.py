@@ -42,17 +42,17 @@ def resolve(config: ConfigDict, source: Source) -> ConfigDict:
     & Fergus 2015, section 6.3.2; Badrinarayanan et al. 2015, section 4.1). All masks are read for it. Raises UserError
     where a class has no pixel, and for other than K numbers.
     """
-    text, count = config.loss.class_weights, len(source.classes)
-    if text == "median_frequency":
-        text = ",".join(map(repr, _median_frequency(source, config).tolist()))
-    elif text and text.count(",") + 1 != count:
+    weights, count = config.loss.class_weights, len(source.classes)
+    if weights == "median_frequency":
+        weights = tuple(_median_frequency(source, config).tolist())
+    elif weights and len(weights) != count:
         raise UserError(
-            f"config.loss.class_weights has {text.count(',') + 1} numbers, {config.data.source} {count} classes; "
+            f"config.loss.class_weights has {len(weights)} numbers, {config.data.source} {count} classes; "
             'write one for each, or "median_frequency"'
         )
     resolved = config.copy_and_resolve_references()
-    with resolved.unlocked():
-        resolved.loss.class_weights = text
+    with resolved.ignore_type():
+        resolved.loss.class_weights = weights
     return resolved
 
 
@@ -139,7 +139,7 @@ def _loss(
     pixel_weights: Float[Array, "b h w"] | None,
     config: ConfigDict,
 ) -> Float[Array, ""]:
-    weights = jnp.array([float(number) for number in config.class_weights.split(",")]) if config.class_weights else None
+    weights = jnp.array(config.class_weights, float) if config.class_weights else None
     total = {
         "cross_entropy": lambda: ops.cross_entropy(logits, labels, weights, pixel_weights),
         "focal": lambda: ops.focal(logits, labels, config.focal_gamma, weights),

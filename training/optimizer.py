@@ -9,13 +9,11 @@ import optax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from morphism.errors import UserError, check_choice
+from morphism.errors import UserError
 from morphism.training.parameters import Params, check_patterns, map_by_path, split
 
 # In these, as in torch, weight decay is L2 regularisation: it enters the gradient before all else.
 L2 = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam")
-RULES = (*L2, "adamw", "lars")
-DECAYS = ("all", "not_norms", "kernels")
 
 
 def make_optimizer(config: ConfigDict, learning_rate: optax.Schedule) -> optax.GradientTransformation:
@@ -27,8 +25,6 @@ def make_optimizer(config: ConfigDict, learning_rate: optax.Schedule) -> optax.G
     included: torch's parameter groups with rates of their own.
     `init` raises UserError for a pattern that names no parameter, and where nothing is left to train.
     """
-    check_choice("config.optimizer.name", config.name, RULES)
-    check_choice("config.optimizer.decay", config.decay, DECAYS)
 
     def trained(tree: Params) -> Params:
         return split(tree, config.freeze)[0]

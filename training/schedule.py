@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from morphism.errors import UserError, check_choice
+from morphism.errors import UserError
 from morphism.lengths import to_steps
 
 
@@ -19,7 +19,6 @@ def make_schedule(config: ConfigDict, steps_per_epoch: float) -> optax.Schedule:
     its end. One by the square from 0, a cosine and a hold are YOLOX's yoloxwarmcos (yolox/utils/lr_scheduler.py).
     """
     schedule = config.schedule
-    check_choice("config.schedule.name", schedule.name, ("constant", "step", "cosine", "polynomial"))
     total = to_steps(config.duration, steps_per_epoch, "duration")
     warmup = to_steps(schedule.warmup, steps_per_epoch, "schedule.warmup")
     hold = to_steps(schedule.hold, steps_per_epoch, "schedule.hold")
