@@ -123,7 +123,7 @@ class Pooled(nn.Module):
     def __call__(self, images, *, train, sizes=None):
         cells = None if sizes is None else -(-sizes // 8)
         x = nn.relu(conv(8, 3, 8, pad=1, dtype=jnp.float32, name="stride")(images))
-        x = PyramidHead(5, partial(BatchNorm, train=False), False, jnp.float32, 8)(x, cells)
+        x = PyramidHead(5, partial(BatchNorm), jnp.float32, 8)(x, cells, train=False)
         return {"out": resize_bilinear(x, *images.shape[1:3])}
 
 
