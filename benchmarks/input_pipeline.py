@@ -29,7 +29,6 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -60,7 +59,6 @@ class Repeated:
 
 def main() -> None:
     arguments = parse()
-    flags.FLAGS.mark_as_parsed()  # Grain asks absl's
     files = tuple(
         sorted(str(path) for path in arguments.pictures.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     )

@@ -135,22 +135,23 @@ def train_step(config: Any, task: ModuleType, model: Any, classes: int, batch: d
     import jax
 
     from morphism.runtime.mesh import compiler_options, make_mesh, replicated
-    from morphism.training.optimizer import make_optimizer
-    from morphism.training.schedule import make_schedule
+    from morphism.training.hyper import hyper_parameters, on_devices
     from morphism.training.state import init_state
-    from morphism.training.step import make_train_step
+    from morphism.training.step import make_train_step, optimizer_of
 
     mesh, size = make_mesh(), batch["image"].shape[1:3]
-    optimizer = make_optimizer(config.optimizer, make_schedule(config, 1000))
+    hyper = on_devices(hyper_parameters(config, 1000), mesh)
+    optimizer = optimizer_of(config, hyper)
     state = jax.jit(
-        lambda: init_state(model, optimizer, size, config.seed, ema=False),
+        lambda: init_state(model, optimizer, image_size=size, seed=config.seed, ema=False),
         out_shardings=replicated(mesh),
         compiler_options=compiler_options(once=True),
     )()
-    step, batch = make_train_step(model, task, optimizer, config, classes, 1, mesh), jax.device_put(batch)
+    step = make_train_step(model=model, task=task, config=config, classes=classes, mesh=mesh)
+    batch = jax.device_put(batch)
 
     def run() -> None:
         nonlocal state
-        state = jax.block_until_ready(step(state, batch)[0])
+        state = jax.block_until_ready(step(state, batch, hyper)[0])
 
     return run

@@ -177,7 +177,6 @@ def _readers_choice() -> Iterator[None]:
 
 def _quieten() -> None:
     """Leaves it to the main thread to speak: what fails in a library's background reaches it as an exception."""
-    flags.FLAGS.mark_as_parsed()  # Grain reads one of its own
     logging.set_verbosity(logging.FATAL)
     sys.excepthook = _in_main_thread(sys.excepthook)
     sys.unraisablehook = _in_main_thread(sys.unraisablehook)

@@ -8,6 +8,7 @@ Without --config the run in the workdir goes on as it was configured.
 All local devices take part. Several machines: start the same command on each, with --distributed.
 """
 
+import sys
 import time
 
 from morphism.commands import cli
@@ -28,6 +29,8 @@ def main(argv: list[str]) -> None:
 
     COMMAND.start_jax()
     from morphism.runtime.paths import folder
+    from morphism.runtime.signals import StopSignals
     from morphism.training.loop import train
 
-    train(config, folder(_WORKDIR.value), _STARTED)
+    with StopSignals() as stop:
+        train(config, folder(_WORKDIR.value), stop=stop, started=_STARTED, command=sys.argv)

@@ -17,11 +17,13 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
 from morphism.data import classification, detection, segmentation
@@ -35,6 +37,7 @@ Batch = dict[str, np.ndarray]
 CLOSING = 5  # seconds that workers have to end
 SHARED = "/dev/shm"
 QUIET = "ignore:resource_tracker:UserWarning"
+GRAINS_FLAG = "grain_enable_multiprocess_worker_profiling"  # absl lets it be read where it, or all, counts as parsed
 
 # How a task makes an example of a record: canvases, eval_note, shape_at, empty, train_example and eval_example, alike
 # in each.
@@ -210,12 +213,22 @@ def _iterate(load: TrainBatch | EvalBatch, start: int, stop: int, data: ConfigDi
     batches = grain.MapDataset.range(start, stop).map(load)
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch))
     if data.workers > 0:
-        # At exit the resource tracker frees the batches still under way, which is its work, and warns, which is noise.
-        if QUIET not in sys.warnoptions:
-            sys.warnoptions.append(QUIET)
+        _prepare_workers()
         options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2)
         batches = batches.mp_prefetch(options, worker_init_fn=_start_worker)
     return _watched(batches, data.timeout)
+
+
+def _prepare_workers() -> None:
+    """Makes this process, whichever it is, one that Grain can start workers from without a word."""
+    flag = flags.FLAGS[GRAINS_FLAG]
+    flag.present = max(flag.present, 1)
+    # At exit the resource tracker frees the batches still under way, which is its work, and warns, which is noise.
+    sys.warnoptions.append(QUIET)
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(QUIET)
 
 
 def _start_worker(index: int, count: int) -> None:

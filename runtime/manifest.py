@@ -8,7 +8,6 @@ import fcntl
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -160,14 +159,17 @@ def claim_intensity(workdir: AnyPath, settled: ConfigDict) -> None:
     write_json(workdir / "intensity.json", {"pixels": data.pixels, "intensity": list(data.intensity)})
 
 
-def write_manifest(workdir: AnyPath, config: ConfigDict, facts: dict[str, Any]) -> None:
-    """One entry a start of the run, the newest last: versions, code, devices, and `facts` of the model."""
+def write_manifest(workdir: AnyPath, config: ConfigDict, command: Sequence[str], facts: dict[str, Any]) -> None:
+    """One entry a start of the run, the newest last: versions, code, devices, and `facts` of the model.
+
+    `command` is the command line; empty where Python called the training.
+    """
     path = workdir / "manifest.json"
     starts = read_json(path, list) if path.exists() else []
     starts.append(
         {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "command": sys.argv,
+            "command": list(command),
             "python": platform.python_version(),
             "packages": {name: metadata.version(name) for name in PACKAGES},
             "git_revision": _git_revision(),

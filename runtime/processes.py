@@ -46,7 +46,11 @@ def time_limit(what: str, seconds: float = PATIENCE_S) -> Iterator[None]:
 
 
 def end(message: str, status: int = 2) -> None:
-    """Ends this process from any thread, whatever the others are doing."""
+    """Ends this process from any thread, whatever the others are doing.
+
+    Two call it: a command whose user asks a second time, and a wait for a process of the run that is lost, which
+    nothing else can end. A run of a single process never ends the process that it is in.
+    """
     print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr, flush=True)
     os._exit(status)
 

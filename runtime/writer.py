@@ -46,7 +46,7 @@ class Writer:
             self._metrics = _Lines(workdir / "metrics.jsonl", stays)
             self._board = _board(workdir / "tensorboard", stays, resumed_at)
         if sys.stderr.isatty():
-            self._progress = tqdm(total=total_steps, initial=resumed_at, unit="step", dynamic_ncols=True)
+            self._progress = _Bar(total=total_steps, initial=resumed_at, unit="step", dynamic_ncols=True)
 
     def __enter__(self) -> "Writer":
         return self
@@ -85,7 +85,7 @@ class Writer:
             ) from error
 
     def training_line(self, step: int, values: dict[str, float], images_left: int) -> None:
-        """Progress for a person: a bar on a terminal, a line elsewhere. `values` are those of Window.close."""
+        """Progress for a person: a bar on a terminal, a line elsewhere. `values` are those of Meter.close."""
         parts = [f"loss {values['train/loss']:.3f}"]
         if MEASURED in values:
             parts.append(f"{values[MEASURED]:,.0f} images/s")
@@ -102,6 +102,10 @@ class Writer:
         if self._active:
             tqdm.write(line)
             sys.stdout.flush()
+
+
+class _Bar(tqdm):
+    monitor_interval = 0  # no thread that redraws a bar which is not updated, and outlives it
 
 
 class _Lines:

@@ -15,14 +15,13 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 import jax
 import numpy as np
 import pytest
-from absl import flags, logging
+from absl import logging
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from morphism.experiments import quickstart
 from morphism.runtime.mesh import AXIS
 
-flags.FLAGS.mark_as_parsed()  # Grain reads one of its own
 logging.set_verbosity(logging.ERROR)
 
 

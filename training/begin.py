@@ -1,31 +1,98 @@
-"""The state that a training begins with where it is given trained weights."""
+"""How a training begins: in a workdir that it makes its own, from a checkpoint, trained weights or a random state."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
-from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
+from morphism.data.fingerprint import fingerprint
+from morphism.models import cost
+from morphism.runtime.checkpoint import Checkpoints
+from morphism.runtime.manifest import claim_classes, claim_config, claim_data, has_steps, write_manifest
+from morphism.runtime.mesh import replicated
+from morphism.runtime.paths import AnyPath, is_local
+from morphism.training.build import Parts
 from morphism.training.state import TrainState
 from morphism.weights.convert import from_torch
-from morphism.weights.opening import Weights, fitting
+from morphism.weights.opening import Weights, fitting, read_weights
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The state after `step`, whose evaluation comes first where it is `owed`; `notes` are lines worth telling."""
+
+    step: int
+    state: TrainState
+    owed: bool
+    notes: Sequence[str]
+
+
+def begin(
+    parts: Parts, workdir: AnyPath, checkpoints: Checkpoints, weights: Weights | None, command: Sequence[str]
+) -> Beginning:
+    """Claims the workdir, from the main process, and restores the newest checkpoint, or makes the first state."""
+    step = checkpoints.latest() or 0
+    notes = claim(parts, workdir, step, weights, command) if jax.process_index() == 0 else []
+    owed = step > 0 and parts.lengths.evaluates(step) and checkpoints.metrics(step) is None
+    if step:
+        state = checkpoints.restore(step, parts.shapes, replicated(parts.mesh))
+        return Beginning(step, state, owed, notes)
+    state = parts.init()
+    if parts.config.init_from:
+        weights = weights or read_weights(parts.config.init_from, print)
+        state, left_out = start_from(weights, state, parts.config, partial(parts.programs.restart, hyper=parts.hyper))
+        notes = [*notes, *left_out]
+    return Beginning(step, state, owed, notes)
+
+
+def opened(parts: Parts, workdir: AnyPath) -> Weights | None:
+    """What config.init_from names, where the run in `workdir` is to begin with it.
+
+    Raises UserError where it does not fit: before there is a workdir.
+    """
+    config = parts.config
+    if not config.init_from or has_steps(workdir):
+        return None
+    weights = read_weights(config.init_from, print)
+    fitting(weights, _variables(parts.shapes), config)
+    return weights
+
+
+def claim(parts: Parts, workdir: AnyPath, step: int, weights: Weights | None, command: Sequence[str]) -> list[str]:
+    """Makes the workdir this run's own; lines that tell what is worth telling. Raises UserError for another run's."""
+    config, data = parts.config, parts.data
+    notes = claim_config(workdir, config, data.train)
+    claim_classes(workdir, data.train.classes)
+    splits = {config.data.val_split: data.stored_val, config.data.train_split: data.train}
+    prints = {split: fingerprint(source) for split, source in splits.items()}
+    notes += claim_data(workdir, prints, config.data.train_split)
+    begun = {"init_from": weights.origin, "init_sha256": weights.sha256} if weights and not step else {}
+    write_manifest(workdir, config, command, _cost(parts) | begun)
+    if is_local(workdir):
+        return notes
+    return [*notes, f"{workdir} cannot be locked: make sure that no other run writes there"]
 
 
 def start_from(
-    weights: Weights, state: TrainState, optimizer: optax.GradientTransformation, config: ConfigDict, sharding: Sharding
+    weights: Weights, state: TrainState, config: ConfigDict, restart: Callable[[TrainState, dict[str, Any]], TrainState]
 ) -> tuple[TrainState, list[str]]:
     """The fresh `state` with the values of `weights` that are `fitting`, and lines that tell what was left out."""
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    variables = _variables(state)
     tensors, notes = fitting(weights, variables, config)
-
-    def begin(state: TrainState, variables: dict[str, Any]) -> TrainState:
-        return state.replace(
-            **variables,
-            opt_state=optimizer.init(variables["params"]),
-            ema=state.ema and jax.tree.map(jnp.copy, variables),
-        )
-
-    state = jax.jit(begin, out_shardings=sharding)(state, from_torch(tensors, variables))
+    state = restart(state, from_torch(tensors, variables))
     return state, [f"begins with {len(tensors)} arrays of {weights.origin}", *notes]
+
+
+def _variables(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def _cost(parts: Parts) -> dict[str, int]:
+    variables, size = _variables(parts.shapes), parts.config.data.image_size
+    return {
+        "parameters": cost.parameters(parts.shapes.params),
+        "multiply_accumulates": cost.multiply_accumulates(parts.programs.model, variables, (size, size, 3)),
+    }

@@ -1,7 +1,6 @@
 """Whether a model fits its configuration and data: found from shapes alone, before any step or workdir."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -11,14 +10,17 @@ from morphism.data.pipeline import smallest_batch
 from morphism.data.sources import Source
 from morphism.errors import UserError
 from morphism.runtime.mesh import HOST_ONLY
+from morphism.training.hyper import HyperParameters
 from morphism.training.state import TrainState
 from morphism.training.step import TrainStep
 
 
-def initial_shapes(init: Callable[[], Any], config: ConfigDict) -> Any:
+def initial_shapes(
+    init: Callable[[HyperParameters, bool], TrainState], hyper: HyperParameters, config: ConfigDict
+) -> TrainState:
     """The shapes of what `init` makes. Raises UserError where the architecture cannot be built as `config` says."""
     try:
-        return jax.eval_shape(init)
+        return jax.eval_shape(init, hyper, config.ema.decay > 0)
     except UserError:
         raise
     except Exception as error:  # whatever an architecture makes of options out of its range
@@ -29,7 +31,9 @@ def initial_shapes(init: Callable[[], Any], config: ConfigDict) -> Any:
         ) from error
 
 
-def check_norms(train_step: TrainStep, source: Source, config: ConfigDict, state: TrainState, mesh: Mesh) -> None:
+def check_norms(
+    train_step: TrainStep, *, source: Source, config: ConfigDict, state: TrainState, hyper: HyperParameters, mesh: Mesh
+) -> None:
     """Raises UserError for a batch norm that would train on one value per channel (models/layers.py).
 
     That takes a single image to normalise over; the step is traced with the smallest canvas then.
@@ -39,4 +43,4 @@ def check_norms(train_step: TrainStep, source: Source, config: ConfigDict, state
         return
     batch = smallest_batch(source, config)
     like = {key: jax.ShapeDtypeStruct(x.shape, x.dtype) for key, x in batch.items() if key not in HOST_ONLY}
-    jax.eval_shape(train_step, state, like)
+    jax.eval_shape(train_step, state, like, hyper)

@@ -10,49 +10,63 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from morphism.errors import UserError
+from morphism.training.hyper import OptimizerValues, Share, optimizer_values
 from morphism.training.parameters import Params, check_patterns, map_by_path, split
 
 # In these, as in torch, weight decay is L2 regularisation: it enters the gradient before all else.
 L2 = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam")
 
 
-def make_optimizer(config: ConfigDict, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+def make_optimizer(
+    config: ConfigDict, learning_rate: optax.Schedule, values: OptimizerValues | None = None
+) -> optax.GradientTransformation:
     """Gradient -> clipping by global norm -> L2 -> the rule of config.optimizer.name -> times -learning_rate(step).
 
     `init` and `update` take all parameters; gradients, updates and state are of those that config.optimizer.freeze does
     not name, which for everything here, the global norm included, are as if they did not exist. An update is that of
     config.optimizer.lr_multipliers' first pattern that names its parameter times the factor beside it, weight decay
     included: torch's parameter groups with rates of their own.
+    `values` are the numbers of config.optimizer, which may be traced; by default they are its own.
     `init` raises UserError for a pattern that names no parameter, and where nothing is left to train.
     """
-
-    def trained(tree: Params) -> Params:
-        return split(tree, config.freeze)[0]
+    values = values or optimizer_values(config)
 
     def chain(params: Params) -> optax.GradientTransformation:
-        mask = trained(decayed(params, config.decay))
-        parts = []
-        if config.clip_norm > 0:
-            parts.append(optax.clip_by_global_norm(config.clip_norm))
-        if config.weight_decay > 0 and config.name in L2:
-            parts.append(optax.add_decayed_weights(config.weight_decay, mask))
-        parts += _rule(config, learning_rate, mask)
-        if config.lr_multipliers:
-            factors = trained(map_by_path(lambda path, leaf: _factor(path, config), params))
-            parts.append(optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors)))
-        return optax.chain(*parts)
+        return optax.chain(*_parts(config, values, learning_rate, params))
 
     def init(params: Params) -> Any:
         check_patterns(config.freeze, params, "config.optimizer.freeze")
-        check_patterns([pattern for pattern, _ in config.lr_multipliers], params, "config.optimizer.lr_multipliers")
-        if not trained(params):
+        check_patterns(values.patterns, params, "config.optimizer.lr_multipliers")
+        trained = _trained(params, config)
+        if not trained:
             raise UserError("config.optimizer.freeze names every parameter, nothing is left to train; leave some out")
-        return chain(params).init(trained(params))
+        return chain(params).init(trained)
 
     def update(gradients: Params, state: Any, params: Params) -> tuple[Params, Any]:
-        return chain(params).update(gradients, state, trained(params))
+        return chain(params).update(gradients, state, _trained(params, config))
 
     return optax.GradientTransformation(init, update)
+
+
+def _trained(tree: Params, config: ConfigDict) -> Params:
+    return split(tree, config.freeze)[0]
+
+
+def _parts(
+    config: ConfigDict, values: OptimizerValues, learning_rate: optax.Schedule, params: Params
+) -> list[optax.GradientTransformation]:
+    """What an update passes through, one after the other."""
+    mask = _trained(decayed(params, config.decay), config)
+    parts = []
+    if values.clip_norm is not None:
+        parts.append(optax.clip_by_global_norm(values.clip_norm))
+    if values.weight_decay is not None and config.name in L2:
+        parts.append(optax.add_decayed_weights(values.weight_decay, mask))
+    parts += _rule(config.name, values, learning_rate, mask)
+    if values.patterns:
+        factors = _trained(map_by_path(lambda path, leaf: _factor(path, values), params), config)
+        parts.append(optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors)))
+    return parts
 
 
 def decayed(params: Params, which: str) -> Params:
@@ -74,43 +88,78 @@ def kernels(params: Params) -> Params:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def _rule(config: ConfigDict, learning_rate: optax.Schedule, mask: Params) -> list[optax.GradientTransformation]:
-    if config.name == "lars":
+def _rule(
+    name: str, values: OptimizerValues, learning_rate: optax.Schedule, mask: Params
+) -> list[optax.GradientTransformation]:
+    if name == "lars":
         return [
             optax.lars(
                 learning_rate,
-                config.weight_decay,
+                values.weight_decay,
                 weight_decay_mask=mask,
-                trust_coefficient=config.trust_coefficient,
+                trust_coefficient=values.trust_coefficient,
                 trust_ratio_mask=kernels,  # biases and norms keep the plain rate
-                momentum=config.momentum,
+                momentum=values.momentum,
             )
         ]
-    adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+    adam = scale_by_adam(values.beta1, values.beta2, values.epsilon)
     rules = {
-        "sgd": [],
-        "momentum": [optax.trace(config.momentum)],
-        "nesterov": [optax.trace(config.momentum, nesterov=True)],
-        "rmsprop": [
-            optax.scale_by_rms(config.rms_decay, config.epsilon, eps_in_sqrt=False),
-            *([optax.trace(config.momentum)] if config.momentum > 0 else []),
+        "sgd": lambda: [],
+        "momentum": lambda: [optax.trace(values.momentum)],
+        "nesterov": lambda: [optax.trace(values.momentum, nesterov=True)],
+        "rmsprop": lambda: [
+            scale_by_rms(values.rms_decay, values.epsilon),
+            *([] if values.momentum is None else [optax.trace(values.momentum)]),
         ],
-        "adagrad": [scale_by_adagrad(config.epsilon)],
-        "adam": [adam],
-        "adamw": [adam, optax.add_decayed_weights(config.weight_decay, mask)],
+        "adagrad": lambda: [scale_by_adagrad(values.epsilon)],
+        "adam": lambda: [adam],
+        "adamw": lambda: [adam, optax.add_decayed_weights(values.weight_decay, mask)],
     }
-    return [*rules[config.name], optax.scale_by_learning_rate(learning_rate)]
+    return [*rules[name](), optax.scale_by_learning_rate(learning_rate)]
 
 
-def _factor(path: str, config: ConfigDict) -> float:
-    return next((factor for pattern, factor in config.lr_multipliers if fnmatchcase(path, pattern)), 1.0)
+def _factor(path: str, values: OptimizerValues) -> Any:
+    pairs = zip(values.patterns, values.factors, strict=True)
+    return next((factor for pattern, factor in pairs if fnmatchcase(path, pattern)), 1.0)
 
 
-def scale_by_adagrad(epsilon: float) -> optax.GradientTransformation:
+def scale_by_adam(beta1: Share, beta2: Share, epsilon: Any) -> optax.GradientTransformation:
+    """optax.scale_by_adam for betas that may be traced, to the bit: it would take 1 - beta of a beta in float32."""
+
+    def update(gradients, state, params=None):
+        mu, nu = _average(beta1, gradients, state.mu), _average(beta2, _squares(gradients), state.nu)
+        count = optax.safe_increment(state.count)
+        means = optax.tree.bias_correction(mu, beta1.value, count)
+        squares = optax.tree.bias_correction(nu, beta2.value, count)
+        updates = jax.tree.map(lambda m, s: m / (jnp.sqrt(s) + epsilon), means, squares)
+        return updates, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(optax.scale_by_adam().init, update)
+
+
+def scale_by_rms(decay: Share, epsilon: Any) -> optax.GradientTransformation:
+    """optax.scale_by_rms with epsilon beside the root, for a decay that may be traced, to the bit."""
+
+    def update(gradients, state, params=None):
+        nu = _average(decay, _squares(gradients), state.nu)
+        return jax.tree.map(lambda g, s: 1 / (jnp.sqrt(s) + epsilon) * g, gradients, nu), optax.ScaleByRmsState(nu)
+
+    return optax.GradientTransformation(optax.scale_by_rms().init, update)
+
+
+def scale_by_adagrad(epsilon: Any) -> optax.GradientTransformation:
     """g / (sqrt(sum of g^2) + epsilon): torch.optim.Adagrad. optax.scale_by_rss has its epsilon inside the root."""
 
     def update(gradients, squares, params=None):
-        squares = jax.tree.map(lambda s, g: s + jnp.square(g), squares, gradients)
+        squares = jax.tree.map(jnp.add, squares, _squares(gradients))
         return jax.tree.map(lambda g, s: g / (jnp.sqrt(s) + epsilon), gradients, squares), squares
 
     return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
+
+
+def _average(decay: Share, new: Params, before: Params) -> Params:
+    return jax.tree.map(lambda x, average: decay.rest * x + decay.value * average, new, before)
+
+
+def _squares(tree: Params) -> Params:
+    return jax.tree.map(jnp.square, tree)

@@ -1,15 +1,22 @@
 """How the learning rate moves over the steps."""
 
+from functools import partial
+from typing import Any
+
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from morphism.errors import UserError
-from morphism.lengths import to_steps
+from morphism.training.hyper import ScheduleValues, schedule_values
 
 
 def make_schedule(config: ConfigDict, steps_per_epoch: float) -> optax.Schedule:
-    """step (0-based) -> learning rate: the warm-up, then the named decay, a new rate each step.
+    """step (0-based) -> learning rate, by the numbers of the whole `config`."""
+    return partial(learning_rate, config=config.schedule, values=schedule_values(config, steps_per_epoch))
+
+
+def learning_rate(step: Any, config: ConfigDict, values: ScheduleValues) -> Any:
+    """The rate of a step, counted from 0: the warm-up, then the decay that config.schedule names, a new rate each step.
 
     step: times `factor` at each boundary, counted from step 0, of the warm-up too. cosine: 1 to final_factor by half a
     cosine (Loshchilov & Hutter 2016), and polynomial: 1 to final_factor by (1 - t)^power, both over the steps between
@@ -18,35 +25,17 @@ def make_schedule(config: ConfigDict, steps_per_epoch: float) -> optax.Schedule:
     warm-up rises by its share to the power of warmup_power, or with the method "constant" stays at warmup_factor until
     its end. One by the square from 0, a cosine and a hold are YOLOX's yoloxwarmcos (yolox/utils/lr_scheduler.py).
     """
-    schedule = config.schedule
-    total = to_steps(config.duration, steps_per_epoch, "duration")
-    warmup = to_steps(schedule.warmup, steps_per_epoch, "schedule.warmup")
-    hold = to_steps(schedule.hold, steps_per_epoch, "schedule.hold")
-    if warmup > total:
-        raise UserError(f"config.schedule.warmup is {warmup} steps, longer than config.duration's {total}")
-    if hold and warmup + hold > total:
-        raise UserError(
-            f"config.schedule.hold is {hold} steps, with the warm-up's {warmup} more than config.duration's {total}"
-        )
-    boundaries = [to_steps(b, steps_per_epoch, "schedule.boundaries") for b in schedule.boundaries]
-    peak = config.optimizer.learning_rate
-    if config.optimizer.reference_batch > 0:
-        peak *= config.batch_size / config.optimizer.reference_batch
-
-    def decay(step):
-        share = jnp.clip((step - warmup) / max(total - warmup - hold, 1), 0, 1)
-        if schedule.name == "step":
-            return schedule.factor ** jnp.sum(step >= jnp.array(boundaries, jnp.int32))
-        if schedule.name == "cosine":
-            return schedule.final_factor + (1 - schedule.final_factor) * 0.5 * (1 + jnp.cos(jnp.pi * share))
-        if schedule.name == "polynomial":
-            return schedule.final_factor + (1 - schedule.final_factor) * (1 - share) ** schedule.power
-        return 1.0
-
-    def learning_rate(step):
-        rise = jnp.clip(step / max(warmup, 1), 0, 1) ** schedule.warmup_power if warmup else 1.0
-        if schedule.warmup_method == "constant":
-            rise = step >= warmup
-        return peak * (schedule.warmup_factor + (1 - schedule.warmup_factor) * rise) * decay(step)
-
-    return learning_rate
+    rise = 1.0
+    if config.warmup_method == "constant":
+        rise = step >= values.warmup
+    elif values.per_warmup is not None:
+        rise = jnp.clip(step * values.per_warmup, 0, 1) ** config.warmup_power
+    start, left = values.warmup_factor, values.final_factor
+    share = jnp.clip((step - values.warmup) * values.per_decay, 0, 1)
+    decay = {
+        "constant": lambda: 1.0,
+        "step": lambda: values.factor ** jnp.sum(step >= values.boundaries),
+        "cosine": lambda: left.value + left.rest * 0.5 * (1 + jnp.cos(jnp.pi * share)),
+        "polynomial": lambda: left.value + left.rest * (1 - share) ** config.power,
+    }[config.name]()
+    return values.peak * (start.value + start.rest * rise) * decay

@@ -30,7 +30,7 @@ class TrainState:
 
 
 def init_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, image_size: int, seed: int, ema: bool
+    model: nn.Module, optimizer: optax.GradientTransformation, *, image_size: int, seed: Any, ema: bool
 ) -> TrainState:
     variables = models.init(model, jax.random.key(seed), image_size)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
@@ -40,6 +40,15 @@ def init_state(
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),
         ema=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None,
+    )
+
+
+def restarted(state: TrainState, variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
+    """The fresh `state` with `variables`, "params" and "batch_stats", instead of its own."""
+    return state.replace(
+        **variables,
+        opt_state=optimizer.init(variables["params"]),
+        ema=state.ema and jax.tree.map(jnp.copy, variables),
     )
 
 

@@ -4,6 +4,8 @@ It is written for one device with its share of the batch, and mapped over the me
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 
 import flax.linen as nn
@@ -17,72 +19,50 @@ from ml_collections import ConfigDict
 
 from morphism.ops.platform import scan
 from morphism.runtime.mesh import AXIS, compiler_options
-from morphism.training.parameters import merge, split
+from morphism.training.hyper import EmaValues, HyperParameters
+from morphism.training.optimizer import make_optimizer
+from morphism.training.parameters import Params, merge, split
+from morphism.training.schedule import learning_rate
 from morphism.training.state import TrainState
 
 Batch = dict[str, Array]
 Scalars = dict[str, Array]
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Scalars]]
+TrainStep = Callable[[TrainState, Batch, HyperParameters], tuple[TrainState, Scalars]]
 
 
-def make_train_step(
-    model: nn.Module,
-    task: ModuleType,
-    optimizer: optax.GradientTransformation,
-    config: ConfigDict,
-    classes: int,
-    ema_every: int,
-    mesh: Mesh,
-    warmup: int = 0,
-    ema_ramp: int = 0,
-) -> TrainStep:
-    """(state, batch) -> (state, scalars): loss, the task's own scalars and the gradient's norm. The state is donated.
+def make_train_step(*, model: nn.Module, task: ModuleType, config: ConfigDict, classes: int, mesh: Mesh) -> TrainStep:
+    """(state, batch, hyper) -> (state, scalars): loss, the task's own scalars and the gradient's norm.
 
+    The state is donated. `config` is as the task resolves it; of what `hyper` holds nothing is read there.
     Gradients are means over micro-batches and devices; so are the running statistics, which are therefore the same
     everywhere. Without sync_bn each device, and always each micro-batch, normalises by its own batch statistics.
-    Parameters that config.optimizer.freeze names get no gradient. The moving averages, where they are kept, follow
-    every `ema_every` steps, and are copies through the learning rate's `warmup` steps, or begin by `ema_ramp`.
+    Parameters that config.optimizer.freeze names get no gradient.
     """
+    step = _Step(model=model, task=task, config=config, classes=classes)
+    return jax.jit(
+        jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS), P()), out_specs=(P(), P())),
+        donate_argnums=0,
+        compiler_options=compiler_options(),
+    )
 
-    def loss(trained, frozen, batch_stats, batch, augment_key, model_key):
-        batch = task.augment(augment_key, batch, config.augment, classes)
-        outputs, updates = model.apply(
-            {"params": merge(trained, frozen), "batch_stats": batch_stats},
-            batch["image"],
-            train=True,
-            **task.inputs(model, batch),
-            mutable=["batch_stats"],
-            # A detector makes a picture's own key of "sampling", for the same samples on any number of devices.
-            rngs={"dropout": jax.random.fold_in(model_key, batch["id"][0]), "sampling": model_key},
-        )
-        value, scalars = task.loss(model, outputs, batch, config)
-        return value, (updates.get("batch_stats", {}), {"loss": value, **scalars})
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
+@dataclass(frozen=True)
+class _Step:
+    """The step of one device."""
+
+    model: nn.Module
+    task: ModuleType
+    config: ConfigDict
+    classes: int
+
+    def __call__(self, state: TrainState, batch: Batch, hyper: HyperParameters) -> tuple[TrainState, Scalars]:
         # The same key in every step: an example's augmentation depends on its record and draw alone.
-        augment_key, model_key = jax.random.split(jax.random.key(config.seed))
-        model_key = jax.random.fold_in(model_key, state.step)
-        # Marked as differing by device, parameters get each device's own gradient, and the mean below is explicit.
-        halves = split(state.params, config.optimizer.freeze)
-        trained, frozen, batch_stats = jax.lax.pcast((*halves, state.batch_stats), AXIS, to="varying")
+        augment_key, model_key = jax.random.split(jax.random.key(hyper.seed))
+        keys = augment_key, jax.random.fold_in(model_key, state.step)
+        halves = split(state.params, self.config.optimizer.freeze)
+        gradients, stats, scalars = self._gradients(halves, state.batch_stats, batch, keys)
 
-        def micro_step(carry, micro_batch):
-            total, stats = carry
-            gradients, (stats, scalars) = jax.grad(loss, has_aux=True)(
-                trained, frozen, stats, micro_batch, augment_key, model_key
-            )
-            return (jax.tree.map(jnp.add, total, gradients), stats), scalars
-
-        parts = jax.tree.map(lambda x: x.reshape(config.accumulate, -1, *x.shape[1:]), batch)
-        zeros = jax.tree.map(jnp.zeros_like, trained)
-        (total, stats), scalars = scan(micro_step, (zeros, batch_stats), parts, config.accumulate)
-        scalars = jax.tree.map(jnp.mean, scalars)
-        gradients = jax.tree.map(lambda g: g / config.accumulate, total)
-        # The mean of changes, not of values: a statistic that no device moved stays as it was, to the bit.
-        moved = jax.tree.map(jnp.subtract, stats, batch_stats)
-        gradients, moved, scalars = jax.lax.pmean((gradients, moved, scalars), AXIS)
-        stats = jax.tree.map(jnp.add, state.batch_stats, moved)
-
+        optimizer = optimizer_of(self.config, hyper)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         state = state.replace(
             step=state.step + 1,
@@ -90,17 +70,57 @@ def make_train_step(
             batch_stats=stats,
             opt_state=opt_state,
         )
-        state = update_ema(state, config.ema.decay, ema_every, warmup, ema_ramp)
-        return state, {**scalars, "grad_norm": optax.tree.norm(gradients)}
+        return update_ema(state, hyper.ema), {**scalars, "grad_norm": optax.tree.norm(gradients)}
 
-    return jax.jit(
-        jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P())),
-        donate_argnums=0,
-        compiler_options=compiler_options(),
-    )
+    def _gradients(
+        self, halves: tuple[Params, Params], batch_stats: Params, batch: Batch, keys: tuple[Array, Array]
+    ) -> tuple[Params, Params, Scalars]:
+        """The gradients of the first of `halves`, running statistics and scalars: means over all devices."""
+        # Marked as differing by device, parameters get each device's own gradient, and the mean below is explicit.
+        trained, frozen, before = jax.lax.pcast((*halves, batch_stats), AXIS, to="varying")
+
+        def micro_step(carry, micro_batch):
+            total, stats = carry
+            gradients, (stats, scalars) = jax.grad(self._loss, has_aux=True)(trained, frozen, stats, micro_batch, keys)
+            return (jax.tree.map(jnp.add, total, gradients), stats), scalars
+
+        count = self.config.accumulate
+        parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+        zeros = jax.tree.map(jnp.zeros_like, trained)
+        (total, stats), scalars = scan(micro_step, (zeros, before), parts, count)
+        scalars = jax.tree.map(jnp.mean, scalars)
+        gradients = jax.tree.map(lambda g: g / count, total)
+        # The mean of changes, not of values: a statistic that no device moved stays as it was, to the bit.
+        moved = jax.tree.map(jnp.subtract, stats, before)
+        gradients, moved, scalars = jax.lax.pmean((gradients, moved, scalars), AXIS)
+        return gradients, jax.tree.map(jnp.add, batch_stats, moved), scalars
+
+    def _loss(
+        self, trained: Params, frozen: Params, batch_stats: Params, batch: Batch, keys: tuple[Array, Array]
+    ) -> tuple[Array, tuple[Params, Scalars]]:
+        """The loss of a micro-batch, and with it the running statistics and the scalars to report."""
+        augment_key, model_key = keys
+        batch = self.task.augment(augment_key, batch, self.config.augment, self.classes)
+        outputs, updates = self.model.apply(
+            {"params": merge(trained, frozen), "batch_stats": batch_stats},
+            batch["image"],
+            train=True,
+            **self.task.inputs(self.model, batch),
+            mutable=["batch_stats"],
+            # A detector makes a picture's own key of "sampling", for the same samples on any number of devices.
+            rngs={"dropout": jax.random.fold_in(model_key, batch["id"][0]), "sampling": model_key},
+        )
+        value, scalars = self.task.loss(self.model, outputs, batch, self.config)
+        return value, (updates.get("batch_stats", {}), {"loss": value, **scalars})
 
 
-def update_ema(state: TrainState, decay: float, every: int, warmup: int, ramp: int = 0) -> TrainState:
+def optimizer_of(config: ConfigDict, hyper: HyperParameters) -> optax.GradientTransformation:
+    """That of `config` with the numbers of `hyper`, which may be traced."""
+    rate = partial(learning_rate, config=config.schedule, values=hyper.schedule)
+    return make_optimizer(config.optimizer, rate, hyper.optimizer)
+
+
+def update_ema(state: TrainState, values: EmaValues) -> TrainState:
     """Moves the averages, of parameters and running statistics, towards the present values every `every` steps.
 
     The first update copies, and so do those of the `warmup` steps and the first behind them: torchvision's
@@ -109,9 +129,12 @@ def update_ema(state: TrainState, decay: float, every: int, warmup: int, ramp: i
     """
     if state.ema is None:
         return state
-    due = state.step % every == 0
-    weight = jnp.where(due, 1 - decay * (-jnp.expm1(-state.step / ramp) if ramp else 1), 0.0)
-    copies = due & (state.step - every <= warmup) & (ramp == 0)
+    due = state.step % values.every == 0
+    if values.per_ramp is None:
+        weight, copies = values.decay.rest, due & (state.step - values.every <= values.warmup)
+    else:
+        weight, copies = 1 + values.decay.value * jnp.expm1(-state.step * values.per_ramp), False
+    weight = jnp.where(due, weight, 0.0)
     present = {"params": state.params, "batch_stats": state.batch_stats}
     return state.replace(
         ema=jax.tree.map(lambda average, x: jnp.where(copies, x, average + weight * (x - average)), state.ema, present)

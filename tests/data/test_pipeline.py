@@ -217,8 +217,6 @@ def test_workers_end_when_the_main_process_is_killed(tmp_path):
     script = tmp_path / "main.py"
     script.write_text(
         "import multiprocessing, os, signal\n"
-        "from absl import flags\n"
-        "flags.FLAGS.mark_as_parsed()\n"
         "from data import sources\n"
         "from data.pipeline import train_batches\n"
         "from morphism.experiments.quickstart import get_config\n"

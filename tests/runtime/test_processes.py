@@ -15,10 +15,10 @@ from morphism.runtime import processes
 ROOT = Path(__file__).parents[2]
 DEAF = """
 import ctypes
-from morphism.runtime.signals import StopRequest
+from morphism.runtime.signals import StopSignals
 
-with StopRequest() as stop:
-    stop.listen()
+with StopSignals() as stop:
+    stop.ready()
     mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
     lock(mutex)
     print("waiting", flush=True)

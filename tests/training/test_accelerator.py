@@ -13,7 +13,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from morphism import models, tasks
@@ -27,9 +26,9 @@ from morphism.models.layers import BatchNorm, max_pool, relu
 from morphism.ops.resize import resize_bilinear
 from morphism.runtime.mesh import AXIS, replicated, to_devices
 from morphism.runtime.validation import check_config
-from morphism.training.optimizer import make_optimizer
+from morphism.training.hyper import hyper_parameters
 from morphism.training.state import eval_variables, init_state
-from morphism.training.step import make_train_step
+from morphism.training.step import make_train_step, optimizer_of
 
 ROWS, CLASSES = 16, 3  # of a batch on two devices, in two micro-batches
 # Architectures that differ in these numbers alone are traced once, with these: the code is the same.
@@ -166,10 +165,11 @@ def trace(config, mesh, views=("center",)):
     """Traces the training step, and the evaluation step with each of `views`, and returns what each gives."""
     task = tasks.get(config.task)
     model = models.create(config.model, CLASSES, AXIS)
-    optimizer = make_optimizer(config.optimizer, lambda step: 0.1)
-    state = jax.eval_shape(lambda: init_state(model, optimizer, config.data.image_size, 0, ema=True))
-    train_step = make_train_step(model, task, optimizer, config, CLASSES, 1, mesh)
-    after, scalars = jax.eval_shape(train_step, state, batch_of(config))
+    hyper = hyper_parameters(config, 100)
+    optimizer = optimizer_of(config, hyper)
+    state = jax.eval_shape(lambda: init_state(model, optimizer, image_size=config.data.image_size, seed=0, ema=True))
+    train_step = make_train_step(model=model, task=task, config=config, classes=CLASSES, mesh=mesh)
+    after, scalars = jax.eval_shape(train_step, state, batch_of(config), hyper)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert scalars.keys() >= {"loss", "grad_norm"} and not any(value.shape for value in scalars.values())
     for each in views:
@@ -242,15 +242,18 @@ def test_both_forms_train_alike(config, mesh_of, monkeypatch):
     config.accumulate = 2
     config.augment.update(auto="randaugment", auto_operations=1, brightness=0.4, contrast=0.4)
     task, mesh = tasks.get("classification"), mesh_of(2)
-    model, optimizer = Tiny(partial(BatchNorm)), optax.sgd(0.1)
+    config.optimizer.name = "sgd"
+    model, hyper = Tiny(partial(BatchNorm)), hyper_parameters(config, 100)
     source = sources.load(config.data, "train")
     _, batch = next(to_devices(train_batches(source, config, start_step=0, stop_step=1), mesh))
 
-    before = jax.device_get(jax.jit(lambda: init_state(model, optimizer, 8, config.seed, ema=False))())
+    before = jax.device_get(
+        jax.jit(lambda: init_state(model, optimizer_of(config, hyper), image_size=8, seed=config.seed, ema=False))()
+    )
 
     def trained():
-        step = make_train_step(model, task, optimizer, config, 10, 1, mesh)
-        state, scalars = step(jax.device_put(before, replicated(mesh)), batch)
+        step = make_train_step(model=model, task=task, config=config, classes=10, mesh=mesh)
+        state, scalars = step(jax.device_put(before, replicated(mesh)), batch, hyper)
         return jax.device_get((scalars, state.params, state.batch_stats))
 
     expected = trained()

@@ -5,7 +5,6 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -18,9 +17,10 @@ from morphism.experiments.base import get_base
 from morphism.models.layers import BatchNorm
 from morphism.runtime.mesh import AXIS
 from morphism.training.fitness import check_norms
+from morphism.training.hyper import hyper_parameters
 from morphism.training.loop import train
 from morphism.training.state import init_state
-from morphism.training.step import make_train_step
+from morphism.training.step import make_train_step, optimizer_of
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,15 @@ def test_batch_norm_over_one_value_is_refused(config, mesh_of, images, devices, 
     if field:
         config.model[field] = True
     model = models.create(config.model, 10, AXIS)
-    state = init_state(model, optax.sgd(0.1), side, 0, ema=False)
-    step = make_train_step(model, tasks.get(config.task), optax.sgd(0.1), config, 10, 1, mesh_of(devices))
+    hyper, mesh = hyper_parameters(config, 100), mesh_of(devices)
+    state = init_state(model, optimizer_of(config, hyper), image_size=side, seed=0, ema=False)
+    step = make_train_step(model=model, task=tasks.get(config.task), config=config, classes=10, mesh=mesh)
     source = sources.load(config.data, "train")
+    check = partial(check_norms, step, source=source, config=config, state=state, hyper=hyper, mesh=mesh)
     if not refused:
-        return check_norms(step, source, config, state, mesh_of(devices))
+        return check()
     with pytest.raises(UserError, match=r"^batch norm layer3\.0\.bn1 has one value per channel") as caught:
-        check_norms(step, source, config, state, mesh_of(devices))
+        check()
     assert len(str(caught.value).splitlines()) == 1
     assert ("set config.model.sync_bn=True" in str(caught.value)) == (field != "sync_bn")
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,11 @@ from morphism.evaluation.run import open_run
 from morphism.runtime.checkpoint import Checkpoints
 from morphism.runtime.digest import digest
 from morphism.runtime.manifest import read_config
-from morphism.training import loop
+from morphism.runtime.signals import StopSignals
+from morphism.training import build, loop
 from morphism.training.loop import NonFiniteLoss, train
+from morphism.training.meter import Meter
 from morphism.training.state import not_finite
-from morphism.training.window import Window
 
 TIMED = ("train/images_per_s", "train/input_wait")
 
@@ -43,19 +44,19 @@ def interrupt(monkeypatch):
     """interrupt(step, how): calls `how` when the training loop starts step `step`."""
 
     def arrange(at_step, how):
-        make = loop.make_train_step
+        build = loop.build
 
-        def make_interrupted(*args):
-            step = make(*args)
+        def build_interrupted(config):
+            parts = build(config)
 
-            def interrupted(state, batch):
+            def interrupted(state, *others):
                 if int(state.step) + 1 == at_step:
                     how()
-                return step(state, batch)
+                return parts.programs.train_step(state, *others)
 
-            return interrupted
+            return replace(parts, programs=replace(parts.programs, train_step=interrupted))
 
-        monkeypatch.setattr(loop, "make_train_step", make_interrupted)
+        monkeypatch.setattr(loop, "build", build_interrupted)
 
     yield arrange
     monkeypatch.undo()
@@ -120,7 +121,8 @@ def test_sigterm_finishes_the_step_saves_and_the_same_command_goes_on(
     config.eval_every = "5"
     train(config, tmp_path / "a")
     interrupt(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    train(config, tmp_path / "b")
+    with StopSignals() as stop:
+        train(config, tmp_path / "b", stop=stop)
     assert (
         "stopped by a signal after step 3 of 8, saved; the same command goes on from step 3" in capsys.readouterr().out
     )
@@ -128,7 +130,8 @@ def test_sigterm_finishes_the_step_saves_and_the_same_command_goes_on(
         assert checkpoints.latest() == 3
     monkeypatch.undo()
     interrupt_evaluation(1, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert train(config, tmp_path / "b") == {}
+    with StopSignals() as stop:
+        assert train(config, tmp_path / "b", stop=stop) == {}
     assert "step 5 of 8, saved; the same command goes on from step 5, with its evaluation" in capsys.readouterr().out
     monkeypatch.undo()
     train(config, tmp_path / "b")
@@ -296,12 +299,12 @@ def test_the_manifest_says_what_ran_and_no_batch_is_kept_beyond_its_step(config,
             most.append(len(kept))
             yield batch
 
-    def add(window, scalars, ids, add=loop.Window.add):
+    def add(meter, scalars, ids, add=loop.Meter.add):
         jax.block_until_ready(scalars)  # a step that the host is ahead of keeps its batch, as it must
-        add(window, scalars, ids)
+        add(meter, scalars, ids)
 
     monkeypatch.setattr(loop, "train_batches", followed)
-    monkeypatch.setattr(loop.Window, "add", add)
+    monkeypatch.setattr(loop.Meter, "add", add)
     train(config, tmp_path)
     assert max(most) < 8
     manifest = json.loads((tmp_path / "manifest.json").read_text())[-1]
@@ -319,7 +322,7 @@ def test_a_checkpoint_of_some_devices_goes_on_with_others(config, tmp_path, inte
     config.model.sync_bn = True
     undisturbed = train(config, tmp_path / "a")  # on four
     interrupt(6, crash)
-    monkeypatch.setattr(loop, "make_mesh", lambda: mesh_of(before))
+    monkeypatch.setattr(build, "make_mesh", lambda: mesh_of(before))
     with pytest.raises(Crash):
         train(config, tmp_path / "b")
     monkeypatch.undo()
@@ -329,15 +332,15 @@ def test_a_checkpoint_of_some_devices_goes_on_with_others(config, tmp_path, inte
 
 
 def test_a_look_between_two_reports_finds_what_is_not_finite_and_keeps_the_rest():
-    window = Window(batch_size=2)
+    meter = Meter(batch_size=2)
     for step in range(1, 5):
-        window.add({"loss": jnp.float32(step)}, np.array([2 * step, 2 * step + 1]))
-        window.check(step)
-    window.add({"loss": jnp.float32(5)}, np.array([10, 11]))
-    assert window.close(5)["train/loss"] == 3
-    window.add({"loss": jnp.float32(6)}, np.array([12, 13]))
-    window.check(6)
-    window.add({"loss": jnp.float32(7)}, np.array([14, 15]))
-    window.add({"loss": jnp.float32(np.nan)}, np.array([16, 17]))
+        meter.add({"loss": jnp.float32(step)}, np.array([2 * step, 2 * step + 1]))
+        meter.check(step)
+    meter.add({"loss": jnp.float32(5)}, np.array([10, 11]))
+    assert meter.close(5)["train/loss"] == 3
+    meter.add({"loss": jnp.float32(6)}, np.array([12, 13]))
+    meter.check(6)
+    meter.add({"loss": jnp.float32(7)}, np.array([14, 15]))
+    meter.add({"loss": jnp.float32(np.nan)}, np.array([16, 17]))
     with pytest.raises(NonFiniteLoss, match="^step 8: loss is nan, on examples 16, 17; the last checkpoint is"):
-        window.check(8)
+        meter.check(8)

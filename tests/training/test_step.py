@@ -10,11 +10,10 @@ from morphism.data import sources
 from morphism.data.pipeline import train_batches
 from morphism.errors import UserError
 from morphism.runtime.mesh import AXIS, check_batch, replicated, to_devices
-from morphism.training.optimizer import make_optimizer
+from morphism.training.hyper import ema_values, hyper_parameters, on_devices
 from morphism.training.parameters import split
-from morphism.training.schedule import make_schedule
 from morphism.training.state import TrainState, init_state
-from morphism.training.step import make_train_step, update_ema
+from morphism.training.step import make_train_step, optimizer_of, update_ema
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "optimizers.npz")
 TASK = tasks.get("classification")
@@ -23,13 +22,14 @@ TASK = tasks.get("classification")
 def run(config, mesh, steps=4):
     source = sources.load(config.data, "train")
     model = models.create(config.model, 10, AXIS)
-    optimizer = make_optimizer(config.optimizer, make_schedule(config, len(source) / config.batch_size))
-    step = make_train_step(model, TASK, optimizer, config, 10, 1, mesh)
-    state = init_state(model, optimizer, config.data.image_size, config.seed, config.ema.decay > 0)
+    hyper = on_devices(hyper_parameters(config, len(source) / config.batch_size), mesh)
+    step = make_train_step(model=model, task=TASK, config=config, classes=10, mesh=mesh)
+    optimizer = optimizer_of(config, hyper)
+    state = init_state(model, optimizer, image_size=config.data.image_size, seed=config.seed, ema=config.ema.decay > 0)
     state = jax.device_put(state, replicated(mesh))
     history = [] if steps else [(None, jax.device_get(state))]
     for _, batch in to_devices(train_batches(source, config, start_step=0, stop_step=steps), mesh):
-        state, scalars = step(state, batch)
+        state, scalars = step(state, batch, hyper)
         history.append(jax.device_get((scalars, state)))
     return history
 
@@ -78,7 +78,7 @@ def test_moving_averages_of_parameters_and_statistics_are_torchs(every, warmup):
     state = TrainState(step=jnp.int32(0), opt_state=None, ema=start, **start)
     for (parameter, statistic), expected in zip(values, GOLDENS[f"ema/{every}/{warmup}"], strict=True):
         state = state.replace(step=state.step + 1, params=parameter, batch_stats=statistic)
-        state = update_ema(state, 0.8, every, warmup)
+        state = update_ema(state, ema_values(0.8, every=every, warmup=warmup))
         np.testing.assert_allclose((state.ema["params"], state.ema["batch_stats"]), expected, rtol=1e-6, atol=1e-7)
 
 
@@ -93,12 +93,13 @@ def test_a_ramped_average_is_yoloxs(every):
             decay = 0.9998 * (1 - np.exp(-step / 7))
             average = decay * average + (1 - decay) * value
         state = state.replace(step=state.step + 1, params=jnp.float32(value))
-        state = update_ema(state, 0.9998, every, warmup=5, ramp=7)
+        state = update_ema(state, ema_values(0.9998, every=every, warmup=5, ramp=7))
         np.testing.assert_allclose(state.ema["params"], average, rtol=1e-5)
 
 
 def test_the_step_keeps_the_averages(config, mesh_of):
     config.ema.decay = 0.8
+    config.schedule.warmup = "0"  # through which the averages would be copies
     (_, first), (_, second) = run(config, mesh_of(1), steps=2)
     assert_same(first.ema, {"params": first.params, "batch_stats": first.batch_stats}, rtol=0)
     expected = jax.tree.map(
@@ -128,12 +129,12 @@ def test_frozen_parameters_keep_their_bits_and_change_no_loss_and_no_other_updat
 def test_no_gradient_of_frozen_layers_is_computed(config, mesh_of):
     def operations():
         model = models.create(config.model, 10, AXIS)
-        optimizer = make_optimizer(config.optimizer, lambda step: 0.1)
-        step = make_train_step(model, TASK, optimizer, config, 10, 1, mesh_of(1))
-        state = jax.eval_shape(lambda: init_state(model, optimizer, 8, 0, False))
+        hyper = hyper_parameters(config, 100)
+        step = make_train_step(model=model, task=TASK, config=config, classes=10, mesh=mesh_of(1))
+        state = jax.eval_shape(lambda: init_state(model, optimizer_of(config, hyper), image_size=8, seed=0, ema=False))
         batch = next(iter(train_batches(sources.load(config.data, "train"), config, start_step=0, stop_step=1)))
         batch.pop("odd")
-        return step.lower(state, batch).as_text().count("stablehlo.convolution")
+        return step.lower(state, batch, hyper).as_text().count("stablehlo.convolution")
 
     whole = operations()
     config.optimizer.freeze = ("conv1.*", "bn1.*", "layer1.*", "layer2.*")
@@ -147,8 +148,9 @@ def test_gradients_are_those_of_the_mean_loss_over_the_global_batch(config, mesh
     config.schedule.update(name="constant", warmup="0")
     source = sources.load(config.data, "train")
     model = models.create(config.model, 10, AXIS)
-    optimizer = make_optimizer(config.optimizer, lambda step: 0.5)
-    before = init_state(model, optimizer, 8, config.seed, False)
+    before = init_state(
+        model, optimizer_of(config, hyper_parameters(config, 100)), image_size=8, seed=config.seed, ema=False
+    )
     batch = next(iter(train_batches(source, config, start_step=0, stop_step=1)))
 
     from morphism.augment import augment

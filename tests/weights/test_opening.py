@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from functools import partial
 
 import jax
 import numpy as np
@@ -16,11 +17,12 @@ from morphism.experiments import coco_deeplabv3, coco_faster_rcnn, coco_retinane
 from morphism.experiments.base import get_base
 from morphism.runtime.checkpoint import Checkpoints
 from morphism.runtime.manifest import read_classes
-from morphism.runtime.mesh import AXIS, make_mesh, replicated
+from morphism.runtime.mesh import AXIS
+from morphism.training.begin import start_from
 from morphism.training.loop import train
 from morphism.training.optimizer import make_optimizer
 from morphism.training.schedule import make_schedule
-from morphism.training.state import init_state
+from morphism.training.state import init_state, restarted
 from morphism.weights import files, public
 from morphism.weights.convert import to_torch
 from morphism.weights.opening import (
@@ -30,7 +32,6 @@ from morphism.weights.opening import (
     read_run,
     read_weights,
     shapes_of,
-    start_from,
     variables_like,
     with_options,
 )
@@ -54,7 +55,9 @@ def make_state(config):
     def make(classes=10, seed=0):
         model = models.create(config.model, classes, AXIS)
         optimizer = make_optimizer(config.optimizer, make_schedule(config, 100))
-        return drawn(jax.eval_shape(lambda: init_state(model, optimizer, 8, seed, ema=True)), seed), optimizer
+        return drawn(
+            jax.eval_shape(lambda: init_state(model, optimizer, image_size=8, seed=seed, ema=True)), seed
+        ), optimizer
 
     return make
 
@@ -78,7 +81,7 @@ def assert_same(found, expected, names):
 
 def test_a_state_begins_with_the_weights_and_its_averages_and_optimiser_with_it(config, make_state, file):
     (state, optimizer), expected = make_state(), files.read(file)
-    begun, notes = start_from(read_weights(str(file), silent), state, optimizer, config, replicated(make_mesh()))
+    begun, notes = start_from(read_weights(str(file), silent), state, config, partial(restarted, optimizer=optimizer))
     assert_same(tensors(begun), expected, expected)
     assert_same(to_torch(begun.ema), expected, expected)
     fresh = optimizer.init(begun.params)
@@ -90,7 +93,7 @@ def test_a_state_begins_with_the_weights_and_its_averages_and_optimiser_with_it(
 
 def test_a_head_of_other_classes_begins_anew_and_the_rest_does_not(config, make_state, file):
     (state, optimizer), expected = make_state(classes=7), files.read(file)
-    begun, notes = start_from(read_weights(str(file), silent), state, optimizer, config, replicated(make_mesh()))
+    begun, notes = start_from(read_weights(str(file), silent), state, config, partial(restarted, optimizer=optimizer))
     found, fresh = tensors(begun), tensors(state)
     assert_same(found, fresh, ["fc.weight", "fc.bias"])
     assert_same(found, expected, set(expected) - {"fc.weight", "fc.bias"})
@@ -105,10 +108,10 @@ def test_renamed_and_missing_arrays_follow_the_config(config, make_state, file, 
     with pytest.raises(
         UserError, match=r"renamed.safetensors: does not fit: it lacks bn1.bias, .* and \d+ more; the mo"
     ):
-        start_from(weights, state, optimizer, config, replicated(make_mesh()))
+        start_from(weights, state, config, partial(restarted, optimizer=optimizer))
     config.init_rename = (r"^backbone\. -> ",)
     config.init_allow_missing = (r"fc\..*",)
-    begun, notes = start_from(weights, state, optimizer, config, replicated(make_mesh()))
+    begun, notes = start_from(weights, state, config, partial(restarted, optimizer=optimizer))
     assert_same(tensors(begun), expected, set(expected) - {"fc.weight", "fc.bias"})
     assert notes[1] == f"{path}: without fc.bias, fc.weight, which begin anew"
 
@@ -243,14 +246,14 @@ def test_a_prefix_of_most_names_is_removed(config, make_state, file, tmp_path):
     path = tmp_path / "lightning.safetensors"
     files.write(path, {f"model.{name}": x for name, x in expected.items()} | {"criterion.weight": np.zeros(2)})
     config.init_allow_unexpected = (r"criterion\..*",)
-    begun, notes = start_from(read_weights(str(path), silent), state, optimizer, config, replicated(make_mesh()))
+    begun, notes = start_from(read_weights(str(path), silent), state, config, partial(restarted, optimizer=optimizer))
     assert_same(tensors(begun), expected, expected)
     assert f"{path}: model., which some names begin with, is removed" in notes
 
 
 def test_a_state_begins_with_a_run(trained, make_state, config):
     (state, optimizer), weights = make_state(), read_weights(str(trained[0]), silent)
-    begun, _ = start_from(weights, state, optimizer, config, replicated(make_mesh()))
+    begun, _ = start_from(weights, state, config, partial(restarted, optimizer=optimizer))
     assert_same(tensors(begun), weights.tensors, weights.tensors)
     assert weights.origin == f"{trained[0]}, step 2" and len(weights.classes) == 10
 

@@ -20,7 +20,7 @@ class NonFiniteLoss(NonFinite):
     """The loss, or another of the training's numbers, is not finite."""
 
 
-class Window:
+class Meter:
     """The scalars of the steps since the last report, still on the device, and how long those steps took."""
 
     def __init__(self, batch_size: int):

@@ -1,0 +1,107 @@
+"""What a configuration describes, checked before anything of it runs."""
+
+from dataclasses import dataclass
+
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from morphism import tasks
+from morphism.data import sources
+from morphism.data.checks import check_split
+from morphism.data.sources import Source
+from morphism.evaluation.fitness import check_model, check_sizes
+from morphism.lengths import due, exact_steps, to_steps
+from morphism.runtime.mesh import check_batch, make_mesh
+from morphism.runtime.validation import check_classes, check_config
+from morphism.training.fitness import check_norms, initial_shapes
+from morphism.training.hyper import HyperParameters, hyper_parameters, on_devices
+from morphism.training.programs import Programs, programs
+from morphism.training.schedule import make_schedule
+from morphism.training.state import TrainState, eval_variables
+
+
+@dataclass(frozen=True)
+class Data:
+    """The two splits of a training."""
+
+    train: Source
+    stored_val: Source  # as it is stored
+    val: Source  # with the classes of `train`
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """In steps: the whole training, and the intervals of what happens now and then."""
+
+    total: int
+    log: float
+    eval: float
+    checkpoint: float
+
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation follows `step`."""
+        return step == self.total or due(step, self.eval)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration describes, before anything of it has run."""
+
+    config: ConfigDict
+    data: Data
+    mesh: Mesh
+    lengths: Lengths
+    programs: Programs
+    hyper: HyperParameters  # on the devices
+    schedule: optax.Schedule  # step, from 0 -> learning rate, on the host
+    shapes: TrainState
+
+    def init(self) -> TrainState:
+        return self.programs.init(self.hyper, self.shapes.ema is not None)
+
+
+def build(config: ConfigDict) -> Parts:
+    """Raises UserError for what cannot be trained or evaluated as `config` says."""
+    check_config(config)
+    mesh, task = make_mesh(), tasks.get(config.task)
+    check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
+    data = load(config)
+    epoch = len(data.train) / config.batch_size  # in steps
+    lengths = lengths_of(config, epoch)
+    hyper = on_devices(hyper_parameters(config, epoch), mesh)
+    classes = len(data.train.classes)
+    made = programs(task.resolve(config, data.train), classes, mesh)
+    shapes = initial_shapes(made.init, hyper, config)
+    variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+    check_model(made.model, task, config, classes, variables)
+    check_norms(made.train_step, source=data.train, config=config, state=shapes, hyper=hyper, mesh=mesh)
+    check_sizes(made.eval_step, eval_variables(shapes), data.val, config, mesh)
+    return Parts(
+        config=config,
+        data=data,
+        mesh=mesh,
+        lengths=lengths,
+        programs=made,
+        hyper=hyper,
+        schedule=make_schedule(config, epoch),
+        shapes=shapes,
+    )
+
+
+def load(config: ConfigDict) -> Data:
+    """Raises UserError for splits that cannot be trained or evaluated on."""
+    train_split, val_split = config.data.train_split, config.data.val_split
+    train = sources.load(config.data, train_split)
+    check_classes(config.data.source, train.classes, tasks.get(config.task))
+    check_split(train, config, train_split, training=True)
+    stored = sources.load(config.data, val_split)
+    val = sources.with_classes(stored, train.classes, f"{config.data.source} {val_split}")
+    check_split(val, config, val_split, training=False)
+    return Data(train, stored, val)
+
+
+def lengths_of(config: ConfigDict, steps_per_epoch: float) -> Lengths:
+    total = to_steps(config.duration, steps_per_epoch, "duration")
+    intervals = ("log", "eval", "checkpoint")
+    return Lengths(total, **{x: exact_steps(config[f"{x}_every"], steps_per_epoch, f"{x}_every") for x in intervals})

@@ -1,0 +1,151 @@
+"""The hyper-parameters that change no shape: arguments of the compiled step, so that another value compiles nothing.
+
+What a part of the step depends on is None where the part is absent: without weight decay, clipping or a warm-up the
+step is another program. Exponents are no arguments: XLA turns a power that it knows into products, to other bits.
+A division by a number that XLA knows is a product with its inverse, to the bit; here it is written as one.
+"""
+
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import numpy as np
+from jax import dtypes
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from morphism.errors import UserError
+from morphism.lengths import to_steps
+from morphism.runtime.mesh import replicated
+
+Number = Any  # a Python number, or in the step a traced one
+
+
+class Share(NamedTuple):
+    """x and 1 - x, each rounded once: in float32 the difference would be that of a rounded x."""
+
+    value: Number
+    rest: Number
+
+    @classmethod
+    def of(cls, value: float) -> "Share":
+        return cls(value, 1 - value)
+
+
+@flax.struct.dataclass
+class OptimizerValues:
+    """config.optimizer's numbers; `patterns` and `factors` are the halves of lr_multipliers."""
+
+    momentum: Number | None
+    rms_decay: Share
+    beta1: Share
+    beta2: Share
+    epsilon: Number
+    trust_coefficient: Number
+    weight_decay: Number | None
+    clip_norm: Number | None
+    factors: tuple[Number, ...]
+    patterns: tuple[str, ...] = flax.struct.field(pytree_node=False)
+
+
+@flax.struct.dataclass
+class ScheduleValues:
+    """config.schedule's numbers, lengths in steps, and the peak, which is the rate for config.batch_size."""
+
+    peak: Number
+    warmup: Number
+    per_warmup: Number | None  # 1 / warmup
+    warmup_factor: Share
+    per_decay: Number  # 1 / the steps between the warm-up and `hold`
+    final_factor: Share
+    boundaries: Any  # int32 [n]
+    factor: Number
+
+
+@flax.struct.dataclass
+class EmaValues:
+    """config.ema's numbers, lengths in steps."""
+
+    decay: Share
+    every: Number
+    warmup: Number  # of the learning rate
+    per_ramp: Number | None  # 1 / ramp
+
+
+@flax.struct.dataclass
+class HyperParameters:
+    """What a training step takes next to its state and batch."""
+
+    seed: Number
+    optimizer: OptimizerValues
+    schedule: ScheduleValues
+    ema: EmaValues
+
+
+def hyper_parameters(config: ConfigDict, steps_per_epoch: float) -> HyperParameters:
+    """Those of `config`, as numbers on the host. Raises UserError for lengths that make no schedule."""
+    every, ramp = (to_steps(config.ema[name], steps_per_epoch, f"ema.{name}") for name in ("every", "ramp"))
+    schedule = schedule_values(config, steps_per_epoch)
+    return HyperParameters(
+        seed=np.uint32(config.seed),
+        optimizer=optimizer_values(config.optimizer),
+        schedule=schedule,
+        ema=ema_values(config.ema.decay, every=every, warmup=schedule.warmup, ramp=ramp),
+    )
+
+
+def on_devices(hyper: HyperParameters, mesh: Mesh) -> HyperParameters:
+    """The same numbers as arrays on every device, float32, int32 or uint32, so that no step has to send them."""
+
+    def put(number: float | np.ndarray) -> jax.Array:
+        array = np.asarray(number, dtypes.canonicalize_dtype(np.result_type(number)))
+        return jax.make_array_from_callback(array.shape, replicated(mesh), array.__getitem__)
+
+    return jax.tree.map(put, hyper)
+
+
+def optimizer_values(config: ConfigDict) -> OptimizerValues:
+    """Of config.optimizer. An optimiser that has no use for a number gets it all the same, and ignores it."""
+    always = config.name in ("adamw", "lars")  # by whose rules a decay of 0 is a decay
+    return OptimizerValues(
+        momentum=config.momentum if config.momentum > 0 or config.name != "rmsprop" else None,
+        rms_decay=Share.of(config.rms_decay),
+        beta1=Share.of(config.beta1),
+        beta2=Share.of(config.beta2),
+        epsilon=config.epsilon,
+        trust_coefficient=config.trust_coefficient,
+        weight_decay=config.weight_decay if config.weight_decay > 0 or always else None,
+        clip_norm=config.clip_norm if config.clip_norm > 0 else None,
+        factors=tuple(factor for _, factor in config.lr_multipliers),
+        patterns=tuple(pattern for pattern, _ in config.lr_multipliers),
+    )
+
+
+def schedule_values(config: ConfigDict, steps_per_epoch: float) -> ScheduleValues:
+    """Of the whole `config`. Raises UserError for a name or for lengths that make no schedule."""
+    schedule = config.schedule
+    total = to_steps(config.duration, steps_per_epoch, "duration")
+    warmup = to_steps(schedule.warmup, steps_per_epoch, "schedule.warmup")
+    hold = to_steps(schedule.hold, steps_per_epoch, "schedule.hold")
+    if warmup > total:
+        raise UserError(f"config.schedule.warmup is {warmup} steps, longer than config.duration's {total}")
+    if hold and warmup + hold > total:
+        raise UserError(
+            f"config.schedule.hold is {hold} steps, with the warm-up's {warmup} more than config.duration's {total}"
+        )
+    boundaries = [to_steps(b, steps_per_epoch, "schedule.boundaries") for b in schedule.boundaries]
+    peak, reference = config.optimizer.learning_rate, config.optimizer.reference_batch
+    return ScheduleValues(
+        peak=peak * (config.batch_size / reference) if reference > 0 else peak,
+        warmup=warmup,
+        per_warmup=1 / warmup if warmup else None,
+        warmup_factor=Share.of(schedule.warmup_factor),
+        per_decay=1 / max(total - warmup - hold, 1),
+        final_factor=Share.of(schedule.final_factor),
+        boundaries=np.array(boundaries, np.int32),
+        factor=schedule.factor,
+    )
+
+
+def ema_values(decay: float, *, every: int = 1, warmup: int = 0, ramp: int = 0) -> EmaValues:
+    return EmaValues(Share.of(decay), every, warmup, 1 / ramp if ramp else None)
