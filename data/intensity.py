@@ -25,7 +25,7 @@ from PIL import Image
 
 from morphism.data import high_bit, image
 from morphism.data.high_bit import Range
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.errors import UserError
 
 PERCENTILES = (0.5, 99.5)

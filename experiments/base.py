@@ -14,6 +14,7 @@ from morphism.experiments.fields import (
     LENGTH,
     LENGTHS,
     MEANS,
+    NAMES,
     PATTERNS,
     POSITIVE_LENGTH,
     SCALES,
@@ -133,6 +134,8 @@ CLASSIFICATION = dict(
     task="classification",
     best="top1",
     data=dict(
+        targets=Field(("label",), NAMES, "What examples are learned from: names of data/targets."),
+        window_rule=Field("square", one_of("square", "canvas", "crop"), "How windows are drawn (data/examples.py)."),
         image_size=Field(224, at_least(1), "Side of the network's input, in pixels."),
         eval_size=Field(0, at_least(0), "Side of the input in evaluation; 0: image_size."),
         resize_size=Field(256, at_least(1), "Evaluation: the shorter side before the central crop."),
@@ -167,6 +170,8 @@ DETECTION = dict(
     task="detection",
     best="ap",
     data=dict(
+        targets=Field(("boxes",), NAMES, "What examples are learned from: names of data/targets."),
+        window_rule=Field("canvas", one_of("square", "canvas", "crop"), "How windows are drawn (data/examples.py)."),
         image_size=Field(800, at_least(1), "Pixels of the shorter side, or of both sides, after resizing."),
         resize=Field("shorter", one_of("shorter", "stretch", "fit"), "shorter and fit keep the aspect."),
         max_size=Field(1333, at_least(1), "shorter: the longer side is at most this."),
@@ -197,6 +202,8 @@ SEGMENTATION = dict(
     eval_batch_size=1,  # as mmsegmentation
     best="miou",
     data=dict(
+        targets=Field(("segmentation",), NAMES, "What examples are learned from: names of data/targets."),
+        window_rule=Field("crop", one_of("square", "canvas", "crop"), "How windows are drawn (data/examples.py)."),
         image_size=Field(520, at_least(1), "Pixels of the shorter side after resizing."),
         resize=Field("shorter", one_of("shorter", "none"), "shorter keeps the aspect; none: as they are."),
         max_size=Field(2048, at_least(1), "shorter: the longer side is at most this."),

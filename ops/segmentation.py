@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from morphism.labels import IGNORE
 from morphism.ops.precision import full_precision
-
-IGNORE = 255
 
 Logits = Float[Array, "*shape k"]
 Labels = Int[Array, "*shape"]

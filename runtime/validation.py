@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from morphism import tasks
+from morphism.data import examples, targets
 from morphism.errors import UserError, check_choice
 from morphism.experiments.base import FIELDS
 from morphism.experiments.fields import Field, flat
@@ -20,6 +21,10 @@ def check_config(config: ConfigDict) -> None:
     task = tasks.get(_value(config, "task"))
     for name, field in flat(FIELDS[config.task]).items():
         check_field(name, field, _value(config, name))
+    for name in config.data.targets:
+        check_choice("config.data.targets", name, targets.names())
+    for name in examples.needed_fields(config.data):
+        _value(config, name)
     if config.data.balanced and config.data.repeats > 1:
         raise UserError(
             f"config.data.repeats is {config.data.repeats}, which balanced sampling has no use for; set it to 1"

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from morphism import augment as augmentation
 from morphism.augment.colour import hsv_jitter, photometric_distortion
 from morphism.augment.mosaic import GROUP, mosaic
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.lengths import to_steps
 from morphism.tasks import coco, detections, voc
 

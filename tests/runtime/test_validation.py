@@ -134,6 +134,27 @@ def test_a_choice_that_was_meant_is_named():
         check_config(changed(schedule__name="cosin"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": ()}, "config.data.targets is "),
+        (
+            {"targets": ("boxes", "bones")},
+            "config.data.targets is 'bones', which is none of boxes, label, segm",
+        ),
+        ({"targets": ("boxes", "segmentation")}, "config.data.border_weight: missing"),
+        ({"window_rule": "crop"}, "config.data.scale: missing"),
+        ({"window_rule": "round"}, "config.data.window_rule is 'round', which is none of canvas, crop, square"),
+    ],
+)
+def test_targets_and_windows_need_their_fields(changes, message):
+    config = get_base("detection").unlock()
+    for field, value in changes.items():
+        config.data[field] = value
+    with pytest.raises(UserError, match=message):
+        check_config(config)
+
+
 def test_a_whole_number_is_whole():
     config = get_base()
     with config.ignore_type():

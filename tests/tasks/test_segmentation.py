@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from morphism.data.canvases import canvases
+from morphism.data.examples import eval_example
 from morphism.data.oddities import Oddities
 from morphism.errors import UserError
 from morphism.evaluation.loop import evaluate, predict
@@ -27,6 +29,7 @@ class Pictures:
     """Noise of some sizes, with masks of four of the five classes, and ignored pixels."""
 
     classes, oddities = CLASSES, ""
+    targets = property(lambda self: {"segmentation": self.classes})
     sizes = np.array([(20, 31), (17, 24), (33, 12), (20, 31), (9, 9), (25, 25), (20, 31)], np.int32)
 
     def __len__(self):
@@ -103,10 +106,8 @@ def test_classes_are_those_of_the_logits_resized_to_the_masks_size(config, mesh_
     config.data.canvases = ()
     for batch in batches:
         for row, index in enumerate(batch["id"]):
-            from morphism.data import segmentation as examples
-
-            shape = examples.canvases(source, config.data, training=False)[0][0]
-            example = examples.eval_example(source, int(index), config, shape)
+            shape = canvases(source, config.data, training=False)[0][0]
+            example = eval_example(source, int(index), config, shape)
             image = segmentation.normalise(
                 {"image": example["image"][None], "size": np.array([example["size"]])}, config.augment
             )

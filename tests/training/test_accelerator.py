@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from morphism import models, tasks
-from morphism.data import sources
-from morphism.data.pipeline import EXAMPLES, train_batches
+from morphism.data import examples, sources
+from morphism.data.pipeline import train_batches
 from morphism.evaluation.step import make_eval_step
 from morphism.experiments.base import FIELDS, get_base
 from morphism.experiments.fields import flat
@@ -156,7 +156,7 @@ def batch_of(config, training=True):
         "id": np.zeros(ROWS, np.int32),
         "draw": np.zeros(ROWS, np.int32),
         "valid": np.zeros(ROWS, bool),
-        **EXAMPLES[config.task].empty(ROWS, config.data, shape),
+        **examples.empty(ROWS, shape, config),
     }
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
 
