@@ -22,7 +22,7 @@ from morphism.data import sources
 from morphism.data.records import Source, first_target
 from morphism.data.survey import describe, draw, refusals, survey
 from morphism.errors import UserError, noting
-from morphism.experiments.base import TASKS, get_base
+from morphism.experiments.base import FIELDS, get_base
 
 COMMAND = cli.Command(config="flag")
 _SPLIT = COMMAND.string("split", "", "Which of the source's splits; the config's train_split unless given.")
@@ -73,4 +73,4 @@ def examine(spec: str, data_dir: str, split: str, given: ConfigDict | None) -> t
 
 def _base(target: str) -> ConfigDict:
     """The defaults of the task that learns from `target`."""
-    return next(base for base in map(get_base, TASKS) if base.data.targets[0] == target)
+    return next(base for base in map(get_base, FIELDS) if base.data.targets[0] == target)

@@ -27,7 +27,6 @@ Shape = tuple[int, int] | tuple[int, int, int, int]
 Groups = Int[np.ndarray, "records"]  # the position of each record's canvas
 
 STEP = 32  # pixels: the sides of canvases that are added are multiples, as the networks' strides want them
-EXACT = ("auto", "always", "never")  # of config.data.exact
 FEW = 8  # sizes of images for which evaluation has a program each, unless config.data.exact says otherwise
 LEAST = 32  # pixels a side that the deepest of the networks needs
 SCALE_EVERY = 10  # training steps

@@ -28,7 +28,6 @@ from morphism.data.high_bit import Range
 from morphism.data.records import Source
 from morphism.errors import UserError
 
-RULES = ("bits", "type", "percentiles")
 PERCENTILES = (0.5, 99.5)
 LOOKED_AT, MEASURED, VALUES = 64, 256, 1 << 14
 DRAWING = 11  # in the seed, next to those of examples and epochs

@@ -1,4 +1,4 @@
-"""config.loss.class_weights: "", a rule that needs the train split, or a number per class, such as "1,0.5,2"."""
+"""config.loss.class_weights: (), a rule that needs the train split, or a number per class, such as (1.0, 0.5, 2.0)."""
 
 from collections.abc import Callable
 
@@ -16,20 +16,20 @@ def resolved(config: ConfigDict, source: Source, rule: str, find: Callable[[], F
 
     Raises UserError for other than K numbers.
     """
-    text, count = config.loss.class_weights, len(source.classes)
-    if text == rule:
-        text = ",".join(map(repr, find().tolist()))
-    elif text and text.count(",") + 1 != count:
+    weights, count = config.loss.class_weights, len(source.classes)
+    if weights == rule:
+        weights = tuple(find().tolist())
+    elif weights and len(weights) != count:
         raise UserError(
-            f"config.loss.class_weights has {text.count(',') + 1} numbers, {config.data.source} {count} classes; "
+            f"config.loss.class_weights has {len(weights)} numbers, {config.data.source} {count} classes; "
             f'write one for each, or "{rule}"'
         )
     config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.loss.class_weights = text
+    with config.ignore_type():
+        config.loss.class_weights = weights
     return config
 
 
 def of(loss: ConfigDict) -> Float[Array, "k"] | None:
     """The numbers of a resolved config.loss; None where it has none."""
-    return jnp.array([float(number) for number in loss.class_weights.split(",")]) if loss.class_weights else None
+    return jnp.array(loss.class_weights, float) if loss.class_weights else None

@@ -14,7 +14,7 @@ from morphism.data.loose import LooseImages
 from morphism.data.pipeline import eval_batches, train_batches
 from morphism.data.records import Boxed, Labelled, Masked, Source
 from morphism.errors import UserError
-from morphism.experiments.base import TASKS, get_base
+from morphism.experiments.base import FIELDS, get_base
 
 SIZES = ((120, 160), (160, 120), (100, 150), (64, 64))
 
@@ -62,7 +62,7 @@ def configured(rule, data, augment, wanted=("boxes", "segmentation")):
     """The fields of the rule and of every target, as an experiment of several tasks has them."""
     base = get_base("detection").copy_and_resolve_references()
     with base.unlocked():
-        for task in TASKS:
+        for task in FIELDS:
             of_task = get_base(task)
             for group in ("data", "augment"):
                 for field, value in of_task[group].items():

@@ -294,7 +294,7 @@ def test_every_loss_of_the_config_runs(config, name):
 
 
 def test_a_batch_of_ignored_pixels_alone_teaches_nothing(config):
-    config.loss.update(aux_weight=0.4, dice_weight=3.0, class_weights="1,2,3,4,5")
+    config.loss.update(aux_weight=0.4, dice_weight=3.0, class_weights=(1, 2, 3, 4, 5))
     batch = {"segmentation": np.full((2, 6, 7), 255, np.uint8), "valid": np.ones(2, bool)}
     batch["weight"] = np.full((2, 6, 7), 11, np.float32)
 
@@ -321,13 +321,12 @@ def test_weights_of_median_frequency_are_the_papers(config):
 
     resolved = segmentation.resolve(config, Two())
     frequency = np.array([9 / 14, 3 / 14, 2 / 8])
-    weights = [float(each) for each in resolved.loss.class_weights.split(",")]
-    np.testing.assert_allclose(weights, np.median(frequency) / frequency)
+    np.testing.assert_allclose(resolved.loss.class_weights, np.median(frequency) / frequency)
     assert config.loss.class_weights == "median_frequency"
     Two.classes = ("a", "b", "c", "d")
     with pytest.raises(UserError, match="'median_frequency', but d has no pixel in train"):
         segmentation.resolve(config, Two())
-    config.loss.class_weights = "1,2"
+    config.loss.class_weights = (1.0, 2.0)
     with pytest.raises(UserError, match="config.loss.class_weights has 2 numbers, .* 4 classes"):
         segmentation.resolve(config, Two())
 
@@ -409,7 +408,10 @@ def test_a_perfect_map_has_a_boundary_f1_of_1_and_none_without_borders():
         ({"loss.aux_weight": -1.0}, "config.loss.aux_weight"),
         ({"loss.class_weights": "balanced"}, "config.loss.class_weights"),
         ({"loss.name": "dice", "loss.dice_weight": 1.0}, "config.loss.dice_weight: the loss is Dice's already"),
-        ({"loss.name": "lovasz", "loss.class_weights": "1,2"}, "config.loss.class_weights: lovasz has no use for it"),
+        (
+            {"loss.name": "lovasz", "loss.class_weights": (1, 2)},
+            "config.loss.class_weights: lovasz has no use for it",
+        ),
         ({"loss.name": "focal", "data.border_weight": 10.0}, "config.data.border_weight: focal has no use for it"),
         ({"best": "ap"}, "config.best is 'ap'"),
     ],

@@ -341,7 +341,7 @@ def test_a_look_between_two_reports_finds_what_is_not_finite_and_keeps_the_rest(
         meter.add({"loss": jnp.float32(step)}, np.array([2 * step, 2 * step + 1]))
         meter.check(step)
     meter.add({"loss": jnp.float32(5)}, np.array([10, 11]))
-    assert window.close(5)["train/loss"] == 3
+    assert meter.close(5)["train/loss"] == 3
     meter.add({"loss": jnp.float32(6)}, np.array([12, 13]))
     meter.check(6)
     meter.add({"loss": jnp.float32(7)}, np.array([14, 15]))

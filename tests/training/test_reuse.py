@@ -71,7 +71,7 @@ def others(config):
     """`config` with another value of every hyper-parameter that it has, in a copy."""
     config = config.copy_and_resolve_references()
     config.seed = 2**32 - 1
-    config.duration = "9"
+    config.duration = "10"
     config.optimizer.update(learning_rate=0.03, weight_decay=0.01, momentum=0.5, clip_norm=0.3, reference_batch=8)
     config.optimizer.lr_multipliers = (("fc.*", 3.0),)
     config.schedule.update(warmup="3", warmup_factor=0.2, final_factor=0.1, hold="1")
