@@ -48,7 +48,8 @@ def test_an_option_that_the_experiment_does_not_list_can_be_set(monkeypatch, nam
     config = parsed(monkeypatch, "--config", "experiments/coco_retinanet.py", *given)
     found = config.model.options[name]
     assert (found, type(found)) == (value, type(value))
-    assert getattr(models.create(config.model, 3, AXIS), name) == value
+    model = models.create(config.model, 3, AXIS)
+    assert getattr(model if hasattr(model, name) else model.post_process, name) == value
     assert config.is_locked
 
 
