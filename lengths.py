@@ -1,8 +1,7 @@
 """Lengths of time, as configurations write them."""
 
-import re
-
 from morphism.errors import UserError
+from morphism.experiments.fields import STEPS_OR_EPOCHS
 
 MOST = 2**31 - 1  # steps, which a run counts in int32
 
@@ -17,7 +16,7 @@ def exact_steps(length: str, steps_per_epoch: float, field: str) -> float:
 
     Raises UserError naming `field` for anything else, and for a length that is not zero and yet rounds to no step.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(k|ep|)", length.strip())
+    match = STEPS_OR_EPOCHS.fullmatch(length.strip())
     if not match:
         raise UserError(f'config.{field} is {length!r}: write steps as "500" or "64k", epochs as "90ep"')
     number, unit = float(match[1]), match[2]

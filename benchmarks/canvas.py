@@ -68,11 +68,11 @@ def found(step: Any, variables: Any, config: Any, images: np.ndarray, canvas: tu
     """The evaluation step's predictions of `images`, each at the top left of a canvas."""
     import jax
 
-    from morphism.data.pipeline import EXAMPLES
+    from morphism.data import examples
 
     count, height, width = images.shape[:3]
     shape = (*canvas, height, width) if config.task == "segmentation" else canvas
-    batch = EXAMPLES[config.task].empty(count, config.data, shape)
+    batch = examples.empty(count, shape, config)
     spare = [(0, 0), *((0, side - own) for side, own in zip(canvas, (height, width), strict=True)), (0, 0)]
     batch |= {"image": np.pad(images, spare), "id": np.arange(count, dtype=np.int32), "valid": np.ones(count, bool)}
     batch["size"][:] = batch["original_size"][:] = (height, width)

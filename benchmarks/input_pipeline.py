@@ -23,8 +23,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +32,8 @@ import simplejpeg
 from ml_collections import ConfigDict
 from PIL import Image
 
-from morphism.data import image, pipeline
-from morphism.data.sources import Record
+from morphism.data import image, pipeline, windows
+from morphism.data.records import Record
 from morphism.experiments.imagenet_resnet import get_config
 
 IMAGENET = 1_281_167  # records of its training split: the shuffle's cost depends on it
@@ -47,6 +47,7 @@ class Repeated:
     files: tuple[str, ...]
     encoded: tuple[bytes, ...] = ()  # of the files; else they are read each time
     classes: tuple[str, ...] = ("any",)
+    targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"label": ("any",)})
 
     def __len__(self) -> int:
         return IMAGENET // len(self.files) * len(self.files)
@@ -157,7 +158,7 @@ def plan(load: pipeline.TrainBatch, index: int, config: ConfigDict) -> Round:
     for record in records:
         rng = np.random.default_rng((config.seed, 0, record))
         height, width = image.size(load.source[record]["image"], "")
-        boxes.append(image.random_resized_crop_box(height, width, config.data.crop_scale, config.data.crop_ratio, rng))
+        boxes.append(windows.random_resized_crop((height, width), config.data.crop_scale, config.data.crop_ratio, rng))
     return Round(steps, records, [record % len(load.source.files) for record in records], boxes)
 
 
@@ -167,7 +168,8 @@ def own(source: Repeated, config: ConfigDict) -> Way:
     def way(pass_: Round) -> Iterator[np.ndarray]:
         for index in pass_.records:
             rng = np.random.default_rng((config.seed, 0, index))
-            yield image.random_resized_crop(source[index]["image"], "", size, scale, ratio, rng)[0]
+            whole = image.croppable(source[index]["image"], "")
+            yield image.crop(whole, windows.random_resized_crop(whole.size, scale, ratio, rng), size)[0]
 
     return way
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "summary": "layers, parameters and multiply-accumulates of a model",
     "export": "writes a run's model as .safetensors",
     "outputs": "a model's raw outputs on given arrays",
+    "config": "an experiment's configuration, and what its fields mean",
     "digest": "a fingerprint of a checkpoint's parameters",
     "list": "models, experiments, weights, sources and augmentations that there are",
 }

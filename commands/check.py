@@ -7,7 +7,7 @@ Every image is decoded, and compared with the size that its annotations are for.
 all of it, and the exit status is then 1: files that are missing or cannot be read, and what the split as a whole lacks,
 by the fields of --config where it is given, else by their defaults; a split other than train's must have no classes but
 train's. Annotations that cannot be read at all end the command at the first (2).
-`--draw` writes a grid of samples with their boxes or classes; `--json` prints the figures for other programs.
+`--draw` writes a grid of samples with all their truths; `--json` prints the figures for other programs.
 """
 
 import json
@@ -19,11 +19,10 @@ from ml_collections import ConfigDict
 
 from morphism.commands import cli
 from morphism.data import sources
-from morphism.data.checks import task_of
-from morphism.data.sources import Source
+from morphism.data.records import Source, first_target
 from morphism.data.survey import describe, draw, refusals, survey
 from morphism.errors import UserError, noting
-from morphism.experiments.base import get_base
+from morphism.experiments.base import FIELDS, get_base
 
 COMMAND = cli.Command(config="flag")
 _SPLIT = COMMAND.string("split", "", "Which of the source's splits; the config's train_split unless given.")
@@ -63,10 +62,15 @@ def examine(spec: str, data_dir: str, split: str, given: ConfigDict | None) -> t
                 print(f"bad: {note}", flush=True)
             raise
     if not given:
-        config = get_base(task_of(source))
+        config = _base(first_target(source))
         config.data.update(opened)
     with noting():  # what is bad in train's own files is for the check of train
         refused = refusals(source, config, split)
         report = survey(source)
     title = f"{config.data.source} {split}"
     return title, source, report | {"refused": refused, "bad": [*notes, *report["bad"]]}
+
+
+def _base(target: str) -> ConfigDict:
+    """The defaults of the task that learns from `target`."""
+    return next(base for base in map(get_base, FIELDS) if base.data.targets[0] == target)

@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from morphism.commands.experiment_file import ExperimentParser, overridden, suggest_field
+from morphism.commands.experiment_file import ExperimentParser, misfit, overridden, suggest_field
 from morphism.errors import UserError, one_line
 
 RESUMED = str(Path(__file__).parent / "resumed.py")
@@ -204,7 +204,7 @@ def _last_line(error: Exception) -> str:
 
 
 def explain_override(argv: list[str]) -> str:
-    """Names the first --config.a.b=value that the configuration has no single field for, or ''."""
+    """Names the first --config.a.b=value that the configuration has no single field for, or no such value, or ''."""
     path = next((b if a == "--config" else a[9:] for a, b in zip(argv, [*argv[1:], ""], strict=True) if _sets(a)), None)
     if path is None:
         first = next(iter(overridden(argv)), None)
@@ -224,6 +224,8 @@ def explain_override(argv: list[str]) -> str:
             node, parent = node[field], f"{parent}.{field}"
         if isinstance(node, ConfigDict) and not value.startswith("{"):
             return f"{parent}: a group of fields; set one of them, such as {parent}.{next(iter(node), '<option>')}"
+        if wrong := misfit(config, path, value):
+            return wrong
     return ""
 
 

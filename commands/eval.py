@@ -20,7 +20,7 @@ from morphism.commands import cli
 from morphism.errors import UserError
 
 if TYPE_CHECKING:
-    from morphism.data.sources import Source
+    from morphism.data.records import Source
     from morphism.evaluation.run import Run
 
 Predictions = dict[str, np.ndarray]

@@ -10,11 +10,12 @@ from types import ModuleType
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from morphism import experiments
 from morphism.errors import UserError, nearest
-from morphism.experiments.base import TASKS, get_base
+from morphism.experiments.base import FIELDS, get_base
+from morphism.experiments.fields import TUPLE_OR_TEXT, flat
 
 OPTIONS = "config.model.options."
 
@@ -57,11 +58,25 @@ class ExperimentParser(flags.ArgumentParser):
         return "experiment"
 
 
+class TupleOrTextParser(flags.ArgumentParser):
+    """What --config.field=value gives a field that takes either: "(1, 0.5)" and "1,0.5" are tuples, all else a text."""
+
+    def parse(self, argument: str | tuple) -> str | tuple:
+        value = _literal(argument) if isinstance(argument, str) else argument
+        return value if isinstance(value, tuple) else argument
+
+    def flag_type(self) -> str:
+        return "tuple or text"
+
+
+config_flags.register_flag_parser_for_type(TUPLE_OR_TEXT, TupleOrTextParser())
+
+
 def _suggest_file(file: Path) -> str:
     """The experiment beside it, or in experiments/, that a person may have meant."""
     folder = file.parent if file.parent != Path() else Path("experiments")
     found = folder if folder != Path("experiments") or folder.is_dir() else Path(experiments.__path__[0])
-    names = [path.stem for path in sorted(found.glob("*.py")) if path.stem not in ("__init__", "base")]
+    names = [path.stem for path in sorted(found.glob("*.py")) if path.stem not in ("__init__", "base", "fields")]
     near = nearest(file.stem, names)
     return f"; did you mean {folder / near}.py?" if near else "; give an experiment, such as experiments/quickstart.py"
 
@@ -115,6 +130,28 @@ def _literal(text: str) -> Any:
     return value if isinstance(value, (bool, int, float, str, tuple)) else text
 
 
+def misfit(config: ConfigDict, path: str, text: str) -> str:
+    """What is wrong with `text` as the value of the field `path`, such as "data.crop", or ''."""
+    from morphism.runtime.validation import check_field
+
+    declared = flat(FIELDS.get(config.get("task"), {}))
+    if path not in declared:  # an option of an architecture, or a config that is not made by get_base
+        return ""
+    try:
+        check_field(path, declared[path], _written(text, declared[path].default))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _written(text: str, like: Any) -> Any:
+    """The value that `text` stands for in a field with values of the type of `like`."""
+    if isinstance(like, str):
+        return text
+    value = _literal(text)
+    return (value,) if isinstance(like, tuple) and not isinstance(value, tuple) and "," not in text else value
+
+
 def overridden(argv: list[str]) -> dict[str, str]:
     """The fields that --config.field=value, or --config.field value, sets, and the values as they are written.
 
@@ -145,7 +182,7 @@ def suggest_field(config: ConfigDict, parent: str, field: str, value: str) -> st
 
 
 def _suggest_anywhere(field: str) -> str:
-    found = (_anywhere(get_base(task), field) for task in TASKS)
+    found = (_anywhere(get_base(task), field) for task in FIELDS)
     path = next(filter(None, found), None)
     return f"; did you mean {path}?" if path else ""
 

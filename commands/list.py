@@ -76,6 +76,18 @@ def sources() -> Rows:
         yield name, meaning
 
 
+def augmentations() -> Rows:
+    """Every field of config.augment, with its meaning, and its tasks unless all have it."""
+    from morphism.experiments.base import FIELDS
+
+    tasks: dict[tuple[str, str], list[str]] = {}
+    for task, fields in FIELDS.items():
+        for name, field in fields["augment"].items():
+            tasks.setdefault((f"augment.{name}", field.meaning), []).append(task)
+    for (name, meaning), having in tasks.items():
+        yield name, meaning if len(having) == len(FIELDS) else f"{meaning} ({', '.join(having)})"
+
+
 def summary(documentation: str) -> str:
     """The first line of a docstring."""
     return documentation.partition("\n")[0]
@@ -86,4 +98,5 @@ LISTS = {
     "experiments": experiments,
     "weights": weights,
     "sources": sources,
+    "augmentations": augmentations,
 }

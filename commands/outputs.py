@@ -11,7 +11,6 @@ number of classes is that of the weights' head, or of config.data.source where t
 model has the options it was trained with.
 """
 
-import inspect
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +38,7 @@ def main(argv: list[str]) -> None:
 
     from morphism import models, tasks
     from morphism.data import sources
+    from morphism.models.detection import Detector
     from morphism.runtime.mesh import AXIS, compiler_options
     from morphism.runtime.validation import check_config
     from morphism.weights.opening import classes_of, read_weights, variables_from, with_options
@@ -53,13 +53,13 @@ def main(argv: list[str]) -> None:
     sizes = np.tile(np.int32(images.shape[1:3]), (len(images), 1))
     options = {"train": False, **tasks.get(config.task).inputs(model, {"size": sizes})}
     if _FEATURES.value:
-        if "features" not in inspect.signature(type(model).__call__).parameters:
+        if not model.has_features:
             raise UserError(f"--features: {config.model.name} is no backbone and has no feature maps; leave it out")
         options["features"] = True
 
     def forward(variables, images):
         outputs = model.apply(variables, images, **options)
-        if _FEATURES.value or not hasattr(model, "detect"):
+        if _FEATURES.value or not isinstance(model, Detector):
             return outputs
         return outputs | model.detect(outputs, sizes)
 

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     COMMAND.start_jax()
     import jax
 
-    from morphism.data.pictures import Pictures, find_pictures, readable
+    from morphism.data.loose import LooseImages, find_images, readable
     from morphism.evaluation.run import open_run, open_weights
     from morphism.runtime.paths import folder
     from morphism.runtime.resume import OF_EVALUATION
@@ -54,9 +54,9 @@ def main(argv: list[str]) -> None:
         check_config(run.config)
     else:
         run = open_weights(COMMAND.config.value, _WEIGHTS.value, COMMAND.config.overrides, tell)
-    files = find_pictures(argv[1:])
+    files = find_images(argv[1:])
     whole, broken = readable(files)
-    source = Pictures(whole, run.classes)
+    source = LooseImages(whole, run.classes)
     write_mask = _mask_writer(run, whole) if _MASKS.value else None
     found: dict[Path, dict[str, Any]] = {}
     for predictions in run.predict(source, tell, skip_broken=True) if whole else ():

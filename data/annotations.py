@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float, Int
 
 from morphism.data import image, orientation
 from morphism.data.files import by_name, scan
-from morphism.data.sources import Record
 from morphism.errors import UserError, apart
 
 LARGEST_AREA = 1e10  # square pixels; COCO's evaluation ignores objects beyond it
@@ -45,6 +44,11 @@ class Annotations:
 
     def __getitem__(self, rows: slice | np.ndarray) -> "Annotations":
         return Annotations(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+NO_OBJECTS = Annotations(
+    *(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, bool), np.zeros(0, bool), np.zeros(0))
+)
 
 
 @dataclass(frozen=True)
@@ -81,41 +85,6 @@ class Store:
         which = (np.ones(len(self.flat), bool), kept, kept & ~self.flat.crowd)
         owner, images = self.owner, len(self.offsets) - 1
         return np.stack([np.bincount(owner[rows], minlength=images) for rows in which], axis=1)
-
-
-@dataclass(frozen=True)
-class Detection:
-    """A source of pictures in files, with boxes. `files` holds paths below `root` as bytes, in one compact array."""
-
-    root: Path
-    files: np.ndarray
-    classes: Sequence[str]
-    category_ids: Sequence[int | str]  # what the dataset itself calls the classes
-    image_ids: Sequence[int | str]
-    sizes: Int[np.ndarray, "pictures 2"]  # height, width
-    store: Store
-    by_id: bool = False  # classes are what their ids are, not what their names are
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @property
-    def oddities(self) -> str:
-        return self.store.oddities
-
-    @property
-    def box_counts(self) -> Int[np.ndarray, "pictures 3"]:
-        return self.store.box_counts
-
-    def annotations(self, index: int) -> Annotations:
-        return self.store[index]
-
-    def __getitem__(self, index: int) -> Record:
-        path = self.root / os.fsdecode(self.files[index])
-        try:
-            return {"image": path.read_bytes(), "name": str(path), "annotations": self.store[index]}
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
 
 
 def pack(

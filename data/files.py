@@ -135,11 +135,11 @@ def listed_path(text: str) -> str:
     return os.path.normpath(text.replace("\\", "/"))
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, remedy: str = "mend or remove it") -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
 
 
 def read_text(path: Path) -> str:

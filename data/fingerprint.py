@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from morphism.data.sources import Source, Subset, names
+from morphism.data.derived import Subset
+from morphism.data.records import Source, names
 
 Fingerprint = dict[str, Any]
 
@@ -52,7 +53,7 @@ def _columns(source: Source) -> Iterable[np.ndarray]:
         return [source.sizes, source.box_counts, *(getattr(flat, field.name) for field in fields(flat))]
     if hasattr(source, "version"):
         return [np.frombuffer(source.version.encode(), np.uint8)]
-    if hasattr(source, "labels"):
+    if "label" in source.targets:
         return [source.labels]
     if hasattr(source, "mask_stamps"):
         legend = source.legend

@@ -10,9 +10,8 @@ and evaluate with.
 
 import enum
 import io
-import math
 import warnings
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -29,7 +28,6 @@ Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
 
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # beyond, Pillow takes a picture for a decompression bomb
 GREY = 128  # what libjpeg fills missing parts with
-MAX_ASPECT = 16  # of what is resized whole
 HEAD = 1 << 16  # bytes of a file that nearly always tell its size
 WIDTH, HEIGHT = 256, 257  # tags of TIFF
 LOADED_FOR_SIZE = ("ICO", "ICNS")  # whose header may be wrong, and whose pixels are few
@@ -173,69 +171,32 @@ def size_in(file: BinaryIO, name: str) -> tuple[int, int]:
     return (width, height) if orientation.swaps_sides(turn) else (height, width)
 
 
-def random_resized_crop_box(
-    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
-) -> Box:
-    """A box of a random share of the area and a random aspect ratio (Szegedy et al. 2015, section 6).
+class Croppable(NamedTuple):
+    """An image of which nothing is decoded yet; `header` is None where a crop needs the whole."""
 
-    Ten tries, then the largest central crop within `ratio`: torchvision.transforms.RandomResizedCrop.get_params.
-    """
-    log_ratio = np.log(ratio)
-    for _ in range(10):
-        area = height * width * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(*log_ratio))
-        w = round(math.sqrt(area * aspect))
-        h = round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            y = int(rng.integers(0, height - h + 1))
-            x = int(rng.integers(0, width - w + 1))
-            return x, y, x + w, y + h
-    w = round(height * ratio[1]) if width / height > ratio[1] else width
-    h = round(width / ratio[0]) if width / height < ratio[0] else height
-    x, y = (width - w) // 2, (height - h) // 2
-    return x, y, x + w, y + h
+    encoded: bytes | np.ndarray
+    name: str
+    size: tuple[int, int]
+    header: jpeg.Header | None
 
 
-def random_resized_crop(
-    encoded: bytes | np.ndarray,
-    name: str,
-    target: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    rng: np.random.Generator,
-    intensity: Range | None = None,
-) -> tuple[Pixels, Odd]:
-    """A random crop of the image, resized to [target,target,3], decoding no more detail than that needs.
-
-    `intensity` is `decode`'s.
-    """
+def croppable(encoded: bytes | np.ndarray, name: str) -> Croppable:
     # A file that does not end as a JPEG must is left to decode, which tells whether it is truncated.
     simple = isinstance(encoded, bytes) and encoded.endswith(END_OF_JPEG)
     header = jpeg.read_header(encoded) if simple else None
-    height, width = (header.height, header.width) if header else size(encoded, name)
-    box = random_resized_crop_box(height, width, scale, ratio, rng)
-    pixels = jpeg.random_crop(encoded, header, box, target) if header else None
+    return Croppable(encoded, name, (header.height, header.width) if header else size(encoded, name), header)
+
+
+def crop(whole: Croppable, box: Box, target: int, intensity: Range | None = None) -> tuple[Pixels, Odd]:
+    """`box` of the image, resized to [target,target,3], decoding no more detail than that needs.
+
+    `intensity` is `decode`'s.
+    """
+    pixels = jpeg.random_crop(whole.encoded, whole.header, box, target) if whole.header else None
     if pixels is not None:
         return pixels, Odd(0)
-    pixels, odd = decode(encoded, name, box, target, intensity)
+    pixels, odd = decode(whole.encoded, whole.name, box, target, intensity)
     return resize(pixels, target, target), odd
-
-
-def resize_and_center_crop(pixels: Pixels, shorter: int, target: int) -> Pixels:
-    """Resizes the shorter side to `shorter`, then cuts the central target x target: the ImageNet evaluation.
-
-    Sizes and offsets are rounded as torchvision's Resize and CenterCrop round them; target <= shorter. Of a strip more
-    than MAX_ASPECT times as long as wide only the middle is resized: the whole might not fit into memory.
-    """
-    pixels = _middle(pixels)
-    height, width = pixels.shape[:2]
-    if height <= width:
-        pixels = resize(pixels, shorter, int(shorter * width / height))
-    else:
-        pixels = resize(pixels, int(shorter * height / width), shorter)
-    top = round((pixels.shape[0] - target) / 2)
-    left = round((pixels.shape[1] - target) / 2)
-    return pixels[top : top + target, left : left + target]
 
 
 def resize(pixels: Pixels, height: int, width: int) -> Pixels:
@@ -302,13 +263,6 @@ def _check_crop(box: Box, size: tuple[int, int], name: str) -> None:
             f"{name}: a crop of x {x0} to {x1}, y {y0} to {y1} lies outside its {size[1]} x {size[0]} pixels; if its "
             "header tells another size, save the image again"
         )
-
-
-def _middle(pixels: Pixels) -> Pixels:
-    height, width = pixels.shape[:2]
-    longest = MAX_ASPECT * min(height, width)
-    y, x = max(0, height - longest) // 2, max(0, width - longest) // 2
-    return pixels[y : y + longest, x : x + longest]
 
 
 def _decode_broken_jpeg(encoded: bytes, warning: str) -> tuple[Pixels, Odd]:

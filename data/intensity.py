@@ -25,10 +25,9 @@ from PIL import Image
 
 from morphism.data import high_bit, image
 from morphism.data.high_bit import Range
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.errors import UserError
 
-RULES = ("bits", "type", "percentiles")
 PERCENTILES = (0.5, 99.5)
 LOOKED_AT, MEASURED, VALUES = 64, 256, 1 << 14
 DRAWING = 11  # in the seed, next to those of examples and epochs

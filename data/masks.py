@@ -19,11 +19,11 @@ import numpy as np
 from jaxtyping import Int, Integer, UInt8
 from PIL import Image
 
-from morphism.data.boxes import IGNORE
 from morphism.data.high_bit import maxval
 from morphism.errors import UserError
+from morphism.labels import IGNORE
 
-MOST = 255  # classes
+MOST = IGNORE  # classes
 UNKNOWN = -1
 LOSSY = ("JPEG", "MPO", "AVIF")  # Pillow's names of formats
 LOSSLESS_WEBP = re.compile(rb"RIFF....WEBP(VP8X.*)?VP8L", re.DOTALL)

@@ -6,7 +6,7 @@ import numpy as np
 
 from morphism.data.image import RULES, Odd
 from morphism.data.pipeline import Batch
-from morphism.data.sources import Source
+from morphism.data.records import Source
 
 
 class Oddities:

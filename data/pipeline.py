@@ -26,10 +26,11 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from morphism.data import classification, detection, segmentation
+from morphism.data import examples
+from morphism.data.canvases import Shape, canvas_at, canvases, smallest_canvas
 from morphism.data.intensity import settle, settle_pixels
+from morphism.data.records import Source
 from morphism.data.sampling import Plan
-from morphism.data.sources import Source
 from morphism.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -38,10 +39,6 @@ CLOSING = 5  # seconds that workers have to end
 SHARED = "/dev/shm"
 QUIET = "ignore:resource_tracker:UserWarning"
 GRAINS_FLAG = "grain_enable_multiprocess_worker_profiling"  # absl lets it be read where it, or all, counts as parsed
-
-# How a task makes an example of a record: canvases, eval_note, shape_at, empty, train_example and eval_example, alike
-# in each.
-EXAMPLES = {"classification": classification, "detection": detection, "segmentation": segmentation}
 
 
 def train_batches(
@@ -52,8 +49,9 @@ def train_batches(
     Epochs follow one another without a gap, each as data/sampling.py draws it; a batch may span two.
     image [b,H,W,3] of 0..255, uint8, or float32 where config.data.pixels says so or images of more than 8 bits are
     found; id int32 [b] (the record), draw int32 [b] (how many times it was drawn before; with id, the source of an
-    example's randomness), valid bool [b] (all True), odd int32 [b] (image.Odd), which stays on the host, and what the
-    task adds. H and W are those of one of the task's canvases, or what the task makes of it at this step.
+    example's randomness), valid bool [b] (all True), odd int32 [b] (image.Odd), which stays on the host, and what
+    `examples.empty` adds: sizes, and the targets of config.data.targets. H and W are those of a canvas of
+    data/canvases.py.
     """
     shard = _Shard(config.batch_size, process_index, processes)
     config = settle(config, source) if config.data.pixels == "auto" else config
@@ -86,7 +84,7 @@ def problem(source: Source, config: ConfigDict, index: int) -> str:
     load = EvalBatch(source, settle_pixels(config, source), _Shard(1, 0, 1))
     shape = next(shape for shape, members in load.plan if index in members)
     try:
-        EXAMPLES[config.task].eval_example(source, index, load.config, shape)
+        examples.eval_example(source, index, load.config, shape)
     except UserError as error:
         return str(error)
     return ""
@@ -94,15 +92,7 @@ def problem(source: Source, config: ConfigDict, index: int) -> str:
 
 def smallest_batch(source: Source, config: ConfigDict) -> Batch:
     """An empty training batch, of the smallest canvas that any will have, for what depends on shapes alone."""
-    squares = [(side, side) for side in config.data.get("multi_scale", ())]
-    shapes = squares or EXAMPLES[config.task].canvases(source, config.data, training=True)[0]
-    smallest = min(shapes, key=lambda shape: shape[0] * shape[1])
-    return _empty_batch(config.batch_size, smallest, settle_pixels(config, source))
-
-
-def eval_note(source: Source, config: ConfigDict) -> str:
-    """What a person must know of how `eval_batches` sees the images of `source`, or ""."""
-    return EXAMPLES[config.task].eval_note(source, config.data)
+    return _empty_batch(config.batch_size, smallest_canvas(source, config.data), settle_pixels(config, source))
 
 
 def empty_eval_batches(source: Source, config: ConfigDict, batch_size: int) -> list[Batch]:
@@ -136,18 +126,18 @@ class TrainBatch:
     source: Source
     config: ConfigDict
     shard: _Shard
-    shapes: list[tuple[int, ...]]  # of the canvases
+    shapes: list[Shape]  # of the canvases
     plan: Plan
 
     @classmethod
     def of(cls, source: Source, config: ConfigDict, shard: _Shard) -> "TrainBatch":
-        shapes, canvases = EXAMPLES[config.task].canvases(source, config.data, training=True)
-        return cls(source, config, shard, shapes, Plan(source, config.data, config.seed, shard.batch_size, canvases))
+        shapes, groups = canvases(source, config.data, training=True)
+        return cls(source, config, shard, shapes, Plan(source, config.data, config.seed, shard.batch_size, groups))
 
     def __call__(self, step: int) -> Batch:
-        config, examples = self.config, EXAMPLES[self.config.task]
+        config = self.config
         canvas, draws = self.plan(step, self.shard.rows)
-        shape = examples.shape_at(self.shapes[canvas], step, config)
+        shape = canvas_at(self.shapes[canvas], step, config)
         batch = _empty_batch(len(draws), shape, config)
         for row, (index, draw) in enumerate(draws):
             rng = np.random.default_rng((config.seed, draw, index))
@@ -165,9 +155,9 @@ class EvalBatch:
     skip_broken: bool = False
 
     @cached_property
-    def plan(self) -> list[tuple[tuple[int, ...], np.ndarray]]:
+    def plan(self) -> list[tuple[Shape, np.ndarray]]:
         """The shape of every batch, its canvas first, and its records."""
-        shapes, groups = EXAMPLES[self.config.task].canvases(self.source, self.config.data, training=False)
+        shapes, groups = canvases(self.source, self.config.data, training=False)
         found = []
         for group, shape in enumerate(shapes):
             members = np.flatnonzero(groups == group)
@@ -180,7 +170,7 @@ class EvalBatch:
         batch = _empty_batch(rows.stop - rows.start, shape, config)
         for row, index in enumerate(members[rows].tolist()):
             try:
-                example = EXAMPLES[config.task].eval_example(self.source, index, config, shape)
+                example = examples.eval_example(self.source, index, config, shape)
             except UserError:
                 if not self.skip_broken:
                     raise
@@ -189,14 +179,14 @@ class EvalBatch:
         return batch
 
 
-def _empty_batch(rows: int, shape: tuple[int, ...], config: ConfigDict) -> Batch:
+def _empty_batch(rows: int, shape: Shape, config: ConfigDict) -> Batch:
     return {
         "image": np.zeros((rows, *shape[:2], 3), np.float32 if config.data.pixels == "float32" else np.uint8),
         "id": np.full(rows, -1, np.int32),
         "draw": np.zeros(rows, np.int32),
         "odd": np.zeros(rows, np.int32),
         "valid": np.zeros(rows, bool),
-        **EXAMPLES[config.task].empty(rows, config.data, shape),
+        **examples.empty(rows, shape, config),
     }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from morphism.data.sources import Source
+from morphism.data.records import Source
 
 
 class Draw(NamedTuple):

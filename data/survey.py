@@ -1,10 +1,9 @@
 """What is in a data source: every record read, its figures, what is bad about it, and a drawing of samples."""
 
-import colorsys
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,69 +13,51 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from morphism.data import image, intensity, sources
-from morphism.data.annotations import Annotations, check_size
-from morphism.data.boxes import IGNORE
-from morphism.data.checks import check_split, task_of
-from morphism.data.segmentation import check_mask
-from morphism.data.sources import Record, Source
+from morphism.data import image, intensity, marks, sources, targets
+from morphism.data.annotations import Annotations
+from morphism.data.checks import check_split
+from morphism.data.records import Source
 from morphism.errors import UserError
 
 SMALL, MEDIUM = 32**2, 96**2  # square pixels: COCO's small boxes end, and its large ones begin
-ODD = {"detection": "odd boxes", "segmentation": "odd masks", "classification": "odd files"}
 COLUMNS, ROWS, CELL = 5, 4, 320  # of the grid of samples; pixels
 GAP = 6  # pixels between samples
 LEGEND, NAME, LINE = 100, 160, 20  # classes of masks that are named; the width and height of a name
 
 
 class Look(NamedTuple):
-    """What one record showed; `problem` is "" where training would take it."""
+    """What one record showed; `problem` is "" where training would take it. truths: of each of the source's targets."""
 
     size: tuple[int, int] | None
     odd: image.Odd
     problem: str
-    classes: list[int]
-    annotations: Annotations | None
+    truths: dict[str, Any]
 
 
 def look(source: Source, index: int) -> Look:
     try:
         record = source[index]
-        annotations = record.get("annotations")
-        classes = _classes(record)
         pixels, odd = image.decode(record["image"], record["name"])
-        if annotations is not None:
-            check_size(record["name"], pixels.shape, source.sizes[index])
-        elif "segmentation" in record:  # next to annotations, as in scenes, it has other numbers and is not used
-            check_mask(record["name"], pixels.shape, record["segmentation"], len(source.classes))
-        for label in classes:
-            if not 0 <= label < len(source.classes):
-                raise UserError(
-                    f"{record['name']}: label {label} is outside the {len(source.classes)} classes; mend it"
-                )
+        size = pixels.shape[:2]
+        truths = {name: targets.get(name).read(record, size, source, index) for name in source.targets}
     except UserError as error:
-        return Look(None, image.Odd(0), " ".join(str(error).split()), [], None)
-    return Look(pixels.shape[:2], odd, "", classes, annotations)
-
-
-def _classes(record: Record) -> list[int]:
-    """Of the picture, of each object, or each that some pixel is of."""
-    if "annotations" in record:
-        return record["annotations"].classes.tolist()
-    if "segmentation" in record:
-        return [label for label in np.unique(record["segmentation"]).tolist() if label != IGNORE]
-    return [record["label"]]
+        return Look(None, image.Odd(0), " ".join(str(error).split()), {})
+    return Look(size, odd, "", truths)
 
 
 def survey(source: Source) -> dict[str, Any]:
-    """The figures of all records that can be read, and under "bad" what is wrong with the others."""
+    """The figures of all records that can be read, and under "bad" what is wrong with the others.
+
+    "classes" are the counts of what the source is for; of its other targets they are in "other classes".
+    """
     found = list(_looks(source))
     read = [each for each in found if not each.problem]
-    labels = np.array([label for each in read for label in each.classes], np.int64)
-    counts = np.bincount(labels, minlength=len(source.classes))
+    first, *others = source.targets
     report = {
         "records": len(source),
-        "classes": dict(zip(source.classes, counts.tolist(), strict=True)),
+        "targets": list(source.targets),
+        "classes": _class_counts(read, first, source.targets[first]),
+        "other classes": {name: _class_counts(read, name, source.targets[name]) for name in others},
         "sizes": {f"{w} x {h}": n for (h, w), n in Counter(each.size for each in read).most_common()},
         "odd pictures": {
             rule: count for odd, rule in image.RULES.items() if (count := sum(odd in each.odd for each in read))
@@ -85,10 +66,15 @@ def survey(source: Source) -> dict[str, Any]:
         "high-bit": _survey_values(source, found),
         "bad": [each.problem for each in found if each.problem],
     }
-    task = task_of(source)
-    if task == "detection" and read:
-        report |= _survey_boxes([each.annotations for each in read])
-    return report | {ODD[task]: getattr(source, "oddities", "")}
+    if "boxes" in source.targets and read:
+        report |= _survey_boxes([each.truths["boxes"] for each in read])
+    return report | {targets.get(first).ODD: getattr(source, "oddities", "")}
+
+
+def _class_counts(read: list[Look], target: str, classes: Sequence[str]) -> dict[str, int]:
+    labels = [label for each in read for label in targets.get(target).classes(each.truths[target])]
+    counts = np.bincount(np.array(labels, np.int64), minlength=len(classes))
+    return dict(zip(classes, counts.tolist(), strict=True))
 
 
 def refusals(source: Source, config: ConfigDict, split: str) -> list[str]:
@@ -153,8 +139,9 @@ def describe(title: str, report: dict[str, Any]) -> str:
     lines = [f"{title}: {report['records']:,} records, {len(report['classes'])} classes"]
     sizes = [f"{size} ({count:,})" for size, count in report["sizes"].items()]
     lines.append(_line("pictures", [*sizes[:5], *([f"and {len(sizes) - 5:,} other sizes"] if len(sizes) > 5 else [])]))
-    counted = "objects" if "boxes" in report else "pictures with" if "odd masks" in report else "labels"
-    lines.append(_line(counted, _counts(report["classes"])))
+    counts = [report["classes"], *report["other classes"].values()]
+    for name, each in zip(report["targets"], counts, strict=True):
+        lines.append(_line(targets.get(name).COUNTED, _counts(each)))
     if "boxes" in report:
         shares = [f"{name} {report[name] / max(1, report['boxes']):.1%}" for name in ("small", "medium", "large")]
         kinds = [f"{report[name]:,} {name}" for name in ("crowd", "difficult") if report[name]]
@@ -162,7 +149,8 @@ def describe(title: str, report: dict[str, Any]) -> str:
         for name in ("boxes a picture", "box width", "box height", "box width / height"):
             lines.append(_line(name, [f"{key} {value:g}" for key, value in report[name].items()]))
         lines.append(_line("without boxes", [f"{report['pictures without boxes']:,} pictures"]))
-    lines += [report[odd] for odd in ODD.values() if report.get(odd)]
+    odd = report[targets.get(report["targets"][0]).ODD]
+    lines += [odd] if odd else []
     if report["odd pictures"]:
         lines.append(f"odd pictures: {'; '.join(f'{n:,} {rule}' for rule, n in report['odd pictures'].items())}")
     lines += [report["high-bit"]] if report["high-bit"] else []
@@ -186,13 +174,13 @@ def draw(source: Source, path: Path) -> None:
     Below masks stand the colours of the first LEGEND classes.
     """
     count = min(COLUMNS * ROWS, len(source))
-    named = source.classes[:LEGEND] if task_of(source) == "segmentation" else ()
+    named = source.targets.get("segmentation", ())[:LEGEND]
     top, columns = -(-count // COLUMNS) * CELL, COLUMNS * CELL // NAME
     sheet = Image.new("RGB", (COLUMNS * CELL, top + -(-len(named) // columns) * LINE))
     pen = ImageDraw.Draw(sheet)
     for label, name in enumerate(named):
         corner = (label % columns * NAME, top + label // columns * LINE + 3)
-        _label(pen, name, corner, sheet.size, _colour(label))
+        marks.write(pen, name, corner, sheet.size, marks.colour(label))
     for place, index in enumerate(np.linspace(0, len(source) - 1, count).astype(int)):
         try:
             sheet.paste(_sample(source, int(index)), (place % COLUMNS * CELL, place // COLUMNS * CELL))
@@ -205,42 +193,13 @@ def draw(source: Source, path: Path) -> None:
 
 
 def _sample(source: Source, index: int) -> Image.Image:
+    """A record with all its truths, what the source is for on top."""
     record = source[index]
     pixels = image.to_8_bits(image.decode(record["image"], record["name"])[0])
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    scale = (CELL - GAP) / max(picture.size)
-    picture = picture.resize([max(1, int(side * scale)) for side in picture.size])
-    pen = ImageDraw.Draw(picture)
-    if "segmentation" in record and "annotations" not in record:
-        colours = np.array([_colour(label) for label in range(IGNORE)] + [(0, 0, 0)], np.uint8)
-        mask = Image.fromarray(colours[record["segmentation"]]).resize(picture.size, Image.Resampling.NEAREST)
-        return Image.blend(picture, mask, 0.5)
-    if "annotations" not in record:
-        _label(pen, source.classes[record["label"]], (0, 0), picture.size, (0, 0, 0))
-        return picture
-    found = record["annotations"]
-    for box, label in zip((found.boxes * scale).tolist(), found.classes.tolist(), strict=True):
-        color = _colour(label)
-        x0, y0, x1, y1 = box
-        pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=color, width=2)
-        _label(pen, source.classes[label], (x0, y0), picture.size, color)
-    return picture
-
-
-def _label(
-    pen: ImageDraw.ImageDraw,
-    text: str,
-    corner: tuple[float, float],
-    size: tuple[int, int],
-    colour: tuple[int, int, int],
-) -> None:
-    """`text` on a ground of `colour`, its upper left at `corner` or as near to it as lies within the image."""
-    _, _, width, height = pen.textbbox((0, 0), text)
-    x, y = (max(0, min(at, side - long - 3)) for at, side, long in zip(corner, size, (width, height), strict=True))
-    pen.rectangle((x, y, x + width + 2, y + height + 1), fill=colour)
-    light = np.dot(colour, (0.299, 0.587, 0.114)) > 127  # luma: ITU-R BT.601
-    pen.text((x + 2, y), text, "black" if light else "white")
-
-
-def _colour(label: int) -> tuple[int, int, int]:
-    return tuple(int(255 * part) for part in colorsys.hsv_to_rgb(label * 0.382 % 1, 0.9, 1))
+    sample = Image.fromarray(np.ascontiguousarray(pixels))
+    scale = (CELL - GAP) / max(sample.size)
+    sample = sample.resize([max(1, int(side * scale)) for side in sample.size])
+    for name, classes in reversed(source.targets.items()):
+        truth = targets.get(name).read(record, pixels.shape[:2], source, index)
+        sample = targets.get(name).draw(sample, truth, scale, classes)
+    return sample

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from morphism.data.pipeline import empty_eval_batches
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.evaluation.loop import eval_batch_size
 from morphism.runtime.mesh import HOST_ONLY

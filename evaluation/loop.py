@@ -10,9 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from morphism.data.canvases import eval_note
 from morphism.data.oddities import Oddities
-from morphism.data.pipeline import eval_batches, eval_note
-from morphism.data.sources import Source
+from morphism.data.pipeline import eval_batches
+from morphism.data.records import Source
 from morphism.errors import NonFinite
 from morphism.runtime.mesh import to_devices
 
@@ -35,7 +36,7 @@ def predict(
     found. With `skip_broken` records that cannot be read are left out. Raises NonFinite naming a record for which the
     network's outputs are not finite.
     """
-    odd.note(eval_note(source, config))
+    odd.note(eval_note(source, config.data))
     batches = eval_batches(
         source,
         config,

@@ -10,8 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from morphism.errors import UserError
-
-IGNORE = 255
+from morphism.labels import IGNORE
 
 
 def palette() -> UInt8[np.ndarray, "256 3"]:

@@ -11,11 +11,11 @@ import matplotlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from morphism.data.boxes import IGNORE
-from morphism.data.classification import evaluated
+from morphism.data.examples import evaluated
 from morphism.data.image import for_display, to_8_bits
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.evaluation.masks import palette
+from morphism.labels import IGNORE
 from morphism.runtime.paths import write_bytes
 from morphism.tasks import detection, segmentation
 

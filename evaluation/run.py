@@ -15,7 +15,7 @@ from morphism import models, tasks
 from morphism.data import sources
 from morphism.data.oddities import Oddities
 from morphism.data.pipeline import problem
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.errors import NonFinite, UserError, check_choice
 from morphism.evaluation.fitness import check_model
 from morphism.evaluation.loop import Predictions, predict

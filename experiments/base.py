@@ -1,192 +1,240 @@
-"""Every field of a configuration, with its default and its meaning. An experiment is this plus its differences.
+"""Every field of a configuration: its default, its range and its meaning. An experiment is this plus its differences.
 
-Lengths of time are texts: "64k" or "500" are steps, "90ep" epochs of the training split.
+`morphism config --explain data.canvases` prints a field, `morphism config experiments/quickstart.py` an experiment's
+values. The ranges are those of fields.py; a whole bound, as in at_least(1), admits whole numbers only.
 """
 
 from ml_collections import ConfigDict
 
+from morphism.experiments.fields import (
+    FACTORS,
+    GROUP,
+    HSV,
+    INTENSITY,
+    LENGTH,
+    LENGTHS,
+    MEANS,
+    NAMES,
+    PATTERNS,
+    POSITIVE_LENGTH,
+    SCALES,
+    SHAPE,
+    SHAPES,
+    SIZES,
+    STDS,
+    SWITCH,
+    TEXT,
+    TEXTS,
+    Field,
+    above,
+    at_least,
+    at_most,
+    below,
+    between,
+    defaults,
+    interval,
+    merged,
+    numbers_or,
+    one_of,
+    optional,
+)
+
 
 def get_base(task: str = "classification") -> ConfigDict:
-    config = ConfigDict(
-        dict(
-            task=task,
-            seed=0,  # of initialisation, shuffling, cropping and augmentation
-            batch_size=128,  # examples a step, over all devices and processes
-            eval_batch_size=0,  # the same in evaluation, rounded up to the devices; 0: batch_size
-            accumulate=1,  # micro-batches that a step is split into, for its memory
-            duration="10ep",  # of the whole training
-            log_every="50",  # "0": only where it evaluates or saves
-            eval_every="1ep",  # evaluates on data.val_split, and saves
-            checkpoint_every="1ep",  # saves in between; "0": never saves
-            keep=2,  # newest checkpoints kept, beside the best
-            best="top1",  # the metric of the validation split whose highest value is "best"; "": the newest is
-            init_from="",  # trained weights to begin with: a file, torchvision:<name>/<weights>, or a run's workdir
-            init_rename=(),  # regular expressions "pattern -> replacement" for their names
-            init_allow_missing="",  # regular expression of the names that they may lack, which then begin anew
-            init_allow_unexpected="",  # and of those that are left aside
-            model=dict(
-                name="resnet50",  # one of models/*.py's MODELS
-                dtype="float32",  # of the computation: float32 or bfloat16; parameters are float32
-                remat=False,  # recompute activations in the backward pass: less memory, more time
-                sync_bn=False,  # batch norm over all devices' examples; else each device's own
-                frozen_bn=False,  # batch norm by its running statistics; neither they nor scale and shift are trained
-                options=ConfigDict(convert_dict=False),  # further fields of the architecture
-            ),
-            data=dict(
-                source="embedded",  # of data/sources: embedded, folder:<path>, tfds:<name>, coco:<path>, ...
-                data_dir="",  # of TFDS; "": its default
-                train_split="train",  # or a slice: "train[:6%]", "train[100:200]", in the source's own order
-                val_split="val",
-                val_fraction=0.0,  # > 0: cut "val" from the train split, each record by a hash of its name
-                split_seed=0,  # of that hash
-                repeats=1,  # > 1: repeated augmentation, each picture so often in a batch; see data/sampling.py
-                balanced=False,  # draw each class equally often, however many pictures it has
-                pixels="auto",  # of batches: uint8, or float32, which high-bit images need; auto: as train images do
-                intensity=(),  # of high-bit images: (low, high), stored values that become black and white; (): found
-                intensity_rule="bits",  # how: by bits, type or percentiles of train images; see data/intensity.py
-                workers=0,  # processes that load; 0: threads of this one
-                threads=2,  # a process
-                strict=False,  # refuse odd pictures (data/image.py: Odd), which are otherwise set right, counted, told
-                prefetch=4,  # batches loaded ahead, a process
-                timeout=300,  # seconds without a batch after which the input counts as hung
-            ),
-            augment=dict(
-                mean=(0.485, 0.456, 0.406),  # of pixels in 0..1, a channel (ImageNet's)
-                std=(0.229, 0.224, 0.225),
-                flip_probability=0.5,  # left-right
-            ),
-            optimizer=dict(
-                name="momentum",  # sgd, momentum, nesterov, rmsprop, adagrad, adam, adamw, lars
-                learning_rate=0.1,  # the peak, reached after warm-up
-                reference_batch=0,  # > 0: learning_rate is for this batch and scales linearly with ours
-                momentum=0.9,  # momentum, nesterov, rmsprop, lars
-                rms_decay=0.99,  # rmsprop: torch's alpha
-                beta1=0.9,  # adam, adamw
-                beta2=0.999,
-                epsilon=1e-8,  # rmsprop, adagrad, adam, adamw: beside the root, not inside
-                trust_coefficient=0.001,  # lars
-                weight_decay=0.0,  # in the gradient (L2) as torch has it; decoupled for adamw; within lars's ratio
-                decay="all",  # what weight decay acts on: all, not_norms (scales and shifts spared), kernels
-                clip_norm=0.0,  # > 0: the gradient's largest global norm
-                freeze=(),  # parameters that stay as they are, by patterns of their paths: ("conv1.*", "layer1.*")
-                lr_multipliers=(),  # (pattern, factor) pairs, the first that fits counts: (("fc.*", 10.0),)
-            ),
-            schedule=dict(
-                name="cosine",  # constant, step, cosine, polynomial
-                warmup="0",  # from warmup_factor to 1 of the learning rate
-                warmup_method="linear",  # or "constant": warmup_factor until its end
-                warmup_factor=0.0,
-                warmup_power=1.0,  # 2: the warm-up rises by the square of its share instead (YOLOX)
-                boundaries=("30ep", "60ep", "80ep"),  # step: where the rate is multiplied by factor
-                factor=0.1,
-                final_factor=0.0,  # cosine, polynomial: what is left at the end
-                hold="0",  # cosine, polynomial: how long, at the end, the rate stays at that
-                power=0.9,  # polynomial
-            ),
-            ema=dict(
-                decay=0.0,  # > 0: keep, save and evaluate an exponential moving average
-                every="1",  # how often it follows; through the warm-up it is a copy
-                ramp="0",  # more: no copies, but the decay grows, by 1 - exp(-step / ramp) (YOLOX)
-            ),
-        )
-    )
-    config.best = BEST[task]
-    config.eval_batch_size = EVAL_BATCH_SIZE[task]
-    for group, fields in TASKS[task].items():
-        config[group] = ConfigDict(dict(config.get(group, {})) | fields)
-    return config.lock()
+    """The configuration of a task in which every field has its default."""
+    return defaults(FIELDS[task]).lock()
 
 
-CLASSIFICATION = dict(
+COMMON = dict(
+    task=Field("", one_of("classification", "detection", "segmentation"), "What the model learns."),
+    seed=Field(0, between(0, 2**32 - 1), "Seed of initialisation, shuffling, cropping and augmentation."),
+    batch_size=Field(128, at_least(1), "Examples per step, over all devices and processes."),
+    eval_batch_size=Field(0, at_least(0), "Examples per evaluation step, rounded up to the devices; 0: batch_size."),
+    accumulate=Field(1, at_least(1), "Micro-batches that a step is split into, to save memory."),
+    duration=Field("10ep", POSITIVE_LENGTH, "Length of the whole training."),
+    log_every=Field("50", LENGTH, 'How often a line is logged; "0": only on evaluating or saving.'),
+    eval_every=Field("1ep", LENGTH, 'How often to evaluate on data.val_split, and save; "0": only at the end.'),
+    checkpoint_every=Field("1ep", LENGTH, 'How often to save between evaluations; "0": never.'),
+    keep=Field(2, at_least(1), "Newest checkpoints to keep, besides the best."),
+    best=Field("", TEXT, 'Metric of the validation split whose highest value is the best; "": the newest is.'),
+    init_from=Field("", TEXT, "Weights to start from: a file, torchvision:<name>/<weights>, or a run's workdir."),
+    init_rename=Field((), TEXTS, 'Rules "regular expression -> replacement" for the names in init_from.'),
+    init_allow_missing=Field((), TEXTS, "Regular expressions of names that init_from may lack; those start untrained."),
+    init_allow_unexpected=Field((), TEXTS, "Regular expressions of names in init_from to leave aside."),
+    model=dict(
+        name=Field("resnet50", TEXT, "Architecture: a name in the MODELS of models/*.py."),
+        dtype=Field("float32", one_of("float32", "bfloat16"), "Type of the computation; parameters stay float32."),
+        remat=Field(False, SWITCH, "Recompute activations in the backward pass: less memory, more time."),
+        sync_bn=Field(False, SWITCH, "Batch norm over the examples of all devices, instead of each device's own."),
+        frozen_bn=Field(False, SWITCH, "Batch norm by its running statistics; they, scale and shift stay as they are."),
+        options=Field({}, GROUP, "Further fields of the architecture."),
+    ),
     data=dict(
-        image_size=224,  # the network's input, square
-        eval_size=0,  # the input's size in evaluation, where that is another than image_size
-        resize_size=256,  # evaluation: the shorter side before the central crop
-        train_crop="random_resized",  # or "center", the evaluation's
-        crop_scale=(0.08, 1.0),  # random_resized: share of the area
-        crop_ratio=(3 / 4, 4 / 3),  # random_resized: width / height
+        source=Field("embedded", TEXT, "One of data/sources: embedded, folder:<path>, tfds:<name>, coco:<path>, ..."),
+        data_dir=Field("", TEXT, 'Folder of prepared TFDS datasets; "": the default of TFDS.'),
+        train_split=Field("train", TEXT, 'Split to train on, or a slice of it: "train[:6%]", "train[100:200]".'),
+        val_split=Field("val", TEXT, "Split to evaluate on."),
+        val_fraction=Field(0.0, below(0.0, 1.0), 'Above 0: cut "val" from the train split, by a hash of each name.'),
+        split_seed=Field(0, at_least(0), "Seed of the hash of val_fraction."),
+        repeats=Field(1, at_least(1), "Repeated augmentation: how often each image is in a batch (data/sampling.py)."),
+        balanced=Field(False, SWITCH, "Draw each class equally often, however many images it has."),
+        pixels=Field("auto", one_of("auto", "uint8", "float32"), "float32 is for high-bit images; auto: found."),
+        intensity=Field((), INTENSITY, "Stored values of high-bit images that become black and white; (): found."),
+        intensity_rule=Field("bits", one_of("bits", "type", "percentiles"), "How intensity is found."),
+        workers=Field(0, at_least(0), "Processes that load examples; 0: threads of this process."),
+        threads=Field(2, at_least(0), "Threads per process that load examples."),
+        strict=Field(False, SWITCH, "Refuse odd images, which are otherwise set right and counted (data/image.py)."),
+        prefetch=Field(4, at_least(1), "Batches that each process loads ahead."),
+        timeout=Field(300, above(0), "Seconds without a batch after which the input counts as hung."),
     ),
     augment=dict(
-        crop_padding=0,  # > 0: pad by so many black pixels, crop at random
-        auto="",  # "", randaugment or trivialaugment
-        auto_operations=2,  # randaugment: how many, one after the other
-        auto_magnitude=9,  # randaugment: 0 to 30
-        brightness=0.0,  # jitter, in random order: a factor from 1 - this to 1 + this
-        contrast=0.0,
-        saturation=0.0,
-        hue=0.0,  # jitter: a turn of at most this, 0.5 being half the circle
-        lighting=0.0,  # std of the weights of ImageNet's colour components (AlexNet: 0.1)
-        erase_probability=0.0,  # of a random rectangle
-        mixup_alpha=0.0,  # > 0: mixup
-        cutmix_alpha=0.0,  # > 0: cutmix; with both, one by chance for each pair
+        mean=Field((0.485, 0.456, 0.406), MEANS, "Subtracted from pixels in 0..1, per channel (ImageNet's)."),
+        std=Field((0.229, 0.224, 0.225), STDS, "Divides pixels after mean is subtracted, per channel."),
+        flip_probability=Field(0.5, between(0.0, 1.0), "Probability of a left-right flip."),
+    ),
+    optimizer=dict(
+        name=Field(
+            "momentum",
+            one_of("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "lars"),
+            "Rule of the update, as torch has it.",
+        ),
+        learning_rate=Field(0.1, above(0.0), "Peak learning rate, reached after the warm-up."),
+        reference_batch=Field(0, at_least(0), "Above 0: learning_rate is for this batch size, and scales with ours."),
+        momentum=Field(0.9, below(0.0, 1.0), "momentum, nesterov, rmsprop, lars: decay of the sum of gradients."),
+        rms_decay=Field(0.99, below(0.0, 1.0), "rmsprop: decay of the average of squares, torch's alpha."),
+        beta1=Field(0.9, below(0.0, 1.0), "adam, adamw: decay of the average of gradients."),
+        beta2=Field(0.999, below(0.0, 1.0), "adam, adamw: decay of the average of their squares."),
+        epsilon=Field(1e-8, above(0.0), "rmsprop, adagrad, adam, adamw: added to the root, not inside it."),
+        trust_coefficient=Field(0.001, above(0.0), "lars: ratio of the update's norm to the parameters'."),
+        weight_decay=Field(0.0, at_least(0.0), "L2 in the gradient, as torch; adamw: decoupled; lars: in the ratio."),
+        decay=Field("all", one_of("all", "not_norms", "kernels"), "Parameters that weight_decay acts on."),
+        clip_norm=Field(0.0, at_least(0.0), "Above 0: the largest global norm of the gradient."),
+        freeze=Field((), PATTERNS, "Patterns of the paths of parameters that stay as they are."),
+        lr_multipliers=Field((), FACTORS, "Factors of the learning rate by path; the first pattern that fits counts."),
+    ),
+    schedule=dict(
+        name=Field("cosine", one_of("constant", "step", "cosine", "polynomial"), "How the learning rate falls."),
+        warmup=Field("0", LENGTH, "Length of the rise from warmup_factor to the full learning rate."),
+        warmup_method=Field("linear", one_of("linear", "constant"), "constant: warmup_factor until the warm-up ends."),
+        warmup_factor=Field(0.0, between(0.0, 1.0), "Share of the learning rate at the start of the warm-up."),
+        warmup_power=Field(1.0, above(0.0), "Exponent of the rise; 2: by the square (YOLOX)."),
+        boundaries=Field(("30ep", "60ep", "80ep"), LENGTHS, "step: where the learning rate is multiplied by factor."),
+        factor=Field(0.1, above(0.0), "step: factor of the learning rate at each boundary."),
+        final_factor=Field(0.0, between(0.0, 1.0), "cosine, polynomial: share of the learning rate at the end."),
+        hold=Field("0", LENGTH, "cosine, polynomial: length of the end at final_factor."),
+        power=Field(0.9, above(0.0), "polynomial: exponent of the fall."),
+    ),
+    ema=dict(
+        decay=Field(0.0, below(0.0, 1.0), "Above 0: keep, save and evaluate a moving average of the parameters."),
+        every=Field("1", POSITIVE_LENGTH, "How often the average is updated; during the warm-up it is a copy."),
+        ramp=Field("0", LENGTH, 'More than "0": no copies, but a decay that grows by 1 - exp(-step / ramp) (YOLOX).'),
+    ),
+)
+CLASSIFICATION = dict(
+    task="classification",
+    best="top1",
+    data=dict(
+        targets=Field(("label",), NAMES, "What examples are learned from: names of data/targets."),
+        window_rule=Field("square", one_of("square", "canvas", "crop"), "How windows are drawn (data/examples.py)."),
+        image_size=Field(224, at_least(1), "Side of the network's input, in pixels."),
+        eval_size=Field(0, at_least(0), "Side of the input in evaluation; 0: image_size."),
+        resize_size=Field(256, at_least(1), "Evaluation: the shorter side before the central crop."),
+        train_crop=Field("random_resized", one_of("random_resized", "center"), "center: as in evaluation."),
+        crop_scale=Field((0.08, 1.0), interval(0.0, 1.0), "random_resized: share of the image's area."),
+        crop_ratio=Field((3 / 4, 4 / 3), interval(0.0), "random_resized: width / height."),
+    ),
+    augment=dict(
+        crop_padding=Field(0, at_least(0), "Above 0: pad by this many black pixels, then crop at random."),
+        auto=Field("", one_of("", "randaugment", "trivialaugment"), "Automatic augmentation."),
+        auto_operations=Field(2, at_least(1), "randaugment: operations, one after the other."),
+        auto_magnitude=Field(9, between(0, 30), "randaugment: strength of the operations."),
+        brightness=Field(0.0, at_least(0.0), "Colour jitter: a factor from 1 - this to 1 + this."),
+        contrast=Field(0.0, at_least(0.0), "Colour jitter: a factor from 1 - this to 1 + this."),
+        saturation=Field(0.0, at_least(0.0), "Colour jitter: a factor from 1 - this to 1 + this."),
+        hue=Field(0.0, between(0.0, 0.5), "Colour jitter: largest turn of the hue; 0.5 is half the circle."),
+        lighting=Field(0.0, at_least(0.0), "Std of the weights of ImageNet's colour components (AlexNet: 0.1)."),
+        erase_probability=Field(0.0, between(0.0, 1.0), "Probability of erasing a random rectangle."),
+        mixup_alpha=Field(0.0, at_least(0.0), "Above 0: mixup, with this parameter of the beta distribution."),
+        cutmix_alpha=Field(0.0, at_least(0.0), "Above 0: cutmix; with mixup too, one of them by chance for each pair."),
     ),
     loss=dict(
-        name="cross_entropy",  # cross_entropy, bce (a sigmoid a class), focal
-        label_smoothing=0.0,
-        class_weights="",  # "balanced": n / (K n_k) of the train split; or a number a class: "1,0.5,2"
-        bce_threshold=0.0,  # > 0: what of a mixed or smoothed label lies above becomes 1, the rest 0
-        focal_alpha=0.25,  # the weight of positives, 1 - alpha of negatives; negative: both 1
-        focal_gamma=2.0,
+        name=Field("cross_entropy", one_of("cross_entropy", "bce", "focal"), "Loss; bce: binary, a sigmoid per class."),
+        label_smoothing=Field(0.0, below(0.0, 1.0), "Share of the label that is spread over all classes."),
+        class_weights=Field((), numbers_or("balanced"), "Weight per class; balanced: n / (K n_k) in the train split."),
+        bce_threshold=Field(0.0, below(0.0, 1.0), "Above 0: mixed or smoothed labels above it become 1, others 0."),
+        focal_alpha=Field(0.25, at_most(1.0), "focal: weight of positives, 1 - this of negatives; below 0: both 1."),
+        focal_gamma=Field(2.0, at_least(0.0), "focal: exponent that lowers the loss of easy examples."),
     ),
 )
 DETECTION = dict(
+    task="detection",
+    best="ap",
     data=dict(
-        image_size=800,  # what resize makes the shorter side, or the sides
-        resize="shorter",  # keeps the aspect, the longer side at most max_size; stretch: to the canvas; fit: into it
-        max_size=1333,
-        train_sizes=(),  # image_size drawn anew for each training example: (640, 672, 704, 736, 768, 800)
-        canvases=(),  # (height, width) of batches, each image on the smallest that holds it; (): as images need them
-        multi_scale=(),  # sides of square canvases, one drawn anew for every 10 training steps: (480, 512, ..., 800)
-        max_boxes=100,  # boxes of a picture; more are an error, in a mosaic the last are left out
+        targets=Field(("boxes",), NAMES, "What examples are learned from: names of data/targets."),
+        window_rule=Field("canvas", one_of("square", "canvas", "crop"), "How windows are drawn (data/examples.py)."),
+        image_size=Field(800, at_least(1), "Pixels of the shorter side, or of both sides, after resizing."),
+        resize=Field("shorter", one_of("shorter", "stretch", "fit"), "shorter and fit keep the aspect."),
+        max_size=Field(1333, at_least(1), "shorter: the longer side is at most this."),
+        train_sizes=Field((), SIZES, "Training: each image draws its image_size, as from (640, 672, ..., 800)."),
+        canvases=Field((), SHAPES, "Sizes of batches; an image is put on the smallest that holds it; (): found."),
+        multi_scale=Field((), SIZES, "Training: sides of a square canvas, drawn every 10 steps: (480, ..., 800)."),
+        max_boxes=Field(100, at_least(1), "Slots for boxes per image; more are an error, or left out of a mosaic."),
     ),
     augment=dict(
-        zoom_out=0.0,  # SSD: probability of a picture made small on a mean-coloured ground
-        iou_crop=False,  # SSD: a random part, of a random IoU or more with some box
-        scale_jitter=(),  # (0.1, 2.0): large-scale jitter (Ghiasi et al. 2021), instead of resize
-        photometric=False,  # SSD: brightness, contrast, saturation and hue
-        fill=-1,  # the canvas around a picture: a grey of 0 to 255; -1: zero after normalising
-        mosaic=0.0,  # YOLOX: probability of a picture made of four, turned, scaled and sheared (augment/mosaic.py)
-        degrees=10.0,  # mosaic: the largest turn, either way
-        translate=0.1,  # mosaic: the largest shift, as a share of the canvas
-        scale=(0.1, 2.0),  # mosaic
-        shear=2.0,  # mosaic: the largest, in degrees
-        mixup=0.0,  # mosaic: probability of half of it being another picture
-        mixup_scale=(0.5, 1.5),  # of that picture
-        hsv=(0.0, 0.0, 0.0),  # YOLOX: largest shifts of hue, saturation and value, in OpenCV's units: (5, 30, 30)
-        closing="0",  # how long, at the end, there is no mosaic, and YOLOX learns with L1 as well
+        zoom_out=Field(0.0, between(0.0, 1.0), "SSD: probability of a smaller image on a mean-coloured ground."),
+        iou_crop=Field(False, SWITCH, "SSD: crop a random part with a random IoU or more with some box."),
+        scale_jitter=Field((), optional(interval(0.0)), "Large-scale jitter (Ghiasi et al. 2021), such as (0.1, 2.0)."),
+        photometric=Field(False, SWITCH, "SSD: brightness, contrast, saturation and hue."),
+        fill=Field(-1, between(-1, 255), "Grey of the canvas around an image; -1: zero after normalising."),
+        mosaic=Field(0.0, between(0.0, 1.0), "YOLOX: probability of four images in one, turned, scaled and sheared."),
+        degrees=Field(10.0, between(0.0, 180.0), "mosaic: the largest turn, either way."),
+        translate=Field(0.1, between(0.0, 1.0), "mosaic: the largest shift, as a share of the canvas."),
+        scale=Field((0.1, 2.0), interval(0.0), "mosaic: factor of the size."),
+        shear=Field(2.0, below(0.0, 45.0), "mosaic: the largest shear, in degrees."),
+        mixup=Field(0.0, between(0.0, 1.0), "mosaic: probability of half of it being another image."),
+        mixup_scale=Field((0.5, 1.5), interval(0.0), "mixup: factor of the other image's size."),
+        hsv=Field((0.0, 0.0, 0.0), HSV, "YOLOX: largest shifts, in OpenCV's units, such as (5, 30, 30)."),
+        closing=Field("0", LENGTH, "Length of the end without mosaic, where YOLOX also learns with L1."),
     ),
 )
 SEGMENTATION = dict(
+    task="segmentation",
+    eval_batch_size=1,  # as mmsegmentation
+    best="miou",
     data=dict(
-        image_size=520,  # what resize makes the shorter side
-        resize="shorter",  # keeps the aspect, the longer side at most max_size; none: pictures as they are
-        max_size=2048,
-        antialias=False,  # in resizing, as Pillow; without as torch and OpenCV
-        scale=(1.0, 1.0),  # training: a random factor of the size, between the two
-        crop=(480, 480),  # training: height and width of a random part, filled up with ignored pixels
-        cat_max_ratio=1.0,  # training: crops of which one class has more of the pixels are drawn anew, up to ten times
-        border_weight=0.0,  # > 0: U-Net's weight (10) of what lies between objects: all classes but the first
-        border_sigma=5.0,  # and how far from both they reach, in pixels
-        exact="auto",  # evaluation: each image at its own size, a program for each: auto (up to 8 sizes), always, never
-        canvases=(),  # evaluation else: (height, width) of batches, the smallest that holds an image; (): one for all
-        window=(),  # evaluation: (height, width) of windows that overlap by a third; (): the whole picture
-        view_scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75),  # of eval.py --views scales
+        targets=Field(("segmentation",), NAMES, "What examples are learned from: names of data/targets."),
+        window_rule=Field("crop", one_of("square", "canvas", "crop"), "How windows are drawn (data/examples.py)."),
+        image_size=Field(520, at_least(1), "Pixels of the shorter side after resizing."),
+        resize=Field("shorter", one_of("shorter", "none"), "shorter keeps the aspect; none: as they are."),
+        max_size=Field(2048, at_least(1), "shorter: the longer side is at most this."),
+        antialias=Field(False, SWITCH, "Resize as Pillow does, instead of as torch and OpenCV."),
+        scale=Field((1.0, 1.0), interval(0.0), "Training: range of a random factor of the size."),
+        crop=Field((480, 480), SHAPE, "Training: height and width of a random part, padded with ignored pixels."),
+        cat_max_ratio=Field(1.0, above(0.0, 1.0), "Training: redraw a crop with more of one class, at most 10 times."),
+        border_weight=Field(0.0, at_least(0.0), "Above 0: U-Net's weight (10) of what lies between objects."),
+        border_sigma=Field(5.0, above(0.0), "How far from the objects border_weight reaches, in pixels."),
+        exact=Field("auto", one_of("auto", "always", "never"), "Evaluate at own sizes; auto: if these are 8 at most."),
+        canvases=Field((), SHAPES, "Evaluation, if not exact: each image is on the smallest that holds it; (): one."),
+        window=Field((), optional(SHAPE), "Evaluation: size of windows that overlap by a third; (): the whole image."),
+        view_scales=Field((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), SCALES, "Scales of eval.py --views scales."),
     ),
     augment=dict(
-        photometric=False,  # mmsegmentation's brightness, contrast, saturation and hue
-        fill=-1,  # training: the canvas around a picture: a grey of 0 to 255; -1: zero after normalising
-        elastic=0.0,  # > 0: U-Net's deformation, by so many pixels (std) on a grid of 3 x 3
+        photometric=Field(False, SWITCH, "mmsegmentation's brightness, contrast, saturation and hue."),
+        fill=Field(-1, between(-1, 255), "Training: grey of the canvas around an image; -1: zero after normalising."),
+        elastic=Field(0.0, at_least(0.0), "Above 0: U-Net's deformation, with this std in pixels on a grid of 3 x 3."),
     ),
     loss=dict(
-        name="cross_entropy",  # cross_entropy, focal, ohem (the hard pixels), lovasz, dice
-        aux_weight=0.5,  # of the auxiliary head's loss, where the model has one
-        class_weights="",  # "median_frequency" of the train split; or a number a class: "1,0.5,2"
-        focal_gamma=2.0,
-        ohem_threshold=0.7,  # pixels whose class has a probability below are hard
-        ohem_pixels=100_000,  # at least so many of a device's are
-        dice_weight=0.0,  # > 0: so much of the Dice loss is added
+        name=Field("cross_entropy", one_of("cross_entropy", "focal", "ohem", "lovasz", "dice"), "ohem: hard pixels."),
+        aux_weight=Field(0.5, at_least(0.0), "Weight of the auxiliary head's loss, where the model has one."),
+        class_weights=Field((), numbers_or("median_frequency"), "Weight per class; or by the train split."),
+        focal_gamma=Field(2.0, at_least(0.0), "focal: exponent that lowers the loss of easy pixels."),
+        ohem_threshold=Field(0.7, between(0.0, 1.0), "ohem: pixels whose class has a lower probability are hard."),
+        ohem_pixels=Field(100_000, at_least(0), "ohem: the fewest pixels per device that count as hard."),
+        dice_weight=Field(0.0, at_least(0.0), "Above 0: the Dice loss is added with this weight."),
     ),
 )
-TASKS = {"classification": CLASSIFICATION, "detection": DETECTION, "segmentation": SEGMENTATION}
-EVAL_BATCH_SIZE = {"classification": 0, "detection": 0, "segmentation": 1}  # as torchvision and mmsegmentation
-BEST = {"classification": "top1", "detection": "ap", "segmentation": "miou"}
+FIELDS = {
+    "classification": merged(COMMON, CLASSIFICATION),
+    "detection": merged(COMMON, DETECTION),
+    "segmentation": merged(COMMON, SEGMENTATION),
+}

@@ -30,12 +30,12 @@ def get_config(encoder: str = "vgg16_bn"):
     config.model.name = "segnet"
     config.init_from = f"torchvision:{encoder}/IMAGENET1K_V1"
     config.init_rename = ("^ -> encoder.",)
-    config.init_allow_missing = r"conv.*_D.*"
-    config.init_allow_unexpected = r"(encoder\.)?classifier\..*"
+    config.init_allow_missing = (r"conv.*_D.*",)
+    config.init_allow_unexpected = (r"(encoder\.)?classifier\..*",)
     if encoder == "vgg16":
         pairs = zip(CONVOLUTIONS, WITH_NORMS, strict=True)
         config.init_rename = tuple(rf"^features\.{a}\. -> encoder.features.{b}." for a, b in pairs)
-        config.init_allow_missing = r"conv.*_D.*|encoder\.features\..*"  # of which only the norms begin anew
+        config.init_allow_missing = (r"conv.*_D.*", r"encoder\.features\..*")  # of which only the norms begin anew
     config.data.update(source="masks:CamVid", image_size=360, resize="none", crop=(360, 480))
     config.optimizer.update(name="momentum", learning_rate=0.1, weight_decay=5e-4)
     config.schedule.name = "constant"

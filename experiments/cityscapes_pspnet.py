@@ -37,8 +37,8 @@ def cityscapes(model: str, init_from: str) -> ConfigDict:
     config.model.options = ConfigDict(dict(deep_stem=False))
     config.init_from = init_from
     config.init_rename = ("^ -> backbone.",)
-    config.init_allow_missing = r"(decode|auxiliary)_head\..*"
-    config.init_allow_unexpected = r"backbone\.fc\..*"
+    config.init_allow_missing = (r"(decode|auxiliary)_head\..*",)
+    config.init_allow_unexpected = (r"backbone\.fc\..*",)
     config.data.update(source="tfds_masks:cityscapes/semantic_segmentation", workers=8, image_size=1024, resize="none")
     config.data.update(scale=(0.5, 2.0), crop=(512, 1024), cat_max_ratio=0.75)
     config.augment.photometric = True

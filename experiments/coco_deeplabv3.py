@@ -29,8 +29,8 @@ def get_config(variant: str = "resnet50"):
     config.model.sync_bn = True
     config.init_from = f"torchvision:{variant}/IMAGENET1K_V1"
     config.init_rename = ("^ -> backbone.",)
-    config.init_allow_missing = r"(aux_)?classifier\..*"
-    config.init_allow_unexpected = r"backbone\.fc\..*"
+    config.init_allow_missing = (r"(aux_)?classifier\..*",)
+    config.init_allow_unexpected = (r"backbone\.fc\..*",)
     config.data.update(source="coco_voc:coco", workers=8, image_size=520, antialias=True, scale=(0.5, 2.0))
     config.data.update(crop=(480, 480), canvases=((520, 704), (704, 520), (520, 1024), (1024, 520), (2048, 2048)))
     config.augment.fill = 0  # torchvision pads before it normalises

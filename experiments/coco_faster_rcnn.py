@@ -40,8 +40,8 @@ def get_config(variant: str = "v1"):
     config.model.options = ConfigDict(dict(stride_in_1x1=False))
     config.init_from = "torchvision:resnet50/IMAGENET1K_V1"
     config.init_rename = ("^ -> backbone.body.",)
-    config.init_allow_missing = r"backbone\.fpn\..*|rpn\..*|roi_heads\..*"
-    config.init_allow_unexpected = r"backbone\.body\.fc\..*"
+    config.init_allow_missing = (r"backbone\.fpn\..*", r"rpn\..*", r"roi_heads\..*")
+    config.init_allow_unexpected = (r"backbone\.body\.fc\..*",)
     config.data.update(source="coco:coco", workers=8)
     config.data.canvases = ((800, 1088), (1088, 800), (800, 1344), (1344, 800))
     config.optimizer.update(name="momentum", learning_rate=0.02, reference_batch=16, weight_decay=1e-4)
@@ -52,7 +52,7 @@ def get_config(variant: str = "v1"):
         config.duration = "400ep"
         config.model.update(name="fasterrcnn_resnet50_fpn_v2", frozen_bn=False, sync_bn=True)
         config.init_from, config.init_rename = "", ()
-        config.init_allow_missing = config.init_allow_unexpected = ""
+        config.init_allow_missing = config.init_allow_unexpected = ()
         config.augment.scale_jitter = (0.1, 2.0)
         config.optimizer.update(learning_rate=0.1, reference_batch=64, weight_decay=4e-5, freeze=())
         config.schedule.boundaries = ("352ep", "384ep")
@@ -62,5 +62,5 @@ def get_config(variant: str = "v1"):
     if variant == "c4":
         config.model.name = "fasterrcnn_resnet50_c4"
         config.init_rename = ("^ -> backbone.body.", r"^backbone\.body\.layer4 -> roi_heads.box_head.layer4")
-        config.init_allow_missing = r"rpn\..*|roi_heads\.box_predictor\..*"
+        config.init_allow_missing = (r"rpn\..*", r"roi_heads\.box_predictor\..*")
     return config

@@ -31,8 +31,8 @@ def get_config(variant: str = ""):
     config.model.options = ConfigDict(dict(stride_in_1x1=False))
     config.init_from = "torchvision:resnet50/IMAGENET1K_V1"
     config.init_rename = ("^ -> backbone.body.",)
-    config.init_allow_missing = r"backbone\.fpn\..*|head\..*"
-    config.init_allow_unexpected = r"backbone\.body\.fc\..*"
+    config.init_allow_missing = (r"backbone\.fpn\..*", r"head\..*")
+    config.init_allow_unexpected = (r"backbone\.body\.fc\..*",)
     config.data.update(source="coco:coco", workers=8)
     config.data.canvases = ((800, 1088), (1088, 800), (800, 1344), (1344, 800))
     if variant == "multiscale":

@@ -29,8 +29,8 @@ def get_config():
     config.model.name = "ssd300_vgg16"
     config.init_from = "torchvision:vgg16/IMAGENET1K_FEATURES"
     config.init_rename = RENAME
-    config.init_allow_missing = r"backbone\.scale_weight|backbone\.extra\.(0\.7|[1-4])\..*|head\..*"
-    config.init_allow_unexpected = r"classifier\..*"
+    config.init_allow_missing = (r"backbone\.scale_weight", r"backbone\.extra\.(0\.7|[1-4])\..*", r"head\..*")
+    config.init_allow_unexpected = (r"classifier\..*",)
     config.data.update(source="coco:coco", image_size=300, resize="stretch", workers=8)
     config.augment.update(mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3)
     config.augment.update(zoom_out=0.5, iou_crop=True, photometric=True)

@@ -26,7 +26,7 @@ def get_config():
     config.eval_every = config.checkpoint_every = "10k"
     config.model.name = "yolov3_darknet53"
     config.init_from = "darknet53.conv.74"
-    config.init_allow_missing = r"layers\.(7[5-9]|8\d|9\d|10\d)\..*"
+    config.init_allow_missing = (r"layers\.(7[5-9]|8\d|9\d|10\d)\..*",)
     config.data.update(source="coco:coco", resize="fit", image_size=608, workers=8)
     config.data.multi_scale = tuple(range(320, 609, 32))
     config.augment.update(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), fill=128)

@@ -48,8 +48,8 @@ def get_config(variant: str = "32s"):
     config.model.name = f"fcn{variant.removesuffix('_at_once')}_vgg16"
     config.model.options = ConfigDict(dict(at_once=variant.endswith("_at_once")))
     config.init_from = "torchvision:vgg16/IMAGENET1K_V1"
-    config.init_allow_missing = r"(up)?score.*"
-    config.init_allow_unexpected = r"classifier\.6\..*|upscore.*"
+    config.init_allow_missing = (r"(up)?score.*",)
+    config.init_allow_unexpected = (r"classifier\.6\..*", r"upscore.*")
     config.data.update(source="masks:VOCdevkit/VOC2012", image_size=500, resize="none", crop=(500, 500))
     config.augment.flip_probability = 0.0
     # Caffe adds 5e-4 of a weight to the gradient of a sum: of a mean, that is 5e-4 / PIXELS.

@@ -2,45 +2,44 @@
 
     alexnet   61,100,840 parameters   0.714 GMAC at 224   ImageNet top-1 56.522 (torchvision IMAGENET1K_V1)
 
-The original (Krizhevsky et al. 2012) is another network: 96, 256, 384, 384, 256 channels in two columns, one a GPU, so
-that the second, fourth and fifth convolutions see half of the channels before them (two groups); local response
+The original (Krizhevsky et al. 2012) is another network: 96, 256, 384, 384, 256 channels in two columns, one per GPU,
+so that the second, fourth and fifth convolutions see half of the channels before them (two groups); local response
 normalisation after the first two; 60,965,224 parameters. It reported 40.7 % top-1 and 18.2 % top-5 error on the
 validation set of 2012, averaged over ten crops. Here, as in torchvision, there is one column of 64, 192, 384, 256, 256
-channels, no normalisation, and dropout stands before the two hidden dense layers instead of after them.
+channels, no normalisation, and dropout before the two hidden dense layers instead of after them.
 """
+
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from morphism.errors import UserError
-from morphism.models.layers import (
-    Dtype,
-    adaptive_avg_pool,
-    conv,
-    flatten,
-    full_precision,
-    max_pool,
-    relu,
-    torch_bias,
-    torch_uniform,
-)
+from morphism.models.base import Features, Model
+from morphism.models.layers import Dtype, adaptive_avg_pool, conv, flatten, max_pool, relu, torch_bias, torch_uniform
+from morphism.ops.precision import full_precision
 
-# Name, channels, kernel, stride, padding; after which of them a 3x3 max-pool of stride 2 follows.
+# Index, channels, kernel, stride and padding; POOLED are those that a 3x3 max-pooling of stride 2 follows.
 CONVOLUTIONS = ((0, 64, 11, 4, 2), (3, 192, 5, 1, 2), (6, 384, 3, 1, 1), (8, 256, 3, 1, 1), (10, 256, 3, 1, 1))
 POOLED = (0, 3, 10)
 
 
-class AlexNet(nn.Module):
-    """images [B,H,W,3], H and W >= 63 with torchvision's stem  ->  logits [B,num_classes] float32.
+class AlexNet(Model):
+    """images [B, H, W, 3], H and W >= 63 with torchvision's stem  ->  logits [B, K] float32.
 
-    With `features` the activations before each pooling and the last pooled ones, under torchvision's names:
+    With `features` it returns the activations before each pooling and the last pooled ones, under torchvision's names:
     features.1, features.4, features.11 and features.12, at strides 4, 8, 16 and 32.
 
     stem: kernel, stride and padding of the first convolution; a smaller stride admits smaller images.
-    pooled: height and width of what the dense layers see; hidden: their width; dropout: before each of the two.
+    pooled: height and width of the map that the dense layers see.
+    hidden: width of the two hidden dense layers.
+    dropout: rate before each of the two.
+
     Raises UserError for images that the network pools away.
     """
+
+    has_features: ClassVar[bool] = True
 
     num_classes: int = 1000
     dtype: Dtype = jnp.float32
@@ -52,7 +51,7 @@ class AlexNet(nn.Module):
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w 3"], *, train: bool, features: bool = False
-    ) -> Float[Array, "b k"] | dict[str, Float[Array, "b h w c"]]:
+    ) -> Float[Array, "b k"] | Features:
         x, maps = images.astype(self.dtype), {}
         for index, channels, *window in CONVOLUTIONS:
             kernel, stride, pad = self.stem if index == 0 else window

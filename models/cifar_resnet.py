@@ -16,7 +16,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from morphism.models.layers import BatchNorm, Dtype, conv, full_precision, kaiming_fan_in, relu, torch_uniform
+from morphism.models.base import Model
+from morphism.models.layers import BatchNorm, Dtype, conv, kaiming_fan_in, relu, torch_uniform
+from morphism.ops.precision import full_precision
 
 
 class Block(nn.Module):
@@ -39,14 +41,17 @@ class Block(nn.Module):
 
 
 def shortcut_a(x: Float[Array, "b h w c"], channels: int, stride: int) -> Float[Array, "b h2 w2 c2"]:
-    """Option A of He et al. 2015, section 3.3: every stride-th pixel, new channels zero, half on either side."""
+    """Option A of He et al. 2015, section 3.3: every stride-th pixel, with channels of zeros, half on either side."""
     x = x[:, ::stride, ::stride]
     extra = channels - x.shape[-1]
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
 
 
-class CifarResNet(nn.Module):
-    """images [B,H,W,3], any H and W >= 1  ->  logits [B,num_classes] float32. depth = 6n+2."""
+class CifarResNet(Model):
+    """images [B, H, W, 3], any H and W >= 1  ->  logits [B, K] float32.
+
+    depth: 6n+2. zero_init_residual: every block starts as the identity. remat: as in models/resnet.py.
+    """
 
     depth: int
     num_classes: int = 10

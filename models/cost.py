@@ -1,4 +1,4 @@
-"""What a model costs: parameters and multiply-accumulates, counted from its shapes without running it."""
+"""The cost of a model: parameters and multiply-accumulates, counted from shapes without running it."""
 
 import math
 import re
@@ -15,19 +15,20 @@ from morphism.ops.resize import SCOPE
 
 
 def parameters(params: Any) -> int:
+    """The number of values in all arrays of `params`."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def multiply_accumulates(model: nn.Module, variables: Any, image_shape: tuple[int, int, int]) -> int:
-    """Of convolutions and matrix products in the evaluation of one image: what torchvision's tables call GFLOPS.
+    """Multiply-accumulates of one image's evaluation in convolutions and matrix products: torchvision's "GFLOPS".
 
-    Products that resize a map (ops/resize.py) are left out, as torchvision counts none for its interpolation.
+    Products that resize a map (ops/resize.py) do not count, as torchvision counts none for its interpolation.
     """
     return by_scope(model, variables, image_shape).total()
 
 
 def by_scope(model: nn.Module, variables: Any, image_shape: tuple[int, int, int]) -> Counter[str]:
-    """The same by the module in which they happen, such as "ResNet/layer1.0/conv1"."""
+    """`multiply_accumulates` per module, such as "ResNet/layer1.0/conv1"."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with as_accelerator():
         jaxpr = jax.make_jaxpr(lambda variables, image: model.apply(variables, image, train=False))(variables, image)
@@ -35,7 +36,7 @@ def by_scope(model: nn.Module, variables: Any, image_shape: tuple[int, int, int]
 
 
 def _count(jaxpr: Any, scope: str) -> Counter[str]:
-    """`scope` is where the equation stands that holds this jaxpr: inside, names are relative to it."""
+    """Counts a jaxpr. Its names are relative to `scope`, the scope of the equation that contains it."""
     total: Counter[str] = Counter()
     for equation in jaxpr.eqns:
         here = "/".join(filter(None, (scope, str(equation.source_info.name_stack))))

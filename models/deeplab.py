@@ -1,4 +1,4 @@
-"""DeepLabV3 as torchvision has it, and DeepLabV3+ as mmsegmentation.
+"""DeepLabV3 as torchvision has it, and DeepLabV3+ as mmsegmentation has it.
 
 Chen et al. 2017, "Rethinking atrous convolution"; 2018, "Encoder-decoder with atrous separable convolution". With the
 auxiliary head; the first two at 21 classes, multiply-accumulates at 520x520, the others at 19:
@@ -13,24 +13,16 @@ Submodules carry torchvision's names (torchvision/models/segmentation/deeplabv3.
 """
 
 from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from morphism.errors import UserError
-from morphism.models.layers import Dtype, conv, relu, torch_uniform
-from morphism.models.segmentation import (
-    AuxiliaryHead,
-    ConvModule,
-    FCNHead,
-    Logits,
-    Maps,
-    OnResNet,
-    Sizes,
-    classify,
-    conv_seg,
-)
+from morphism.models.base import Features
+from morphism.models.layers import BatchNorm, Dtype, conv, relu, torch_uniform
+from morphism.models.segmentation import ConvModule, MMSegmenter, OnResNet, Sizes, classify, conv_seg
 from morphism.ops.pooling import mean_of_parts
 from morphism.ops.resize import resize_bilinear
 
@@ -38,34 +30,36 @@ RATES = {8: (12, 24, 36), 16: (6, 12, 18)}  # of the atrous convolutions, by out
 
 
 def rates(output_stride: int) -> tuple[int, int, int]:
+    """The atrous rates at an output stride of 8 or 16. Raises UserError for another."""
     if output_stride not in RATES:
         raise UserError(f"config.model.options.output_stride is {output_stride}; it must be 8 or 16")
     return RATES[output_stride]
 
 
 def image_pool(x: Float[Array, "b h w c"], cells: Sizes | None) -> Float[Array, "b 1 1 c"]:
-    """The mean of each map, with `cells` of that part at its top left."""
+    """The mean of each map, or of its top left part of `cells` = height, width."""
     return jnp.mean(x, axis=(1, 2), keepdims=True) if cells is None else mean_of_parts(x, cells, 1, 1)
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: a 1x1, three atrous 3x3 and the mean of the map, side by side, then a 1x1.
+    """Atrous spatial pyramid pooling: a 1x1, three atrous 3x3 and the mean of the map in parallel, then a 1x1.
 
-    `cells` [B,2]: the part of each map, at the top left, that the mean is over; None: all of it.
+    rates: of the atrous convolutions. `cells` [B, 2]: the top left part of each map that the mean is over; None: all.
     """
 
     rates: tuple[int, int, int]
-    norm: partial
-    train: bool
-    dtype: Dtype
+    norm: partial = partial(BatchNorm)
+    dtype: Dtype = jnp.float32
     channels: int = 256
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], cells: Sizes | None) -> Float[Array, "b h w {self.channels}"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], cells: Sizes | None, *, train: bool
+    ) -> Float[Array, "b h w {self.channels}"]:
         def block(x: Array, kernel: int, dilation: int, names: tuple[str, str]) -> Array:
             init = {"dilation": dilation, "kernel_init": torch_uniform, "dtype": self.dtype}
             x = conv(self.channels, kernel, **init, name=names[0])(x)
-            return relu(self.norm(name=names[1])(x))
+            return relu(self.norm(train=train, name=names[1])(x))
 
         parts = [block(x, 1, 1, ("convs.0.0", "convs.0.1"))]
         for index, rate in enumerate(self.rates, start=1):
@@ -73,35 +67,36 @@ class ASPP(nn.Module):
         mean = block(image_pool(x, cells), 1, 1, ("convs.4.1", "convs.4.2"))
         parts.append(jnp.broadcast_to(mean, parts[0].shape))
         x = block(jnp.concatenate(parts, axis=-1), 1, 1, ("project.0", "project.1"))
-        return nn.Dropout(0.5, deterministic=not self.train)(x)
+        return nn.Dropout(0.5, deterministic=not train)(x)
 
 
 class DeepLabV3(OnResNet):
-    """images [B,H,W,3], any H and W >= 1  ->  models/segmentation.py's outputs.
+    """images [B, H, W, 3], any H and W >= 1  ->  models/segmentation.py's outputs.
 
-    output_stride: 8, with atrous rates 12, 24, 36, or 16, with 6, 12, 18. The other fields are OnResNet's.
+    output_stride: 8, with atrous rates 12, 24, 36, or 16, with 6, 12, 18.
+    classifier: called as classifier(map of layer 4, cells, train=). The other fields are OnResNet's.
     """
 
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool, sizes: Sizes | None = None
-    ) -> dict[str, Logits]:
-        norm = partial(self.norm, train=train)
-        pyramid = ASPP(rates(self.output_stride), norm, train, self.dtype, name="classifier.0")
+    reads: ClassVar[tuple[str, ...]] = ("sizes",)
 
-        def head(maps: Maps) -> Array:
-            x = pyramid(maps["layer4"], self.cells(sizes))
-            x = conv(x.shape[-1], 3, dtype=self.dtype, kernel_init=torch_uniform, name="classifier.1")(x)
-            x = relu(norm(name="classifier.2")(x))
-            return classify(self.num_classes, x.shape[-1], self.dtype, "classifier.4")(x)
+    @nn.nowrap
+    def head(self, maps: Features, cells: Sizes | None, train: bool) -> Float[Array, "b h w k"]:
+        if self.classifier is not None:
+            return self.part(self.classifier, None, "classifier")(maps["layer4"], cells, train=train)
+        pyramid = ASPP(rates(self.output_stride), self.norm, self.dtype, name="classifier.0")
+        x = pyramid(maps["layer4"], cells, train=train)
+        x = conv(x.shape[-1], 3, dtype=self.dtype, kernel_init=torch_uniform, name="classifier.1")(x)
+        x = relu(self.norm(train=train, name="classifier.2")(x))
+        return classify(self.num_classes, x.shape[-1], self.dtype, "classifier.4")(x)
 
-        return self.outputs(
-            images, train, head, FCNHead(self.num_classes, norm, train, self.dtype, name="aux_classifier")
-        )
+    @nn.nowrap
+    def check_options(self) -> None:
+        super().check_options()
+        rates(self.output_stride)
 
 
 class SeparableConv(nn.Module):
-    """mmcv's DepthwiseSeparableConvModule: a 3x3 of each channel by itself, then a 1x1, each with norm and ReLU."""
+    """mmcv's DepthwiseSeparableConvModule: a depthwise 3x3, then a 1x1, each with batch norm and ReLU."""
 
     features: int
     norm: partial
@@ -117,23 +112,25 @@ class SeparableConv(nn.Module):
 
 
 class SeparableASPPHead(nn.Module):
-    """mmsegmentation's DepthwiseSeparableASPPHead: ASPP of layer 4, enlarged and refined beside 48 channels of layer 1.
+    """mmsegmentation's DepthwiseSeparableASPPHead: ASPP of layer 4, resized and refined with 48 channels of layer 1.
 
-    low [B,h1,w1,C1], high [B,h,w,C], cells as ASPP's  ->  logits [B,h1,w1,K].
+    low [B, h1, w1, C1], high [B, h, w, C], cells as for ASPP  ->  logits [B, h1, w1, K].
     """
 
     num_classes: int
     norm: partial
-    train: bool
     dtype: Dtype
     rates: tuple[int, int, int]
     channels: int
     low_channels: int = 48
 
     @nn.compact
-    def __call__(self, low: Array, high: Array, cells: Sizes | None) -> Float[Array, "b h w {self.num_classes}"]:
-        block = partial(ConvModule, norm=self.norm, dtype=self.dtype)
-        separable = partial(SeparableConv, self.channels, self.norm, self.dtype)
+    def __call__(
+        self, low: Array, high: Array, cells: Sizes | None, *, train: bool
+    ) -> Float[Array, "b h w {self.num_classes}"]:
+        norm = partial(self.norm, train=train)
+        block = partial(ConvModule, norm=norm, dtype=self.dtype)
+        separable = partial(SeparableConv, self.channels, norm, self.dtype)
         mean = block(self.channels, 1, name="image_pool.1")(image_pool(high, cells))
         parts = [jnp.broadcast_to(mean, (*high.shape[:3], self.channels))]
         parts.append(block(self.channels, 1, name="aspp_modules.0")(high))
@@ -144,30 +141,28 @@ class SeparableASPPHead(nn.Module):
         x = jnp.concatenate([resize_bilinear(x, *low.shape[1:3]), low], axis=-1)
         for index in (0, 1):
             x = separable(name=f"sep_bottleneck.{index}")(x)
-        return conv_seg(self.num_classes, self.train, self.dtype)(x)
+        return conv_seg(self.num_classes, train, self.dtype)(x)
 
 
-class DeepLabV3Plus(OnResNet):
-    """images [B,H,W,3], any H and W >= 1  ->  models/segmentation.py's outputs.
+class DeepLabV3Plus(MMSegmenter):
+    """images [B, H, W, 3], any H and W >= 1  ->  models/segmentation.py's outputs.
 
-    output_stride: as DeepLabV3's. deep_stem: mmsegmentation's ResNetV1c; without it the backbone is torchvision's and
-    begins from its weights. channels: of the head. The other fields are OnResNet's.
+    output_stride: as in DeepLabV3.
+    classifier: called as classifier(map of layer 1, map of layer 4, cells, train=). The other fields are MMSegmenter's.
     """
 
-    num_classes: int = 19
-    deep_stem: bool = True
-    channels: int = 512
+    reads: ClassVar[tuple[str, ...]] = ("sizes",)
 
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool, sizes: Sizes | None = None
-    ) -> dict[str, Logits]:
-        parts = (self.num_classes, partial(self.norm, train=train), train, self.dtype)
-        head = SeparableASPPHead(*parts, rates(self.output_stride), self.channels, name="decode_head")
-        aux_head = AuxiliaryHead(*parts, name="auxiliary_head")
-        return self.outputs(
-            images, train, lambda maps: head(maps["layer1"], maps["layer4"], self.cells(sizes)), aux_head
-        )
+    @nn.nowrap
+    def head(self, maps: Features, cells: Sizes | None, train: bool) -> Float[Array, "b h w k"]:
+        options = (self.num_classes, self.norm, self.dtype, rates(self.output_stride), self.channels)
+        head = self.part(self.classifier, partial(SeparableASPPHead, *options), "decode_head")
+        return head(maps["layer1"], maps["layer4"], cells, train=train)
+
+    @nn.nowrap
+    def check_options(self) -> None:
+        super().check_options()
+        rates(self.output_stride)
 
 
 MODELS = {

@@ -9,8 +9,8 @@ At 21 classes, with the auxiliary head; multiply-accumulates at 520x520, of FCN-
     fcn8s_vgg16     134,489,759              181.546             65.5
 
 Submodules of the first two carry torchvision's names (torchvision/models/segmentation/fcn.py); the others those of
-torchvision's VGG-16, dense layers included, so that its checkpoint is their beginning, and the Caffe reference's where
-VGG has none.
+torchvision's VGG-16, dense layers included, so that training can start from its checkpoint, and the Caffe reference's
+where VGG has none.
 """
 
 from functools import partial
@@ -20,47 +20,46 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from morphism.models.layers import (
-    ConvTranspose,
-    Dtype,
-    bilinear_kernel,
-    conv,
-    full_precision,
-    max_pool,
-    relu,
-)
-from morphism.models.segmentation import FCNHead, Logits, OnResNet
+from morphism.models.base import Features, Model
+from morphism.models.layers import ConvTranspose, Dtype, bilinear_kernel, conv, max_pool, relu
+from morphism.models.segmentation import FCNHead, Logits, OnResNet, Sizes
+from morphism.ops.precision import full_precision
 
 PAD = 100  # around the image: the reference's, so that the coarsest map covers every pixel of any image
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # of VGG-16's stages
 SKIPS = {32: (), 16: ((4, 5),), 8: ((4, 5), (3, 9))}  # stride -> stages fused in, and the crop of their scores
-CROPS = {32: 19, 16: 27, 8: 31}  # of the last enlarged scores
-AT_ONCE = {4: 0.01, 3: 0.0001}  # what scales a stage's pooled maps before their scores
+CROPS = {32: 19, 16: 27, 8: 31}  # of the last upsampled scores
+AT_ONCE = {4: 0.01, 3: 0.0001}  # scale of a stage's pooled maps before their scores, with at_once
 
 
 class FCNResNet(OnResNet):
-    """images [B,H,W,3], any H and W >= 1  ->  models/segmentation.py's outputs.
+    """images [B, H, W, 3], any H and W >= 1  ->  models/segmentation.py's outputs.
 
-    Layer 4 of a ResNet of output stride 8 makes "out". The fields are OnResNet's.
+    classifier: called as classifier(map of layer 4, train=). The other fields are OnResNet's.
     """
 
-    @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Logits]:
-        head = partial(FCNHead, self.num_classes, partial(self.norm, train=train), train, self.dtype)
-        classifier = head(name="classifier")
-        return self.outputs(images, train, lambda maps: classifier(maps["layer4"]), head(name="aux_classifier"))
+    @nn.nowrap
+    def head(self, maps: Features, cells: Sizes | None, train: bool) -> Float[Array, "b h w k"]:
+        standard = partial(FCNHead, self.num_classes, self.norm, self.dtype)
+        return self.part(self.classifier, standard, "classifier")(maps["layer4"], train=train)
 
 
-class FCNVGG16(nn.Module):
-    """images [B,H,W,3], any H and W >= 1  ->  {"out": logits}.
+class FCNVGG16(Model):
+    """images [B, H, W, 3], any H and W >= 1  ->  {"out": logits}.
 
-    stride: 32, 16 or 8, of the finest map whose scores are fused into those of fc7.
-    at_once: pooled maps are scaled before their scores, so that FCN-16s and 8s train in one go; else each begins from
-    the coarser one, trained. Scores begin at 0 and enlargements as bilinear, which the reference leaves as they are:
-    config.optimizer.freeze=("upscore*",).
-    width, hidden: channels of the first stage, and of fc6 and fc7.
-    Source: voc-fcn*/net.py of fcn.berkeleyvision.org; its names of scores and enlargements. fc6 and fc7 stand as VGG's
-    dense layers "classifier.0" and "classifier.3", and are convolutions of 7x7 and 1x1.
+    Args:
+      stride: 32, 16 or 8, of the finest map whose scores are fused with those of fc7.
+      at_once: pooled maps are scaled before their scores, so that FCN-16s and 8s train in one go; otherwise each starts
+        from the trained coarser one.
+      dropout: after fc6 and fc7.
+      width: channels of the first stage.
+      hidden: channels of fc6 and fc7.
+
+    Scores are initially 0, and upsampling is bilinear, which the reference does not train:
+    config.optimizer.freeze=("upscore*",). fc6 and fc7 are convolutions of 7x7 and 1x1 under the names and with the
+    shapes of VGG's dense layers "classifier.0" and "classifier.3".
+
+    Source: voc-fcn*/net.py of fcn.berkeleyvision.org, whose names the scores and upsampling layers carry.
     """
 
     stride: int
@@ -90,25 +89,25 @@ class FCNVGG16(nn.Module):
             zeros = nn.initializers.zeros
             return conv(self.num_classes, 1, dtype=self.dtype, bias=True, kernel_init=zeros, name=name)(x)
 
-        def enlarged(x: Array, factor: int, name: str) -> Array:
+        def upsampled(x: Array, factor: int, name: str) -> Array:
             init = {"bias": False, "kernel_init": bilinear_kernel, "dtype": self.dtype}
             return ConvTranspose(self.num_classes, 2 * factor, factor, **init, name=name)(x)
 
         x = score(x, "score_fr")
         for number, (stage, crop) in enumerate(SKIPS[self.stride]):
-            x = enlarged(x, 2, "upscore2" if number == 0 else "upscore_pool4")
+            x = upsampled(x, 2, "upscore2" if number == 0 else "upscore_pool4")
             scale = AT_ONCE[stage] if self.at_once else 1.0
             skip = score(pooled[stage] * scale, f"score_pool{stage}")
             x += skip[:, crop : crop + x.shape[1], crop : crop + x.shape[2]]
-        x = enlarged(x, self.stride, "upscore" if self.stride == 32 else f"upscore{self.stride}")
+        x = upsampled(x, self.stride, "upscore" if self.stride == 32 else f"upscore{self.stride}")
         crop, (height, width) = CROPS[self.stride], images.shape[1:3]
         return {"out": full_precision(x[:, crop : crop + height, crop : crop + width])}
 
 
 class DenseAsConv(nn.Module):
-    """A dense layer over flattened kernel x kernel maps, as the convolution that it is at every place of larger ones.
+    """A dense layer over flattened kernel x kernel maps, applied to larger maps as a convolution.
 
-    Its weights have the dense layer's shape, with channels first, as torch flattens.
+    Its weights have the shape of the dense layer, channels first, as torch flattens.
     """
 
     features: int

@@ -12,19 +12,19 @@ from jaxtyping import Array, Float
 
 from morphism.models.layers import Dtype, conv, relu
 
-# torch.nn.init.kaiming_uniform_(a=1), which the pyramid's convolutions begin with.
-kaiming_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+kaiming_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")  # torch.nn.init.kaiming_uniform_(a=1)
 
 Maps = Sequence[Float[Array, "b _h _w _c"]]
 
 
 class FeaturePyramid(nn.Module):
-    """A backbone's maps, finest first, each half as large as the one before  ->  as many of `channels`, and more.
+    """A backbone's maps, finest first, each half as large as the one before  ->  maps of `channels`, and coarser ones.
 
-    Half is rounded up, as convolutions of stride 2 do.
+    Half a size is rounded up, as convolutions of stride 2 do.
 
-    top: what comes after the last: "p5" two maps, by strided 3x3 convolutions of the last of the pyramid, "c5" the same
-    of the backbone's last (RetinaNet's P6 and P7); "pool" one, every second pixel of the last (Faster R-CNN's).
+    top: the coarser maps. "p5": two, by strided 3x3 convolutions of the pyramid's last map; "c5": the same of the
+      backbone's last map (P6 and P7 of RetinaNet); "pool": every second pixel of the pyramid's last (Faster R-CNN).
+    norm: batch norm of the convolutions, made for training or evaluation; None: biases instead.
     """
 
     top: str
@@ -55,10 +55,28 @@ class FeaturePyramid(nn.Module):
         return [*pyramid, p6, layer("extra_blocks.p7", 3, 2)(relu(p6))]
 
 
-def upsample(x: Float[Array, "b h w c"], height: int, width: int) -> Float[Array, "b {height} {width} c"]:
-    """The nearest of x's pixels, for a size that is twice that of x or one less.
+class Backbone(nn.Module):
+    """A detector's backbone of any model with features: images -> the maps `layers`, or a pyramid of them.
 
-    There torch.nn.functional.interpolate(mode="nearest"), which takes pixel floor(i h / height), is the same as to
-    double every pixel and to crop.
+    body: the model; layers: names of its feature maps, finest first; fpn: a FeaturePyramid of them.
+
+    Source: torchvision/models/detection/backbone_utils.py, BackboneWithFPN.
+    """
+
+    body: nn.Module
+    layers: tuple[str, ...]
+    fpn: nn.Module | None = None
+
+    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> Maps:
+        features = self.body(images, train=train, features=True)
+        maps = [features[name] for name in self.layers]
+        return maps if self.fpn is None else self.fpn(maps)
+
+
+def upsample(x: Float[Array, "b h w c"], height: int, width: int) -> Float[Array, "b {height} {width} c"]:
+    """Nearest-neighbour upsampling to twice the size of `x`, or one pixel less.
+
+    For these sizes torch.nn.functional.interpolate(mode="nearest"), which takes pixel floor(i h / height), equals
+    doubling every pixel and cropping.
     """
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, :height, :width]

@@ -1,6 +1,6 @@
-"""The parts that every architecture is built from: convolution, batch norm and dense layers, as torch defines them.
+"""The layers that every architecture is built from: convolution, pooling and batch norm, as torch defines them.
 
-Padding is always explicit and symmetric, as the published references have it; XLA's "SAME" pads otherwise at stride 2.
+Padding is always explicit and symmetric, as in the published references; XLA's "SAME" pads differently at stride 2.
 
 On CPU grouped `conv`, `relu` and `max_pool` have forms that are faster for XLA (ops/platform.py); they compute the same
 values and gradients as XLA's own, which accelerators run.
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from morphism.errors import UserError
 from morphism.ops.platform import on_cpu
+from morphism.ops.precision import full_precision
 
 Dtype = Any
 
@@ -23,17 +24,13 @@ Dtype = Any
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # torch.nn.init.kaiming_normal_(mode="fan_in"): He et al. 2015, "Delving deep into rectifiers", equation 10.
 kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-# The default of torch.nn.Linear and torch.nn.Conv2d: uniform in +-1/sqrt(fan_in); torch_bias is that of their biases.
+# The default of torch.nn.Linear and torch.nn.Conv2d: uniform in +-1/sqrt(fan_in).
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def torch_bias(fan_in: int) -> nn.initializers.Initializer:
+    """The default of torch.nn.Linear's and torch.nn.Conv2d's biases: uniform in +-1/sqrt(fan_in)."""
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
-
-
-def full_precision(x: Array) -> Array:
-    """float32, or float64 where that is computed with: for statistics, and for what the logits are made of."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def conv(
@@ -50,10 +47,10 @@ def conv(
     bias_init: nn.initializers.Initializer = nn.initializers.zeros,
     name: str,
 ) -> nn.Conv:
-    """torch.nn.Conv2d with a square kernel and `pad` zeros on every side: dilation * (kernel - 1) / 2 by default.
+    """torch.nn.Conv2d with a square kernel and `pad` zeros on every side, by default dilation * (kernel - 1) / 2.
 
-    [B,H,W,C] -> [B,H2,W2,features] with H2 = floor((H + 2 pad - dilation (kernel - 1) - 1) / stride) + 1; with the
-    default `pad` and an odd kernel that is ceil(H / stride).
+    [B, H, W, C] -> [B, H2, W2, features] with H2 = floor((H + 2 pad - dilation (kernel - 1) - 1) / stride) + 1; with
+    the default `pad` and an odd kernel that is ceil(H / stride).
     """
     pad = dilation * (kernel - 1) // 2 if pad is None else pad
     return nn.Conv(
@@ -82,7 +79,7 @@ def _grouped_forward(x: Array, kernel: Array, static: tuple) -> tuple[Array, tup
 
 
 def _grouped_gradients(static: tuple, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    """A group at a time: XLA's own gradient of a grouped convolution takes a hundred times as long."""
+    """Gradients group by group: XLA's own gradient of a grouped convolution takes a hundred times as long on CPU."""
     options = dict(static)
     groups = options.pop("feature_group_count")
 
@@ -97,7 +94,7 @@ _grouped.defvjp(_grouped_forward, _grouped_gradients)
 
 
 def _grouped_conv(x: Array, kernel: Array, strides: tuple[int, int], padding: Any, **options: Any) -> Array:
-    """lax.conv_general_dilated in groups."""
+    """lax.conv_general_dilated of several groups, in its form for CPUs."""
     if options["feature_group_count"] == x.shape[-1] == kernel.shape[-1]:
         return _depthwise(x, kernel, strides, padding, options["rhs_dilation"])
     static = {"window_strides": strides, "padding": tuple(padding), **options}
@@ -105,7 +102,7 @@ def _grouped_conv(x: Array, kernel: Array, strides: tuple[int, int], padding: An
 
 
 def _depthwise(x: Array, kernel: Array, strides: Any, padding: Any, dilation: Any) -> Array:
-    """A channel a group: the sum over the kernel's taps."""
+    """A grouped convolution of one channel per group, as the sum over the kernel's taps."""
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     (height, width), (rows, columns), (down, across) = kernel.shape[:2], strides, dilation
     ends = padded.shape[1] - (height - 1) * down, padded.shape[2] - (width - 1) * across
@@ -119,8 +116,8 @@ def _depthwise(x: Array, kernel: Array, strides: Any, padding: Any, dilation: An
 class ConvTranspose(nn.Module):
     """torch.nn.ConvTranspose2d with a square kernel that is a multiple of the stride, without padding.
 
-    [B,H,W,C] -> [B,H2,W2,features], H2 = (H - 1) stride + kernel. Computed as a convolution that makes each
-    stride x stride block of the output from the kernel / stride pixels each way that reach it: no zeros are multiplied.
+    [B, H, W, C] -> [B, H2, W2, features], H2 = (H - 1) stride + kernel. Computed as a convolution that makes each
+    stride x stride block of the output from the (kernel / stride)^2 pixels that reach it: no zeros are multiplied.
     """
 
     features: int
@@ -155,9 +152,9 @@ class ConvTranspose(nn.Module):
 
 
 def bilinear_kernel(key: Array, shape: tuple[int, int, int, int], dtype: Dtype) -> Float[Array, "k k c c"]:
-    """An initialiser of ConvTranspose that makes it enlarge each channel, bilinear, by half its kernel.
+    """Initialises ConvTranspose as bilinear upsampling of each channel by half the kernel's size, which is even.
 
-    Source: upsample_filt of fcn.berkeleyvision.org's surgery.py; kernels of even size.
+    Source: upsample_filt of fcn.berkeleyvision.org's surgery.py.
     """
     size = shape[0]
     line = 1 - jnp.abs(jnp.arange(size) - (size - 1) / 2) / (size / 2)
@@ -171,9 +168,10 @@ def relu(x: Array) -> Array:
 
 @jax.custom_jvp
 def _relu_from_sum(x: Array) -> Array:
-    """Equal to max(x, 0) to the bit for finite x, but a sum of two arrays, which XLA's CPU fusion computes once.
+    """max(x, 0) as a sum, equal to the bit for finite x, which XLA computes once on CPU.
 
-    It repeats an operation on one array in each consumer, and so a whole chain of residual blocks, pixel by pixel.
+    XLA's fusion for CPUs recomputes an operation on a single array in each of its consumers, and so, pixel by pixel, a
+    whole chain of residual blocks.
     """
     return jnp.maximum(-x, 0) + x
 
@@ -187,10 +185,10 @@ def _relu_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
 def max_pool(
     x: Float[Array, "b h w c"], kernel: int, stride: int, pad: int, *, ceil: bool = False
 ) -> Float[Array, "b h2 w2 c"]:
-    """torch.nn.MaxPool2d(kernel, stride, pad, ceil_mode=ceil): the padding is -inf, the output size is rounded down.
+    """torch.nn.MaxPool2d(kernel, stride, pad, ceil_mode=ceil), padded with -inf.
 
-    With `ceil` it is rounded up, where the last window still begins inside the image or its left padding.
-    Of equal maxima the first in the window, row by row, takes the gradient.
+    The output size is rounded down; with `ceil` it is rounded up, if the last window still starts inside the image or
+    its left padding. Of equal maxima the first in the window, row by row, takes the gradient.
     """
     rows, columns = (_pool_padding(size, kernel, stride, pad, ceil) for size in x.shape[1:3])
     if on_cpu():
@@ -199,7 +197,7 @@ def max_pool(
 
 
 def _pool_padding(size: int, kernel: int, stride: int, pad: int, ceil: bool) -> tuple[int, int]:
-    """Of one axis, before and after the image."""
+    """Padding of one axis before and after the image."""
     if not ceil:
         return pad, pad
     outputs = -(-(size + 2 * pad - kernel) // stride) + 1
@@ -210,7 +208,7 @@ def _pool_padding(size: int, kernel: int, stride: int, pad: int, ceil: bool) -> 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _max_pool_axis(x: Array, axis: int, kernel: int, stride: int, pad: tuple[int, int]) -> Array:
-    """The maximum over windows along one axis; XLA's select-and-scatter takes four times as long for the gradient."""
+    """Maxima over windows along one axis; the gradient of XLA's select-and-scatter takes four times as long on CPU."""
     return reduce(jnp.maximum, _taps(x, axis, kernel, stride, pad))
 
 
@@ -250,7 +248,7 @@ def _taps(x: Array, axis: int, kernel: int, stride: int, pad: tuple[int, int]) -
 def adaptive_avg_pool(x: Float[Array, "b h w c"], height: int, width: int) -> Float[Array, "b {height} {width} c"]:
     """torch.nn.AdaptiveAvgPool2d: bin i of k is the mean of rows floor(i H / k) to ceil((i + 1) H / k); columns alike.
 
-    Bins overlap, or repeat, where H is no multiple of k.
+    Bins overlap or repeat where H is no multiple of k.
     """
     return _adaptive_mean(_adaptive_mean(x, 1, height), 2, width)
 
@@ -264,25 +262,25 @@ def _adaptive_mean(x: Array, axis: int, bins: int) -> Array:
     return jnp.stack(means, axis=axis)
 
 
-def avg_pool(x: Float[Array, "b h w c"], kernel: int, stride: int, pad: int = 0) -> Float[Array, "b h2 w2 c"]:
-    """torch.nn.AvgPool2d(kernel, stride, pad): the padding's zeros count, the output size is rounded down."""
-    return nn.avg_pool(x, (kernel, kernel), (stride, stride), ((pad, pad), (pad, pad)))
-
-
 def flatten(x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
-    """torch.flatten(x, 1) of the same activations: channels first, which is the order of the dense weights after it."""
+    """torch.flatten(x, 1) of the same activations: channels first, the order that dense weights expect."""
     return x.transpose(0, 3, 1, 2).reshape(len(x), -1)
 
 
 class BatchNorm(nn.Module):
-    """torch.nn.BatchNorm2d over the last axis: biased variance normalises, the unbiased one enters the running mean.
+    """torch.nn.BatchNorm2d over the last axis: normalises by the biased variance, averages the unbiased one.
 
-    x [B,H,W,C] of any float type -> the same shape in `dtype`; statistics, scale and shift are float32.
-    With `axis_name` the statistics are those of all devices' examples (torch.nn.SyncBatchNorm), without it each device
-    uses its own, as the ImageNet papers trained. `momentum` is torch's: the weight of the newest batch.
-    `frozen` is torchvision's FrozenBatchNorm2d: the running statistics normalise in training too, and scale and shift
-    are no parameters but stand, never changed, beside them in batch_stats.
-    Raises UserError, when it is traced, for training on one value per channel, as torch.nn.BatchNorm2d does.
+    x [B, H, W, C] of any float type -> the same shape in `dtype`; statistics, scale and shift are float32.
+
+    Args:
+      train: with the batch's statistics, which update the running ones; otherwise with the running ones.
+      axis_name: mesh axis; the statistics are those of the examples of all devices (torch.nn.SyncBatchNorm). None: each
+        device uses its own, as the ImageNet papers trained.
+      frozen: torchvision's FrozenBatchNorm2d. The running statistics normalise in training too; scale and shift are no
+        parameters, but constants next to them in batch_stats.
+      momentum: torch's, the weight of the newest batch in the running statistics.
+
+    Raises UserError, while it is traced, for training on one value per channel, as torch.nn.BatchNorm2d does.
     """
 
     train: bool
@@ -320,7 +318,7 @@ class BatchNorm(nn.Module):
 
     @nn.nowrap
     def _check_count(self, count: int, shape: tuple[int, ...]) -> None:
-        """Raises UserError for a single value: its variance is 0 whatever it is, and the running one would become 0."""
+        """Raises UserError for a single value, whose variance is always 0, which the running one would approach."""
         if count > 1:
             return
         shared = "" if self.axis_name else "set config.model.sync_bn=True where there are several devices, "
@@ -332,10 +330,10 @@ class BatchNorm(nn.Module):
 
 
 def _moments(x: Float[Array, "b h w c"], axis_name: str | None) -> tuple[Array, Array, int]:
-    """Mean and biased variance of every channel, and how many values each was taken over.
+    """Mean and biased variance of every channel, and the number of values that they are over.
 
-    Two passes: the one-pass E[x^2] - E[x]^2 loses the variance of channels whose mean is large. The variance is at its
-    least in the mean, so its gradient through the mean is 0, and is not computed.
+    Two passes, because the one-pass E[x^2] - E[x]^2 loses the variance of channels with a large mean. The gradient of
+    the variance through the mean is 0, since the mean minimises it, and is not computed.
     """
     count = x.size // x.shape[-1]
     mean = jnp.mean(x, axis=(0, 1, 2))

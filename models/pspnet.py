@@ -10,13 +10,15 @@ table says 48.98 M. It resizes with align_corners=False, where the authors' code
 """
 
 from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from morphism.models.base import Features
 from morphism.models.layers import Dtype, adaptive_avg_pool
-from morphism.models.segmentation import AuxiliaryHead, ConvModule, Logits, OnResNet, Sizes, conv_seg
+from morphism.models.segmentation import ConvModule, MMSegmenter, Sizes, conv_seg
 from morphism.ops.pooling import mean_of_parts
 from morphism.ops.resize import resize_bilinear, resize_parts
 
@@ -24,60 +26,55 @@ BINS = (1, 2, 3, 6)
 
 
 class PyramidHead(nn.Module):
-    """Means of the map over 1, 2x2, 3x3 and 6x6 bins, enlarged again, beside it; then a 3x3 and a 1x1 to classes.
+    """The map and its means over 1, 2x2, 3x3 and 6x6 bins, resized to its size; then a 3x3 and a 1x1 to classes.
 
-    With `cells` [B,2] the bins divide that part of each map, at the top left, and are enlarged to it.
+    With `cells` [B, 2] the bins divide that top left part of each map, and are resized to it.
     """
 
     num_classes: int
     norm: partial
-    train: bool
     dtype: Dtype
     channels: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], cells: Sizes | None) -> Float[Array, "b h w {self.num_classes}"]:
-        block = partial(ConvModule, self.channels, norm=self.norm, dtype=self.dtype)
+    def __call__(
+        self, x: Float[Array, "b h w c"], cells: Sizes | None, *, train: bool
+    ) -> Float[Array, "b h w {self.num_classes}"]:
+        block = partial(ConvModule, self.channels, norm=partial(self.norm, train=train), dtype=self.dtype)
         parts = [x]
         for index, bins in enumerate(BINS):
             mean = block(1, name=f"psp_modules.{index}.1")(_pooled(x, bins, cells))
             parts.append(_enlarged(mean, cells, *x.shape[1:3]))
         x = block(3, name="bottleneck")(jnp.concatenate(parts, axis=-1))
-        return conv_seg(self.num_classes, self.train, self.dtype)(x)
+        return conv_seg(self.num_classes, train, self.dtype)(x)
 
 
 def _pooled(x: Float[Array, "b h w c"], bins: int, cells: Sizes | None) -> Float[Array, "b {bins} {bins} c"]:
+    """The means over bins x bins of the whole map, or of the part of `cells`."""
     return adaptive_avg_pool(x, bins, bins) if cells is None else mean_of_parts(x, cells, bins, bins)
 
 
 def _enlarged(
     means: Float[Array, "b n n c"], cells: Sizes | None, height: int, width: int
 ) -> Float[Array, "b {height} {width} c"]:
-    """The bins, bilinear over the whole map or over the part of `cells`, with its border repeated beyond it."""
+    """The bins resized (bilinear) to the whole map, or to the part of `cells`, beyond which its border is repeated."""
     if cells is None:
         return resize_bilinear(means, height, width)
     return resize_parts(means, jnp.full_like(cells, means.shape[1]), cells, height, width)
 
 
-class PSPNet(OnResNet):
-    """images [B,H,W,3], any H and W >= 1  ->  models/segmentation.py's outputs.
+class PSPNet(MMSegmenter):
+    """images [B, H, W, 3], any H and W >= 1  ->  models/segmentation.py's outputs.
 
-    deep_stem: mmsegmentation's ResNetV1c; without it the backbone is torchvision's and begins from its weights.
-    channels: of the head. The other fields are OnResNet's.
+    classifier: called as classifier(map of layer 4, cells, train=). The other fields are MMSegmenter's.
     """
 
-    num_classes: int = 19
-    deep_stem: bool = True
-    channels: int = 512
+    reads: ClassVar[tuple[str, ...]] = ("sizes",)
 
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool, sizes: Sizes | None = None
-    ) -> dict[str, Logits]:
-        parts = (self.num_classes, partial(self.norm, train=train), train, self.dtype)
-        head = PyramidHead(*parts, self.channels, name="decode_head")
-        aux_head = AuxiliaryHead(*parts, name="auxiliary_head")
-        return self.outputs(images, train, lambda maps: head(maps["layer4"], self.cells(sizes)), aux_head)
+    @nn.nowrap
+    def head(self, maps: Features, cells: Sizes | None, train: bool) -> Float[Array, "b h w k"]:
+        standard = partial(PyramidHead, self.num_classes, self.norm, self.dtype, self.channels)
+        return self.part(self.classifier, standard, "decode_head")(maps["layer4"], cells, train=train)
 
 
 MODELS = {

@@ -18,13 +18,16 @@ of torchvision's IMAGENET1K_V1 and V2:
 """
 
 from functools import partial
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from morphism.errors import UserError
-from morphism.models.layers import BatchNorm, Dtype, conv, full_precision, max_pool, relu, torch_bias, torch_uniform
+from morphism.models.base import Features, Model
+from morphism.models.layers import BatchNorm, Dtype, conv, max_pool, relu, torch_bias, torch_uniform
+from morphism.ops.precision import full_precision
 
 
 class BasicBlock(nn.Module):
@@ -77,6 +80,7 @@ class Bottleneck(nn.Module):
 
 
 def _last_scale(block: BasicBlock | Bottleneck) -> nn.initializers.Initializer:
+    """Initial scale of a block's last batch norm."""
     return nn.initializers.zeros if block.zero_init_residual else nn.initializers.ones
 
 
@@ -89,26 +93,34 @@ def _shortcut(block: BasicBlock | Bottleneck, x: Float[Array, "b h w c"]) -> Flo
     return block.norm(name="downsample.1")(x)
 
 
-class ResNet(nn.Module):
-    """images [B,H,W,3], any H and W >= 1  ->  logits [B,num_classes] float32.
+class ResNet(Model):
+    """images [B, H, W, 3], any H and W >= 1  ->  logits [B, K] float32.
 
-    With `features` the maps after the stem ("relu", stride 2) and after each stage ("layer1" .. "layer4", strides 4 to
-    32) instead; a network called so throughout has no parameters of a head.
+    With `features` it returns the maps after the stem ("relu", stride 2) and after each stage ("layer1" to "layer4",
+    strides 4 to 32); initialised so, it has no parameters of a head.
 
-    width_per_group, groups: the 3x3 convolution of a bottleneck has channels * width_per_group / 64 * groups channels.
-    output_stride: 32, or 16 or 8, where the last one or two stages dilate instead of striding, as torchvision's
-    replace_stride_with_dilation does: a dilated stage's first block keeps the dilation of the stage before.
-    stride_in_1x1: the stride is on the first 1x1 of a bottleneck, as in the original weights (MSRA, Caffe), instead of
-    on the 3x3, as in torchvision's ("v1.5").
-    deep_stem: three 3x3 convolutions instead of the 7x7 (mmsegmentation's ResNetV1c; He et al. 2018, "Bag of tricks").
-    width: channels of the stem and of the first stage, doubled at each stage.
-    remat: recomputes each block's activations in the backward pass: less memory for about a third more time.
-    zero_init_residual: every block starts as the identity (Goyal et al. 2017, section 5.1).
-    Raises UserError where basic blocks are asked for what bottlenecks alone can do.
+    Args:
+      block: BasicBlock or Bottleneck.
+      layers: blocks per stage.
+      remat: recomputes each block's activations in the backward pass: less memory for about a third more time.
+      groups, width_per_group: the 3x3 convolution of a bottleneck has channels * width_per_group / 64 * groups
+        channels, in `groups` groups.
+      output_stride: 32; or 16 or 8, where the last one or two stages dilate instead of striding, as torchvision's
+        replace_stride_with_dilation does: the first block of a dilated stage keeps the dilation of the stage before.
+      stride_in_1x1: the stride is on the first 1x1 of a bottleneck, as in the original weights (MSRA, Caffe), instead
+        of on the 3x3, as in torchvision's ("v1.5").
+      zero_init_residual: every block starts as the identity (Goyal et al. 2017, section 5.1).
+      width: channels of the stem and of the first stage, doubled at each stage.
+      deep_stem: three 3x3 convolutions instead of the 7x7 (mmsegmentation's ResNetV1c; He et al. 2018, "Bag of
+        tricks").
+
+    Raises UserError where basic blocks have options of bottlenecks.
     """
 
+    has_features: ClassVar[bool] = True
+
     block: type[nn.Module]
-    layers: tuple[int, int, int, int]
+    layers: tuple[int, ...]
     num_classes: int = 1000
     dtype: Dtype = jnp.float32
     norm: partial = partial(BatchNorm)
@@ -124,21 +136,32 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w 3"], *, train: bool, features: bool = False
-    ) -> Float[Array, "b k"] | dict[str, Float[Array, "b h w c"]]:
+    ) -> Float[Array, "b k"] | Features:
         self._check()
         norm = partial(self.norm, train=train)
-        block = nn.remat(self.block) if self.remat else self.block
-        x = images.astype(self.dtype)
-        if self.deep_stem:
-            for index, channels, stride in ((0, self.width // 2, 2), (3, self.width // 2, 1), (6, self.width, 1)):
-                x = conv(channels, 3, stride, dtype=self.dtype, name=f"stem.{index}")(x)
-                x = relu(norm(name=f"stem.{index + 1}")(x))
-        else:
+        maps = {"relu": self._stem(images.astype(self.dtype), norm)}
+        maps |= self._stages(max_pool(maps["relu"], 3, 2, 1), norm)
+        if features:
+            return maps
+        x = jnp.mean(full_precision(maps[f"layer{len(self.layers)}"]), axis=(1, 2))
+        return nn.Dense(self.num_classes, kernel_init=torch_uniform, bias_init=torch_bias(x.shape[-1]), name="fc")(x)
+
+    @nn.nowrap
+    def _stem(self, x: Float[Array, "b h w 3"], norm: partial) -> Float[Array, "b h2 w2 c"]:
+        if not self.deep_stem:
             x = conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(x)
-            x = relu(norm(name="bn1")(x))
-        maps = {"relu": x}
-        x = max_pool(x, 3, 2, 1)
-        dilation, reached = 1, 4
+            return relu(norm(name="bn1")(x))
+        for index, channels, stride in ((0, self.width // 2, 2), (3, self.width // 2, 1), (6, self.width, 1)):
+            x = conv(channels, 3, stride, dtype=self.dtype, name=f"stem.{index}")(x)
+            x = relu(norm(name=f"stem.{index + 1}")(x))
+        return x
+
+    @nn.nowrap
+    def _stages(self, x: Float[Array, "b h w c"], norm: partial) -> Features:
+        """The map after each stage."""
+        block = nn.remat(self.block) if self.remat else self.block
+        block = partial(block, norm=norm, dtype=self.dtype, zero_init_residual=self.zero_init_residual)
+        maps, dilation, reached = {}, 1, 4
         for stage, blocks in enumerate(self.layers):
             stride, first_dilation = (2 if stage > 0 else 1), dilation
             if reached * stride > self.output_stride:
@@ -146,29 +169,25 @@ class ResNet(nn.Module):
             reached *= stride
             channels = self.width * 2**stage
             for index in range(blocks):
-                options = {}
-                if self.block is Bottleneck:
-                    options = {
-                        "width": channels * self.width_per_group // 64 * self.groups,
-                        "groups": self.groups,
-                        "dilation": first_dilation if index == 0 else dilation,
-                        "stride_in_1x1": self.stride_in_1x1,
-                    }
-                x = block(
-                    channels=channels,
-                    stride=stride if index == 0 else 1,
-                    norm=norm,
-                    dtype=self.dtype,
-                    zero_init_residual=self.zero_init_residual,
-                    **options,
-                    name=f"layer{stage + 1}.{index}",
-                )(x)
+                first = index == 0
+                options = self._bottleneck_options(channels, first_dilation if first else dilation)
+                name = f"layer{stage + 1}.{index}"
+                x = block(channels=channels, stride=stride if first else 1, **options, name=name)(x)
             maps[f"layer{stage + 1}"] = x
-        if features:
-            return maps
-        x = jnp.mean(full_precision(x), axis=(1, 2))
-        return nn.Dense(self.num_classes, kernel_init=torch_uniform, bias_init=torch_bias(x.shape[-1]), name="fc")(x)
+        return maps
 
+    @nn.nowrap
+    def _bottleneck_options(self, channels: int, dilation: int) -> dict[str, Any]:
+        if self.block is not Bottleneck:
+            return {}
+        return {
+            "width": channels * self.width_per_group // 64 * self.groups,
+            "groups": self.groups,
+            "dilation": dilation,
+            "stride_in_1x1": self.stride_in_1x1,
+        }
+
+    @nn.nowrap
     def _check(self) -> None:
         if self.output_stride not in (8, 16, 32):
             raise UserError(f"config.model.options.output_stride is {self.output_stride}; it must be 8, 16 or 32")

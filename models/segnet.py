@@ -1,11 +1,11 @@
-"""SegNet (Badrinarayanan, Kendall & Cipolla 2015): VGG-16's encoder, and a decoder that unpools to where maxima were.
+"""SegNet (Badrinarayanan, Kendall & Cipolla 2015): VGG-16's encoder, and a decoder with max-unpooling.
 
     segnet    29,449,355 parameters at 11 classes    106.288 GMAC at 360x480    mIoU 60.10 on CamVid
 
-60.10 after a long training on 3,433 road scenes (the paper, table 3).
+The result is that of the paper's table 3, after a long training on 3,433 road scenes.
 
-No library has it: the encoder carries torchvision's names of vgg16_bn under "encoder", the decoder those of the Caffe
-network of the authors (segnet_train.prototxt).
+The encoder carries torchvision's names of vgg16_bn under "encoder", the decoder those of the authors' Caffe network
+(segnet_train.prototxt); no library has it.
 """
 
 from functools import partial
@@ -14,16 +14,19 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from morphism.models.layers import BatchNorm, Dtype, conv, full_precision, kaiming_fan_in, relu
+from morphism.models.base import Model
+from morphism.models.layers import BatchNorm, Dtype, conv, kaiming_fan_in, relu
 from morphism.models.segmentation import Logits
 from morphism.models.vgg import STAGES, VGG
 from morphism.ops.pooling import max_pool_positions, max_unpool
+from morphism.ops.precision import full_precision
 
 
-class SegNet(nn.Module):
-    """images [B,H,W,3], H and W >= 32  ->  {"out": logits}.
+class SegNet(Model):
+    """images [B, H, W, 3], H and W >= 32  ->  {"out": logits}.
 
-    width: channels of the first stage; the others follow VGG's.
+    width: channels of the first stage; the other stages scale with it as in VGG.
+
     Raises UserError for images that the encoder pools away.
     """
 
@@ -49,6 +52,7 @@ class SegNet(nn.Module):
                 x = relu(self.norm(train=train, name=f"{name}_bn")(x))
         return {"out": full_precision(x)}
 
+    @nn.nowrap
     def _conv(self, channels: int, name: str) -> nn.Conv:
         return conv(channels, 3, dtype=self.dtype, bias=True, kernel_init=kaiming_fan_in, name=name)
 

@@ -14,36 +14,36 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from morphism.errors import UserError
-from morphism.models.detection import Detections, learnt, suppressed
+from morphism.models.detection import CODE_WEIGHTS, Detections, Detector, PostProcess, Targets, trainable
 from morphism.models.fpn import Maps
-from morphism.models.layers import Dtype, conv, full_precision, max_pool, relu
-from morphism.ops.anchors import default_boxes
+from morphism.models.layers import Dtype, conv, max_pool, relu
+from morphism.ops.anchors import DefaultBoxGenerator
 from morphism.ops.boxes import clip, decode, encode, iou, smooth_l1
-from morphism.ops.losses import cross_entropy
+from morphism.ops.losses import cross_entropy, masked_mean
 from morphism.ops.matching import match_ssd
+from morphism.ops.precision import full_precision
 
 xavier = nn.initializers.glorot_uniform()  # torch.nn.init.xavier_uniform_
 
-ASPECT_RATIOS = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))  # a map; beside them, squares of two sizes
-SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)  # of a map's boxes, as a share of the image's side
-STEPS = (8, 16, 32, 64, 100, 300)  # pixels between a map's cells, at 300x300
+ASPECT_RATIOS = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))  # per map, besides the squares
+SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)  # of a map's boxes, as a fraction of the image's side
+STEPS = (8, 16, 32, 64, 100, 300)  # strides of the maps in pixels, at 300x300
 MIN_SIZE = 268
-MATCH_IOU = 0.5  # from which on a default box is an object's
-CODE_WEIGHTS = (10, 10, 5, 5)  # of the boxes' coordinates in the regression
-NEGATIVES = 3  # for every matched default box
-NORM_SCALE = 20.0  # that conv4_3's normalised vectors begin with: Liu et al., section 3.1
+MATCH_IOU = 0.5  # default boxes of at least this IoU are an object's
+NEGATIVES = 3  # per matched default box
+NORM_SCALE = 20.0  # initial length of conv4_3's normalised vectors: Liu et al., section 3.1
 
 
 class Backbone(nn.Module):
-    """VGG-16 up to conv5_3, its dense layers as convolutions, and four pairs of convolutions more.
+    """VGG-16 up to conv5_3, its dense layers as convolutions, and four more pairs of convolutions.
 
-    images [B,H,W,3] -> six maps, finest first; at 300x300 of 38, 19, 10, 5, 3 and 1 cells a side.
+    images [B, H, W, 3] -> six maps, finest first: of 38, 19, 10, 5, 3 and 1 pixels per side at 300x300.
     """
 
-    dtype: Dtype
+    dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"]) -> list[Float[Array, "b _h _w _c"]]:
+    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> list[Float[Array, "b _h _w _c"]]:
         def block(x: Array, name: str, *args: int, **options: Any) -> Array:
             return relu(conv(*args, dtype=self.dtype, bias=True, **options, name=name)(x))
 
@@ -73,76 +73,91 @@ class Backbone(nn.Module):
 
 
 def unit(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Every pixel's vector divided by its length, or by 1e-12 if that is more: torch.nn.functional.normalize."""
+    """Each pixel's vector divided by its length, or by 1e-12 if that is more: torch.nn.functional.normalize."""
     return x / jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))
 
 
 class Head(nn.Module):
-    """A 3x3 convolution a map, to `outputs` numbers a default box.
+    """A 3x3 convolution per map, to `outputs` values per default box.
 
-    maps, finest first -> [B,A,outputs], A over the maps, in each over rows, columns and the cell's boxes.
+    maps, finest first -> [B, A, outputs]; A goes over the maps, and within each over rows, columns and the pixel's
+    boxes, `per_position` of that map.
     """
 
     outputs: int
+    per_position: tuple[int, ...]
     dtype: Dtype
 
     @nn.compact
     def __call__(self, maps: Maps) -> Float[Array, "b a {self.outputs}"]:
         found = []
-        for index, (x, ratios) in enumerate(zip(maps, ASPECT_RATIOS, strict=True)):
-            channels = self.outputs * (2 + 2 * len(ratios))
+        for index, (x, boxes) in enumerate(zip(maps, self.per_position, strict=True)):
+            channels = self.outputs * boxes
             x = conv(channels, 3, dtype=self.dtype, bias=True, kernel_init=xavier, name=f"module_list.{index}")(x)
             found.append(x.reshape(len(x), -1, self.outputs))
         return jnp.concatenate(found, axis=1)
 
 
-class SSD(nn.Module):
-    """images [B,H,W,3], H and W >= 268, published for 300  ->  what `loss` and `detect` read.
+class SSD(Detector):
+    """images [B, H, W, 3], H and W >= 268, published for 300  ->  what `loss` and `detect` read.
 
-    cls_logits [B,A,num_classes + 1], output 0 the background and c + 1 class c; bbox_regression [B,A,4]; anchors [A,4],
-    the default boxes in pixels; all float32.
+    Args:
+      post_process: options of the last step.
+      backbone: module, called as backbone(images, train=) -> maps, finest first.
+      anchor_generator: DefaultBoxGenerator for these maps.
+      head: module, called as head(maps, train=) -> {"cls_logits": [B, A, K + 1], "bbox_regression": [B, A, 4]}.
 
-    score_threshold: detections score higher; topk_candidates: the best boxes that a class keeps; nms_threshold: the
-    largest IoU of two detections of a class; detections: how many a picture has at most.
-    Raises UserError for images that leave the last maps no cell.
+    Returns, all float32:
+      cls_logits [B, A, K + 1], output 0 being the background and output c + 1 class c; bbox_regression [B, A, 4];
+      anchors [A, 4], the default boxes in pixels.
+
+    Raises UserError for images that the standard backbone pools away.
     """
 
     num_classes: int = 90
     dtype: Dtype = jnp.float32
-    score_threshold: float = 0.01
-    topk_candidates: int = 400
-    nms_threshold: float = 0.45
-    detections: int = 200
+    post_process: PostProcess = PostProcess(
+        score_threshold=0.01, nms_threshold=0.45, detections=200, topk_candidates=400
+    )
+    backbone: nn.Module | None = None
+    anchor_generator: DefaultBoxGenerator | None = None
+    head: nn.Module | None = None
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Array]:
         height, width = images.shape[1:3]
-        if min(height, width) < MIN_SIZE:
+        if self.backbone is None and min(height, width) < MIN_SIZE:
             raise UserError(
                 f"images of {height}x{width} are too small for SSD300, which needs {MIN_SIZE}x{MIN_SIZE}; enlarge "
                 "config.data.image_size"
             )
-        maps = Backbone(self.dtype, name="backbone")(images)
-        classification = Head(self.num_classes + 1, self.dtype, name="head.classification_head")
-        regression = Head(4, self.dtype, name="head.regression_head")
-        grids, steps = [x.shape[1:3] for x in maps], STEPS if (height, width) == (300, 300) else None
-        return {
-            "cls_logits": full_precision(classification(maps)),
-            "bbox_regression": full_precision(regression(maps)),
-            "anchors": jnp.asarray(default_boxes(grids, (height, width), SCALES, ASPECT_RATIOS, steps)),
-        }
+        maps = self.part(self.backbone, partial(Backbone, self.dtype), "backbone")(images, train=train)
+        steps = STEPS if (height, width) == (300, 300) else None
+        generator = self.anchor_generator or DefaultBoxGenerator(ASPECT_RATIOS, SCALES, steps)
+        outputs = jax.tree.map(full_precision, self.predict(maps, generator.per_position, train))
+        return outputs | {"anchors": jnp.asarray(generator([x.shape[1:3] for x in maps], (height, width)))}
 
     @nn.nowrap
-    def loss(self, outputs: dict[str, Array], targets: dict[str, Array]) -> dict[str, Float[Array, ""]]:
-        """Cross-entropy and the smooth L1 distance of the boxes, sums over the batch by its count of matched boxes.
+    def predict(self, maps: Maps, per_position: tuple[int, ...], train: bool) -> dict[str, Array]:
+        """Class logits and box deltas."""
+        if self.head is not None:
+            return self.part(self.head, None, "head")(maps, train=train)
+        classification = Head(self.num_classes + 1, per_position, self.dtype, name="head.classification_head")
+        regression = Head(4, per_position, self.dtype, name="head.regression_head")
+        return {"cls_logits": classification(maps), "bbox_regression": regression(maps)}
 
-        The cross-entropy is that of the matched boxes and, in each picture, of thrice as many of the others: those
-        where it is greatest. targets: models/detection.py's. Source: Liu et al. 2015, section 2.2; torchvision's
-        compute_loss.
+    @nn.nowrap
+    def loss(self, outputs: dict[str, Array], targets: Targets) -> dict[str, Float[Array, ""]]:
+        """Cross-entropy and smooth L1 loss of the boxes, sums over the batch divided by its number of matched boxes.
+
+        The cross-entropy is that of the matched boxes and, in each image, of three times as many hard negatives: the
+        others with the greatest loss.
+
+        Source: Liu et al. 2015, section 2.2; torchvision's compute_loss.
         """
         anchors, logits, boxes = outputs["anchors"], outputs["cls_logits"], targets["boxes"]
         overlap = jax.vmap(iou, (0, None))(boxes, anchors)
-        matches = jax.vmap(partial(match_ssd, threshold=MATCH_IOU))(overlap, learnt(targets))
+        matches = jax.vmap(partial(match_ssd, threshold=MATCH_IOU))(overlap, trainable(targets))
         matched = matches >= 0
         counts = jnp.sum(matched, axis=1, keepdims=True)
         total = jnp.maximum(jnp.sum(counts), 1)
@@ -154,30 +169,30 @@ class SSD(nn.Module):
         negatives = jnp.where(mined, jnp.take_along_axis(entropy, hardest, axis=1), 0)
 
         box = jnp.take_along_axis(boxes, matches[..., None], axis=1)
-        apart = smooth_l1(outputs["bbox_regression"] - encode(box, anchors, CODE_WEIGHTS), beta=1)
+        distance = smooth_l1(outputs["bbox_regression"] - encode(box, anchors, CODE_WEIGHTS), beta=1)
         return {
             "classification": (jnp.sum(jnp.where(matched, entropy, 0)) + jnp.sum(negatives)) / total,
-            "bbox_regression": jnp.sum(jnp.where(matched[..., None], apart, 0)) / total,
+            "bbox_regression": masked_mean(distance, jnp.broadcast_to(matched[..., None], distance.shape), total),
         }
 
     @nn.nowrap
     def detect(self, outputs: dict[str, Array], sizes: Int[Array, "b 2"]) -> Detections:
-        """Of each picture the best detections, by falling score; `sizes` are the pictures' height and width.
+        """The best detections of each image, by descending score; `sizes` are the images' height and width.
 
-        Of every class the best boxes, then non-maximum suppression in it: torchvision's postprocess_detections.
+        Candidates are the best boxes of every class.
+
+        Source: torchvision's postprocess_detections.
         """
         anchors = outputs["anchors"]
 
-        def picture(
-            logits: Float[Array, "a c"], deltas: Float[Array, "a 4"], size: Int[Array, "2"]
-        ) -> dict[str, Array]:
-            scores, rows = jax.lax.top_k(jax.nn.softmax(logits)[:, 1:].T, min(self.topk_candidates, len(anchors)))
+        def one_image(logits: Float[Array, "a c"], deltas: Float[Array, "a 4"], size: Int[Array, "2"]) -> Detections:
+            count = self.post_process.candidates(len(anchors))
+            scores, rows = jax.lax.top_k(jax.nn.softmax(logits)[:, 1:].T, count)
             boxes = clip(decode(deltas, anchors, CODE_WEIGHTS), size)
             classes = jnp.broadcast_to(jnp.arange(len(rows))[:, None], rows.shape)
-            found = (boxes[rows.ravel()], scores.ravel(), classes.ravel())
-            return suppressed(*found, self.score_threshold, self.nms_threshold, self.detections)
+            return self.post_process(boxes[rows.ravel()], scores.ravel(), classes.ravel())
 
-        return jax.vmap(picture)(outputs["cls_logits"], outputs["bbox_regression"], sizes)
+        return jax.vmap(one_image)(outputs["cls_logits"], outputs["bbox_regression"], sizes)
 
 
 MODELS = {"ssd300_vgg16": SSD}

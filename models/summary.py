@@ -1,4 +1,4 @@
-"""What a model is made of: its layers with output shapes, parameters and multiply-accumulates, and the totals."""
+"""A summary of a model: its layers with output shapes, parameters and multiply-accumulates, and the totals."""
 
 import dataclasses
 from typing import Any
@@ -14,8 +14,11 @@ from morphism.models import cost
 class Layer:
     """A module with parameters or statistics of its own.
 
-    `output` is the shape for one image, of the first call where a layer is called several times; `parameters` are those
-    that are trained; `multiply_accumulates` are of all calls.
+    name, kind: its path joined with dots, and its class.
+    output: shape for one image, of the first call if there are several.
+    calls: number of calls.
+    parameters: trained ones.
+    multiply_accumulates: of all calls.
     """
 
     name: str
@@ -27,7 +30,7 @@ class Layer:
 
 
 def layers(model: nn.Module, variables: Any, image_shape: tuple[int, int, int]) -> list[Layer]:
-    """The layers in the order in which an image [H,W,3] passes them; only shapes are computed."""
+    """The layers in the order in which an image [H, W, 3] passes through them; only shapes are computed."""
     outputs: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
 
     def record(call, args, kwargs, context):
@@ -62,7 +65,7 @@ def layers(model: nn.Module, variables: Any, image_shape: tuple[int, int, int]) 
 
 
 def _own(variables: Any, path: list[str] | tuple[str, ...]) -> list[Any]:
-    """The arrays that belong to the module at `path` itself, not to those inside it."""
+    """The arrays of the module at `path` itself, without those of its submodules."""
     found = []
     for node in variables.values():
         for name in path:
@@ -76,7 +79,7 @@ def _shape(result: Any) -> tuple[int, ...]:
 
 
 def table(found: list[Layer], parameters: int, multiply_accumulates: int) -> str:
-    """A line a layer and one for the totals, in columns."""
+    """A table with a line per layer and one for the totals."""
     lines = [("layer", "kind", "output", "parameters", "MACs")]
     for layer in found:
         output = "x".join(map(str, layer.output)) + (f", {layer.calls} calls" if layer.calls > 1 else "")

@@ -3,8 +3,8 @@
     unet    31,037,698 parameters at 2 classes     with batch norm, convolutions that keep the size
             31,031,810                             valid=True, batch_norm=False: the paper's network, on RGB
 
-On one channel the paper's network has 31,030,658. Its result: a warping error of 0.0003529 on ISBI 2012, IoU 0.9203 on
-PhC-U373. Submodules carry the names of milesial/Pytorch-UNet, the implementation with public weights.
+On images of one channel the paper's network has 31,030,658 parameters. Its results: a warping error of 0.0003529 on
+ISBI 2012, IoU 0.9203 on PhC-U373. Submodules carry the names of milesial/Pytorch-UNet, which has public weights.
 """
 
 from functools import partial
@@ -15,12 +15,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from morphism.errors import UserError
-from morphism.models.layers import BatchNorm, ConvTranspose, Dtype, conv, full_precision, kaiming_fan_in, max_pool, relu
+from morphism.models.base import Model
+from morphism.models.layers import BatchNorm, ConvTranspose, Dtype, conv, kaiming_fan_in, max_pool, relu
 from morphism.models.segmentation import Logits, classify
+from morphism.ops.precision import full_precision
 
 
 class DoubleConv(nn.Module):
-    """Two 3x3 convolutions, each with batch norm, or a bias without, and ReLU."""
+    """Two 3x3 convolutions, each followed by ReLU, with batch norm `norm` or, where that is None, biases."""
 
     features: int
     pad: int
@@ -37,13 +39,17 @@ class DoubleConv(nn.Module):
         return x
 
 
-class UNet(nn.Module):
-    """images [B,H,W,C], H and W >= 2^stages  ->  {"out": logits [B,H,W,num_classes]}.
+class UNet(Model):
+    """images [B, H, W, C], H and W >= 2^stages  ->  {"out": logits [B, H, W, K]}.
 
-    width: channels at the images' size; stages: how often they are halved, and the channels doubled.
-    valid: the paper's convolutions without padding; the image is mirrored at its border as far as they need it to make
-    logits of all of it (the paper's overlap-tile strategy), which here too holds for any size.
-    batch_norm: else biases, as in the paper. dropout: after the two coarsest stages of the way down (the paper's 0.5).
+    Args:
+      width: channels at the images' size.
+      stages: how often the images are halved, and the channels doubled.
+      valid: convolutions without padding, as in the paper. The image is mirrored at its border as far as they need for
+        logits of the whole image (the paper's overlap-tile strategy), for any size.
+      batch_norm: batch norm; without it biases, as in the paper.
+      dropout: rate after the two coarsest stages of the contracting path (0.5 in the paper).
+
     Raises UserError for images too small to halve so often.
     """
 
@@ -86,6 +92,7 @@ class UNet(nn.Module):
             x = x[:, :height, :width]
         return {"out": full_precision(classify(self.num_classes, self.width, self.dtype, "outc.conv")(x))}
 
+    @nn.nowrap
     def _dropped(self, x: Array, stage: int, train: bool) -> Array:
         if self.dropout == 0 or stage < self.stages - 1:
             return x
@@ -93,25 +100,25 @@ class UNet(nn.Module):
 
 
 def _mirrored(size: int, stages: int) -> tuple[int, int]:
-    """How much of a mirrored image the paper's network needs before and after `size` pixels.
+    """Mirrored pixels that the paper's network needs before and after `size` pixels.
 
-    The coarsest maps begin with n pixels: every stage up has 2 n - 4, every stage down needed 2 (n + 4).
+    From n pixels at the coarsest stage, every stage up makes 2 n - 4, and every stage down needed 2 (n + 4).
     """
     scale = 2**stages
     lost = 4 * (scale - 1)  # on the way up: 60 in the paper
     margin = 6 * scale - 4  # of context on each side: 92 in the paper
-    coarsest = -(-(size + lost) // scale)  # the least n for which scale n - lost pixels come out
+    coarsest = -(-(size + lost) // scale)  # the least n that gives scale n - lost >= size pixels
     return margin, scale * coarsest - lost + margin - size
 
 
 def _middle(skip: Array, x: Array) -> Array:
-    """The middle of `skip`, as large as `x`."""
+    """`skip` cropped around its centre to the size of `x`."""
     top, left = ((a - b) // 2 for a, b in zip(skip.shape[1:3], x.shape[1:3], strict=True))
     return jax.lax.slice(skip, (0, top, left, 0), (len(skip), top + x.shape[1], left + x.shape[2], skip.shape[3]))
 
 
 def _padded(x: Array, skip: Array) -> Array:
-    """`x` with zeros around it, the odd one behind, as large as `skip`."""
+    """`x` padded with zeros to the size of `skip`, an odd row or column at the end."""
     spare = [a - b for a, b in zip(skip.shape[1:3], x.shape[1:3], strict=True)]
     return jnp.pad(x, ((0, 0), *((each // 2, each - each // 2) for each in spare), (0, 0)))
 

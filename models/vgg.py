@@ -9,28 +9,40 @@ At 1000 classes, multiply-accumulates at 224, ImageNet top-1 of torchvision's IM
 """
 
 from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from morphism.errors import UserError
-from morphism.models.layers import BatchNorm, Dtype, adaptive_avg_pool, conv, flatten, full_precision, max_pool, relu
+from morphism.models.base import Features, Model
+from morphism.models.layers import BatchNorm, Dtype, adaptive_avg_pool, conv, flatten, max_pool, relu
+from morphism.ops.precision import full_precision
 
-# Convolutions of each of the five stages, whose channels are 64, 128, 256, 512, 512; each ends in a 2x2 max-pool.
+# Convolutions per stage. The five stages have 64, 128, 256, 512 and 512 channels; each ends in a 2x2 max-pooling.
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 
-class VGG(nn.Module):
-    """images [B,H,W,3], H and W >= 32  ->  logits [B,num_classes] float32.
+class VGG(Model):
+    """images [B, H, W, 3], H and W >= 32  ->  logits [B, K] float32.
 
-    With `features` the activations before each pooling and the last pooled ones, under torchvision's names (of vgg16:
-    features.3, features.8, features.15, features.22, features.29 and features.30), at strides 1, 2, 4, 8, 16 and 32.
+    With `features` it returns the activations before each pooling and the last pooled ones, under torchvision's names
+    (in vgg16 features.3, features.8, features.15, features.22, features.29 and features.30), at strides 1, 2, 4, 8, 16
+    and 32.
 
-    width: channels of the first stage; pooled: height and width of what the dense layers see; hidden: their width;
-    dropout: after each of the two.
+    Args:
+      depth: 11, 13, 16 or 19.
+      batch_norm: after each convolution.
+      width: channels of the first stage.
+      pooled: height and width of the map that the dense layers see.
+      hidden: width of the two hidden dense layers.
+      dropout: rate after each of the two.
+
     Raises UserError for images that the network pools away.
     """
+
+    has_features: ClassVar[bool] = True
 
     depth: int
     batch_norm: bool
@@ -45,7 +57,7 @@ class VGG(nn.Module):
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w 3"], *, train: bool, features: bool = False
-    ) -> Float[Array, "b k"] | dict[str, Float[Array, "b h w c"]]:
+    ) -> Float[Array, "b k"] | Features:
         if min(images.shape[1:3]) < 32:
             raise UserError(
                 f"images of {images.shape[1]}x{images.shape[2]} are too small for VGG, which needs 32x32; enlarge "

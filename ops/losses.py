@@ -1,8 +1,8 @@
-"""Losses, in float32, an example (cross-entropy) or a logit at a time: the caller decides how to average."""
+"""Losses in float32, one per example (cross-entropy) or per logit: the caller decides how to average."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
 
 def cross_entropy(
@@ -13,8 +13,10 @@ def cross_entropy(
 ) -> Float[Array, "b"]:
     """-sum_k w_k q_k log softmax(logits)_k in nats, with q = (1 - label_smoothing) target + label_smoothing / K.
 
-    `target` is a class or a distribution over the classes; w is `class_weights`, all 1 without them. Source: Szegedy et
-    al. 2015, "Rethinking the Inception architecture", section 7; torch.nn.CrossEntropyLoss(reduction="none").
+    `target` is a class or a distribution over the classes; w are the `class_weights`, 1 by default.
+
+    Source: Szegedy et al. 2015, "Rethinking the Inception architecture", section 7;
+    torch.nn.CrossEntropyLoss(reduction="none").
     """
     logits = logits.astype(jnp.float32)
     target = smooth(target, logits.shape[-1], label_smoothing)
@@ -24,12 +26,15 @@ def cross_entropy(
 
 
 def binary_cross_entropy(
-    logits: Float[Array, "*shape"], target: Float[Array, "*shape"], pos_weight: Float[Array, "*k"] | float = 1.0
+    logits: Float[Array, "*shape"],
+    target: Real[Array, "*shape"] | Bool[Array, "*shape"],
+    pos_weight: Float[Array, "*k"] | float = 1.0,
 ) -> Float[Array, "*shape"]:
     """-(pos_weight t log p + (1 - t) log(1 - p)) in nats, with p = sigmoid(logits) and targets t in 0..1.
 
-    `pos_weight` is one number, or one a class along the last axis. Source:
-    torch.nn.BCEWithLogitsLoss(reduction="none").
+    `pos_weight` is one number, or one per class along the last axis.
+
+    Source: torch.nn.BCEWithLogitsLoss(reduction="none").
     """
     logits = logits.astype(jnp.float32)
     return -(pos_weight * target * jax.nn.log_sigmoid(logits) + (1 - target) * jax.nn.log_sigmoid(-logits))
@@ -38,10 +43,11 @@ def binary_cross_entropy(
 def sigmoid_focal(
     logits: Float[Array, "*shape"], target: Float[Array, "*shape"], alpha: float = 0.25, gamma: float = 2.0
 ) -> Float[Array, "*shape"]:
-    """alpha_t (1 - p_t)^gamma times the binary cross-entropy, with p_t = p t + (1 - p) (1 - t), targets t in 0..1.
+    """Focal loss: alpha_t (1 - p_t)^gamma times the binary cross-entropy, for targets t in 0..1.
 
-    alpha_t is alpha t + (1 - alpha) (1 - t); a negative `alpha` leaves it out. Source: Lin et al. 2017, "Focal loss for
-    dense object detection", equation 5; torchvision.ops.sigmoid_focal_loss.
+    p_t is p t + (1 - p) (1 - t), alpha_t is alpha t + (1 - alpha) (1 - t); a negative `alpha` leaves the factor out.
+
+    Source: Lin et al. 2017, "Focal loss for dense object detection", equation 5; torchvision.ops.sigmoid_focal_loss.
     """
     logits = logits.astype(jnp.float32)
     missed = jax.nn.sigmoid(-logits) * target + jax.nn.sigmoid(logits) * (1 - target)  # 1 - p_t, without cancellation
@@ -53,7 +59,15 @@ def sigmoid_focal(
 def smooth(
     target: Int[Array, "b"] | Float[Array, "b k"], classes: int, label_smoothing: float = 0.0
 ) -> Float[Array, "b {classes}"]:
-    """A class as a distribution, or a distribution, of which `label_smoothing` is spread evenly over all classes."""
+    """Target distributions, of which the fraction `label_smoothing` is spread evenly over all classes.
+
+    `target` is a class, which becomes one-hot, or a distribution.
+    """
     if jnp.issubdtype(target.dtype, jnp.integer):
         target = jax.nn.one_hot(target, classes)
     return (1 - label_smoothing) * target + label_smoothing / classes
+
+
+def masked_mean(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"], count: Int[Array, ""]) -> Float[Array, ""]:
+    """The sum of `values` where `mask`, divided by `count`; 0 where nothing is counted."""
+    return jnp.sum(jnp.where(mask, values, 0)) / jnp.maximum(count, 1)

@@ -1,8 +1,8 @@
-"""Which ground-truth box each anchor learns, from the IoU of each box with each anchor.
+"""Assigns to each anchor the ground-truth box that it is trained on, from the IoU of every box with every anchor.
 
-Boxes stand in a fixed number of slots, of which `valid` ones are used. The result is, for each anchor, the number of a
-valid slot, BELOW (background) or BETWEEN (neither: left out of the loss). A box that overlaps no anchor at all forces
-none; torchvision would give it every anchor that overlaps no box.
+Boxes fill some of a fixed number of slots; `valid` says which. The result is, per anchor, the index of a valid slot,
+BELOW (background) or BETWEEN (neither: left out of the loss). A box that overlaps no anchor forces none; torchvision
+would give it every anchor that overlaps no box.
 """
 
 import jax.numpy as jnp
@@ -14,12 +14,18 @@ BELOW, BETWEEN = -1, -2
 def match(
     iou: Float[Array, "slots n"], valid: Bool[Array, "slots"], low: float, high: float, force_best: bool
 ) -> Int[Array, "n"]:
-    """For each anchor the box of highest IoU (the first of equals), where that is at least `high`.
+    """Matches each anchor with the box of highest IoU, if that is at least `high`.
 
-    IoU under `low` is BELOW, from `low` to under `high` BETWEEN. With `force_best`, the anchors whose IoU with some box
-    is the highest that this box has with any (all of equals) are matched whatever it is: still to the box of *their*
-    highest IoU, which may be another. Source: Lin et al. 2017, "Focal loss for dense object detection", section 4; Ren
-    et al. 2015, "Faster R-CNN", section 3.1.2; torchvision's Matcher(high, low, allow_low_quality_matches=force_best).
+    Args:
+      iou: of each slot's box with each anchor. Of equal ones the first box counts.
+      valid: which slots hold a box.
+      low: anchors whose highest IoU is less are BELOW; from `low` up to `high` they are BETWEEN.
+      high: anchors whose highest IoU is at least this are matched.
+      force_best: also matches the anchors that have the highest IoU with some box (all of equals), however low. They
+        too are matched with the box of *their* highest IoU, which may be another box.
+
+    Source: Lin et al. 2017, "Focal loss for dense object detection", section 4; Ren et al. 2015, "Faster R-CNN",
+    section 3.1.2; torchvision's Matcher(high, low, allow_low_quality_matches=force_best).
     """
     best_box, best = _best_box(iou, valid)
     matches = jnp.where(best >= high, best_box, jnp.where(best >= low, BETWEEN, BELOW))
@@ -31,10 +37,12 @@ def match(
 
 
 def match_ssd(iou: Float[Array, "slots n"], valid: Bool[Array, "slots"], threshold: float) -> Int[Array, "n"]:
-    """For each anchor the box of highest IoU, where that is at least `threshold`; and each box has its best anchor.
+    """Matches each anchor with the box of highest IoU, if that is at least `threshold`, and each box with one anchor.
 
-    Of a box's equally good anchors the first is forced; of boxes that force the same anchor the last has it. Source:
-    Liu et al. 2016, "SSD", section 2.2; torchvision's SSDMatcher.
+    A box forces its best anchor, of equally good ones the first. If several boxes force the same anchor, the last one
+    gets it.
+
+    Source: Liu et al. 2016, "SSD", section 2.2; torchvision's SSDMatcher.
     """
     best_box, best = _best_box(iou, valid)
     matches = jnp.where(best >= threshold, best_box, BELOW)
@@ -45,5 +53,6 @@ def match_ssd(iou: Float[Array, "slots n"], valid: Bool[Array, "slots"], thresho
 
 
 def _best_box(iou: Array, valid: Array) -> tuple[Array, Array]:
+    """Per anchor the slot of the box with the highest IoU, and that IoU."""
     iou = jnp.where(valid[:, None], iou, -1)
     return jnp.argmax(iou, axis=0), jnp.max(iou, axis=0)

@@ -1,4 +1,4 @@
-"""Non-maximum suppression, exact, of static shape, for any device."""
+"""Non-maximum suppression: exact, of static shape, on any device."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from morphism.ops.boxes import iou
 
-BLOCK = 256  # boxes resolved together; benchmarks/nms.py
+BLOCK = 256  # boxes that are resolved together; benchmarks/nms.py
 
 
 def nms(
@@ -17,18 +17,26 @@ def nms(
     classes: Int[Array, "n"] | None = None,
     valid: Bool[Array, "n"] | None = None,
 ) -> tuple[Int[Array, "{max_outputs}"], Bool[Array, "{max_outputs}"]]:
-    """The first `max_outputs` boxes, by falling score, that no kept box of their class overlaps above the threshold.
+    """Keeps the best boxes, by descending score, that no kept box of the same class overlaps too much.
 
-    Returns their indices, and which of the slots are used (unused ones hold 0). Of equal scores the lower index comes
-    first; boxes with `valid` False neither are kept nor suppress; scores are not NaN. Without `classes` all boxes are
-    of one. An IoU equal to the threshold does not suppress.
+    Args:
+      boxes: x0, y0, x1, y1 in any unit.
+      scores: of the boxes, none of them NaN; of equal scores the lower index comes first.
+      iou_threshold: a box is suppressed if its IoU with a kept one is greater; an equal IoU does not suppress.
+      max_outputs: how many boxes are kept at most.
+      classes: of the boxes; boxes of different classes do not suppress each other. None: all are of one class.
+      valid: boxes that take part; the others are neither kept nor suppress. None: all.
 
-    The greedy algorithm of Girshick et al. 2014, "Rich feature hierarchies", as torchvision.ops.nms has it, but in
-    blocks: within one, "kept if no kept box before it suppresses it" is iterated to its fixed point, which is reached
-    after as many rounds as the longest chain of boxes of which each suppresses the next; then its kept boxes suppress
-    later ones, and blocks end as soon as there are `max_outputs`, or no box is left. torchvision.ops.batched_nms shifts
-    the classes' boxes apart instead of comparing classes, which rounds coordinates: near the threshold it may decide
-    otherwise.
+    Returns:
+      Indices of the kept boxes, and which of these slots are used; unused ones hold 0.
+
+    The greedy algorithm runs in blocks. Within a block, "kept if no kept box before it suppresses it" is iterated to
+    its fixed point, in as many rounds as the longest chain of boxes that suppress one another. The kept boxes then
+    suppress those of later blocks, until there are `max_outputs` or no box is left.
+
+    Source: Girshick et al. 2014, "Rich feature hierarchies"; torchvision.ops.nms. torchvision.ops.batched_nms shifts
+    the boxes of each class apart instead of comparing classes, which rounds coordinates: near the threshold it may
+    decide differently.
     """
     classes = jnp.zeros(len(boxes), jnp.int32) if classes is None else classes
     valid = jnp.ones(len(boxes), bool) if valid is None else valid
@@ -63,7 +71,7 @@ def nms(
 
 
 def _resolve(alive: Bool[Array, "n"], suppresses: Bool[Array, "n n"]) -> Bool[Array, "n"]:
-    """The kept of `alive` boxes, where `suppresses`[i, j] only for i < j."""
+    """Which of the `alive` boxes are kept, where `suppresses`[i, j] holds for i < j only."""
 
     def rest(state: tuple[Array, Array]) -> tuple[Array, Array]:
         kept, _ = state

@@ -1,7 +1,7 @@
-"""Which kind of device a function is traced for: decided here, and asked wherever a form depends on it.
+"""The kind of device that a function is traced for, which decides the form of some operations.
 
-GPUs and TPUs run XLA's own operations, whole batches at once and loops as loops. On CPU some of those are slow, and an
-equivalent stands in: see benchmarks/train_step.py. Both forms compute the same values.
+GPUs and TPUs run XLA's own operations, whole batches at once and loops as loops. Some of those are slow on CPU, where
+an equivalent replaces them: see benchmarks/train_step.py. Both forms compute the same values.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,16 +17,16 @@ _AS_ACCELERATOR = ContextVar("as_accelerator", default=False)
 
 
 def on_cpu() -> bool:
-    """Whether what is traced now takes its form for CPUs."""
+    """Whether the code being traced takes its form for CPUs."""
     return jax.default_backend() == "cpu" and not _AS_ACCELERATOR.get()
 
 
 @contextmanager
 def as_accelerator() -> Iterator[None]:
-    """What is traced inside takes its form for GPUs and TPUs on any device.
+    """Code that is traced inside this context takes its form for GPUs and TPUs, on any device.
 
-    models/cost.py counts those operations, and tests run both forms on CPU. jax.jit does not see it: a function that
-    was traced outside keeps the form that it has.
+    models/cost.py counts those operations, and tests run both forms on CPU. The cache of jax.jit ignores the context: a
+    function that was traced outside keeps its form.
     """
     token = _AS_ACCELERATOR.set(True)
     try:
@@ -36,17 +36,17 @@ def as_accelerator() -> Iterator[None]:
 
 
 def per_example(function: Callable) -> Callable:
-    """`function` for each example of a batch: one after the other on CPU, all at once on accelerators."""
+    """Maps `function` over the examples of a batch: one after the other on CPU, all at once on accelerators."""
     if on_cpu():
         return lambda *batch: jax.lax.map(lambda example: function(*example), batch)
     return jax.vmap(function)
 
 
 def choose(index: Int[Array, ""], branches: tuple[Callable, ...], *operands: Any) -> Array:
-    """branches[index](*operands), an array of one shape and type in every branch; `index` is clipped to their number.
+    """branches[index](*operands), an array of the same shape and type in every branch; `index` is clipped.
 
-    On CPU only that branch runs. On accelerators all run, and one result is selected: what vmap makes of lax.switch,
-    which inside shard_map fails where a branch returns something that is the same on every device, such as a constant.
+    On CPU only that branch runs. On accelerators all run and one result is selected, as vmap does with lax.switch.
+    Inside shard_map, lax.switch itself fails if a branch returns a value that is the same on every device.
     """
     if on_cpu():
         return jax.lax.switch(index, branches, *operands)
@@ -55,7 +55,7 @@ def choose(index: Int[Array, ""], branches: tuple[Callable, ...], *operands: Any
 
 
 def scan(body: Callable, carry: Any, parts: Any, length: int) -> tuple[Any, Any]:
-    """lax.scan; on CPU written out, since XLA runs the convolutions of a loop there on one thread, ten times slower."""
+    """lax.scan, unrolled on CPU, where XLA runs the convolutions of a loop on one thread, ten times slower."""
     if length > 1 and not on_cpu():
         return jax.lax.scan(body, carry, parts)
     results = []

@@ -1,6 +1,6 @@
-"""Max-pooling that remembers where its maxima were, with its inverse; and means of the part of a map that is image.
+"""Positions of the maxima of a max-pooling, its inverse, and average pooling of the valid part of a map.
 
-Windows of the max-pooling do not overlap, so a position within its window says all: neither direction gathers or
+Windows of the max-pooling do not overlap, so that a position within its window is enough: neither direction gathers or
 scatters.
 """
 
@@ -9,10 +9,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 def max_pool_positions(x: Float[Array, "b h w c"], kernel: int = 2) -> Int[Array, "b h2 w2 c"]:
-    """Where in its window, counted row by row from 0, each maximum of max_pool(x, kernel, kernel, 0) is; int8.
+    """Position of each maximum of max_pool(x, kernel, kernel, 0) in its window, counted row by row from 0; int8.
 
-    Of equal maxima the first. Rows and columns left over at the end belong to no window.
-    Source: the indices of torch.nn.MaxPool2d(kernel, return_indices=True), there counted in the whole picture.
+    Of equal maxima the first counts. Rows and columns left over at the end belong to no window.
+
+    Source: the indices of torch.nn.MaxPool2d(kernel, return_indices=True), which counts them in the whole image.
     """
     batch, height, width, channels = x.shape
     height, width = height // kernel, width // kernel
@@ -24,7 +25,7 @@ def max_pool_positions(x: Float[Array, "b h w c"], kernel: int = 2) -> Int[Array
 def max_unpool(
     x: Float[Array, "b h2 w2 c"], positions: Int[Array, "b h2 w2 c"], height: int, width: int, kernel: int = 2
 ) -> Float[Array, "b {height} {width} c"]:
-    """Every value at its position in a window of kernel x kernel, zeros elsewhere, in a map of height x width.
+    """A map of height x width with each value at its position in its kernel x kernel window, zeros elsewhere.
 
     Source: torch.nn.MaxUnpool2d(kernel) with output_size; Badrinarayanan et al. 2015, "SegNet", section 3.
     """
@@ -38,10 +39,10 @@ def max_unpool(
 def mean_of_parts(
     x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"], height: int, width: int
 ) -> Float[Array, "b {height} {width} c"]:
-    """Means over height x width bins of each example's part of `sizes` at the top left, in x's own type.
+    """Adaptive average pooling of the top left part of each map, of `sizes` = height, width, to height x width bins.
 
-    Bins are those of torch.nn.AdaptiveAvgPool2d on the part alone: bin i of k is the mean of rows floor(i H / k) to
-    ceil((i + 1) H / k); columns alike. Sums are float32, or float64 where that is computed with.
+    Bins are those of torch.nn.AdaptiveAvgPool2d on that part alone: bin i of k is the mean of rows floor(i H / k) to
+    ceil((i + 1) H / k); columns alike. Sums are float32 (float64 for float64 maps), the result has the type of `x`.
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     down, across = (
@@ -55,6 +56,6 @@ def mean_of_parts(
 
 
 def _bins(size: Int[Array, "b"], bins: int, length: int) -> Bool[Array, "b {bins} {length}"]:
-    """Which of `length` cells lie in each of the bins that `size` of them are divided into."""
+    """Which of `length` pixels belong to each bin, where the first `size` pixels are divided into `bins`."""
     size, number, cell = size[:, None, None], jnp.arange(bins)[:, None], jnp.arange(length)
     return (cell >= number * size // bins) & (cell < -(-(number + 1) * size // bins))

@@ -1,7 +1,10 @@
-"""ROI Align (He et al. 2017, "Mask R-CNN", section 3): what of feature maps lies under boxes, at a fixed size.
+"""RoI Align: crops box regions from feature maps and resamples them to a fixed size.
 
-Each box is cut into size x size bins; a bin's value is the mean of the map at points spread evenly over it, bilinear
-between the centres of the map's pixels. Boxes get no gradient, as in torchvision and detectron2.
+Each box is divided into size x size bins. The value of a bin is the mean of the map at points spread evenly over it,
+interpolated bilinearly between the centres of the map's pixels. Boxes get no gradient, as in torchvision and
+detectron2.
+
+Source: He et al. 2017, "Mask R-CNN", section 3.
 """
 
 import math
@@ -13,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-CANONICAL = (224, 4)  # a box of so many pixels a side, the root of its area, belongs to the level of stride 2^4
-CHUNK = 16  # boxes that adaptive sampling pools together
+CANONICAL = (224, 4)  # a box whose area is 224^2 pixels belongs to the level of stride 2^4
+CHUNK = 16  # boxes that adaptive sampling pools at a time
 
 
 def roi_align(
@@ -25,12 +28,19 @@ def roi_align(
     sampling_ratio: int = 2,
     aligned: bool = False,
 ) -> Float[Array, "b n {size} {size} c"]:
-    """The map under each box of its picture; boxes are x0, y0, x1, y1 in the picture's pixels, the map's are 1 / scale.
+    """RoI Align on one feature map.
 
-    sampling_ratio: points a bin has along each axis; 0: ceil(the box's side in the map's pixels / size), so that they
-    are at most a pixel apart. aligned: pixel (0, 0)'s centre is at (0.5, 0.5) / scale, as detectron2 has it, instead
-    of at (0, 0); else, as in torchvision's detectors, boxes are also at least one of the map's pixels wide and high.
-    Points up to one pixel outside the map have the value of its edge, those further away 0.
+    Args:
+      x: feature maps.
+      boxes: x0, y0, x1, y1 in pixels of the image.
+      scale: pixels of the map per pixel of the image.
+      size: bins per side.
+      sampling_ratio: points per bin along each axis; 0: ceil(side of the box in the map's pixels / size), so that
+        points are at most a pixel apart.
+      aligned: the centre of pixel (0, 0) is at (0.5, 0.5) / scale, as in detectron2. Otherwise, as in torchvision's
+        detectors, it is at (0, 0), and boxes are taken to be at least one of the map's pixels wide and high.
+
+    Points up to one pixel outside the map take the value of its edge, points further away 0.
 
     Source: torchvision.ops.roi_align, whose compiled kernels define the edges; detectron2's ROIAlign.
     """
@@ -46,11 +56,16 @@ def multilevel_roi_align(
     sampling_ratio: int = 2,
     aligned: bool = False,
 ) -> Float[Array, "b n {size} {size} c"]:
-    """`roi_align` of each box on the level of a pyramid that suits its area.
+    """RoI Align of each box on the level of a feature pyramid that suits the box's area.
 
-    Maps are those of images of `image_size`, finest first, each half as large as the one before; their scales are the
-    nearest powers of two. Source: Lin et al. 2016, "Feature pyramid networks", equation 1; torchvision's
-    MultiScaleRoIAlign.
+    Args:
+      maps: of images of `image_size`, finest first, each half as large as the one before; their scales are rounded to
+        powers of two.
+      boxes: x0, y0, x1, y1 in pixels of the image.
+      image_size: height and width of the canvas in pixels.
+      size, sampling_ratio, aligned: as in `roi_align`.
+
+    Source: Lin et al. 2016, "Feature pyramid networks", equation 1; torchvision's MultiScaleRoIAlign.
     """
     strides = [round(math.log2(image_size[0] / x.shape[1])) for x in maps]
     levels = level_of(boxes, strides[0], strides[-1])
@@ -58,11 +73,11 @@ def multilevel_roi_align(
 
 
 def level_of(boxes: Float[Array, "*n 4"], first: int, last: int) -> Int[Array, "*n"]:
-    """The level, from 0, of levels with strides 2^first to 2^last pixels that a box is pooled from."""
+    """The level that a box is pooled from, counted from 0, of levels with strides 2^first to 2^last pixels."""
     side = jnp.sqrt((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1]))
     pixels, level = CANONICAL
-    wanted = jnp.floor(level + jnp.log2(side / pixels) + 1e-6)
-    return (jnp.clip(wanted, first, last) - first).astype(jnp.int32)
+    level = jnp.floor(level + jnp.log2(side / pixels) + 1e-6)
+    return (jnp.clip(level, first, last) - first).astype(jnp.int32)
 
 
 def _pooled(
@@ -81,7 +96,7 @@ def _pooled(
 
 
 def _spans(boxes: Array, scale: Array, aligned: bool) -> tuple[Float[Array, "b n 2"], Float[Array, "b n 2"]]:
-    """Where boxes begin in their map and how long they are there: y, x, in its pixels, (0, 0) being a centre."""
+    """Start and side lengths of boxes as y, x in pixels of their map, where (0, 0) is a pixel's centre."""
     scaled = boxes * scale[..., None] - (0.5 if aligned else 0.0)
     start, end = scaled[..., 1::-1], scaled[..., :1:-1]
     side = end - start
@@ -91,23 +106,23 @@ def _spans(boxes: Array, scale: Array, aligned: bool) -> tuple[Float[Array, "b n
 def _gathered(
     maps: tuple[Array, ...], levels: Array, start: Array, side: Array, size: int, points: int
 ) -> Float[Array, "b n {size} {size} c"]:
-    """With a fixed number of points each box reads its pixels, (2 points)^2 a bin, from its own level.
+    """Pooling with a fixed number of points: each box gathers (2 points)^2 pixels per bin from its own level.
 
-    For that the maps are one list of pixels. A bin's pixels are added up one after the other, and so are their
-    gradients: nothing larger than the result is made on the way.
+    To that end all maps become one list of pixels. The pixels of a bin are added up one after the other, and so are
+    their gradients: no intermediate array is larger than the result.
     """
-    pictures, channels = len(levels), maps[0].shape[-1]
+    images, channels = len(levels), maps[0].shape[-1]
     sizes = np.array([x.shape[1:3] for x in maps], np.int32)
     ends = np.append(0, np.cumsum(np.prod(sizes, axis=1))).astype(np.int32)
-    last = jnp.zeros((pictures, 1, channels), maps[0].dtype)  # beside the last pixel of a map one pixel wide
-    pixels = jnp.concatenate([*(x.reshape(pictures, -1, channels) for x in maps), last], axis=1)
+    last = jnp.zeros((images, 1, channels), maps[0].dtype)  # right neighbour of the last pixel, in a map 1 pixel wide
+    pixels = jnp.concatenate([*(x.reshape(images, -1, channels) for x in maps), last], axis=1)
     height, width = (jnp.asarray(sizes[:, axis])[levels][..., None, None] for axis in (0, 1))
-    first = jnp.asarray(ends[:-1])[levels] + pixels.shape[1] * jnp.arange(pictures)[:, None]
+    first = jnp.asarray(ends[:-1])[levels] + pixels.shape[1] * jnp.arange(images)[:, None]
 
     position = (jnp.arange(size)[:, None] + (jnp.arange(points) + 0.5) / points) / size
     y, x = (start[..., axis, None, None] + position * side[..., axis, None, None] for axis in (0, 1))
-    row, row_weights = _beside(y, height)
-    column, column_weights = _beside(x, width)
+    row, row_weights = _neighbours(y, height)
+    column, column_weights = _neighbours(x, width)
     rows = jnp.concatenate([row, jnp.minimum(row + 1, height - 1)], axis=-1)
     rows = first[..., None, None] + rows * width
     row_weights = jnp.concatenate([row_weights[..., 0], row_weights[..., 1]], axis=-1)
@@ -117,13 +132,13 @@ def _gathered(
 def _adaptive(
     maps: tuple[Array, ...], levels: Array, start: Array, side: Array, size: int
 ) -> Float[Array, "b n {size} {size} c"]:
-    """With as many points as a box's length asks for, two products of matrices: every row's weight, every column's.
+    """Pooling with as many points as a box's sides require: two matrix products, with the weights of rows and columns.
 
-    Exact for boxes up to `size` pixels longer than their map; longer ones have points further apart. A few boxes at a
-    time, on every level, for work in proportion to the maps' pixels; the backward pass does it again.
+    Exact for boxes up to `size` pixels longer than their map; for longer ones the points are further apart. Runs a few
+    boxes at a time on every level, so that the work is proportional to the maps' pixels. The backward pass recomputes.
     """
 
-    def picture(args: tuple) -> Array:
+    def one_image(args: tuple) -> Array:
         maps, *boxes = args
 
         @jax.checkpoint
@@ -138,23 +153,23 @@ def _adaptive(
 
         return jax.lax.map(box, tuple(boxes), batch_size=CHUNK)
 
-    return jax.lax.map(picture, (maps, levels, start, side))
+    return jax.lax.map(one_image, (maps, levels, start, side))
 
 
 def _mean_of_points(start: Array, side: Array, size: int, length: int) -> Float[Array, "{size} {length}"]:
-    """The weight of each of an axis's pixels in each bin."""
+    """The weight of each pixel of an axis in each bin."""
     most = -(-length // size) + 1
     count = jnp.minimum(jnp.ceil(side / size), most)
     point = jnp.arange(most)
     at = start + (jnp.arange(size)[:, None] + (point + 0.5) / jnp.maximum(count, 1)) * side / size
     counts = (point < count) & (at >= -1) & (at <= length)
-    apart = jnp.abs(jnp.clip(at, 0, length - 1)[..., None] - jnp.arange(length))
-    weights = jnp.where(counts[..., None], jnp.maximum(1 - apart, 0), 0)
+    distance = jnp.abs(jnp.clip(at, 0, length - 1)[..., None] - jnp.arange(length))
+    weights = jnp.where(counts[..., None], jnp.maximum(1 - distance, 0), 0)
     return jnp.sum(weights, axis=1) / jnp.maximum(count, 1)
 
 
-def _beside(at: Float[Array, "*n"], length: Array) -> tuple[Int[Array, "*n"], Float[Array, "*n 2"]]:
-    """Of the two pixels beside each point of a bin, on an axis `length` pixels long, the first; and both's weights."""
+def _neighbours(at: Float[Array, "*n"], length: Array) -> tuple[Int[Array, "*n"], Float[Array, "*n 2"]]:
+    """The first of the two pixels next to each point, on an axis of `length` pixels, and the weights of both."""
     inside = (at >= -1) & (at <= length)
     at = jnp.clip(at, 0, length - 1)
     low = jnp.minimum(jnp.floor(at), jnp.maximum(length - 2, 0))
@@ -170,7 +185,7 @@ def _sum_of_pixels(
     row_weights: Float[Array, "b n s k"],
     column_weights: Float[Array, "b n s m 2"],
 ) -> Float[Array, "b n s s c"]:
-    """At bin i, j the sum over k, m of pixels rows[i, k] + columns[j, m] and the next one, times their weights."""
+    """Bins i, j: the weighted sum over k, m of pixels rows[i, k] + columns[j, m] and their right neighbours."""
     out = 0
     for k in range(rows.shape[-1]):
         for m in range(columns.shape[-1]):
@@ -185,7 +200,7 @@ def _sum_of_pixels_forward(pixels: Array, *where: Array) -> tuple[Array, tuple]:
 
 
 def _sum_of_pixels_gradients(residuals: tuple, gradient: Float[Array, "b n s s c"]) -> tuple:
-    """A loop, so that one addend at a time is in memory; two neighbours are added to at once."""
+    """Gradients of the pixels, in a loop that holds one addend at a time and adds to two neighbours at once."""
     like, where = residuals
     ks, ms = where[0].shape[-1], where[1].shape[-1]
     numbers = jax.lax.ScatterDimensionNumbers(
@@ -214,6 +229,6 @@ _sum_of_pixels.defvjp(_sum_of_pixels_forward, _sum_of_pixels_gradients)
 def _pair(
     k: int | Array, m: int | Array, rows: Array, columns: Array, row_weights: Array, column_weights: Array
 ) -> tuple[Int[Array, "b n s s"], Float[Array, "b n s s 2"]]:
-    """The first pixel and both weights of the pairs in row k and column m of every bin."""
+    """The first pixel and the weights of both, of the pair in row k and column m of every bin."""
     index = rows[..., :, None, k] + columns[..., None, :, m]
     return index, row_weights[..., :, None, k, None] * column_weights[..., None, :, m, :]

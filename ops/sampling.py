@@ -1,4 +1,4 @@
-"""Which few of many anchors or proposals a two-stage detector learns from: as many of each kind as is wanted."""
+"""Random, class-balanced subsampling of anchors or proposals."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,21 @@ from jaxtyping import Array, Bool, Float, Int, Key
 def sample_balanced(
     key: Key[Array, ""], positive: Bool[Array, "n"], negative: Bool[Array, "n"], size: int, fraction: float
 ) -> tuple[Int[Array, "m"], Bool[Array, "m"], Bool[Array, "m"]]:
-    """m = min(size, n) slots: numbers of positives, then of negatives; which slots are positive; and which are used.
+    """Draws m = min(size, n) indices without replacement: at most int(size fraction) positives, the rest negatives.
 
-    Of the positives at most int(size fraction) are drawn, of the negatives as many as make `size` with them, or all;
-    every choice of so many is equally likely, and none is drawn twice. Slots that are left repeat the used ones, so
-    that a batch norm over them sees nothing else; all are 0 if nothing is drawn. Source: torchvision's
-    BalancedPositiveNegativeSampler; Ren et al. 2015, "Faster R-CNN", section 3.1.3.
+    Args:
+      key: of the draw; every subset of the same size is equally likely.
+      positive: which candidates are positive.
+      negative: which candidates are negative; the others are never drawn.
+      size: of the sample.
+      fraction: of positives in the sample, at most.
+
+    Returns:
+      Indices of the positives, then of the negatives; which slots hold a positive; and which slots are used. Slots
+      that are left over repeat the used ones, so that a batch norm over the sample sees no other values; they are 0 if
+      nothing is drawn.
+
+    Source: Ren et al. 2015, "Faster R-CNN", section 3.1.3; torchvision's BalancedPositiveNegativeSampler.
     """
     slots = min(size, len(positive))
     order = random_order(key, len(positive))
@@ -31,5 +40,5 @@ def sample_balanced(
 
 
 def random_order(key: Key[Array, ""], count: int) -> Float[Array, "{count}"]:
-    """Numbers of 0..1; those whose numbers are largest are drawn."""
+    """Uniform numbers in 0..1; the candidates with the largest are drawn."""
     return jax.random.uniform(key, (count,))

@@ -1,14 +1,16 @@
-"""Losses of a class a pixel, and the counts that judge one.
+"""Losses of semantic segmentation.
 
-Labels are 0..K-1, or IGNORE for a pixel that counts for nothing: where all pixels are such, a loss is 0, and so is its
-gradient. A loss is one number over all pixels of the batch, computed in float32 (or float64) from logits [B,H,W,K].
+Labels are 0..K-1, or IGNORE for pixels that do not count; if no pixel counts, the loss and its gradient are 0. A loss
+is one number over all pixels of the batch, computed in float32 (float64 for float64 logits) from logits [B, H, W, K].
+`class_weights` multiply each pixel's term by the weight of its class; the default is 1.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-IGNORE = 255
+from morphism.labels import IGNORE
+from morphism.ops.precision import full_precision
 
 Logits = Float[Array, "*shape k"]
 Labels = Int[Array, "*shape"]
@@ -20,27 +22,29 @@ def cross_entropy(
     class_weights: Float[Array, "k"] | None = None,
     pixel_weights: Float[Array, "*shape"] | None = None,
 ) -> Float[Array, ""]:
-    """The mean of -log softmax(logits)_label over the pixels, each weighing its class's and its own weight.
+    """Weighted mean of -log softmax(logits)_label over the pixels.
 
-    Source: torch.nn.CrossEntropyLoss(weight, ignore_index=255), which divides by the sum of the classes' weights; the
-    pixels' own, as in Ronneberger et al. 2015, equation 1, do not enter that sum.
+    A pixel's term is multiplied by the weight of its class and by its own. The mean divides by the sum of the class
+    weights, not of the pixels' own.
+
+    Source: torch.nn.CrossEntropyLoss(weight, ignore_index=255); Ronneberger et al. 2015, equation 1, of pixel weights.
     """
-    share = _share(labels, class_weights, logits)
-    each = share * _negative_log_likelihood(logits, labels)
-    return _ratio(jnp.sum(each if pixel_weights is None else each * pixel_weights), jnp.sum(share))
+    weights = _weights(labels, class_weights, logits)
+    each = weights * _negative_log_likelihood(logits, labels)
+    return _ratio(jnp.sum(each if pixel_weights is None else each * pixel_weights), jnp.sum(weights))
 
 
 def focal(
     logits: Logits, labels: Labels, gamma: float = 2.0, class_weights: Float[Array, "k"] | None = None
 ) -> Float[Array, ""]:
-    """The same with each pixel's term times (1 - p)^gamma, p being the softmax probability of its class.
+    """Focal loss: the cross-entropy with each pixel's term times (1 - p)^gamma, for the probability p of its class.
 
     Source: Lin et al. 2017, "Focal loss for dense object detection", equation 4, for K exclusive classes.
     """
-    share = _share(labels, class_weights, logits)
+    weights = _weights(labels, class_weights, logits)
     loss = _negative_log_likelihood(logits, labels)
     missed = jnp.maximum(-jnp.expm1(-loss), jnp.finfo(loss.dtype).tiny)  # at 0 the power has no derivative if gamma < 1
-    return _ratio(jnp.sum(share * missed**gamma * loss), jnp.sum(share))
+    return _ratio(jnp.sum(weights * missed**gamma * loss), jnp.sum(weights))
 
 
 def hard_cross_entropy(
@@ -50,26 +54,29 @@ def hard_cross_entropy(
     least: int = 100_000,
     class_weights: Float[Array, "k"] | None = None,
 ) -> Float[Array, ""]:
-    """Online hard example mining: the mean over the pixels whose class has a probability below `threshold`.
+    """Cross-entropy with online hard example mining (OHEM): the mean over pixels with p(class) < `threshold`.
 
-    Where fewer than `least` have, the threshold rises to the probability of the one after them, in rising order.
+    If no more than `least` pixels qualify, the threshold rises to the (least + 1)-th smallest probability.
+
     Source: OhemCrossEntropy of HRNet-Semantic-Segmentation (lib/core/criterion.py); Shrivastava et al. 2016.
     """
     loss = _negative_log_likelihood(logits, labels)
     counted = (labels != IGNORE).ravel()
     probability = jnp.where(counted, jax.lax.stop_gradient(jnp.exp(-loss)).ravel(), jnp.inf)
-    place = jnp.minimum(least, jnp.sum(counted) - 1)
-    limit = jnp.maximum(jnp.sort(probability)[jnp.maximum(place, 0)], threshold)
-    share = _share(labels, class_weights, logits)
+    index = jnp.minimum(least, jnp.sum(counted) - 1)
+    limit = jnp.maximum(jnp.sort(probability)[jnp.maximum(index, 0)], threshold)
+    weights = _weights(labels, class_weights, logits)
     kept = (probability < limit).reshape(labels.shape)
-    return _ratio(jnp.sum(jnp.where(kept, share * loss, 0)), jnp.sum(kept))
+    return _ratio(jnp.sum(jnp.where(kept, weights * loss, 0)), jnp.sum(kept))
 
 
 def dice(logits: Logits, labels: Labels, smooth: float = 1.0) -> Float[Array, ""]:
-    """1 - (2 sum p t + smooth) / (sum p^2 + sum t^2 + smooth), the mean over the classes; sums over counted pixels.
+    """Dice loss: the mean over the classes of 1 - (2 sum p t + smooth) / (sum p^2 + sum t^2 + smooth).
 
-    p are softmax probabilities, t is 1 at a pixel of the class and 0 elsewhere. Source: Milletari et al. 2016,
-    "V-Net", section 3; mmsegmentation's dice_loss of before 1.0 (exponent 2, smooth 1), there a picture at a time.
+    p are softmax probabilities; t is 1 at pixels of the class and 0 elsewhere; sums are over all pixels that count.
+
+    Source: Milletari et al. 2016, "V-Net", section 3; mmsegmentation's dice_loss before 1.0 (exponent 2, smooth 1),
+    which sums per image.
     """
     p, t, counted = _flat(logits, labels)
     p = jnp.where(counted[:, None], p, 0)
@@ -78,7 +85,7 @@ def dice(logits: Logits, labels: Labels, smooth: float = 1.0) -> Float[Array, ""
 
 
 def lovasz_softmax(logits: Logits, labels: Labels) -> Float[Array, ""]:
-    """The convex extension of 1 - IoU of the classes that occur, their mean.
+    """Lovasz-softmax loss: the convex extension of 1 - IoU, averaged over the classes that occur.
 
     Source: Berman, Triki & Blaschko 2018, "The Lovasz-softmax loss", algorithm 1 and equation 11; its authors'
     lovasz_softmax with classes="present" and per_image=False.
@@ -86,7 +93,7 @@ def lovasz_softmax(logits: Logits, labels: Labels) -> Float[Array, ""]:
     p, t, counted = _flat(logits, labels)
 
     def one_class(p: Float[Array, "n"], t: Float[Array, "n"]) -> Float[Array, ""]:
-        errors = jnp.where(counted, jnp.abs(t - p), 0)  # ignored pixels come last, with nothing to add
+        errors = jnp.where(counted, jnp.abs(t - p), 0)  # ignored pixels come last and add nothing
         order = jnp.argsort(-jax.lax.stop_gradient(errors))
         errors, t = errors[order], t[order]
         intersection = jnp.sum(t) - jnp.cumsum(t)
@@ -99,41 +106,33 @@ def lovasz_softmax(logits: Logits, labels: Labels) -> Float[Array, ""]:
     return _ratio(jnp.sum(jnp.where(present, each, 0)), jnp.sum(present))
 
 
-def _share(labels: Labels, class_weights: Array | None, logits: Logits) -> Float[Array, "*shape"]:
-    """What a pixel weighs: 0 where it is ignored."""
-    dtype = _full_precision(logits).dtype
+def _weights(labels: Labels, class_weights: Array | None, logits: Logits) -> Float[Array, "*shape"]:
+    """The weight of each pixel's class, 0 for ignored pixels."""
+    dtype = full_precision(logits).dtype
     weights = jnp.ones(logits.shape[-1], dtype) if class_weights is None else class_weights.astype(dtype)
-    return jnp.where(labels != IGNORE, weights[_class(labels)], 0)
+    counted = labels != IGNORE
+    return jnp.where(counted, weights[jnp.where(counted, labels, 0)], 0)
 
 
 def _negative_log_likelihood(logits: Logits, labels: Labels) -> Float[Array, "*shape"]:
-    """0 where the pixel is ignored."""
-    logits = _full_precision(logits)
+    """-log softmax(logits)_label of each pixel, 0 for ignored pixels."""
+    logits = full_precision(logits)
     chosen = jnp.sum(jnp.where(_one_hot(labels, logits.shape[-1]), logits, 0), axis=-1)
     return jnp.where(labels != IGNORE, jax.nn.logsumexp(logits, axis=-1) - chosen, 0)
 
 
 def _flat(logits: Logits, labels: Labels) -> tuple[Float[Array, "n k"], Float[Array, "n k"], Bool[Array, "n"]]:
-    """Probabilities, classes as 0 or 1, and which pixels count."""
+    """Softmax probabilities, one-hot labels, and which pixels count, of all pixels in one axis."""
     classes = logits.shape[-1]
-    p = jax.nn.softmax(_full_precision(logits)).reshape(-1, classes)
+    p = jax.nn.softmax(full_precision(logits)).reshape(-1, classes)
     labels = labels.ravel()
     return p, _one_hot(labels, classes).astype(p.dtype), labels != IGNORE
 
 
 def _one_hot(labels: Labels, classes: int) -> Bool[Array, "*shape k"]:
-    """All False where the pixel is ignored."""
+    """One-hot labels, all False for ignored pixels."""
     return labels[..., None] == jnp.arange(classes)
-
-
-def _class(labels: Labels) -> Labels:
-    return jnp.where(labels == IGNORE, 0, labels)
 
 
 def _ratio(total: Float[Array, ""], count: Array) -> Float[Array, ""]:
     return total / jnp.where(count > 0, count, 1)
-
-
-def _full_precision(x: Array) -> Array:
-    """float32, or float64 where that is computed with."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,4 +1,4 @@
-"""SimOTA: which object each place of a detector learns, found by what the detector says there now.
+"""SimOTA: assigns ground-truth boxes to a detector's predictions by the cost of its current predictions.
 
 Source: Ge et al. 2021, "YOLOX: exceeding YOLO series in 2021", section 2.1; yolox/models/yolo_head.py.
 """
@@ -9,9 +9,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from morphism.ops.boxes import iou
 
-CANDIDATES = 10  # the most places an object can have, and those whose IoU says how many it has
-IOU_WEIGHT = 3.0  # of the boxes' cost beside the classes'
-OUTSIDE = 1e5  # the cost of a place that is not both in the object's box and near its centre
+CANDIDATES = 10  # an object gets at most this many predictions; the IoUs of as many decide how many it gets
+IOU_WEIGHT = 3.0  # of the cost of the box relative to that of the class
+OUTSIDE = 1e5  # added to the cost of a cell that is not both in the object's box and near its centre
 LEAST_LOG = -100.0  # torch.nn.functional.binary_cross_entropy's
 
 
@@ -27,17 +27,31 @@ def simota(
     center_radius: float = 2.5,
     centers_only: bool = False,
 ) -> tuple[Int[Array, "a"], Float[Array, "a"]]:
-    """For each place the slot of its object, -1 for background; and the IoU of its predicted box with that, or 0.
+    """Assigns objects to the cells of one image.
 
-    `centers` of the places' cells and `strides` in pixels; boxes are x0, y0, x1, y1. Candidates are the places in some
-    box or within `center_radius` strides (each way) of some box's centre; the cost of one for an object is the binary
-    cross-entropy of sqrt(p(class) p(object)), summed over the classes, - 3 log IoU, and OUTSIDE where it is not both in
-    that object's box and near its centre. An object takes its k cheapest, where k is the sum of its ten highest IoUs,
-    rounded down, at least 1; a place that several take goes to the object for which it is cheapest. Of equal costs the
-    first counts. Slots that are not `valid` change nothing. To the gradient all of it is constant.
+    Args:
+      logits: of the classes.
+      objectness: logits of an object being there.
+      predicted: boxes x0, y0, x1, y1 in pixels.
+      centers: of the cells, x, y in pixels.
+      strides: of the cells in pixels.
+      boxes: ground truth, x0, y0, x1, y1 in pixels.
+      classes: of the boxes.
+      valid: which slots hold an object; the others change nothing.
+      center_radius: cells within this many strides (each way) of a box's centre are near it.
+      centers_only: candidates are the cells near a centre; by default also the cells within a box.
 
-    These are the rules of yolox 0.1 to 0.3, by which its published weights were trained, with a radius of 2.5. Since
-    January 2023 its main branch has a radius of 1.5, and nearness to the centre alone counts: `centers_only`.
+    Returns:
+      The slot of each cell's object, -1 for background; and the IoU of its predicted box with that object, else 0.
+      Both are constant to the gradient.
+
+    The cost of a candidate for an object is the binary cross-entropy of sqrt(p(class) p(object)), summed over the
+    classes, - 3 log IoU, + OUTSIDE unless the cell is both in that object's box and near its centre. An object takes
+    its k cheapest candidates, k being the sum of its ten highest IoUs, rounded down, at least 1. A cell that several
+    objects take goes to the one for which it is cheapest. Of equal costs the first counts.
+
+    The defaults are the rules of yolox 0.1 to 0.3, which its published weights were trained with. Its main branch has
+    had a radius of 1.5 and `centers_only` since January 2023.
     """
     fixed = (logits, objectness, predicted, boxes)
     logits, objectness, predicted, boxes = map(jax.lax.stop_gradient, fixed)
@@ -50,16 +64,16 @@ def simota(
 
     overlap = jnp.where(candidate, iou(boxes, predicted), 0)
     probability = jnp.sqrt(jax.nn.sigmoid(logits) * jax.nn.sigmoid(objectness)[:, None])
-    yes, no = (jnp.maximum(each, LEAST_LOG) for each in (jnp.log(probability), jnp.log1p(-probability)))
-    entropy = jnp.take(no - yes, jnp.maximum(classes, 0), axis=1).T - jnp.sum(no, axis=1)
+    log_p, log_not_p = (jnp.maximum(each, LEAST_LOG) for each in (jnp.log(probability), jnp.log1p(-probability)))
+    entropy = jnp.take(log_not_p - log_p, jnp.maximum(classes, 0), axis=1).T - jnp.sum(log_not_p, axis=1)
     cost = entropy - IOU_WEIGHT * jnp.log(overlap + 1e-8) + jnp.where(inside, 0, OUTSIDE)
     cost = jnp.where(candidate, cost, jnp.inf)
 
     most = min(CANDIDATES, len(centers))
-    wanted = jnp.maximum(jnp.sum(jax.lax.top_k(overlap, most)[0], axis=1).astype(jnp.int32), 1)
-    cheapest, places = jax.lax.top_k(-cost, most)
-    takes = (jnp.arange(most) < wanted[:, None]) & jnp.isfinite(cheapest)
-    taken = jnp.zeros(cost.shape, bool).at[jnp.arange(len(boxes))[:, None], places].set(takes)
+    k = jnp.maximum(jnp.sum(jax.lax.top_k(overlap, most)[0], axis=1).astype(jnp.int32), 1)
+    cheapest, cells = jax.lax.top_k(-cost, most)
+    takes = (jnp.arange(most) < k[:, None]) & jnp.isfinite(cheapest)
+    taken = jnp.zeros(cost.shape, bool).at[jnp.arange(len(boxes))[:, None], cells].set(takes)
     takers = jnp.sum(taken, axis=0)
     slot = jnp.where(takers > 1, jnp.argmin(cost, axis=0), jnp.argmax(taken, axis=0))
     matches = jnp.where(takers > 0, slot, -1)

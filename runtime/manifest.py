@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from morphism.data.fingerprint import Fingerprint, changed, own_records
 from morphism.data.intensity import with_fields
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.runtime.paths import AnyPath, is_local, read_json, write_json
 from morphism.runtime.resume import changes

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from morphism.data.pipeline import EXAMPLES
-from morphism.data.sources import Source
+from morphism.data.canvases import canvases
+from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.lengths import exact_steps
 
@@ -56,11 +56,11 @@ def _more_boxes(before: ConfigDict, now: ConfigDict, source: Source) -> bool:
 def _same_training_canvases(before: ConfigDict, now: ConfigDict, source: Source) -> bool:
     """Training's batches are made canvas by canvas; evaluation's may be made in any way."""
 
-    def canvases(config: ConfigDict) -> np.ndarray:
-        shapes, groups = EXAMPLES[config.task].canvases(source, config.data, training=True)
+    def of_records(config: ConfigDict) -> np.ndarray:
+        shapes, groups = canvases(source, config.data, training=True)
         return np.array(shapes)[groups]
 
-    return np.array_equal(canvases(before), canvases(now))
+    return np.array_equal(of_records(before), of_records(now))
 
 
 # Field -> whether it may be another, and else what to do.

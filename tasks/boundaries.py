@@ -13,9 +13,10 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from morphism.labels import IGNORE
+
 TOLERANCE = 0.0075
 WORD = 64
-IGNORE = 255
 
 Classes = UInt8[np.ndarray, "h w"]
 Bits = np.ndarray  # of the smallest unsigned integers that have a bit for each class

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from morphism import augment as augmentation
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.ops.losses import binary_cross_entropy, cross_entropy, sigmoid_focal, smooth
 
@@ -32,8 +32,8 @@ def resolve(config: ConfigDict, source: Source) -> ConfigDict:
     Balanced, class k of K weighs n / (K n_k) with n_k of the n examples: all classes weigh the same together. Raises
     UserError where a class has no example, and for other than K numbers.
     """
-    text, count = config.loss.class_weights, len(source.classes)
-    if text == "balanced":
+    weights, count = config.loss.class_weights, len(source.classes)
+    if weights == "balanced":
         labels = source.labels
         known = (labels >= 0) & (labels < count)  # any other is an error that names its record, once that is loaded
         examples = np.bincount(labels[known], minlength=count)
@@ -42,15 +42,15 @@ def resolve(config: ConfigDict, source: Source) -> ConfigDict:
                 f"config.loss.class_weights is 'balanced', but {source.classes[np.argmin(examples)]} has no example "
                 f"in {config.data.train_split}; add one, or write a number for each class"
             )
-        text = ",".join(map(repr, (len(source) / (count * examples)).tolist()))
-    elif text and text.count(",") + 1 != count:
+        weights = tuple((len(source) / (count * examples)).tolist())
+    elif weights and len(weights) != count:
         raise UserError(
-            f"config.loss.class_weights has {text.count(',') + 1} numbers, {config.data.source} {count} classes; "
+            f"config.loss.class_weights has {len(weights)} numbers, {config.data.source} {count} classes; "
             'write one for each, or "balanced"'
         )
     resolved = config.copy_and_resolve_references()
-    with resolved.unlocked():
-        resolved.loss.class_weights = text
+    with resolved.ignore_type():
+        resolved.loss.class_weights = weights
     return resolved
 
 
@@ -92,7 +92,7 @@ def loss(
 
 def _each(logits: Array, label: Array, config: ConfigDict) -> tuple[Float[Array, "b"], Float[Array, "b"] | None]:
     """The loss of each example, and its share in the mean where they are not equal."""
-    weights = jnp.array([float(number) for number in config.class_weights.split(",")]) if config.class_weights else None
+    weights = jnp.array(config.class_weights, float) if config.class_weights else None
     if config.name == "cross_entropy":
         share = weights[label] if weights is not None and label.ndim == 1 else None
         return cross_entropy(logits, label, config.label_smoothing, weights), share

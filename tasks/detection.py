@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from morphism import augment as augmentation
 from morphism.augment.colour import hsv_jitter, photometric_distortion
 from morphism.augment.mosaic import GROUP, mosaic
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.lengths import to_steps
 from morphism.tasks import coco, detections, voc
 
@@ -33,14 +33,14 @@ Metrics = dict[str, Any]
 
 
 def resolve(config: ConfigDict, source: Source) -> ConfigDict:
-    """`config` with config.augment.closing as the draw of an example, from 0, that is the first: "from 285", or "0"."""
+    """`config` with augment.closing_from, the draw of an example from which on there is no mosaic, or -1."""
     epoch = len(source) / config.batch_size  # in steps
     lengths = {"duration": config.duration, "augment.closing": config.augment.closing}
     total, closing = (to_steps(length, epoch, field) for field, length in lengths.items())
+    first = max(round((total - closing) / epoch), 0) * config.data.repeats  # an epoch counts so many draws of a record
     resolved = config.copy_and_resolve_references()
-    if closing:
-        first = max(round((total - closing) / epoch), 0)
-        resolved.augment.closing = f"from {first * config.data.repeats}"  # an epoch counts so many draws of a record
+    with resolved.unlocked():
+        resolved.augment.closing_from = first if closing else -1
     return resolved
 
 
@@ -51,11 +51,10 @@ def mixed(config: ConfigDict) -> int:
 def augment(key: Array, batch: Batch, config: ConfigDict, classes: int) -> Batch:
     """Mosaics, where the config says so, colours distorted, then `normalise`; other geometry is data/detection.py's.
 
-    `closed` bool [B], beside what was there, marks the examples of the last epochs, which config.closing, as `resolve`
-    writes it, keeps from mosaic and mixup. Whether one is closed depends on its own draw alone.
+    `closed` bool [B], beside what was there, marks the examples from draw config.closing_from on (`resolve`), which
+    have neither mosaic nor mixup; none if that is -1. Whether one is closed depends on its own draw alone.
     """
-    first = int(config.closing.removeprefix("from "))
-    batch = batch | {"closed": (batch["draw"] >= first) & (config.closing != "0")}
+    batch = batch | {"closed": (batch["draw"] >= config.closing_from) & (config.closing_from >= 0)}
     keys = partial(augmentation.example_keys, key, batch)
     if config.mosaic > 0:
         batch = mosaic(keys("mosaic"), keys("mixup"), keys("flip"), batch, batch["closed"], config)

@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 
 from morphism import augment as augmentation
 from morphism.augment.colour import additive_distortion
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.errors import UserError
+from morphism.labels import IGNORE
 from morphism.ops import segmentation as ops
 from morphism.ops.resize import argmax_of_parts, resize_bilinear
 from morphism.tasks import boundaries
@@ -42,17 +43,17 @@ def resolve(config: ConfigDict, source: Source) -> ConfigDict:
     & Fergus 2015, section 6.3.2; Badrinarayanan et al. 2015, section 4.1). All masks are read for it. Raises UserError
     where a class has no pixel, and for other than K numbers.
     """
-    text, count = config.loss.class_weights, len(source.classes)
-    if text == "median_frequency":
-        text = ",".join(map(repr, _median_frequency(source, config).tolist()))
-    elif text and text.count(",") + 1 != count:
+    weights, count = config.loss.class_weights, len(source.classes)
+    if weights == "median_frequency":
+        weights = tuple(_median_frequency(source, config).tolist())
+    elif weights and len(weights) != count:
         raise UserError(
-            f"config.loss.class_weights has {text.count(',') + 1} numbers, {config.data.source} {count} classes; "
+            f"config.loss.class_weights has {len(weights)} numbers, {config.data.source} {count} classes; "
             'write one for each, or "median_frequency"'
         )
     resolved = config.copy_and_resolve_references()
-    with resolved.unlocked():
-        resolved.loss.class_weights = text
+    with resolved.ignore_type():
+        resolved.loss.class_weights = weights
     return resolved
 
 
@@ -122,9 +123,9 @@ def loss(
 
     A mean is over the pixels of the device's share of the batch that count.
     """
-    labels = jnp.where(batch["valid"][:, None, None], batch["segmentation"], ops.IGNORE).astype(jnp.int32)
+    labels = jnp.where(batch["valid"][:, None, None], batch["segmentation"], IGNORE).astype(jnp.int32)
     total = _loss(outputs["out"], labels, batch.get("weight"), config.loss)
-    counted = labels != ops.IGNORE
+    counted = labels != IGNORE
     correct = (jnp.argmax(outputs["out"], axis=-1) == labels) & counted
     scalars = {"pixel_accuracy": jnp.sum(correct) / jnp.maximum(jnp.sum(counted), 1)}
     if "aux" in outputs and config.loss.aux_weight > 0:
@@ -139,7 +140,7 @@ def _loss(
     pixel_weights: Float[Array, "b h w"] | None,
     config: ConfigDict,
 ) -> Float[Array, ""]:
-    weights = jnp.array([float(number) for number in config.class_weights.split(",")]) if config.class_weights else None
+    weights = jnp.array(config.class_weights, float) if config.class_weights else None
     total = {
         "cross_entropy": lambda: ops.cross_entropy(logits, labels, weights, pixel_weights),
         "focal": lambda: ops.focal(logits, labels, config.focal_gamma, weights),
@@ -248,7 +249,7 @@ def predict(model: nn.Module, outputs: dict[str, Array], batch: Batch) -> dict[s
     else:
         classes = resized()
     return {
-        "classes": jnp.where(_inside(true.shape[1:], to), classes, jnp.uint8(ops.IGNORE)),
+        "classes": jnp.where(_inside(true.shape[1:], to), classes, jnp.uint8(IGNORE)),
         "true": true,
         "original_size": to,
         "id": batch["id"],
@@ -286,7 +287,7 @@ def confusion_of(
     found: UInt8[np.ndarray, "h w"], true: UInt8[np.ndarray, "h w"], classes: int
 ) -> Int[np.ndarray, "k k"]:
     """How many pixels of a true class (row) were found to be of a class (column), but those ignored."""
-    counted = true != ops.IGNORE
+    counted = true != IGNORE
     pairs = true[counted] * np.intp(classes) + found[counted]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 

@@ -7,8 +7,10 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from morphism.data import image, windows
 from morphism.data.image import Odd
 from morphism.data.orientation import EXIF_ORIENTATION
+from morphism.data.render import resize_and_cut
 
 
 def encode(picture, format="JPEG", **options) -> bytes:
@@ -144,3 +146,14 @@ def png_of(pixels: bytes) -> bytes:
 
     header = struct.pack(">IIBBBBB", 20, 10, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def random_crop(encoded, name, target, scale, ratio, rng):
+    """A random resized crop as training examples have it, and what was odd."""
+    whole = image.croppable(encoded, name)
+    return image.crop(whole, windows.random_resized_crop(whole.size, scale, ratio, rng), target)
+
+
+def center_crop(pixels, shortest, target):
+    """As evaluation's examples have it."""
+    return resize_and_cut(pixels, windows.center_crop(pixels.shape[:2], shortest, target))

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from morphism.data.pipeline import smallest_batch
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.runtime.mesh import HOST_ONLY
 from morphism.training.hyper import HyperParameters

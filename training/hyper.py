@@ -14,13 +14,11 @@ from jax import dtypes
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from morphism.errors import UserError, check_choice
+from morphism.errors import UserError
 from morphism.lengths import to_steps
 from morphism.runtime.mesh import replicated
 
 Number = Any  # a Python number, or in the step a traced one
-
-SCHEDULES = ("constant", "step", "cosine", "polynomial")
 
 
 class Share(NamedTuple):
@@ -126,7 +124,6 @@ def optimizer_values(config: ConfigDict) -> OptimizerValues:
 def schedule_values(config: ConfigDict, steps_per_epoch: float) -> ScheduleValues:
     """Of the whole `config`. Raises UserError for a name or for lengths that make no schedule."""
     schedule = config.schedule
-    check_choice("config.schedule.name", schedule.name, SCHEDULES)
     total = to_steps(config.duration, steps_per_epoch, "duration")
     warmup = to_steps(schedule.warmup, steps_per_epoch, "schedule.warmup")
     hold = to_steps(schedule.hold, steps_per_epoch, "schedule.hold")

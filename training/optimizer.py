@@ -9,14 +9,12 @@ import optax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from morphism.errors import UserError, check_choice
+from morphism.errors import UserError
 from morphism.training.hyper import OptimizerValues, Share, optimizer_values
 from morphism.training.parameters import Params, check_patterns, map_by_path, split
 
 # In these, as in torch, weight decay is L2 regularisation: it enters the gradient before all else.
 L2 = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam")
-RULES = (*L2, "adamw", "lars")
-DECAYS = ("all", "not_norms", "kernels")
 
 
 def make_optimizer(
@@ -31,8 +29,6 @@ def make_optimizer(
     `values` are the numbers of config.optimizer, which may be traced; by default they are its own.
     `init` raises UserError for a pattern that names no parameter, and where nothing is left to train.
     """
-    check_choice("config.optimizer.name", config.name, RULES)
-    check_choice("config.optimizer.decay", config.decay, DECAYS)
     values = values or optimizer_values(config)
 
     def chain(params: Params) -> optax.GradientTransformation:

@@ -6,7 +6,7 @@ layout.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -168,8 +168,8 @@ def fit(
     origin: str,
     *,
     replaceable: set[str] = frozenset(),
-    allow_missing: str = "",
-    allow_unexpected: str = "",
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Those of `tensors` that a model of `shapes` takes, and lines that tell a person what was left out, and why.
 
@@ -224,12 +224,14 @@ def _layout(path: tuple, leaf: Any) -> tuple[str, tuple[int, ...]]:
     return ".".join([*modules, name]), order
 
 
-def _matching(names: set[str], pattern: str, field: str) -> set[str]:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"config.init_allow_{field} is {pattern!r}, no regular expression ({error})") from error
-    return {name for name in names if compiled.fullmatch(name)}
+def _matching(names: set[str], patterns: Sequence[str], field: str) -> set[str]:
+    compiled = []
+    for pattern in patterns:
+        try:
+            compiled.append(re.compile(pattern))
+        except re.error as error:
+            raise UserError(f"config.init_allow_{field}: {pattern!r} is no regular expression ({error})") from error
+    return {name for name in names if any(each.fullmatch(name) for each in compiled)}
 
 
 def _some(names: set[str]) -> str:

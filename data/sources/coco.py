@@ -27,8 +27,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from morphism.data import outlines
-from morphism.data.annotations import Detection, pack, packed_ids, packed_names, picture_size, stated_size
-from morphism.data.files import listed_path
+from morphism.data.annotations import pack, packed_ids, packed_names, picture_size, stated_size
+from morphism.data.boxed_files import BoxedFiles
+from morphism.data.files import listed_path, read_bytes
 from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError, apart
@@ -66,7 +67,7 @@ class Content:
     oddities: str
 
 
-def load(argument: str, split: str, data_dir: str) -> Detection:
+def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
     content = read(root_folder(argument, "coco"), split)
     path, objects = content.path, content.objects
     boxes = _boxes(objects, path)
@@ -91,7 +92,7 @@ def load(argument: str, split: str, data_dir: str) -> Detection:
         where=str(path),
     )
     classes, shared = _told_apart(content.names, content.category_ids)
-    return Detection(
+    return BoxedFiles(
         root=content.folder,
         files=packed_names(content.file_names),
         classes=classes,
@@ -232,9 +233,7 @@ def _picture_folder(root: Path, split: str, file_names: Sequence[str], path: Pat
 
 def _json(path: Path) -> dict[str, list[Any]]:
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend it") from error
+        content = json.loads(read_bytes(path, "mend it"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); fetch or export it again") from error
     for key in ("images", "annotations", "categories"):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from morphism.data.annotations import Detection
+from morphism.data.boxed_files import BoxedFiles
 from morphism.data.sources import coco
 from morphism.data.sources.coco import splits as splits
 from morphism.errors import UserError
@@ -16,7 +16,7 @@ MOST = 1000  # ids; with more, most classes would be none
 NO_CLASS = "N/A"
 
 
-def load(argument: str, split: str, data_dir: str) -> Detection:
+def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
     source = coco.load(argument, split, data_dir)
     ids = source.category_ids
     if not all(isinstance(each, int) and 1 <= each <= MOST for each in ids):

@@ -11,7 +11,7 @@ is 255: something is there, of unknown shape.
 import itertools
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,15 @@ from jaxtyping import Int, UInt8
 
 from morphism.data import outlines
 from morphism.data.annotations import ODD_AREA, packed_ids, packed_names, usable_area
+from morphism.data.files import read_bytes
 from morphism.data.outlines import Outline
-from morphism.data.sources import Record, coco
+from morphism.data.records import Record
+from morphism.data.sources import coco
 from morphism.data.sources.coco import splits as splits
 from morphism.data.sources.folder import root_folder
 from morphism.data.sources.voc import CLASSES as VOC_CLASSES
 from morphism.errors import UserError
+from morphism.labels import IGNORE
 
 CLASSES = ("background", *VOC_CLASSES)
 COCO_NAMES = {  # COCO's names of VOC's classes where they differ
@@ -37,7 +40,6 @@ COCO_NAMES = {  # COCO's names of VOC's classes where they differ
     "potted plant": "pottedplant",
     "tv": "tvmonitor",
 }
-IGNORE = 255
 LEAST_AREA = 1000
 FEW_POINTS = "objects with polygons of fewer than 3 points or an odd number of coordinates (these are left out)"
 NO_OUTLINE = "objects without an outline (their boxes are ignored)"
@@ -61,6 +63,10 @@ class CocoVoc:
     classes: Sequence[str] = CLASSES
     oddities: str = ""
 
+    @property
+    def targets(self) -> Mapping[str, Sequence[str]]:
+        return {"segmentation": self.classes}
+
     def __len__(self) -> int:
         return len(self.files)
 
@@ -73,10 +79,7 @@ class CocoVoc:
 
     def __getitem__(self, index: int) -> Record:
         path = self.root / os.fsdecode(self.files[index])
-        try:
-            return {"image": path.read_bytes(), "name": str(path), "segmentation": self._mask(index)}
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+        return {"image": read_bytes(path), "name": str(path), "segmentation": self._mask(index)}
 
     def _mask(self, index: int) -> UInt8[np.ndarray, "h w"]:
         size = self.sizes[index].tolist()

@@ -7,11 +7,12 @@ untouched. Xiao et al. 2017, MIT licence: data/embedded/LICENSE.
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int
 
-from morphism.data.sources import Record
+from morphism.data.records import Record
 from morphism.errors import UserError
 
 FILE = Path(__file__).parent.parent / "embedded" / "fashion_mnist_10k.npz"
@@ -33,6 +34,7 @@ CLASSES = (
 class Embedded:
     split: str
     classes = CLASSES
+    targets: ClassVar = {"label": CLASSES}
 
     @property
     def labels(self) -> Int[np.ndarray, "records"]:

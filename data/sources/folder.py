@@ -13,14 +13,15 @@ class folder holds images itself, but only folders of them, that is reported too
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from morphism.data import files
-from morphism.data.sources import VALIDATION, Record
+from morphism.data.records import Record
+from morphism.data.sources import VALIDATION
 from morphism.errors import UserError, apart, did_you_mean
 
 SPLITS = ("train", *VALIDATION, "test")
@@ -37,15 +38,16 @@ class Folder:
     labels: np.ndarray
     oddities: str = ""
 
+    @property
+    def targets(self) -> Mapping[str, Sequence[str]]:
+        return {"label": self.classes}
+
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Record:
         path = self.root / os.fsdecode(self.files[index])
-        try:
-            return {"image": path.read_bytes(), "label": int(self.labels[index]), "name": str(path)}
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+        return {"image": files.read_bytes(path), "label": int(self.labels[index]), "name": str(path)}
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:

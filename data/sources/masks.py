@@ -21,7 +21,7 @@ of this is decided over the whole split; of one with more than SURVEYED masks, o
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -33,13 +33,14 @@ from PIL import Image
 
 from morphism.data import orientation
 from morphism.data.annotations import packed_names, picture_size
-from morphism.data.boxes import IGNORE
 from morphism.data.files import Listing, by_name, passed_over, read_bytes, read_names, read_text, scan
 from morphism.data.masks import COLOURS, Legend, black_and_white, check_header, classes_of, parse_legend, read_mask
-from morphism.data.sources import VALIDATION, Record
+from morphism.data.records import Record
+from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
 from morphism.data.sources.voc import CLASSES as VOC_CLASSES
 from morphism.errors import UserError, apart
+from morphism.labels import IGNORE
 
 SPLITS = ("train", *VALIDATION, "test")
 SUFFIXES = ("", "_mask", "_label", "_L")
@@ -62,6 +63,10 @@ class Masks:
     sizes: Int[np.ndarray, "pictures 2"]
     legend: Legend
     oddities: str
+
+    @property
+    def targets(self) -> Mapping[str, Sequence[str]]:
+        return {"segmentation": self.classes}
 
     def __len__(self) -> int:
         return len(self.files)

@@ -1,21 +1,24 @@
 """`scene_masks:<count>[x<size>]`: the pictures of `scenes:` with a class a pixel, and no boxes."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from morphism.data.sources import Record, scenes
+from morphism.data.records import Record
+from morphism.data.sources import scenes
 from morphism.data.sources.scenes import splits
 
 __all__ = ["classes", "load", "splits"]
 
-CLASSES = ("background", *scenes.CLASSES)
+CLASSES = scenes.PIXEL_CLASSES
 
 
 @dataclass(frozen=True)
 class SceneMasks:
     scenes: scenes.Scenes
     classes = CLASSES
+    targets: ClassVar = {"segmentation": CLASSES}
     oddities = ""
 
     def __len__(self) -> int:

@@ -16,16 +16,18 @@ Its box is the tight one around all its pixels, hidden ones included, cut at the
 
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from morphism.data.annotations import Annotations
-from morphism.data.sources import Record, embedded
+from morphism.data.records import Record
+from morphism.data.sources import embedded
 from morphism.errors import UserError
 
 CLASSES = ("top", "trouser", "dress", "shoe", "bag")
+PIXEL_CLASSES = ("background", *CLASSES)
 KINDS = np.array([0, 1, 0, 2, 0, 3, 0, 3, 4, 3])  # of embedded.CLASSES
 SPLITS = ("train", "val")
 SEED = 20170825
@@ -61,6 +63,7 @@ class Scenes:
     count: int
     size: int
     classes = CLASSES
+    targets: ClassVar = {"boxes": CLASSES, "segmentation": PIXEL_CLASSES}
     category_ids = range(1, len(CLASSES) + 1)
     oddities = ""
 

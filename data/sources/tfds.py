@@ -10,7 +10,7 @@ has. Prepare the data once with
     morphism prepare tfds:<name>
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,8 @@ from jaxtyping import Int
 
 from morphism.data import image
 from morphism.data.annotations import Annotations, Store, pack
-from morphism.data.sources import FORMS, Record, validation
+from morphism.data.records import Record
+from morphism.data.sources import FORMS, validation
 from morphism.data.sources.coco import CATEGORY_IDS as COCO_IDS
 from morphism.errors import UserError, did_you_mean
 
@@ -36,6 +37,10 @@ class Tfds:
     split: str
     data_dir: str
     classes: Sequence[str]
+
+    @property
+    def targets(self) -> Mapping[str, Sequence[str]]:
+        return {"label": self.classes}
 
     @cached_property
     def _records(self) -> Any:
@@ -99,6 +104,10 @@ class TfdsDetection(Tfds):
     TFDS stores shares of the picture's sides; of VOC's pixel indices it makes them without taking 1 from xmin and ymin,
     which is done here, as data/sources/voc.py does it. `sizes`, `image_ids` and `oddities` read the whole split, once.
     """
+
+    @property
+    def targets(self) -> Mapping[str, Sequence[str]]:
+        return {"boxes": self.classes}
 
     @property
     def category_ids(self) -> Sequence[int]:

@@ -19,11 +19,11 @@ from jaxtyping import Int
 from PIL import Image
 
 from morphism.data import image
-from morphism.data.boxes import IGNORE
 from morphism.data.masks import MOST
-from morphism.data.sources import Record
+from morphism.data.records import Record
 from morphism.data.sources.tfds import SLICES, Tfds, builder, prepared_builder, split_of, splits
 from morphism.errors import UserError
+from morphism.labels import IGNORE
 
 __all__ = ["SLICES", "classes", "load", "splits"]
 
@@ -54,6 +54,10 @@ class TfdsMasks(Tfds):
     """`sizes` reads the whole split, once."""
 
     oddities = ""
+
+    @property
+    def targets(self) -> Mapping[str, Sequence[str]]:
+        return {"segmentation": self.classes}
 
     @cached_property
     def _records(self) -> Any:

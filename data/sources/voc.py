@@ -20,8 +20,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from morphism.data.annotations import Detection, named_pictures, pack, packed_names, picture_size, stated_size
-from morphism.data.files import read_names, read_text
+from morphism.data.annotations import named_pictures, pack, packed_names, picture_size, stated_size
+from morphism.data.boxed_files import BoxedFiles
+from morphism.data.files import read_bytes, read_names, read_text
 from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError, apart
 
@@ -56,7 +57,7 @@ def splits(argument: str, data_dir: str) -> tuple[str, ...]:
     return held
 
 
-def load(argument: str, split: str, data_dir: str) -> Detection:
+def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
     root = root_folder(argument, "voc")
     pictures = named_pictures(root / "JPEGImages")
     paths = {each: root / "ImageSets" / "Main" / f"{each}.txt" for each in splits(argument, data_dir)}
@@ -90,7 +91,7 @@ def load(argument: str, split: str, data_dir: str) -> Detection:
         where=str(root / "ImageSets" / "Main" / f"{split}.txt"),
         notes=_second_boxes({_xml(root, name): parsed[name].second for name in names}),
     )
-    return Detection(
+    return BoxedFiles(
         root=root,
         files=packed_names(files),
         classes=classes,
@@ -125,12 +126,10 @@ def _parse(path: Path) -> _Parsed:
 def _tree(path: Path) -> ElementTree.Element:
     """The document's root, <annotation>. Raises UserError for elements of the format that are not where it has them."""
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, "add it, or mend the list")
         if b"<!ENTITY" in content.replace(b"\0", b""):  # in UTF-16 too
             raise UserError(f"{path}: declares entities, which annotations do not need; remove its <!DOCTYPE ...>")
         tree = ElementTree.fromstring(content)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); add it, or mend the list") from error
     except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
         raise UserError(f"{path}: not XML ({error}); mend or remove it") from error
     if tree.tag != "annotation":

@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from morphism.data.annotations import Detection, pack, packed_names, picture_size
+from morphism.data.annotations import pack, packed_names, picture_size
+from morphism.data.boxed_files import BoxedFiles
 from morphism.data.files import Listing, by_name, listed_path, passed_over, read_lines, read_text, scan
 from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
@@ -67,7 +68,7 @@ def classes(argument: str, data_dir: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def load(argument: str, split: str, data_dir: str) -> Detection:
+def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
     root, names = root_folder(argument, "yolo"), classes(argument, data_dir)
     places = _places(root)[split]
     found = [_images(root, place) for place in places]
@@ -104,7 +105,7 @@ def load(argument: str, split: str, data_dir: str) -> Detection:
         lines.append(f"odd labels: {repeated.sum():,} lines that repeat one above (dropped), first in {first}")
     lines.append(store.oddities)
     base = places[0] if len(places) == 1 and (root / places[0]).is_dir() else "."
-    return Detection(
+    return BoxedFiles(
         root=root / base,
         files=packed_names([os.path.relpath(file, base) for file in pictures.values()]),
         classes=names,

@@ -230,8 +230,8 @@ def test_one_device_and_four_make_the_same_of_a_batch(mesh_of):
 
 def test_closing_begins_with_the_epochs_first_draw():
     config = config_of(hsv=(0.0, 0.0, 0.0), flip_probability=0.0)
-    assert config.augment.closing == "from 35"
-    assert config_of(closing="0").augment.closing == "0"
+    assert config.augment.closing_from == 35
+    assert config_of(closing="0").augment.closing_from == -1
     batch = batch_of([34, 35, 0, 39])
     made = jax.jit(lambda batch: detection.augment(jax.random.key(0), batch, config.augment, 30))(batch)
     plain = detection.normalise(batch, config.augment)
@@ -252,7 +252,7 @@ def test_with_repeats_closing_is_told_by_the_draws_that_an_epoch_makes(repeats):
     config.update(duration="40ep", batch_size=4)
     config.augment.update(mosaic=1.0, closing="5ep")
     config.data.repeats = repeats
-    first = int(detection.resolve(config, range(60)).augment.closing.removeprefix("from "))
+    first = detection.resolve(config, range(60)).augment.closing_from
     draw = Shuffled(60, repeats, seed=0)
     for epoch in (0, 33, 34, 35, 36, 39):
         assert {draw(epoch * 60 + place).count >= first for place in range(60)} == {epoch >= 35}

@@ -1,5 +1,6 @@
 """What a person gives as --config: read in this process, with the command line that a command would have."""
 
+import re
 import shlex
 
 import pytest
@@ -47,13 +48,52 @@ def test_an_option_that_the_experiment_does_not_list_can_be_set(monkeypatch, nam
     config = parsed(monkeypatch, "--config", "experiments/coco_retinanet.py", *given)
     found = config.model.options[name]
     assert (found, type(found)) == (value, type(value))
-    assert getattr(models.create(config.model, 3, AXIS), name) == value
+    model = models.create(config.model, 3, AXIS)
+    assert getattr(model if hasattr(model, name) else model.post_process, name) == value
     assert config.is_locked
 
 
 def test_a_tuple_can_be_set(monkeypatch):
     given = ("--config", "experiments/imagenet_alexnet.py", "--config.model.options.stem=(5, 2, 2)")
     assert tuple(parsed(monkeypatch, *given).model.options.stem) == (5, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("balanced", "balanced"),
+        ("(1, 0.5, 2)", (1, 0.5, 2)),
+        ("1,0.5,2", (1, 0.5, 2)),
+        ("[1.0, 0.5]", (1.0, 0.5)),
+        ("()", ()),
+        ("1", "1"),  # which the check refuses
+    ],
+)
+@pytest.mark.parametrize("apart", [False, True])
+def test_class_weights_are_a_word_or_a_tuple(monkeypatch, text, value, apart):
+    given = ("--config.loss.class_weights", text) if apart else (f"--config.loss.class_weights={text}",)
+    found = parsed(monkeypatch, "--config", QUICKSTART, *given).loss.class_weights
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_patterns_are_given_as_a_tuple_or_one_by_one(monkeypatch):
+    name = "--config.init_allow_missing"
+    for given in ([rf"{name}=(r'fc\..*', 'a|b')"], [rf"{name}=fc\..*", f"{name}=a|b"]):
+        config = parsed(monkeypatch, "--config", QUICKSTART, *given)
+        assert config.init_allow_missing == (r"fc\..*", "a|b")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("batch_size=64k", "config.batch_size is '64k'; it must be a whole number of at least 1"),
+        ("data.strict=maybe", "config.data.strict is 'maybe'; it must be True or False"),
+        ("data.crop_scale=(1,", r"config.data.crop_scale is '\(1,'; it must be two numbers above 0, at most 1"),
+        ("optimizer.name=sdg", "config.optimizer.name is 'sdg', which is none of .*; did you mean sgd"),
+    ],
+)
+def test_a_value_that_its_field_cannot_take_is_told_with_what_it_must_be(override, message):
+    assert re.search(message, cli.explain_override(["train.py", "--config", QUICKSTART, f"--config.{override}"]))
 
 
 @pytest.mark.parametrize(

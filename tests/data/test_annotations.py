@@ -7,7 +7,6 @@ from PIL import Image
 
 from morphism.data.annotations import (
     ALL_IGNORED,
-    Detection,
     check_size,
     named_pictures,
     pack,
@@ -16,6 +15,7 @@ from morphism.data.annotations import (
     picture_size,
     stated_size,
 )
+from morphism.data.boxed_files import BoxedFiles
 from morphism.errors import UserError
 
 SIZES = np.array([[100, 200], [50, 60], [40, 40]], np.int32)
@@ -123,7 +123,7 @@ def test_a_source_is_small_and_reads_the_same_after_the_way_to_a_worker(tmp_path
     boxes = np.random.default_rng(0).integers(0, 50, (len(owner), 4)) + np.array([0, 0, 50, 50])
     store = pack(owner, boxes, owner % 3, sizes, str, where="x")
     files = packed_names([f"{index}.jpg" for index in range(count)])
-    source = Detection(tmp_path, files, ("a", "b", "c"), range(1, 4), np.arange(count), sizes, store)
+    source = BoxedFiles(tmp_path, files, ("a", "b", "c"), range(1, 4), np.arange(count), sizes, store)
     packed_source = pickle.dumps(source)
     assert len(packed_source) < 40 * len(owner)
     copy = pickle.loads(packed_source)

@@ -6,6 +6,7 @@ from detection import coco, write_coco
 
 from morphism.data import sources
 from morphism.data.checks import check_split
+from morphism.data.derived import Subset
 from morphism.errors import UserError
 from morphism.experiments.base import get_base
 
@@ -45,7 +46,7 @@ def test_a_split_of_crowds_alone_has_nothing_to_learn_and_may_be_evaluated(opene
 
 def test_a_part_without_boxes_has_nothing_to_find(opened):
     source, config = opened()
-    empty = sources.Subset(source, np.flatnonzero(source.box_counts[:, 0] == 0))
+    empty = Subset(source, np.flatnonzero(source.box_counts[:, 0] == 0))
     with pytest.raises(UserError, match="nothing to find, it has no boxes"):
         check_split(empty, config, "val", training=False)
 

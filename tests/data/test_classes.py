@@ -10,8 +10,8 @@ from masks import PATTERN, write_masks
 from PIL import Image
 
 from morphism.data import sources
+from morphism.data.derived import Subset, with_classes
 from morphism.data.fingerprint import changed, fingerprint
-from morphism.data.sources import Subset, with_classes
 from morphism.errors import UserError
 from morphism.experiments.base import get_base
 

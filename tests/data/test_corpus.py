@@ -29,8 +29,8 @@ def both_ways(encoded, name):
     data = get_base().data
     pixels, odd = image.decode(encoded, name)
     rng = np.random.default_rng(0)
-    crop, again = image.random_resized_crop(encoded, name, 32, data.crop_scale, data.crop_ratio, rng)
-    return image.resize_and_center_crop(pixels, 40, 32), odd, crop, again
+    crop, again = corpus.random_crop(encoded, name, 32, data.crop_scale, data.crop_ratio, rng)
+    return corpus.center_crop(pixels, 40, 32), odd, crop, again
 
 
 @pytest.mark.parametrize("name", USABLE)
@@ -53,7 +53,7 @@ def test_an_unusable_picture_is_one_line_with_its_name_and_the_remedy(name):
 
 
 def crop_of(encoded, name):
-    image.random_resized_crop(encoded, name, 32, (0.1, 1), (0.75, 1.33), np.random.default_rng(0))
+    corpus.random_crop(encoded, name, 32, (0.1, 1), (0.75, 1.33), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("name", ["plain.jpg", "plain.png", "turned.jpg", "cmyk.jpg", "animated.gif", "plain.tif"])
@@ -118,7 +118,7 @@ def test_cmyk_has_the_colours_that_it_was_made_of():
 
 def test_a_long_strip_is_resized_in_little_memory():
     tracemalloc.start()
-    pixels = image.resize_and_center_crop(decoded("strip.png"), 256, 224)
+    pixels = corpus.center_crop(decoded("strip.png"), 256, 224)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert pixels.shape == (224, 224, 3) and peak < 50e6

@@ -5,8 +5,8 @@ import pytest
 
 from morphism.data import sources
 from morphism.data.annotations import Annotations
-from morphism.data.boxes import shorter
 from morphism.data.pipeline import eval_batches, train_batches
+from morphism.data.windows import shorter
 from morphism.errors import UserError
 from morphism.experiments.base import get_base
 
@@ -18,6 +18,7 @@ class Pictures:
     all_sizes: tuple[tuple[int, int], ...]
     difficult: bool = False
     classes = ("thing",)
+    targets = property(lambda self: {"boxes": self.classes})
 
     @property
     def sizes(self):

@@ -1,11 +1,12 @@
 import io
 
+import corpus
 import numpy as np
 import pytest
 from corpus import encode
 from PIL import Image
 
-from morphism.data import image
+from morphism.data import image, windows
 
 
 def pillow_eval(encoded, shorter, target):
@@ -25,7 +26,7 @@ def pillow_eval(encoded, shorter, target):
 @pytest.mark.parametrize("turned", [False, True])
 def test_evaluation_equals_pillow_within_one_level(photo, subsampling, turned):
     encoded = encode(photo.swapaxes(0, 1) if turned else photo, quality=92, subsampling=subsampling)
-    found = image.resize_and_center_crop(image.decode(encoded, "photo")[0], 64, 56)
+    found = corpus.center_crop(image.decode(encoded, "photo")[0], 64, 56)
     difference = np.abs(found.astype(int) - pillow_eval(encoded, 64, 56))
     assert found.shape == (56, 56, 3)
     assert (difference <= 1).mean() >= 0.999
@@ -73,7 +74,7 @@ def test_grey_pixels_are_repeated_over_three_channels():
 
 def test_random_resized_crop_boxes_have_the_asked_area_and_ratio():
     rng = np.random.default_rng(0)
-    boxes = np.array([image.random_resized_crop_box(400, 400, (0.08, 1.0), (3 / 4, 4 / 3), rng) for _ in range(4000)])
+    boxes = np.array([windows.random_resized_crop((400, 400), (0.08, 1.0), (3 / 4, 4 / 3), rng) for _ in range(4000)])
     w, h = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     assert boxes.min() >= 0 and boxes.max() <= 400
     area, ratio = w * h / 160_000, w / h
@@ -84,6 +85,6 @@ def test_random_resized_crop_boxes_have_the_asked_area_and_ratio():
 
 @pytest.mark.parametrize(("height", "width", "expected"), [(10, 400, (13, 10)), (400, 10, (10, 13)), (1, 1, (1, 1))])
 def test_random_resized_crop_falls_back_to_the_centre(height, width, expected):
-    x0, y0, x1, y1 = image.random_resized_crop_box(height, width, (1.0, 1.0), (3 / 4, 4 / 3), np.random.default_rng(0))
+    x0, y0, x1, y1 = windows.random_resized_crop((height, width), (1.0, 1.0), (3 / 4, 4 / 3), np.random.default_rng(0))
     assert (x1 - x0, y1 - y0) == expected
     assert abs((x0 + x1) - width) <= 1 and abs((y0 + y1) - height) <= 1

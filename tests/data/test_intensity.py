@@ -17,6 +17,7 @@ class Files:
     """Records of encoded images, or arrays."""
 
     classes = ("a", "b")
+    targets = property(lambda self: {"label": self.classes})
 
     def __init__(self, images, task="classification"):
         self.images, self.task = images, task
@@ -168,6 +169,7 @@ class Scenes:
         self.boxes = scenes.load("12x64", "train", "")
         self.classes, self.sizes = self.source.classes, self.source.sizes
         self.category_ids = self.boxes.category_ids
+        self.targets = dict.fromkeys(("label", "boxes", "segmentation"), self.classes)
 
     def __len__(self):
         return 12

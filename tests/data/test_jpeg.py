@@ -2,11 +2,12 @@
 
 import io
 
+import corpus
 import numpy as np
 import pytest
 from PIL import Image
 
-from morphism.data import image, jpeg
+from morphism.data import image, jpeg, windows
 from morphism.data.orientation import EXIF_ORIENTATION
 from morphism.errors import UserError
 
@@ -158,7 +159,7 @@ def test_damage_above_the_end_of_the_crop_is_not_passed_over(photo):
 
 def crop(encoded, seed, target=96):
     rng = np.random.default_rng(seed)
-    return image.random_resized_crop(encoded, "photo", target, (0.08, 1.0), (3 / 4, 4 / 3), rng)[0]
+    return corpus.random_crop(encoded, "photo", target, (0.08, 1.0), (3 / 4, 4 / 3), rng)[0]
 
 
 @pytest.mark.parametrize("size", [(604, 812), (151, 203), (30, 500), (3, 2), (1, 1)])
@@ -166,7 +167,7 @@ def test_random_resized_crop_takes_the_box_it_draws(photo, size):
     encoded = encode(scaled(photo, *size), subsampling="4:2:0")
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        box = image.random_resized_crop_box(*size, (0.08, 1.0), (3 / 4, 4 / 3), rng)
+        box = windows.random_resized_crop(size, (0.08, 1.0), (3 / 4, 4 / 3), rng)
         difference = np.abs(crop(encoded, seed) - torchvision(encoded, box, 96))
         assert difference.max() <= 1 or (min(box[2] - box[0], box[3] - box[1]) >= 192 and difference.mean() < 2.5)
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from morphism.data import image, jpeg, orientation
+from morphism.data import image, jpeg, orientation, windows
 from morphism.data.annotations import picture_size
 from morphism.data.image import Odd
 from morphism.errors import UserError
@@ -86,8 +86,8 @@ def agree(encoded, tmp_path, odd):
     part, _ = image.decode(encoded, "x", crop)
     assert np.array_equal(part, whole[crop[1] : crop[3], crop[0] : crop[2]])
     rng, side = np.random.default_rng(1), min(height, width)  # nothing is decoded at a smaller scale
-    box = image.random_resized_crop_box(height, width, (0.1, 1), (0.75, 1.33), rng)
-    drawn, _ = image.random_resized_crop(encoded, "x", side, (0.1, 1), (0.75, 1.33), np.random.default_rng(1))
+    box = windows.random_resized_crop((height, width), (0.1, 1), (0.75, 1.33), rng)
+    drawn, _ = corpus.random_crop(encoded, "x", side, (0.1, 1), (0.75, 1.33), np.random.default_rng(1))
     expected = image.resize(whole[box[1] : box[3], box[0] : box[2]], side, side)
     assert np.abs(drawn.astype(float) - expected).max() <= 1
     for outside in ((0, 0, width + 1, height), (0, 0, width, height + 1), (-1, 0, 4, 4), (3, 3, 3, 9)):

@@ -22,6 +22,7 @@ class Numbers:
 
     count: int
     classes = tuple("0123456789")
+    targets = property(lambda self: {"label": self.classes})
 
     def __len__(self):
         return self.count
@@ -217,8 +218,10 @@ def test_workers_end_when_the_main_process_is_killed(tmp_path):
     script = tmp_path / "main.py"
     script.write_text(
         "import multiprocessing, os, signal\n"
-        "from data import sources\n"
-        "from data.pipeline import train_batches\n"
+        "from absl import flags\n"
+        "flags.FLAGS.mark_as_parsed()\n"
+        "from morphism.data import sources\n"
+        "from morphism.data.pipeline import train_batches\n"
         "from morphism.experiments.quickstart import get_config\n"
         "if __name__ == '__main__':\n"
         "    config = get_config()\n"

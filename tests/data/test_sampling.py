@@ -15,6 +15,7 @@ class Skewed:
 
     labels = np.repeat([0, 2, 3], [20, 5, 3]).astype(np.int32)
     classes = tuple("abcd")
+    targets = property(lambda self: {"label": self.classes})
 
     def __len__(self):
         return 28

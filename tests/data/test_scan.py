@@ -9,7 +9,7 @@ from PIL import Image
 
 from morphism.data import image
 from morphism.data.files import image_suffixes, read_lines, read_names, scan
-from morphism.data.pictures import find_pictures
+from morphism.data.loose import find_images
 from morphism.errors import UserError
 
 
@@ -70,9 +70,9 @@ def test_predicting_lists_images_that_cannot_be_read(tmp_path):
     write(tmp_path, "b.heic", "notes.txt", "._a.jpg")
     (tmp_path / "d.jpg").mkdir()
     Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "a.jpg")
-    assert find_pictures([str(tmp_path), "._x"]) == [tmp_path / "a.jpg", tmp_path / "b.heic", Path("._x")]
+    assert find_images([str(tmp_path), "._x"]) == [tmp_path / "a.jpg", tmp_path / "b.heic", Path("._x")]
     with pytest.raises(UserError, match="d.jpg: no images below this folder"):
-        find_pictures([str(tmp_path / "d.jpg")])
+        find_images([str(tmp_path / "d.jpg")])
 
 
 def test_every_format_that_pillow_writes_is_found_and_decoded(tmp_path, photo):

@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from morphism.data import segmentation
+from morphism.data.canvases import canvases as canvases_of
+from morphism.data.canvases import eval_note
+from morphism.data.examples import largest_share
 from morphism.data.pipeline import eval_batches, train_batches
+from morphism.data.render import deform
 from morphism.data.sources import scene_masks, scenes
+from morphism.data.targets.segmentation import border_weights
+from morphism.data.windows import elastic
 from morphism.errors import UserError
 from morphism.experiments.base import get_base
 
@@ -17,6 +22,7 @@ class Pictures:
 
     all_sizes: tuple[tuple[int, int], ...]
     classes = ("ground", "thing")
+    targets = property(lambda self: {"segmentation": self.classes})
     oddities = ""
 
     @property
@@ -83,7 +89,7 @@ def test_crops_of_one_class_alone_are_drawn_anew(config):
         config.data.cat_max_ratio = ratio
         batches = list(train_batches(MIXED, config, start_step=0, stop_step=20))
         masks = np.concatenate([batch["segmentation"] for batch in batches])
-        return np.mean([segmentation._largest_share(mask) > 0.75 for mask in masks])
+        return np.mean([largest_share(mask) > 0.75 for mask in masks])
 
     assert alone(0.75) < 0.5 * alone(1.0)
 
@@ -135,16 +141,16 @@ def test_evaluation_has_every_picture_whole_and_its_mask_as_it_is_stored(config,
 def test_images_have_their_own_size_where_a_split_has_few_and_sharing_is_told(config, exact, sizes, canvases, shared):
     config.data.update(resize="none", exact=exact, canvases=canvases)
     source = Pictures(tuple((300, 200 + index % sizes) for index in range(20)))
-    shapes, groups = segmentation.canvases(source, config.data, training=False)
+    shapes, groups = canvases_of(source, config.data, training=False)
     own = [shapes[group] == (*size, *size) for group, size in zip(groups, source.all_sizes, strict=True)]
     assert all(own) != shared
-    note = segmentation.eval_note(source, config.data)
+    note = eval_note(source, config.data)
     assert (f"images of {sizes} sizes share 1 canvas" in note) if shared else note == ""
 
 
 def test_an_image_smaller_than_networks_can_halve_has_a_canvas_of_what_they_train_on(config):
     config.data.update(resize="none", exact="always", crop=(24, 480))
-    shapes, _ = segmentation.canvases(Pictures(((9, 9), (20, 300), (300, 20))), config.data, training=False)
+    shapes, _ = canvases_of(Pictures(((9, 9), (20, 300), (300, 20))), config.data, training=False)
     assert shapes == [(24, 32, 9, 9), (24, 300, 20, 300), (300, 32, 300, 20)]
 
 
@@ -155,17 +161,17 @@ def test_an_image_that_no_canvas_holds_is_evaluated_whole_on_another(config):
         assert np.all(batch["size"] <= batch["image"].shape[1:3])
         seen |= {int(index): batch["image"].shape[1:3] for index in batch["id"][batch["valid"]]}
     assert seen == {0: (48, 80), 1: (80, 48), 2: (48, 80), 3: (64, 96)}
-    assert "images of 2 sizes are larger than the canvases and get others: 80 x 48, 64 x 96" in segmentation.eval_note(
+    assert "images of 2 sizes are larger than the canvases and get others: 80 x 48, 64 x 96" in eval_note(
         MIXED, config.data
     )
 
 
 def test_without_canvases_there_is_one_that_holds_all(config):
     config.data.update(resize="none", exact="never")
-    shapes, groups = segmentation.canvases(MIXED, config.data, training=False)
+    shapes, groups = canvases_of(MIXED, config.data, training=False)
     assert shapes == [(160, 160, 160, 160)] and groups.tolist() == [0] * 4
     uniform = Pictures(((36, 48),) * 3)
-    assert segmentation.canvases(uniform, config.data, training=False)[0] == [(36, 48, 36, 48)]
+    assert canvases_of(uniform, config.data, training=False)[0] == [(36, 48, 36, 48)]
 
 
 def test_a_later_start_and_more_processes_see_the_same_batches(config):
@@ -190,10 +196,10 @@ def test_an_elastic_deformation_moves_picture_and_mask_alike(config):
 
 
 def test_a_deformation_of_nothing_changes_nothing():
-    places = segmentation.elastic((9, 11), 0.0, np.random.default_rng(0))
+    places = elastic((9, 11), 0.0, np.random.default_rng(0))
     x = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
-    np.testing.assert_array_equal(segmentation.deform(x, places, nearest=False), x)
-    np.testing.assert_array_equal(segmentation.deform(x[..., 0], places, nearest=True), x[..., 0])
+    np.testing.assert_array_equal(deform(x, places, nearest=False), x)
+    np.testing.assert_array_equal(deform(x[..., 0], places, nearest=True), x[..., 0])
 
 
 def test_weights_of_borders_are_the_papers_equation():
@@ -205,7 +211,7 @@ def test_weights_of_borders_are_the_papers_equation():
     for y, x in np.argwhere(mask == 0):
         d1, d2 = sorted(np.sqrt(((part - (y, x)) ** 2).sum(1)).min() for part in parts)[:2]
         expected[y, x] += 10 * np.exp(-((d1 + d2) ** 2) / 50)
-    found = segmentation.border_weights(mask.tobytes(), mask.shape, 10.0, 5.0)
+    found = border_weights(mask.tobytes(), mask.shape, 10.0, 5.0)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from morphism.data import sources
+from morphism.data.derived import Subset
 from morphism.data.sources import folder as folder_source
 from morphism.errors import UserError
 from morphism.experiments.base import get_base
@@ -54,7 +55,7 @@ def test_sources_survive_the_way_to_a_worker_process(folder):
 
 def test_sizes_are_not_copied_for_each_example():
     scenes = sources.load(settings("scenes:50x64"), "train")
-    for source in (scenes, sources.Subset(scenes, np.arange(40))):
+    for source in (scenes, Subset(scenes, np.arange(40))):
         assert source.sizes is source.sizes or source.sizes.strides == (0, 0)  # kept, or one number seen as many
         assert source.sizes.shape == (len(source), 2) and source.sizes[3].tolist() == [64, 64]
 

@@ -7,7 +7,9 @@ import pytest
 from detection import coco, picture, write_coco, write_voc, write_yolo
 
 from morphism.data import sources
-from morphism.data.sources import Subset, held_out, names
+from morphism.data.derived import Subset
+from morphism.data.records import names
+from morphism.data.sources import held_out
 from morphism.errors import UserError
 from morphism.experiments.base import get_base
 

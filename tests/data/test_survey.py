@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
 from morphism.commands.check import examine
-from morphism.data import sources, survey
-from morphism.data.checks import check_split, task_of
+from morphism.data import marks, sources, survey
+from morphism.data.checks import check_split
+from morphism.data.records import first_target
 from morphism.errors import UserError
 from morphism.experiments.base import get_base
 
@@ -100,19 +101,19 @@ def test_what_a_split_lacks_as_a_whole_is_told_and_what_validation_has_beyond_tr
     assert refusals(tmp_path, "val") == []  # evaluated, and told to be odd
 
 
-def test_the_task_of_a_source_is_known_by_what_it_holds(tmp_path, folder):
+def test_what_a_source_is_for_is_the_first_truth_that_it_has(tmp_path, folder):
     specs = {
-        "detection": (f"coco:{write_coco(tmp_path / 'coco')}", "scenes:3x32"),
+        "boxes": (f"coco:{write_coco(tmp_path / 'coco')}", "scenes:3x32"),
         "segmentation": ("scene_masks:3x32", f"masks:{write_masks(tmp_path / 'masks')}"),
-        "classification": ("embedded", f"folder:{folder}"),
+        "label": ("embedded", f"folder:{folder}"),
     }
-    for task, held in specs.items():
+    for target, held in specs.items():
         for spec in held:
             for split in ("train", "train[:2]"):
-                assert task_of(open_source(spec, split)) == task
-            config = get_base("segmentation" if task == "detection" else "detection")
+                assert first_target(open_source(spec, split)) == target
+            config = get_base("segmentation" if target == "boxes" else "detection")
             config.data.source = spec
-            with pytest.raises(UserError, match=f"^{spec} train is data for {task}, config.task is"):
+            with pytest.raises(UserError, match=f"^{spec} train is data for {target}, config.task is"):
                 check_split(open_source(spec), config, "train", training=True)
 
 
@@ -126,7 +127,7 @@ def test_labels_of_samples_lie_within_the_image_and_stand_out_of_their_ground():
         written = []
         for corner in ((0, 0), (-5, 38), (118, -3), (119, 39)):
             picture = Image.new("RGB", (120, 40), (9, 9, 9))
-            survey._label(ImageDraw.Draw(picture), "a class", corner, picture.size, colour)
+            marks.write(ImageDraw.Draw(picture), "a class", corner, picture.size, colour)
             drawn = np.asarray(picture).astype(int)
             ground = (drawn == colour).all(-1)
             letters = ~ground & (drawn != 9).any(-1)
@@ -140,7 +141,7 @@ def test_the_colours_of_masks_are_named_below_them(tmp_path):
     drawn = np.asarray(Image.open(tmp_path / "out.png"))
     assert drawn.shape == (320 + 20, 1600, 3)
     for label in range(6):
-        assert (drawn[320:, 160 * label : 160 * (label + 1)] == survey._colour(label)).all(-1).sum() > 100
+        assert (drawn[320:, 160 * label : 160 * (label + 1)] == marks.colour(label)).all(-1).sum() > 100
 
 
 def spoilt_coco(root):
@@ -213,7 +214,7 @@ def check_record(source, index):
 def run(*arguments):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     return subprocess.run(
-        [sys.executable, *MORPHISM, "check", *arguments],
+        [sys.executable, "-m", "morphism", "check", *arguments],
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from morphism.data import sources
+from morphism.data.derived import Subset
 from morphism.data.image import decode
 from morphism.data.sources import scenes
 from morphism.data.sources import tfds as tfds_source
@@ -109,7 +110,7 @@ def test_a_worker_reads_the_same_and_is_sent_little(source):
 def test_an_example_in_a_worker_reads_its_own_record_alone(data, monkeypatch):
     """Also of a source whose sizes nobody has asked for, and of a part of it."""
     opened = sources.load(data, "train")
-    part = sources.Subset(sources.load(data, "train"), np.arange(2, 7))
+    part = Subset(sources.load(data, "train"), np.arange(2, 7))
     read, reading = [], tfds_source.Tfds._read
     copies = [pickle.loads(pickle.dumps(each)) for each in (opened, part)]
     monkeypatch.setattr(tfds_source.Tfds, "_read", lambda *each: read.append(each[1]) or reading(*each))

@@ -17,7 +17,8 @@ class First:
     """The first `count` records of a source."""
 
     def __init__(self, source, count):
-        self._source, self._count, self.classes = source, count, source.classes
+        self._source, self._count = source, count
+        self.classes, self.targets = source.classes, source.targets
 
     def __len__(self):
         return self._count
@@ -58,7 +59,7 @@ def test_1003_examples_count_once_each_and_give_the_same_metrics_on_any_number_o
 
 def test_predictions_equal_those_of_one_picture_at_a_time(config, mesh_of, model_and_variables):
     from morphism.augment import normalise
-    from morphism.data.classification import evaluated
+    from morphism.data.examples import evaluated
 
     found, _ = run(config, mesh_of(4), *model_and_variables, 37)
     model, variables = model_and_variables
@@ -74,7 +75,7 @@ def test_predictions_equal_those_of_one_picture_at_a_time(config, mesh_of, model
 @pytest.mark.parametrize(("views", "devices"), [("flip", 4), ("ten_crop", 1), ("ten_crop", 4)])
 def test_views_average_the_probabilities_of_one_view_at_a_time(config, mesh_of, model_and_variables, views, devices):
     from morphism.augment import normalise
-    from morphism.data.classification import evaluated
+    from morphism.data.examples import evaluated
 
     config.data.resize_size = 13
     model, variables = model_and_variables

@@ -8,8 +8,9 @@ from PIL import Image
 from morphism.data.sources import scene_masks, scenes
 from morphism.errors import UserError
 from morphism.evaluation import plots
-from morphism.evaluation.masks import IGNORE, MaskWriter, palette
+from morphism.evaluation.masks import MaskWriter, palette
 from morphism.experiments.base import get_base
+from morphism.labels import IGNORE
 
 NAMES = ("$$ a^_{", "_hidden", "a name of more letters than there is room for in any image", "犬", "$\\frac{1}{")
 

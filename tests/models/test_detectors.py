@@ -167,8 +167,8 @@ def test_detections_are_torchvisions(name, case):
             GOLDENS[f"detect/{name}/{case}/{index}/{key}"] for key in ("boxes", "scores", "labels")
         )
         count = len(scores)
-        assert found["scores"].shape[1] == model.detections
-        assert found["valid"][index].tolist() == [True] * count + [False] * (model.detections - count)
+        assert found["scores"].shape[1] == model.post_process.detections
+        assert found["valid"][index].tolist() == [True] * count + [False] * (model.post_process.detections - count)
         np.testing.assert_allclose(found["scores"][index, :count], scores, rtol=1e-5)
         np.testing.assert_array_equal(found["classes"][index, :count] + 1, labels)
         np.testing.assert_allclose(found["boxes"][index, :count], boxes, rtol=1e-5, atol=1e-3)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from morphism import models
 from morphism.errors import UserError
 from morphism.models import cost
-from morphism.models.faster_rcnn import FasterRCNN, picture_keys
+from morphism.models.faster_rcnn import FasterRCNN, image_keys
 from morphism.models.layers import BatchNorm
 from morphism.models.summary import layers
 from morphism.ops import sampling
@@ -98,9 +98,9 @@ def assert_close(ours, torchs, tolerance):
 def test_parameters_and_multiply_accumulates_are_torchvisions(name, frozen_bn, parameters, giga):
     model = make(name, 90, frozen_bn)
     variables = shapes(model, 800)
-    assert cost.parameters(variables["params"]) == parameters
-    assert sum(layer.parameters for layer in layers(model, variables, (800, 800, 3))) == parameters
-    assert round(cost.multiply_accumulates(model, variables, (800, 800, 3)) / 1e9, 3) == giga
+    found, total = layers(model, variables, (800, 800, 3)), cost.multiply_accumulates(model, variables, (800, 800, 3))
+    assert cost.parameters(variables["params"]) == sum(layer.parameters for layer in found) == parameters
+    assert sum(layer.multiply_accumulates for layer in found) == total and round(total / 1e9, 3) == giga
 
 
 def test_the_network_without_a_pyramid_has_the_originals_parts():
@@ -270,7 +270,7 @@ def test_a_pictures_samples_are_the_same_on_four_devices_and_in_another_batch(me
 def test_another_draw_of_a_picture_has_other_samples():
     targets = batch_of_four()[1]
     key = jax.random.key(0)
-    first, second = (picture_keys(key, targets | {"draw": np.full(4, draw)}) for draw in (0, 1))
+    first, second = (image_keys(key, targets | {"draw": np.full(4, draw)}) for draw in (0, 1))
     together = np.concatenate([jax.random.key_data(first), jax.random.key_data(second)])
     assert len(np.unique(together, axis=0)) == 8
 

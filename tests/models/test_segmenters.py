@@ -125,9 +125,9 @@ def test_outputs_are_torchs_at_the_images_size(name, size):
 
 
 HEADS = {
-    "pspnet": lambda parts, x, cells: PyramidHead(*parts, channels=6)(x, cells),
-    "deeplabv3": lambda parts, x, cells: ASPP((1, 1, 1), *parts[1:], channels=6)(x, cells),
-    "deeplabv3plus": lambda parts, x, cells: SeparableASPPHead(*parts, (1, 1, 1), channels=6)(x, x, cells),
+    "pspnet": lambda parts, x, cells: PyramidHead(*parts, channels=6)(x, cells, train=False),
+    "deeplabv3": lambda parts, x, cells: ASPP((1, 1, 1), *parts[1:], channels=6)(x, cells, train=False),
+    "deeplabv3plus": lambda parts, x, cells: SeparableASPPHead(*parts, (1, 1, 1), channels=6)(x, x, cells, train=False),
 }
 
 
@@ -136,7 +136,7 @@ class Headed(nn.Module):
 
     @nn.compact
     def __call__(self, x, cells=None):
-        return HEADS[self.head]((5, partial(BatchNorm, train=False), False, jnp.float32), x, cells)
+        return HEADS[self.head]((5, partial(BatchNorm), jnp.float32), x, cells)
 
 
 @pytest.mark.parametrize("head", HEADS)

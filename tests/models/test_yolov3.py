@@ -59,7 +59,7 @@ def at(height, width, stride, row, column, anchor):
 
 
 def test_a_place_is_a_cell_and_an_anchor_and_decodes_by_the_papers_equations():
-    corners, strides, anchors = yolov3.places(64, 96)
+    corners, strides, anchors = yolov3.anchors_of(64, 96)
     assert len(corners) == 3 * (8 * 12 + 4 * 6 + 2 * 3)
     place = at(64, 96, 16, 2, 5, 1)
     assert (corners[place].tolist(), strides[place], anchors[place].tolist()) == ([5, 2], 16, [62, 45])
@@ -81,13 +81,13 @@ def test_an_object_is_learnt_where_its_center_lies_by_the_anchor_of_its_shape():
         *(at(64, 96, 16, 2, 3, 1), at(64, 96, 8, 7, 11, 0), at(64, 96, 32, 0, 0, 2)),
         at(64, 96, 8, 7, 11, 2),  # on the edge: 33 x 23 has 690 / 969 in common, 16 x 30 only 480 / 900
     ]
-    size = yolov3.extent(*yolov3.places(64, 96)[:2])
+    size = yolov3.extent(*yolov3.anchors_of(64, 96)[:2])
     np.testing.assert_array_equal(size, (96, 64))
-    np.testing.assert_array_equal(yolov3.place_of(boxes, size), expected)
+    np.testing.assert_array_equal(yolov3.anchor_of(boxes, size), expected)
 
 
 def known():
-    corners, strides, anchors = yolov3.places(64, 96)
+    corners, strides, anchors = yolov3.anchors_of(64, 96)
     return {"corners": corners, "strides": strides, "anchors": anchors}
 
 

@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from morphism import models
 from morphism.errors import UserError
 from morphism.models import cost, yolox
-from morphism.models.detection import learnt
+from morphism.models.detection import trainable
 from morphism.models.layers import BatchNorm
+from morphism.models.yolox_backbones import BaseConv
 from morphism.ops.simota import simota
 from morphism.runtime.mesh import AXIS
 from morphism.weights.convert import from_torch, to_torch, torch_shapes
@@ -63,7 +64,7 @@ def drawn_outputs():
     outputs = {
         key: np.concatenate([value, np.full((1, *value.shape[1:]), 3, np.float32)]) for key, value in made.items()
     }
-    corners, strides = yolox.places(*CANVAS)
+    corners, strides = yolox.cells(*CANVAS)
     return outputs, {"corners": corners, "strides": strides}
 
 
@@ -117,7 +118,7 @@ def test_head_outputs_and_decoded_boxes_are_the_authors(name, canvas):
 def test_simota_assigns_what_the_authors_assigns():
     outputs, known = drawn_outputs()
     targets = padded(BOXES)
-    used = learnt(targets)
+    used = trainable(targets)
     for index in (1, 2):
         predicted = yolox.decode(outputs["bbox_regression"][index], known["corners"], known["strides"])
         centers = (known["corners"] + 0.5) * known["strides"][:, None]
@@ -239,7 +240,7 @@ def test_sides_that_are_no_multiple_of_32_are_refused():
 
 
 def test_training_begins_with_the_prior_for_objects_and_classes():
-    block = partial(yolox.BaseConv, norm=partial(BatchNorm), dtype=jnp.float32)
+    block = partial(BaseConv, norm=partial(BatchNorm), dtype=jnp.float32)
     head = yolox.Head(num_classes=3, channels=8, block=block, wide=block, dtype=jnp.float32)
     params = jax.jit(partial(head.init, train=False))(jax.random.key(0), [jnp.zeros((1, 2, 2, 8))])["params"]
     for name in ("cls_preds.0", "obj_preds.0"):

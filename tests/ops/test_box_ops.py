@@ -13,14 +13,14 @@ from morphism.ops import boxes
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "boxes.npz")
 MEASURES = {
     "box_iou": boxes.iou,
-    "generalized_box_iou": boxes.giou,
-    "distance_box_iou": boxes.diou,
-    "complete_box_iou": boxes.ciou,
+    "generalized_box_iou": lambda a, b: boxes.giou(a[:, None], b[None]),
+    "distance_box_iou": lambda a, b: boxes.diou(a[:, None], b[None]),
+    "complete_box_iou": lambda a, b: boxes.ciou(a[:, None], b[None]),
 }
 LOSSES = {
-    "generalized_box_iou_loss": boxes.giou_loss,
-    "distance_box_iou_loss": boxes.diou_loss,
-    "complete_box_iou_loss": boxes.ciou_loss,
+    "generalized_box_iou_loss": lambda a, b: 1 - boxes.giou(a, b),
+    "distance_box_iou_loss": lambda a, b: 1 - boxes.diou(a, b),
+    "complete_box_iou_loss": lambda a, b: 1 - boxes.ciou(a, b),
 }
 WEIGHTS = {"1": (1, 1, 1, 1), "10": (10, 10, 5, 5)}
 
@@ -60,6 +60,32 @@ def test_loss_and_its_gradient_are_torchvisions(name):
         np.testing.assert_allclose(LOSSES[name](a, b), GOLDENS[name], atol=1e-12)
         gradient = jax.grad(lambda a: LOSSES[name](a, b).sum())(a)
     np.testing.assert_allclose(gradient, GOLDENS[f"{name}/gradient"], atol=1e-10)
+
+
+KINDS = {"giou": "generalized_box_iou_loss", "diou": "distance_box_iou_loss", "ciou": "complete_box_iou_loss"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("weights", [(1, 1, 1, 1), (10, 10, 5, 5)])
+def test_regression_losses_of_decoded_boxes_are_torchvisions(kind, weights):
+    with jax.enable_x64(True):
+        a, b = jnp.array(GOLDENS["a"][:15]), jnp.array(GOLDENS["b"])
+        anchors = jnp.array([[2.0, 3, 40, 60]]) + jnp.arange(15.0)[:, None]
+        has_area = jnp.all(a[:, 2:] > a[:, :2], axis=1)  # others have no deltas
+        found = boxes.regression_loss(kind, boxes.encode(a, anchors, weights), b, anchors, weights)
+    np.testing.assert_allclose(found[has_area], GOLDENS[KINDS[kind]][has_area], atol=1e-9)
+
+
+def test_regression_losses_of_deltas_add_up_the_coordinates():
+    with jax.enable_x64(True):
+        anchors, targets = jnp.array(GOLDENS["a"][:5]), jnp.array(GOLDENS["b"][:5])
+        deltas = jnp.linspace(-2, 2, 20).reshape(5, 4)
+        difference = np.asarray(deltas - boxes.encode(targets, anchors))
+        l1 = boxes.regression_loss("l1", deltas, targets, anchors)
+        smooth = boxes.regression_loss("smooth_l1", deltas, targets, anchors, beta=0.5)
+    np.testing.assert_allclose(l1, np.abs(difference).sum(axis=1))
+    squares = np.where(np.abs(difference) < 0.5, difference**2, np.abs(difference) - 0.25)
+    np.testing.assert_allclose(smooth, squares.sum(axis=1))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -108,7 +134,7 @@ def test_clip_is_torchvisions():
 
 def test_bfloat16_boxes_are_computed_with_in_float32():
     low = jnp.array(GOLDENS["a"], jnp.bfloat16)
-    for found in (boxes.iou(low, low), boxes.ciou_loss(low, low), boxes.encode(low, low), boxes.decode(low, low)):
+    for found in (boxes.iou(low, low), boxes.ciou(low, low), boxes.encode(low, low), boxes.decode(low, low)):
         assert found.dtype == jnp.float32
     np.testing.assert_array_equal(boxes.iou(low, low), boxes.iou(low.astype(jnp.float32), low.astype(jnp.float32)))
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from morphism.models.yolox import places
+from morphism.models.yolox import cells
 from morphism.ops.simota import simota
 
-CORNERS, STRIDES = places(96, 96)
+CORNERS, STRIDES = cells(96, 96)
 CENTERS = (CORNERS + 0.5) * STRIDES[:, None]
 SLOTS, CLASSES = 7, 4
 

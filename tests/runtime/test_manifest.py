@@ -3,6 +3,8 @@ import os
 
 import pytest
 
+from morphism import tasks
+from morphism.data import sources
 from morphism.errors import UserError
 from morphism.experiments.quickstart import get_config
 from morphism.runtime.manifest import (
@@ -95,3 +97,13 @@ def test_a_full_disk_is_one_line_and_the_lock_holds_nevertheless(tmp_path, monke
     refused = pytest.raises(UserError, match="another process is training here")
     with claimed(tmp_path / "run"), refused, claimed(tmp_path / "run"):
         pass
+
+
+@pytest.mark.parametrize("weights", ["balanced", tuple(range(1, 11))])
+def test_class_weights_that_were_read_back_resolve_as_those_that_were_given(tmp_path, weights):
+    given = get_config()
+    given.loss.class_weights = weights
+    source = sources.load(given.data, "train")
+    claim_config(tmp_path, given, source)
+    found = tasks.get(given.task).resolve(read_config(tmp_path), source).loss.class_weights
+    assert found == tasks.get(given.task).resolve(given, source).loss.class_weights and len(found) == 10

@@ -1,8 +1,9 @@
 import pytest
 
 from morphism.errors import UserError
-from morphism.experiments.base import get_base
-from morphism.runtime.validation import RULES, TASK_RULES, check_classes, check_config
+from morphism.experiments.base import FIELDS, get_base
+from morphism.experiments.fields import flat
+from morphism.runtime.validation import check_classes, check_config
 
 
 def changed(**changes):
@@ -38,8 +39,10 @@ def changed(**changes):
         ("loss__label_smoothing", -0.1),
         ("loss__name", "bse"),
         ("loss__class_weights", "balance"),
-        ("loss__class_weights", "1,0,2"),
-        ("loss__class_weights", "1"),
+        ("loss__class_weights", "1,2,2"),
+        ("loss__class_weights", (1.0, 0.0, 2.0)),
+        ("loss__class_weights", (1.0,)),
+        ("init_allow_missing", (1,)),
         ("loss__bce_threshold", 1.0),
         ("loss__focal_alpha", 1.5),
         ("loss__focal_gamma", -1.0),
@@ -64,6 +67,9 @@ def changed(**changes):
         ("data__prefetch", 0),
         ("data__split_seed", -1),
         ("data__source", None),
+        ("data__pixels", "uint16"),
+        ("data__intensity", (240, -160)),
+        ("data__intensity_rule", "bit"),
         ("data", None),
         ("augment__mean", (0.5, 0.5)),
         ("augment__std", (0.5, 0.5, 0.0)),
@@ -92,6 +98,9 @@ def changed(**changes):
         ("optimizer__freeze", (1,)),
         ("optimizer__lr_multipliers", ("fc.*", 10.0)),
         ("optimizer__lr_multipliers", (("fc.*", 0.0),)),
+        ("optimizer__name", "adamm"),
+        ("optimizer__decay", "none"),
+        ("schedule__name", "cosin"),
         ("schedule__warmup", "x"),
         ("schedule__warmup_factor", 2.0),
         ("schedule__warmup_method", "flat"),
@@ -116,16 +125,51 @@ def test_a_missing_field_is_named():
         check_config(config)
 
 
-def test_every_number_of_the_configuration_has_a_rule():
-    def numbers(node, path=""):
-        for name, value in node.items():
-            if hasattr(value, "items"):
-                yield from numbers(value, f"{path}{name}.")
-            elif isinstance(value, (int, float)) and not isinstance(value, bool):
-                yield path + name
+def test_a_choice_that_was_meant_is_named():
+    with pytest.raises(UserError, match="config.optimizer.name is 'adamm'.*did you mean adam"):
+        check_config(changed(optimizer__name="adamm"))
+    with pytest.raises(UserError, match="config.optimizer.decay is 'not_norm'.*did you mean not_norms"):
+        check_config(changed(optimizer__decay="not_norm"))
+    with pytest.raises(UserError, match="config.schedule.name is 'cosin'.*did you mean cosine"):
+        check_config(changed(schedule__name="cosin"))
 
-    for task in TASK_RULES:
-        assert set(numbers(get_base(task))) <= RULES.keys() | TASK_RULES[task].keys()
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": ()}, "config.data.targets is "),
+        (
+            {"targets": ("boxes", "bones")},
+            "config.data.targets is 'bones', which is none of boxes, label, segm",
+        ),
+        ({"targets": ("boxes", "segmentation")}, "config.data.border_weight: missing"),
+        ({"window_rule": "crop"}, "config.data.scale: missing"),
+        ({"window_rule": "round"}, "config.data.window_rule is 'round', which is none of canvas, crop, square"),
+    ],
+)
+def test_targets_and_windows_need_their_fields(changes, message):
+    config = get_base("detection").unlock()
+    for field, value in changes.items():
+        config.data[field] = value
+    with pytest.raises(UserError, match=message):
+        check_config(config)
+
+
+def test_a_whole_number_is_whole():
+    config = get_base()
+    with config.ignore_type():
+        config.batch_size = 1.5
+    with pytest.raises(UserError, match="^config.batch_size is 1.5; it must be a whole number of at least 1$"):
+        check_config(config)
+
+
+@pytest.mark.parametrize("task", FIELDS)
+def test_every_field_has_a_meaning_and_a_default_within_its_range(task):
+    for name, field in flat(FIELDS[task]).items():
+        assert field.meaning.endswith(".") and field.range.words, name
+        assert field.range.holds(field.default), name
+        assert not field.range.holds(object()), name
+    check_config(get_base(task))
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_the_canvas_around_a_picture_may_be_grey():
 
 
 def test_colours_change_and_the_ground_around_a_picture_does_not():
-    config = get_base("detection").augment
+    config = detection.resolve(get_base("detection"), range(16)).augment
     config.update(photometric=True, zoom_out=0.5, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
     image = np.full((16, 8, 8, 3), (123, 117, 104), np.uint8)
     image[:, 2:6, 1:7] = np.random.default_rng(0).integers(0, 256, (16, 4, 6, 3))

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from morphism.data.canvases import canvases
+from morphism.data.examples import eval_example
 from morphism.data.oddities import Oddities
 from morphism.errors import UserError
 from morphism.evaluation.loop import evaluate, predict
@@ -27,6 +29,7 @@ class Pictures:
     """Noise of some sizes, with masks of four of the five classes, and ignored pixels."""
 
     classes, oddities = CLASSES, ""
+    targets = property(lambda self: {"segmentation": self.classes})
     sizes = np.array([(20, 31), (17, 24), (33, 12), (20, 31), (9, 9), (25, 25), (20, 31)], np.int32)
 
     def __len__(self):
@@ -103,10 +106,8 @@ def test_classes_are_those_of_the_logits_resized_to_the_masks_size(config, mesh_
     config.data.canvases = ()
     for batch in batches:
         for row, index in enumerate(batch["id"]):
-            from morphism.data import segmentation as examples
-
-            shape = examples.canvases(source, config.data, training=False)[0][0]
-            example = examples.eval_example(source, int(index), config, shape)
+            shape = canvases(source, config.data, training=False)[0][0]
+            example = eval_example(source, int(index), config, shape)
             image = segmentation.normalise(
                 {"image": example["image"][None], "size": np.array([example["size"]])}, config.augment
             )
@@ -123,7 +124,7 @@ class Pooled(nn.Module):
     def __call__(self, images, *, train, sizes=None):
         cells = None if sizes is None else -(-sizes // 8)
         x = nn.relu(conv(8, 3, 8, pad=1, dtype=jnp.float32, name="stride")(images))
-        x = PyramidHead(5, partial(BatchNorm, train=False), False, jnp.float32, 8)(x, cells)
+        x = PyramidHead(5, partial(BatchNorm), jnp.float32, 8)(x, cells, train=False)
         return {"out": resize_bilinear(x, *images.shape[1:3])}
 
 
@@ -285,7 +286,7 @@ def test_every_loss_of_the_config_runs(config, name):
 
 
 def test_a_batch_of_ignored_pixels_alone_teaches_nothing(config):
-    config.loss.update(aux_weight=0.4, dice_weight=3.0, class_weights="1,2,3,4,5")
+    config.loss.update(aux_weight=0.4, dice_weight=3.0, class_weights=(1, 2, 3, 4, 5))
     batch = {"segmentation": np.full((2, 6, 7), 255, np.uint8), "valid": np.ones(2, bool)}
     batch["weight"] = np.full((2, 6, 7), 11, np.float32)
 
@@ -312,13 +313,12 @@ def test_weights_of_median_frequency_are_the_papers(config):
 
     resolved = segmentation.resolve(config, Two())
     frequency = np.array([9 / 14, 3 / 14, 2 / 8])
-    weights = [float(each) for each in resolved.loss.class_weights.split(",")]
-    np.testing.assert_allclose(weights, np.median(frequency) / frequency)
+    np.testing.assert_allclose(resolved.loss.class_weights, np.median(frequency) / frequency)
     assert config.loss.class_weights == "median_frequency"
     Two.classes = ("a", "b", "c", "d")
     with pytest.raises(UserError, match="'median_frequency', but d has no pixel in train"):
         segmentation.resolve(config, Two())
-    config.loss.class_weights = "1,2"
+    config.loss.class_weights = (1.0, 2.0)
     with pytest.raises(UserError, match="config.loss.class_weights has 2 numbers, .* 4 classes"):
         segmentation.resolve(config, Two())
 
@@ -400,7 +400,10 @@ def test_a_perfect_map_has_a_boundary_f1_of_1_and_none_without_borders():
         ({"loss.aux_weight": -1.0}, "config.loss.aux_weight"),
         ({"loss.class_weights": "balanced"}, "config.loss.class_weights"),
         ({"loss.name": "dice", "loss.dice_weight": 1.0}, "config.loss.dice_weight: the loss is Dice's already"),
-        ({"loss.name": "lovasz", "loss.class_weights": "1,2"}, "config.loss.class_weights: lovasz has no use for it"),
+        (
+            {"loss.name": "lovasz", "loss.class_weights": (1, 2)},
+            "config.loss.class_weights: lovasz has no use for it",
+        ),
         ({"loss.name": "focal", "data.border_weight": 10.0}, "config.data.border_weight: focal has no use for it"),
         ({"best": "ap"}, "config.best is 'ap'"),
     ],

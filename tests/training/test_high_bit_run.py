@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from morphism.data import sources
-from morphism.data.pictures import Pictures
+from morphism.data.loose import LooseImages
 from morphism.data.pipeline import eval_batches
 from morphism.evaluation.loop import evaluate
 from morphism.evaluation.run import open_run, open_weights
@@ -56,7 +56,7 @@ def test_a_run_keeps_the_range_that_it_found_and_everything_scales_by_it(tmp_pat
     # An image given alone, whose own bits are fewer, is still scaled by the run's range.
     dark = tmp_path / "dark.png"
     dark.write_bytes(corpus.encode(np.full((8, 8), 2040, np.uint16), "PNG"))
-    batch = next(eval_batches(Pictures([dark], run.classes), run.config, batch_size=1))
+    batch = next(eval_batches(LooseImages([dark], run.classes), run.config, batch_size=1))
     np.testing.assert_allclose(batch["image"], np.full((1, 8, 8, 3), 2040 * 255 / 4095), rtol=1e-6)
     weights = open_weights(xrays, str(workdir), set(), told.append)
     assert tuple(weights.config.data.intensity) == (0, 4095) and weights.config.data.pixels == "float32"

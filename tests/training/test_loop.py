@@ -14,7 +14,7 @@ import pytest
 from etils import epath
 
 from morphism.data import sources
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.errors import NonFinite, UserError
 from morphism.evaluation.run import open_run
 from morphism.runtime.checkpoint import Checkpoints
@@ -253,6 +253,10 @@ class Turned:
     @property
     def classes(self):
         return self.source.classes[::-1]
+
+    @property
+    def targets(self):
+        return {"label": self.classes}
 
     @property
     def labels(self):

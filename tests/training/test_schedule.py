@@ -136,7 +136,6 @@ def test_the_rate_scales_with_the_batch():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "cosin"}, "config.schedule.name is 'cosin'.*did you mean cosine"),
         ({"warmup": "11ep"}, "config.schedule.warmup is 110 steps, longer than config.duration's 100"),
         ({"warmup": "5ep", "hold": "6ep"}, "config.schedule.hold is 60 steps, with the warm-up's 50 more than .* 100"),
         ({"boundaries": ("3 ep",), "name": "step"}, "config.schedule.boundaries is '3 ep'"),

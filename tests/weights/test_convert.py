@@ -155,34 +155,33 @@ def test_what_does_not_fit_is_named():
         "w.pth: does not fit: it lacks conv1.weight; the model has no stray.weight; bn1.weight is [3] there and [64] in"
     )
     with pytest.raises(UserError, match=r"bn1.weight is \[3\] there"):
-        fit(tensors, shapes_of(10), "w.pth", allow_missing=".*", allow_unexpected=".*", replaceable={"fc.weight"})
+        fit(tensors, shapes_of(10), "w.pth", allow_missing=(".*",), allow_unexpected=(".*",), replaceable={"fc.weight"})
 
 
 def test_what_may_be_missing_or_unexpected_is_left_out_and_said():
     tensors = tensors_of(10)
     tensors["stray.weight"] = tensors.pop("conv1.weight")
-    taken, notes = fit(
-        tensors, shapes_of(10), "w.pth", allow_missing=r"conv1\..*", allow_unexpected=r"stray\.weight|no"
-    )
+    allowed = {"allow_missing": (r"conv1\..*",), "allow_unexpected": (r"stray\.weight", "no")}
+    taken, notes = fit(tensors, shapes_of(10), "w.pth", **allowed)
     assert "stray.weight" not in taken and len(taken) == len(tensors) - 1
     assert notes == ["w.pth: without conv1.weight, which begin anew", "w.pth: stray.weight not used"]
-    with pytest.raises(UserError, match=re.escape("config.init_allow_missing is '(', no regular expression")):
-        fit(tensors, shapes_of(10), "w.pth", allow_missing="(")
-    with pytest.raises(UserError, match=re.escape("config.init_allow_unexpected is '(', no regular expression")):
-        fit(tensors_of(10), shapes_of(10), "w.pth", allow_unexpected="(")  # though nothing is unexpected
+    with pytest.raises(UserError, match=re.escape("config.init_allow_missing: '(' is no regular expression")):
+        fit(tensors, shapes_of(10), "w.pth", allow_missing=("(",))
+    with pytest.raises(UserError, match=re.escape("config.init_allow_unexpected: '(' is no regular expression")):
+        fit(tensors_of(10), shapes_of(10), "w.pth", allow_unexpected=("(",))  # though nothing is unexpected
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
 def test_what_is_not_finite_is_named_where_the_model_takes_it(bad):
     tensors = {"a.weight": np.zeros((2, 3)), "b.running_var": np.ones(4, np.int64), "stray": np.full(2, np.nan)}
     shapes = {"a.weight": (2, 3), "b.running_var": (4,)}
-    taken, _ = fit(tensors, shapes, "w.pth", allow_unexpected="stray")
+    taken, _ = fit(tensors, shapes, "w.pth", allow_unexpected=("stray",))
     assert set(taken) == set(shapes)
     tensors["a.weight"][1, 2] = tensors["a.weight"][0, 1] = bad
     with pytest.raises(
         UserError, match=r"^w.pth: a.weight is not finite in 2 of 6 values, the first at \[0, 1\]; its tr"
     ):
-        fit(tensors, shapes, "w.pth", allow_unexpected="stray")
+        fit(tensors, shapes, "w.pth", allow_unexpected=("stray",))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, ml_dtypes.bfloat16, np.complex64])
@@ -198,7 +197,7 @@ def test_what_is_not_finite_is_seen_in_every_type_and_where_it_is_repeated(dtype
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.bool_, ml_dtypes.float8_e4m3fn, np.complex64])
 def test_weights_of_a_type_that_loses_their_values_are_refused_where_the_model_takes_them(dtype):
     tensors = {"a": np.ones(2, np.float16), "b": np.ones(3, dtype)}
-    assert set(fit(tensors, {"a": (2,)}, "w.pth", allow_unexpected="b")[0]) == {"a"}
+    assert set(fit(tensors, {"a": (2,)}, "w.pth", allow_unexpected=("b",))[0]) == {"a"}
     with pytest.raises(UserError, match="^w.pth: b is of type .*save the weights as float32, float16 or bfloat16"):
         fit(tensors, {"a": (2,), "b": (3,)}, "w.pth")
 
@@ -207,9 +206,9 @@ def test_weights_of_which_nothing_fits_are_refused_whatever_may_differ():
     with pytest.raises(
         UserError, match=r"^w.pth: nothing of it fits: its names are x.weight, the model's are a, b; translate"
     ):
-        fit({"x.weight": np.zeros(1)}, {"a": (1,), "b": (2,)}, "w.pth", allow_missing=".*", allow_unexpected=".*")
+        fit({"x.weight": np.zeros(1)}, {"a": (1,), "b": (2,)}, "w.pth", allow_missing=(".*",), allow_unexpected=(".*",))
     with pytest.raises(UserError, match="w.pth: nothing of it fits: its names are none"):
-        fit({}, {"a": (1,)}, "w.pth", allow_missing=".*")
+        fit({}, {"a": (1,)}, "w.pth", allow_missing=(".*",))
 
 
 def test_a_rule_for_a_prefix_that_reading_left_out_still_works():

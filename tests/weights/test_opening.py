@@ -110,7 +110,7 @@ def test_renamed_and_missing_arrays_follow_the_config(config, make_state, file, 
     ):
         start_from(weights, state, config, partial(restarted, optimizer=optimizer))
     config.init_rename = (r"^backbone\. -> ",)
-    config.init_allow_missing = r"fc\..*"
+    config.init_allow_missing = (r"fc\..*",)
     begun, notes = start_from(weights, state, config, partial(restarted, optimizer=optimizer))
     assert_same(tensors(begun), expected, set(expected) - {"fc.weight", "fc.bias"})
     assert notes[1] == f"{path}: without fc.bias, fc.weight, which begin anew"
@@ -245,7 +245,7 @@ def test_a_prefix_of_most_names_is_removed(config, make_state, file, tmp_path):
     expected, (state, optimizer) = files.read(file), make_state()
     path = tmp_path / "lightning.safetensors"
     files.write(path, {f"model.{name}": x for name, x in expected.items()} | {"criterion.weight": np.zeros(2)})
-    config.init_allow_unexpected = r"criterion\..*"
+    config.init_allow_unexpected = (r"criterion\..*",)
     begun, notes = start_from(read_weights(str(path), silent), state, config, partial(restarted, optimizer=optimizer))
     assert_same(tensors(begun), expected, expected)
     assert f"{path}: model., which some names begin with, is removed" in notes

@@ -6,26 +6,28 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int
 
 from morphism.data import files
 from morphism.data.annotations import picture_size
-from morphism.data.sources import Record
+from morphism.data.records import Record
 from morphism.errors import UserError
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Files as records of a Source; the label is a placeholder."""
+class LooseImages:
+    """Files as records without any truth; `classes` are those of the network that predicts."""
 
     files: Sequence[Path]
     classes: Sequence[str]
+    targets: ClassVar = {}
 
     @cached_property
     def sizes(self) -> Int[np.ndarray, "records 2"]:
-        """Height and width of every picture."""
+        """Height and width of every image."""
         return np.array([picture_size(file) for file in self.files], np.int32)
 
     def __len__(self) -> int:
@@ -33,10 +35,7 @@ class Pictures:
 
     def __getitem__(self, index: int) -> Record:
         path = self.files[index]
-        try:
-            return {"image": path.read_bytes(), "label": 0, "name": str(path)}
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); mend the path or leave it out") from error
+        return {"image": files.read_bytes(path, "mend the path or leave it out"), "name": str(path)}
 
 
 def readable(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
@@ -55,7 +54,7 @@ def readable(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
     return [path for path in paths if path not in broken], broken
 
 
-def find_pictures(paths: Sequence[str]) -> list[Path]:
+def find_images(paths: Sequence[str]) -> list[Path]:
     """Files as they are named, and the images below folders, sorted. Raises UserError where there is none.
 
     Images of formats that cannot be read are among them: each is an error of its own when it is decoded.

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from morphism.data import boxes
-from morphism.data.annotations import Annotations
-from morphism.data.boxes import IMAGENET_MEAN, Window
+from morphism.data import render as rendering
+from morphism.data import windows
+from morphism.data.render import IMAGENET_MEAN, render, render_classes
+from morphism.data.windows import Window, whole
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 HEIGHT, WIDTH = 43, 61
@@ -30,20 +31,25 @@ def picture(height=HEIGHT, width=WIDTH):
     return np.clip(100 + 90 * waves + noise, 0, 255).astype(np.uint8)
 
 
-def annotated(found):
-    found = np.asarray(found, np.float32)
-    none = np.zeros(len(found), bool)
-    return Annotations(found, np.arange(len(found), dtype=np.int32), none, none, np.ones(len(found), np.float32))
+def stretched(rect, size):
+    return Window(rect, size, size)
+
+
+def place(boxes, window):
+    """The boxes of which something is seen, on the canvas, and which these are."""
+    boxes = np.asarray(boxes, np.float32)
+    seen = np.flatnonzero(windows.is_seen(boxes, window))
+    return windows.placed(boxes[seen], window), seen
 
 
 @pytest.mark.parametrize("simd", [True, False])
 @pytest.mark.parametrize("name", ZOOMED)
 def test_a_rect_is_resized_as_torch_resizes_the_padded_and_cropped_picture(goldens, monkeypatch, name, simd):
     if not simd:
-        monkeypatch.setattr(boxes, "fast", None)
+        monkeypatch.setattr(rendering, "fast", None)
     expected = goldens[f"{name}/image"].astype(np.float64)
-    window = boxes.stretch(tuple(goldens[f"{name}/rect"].tolist()), expected.shape[:2])
-    found = boxes.render(picture(), window, fill=IMAGENET_MEAN)
+    window = stretched(tuple(goldens[f"{name}/rect"].tolist()), expected.shape[:2])
+    found = render(picture(), window, fill=IMAGENET_MEAN)
     assert found.shape == expected.shape and np.abs(found - expected).max() < 1.1
 
 
@@ -51,8 +57,8 @@ def test_a_rect_is_resized_as_torch_resizes_the_padded_and_cropped_picture(golde
 def test_a_segmentation_is_resized_as_torchs_nearest(goldens, name):
     expected = goldens[f"{name}/segmentation"]
     segmentation = (np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 251).astype(np.uint8)
-    window = boxes.stretch(tuple(goldens[f"{name}/rect"].tolist()), expected.shape)
-    assert (boxes.render_classes(segmentation, window) == expected).all()
+    window = stretched(tuple(goldens[f"{name}/rect"].tolist()), expected.shape)
+    assert (render_classes(segmentation, window) == expected).all()
 
 
 def test_a_segmentation_moves_with_its_picture():
@@ -63,40 +69,40 @@ def test_a_segmentation_moves_with_its_picture():
         height, width = rng.integers(1, 20, 2).tolist()
         offset, canvas = tuple(rng.integers(-9, 9, 2).tolist()), tuple(rng.integers(1, 40, 2).tolist())
         window = Window((x0, y0, x0 + width, y0 + height), (height, width), canvas, offset)
-        pixels = boxes.render(np.repeat(grey[..., None], 3, axis=2), window, fill=(99, 99, 99))
-        assert (boxes.render_classes(grey, window, fill=99) == pixels[..., 0]).all()
+        pixels = render(np.repeat(grey[..., None], 3, axis=2), window, fill=(99, 99, 99))
+        assert (render_classes(grey, window, fill=99) == pixels[..., 0]).all()
 
 
 @pytest.mark.parametrize("name", ZOOMED)
 def test_boxes_are_those_that_torchvision_keeps_where_it_puts_them(goldens, name):
     rect, size = tuple(goldens[f"{name}/rect"].tolist()), goldens[f"{name}/image"].shape[:2]
-    given = annotated(BOXES)
+    kept = np.arange(len(BOXES))
     if "crop" in name or name == "fill_alone":
-        given = given[boxes.kept_by_crop(given.boxes, rect)]
-    found = boxes.place(given, boxes.stretch(rect, size))
-    assert found.classes.tolist() == goldens[f"{name}/kept"].tolist()
-    np.testing.assert_allclose(found.boxes, goldens[f"{name}/boxes"], rtol=1e-6, atol=1e-5)
+        kept = kept[windows.kept_by_crop(BOXES, rect)]
+    found, seen = place(BOXES[kept], stretched(rect, size))
+    assert kept[seen].tolist() == goldens[f"{name}/kept"].tolist()
+    np.testing.assert_allclose(found, goldens[f"{name}/boxes"], rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("simd", [True, False])
 @pytest.mark.parametrize("name", JITTERED)
 def test_what_is_jittered_is_resized_then_cut_and_padded(goldens, monkeypatch, name, simd):
     if not simd:
-        monkeypatch.setattr(boxes, "fast", None)
+        monkeypatch.setattr(rendering, "fast", None)
     size, offset = JITTERED[name]
-    window = Window(boxes.whole((HEIGHT, WIDTH)), size, (48, 56), offset)
-    found = boxes.render(picture(), window, fill=IMAGENET_MEAN, antialias=True)
+    window = Window(whole((HEIGHT, WIDTH)), size, (48, 56), offset)
+    found = render(picture(), window, fill=IMAGENET_MEAN, antialias=True)
     assert np.abs(found - goldens[f"jitter/{name}/image"].astype(np.float64)).max() < 1.1
 
 
 @pytest.mark.parametrize("size", SHORTER)
 @pytest.mark.parametrize(("shortest", "longest"), [(800, 1333), (320, 640), (37, 50)])
 def test_the_shorter_side_is_resized_and_rounded_as_torchvision_does(goldens, size, shortest, longest):
-    to = boxes.shorter(size, shortest, longest)
+    to = windows.shorter(size, shortest, longest)
     case = f"shorter/{SHORTER.index(size)}/{shortest}"
     assert to == tuple(goldens[f"{case}/size"])
-    found = boxes.place(annotated([[1, 2, 30, 40]]), boxes.resized(size, to, (1344, 1344)))
-    np.testing.assert_allclose(found.boxes, goldens[f"{case}/boxes"], rtol=1e-6)
+    found, _ = place([[1, 2, 30, 40]], Window(whole(size), to, (1344, 1344)))
+    np.testing.assert_allclose(found, goldens[f"{case}/boxes"], rtol=1e-6)
 
 
 def bilinear(pixels, rect, size, offset, canvas, fill):
@@ -125,7 +131,7 @@ def test_any_window_is_what_a_plain_loop_makes(seed):
     rect = (x0, y0, x0 + int(rng.integers(1, 80)), y0 + int(rng.integers(1, 80)))
     size, canvas = tuple(rng.integers(1, 40, 2).tolist()), tuple(rng.integers(1, 40, 2).tolist())
     offset = tuple(rng.integers(-30, 30, 2).tolist())
-    found = boxes.render(pixels, Window(rect, size, canvas, offset), fill=(9, 80, 200))
+    found = render(pixels, Window(rect, size, canvas, offset), fill=(9, 80, 200))
     assert np.abs(found - bilinear(pixels, rect, size, offset, canvas, (9, 80, 200))).max() < 1.1
 
 
@@ -135,53 +141,36 @@ def test_float_pixels_are_resampled_as_uint8_but_not_rounded(antialias):
     pixels = rng.integers(0, 256, (23, 31, 3)).astype(np.uint8)
     for size in ((9, 13), (23, 31), (50, 70)):
         for rect in ((0, 0, 31, 23), (4, 3, 20, 19), (-6, -2, 40, 30)):
-            window = boxes.Window(rect, size, (40, 60), (1, -2))
-            whole = boxes.render(pixels, window, boxes.IMAGENET_MEAN, antialias)
-            found = boxes.render(pixels.astype(np.float32), window, boxes.IMAGENET_MEAN, antialias)
+            window = Window(rect, size, (40, 60), (1, -2))
+            whole = render(pixels, window, IMAGENET_MEAN, antialias)
+            found = render(pixels.astype(np.float32), window, IMAGENET_MEAN, antialias)
             assert (whole.dtype, found.dtype) == (np.uint8, np.float32)
             off = np.abs(found - whole)
             assert off.max() <= 1.01 and off.mean() < 0.4, (size, rect)
             assert np.array_equal(found, whole) or (found % 1 != 0).any()
 
 
-def test_boxes_come_back_from_every_window():
-    rng = np.random.default_rng(0)
-    size = (HEIGHT, WIDTH)
-    for window in (
-        boxes.stretch(boxes.zoom_out(size, rng, probability=1), (30, 50)),
-        boxes.resized(size, boxes.shorter(size, 80, 133), (96, 160)),
-        boxes.centered(size, boxes.fit(size, (64, 64)), (64, 64)),
-    ):
-        found = boxes.place(annotated(BOXES), window)
-        np.testing.assert_allclose(boxes.restore(found.boxes, window, size), BOXES, atol=1e-4)
-
-
-def test_a_letterbox_keeps_the_aspect_and_centers():
-    window = boxes.centered((100, 200), boxes.fit((100, 200), (64, 64)), (64, 64))
-    assert window.size == (32, 64) and window.offset == (16, 0)
-    found = boxes.render(np.full((100, 200, 3), 255, np.uint8), window, fill=(114, 114, 114))
-    assert (found[16:48] == 255).all() and (found[:16] == 114).all() and (found[48:] == 114).all()
-
-
-def test_a_flipped_box_holds_the_flipped_pixels():
+def test_a_flipped_window_mirrors_what_is_shown_and_its_boxes_alike():
     pixels = np.zeros((10, 20, 3), np.uint8)
     pixels[2:5, 3:9] = 1
-    flipped = boxes.flip(np.array([[3, 2, 9, 5]], np.float32), 20)
-    x0, y0, x1, y1 = flipped[0].astype(int)
-    assert pixels[:, ::-1][y0:y1, x0:x1].all() and pixels[:, ::-1][y0:y1, x0:x1].sum() == pixels.sum()
+    window = Window(whole((10, 20)), (10, 20), (12, 32), flip=True)
+    flipped = render(pixels, window)
+    (x0, y0, x1, y1), *_ = windows.placed(np.array([[3, 2, 9, 5]], np.float32), window).astype(int)
+    assert (x0, x1) == (11, 17)
+    for canvas in (flipped[..., 0], render_classes(pixels[..., 0], window, fill=0)):
+        assert canvas[y0:y1, x0:x1].all() and canvas[y0:y1, x0:x1].sum() == canvas.sum() == 18
 
 
-def test_boxes_are_cut_to_the_canvas_and_dropped_where_nothing_is_seen():
+def test_boxes_are_cut_to_the_canvas_and_not_seen_where_nothing_is():
     window = Window((0, 0, 100, 100), (200, 200), (50, 60), (-20, -40))
-    found = boxes.place(annotated([[0, 0, 19, 9], [0, 0, 30, 30], [60, 0, 70, 100], [25, 20, 40, 30]]), window)
-    assert found.classes.tolist() == [1, 3]
-    assert found.boxes.tolist() == [[0, 0, 20, 40], [10, 20, 40, 40]]
-    assert found.area.tolist() == [4, 4]
+    found, seen = place([[0, 0, 19, 9], [0, 0, 30, 30], [60, 0, 70, 100], [25, 20, 40, 30]], window)
+    assert seen.tolist() == [1, 3]
+    assert found.tolist() == [[0, 0, 20, 40], [10, 20, 40, 40]]
 
 
 def test_zooming_out_keeps_the_picture_within_a_rect_of_up_to_four_times_its_sides():
     rng = np.random.default_rng(0)
-    rects = np.array([boxes.zoom_out((300, 400), rng) for _ in range(2000)])
+    rects = np.array([windows.zoom_out((300, 400), rng) for _ in range(2000)])
     width, height = (rects[:, 2:] - rects[:, :2]).T
     assert (rects[:, :2] <= 0).all() and (rects[:, 2:] >= (400, 300)).all()
     same = (rects == (0, 0, 400, 300)).all(axis=1)
@@ -196,7 +185,7 @@ def test_a_crop_has_an_allowed_shape_and_some_box_of_enough_overlap():
     rng = np.random.default_rng(1)
     rect, cropped, best = (-20, -10, 180, 140), 0, []
     for _ in range(600):
-        crop = boxes.iou_crop(BOXES, rect, rng)
+        crop = windows.iou_crop(BOXES, rect, rng)
         if crop == rect:
             continue
         cropped += 1
@@ -216,23 +205,23 @@ def test_a_crop_has_an_allowed_shape_and_some_box_of_enough_overlap():
 
 @pytest.mark.parametrize("least", [0.3, 0.7])
 def test_a_crop_overlaps_by_what_was_asked(monkeypatch, least):
-    monkeypatch.setattr(boxes, "CROP_IOUS", (least,))
+    monkeypatch.setattr(windows, "CROP_IOUS", (least,))
     rng = np.random.default_rng(2)
     for _ in range(20):
-        x0, y0, x1, y1 = boxes.iou_crop(BOXES[3:], (0, 0, WIDTH, HEIGHT), rng)
+        x0, y0, x1, y1 = windows.iou_crop(BOXES[3:], (0, 0, WIDTH, HEIGHT), rng)
         assert (x1 - x0) * (y1 - y0) / (WIDTH * HEIGHT) >= least
 
 
 def test_a_picture_without_boxes_is_not_cropped():
-    assert boxes.iou_crop(np.zeros((0, 4), np.float32), (0, 0, 9, 9), np.random.default_rng(0)) == (0, 0, 9, 9)
+    assert windows.iou_crop(np.zeros((0, 4), np.float32), (0, 0, 9, 9), np.random.default_rng(0)) == (0, 0, 9, 9)
 
 
 def test_jitter_scales_evenly_and_cuts_within_the_picture():
     rng, canvas = np.random.default_rng(0), (64, 64)
-    windows = [boxes.scale_jitter((100, 200), canvas, rng) for _ in range(2000)]
-    scales = np.array([window.size[1] / 64 for window in windows])
+    drawn = [windows.scale_jitter((100, 200), canvas, rng) for _ in range(2000)]
+    scales = np.array([window.size[1] / 64 for window in drawn])
     assert 0.08 < scales.min() < 0.13 and 1.95 < scales.max() <= 2 and abs(scales.mean() - 1.05) < 0.03
-    for window in windows:
+    for window in drawn:
         for axis in (0, 1):
             assert min(0, canvas[axis] - window.size[axis]) <= window.offset[axis] <= 0
 
@@ -242,6 +231,6 @@ def test_a_tiny_jittered_picture_costs_no_huge_canvas():
 
     pixels = np.zeros((480, 640, 3), np.uint8)
     tracemalloc.start()
-    boxes.render(pixels, boxes.stretch((-40_000, -40_000, 40_640, 40_480), (300, 300)))
+    render(pixels, stretched((-40_000, -40_000, 40_640, 40_480), (300, 300)))
     assert tracemalloc.get_traced_memory()[1] < 20e6
     tracemalloc.stop()

@@ -1,0 +1,101 @@
+"""An experiment's configuration, and what its fields mean.
+
+    morphism config experiments/quickstart.py[:variant] [--config.field=value ...] [--json]
+    morphism config [experiments/quickstart.py] --explain data.canvases
+
+The first prints a line per field; "*" marks a value that differs from the default in experiments/base.py, which the
+line also shows. The second prints the default, the range and the meaning of a field, or of a group such as data.
+"""
+
+import json
+
+from ml_collections import ConfigDict
+
+from morphism.commands import cli
+from morphism.errors import UserError, nearest
+from morphism.experiments.base import FIELDS
+from morphism.experiments.fields import Field, flat
+
+COMMAND = cli.Command(config="first")
+_JSON = COMMAND.boolean("json", False, "Print JSON, as in the config.json of a run.")
+_EXPLAIN = COMMAND.string("explain", None, "A field to explain, such as data.canvases, or a group, such as data.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}; the experiment comes first, then the flags")
+    if _EXPLAIN.value is not None and not COMMAND.config.given:
+        print(explained(_EXPLAIN.value.removeprefix("config.")))
+        return
+    from morphism.runtime.validation import check_config
+
+    config = COMMAND.config.value
+    check_config(config)
+    if _EXPLAIN.value is not None:
+        print(explained(_EXPLAIN.value.removeprefix("config."), config))
+    else:
+        print(json.dumps(config.to_dict(), indent=2) if _JSON.value else table(config))
+
+
+def table(config: ConfigDict) -> str:
+    """A line per field, in the order of declaration; groups are separated by blank lines."""
+    lines, group = [], ""
+    for name, field in flat(FIELDS[config.task]).items():
+        if name.rpartition(".")[0] != group:
+            group = name.rpartition(".")[0]
+            lines.append("")
+        lines += _lines(name, field, config)
+    return "\n".join(lines)
+
+
+def explained(name: str, config: ConfigDict | None = None) -> str:
+    """The default, or value in `config`, of the field or group `name`, its meaning and range: per task if they differ.
+
+    Raises UserError where no task, or not that of `config`, has such a field.
+    """
+    declared = {task: flat(FIELDS[task]) for task in ([config.task] if config else FIELDS)}
+    names = list(dict.fromkeys(each for fields in declared.values() for each in fields))
+    name = "model.options" if name.startswith("model.options.") else name
+    found = [each for each in names if f"{each}.".startswith(f"{name}.")]
+    if not found:
+        raise UserError(f"--explain {name}: no such field{_suggestion(name, names)}")
+    entries = []
+    for each in found:
+        alike: dict[tuple[str, str], dict[str, Field]] = {}  # what is said of the field -> the tasks with these words
+        for task, fields in declared.items():
+            if each in fields:
+                field = fields[each]
+                alike.setdefault((field.meaning, field.range.words), {})[task] = field
+        for (meaning, words), by_task in alike.items():
+            head = _lines(each, by_task[config.task], config) if config else [_defaults(each, by_task)]
+            entries.append("\n".join([*head, f"    {meaning}", f"    Range: {words}"]))
+    return "\n\n".join(entries)
+
+
+def _lines(name: str, field: Field, config: ConfigDict) -> list[str]:
+    """The value of a field, marked where it is not the default; a line per option where it is model.options."""
+    value = config
+    for each in name.split("."):
+        value = value[each]
+    if isinstance(value, ConfigDict) and value:
+        return [f"* {name}.{option} = {each!r}  (default: the architecture's)" for option, each in value.items()]
+    if isinstance(value, ConfigDict):
+        return [f"  {name} = {{}}"]
+    return [f"  {name} = {value!r}" if value == field.default else f"* {name} = {value!r}  (default {field.default!r})"]
+
+
+def _defaults(name: str, by_task: dict[str, Field]) -> str:
+    """The default of a field, with the tasks that have it unless all do and agree."""
+    tasks: dict[str, list[str]] = {}
+    for task, field in by_task.items():
+        tasks.setdefault(repr(field.default), []).append(task)
+    if len(tasks) == 1 and len(by_task) == len(FIELDS):
+        return f"{name} = {next(iter(tasks))}"
+    return f"{name} = " + ", ".join(f"{default} ({', '.join(names)})" for default, names in tasks.items())
+
+
+def _suggestion(name: str, names: list[str]) -> str:
+    by_last = {each.rpartition(".")[2]: each for each in reversed(names)}
+    by_last |= {each.partition(".")[0]: each.partition(".")[0] for each in names if "." in each}
+    near = nearest(name.rpartition(".")[2], by_last)
+    return f"; did you mean {by_last[near]}?" if near else ""

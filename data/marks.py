@@ -1,0 +1,24 @@
+"""What samples are marked with: the colours of classes, and their names."""
+
+import colorsys
+
+import numpy as np
+from PIL import ImageDraw
+
+Colour = tuple[int, int, int]
+
+
+def colour(label: int) -> Colour:
+    """Of class `label`; neighbours are unlike."""
+    return tuple(int(255 * part) for part in colorsys.hsv_to_rgb(label * 0.382 % 1, 0.9, 1))
+
+
+def write(
+    pen: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], size: tuple[int, int], ground: Colour
+) -> None:
+    """`text` on a `ground`, its upper left at `corner` or as near to it as lies within the image of `size`."""
+    _, _, width, height = pen.textbbox((0, 0), text)
+    x, y = (max(0, min(at, side - long - 3)) for at, side, long in zip(corner, size, (width, height), strict=True))
+    pen.rectangle((x, y, x + width + 2, y + height + 1), fill=ground)
+    light = np.dot(ground, (0.299, 0.587, 0.114)) > 127  # luma: ITU-R BT.601
+    pen.text((x + 2, y), text, "black" if light else "white")

@@ -1,0 +1,60 @@
+"""An image's class.
+
+label int32 [B], in 0..K-1; -1 of a record without one, 0 in rows that only fill up a batch.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw
+
+from morphism.data import marks
+from morphism.data.records import Record, Source
+from morphism.data.targets import Placement
+from morphism.data.windows import Size
+from morphism.errors import UserError
+
+FIELDS = ()
+IS_PLACED = OF_IMAGE_SIZE = False
+COUNTED, ODD = "labels", "odd files"
+UNKNOWN = -1
+
+
+def empty(rows: int, shape: tuple[int, ...], data: ConfigDict) -> dict[str, np.ndarray]:
+    return {"label": np.zeros(rows, np.int32)}
+
+
+def read(record: Record, size: Size, source: Source, index: int) -> int:
+    if "label" not in record:
+        return UNKNOWN
+    label, classes = record["label"], len(source.targets["label"])
+    if not 0 <= label < classes:
+        raise UserError(
+            f"{record['name']}: label {label} is outside the {classes} classes, 0 to {classes - 1}; mend or remove it, "
+            "or choose another split"
+        )
+    return label
+
+
+def train(truth: int, placement: Placement, data: ConfigDict) -> dict[str, Any]:
+    return {"label": truth}
+
+
+def evaluate(truth: int, shape: tuple[int, ...], data: ConfigDict) -> dict[str, Any]:
+    return {"label": truth}
+
+
+def check(source: Source, data: ConfigDict, where: str, training: bool) -> None:
+    """Sources of labels have some, or are not opened."""
+
+
+def classes(truth: int) -> list[int]:
+    return [] if truth == UNKNOWN else [truth]
+
+
+def draw(sample: Image.Image, truth: int, scale: float, names: Sequence[str]) -> Image.Image:
+    for label in classes(truth):
+        marks.write(ImageDraw.Draw(sample), names[label], (0, 0), sample.size, (0, 0, 0))
+    return sample

@@ -1,0 +1,122 @@
+"""The class of every pixel.
+
+segmentation uint8 [B,H,W], 0..K-1 or IGNORE. In training H and W are the canvas's; with config.data.border_weight there
+is also weight float32 [B,H,W]. In evaluation they are those of the largest image of the batch's canvas: each mask as it
+is stored, at the top left.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
+from PIL import Image
+from scipy import ndimage
+
+from morphism.data import marks, orientation
+from morphism.data.records import Record, Source
+from morphism.data.render import deformed, render_classes
+from morphism.data.targets import Placement
+from morphism.data.windows import Size, Window
+from morphism.errors import UserError
+from morphism.labels import IGNORE
+
+Mask = UInt8[np.ndarray, "h w"]
+
+FIELDS = ("data.border_weight", "data.border_sigma")
+IS_PLACED = OF_IMAGE_SIZE = True
+COUNTED, ODD = "pictures with", "odd masks"
+WEIGHT_STEPS = 16  # per unit of weight, while a map of weights moves with its image
+
+
+def empty(rows: int, shape: tuple[int, ...], data: ConfigDict) -> dict[str, np.ndarray]:
+    found = {"segmentation": np.full((rows, *shape[-2:]), IGNORE, np.uint8)}
+    if len(shape) == 2 and data.border_weight > 0:
+        found["weight"] = np.ones((rows, *shape), np.float32)
+    return found
+
+
+def read(record: Record, size: Size, source: Source, index: int) -> Mask:
+    if "segmentation" not in record:
+        return np.full(size, IGNORE, np.uint8)
+    check_mask(record["name"], size, record["segmentation"], len(source.targets["segmentation"]))
+    return record["segmentation"]
+
+
+def train(truth: Mask, placement: Placement, data: ConfigDict) -> dict[str, Any]:
+    found = {"segmentation": render_classes(truth, placement.window)}
+    if data.border_weight > 0:
+        weights = border_weights(truth.tobytes(), truth.shape, data.border_weight, data.border_sigma)
+        found["weight"] = _render_weights(weights, placement.window)
+    return found
+
+
+def evaluate(truth: Mask, shape: tuple[int, ...], data: ConfigDict) -> dict[str, Any]:
+    padded = np.full(shape[2:], IGNORE, np.uint8)
+    padded[: truth.shape[0], : truth.shape[1]] = truth
+    return {"segmentation": padded}
+
+
+def check(source: Source, data: ConfigDict, where: str, training: bool) -> None:
+    """Whether there is anything in masks is known only when they are read."""
+
+
+def classes(truth: Mask) -> list[int]:
+    return [label for label in np.unique(truth).tolist() if label != IGNORE]
+
+
+def draw(sample: Image.Image, truth: Mask, scale: float, names: Sequence[str]) -> Image.Image:
+    colours = np.array([marks.colour(label) for label in range(IGNORE)] + [(0, 0, 0)], np.uint8)
+    mask = Image.fromarray(colours[truth]).resize(sample.size, Image.Resampling.NEAREST)
+    return Image.blend(sample, mask, 0.5)
+
+
+def check_mask(name: str, decoded: tuple[int, ...], mask: Mask, classes: int) -> None:
+    """Raises UserError where a mask has another size than its image, `name`, or a class that does not exist."""
+    if mask.shape != tuple(decoded[:2]):
+        raise UserError(
+            f"{name} is {decoded[1]} x {decoded[0]} but its mask is {mask.shape[1]} x {mask.shape[0]}: masks must have "
+            f"their picture's size{orientation.hint(decoded, mask.shape)}"
+        )
+    wrong = (mask >= classes) & (mask != IGNORE)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0].tolist()
+        raise UserError(
+            f"{name}: its mask has class {mask[row, column]} at row {row}, column {column}, outside the {classes} "
+            f"classes, 0 to {classes - 1}; mend it"
+        )
+
+
+def _render_weights(weights: Float[np.ndarray, "h w"], window: Window) -> Float[np.ndarray, "H W"]:
+    """The canvas of each pixel's weight, nearest as the classes are; 1 where there is no image."""
+    coarse = np.clip(weights * WEIGHT_STEPS, 0, 255).astype(np.uint8)
+    coarse = render_classes(coarse, replace(window, origins=None), fill=WEIGHT_STEPS)
+    return deformed(np.maximum(coarse.astype(np.float32) / WEIGHT_STEPS, 1), window, nearest=False)
+
+
+@lru_cache(maxsize=64)
+def border_weights(
+    mask: bytes, size: Size, weight: float, sigma: float, reach: float = 5.0
+) -> Float[np.ndarray, "h w"]:
+    """1 + weight exp(-(d1 + d2)^2 / (2 sigma^2)) on pixels of class 0, d1 and d2 being how far the two nearest objects
+    are; 1 on all others.
+
+    Objects are the connected parts of all other classes together; from d1 + d2 of about `reach` sigmas on there is
+    nothing to add. Source: Ronneberger et al. 2015, equation 2, with weight 10 and sigma 5.
+    """
+    classes = np.frombuffer(mask, np.uint8).reshape(size)
+    objects, _ = ndimage.label((classes != 0) & (classes != IGNORE))
+    first = np.full(size, np.inf)
+    second = first.copy()
+    margin = int(np.ceil(reach * sigma))
+    for number, (rows, columns) in enumerate(ndimage.find_objects(objects), start=1):
+        part = tuple(slice(max(0, span.start - margin), span.stop + margin) for span in (rows, columns))
+        distance = ndimage.distance_transform_edt(objects[part] != number)
+        farther = np.maximum(first[part], distance)
+        second[part] = np.minimum(second[part], farther)
+        first[part] = np.minimum(first[part], distance)
+    near = weight * np.exp(-((first + second) ** 2) / (2 * sigma**2))
+    return np.where(classes == 0, 1 + near, 1).astype(np.float32)

@@ -1,0 +1,234 @@
+"""Windows: which part of an image comes where on a canvas.
+
+A rule (resizing, cropping, zooming out, jittering the scale) reads no pixels: it returns a `Window`, or a rect for one.
+Whatever it was, data/render.py resamples the image and its class maps through it once, and `placed` moves boxes along.
+Sizes are (height, width), boxes x0, y0, x1, y1 in continuous pixels.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import ndimage
+
+Size = tuple[int, int]
+Rect = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the image; may lie partly outside
+Boxes = Float[np.ndarray, "n 4"]
+
+MAX_ASPECT = 16  # of what is resized whole
+CROP_SCALE, CROP_ASPECT, CROP_TRIALS = (0.3, 1.0), (0.5, 2.0), 40
+CROP_IOUS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # 1: the whole
+GRID = 3  # points each way at which an elastic deformation is drawn
+
+
+@dataclass(frozen=True)
+class Window:
+    """`rect` of an image, resized to `size`, lies in `canvas` with its corner at `offset` (y, x).
+
+    Where rect is larger than the image there is fill, which the resampling mixes with the image's border. Where the
+    canvas is larger than the resized rect there is fill too, beyond a sharp edge; where it is smaller it cuts.
+
+    flip: what is shown is mirrored left-right, in its place. origins: then each of its pixels is taken from there
+    (`elastic`).
+    """
+
+    rect: Rect
+    size: Size
+    canvas: Size
+    offset: tuple[int, int] = (0, 0)
+    flip: bool = False
+    origins: Float[np.ndarray, "2 h w"] | None = field(default=None, compare=False)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Pixels of the canvas for a pixel of the image: x, y."""
+        x0, y0, x1, y1 = self.rect
+        return self.size[1] / (x1 - x0), self.size[0] / (y1 - y0)
+
+    @property
+    def shown(self) -> Size:
+        """Height and width of what of the canvas is image: its part at the top left."""
+        return min(self.size[0], self.canvas[0]), min(self.size[1], self.canvas[1])
+
+
+def whole(size: Size) -> Rect:
+    return 0, 0, size[1], size[0]
+
+
+def shorter(size: Size, shortest: int, longest: int) -> Size:
+    """The shorter side becomes `shortest`, or less, so that the longer one is not above `longest`.
+
+    Source: torchvision.models.detection.transform.GeneralizedRCNNTransform, rounding included.
+    """
+    scale = min(shortest / min(size), longest / max(size))
+    return max(1, math.floor(size[0] * scale)), max(1, math.floor(size[1] * scale))
+
+
+def fit(size: Size, canvas: Size, scale: float = 1.0) -> Size:
+    """The largest size of the same aspect within `canvas`, times `scale`; rounded as torchvision's ScaleJitter does."""
+    ratio = min(canvas[0] / size[0], canvas[1] / size[1]) * scale
+    return max(1, int(size[0] * ratio)), max(1, int(size[1] * ratio))
+
+
+def center_crop(size: Size, shortest: int, side: int) -> Window:
+    """The shorter side becomes `shortest`, of which the central square of `side` is seen: the ImageNet evaluation.
+
+    Sizes and offsets are rounded as torchvision's Resize and CenterCrop round them; side <= shortest. Of a strip more
+    than MAX_ASPECT times as long as wide only the middle is resized: the whole might not fit into memory.
+    """
+    longest = MAX_ASPECT * min(size)
+    y, x = (max(0, length - longest) // 2 for length in size)
+    height, width = (min(length, longest) for length in size)
+    if height <= width:
+        to = shortest, int(shortest * width / height)
+    else:
+        to = int(shortest * height / width), shortest
+    offset = -round((to[0] - side) / 2), -round((to[1] - side) / 2)
+    return Window((x, y, x + width, y + height), to, (side, side), offset)
+
+
+def random_crop(size: Size, to: Size, canvas: Size, rng: np.random.Generator) -> Window:
+    """The whole image resized to `to`, of which a random part is seen; one that is smaller stands at the top left."""
+    top, left = (int(rng.integers(0, max(0, a - b) + 1)) for a, b in zip(to, canvas, strict=True))
+    return Window(whole(size), to, canvas, (-top, -left))
+
+
+def random_resized_crop(
+    size: Size, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> Rect:
+    """A rect of a random share of the area and a random aspect ratio (Szegedy et al. 2015, section 6).
+
+    Ten tries, then the largest central crop within `ratio`: torchvision.transforms.RandomResizedCrop.get_params.
+    """
+    (height, width), log_ratio = size, np.log(ratio)
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(*log_ratio))
+        w = round(math.sqrt(area * aspect))
+        h = round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            y = int(rng.integers(0, height - h + 1))
+            x = int(rng.integers(0, width - w + 1))
+            return x, y, x + w, y + h
+    w = round(height * ratio[1]) if width / height > ratio[1] else width
+    h = round(width / ratio[0]) if width / height < ratio[0] else height
+    x, y = (width - w) // 2, (height - h) // 2
+    return x, y, x + w, y + h
+
+
+def scale_jitter(
+    size: Size, canvas: Size, rng: np.random.Generator, scales: tuple[float, float] = (0.1, 2.0)
+) -> Window:
+    """Large-scale jitter (Ghiasi et al. 2021): `fit` times a random scale; what is too large is cut at random.
+
+    Source: ScaleJitter and FixedSizeCrop of torchvision's references/detection; as there, and in detectron2, one draw
+    places the cut in both directions. The references resize with antialiasing: render(..., antialias=True).
+    """
+    to = fit(size, canvas, rng.uniform(*scales))
+    share = rng.uniform()
+    top, left = (int(max(0, to[axis] - canvas[axis]) * share) for axis in (0, 1))
+    return Window(whole(size), to, canvas, (-top, -left))
+
+
+def zoom_out(
+    size: Size, rng: np.random.Generator, probability: float = 0.5, sides: tuple[float, float] = (1.0, 4.0)
+) -> Rect:
+    """SSD's expansion (Liu et al. 2016, section 3.6): the image somewhere in a rect of up to four times its sides.
+
+    Source: torchvision.transforms.v2.RandomZoomOut.
+    """
+    if rng.uniform() >= probability:
+        return whole(size)
+    ratio = rng.uniform(*sides)
+    height, width = int(size[0] * ratio), int(size[1] * ratio)
+    left, top = int((width - size[1]) * rng.uniform()), int((height - size[0]) * rng.uniform())
+    return -left, -top, width - left, height - top
+
+
+def iou_crop(boxes: Boxes, rect: Rect, rng: np.random.Generator) -> Rect:
+    """SSD's crop (Liu et al. 2016, section 2.2): a random part of `rect`, of a random IoU or more with some box.
+
+    At least one centre of a box lies in it. Without boxes it is `rect`. Which boxes remain is `kept_by_crop`'s answer.
+    Source: torchvision.transforms.v2.RandomIoUCrop.
+    """
+    width, height = rect[2] - rect[0], rect[3] - rect[1]
+    while len(boxes):
+        least = rng.choice(CROP_IOUS)
+        if least == 1.0:
+            break
+        for _ in range(CROP_TRIALS):
+            across, down = rng.uniform(*CROP_SCALE, 2)
+            w, h = int(width * across), int(height * down)
+            if not w or not h or not CROP_ASPECT[0] <= w / h <= CROP_ASPECT[1]:
+                continue
+            left, top = rect[0] + int((width - w) * rng.uniform()), rect[1] + int((height - h) * rng.uniform())
+            crop = (left, top, left + w, top + h)
+            inside = _centers_inside(boxes, crop)
+            if inside.any() and _iou(boxes[inside], crop).max() >= least:
+                return crop
+    return rect
+
+
+def kept_by_crop(boxes: Boxes, rect: Rect) -> Bool[np.ndarray, "n"]:
+    """The boxes that SSD's crop to `rect` keeps: their centres are inside, and a pixel or more each way is.
+
+    Source: RandomIoUCrop, then SanitizeBoundingBoxes, of torchvision.transforms.v2.
+    """
+    part = np.clip(boxes, np.tile(rect[:2], 2), np.tile(rect[2:], 2))
+    return _centers_inside(boxes, rect) & (part[:, 2:] - part[:, :2] >= 1).all(axis=1)
+
+
+def elastic(size: Size, std: float, rng: np.random.Generator) -> Float[np.ndarray, "2 h w"]:
+    """Where each pixel of a deformed map comes from: displaced by N(0, std) pixels on a coarse grid, smooth between.
+
+    Source: Ronneberger et al. 2015, section 3.1: a grid of 3 by 3, std 10, bicubic between.
+    """
+    coarse = rng.normal(0, std, (2, GRID, GRID))
+    steps = np.meshgrid(*(np.linspace(0, GRID - 1, side) for side in size), indexing="ij")
+    smooth = [ndimage.map_coordinates(each, steps, order=3, mode="nearest") for each in coarse]
+    return np.stack(smooth) + np.indices(size)
+
+
+def mapped(boxes: Boxes | Rect, window: Window) -> Boxes:
+    """Boxes of the image -> of the canvas, and beyond it, before the flip."""
+    (top, left), boxes = window.offset, np.reshape(boxes, (-1, 4))
+    return (boxes - np.tile(window.rect[:2], 2)) * np.tile(window.scale, 2) + (left, top, left, top)
+
+
+def mirrored(boxes: Boxes, window: Window) -> Boxes:
+    """Boxes of the canvas after the window's flip."""
+    if not window.flip:
+        return boxes
+    width = window.shown[1]
+    return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+
+
+def placed(boxes: Boxes, window: Window) -> Boxes:
+    """Boxes of the image -> of the canvas, cut to what is seen of them; without width or height where nothing is."""
+    return mirrored(_cut(boxes, window), window)
+
+
+def is_seen(boxes: Boxes, window: Window) -> Bool[np.ndarray, "n"]:
+    """Which boxes of the image have something on the canvas."""
+    cut = _cut(boxes, window)
+    return (cut[:, 2:] > cut[:, :2]).all(axis=1)
+
+
+def _cut(boxes: Boxes, window: Window) -> Boxes:
+    (top, left), (height, width) = window.offset, window.size
+    low = np.maximum((left, top), 0)
+    high = np.minimum((left + width, top + height), window.canvas[::-1])
+    return np.clip(mapped(boxes, window), np.tile(low, 2), np.tile(high, 2)).astype(np.float32)
+
+
+def _centers_inside(boxes: Boxes, rect: Rect) -> Bool[np.ndarray, "n"]:
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return ((centers > rect[:2]) & (centers < rect[2:])).all(axis=1)
+
+
+def _iou(boxes: Boxes, rect: Rect) -> Float[np.ndarray, "n"]:
+    overlap = np.minimum(boxes[:, 2:], rect[2:]) - np.maximum(boxes[:, :2], rect[:2])
+    overlap = np.prod(np.maximum(overlap, 0), axis=1)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) + (rect[2] - rect[0]) * (rect[3] - rect[1])
+    return overlap / (areas - overlap)
