@@ -1,7 +1,7 @@
 """The hyper-parameters that change no shape: arguments of the compiled step, so that another value compiles nothing.
 
-What a part of the step depends on is None where the part is absent: without weight decay, clipping or a warm-up the
-step is another program. Exponents are no arguments: XLA turns a power that it knows into products, to other bits.
+What a part of the step depends on is None where the part is absent: without momentum, weight decay, clipping or a
+warm-up the step is another program. Exponents are no arguments: XLA turns a power that it knows into products, to other bits.
 A division by a number that XLA knows is a product with its inverse, to the bit; here it is written as one.
 """
 
@@ -106,19 +106,22 @@ def on_devices(hyper: HyperParameters, mesh: Mesh) -> HyperParameters:
 
 def optimizer_values(config: ConfigDict) -> OptimizerValues:
     """Of config.optimizer. An optimiser that has no use for a number gets it all the same, and ignores it."""
-    always = config.name in ("adamw", "lars")  # by whose rules a decay of 0 is a decay
     return OptimizerValues(
-        momentum=config.momentum if config.momentum > 0 or config.name != "rmsprop" else None,
+        momentum=_unless_zero(config.momentum),
         rms_decay=Share.of(config.rms_decay),
         beta1=Share.of(config.beta1),
         beta2=Share.of(config.beta2),
         epsilon=config.epsilon,
         trust_coefficient=config.trust_coefficient,
-        weight_decay=config.weight_decay if config.weight_decay > 0 or always else None,
-        clip_norm=config.clip_norm if config.clip_norm > 0 else None,
+        weight_decay=_unless_zero(config.weight_decay),
+        clip_norm=_unless_zero(config.clip_norm),
         factors=tuple(factor for _, factor in config.lr_multipliers),
         patterns=tuple(pattern for pattern, _ in config.lr_multipliers),
     )
+
+
+def _unless_zero(value: float) -> float | None:
+    return value if value > 0 else None
 
 
 def schedule_values(config: ConfigDict, steps_per_epoch: float) -> ScheduleValues:

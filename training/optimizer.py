@@ -91,29 +91,30 @@ def kernels(params: Params) -> Params:
 def _rule(
     name: str, values: OptimizerValues, learning_rate: optax.Schedule, mask: Params
 ) -> list[optax.GradientTransformation]:
+    momentum, weight_decay = (0.0 if x is None else x for x in (values.momentum, values.weight_decay))
     if name == "lars":
         return [
             optax.lars(
                 learning_rate,
-                values.weight_decay,
+                weight_decay,
                 weight_decay_mask=mask,
                 trust_coefficient=values.trust_coefficient,
                 trust_ratio_mask=kernels,  # biases and norms keep the plain rate
-                momentum=values.momentum,
+                momentum=momentum,
             )
         ]
     adam = scale_by_adam(values.beta1, values.beta2, values.epsilon)
     rules = {
         "sgd": lambda: [],
-        "momentum": lambda: [optax.trace(values.momentum)],
-        "nesterov": lambda: [optax.trace(values.momentum, nesterov=True)],
+        "momentum": lambda: [optax.trace(momentum)],
+        "nesterov": lambda: [optax.trace(momentum, nesterov=True)],
         "rmsprop": lambda: [
             scale_by_rms(values.rms_decay, values.epsilon),
-            *([] if values.momentum is None else [optax.trace(values.momentum)]),
+            *([] if values.momentum is None else [optax.trace(momentum)]),
         ],
         "adagrad": lambda: [scale_by_adagrad(values.epsilon)],
         "adam": lambda: [adam],
-        "adamw": lambda: [adam, optax.add_decayed_weights(values.weight_decay, mask)],
+        "adamw": lambda: [adam, optax.add_decayed_weights(weight_decay, mask)],
     }
     return [*rules[name](), optax.scale_by_learning_rate(learning_rate)]
 

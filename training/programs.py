@@ -21,7 +21,7 @@ from morphism.training.step import TrainStep, make_train_step, optimizer_of
 # All of a configuration that a program is made of: what hyper.py takes out of it is no part.
 WHOLE = ("task", "accumulate", "model", "data", "augment", "loss", "parts")
 PARTS = {"optimizer": ("name", "decay", "freeze"), "schedule": ("name", "warmup_method", "warmup_power", "power")}
-KEPT = 8  # sets of programs
+KEPT = 8  # sets of programs that a process keeps, those used last
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def test_a_spoilt_file_of_a_workdir_is_named_with_the_remedy(tmp_path, name, con
     use = {
         "config.json": lambda: read_config(tmp_path),
         "classes.json": lambda: read_classes(tmp_path),
-        "manifest.json": lambda: write_manifest(tmp_path, get_config(), {}),
+        "manifest.json": lambda: write_manifest(tmp_path, get_config(), (), {}),
     }
     with pytest.raises(UserError, match=f"^{tmp_path / name}: .*restore it"):
         use[name]()
