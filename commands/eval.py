@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     source = _load(run, split)
     drawn = np.isin(np.arange(len(source)), run.task.drawn(len(source)) if _DRAW.value else ())
     kept: list[Predictions] = []
-    metrics = gather(run.task, source, _keeping(run.predict(source, print, _VIEWS.value), drawn, kept))
+    metrics = gather(run.task, source, _keeping(run.predictions(source, print, _VIEWS.value), drawn, kept))
     if jax.process_index() != 0:  # every process has all predictions, one of them speaks
         return
     summary = summarise(run.task, metrics)

@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     source = LooseImages(whole, run.classes)
     masks = _mask_writer(run, whole) if _MASKS.value else None
     found: dict[Path, dict[str, Any]] = {}
-    for predictions in run.predict(source, tell, skip_broken=True) if whole else ():
+    for predictions in run.predictions(source, tell, skip_broken=True) if whole else ():
         for row, index in enumerate(predictions["id"].tolist()):
             found[whole[index]] = run.task.describe(predictions, row, run.classes)
             if masks and first:
