@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from morphism import tasks
 from morphism.data import sources
 from morphism.data.checks import check_split
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.evaluation.fitness import check_model, check_sizes
 from morphism.lengths import due, exact_steps, to_steps
 from morphism.runtime.mesh import check_batch, make_mesh
