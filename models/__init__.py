@@ -56,6 +56,15 @@ def create(config: ConfigDict, num_classes: int, axis: str) -> Model:
     return models()[config.name](**given, **_grouped(dict(config.options), arguments))
 
 
+def build(name: str, num_classes: int = 1000, **options: Any) -> Model:
+    """The architecture `name` in float32, with some of its `options`; batch norms are each device's own.
+
+    Raises UserError for an unknown name or option.
+    """
+    plain = {field: unused for field, (_, unused) in UNUSED.items()}
+    return create(ConfigDict({"name": name, "options": options, **plain}), num_classes, axis="")
+
+
 def options(name: str) -> dict[str, Any]:
     """The options of an architecture, with their defaults."""
     found = {}

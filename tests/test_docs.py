@@ -22,13 +22,6 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 OURS = re.compile(r"(?:[A-Z_]+=\S+ )*(?:(?:\.venv/bin/)?python (train|eval)\.py|morphism (\w+))(?= |$)")
 OTHERS = ("pip ", "git ", "apt-get ", "python -m ", ".venv/bin/python -m ")  # not this project's
-PENDING = (
-    "config",
-    "augmentations",
-    "tasks/task.py",
-    "tasks/composed.py",
-    "data.targets",
-)  # documented, about to be there
 
 
 class Block(NamedTuple):
@@ -87,12 +80,10 @@ def test_every_command_is_one_and_has_the_flags_that_it_is_given(block, monkeypa
         ours = OURS.match(line)
         if ours:
             name = ours[1] or ours[2]
-            if name in PENDING and name not in COMMANDS:
-                continue
             assert name in COMMANDS, line
             module, others = parsed(name, words(line[ours.end() :]))
             if hasattr(module, "LISTS"):
-                assert others[0] in (*module.LISTS, *PENDING), line
+                assert others[0] in module.LISTS, line
             config = module.COMMAND.config
             if config is not None and config.given:
                 check_config(config.value)
@@ -142,7 +133,7 @@ def test_links_and_names_of_files_lead_somewhere(page):
         assert target.exists(), link
         assert not heading or heading in headings(target), link
     for name in re.findall(r"`([\w-]+/[\w./-]*\.(?:py|md|json))`", text):
-        assert name.startswith("runs/") or name in PENDING or (ROOT / name).exists(), name
+        assert name.startswith("runs/") or (ROOT / name).exists(), name
 
 
 def headings(page):
@@ -156,7 +147,7 @@ def test_fields_exist(page):
     bases = [get_base(task) for task in ("classification", "detection", "segmentation")]
     text = re.sub(r"^```python.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for path in set(re.findall(r"\bconfig\.((?:[a-z]\w*\.)*[a-z]\w*)\b", text)):
-        if path not in PENDING and not path.startswith(("model.options.", "json", "update")):
+        if not path.startswith(("model.options.", "json", "update")):
             assert any(has(base, path.split(".")) for base in bases), f"config.{path}"
 
 

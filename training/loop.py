@@ -18,7 +18,7 @@ from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints
 from morphism.runtime.manifest import claim_intensity, claimed, read_intensity
 from morphism.runtime.mesh import to_devices
-from morphism.runtime.paths import AnyPath
+from morphism.runtime.paths import AnyPath, folder
 from morphism.runtime.processes import check_shared
 from morphism.runtime.stopping import Stopped, StopRequest
 from morphism.runtime.writer import Writer
@@ -32,7 +32,7 @@ LOOK = 50  # steps at most between two looks at stop requests and at whether the
 
 def train(
     config: ConfigDict,
-    workdir: AnyPath,
+    workdir: AnyPath | str,
     *,
     stop: StopRequest | None = None,
     started: float | None = None,
@@ -52,6 +52,7 @@ def train(
     Raises UserError for bad input, before anything is built where that is possible.
     """
     started, stop = started or time.time(), stop or StopRequest()
+    workdir = folder(workdir) if isinstance(workdir, str) else workdir
     parts = build(config)
     weights = opened(parts, workdir)
     check_shared(workdir)
