@@ -12,6 +12,12 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_opti
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 
+from jaxtyping import install_import_hook
+
+# Annotations, shapes included, are checked whenever a function of these packages is called.
+CHECKED = ("errors", "lengths", "labels", "experiments")
+install_import_hook([f"morphism.{name}" for name in CHECKED], "checked.check")
+
 import jax
 import numpy as np
 import pytest
