@@ -180,7 +180,7 @@ def open_weights(
 def _prepare(config: ConfigDict, weights: Weights, overrides: Set[str]) -> None:
     """Sets the fields of image preparation, except those in `overrides`, as the weights were trained with them."""
     wanted = {field: weights.trained[field] for field in PREPARATION if field in weights.trained}
-    public = weights.prepared
+    public = weights.public
     if public:
         wanted = {"augment.mean": public.mean, "augment.std": public.std}
     if isinstance(public, PublicSegmenter):

@@ -23,7 +23,7 @@ from morphism.runtime.paths import write_json
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"7", b"null"])
 @pytest.mark.parametrize("name", ["config.json", "classes.json", "manifest.json"])
 def test_a_spoilt_file_of_a_workdir_is_named_with_the_remedy(tmp_path, name, content):
-    claim_config(tmp_path, get_config(), range(100))
+    claim_config(tmp_path, get_config(), sources.load(get_config().data, "train"))
     claim_classes(tmp_path, ("a", "b"))
     (tmp_path / name).write_bytes(content)
     use = {
