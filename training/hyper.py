@@ -1,8 +1,8 @@
 """The hyper-parameters that change no shape: arguments of the compiled step, so that another value compiles nothing.
 
 What a part of the step depends on is None where the part is absent: without momentum, weight decay, clipping or a
-warm-up the step is another program. Exponents are no arguments: XLA turns a power that it knows into products, to other bits.
-A division by a number that XLA knows is a product with its inverse, to the bit; here it is written as one.
+warm-up the step is another program. Exponents are no arguments: XLA turns a power that it knows into products, to
+other bits. A division by a number that XLA knows is a product with its inverse, to the bit; here it is written as one.
 """
 
 from typing import Any, NamedTuple
