@@ -68,10 +68,11 @@ def found(step: Any, variables: Any, config: Any, images: np.ndarray, canvas: tu
     """The evaluation step's predictions of `images`, each at the top left of a canvas."""
     import jax
 
+    from morphism import tasks
     from morphism.data import examples
 
     count, height, width = images.shape[:3]
-    shape = (*canvas, height, width) if config.task == "segmentation" else canvas
+    shape = (*canvas, height, width) if tasks.of(config).masks else canvas
     batch = examples.empty(count, shape, config)
     spare = [(0, 0), *((0, side - own) for side, own in zip(canvas, (height, width), strict=True)), (0, 0)]
     batch |= {"image": np.pad(images, spare), "id": np.arange(count, dtype=np.int32), "valid": np.ones(count, bool)}
@@ -112,8 +113,8 @@ def main() -> None:
 
     from morphism import tasks
     from morphism.evaluation.run import open_run
+    from morphism.evaluation.step import make_eval_step
     from morphism.runtime.mesh import make_mesh
-    from morphism.training.step import make_eval_step
 
     (height, width), mesh = args.size, make_mesh()
     images = scenes(args.images, height, width)
@@ -124,9 +125,9 @@ def main() -> None:
             config, model, variables = run.config, run.model, run.variables
         else:
             config, model, variables = random_network(name)
-        step = make_eval_step(model, tasks.get(config.task), config, mesh)
+        step = make_eval_step(model, tasks.of(config), config, mesh)
         alone, beside = (found(step, variables, config, images, canvas) for canvas in (args.size, args.canvas))
-        if config.task == "detection":
+        if "boxes" in alone:
             print(f"{name:26} AP {agreement(alone, beside):.3f}", flush=True)
             continue
         differs = alone["classes"] != beside["classes"]

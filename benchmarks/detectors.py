@@ -52,7 +52,7 @@ def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
 
     experiment, *variant = EXPERIMENTS[name]
     config = importlib.import_module(f"morphism.experiments.{experiment}").get_config(*variant)
-    model, task = models.create(config.model, CLASSES, AXIS), tasks.get(config.task)
+    model, task = models.create(config.model, CLASSES, AXIS), tasks.of(config)
     if work == "train":
         resolved = task.resolve(config, range(100_000))  # of whose data only the length is asked
         return turns.train_step(resolved, task, model, CLASSES, batch)

@@ -47,9 +47,8 @@ def drawn(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
 def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
     import jax
 
-    from morphism import models
+    from morphism import models, tasks
     from morphism.runtime.mesh import AXIS, compiler_options
-    from morphism.tasks import segmentation
 
     config = importlib.import_module(f"morphism.experiments.{EXPERIMENTS[name]}").get_config()
     config.optimizer.update(name="momentum", learning_rate=RATE, momentum=MOMENTUM, weight_decay=DECAY, clip_norm=0.0)
@@ -57,10 +56,10 @@ def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
     config.augment.photometric = False
     if name == "unet":
         config.model.options.width = 64
-    model = models.create(config.model, CLASSES, AXIS)
+    model, task = models.create(config.model, CLASSES, AXIS), tasks.of(config)
     if work == "train":
-        return turns.train_step(config, segmentation, model, CLASSES, batch)
-    images = jax.device_put(segmentation.normalise(batch, config.augment))
+        return turns.train_step(config, task, model, CLASSES, batch)
+    images = jax.device_put(task.normalise(batch, config.augment))
     variables = jax.jit(
         lambda: models.init(model, jax.random.key(0), batch["image"].shape[1:3]),
         compiler_options=compiler_options(once=True),
@@ -178,19 +177,21 @@ def morphism_evaluates(step: str, classes: int, height: int, width: int) -> turn
     import jax
     import jax.numpy as jnp
 
+    from morphism import tasks
     from morphism.ops.resize import resize_parts
-    from morphism.tasks import boundaries, segmentation
+    from morphism.tasks import boundaries
+    from morphism.tasks.segmentation import confusion_of
 
     small, whole, found, true = judged(classes, height, width)
     if step == "boundary_f1":
         return lambda: boundaries.f1(found[0], true[0], classes)
     if step == "confusion":
-        return lambda: segmentation.confusion_of(found[0], true[0], classes)
+        return lambda: confusion_of(found[0], true[0], classes)
     size, to = np.int32([small.shape[1:3]]), np.int32([[height, width]])
 
     def predict(logits, true):
         batch = {"segmentation": true, "size": size, "original_size": to, "id": np.zeros(1, np.int32)}
-        return segmentation.predict(None, {"out": logits}, batch)
+        return tasks.get("segmentation").predict(None, {"out": logits}, batch)
 
     call, *arrays = {
         "resize": (lambda logits: resize_parts(logits, size, to, height, width), small),

@@ -15,10 +15,12 @@ import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from morphism.tasks import Task
 
 Run = Callable[[], None]  # a call of what is measured, which has ended when its results are there
 Row = dict[str, Any]
@@ -130,7 +132,7 @@ def write(args: argparse.Namespace, results: list[Row]) -> None:
     args.output.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
-def train_step(config: Any, task: ModuleType, model: Any, classes: int, batch: dict[str, np.ndarray]) -> Run:
+def train_step(config: Any, task: "Task", model: Any, classes: int, batch: dict[str, np.ndarray]) -> Run:
     """This project's: training/step.py with everything that `config` says, on a batch that is on the device."""
     import jax
 

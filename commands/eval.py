@@ -61,9 +61,9 @@ def main(argv: list[str]) -> None:
         run = open_weights(COMMAND.config.value, _WEIGHTS.value, COMMAND.config.overrides, print)
     split = _SPLIT.value or run.config.data.val_split
     source = _load(run, split)
-    drawn = _drawn(run.config.task, len(source)) if _DRAW.value else np.zeros(len(source), bool)
+    drawn = np.isin(np.arange(len(source)), run.task.drawn(len(source)) if _DRAW.value else ())
     kept: list[Predictions] = []
-    metrics = gather(run.task, source, _keeping(run.predict(source, print, _VIEWS.value), drawn, kept))
+    metrics = gather(run.task, source, _keeping(run.predictions(source, print, _VIEWS.value), drawn, kept))
     if jax.process_index() != 0:  # every process has all predictions, one of them speaks
         return
     summary = summarise(run.task, metrics)
@@ -105,13 +105,6 @@ def _load(run: "Run", split: str) -> "Source":
     return sources.with_classes(found, run.classes, where)
 
 
-def _drawn(task: str, count: int) -> np.ndarray:
-    """Whether a drawing needs the predictions of each record: all in classification, whose worst mistakes are drawn."""
-    from morphism.evaluation.plots import DRAWN, spread
-
-    return np.isin(np.arange(count), range(count) if task == "classification" else spread(count, DRAWN[task]))
-
-
 def _keeping(batches: Iterator[Predictions], drawn: np.ndarray, kept: list[Predictions]) -> Iterator[Predictions]:
     """The batches unchanged; the rows of the records that are `drawn` are added to `kept`."""
     for predictions in batches:
@@ -124,9 +117,8 @@ def _keeping(batches: Iterator[Predictions], drawn: np.ndarray, kept: list[Predi
 def _write(
     run: "Run", source: "Source", split: str, metrics: Any, summary: dict[str, Any], kept: list[Predictions]
 ) -> None:
-    """The JSON file, detections in COCO's format beside it, and with --draw a drawing."""
-    from morphism.runtime.paths import folder, write_json, write_text
-    from morphism.tasks import coco
+    """The JSON file, the task's own files beside it, and with --draw a drawing."""
+    from morphism.runtime.paths import folder, write_bytes, write_json, write_text
 
     name = split if _VIEWS.value == "center" else f"{split}_{_VIEWS.value}"
     path = folder(_OUTPUT.value or f"{_WORKDIR.value}/eval_{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_')}.json")
@@ -134,22 +126,12 @@ def _write(
     remedy = "name a file that can be written as --output"
     write_json(path, facts | summary, remedy)
     print(f"  in {path}")
-    if run.config.task == "detection":
-        detections = path.with_name(f"{path.stem}_detections.json")
-        found = coco.results(metrics["gathered"], source.category_ids, source.image_ids)
-        write_text(detections, json.dumps(found, allow_nan=False), remedy)
-        print(f"  detections, in COCO's format, in {detections}")
-    if not _DRAW.value:
-        return
-    from morphism.evaluation.plots import draw_classification, draw_detection, draw_segmentation
-
-    drawing = path.with_suffix(".png")
-    if run.config.task == "segmentation":
-        draw_segmentation(drawing, source, kept, run.config)
-    else:
-        together = {name: np.concatenate([each[name] for each in kept]) for name in kept[0]}
-        if run.config.task == "detection":
-            draw_detection(drawing, source, together, _THRESHOLD.value, _MAX_SHOWN.value, run.config)
-        else:
-            draw_classification(drawing, source, together, run.config)
-    print(f"  drawn in {drawing}")
+    for file in run.task.files(metrics, source):
+        beside = path.with_name(f"{path.stem}_{file.name}.json")
+        write_text(beside, json.dumps(file.value, allow_nan=False), remedy)
+        print(f"  {file.title} in {beside}")
+    if _DRAW.value:
+        drawing = path.with_suffix(".png")
+        content = run.task.draw(source, kept, run.config.data, _THRESHOLD.value, _MAX_SHOWN.value)
+        write_bytes(drawing, content, "name another file as --output")
+        print(f"  drawn in {drawing}")

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     COMMAND.start_jax()
     import jax
 
-    from morphism import models, tasks
+    from morphism import models
     from morphism.data import sources
     from morphism.models.detection import Detector
     from morphism.runtime.mesh import AXIS, compiler_options
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     variables, notes = variables_from(weights, config, classes)
     model = models.create(config.model, classes, AXIS)
     sizes = np.tile(np.int32(images.shape[1:3]), (len(images), 1))
-    options = {"train": False, **tasks.get(config.task).inputs(model, {"size": sizes})}
+    options = {"train": False, **models.inputs(model, {"size": sizes})}
     if _FEATURES.value:
         if not model.has_features:
             raise UserError(f"--features: {config.model.name} is no backbone and has no feature maps; leave it out")

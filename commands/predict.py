@@ -21,6 +21,7 @@ from morphism.commands import cli
 from morphism.errors import UserError
 
 if TYPE_CHECKING:
+    from morphism.evaluation.masks import MaskWriter
     from morphism.evaluation.run import Run
 
 COMMAND = cli.Command(config="flag", distributed=True)
@@ -57,13 +58,14 @@ def main(argv: list[str]) -> None:
     files = find_images(argv[1:])
     whole, broken = readable(files)
     source = LooseImages(whole, run.classes)
-    write_mask = _mask_writer(run, whole) if _MASKS.value else None
+    masks = _mask_writer(run, whole) if _MASKS.value else None
     found: dict[Path, dict[str, Any]] = {}
-    for predictions in run.predict(source, tell, skip_broken=True) if whole else ():
+    for predictions in run.predictions(source, tell, skip_broken=True) if whole else ():
         for row, index in enumerate(predictions["id"].tolist()):
             found[whole[index]] = run.task.describe(predictions, row, run.classes)
-            if write_mask and first:
-                write_mask(index, run.task.mask(predictions, row))
+            if masks and first:
+                for name in run.task.masks:
+                    masks.write(index, run.task.mask(predictions, row, name), name)
             if not _OUTPUT.value and first:
                 _print(whole[index], run.task.lines(found[whole[index]], _THRESHOLD.value, _MAX_SHOWN.value))
     broken |= {path: run.problem(source, index) for index, path in enumerate(whole) if path not in found}
@@ -73,12 +75,12 @@ def main(argv: list[str]) -> None:
         sys.exit(2)
 
 
-def _mask_writer(run: "Run", files: list[Path]) -> Callable[[int, np.ndarray], None]:
-    if run.config.task != "segmentation":
-        raise UserError(f"--masks: {run.name} is trained for {run.config.task}, which makes none; leave it out")
+def _mask_writer(run: "Run", files: list[Path]) -> "MaskWriter":
+    if not run.task.masks:
+        raise UserError(f"--masks: {run.name} is trained for {run.task.name}, which makes none; leave it out")
     from morphism.evaluation.masks import MaskWriter
 
-    return MaskWriter(Path(_MASKS.value), files).write
+    return MaskWriter(Path(_MASKS.value), files, run.task.masks)
 
 
 def _finish(
@@ -97,9 +99,8 @@ def _finish(
         write_json(Path(_OUTPUT.value), entries, "name a file that can be written as --output")
         tell(f"predictions of {len(found):,} images in {_OUTPUT.value}")
     else:
-        detections = [each["detections"] for each in found.values() if "detections" in each]
-        total = sum(map(len, detections))
-        shown = sum(len(run.task.shown(each, _THRESHOLD.value, _MAX_SHOWN.value)) for each in detections)
+        counts = [run.task.counts(each, _THRESHOLD.value, _MAX_SHOWN.value) for each in found.values()]
+        shown, total = np.sum(counts, axis=0, dtype=int) if counts else (0, 0)
         if shown < total:
             tell(
                 f"{shown:,} shown of {total:,} detections (--threshold={_THRESHOLD.value:g}, "

@@ -1,4 +1,4 @@
-"""Loose image files, to predict on."""
+"""Loose images, files or arrays, to predict on."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
 from morphism.data import files
 from morphism.data.annotations import picture_size
@@ -19,22 +19,25 @@ from morphism.errors import UserError
 
 @dataclass(frozen=True)
 class LooseImages:
-    """Files as records without any truth; `classes` are those of the network that predicts."""
+    """Images as records without any truth; `classes` are those of the network that predicts."""
 
-    files: Sequence[Path]
+    files: Sequence[Path | UInt8[np.ndarray, "..."]]  # or pixels [H,W,3] or [H,W]
     classes: Sequence[str]
     targets: ClassVar = {}
 
     @cached_property
     def sizes(self) -> Int[np.ndarray, "records 2"]:
         """Height and width of every image."""
-        return np.array([picture_size(file) for file in self.files], np.int32)
+        shapes = [file.shape[:2] if isinstance(file, np.ndarray) else picture_size(file) for file in self.files]
+        return np.array(shapes, np.int32)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Record:
         path = self.files[index]
+        if isinstance(path, np.ndarray):
+            return {"image": path, "name": f"image {index}"}
         return {"image": files.read_bytes(path, "mend the path or leave it out"), "name": str(path)}
 
 

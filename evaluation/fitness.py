@@ -1,7 +1,6 @@
 """Whether a model fits its task, and the sizes of its images: found from shapes alone, before anything runs."""
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import flax.linen as nn
@@ -15,11 +14,10 @@ from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.evaluation.loop import eval_batch_size
 from morphism.runtime.mesh import HOST_ONLY
+from morphism.tasks import Task
 
 
-def check_model(
-    model: nn.Module, task: ModuleType, config: ConfigDict, classes: int, variables: dict[str, Any]
-) -> None:
+def check_model(model: nn.Module, task: Task, config: ConfigDict, classes: int, variables: dict[str, Any]) -> None:
     """Raises UserError for outputs that are not the task's for so many classes, and for norms that are not there.
 
     `variables` are the model's, or their shapes.

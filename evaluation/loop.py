@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -16,8 +15,8 @@ from morphism.data.pipeline import eval_batches
 from morphism.data.records import Source
 from morphism.errors import NonFinite
 from morphism.runtime.mesh import to_devices
-
-Predictions = dict[str, np.ndarray]
+from morphism.tasks import Task
+from morphism.tasks.task import Metrics, Predictions
 
 
 def predict(
@@ -54,7 +53,7 @@ def predict(
     yield _valid(previous, source)
 
 
-def gather(task: ModuleType, source: Source, batches: Iterable[Predictions]) -> Any:
+def gather(task: Task, source: Source, batches: Iterable[Predictions]) -> Metrics:
     """What the task's metrics are made of, from the batches that `predict` yields."""
     metrics = task.init_metrics(source)
     for predictions in batches:
@@ -62,16 +61,16 @@ def gather(task: ModuleType, source: Source, batches: Iterable[Predictions]) -> 
     return metrics
 
 
-def summarise(task: ModuleType, metrics: Any) -> dict[str, Any]:
+def summarise(task: Task, metrics: Metrics) -> dict[str, Any]:
     """The task's summary of what was gathered. Raises NonFinite naming a number of its headline that is not finite."""
     summary = task.summarise(metrics)
-    for name in task.HEADLINE:
+    for name in task.headline:
         if not math.isfinite(summary[name]):
             raise NonFinite(f"the evaluation's {name} is {summary[name]}")
     return summary
 
 
-def evaluate(task: ModuleType, source: Source, batches: Iterable[Predictions]) -> dict[str, Any]:
+def evaluate(task: Task, source: Source, batches: Iterable[Predictions]) -> dict[str, Any]:
     """The task's metrics over the batches that `predict` yields. Raises NonFinite as `summarise` does."""
     return summarise(task, gather(task, source, batches))
 

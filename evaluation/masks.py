@@ -4,39 +4,30 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import colorcet
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from morphism.errors import UserError
-from morphism.labels import IGNORE
-
-
-def palette() -> UInt8[np.ndarray, "256 3"]:
-    """A colour for each class, as unlike those before it as can be: class 0 is black, and IGNORE is white.
-
-    Source: Glasbey et al. 2007, "Colour displays for categorical images", as colorcet tabulates it.
-    """
-    colours = np.round(255 * np.array([(0, 0, 0), *colorcet.glasbey_bw_minc_20_minl_30[:255]])).astype(np.uint8)
-    colours[IGNORE] = 255
-    return colours
+from morphism.tasks.palette import palette
 
 
 class MaskWriter:
     """Writes <folder>/<name of the picture>.png; its pixels are the numbers of the classes, in colours of `palette`.
 
-    Raises UserError where two pictures have the same name, where a mask would replace an image, and where the folder
-    cannot be written.
+    Where a picture has several masks, the name of each, in `masks`, follows: <name of the picture>_<mask>.png.
+    Raises UserError where two masks have the same name, where one would replace an image, and where the folder cannot
+    be written.
     """
 
-    def __init__(self, folder: Path, files: Sequence[Path]):
+    def __init__(self, folder: Path, files: Sequence[Path], masks: Sequence[str] = ("",)):
         self._folder, self._files = folder, files
-        twice = [name for name, count in Counter(file.stem for file in files).items() if count > 1]
+        paths = [self._path(index, mask) for index in range(len(files)) for mask in masks]
+        twice = [path for path, count in Counter(paths).items() if count > 1]
         if twice:
-            raise UserError(f"--masks: {twice[0]} is the name of two pictures; predict them one after the other")
+            raise UserError(f"--masks: {twice[0].stem} is the name of two pictures; predict them one after the other")
         pictures = {file.resolve() for file in files}
-        replaced = next((path for path in map(self._path, range(len(files))) if path.resolve() in pictures), None)
+        replaced = next((path for path in paths if path.resolve() in pictures), None)
         if replaced:
             raise UserError(f"--masks {folder}: a mask would replace the image {replaced}; name another folder")
         try:
@@ -44,14 +35,15 @@ class MaskWriter:
         except OSError as error:
             raise UserError(f"--masks {folder}: cannot be made ({error.strerror}); name another folder") from error
 
-    def write(self, index: int, mask: UInt8[np.ndarray, "h w"]) -> None:
+    def write(self, index: int, mask: UInt8[np.ndarray, "h w"], name: str = "") -> None:
         image = Image.fromarray(np.ascontiguousarray(mask))
         image.putpalette(palette().tobytes())
-        path = self._path(index)
+        path = self._path(index, name)
         try:
             image.save(path)
         except OSError as error:
             raise UserError(f"--masks {path}: cannot be written ({error.strerror}); make room") from error
 
-    def _path(self, index: int) -> Path:
-        return self._folder / f"{self._files[index].stem}.png"
+    def _path(self, index: int, mask: str) -> Path:
+        parts = (self._files[index].stem, *mask.split("/"))
+        return self._folder / f"{'_'.join(filter(None, parts))}.png"

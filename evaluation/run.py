@@ -3,43 +3,51 @@
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
+import PIL.Image
 from jax.sharding import Mesh
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from morphism import models, tasks
 from morphism.data import sources
+from morphism.data.loose import LooseImages
 from morphism.data.oddities import Oddities
 from morphism.data.pipeline import problem
 from morphism.data.records import Source
 from morphism.errors import NonFinite, UserError, check_choice
 from morphism.evaluation.fitness import check_model
-from morphism.evaluation.loop import Predictions, predict
+from morphism.evaluation.loop import predict
 from morphism.evaluation.step import make_eval_step
-from morphism.runtime.checkpoint import Checkpoints, check_same, choose, shapes
+from morphism.runtime.checkpoint import check_same, read_trained, shapes
 from morphism.runtime.manifest import read_classes, settled_config
 from morphism.runtime.mesh import AXIS, make_mesh, replicated
-from morphism.runtime.paths import AnyPath
+from morphism.runtime.paths import AnyPath, folder
 from morphism.runtime.validation import check_config
+from morphism.tasks import Task
+from morphism.tasks.task import Predictions
 from morphism.weights.convert import check_finite, to_torch
 from morphism.weights.opening import PREPARATION, Weights, classes_of, read_weights, variables_from, with_options
 from morphism.weights.public import Public, PublicSegmenter
+
+Image = str | Path | PIL.Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
 class Run:
     """`variables` are what the model is evaluated with: the moving averages where the run kept them.
 
-    `name` and `facts` say where they come from, to a person and in JSON. What a call of `predict` has compiled and put
-    on the devices serves the next.
+    `name` and `facts` say where they come from, to a person and in JSON. What a call of `predict` or `predictions` has
+    compiled and put on the devices serves the next.
     """
 
     config: ConfigDict
-    task: ModuleType
+    task: Task
     classes: Sequence[str]
     name: str
     facts: dict[str, Any]
@@ -47,7 +55,23 @@ class Run:
     variables: dict[str, Any]
     _steps: dict[tuple[str, str], Callable] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def predict(
+    def predict(self, images: Image | Sequence[Image], say: Callable[[str], None] = print) -> list[dict[str, Any]]:
+        """What the network finds in each image: a dictionary of JSON values, as `morphism predict --output` writes.
+
+        An image is a path, a PIL image, or uint8 pixels [H,W,3] (RGB) or [H,W]. Raises UserError for one that cannot be
+        read. `say` gets a line for odd images.
+        """
+        several = [images] if isinstance(images, Image) else images
+        source = LooseImages([_loose(image) for image in several], self.classes)
+        batches = self.predictions(source, say) if len(source) else ()
+        found = {
+            index: self.task.describe(predictions, row, self.classes)
+            for predictions in batches
+            for row, index in enumerate(predictions["id"].tolist())
+        }
+        return [found[index] for index in range(len(source))]
+
+    def predictions(
         self,
         source: Source,
         say: Callable[[str], None],
@@ -60,13 +84,13 @@ class Run:
         that cannot be read are left out. Raises UserError where the task has no such views, and where ten crops would
         be the same one.
         """
-        check_choice("--views", views, self.task.VIEWS)
-        loaded = whole_square(self.config) if views == "ten_crop" else self.config
+        check_choice("--views", views, self.task.views)
+        prepared = self.task.prepared(self.config, views)
         odd = Oddities(source, say)
-        return _finite(predict(self._step(views), self._on_devices, source, loaded, self._mesh, odd, skip_broken))
+        return _finite(predict(self._step(views), self._on_devices, source, prepared, self._mesh, odd, skip_broken))
 
     def problem(self, source: Source, index: int) -> str:
-        """Why `predict` leaves a record out; "" where it does not."""
+        """Why `predictions` leaves a record out; "" where it does not."""
         return problem(source, self.config, index)
 
     def _step(self, views: str) -> Callable:
@@ -95,37 +119,36 @@ def _finite(batches: Iterator[Predictions]) -> Iterator[Predictions]:
         ) from error
 
 
-def whole_square(config: ConfigDict) -> ConfigDict:
-    """`config` with evaluation's pictures as large as they are resized to, for crops to be cut from on the device."""
-    data = config.data
-    if data.resize_size == (data.eval_size or data.image_size):
+def _loose(image: Image) -> Path | UInt8[np.ndarray, "..."]:
+    """Raises UserError for an array that is no image of 8 bits."""
+    if isinstance(image, str | Path):
+        return Path(image)
+    pixels = np.asarray(image.convert("RGB")) if isinstance(image, PIL.Image.Image) else image
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
         raise UserError(
-            f"--views ten_crop: pictures are resized to config.data.resize_size={data.resize_size}, which is the "
-            "network's input, so that all crops would be one; train with a larger resize_size, or choose flip"
+            f"an image is {pixels.dtype} {list(pixels.shape)}; give a path, a PIL image, or uint8 pixels [H,W,3] or "
+            "[H,W]"
         )
-    wider = config.copy_and_resolve_references()
-    with wider.unlocked():
-        wider.data.eval_size = data.resize_size
-    return wider
+    return pixels
 
 
-def open_run(workdir: AnyPath, which: str) -> Run:
+def open_run(workdir: AnyPath | str, which: str = "best") -> Run:
     """The checkpoint "best", "latest" or of a step. Raises UserError where there is none, or none of this model."""
+    workdir = folder(workdir) if isinstance(workdir, str) else workdir
     config = settled_config(workdir)
     check_config(config)
     classes = read_classes(workdir)
-    with Checkpoints(workdir, best=config.best) as checkpoints:
-        step = choose(checkpoints, which)
-        state = checkpoints.read(step)
-    variables = state["ema"] or {"params": state["params"], "batch_stats": state["batch_stats"]}
+    step, variables = read_trained(workdir, config.best, which)
     model = models.create(config.model, len(classes), AXIS)
     wanted = jax.eval_shape(lambda: models.init(model, jax.random.key(0), config.data.image_size))
     check_same(shapes(variables), shapes(wanted), workdir / "checkpoints" / str(step))
     check_finite(to_torch(variables), f"{workdir}, step {step}")
-    return Run(config, tasks.get(config.task), classes, f"step {step} of {workdir}", {"step": step}, model, variables)
+    return Run(config, tasks.of(config), classes, f"step {step} of {workdir}", {"step": step}, model, variables)
 
 
-def open_weights(config: ConfigDict, reference: str, overrides: Set[str], say: Callable[[str], None]) -> Run:
+def open_weights(
+    config: ConfigDict, reference: str, overrides: Set[str] = frozenset(), say: Callable[[str], None] = print
+) -> Run:
     """What --weights names, in the model of `config`, to see pictures as config says.
 
     If the weights say how images were prepared for them (torchvision's, a run's), that replaces the fields of `config`
@@ -149,9 +172,9 @@ def open_weights(config: ConfigDict, reference: str, overrides: Set[str], say: C
     for note in notes:
         say(note)
     model = models.create(config.model, len(names), AXIS)
-    check_model(model, tasks.get(config.task), config, len(names), variables)
+    check_model(model, tasks.of(config), config, len(names), variables)
     facts = {"weights": weights.origin, "sha256": weights.sha256}
-    return Run(config, tasks.get(config.task), names, weights.origin, facts, model, variables)
+    return Run(config, tasks.of(config), names, weights.origin, facts, model, variables)
 
 
 def _prepare(config: ConfigDict, weights: Weights, overrides: Set[str]) -> None:

@@ -1,8 +1,6 @@
 """One evaluation step, for every task, on any number of devices, mapped over the mesh by jit(shard_map)."""
 
 from collections.abc import Callable
-from functools import partial
-from types import ModuleType
 from typing import Any
 
 import flax.linen as nn
@@ -13,15 +11,15 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool
 from ml_collections import ConfigDict
 
-from morphism.augment.views import view
-from morphism.ops.platform import scan
+from morphism import models
 from morphism.runtime.mesh import AXIS, compiler_options
+from morphism.tasks import Task
 
 Batch = dict[str, Array]
 
 
 def make_eval_step(
-    model: nn.Module, task: ModuleType, config: ConfigDict, mesh: Mesh, views: str = "center"
+    model: nn.Module, task: Task, config: ConfigDict, mesh: Mesh, views: str = "center"
 ) -> Callable[[dict[str, Any], Batch], dict[str, Array]]:
     """(variables, batch) -> the task's predictions of the global batch, whole on every process.
 
@@ -31,22 +29,10 @@ def make_eval_step(
     """
 
     def step(variables, batch):
-        images, others = task.normalise(batch, config.augment), task.inputs(model, batch)
-        apply = partial(model.apply, variables, train=False)
-        if hasattr(task, "infer"):
-            outputs = task.infer(
-                lambda images, sizes: apply(images, **task.inputs(model, batch | {"size": sizes})),
-                images,
-                batch["size"],
-                config.data,
-                views,
-            )
-        elif views == "center":
-            outputs = apply(images, **others)
-        else:
-            each = view(images, views, config.data.eval_size or config.data.image_size)
-            _, outputs = scan(lambda _, x: (None, apply(x, **others)), None, each, len(each))
-            outputs = task.combine(outputs)
+        def apply(images, batch):
+            return model.apply(variables, images, train=False, **models.inputs(model, batch))
+
+        outputs = task.infer(apply, task.normalise(batch, config.augment), batch, config.data, views)
         predictions = task.predict(model, outputs, batch)
         predictions |= {"valid": batch["valid"], "finite": _finite(outputs, len(batch["id"]))}
         return jax.lax.all_gather(predictions, AXIS, tiled=True)

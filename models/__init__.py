@@ -16,7 +16,7 @@ dataclass among them. Fields that are None by default take modules, which replac
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -116,6 +116,18 @@ def init(model: Model, key: Key[Array, ""], image_size: int | tuple[int, int]) -
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     return model.init(key, jnp.zeros((1, height, width, 3)), train=False)
+
+
+def inputs(model: Model, batch: Mapping[str, Array]) -> dict[str, Any]:
+    """The keyword arguments of the model's call that are made of a batch: those of its `reads`.
+
+    targets: all of the batch but its images. sizes: its `size`, int32 [B, 2], what of each canvas is image.
+    """
+    made = {
+        "targets": lambda: {name: value for name, value in batch.items() if name != "image"},
+        "sizes": lambda: jnp.asarray(batch["size"]),
+    }
+    return {name: made[name]() for name in model.reads}
 
 
 @cache

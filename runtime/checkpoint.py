@@ -186,6 +186,22 @@ def choose(checkpoints: Checkpoints, which: str) -> int:
     return int(which)
 
 
+def eval_variables(params: Any, batch_stats: Any, ema: Any) -> dict[str, Any]:
+    """What a model is evaluated with, of a training state's fields: the moving averages where they are kept."""
+    return ema or {"params": params, "batch_stats": batch_stats}
+
+
+def read_trained(workdir: AnyPath, best: str, which: str) -> tuple[int, dict[str, Any]]:
+    """The step that `which` names, "best" by the metric `best`, and what its model is evaluated with, NumPy arrays.
+
+    Raises UserError where there is no such checkpoint, or it is broken.
+    """
+    with Checkpoints(workdir, best=best) as checkpoints:
+        step = choose(checkpoints, which)
+        state = checkpoints.read(step)
+    return step, eval_variables(state["params"], state["batch_stats"], state["ema"])
+
+
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """Path joined with dots -> shape."""
     leaves = jax.tree_util.tree_leaves_with_path(getattr(tree, "tree", tree))

@@ -1,7 +1,5 @@
 """The check of a configuration: every field against its declaration, and the combinations that make no sense."""
 
-from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -31,7 +29,7 @@ def check_config(config: ConfigDict) -> None:
         )
     _CHECKS[config.task](config)
     if config.best:
-        check_choice("config.best", config.best, task.HIGHER_IS_BETTER)
+        check_choice("config.best", config.best, task.higher_is_better)
 
 
 def check_field(name: str, field: Field, value: Any) -> None:
@@ -40,15 +38,6 @@ def check_field(name: str, field: Field, value: Any) -> None:
         check_choice(f"config.{name}", value, field.range.choices)
     if not field.range.holds(value):
         raise UserError(f"config.{name} is {value!r}; it must be {field.range.words}")
-
-
-def check_classes(source: str, classes: Sequence[str], task: ModuleType) -> None:
-    """Raises UserError where `source`, config.data.source, has too few classes to learn anything."""
-    if len(classes) < task.MIN_CLASSES:
-        raise UserError(
-            f"{source} has {len(classes)} class ({', '.join(classes)}); {task.__name__.split('.')[-1]} needs at least "
-            f"{task.MIN_CLASSES}, each with a folder or label of its own"
-        )
 
 
 def _check_classification(config: ConfigDict) -> None:

@@ -1,98 +1,214 @@
-"""One class a picture: a loss to train with; top-1, top-5, confusion matrix and calibration error to evaluate."""
+"""Classification: one class per image; top-1, top-5, confusion matrix and calibration error to evaluate."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from morphism import augment as augmentation
+from morphism.augment.views import view
 from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.ops.losses import binary_cross_entropy, cross_entropy, sigmoid_focal, smooth
+from morphism.ops.platform import scan
+from morphism.tasks import class_weights
+from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, check_count
 
-HEADLINE = ("top1", "top5", "loss", "calibration_error")
-HIGHER_IS_BETTER = ("top1", "top5")
-MIN_CLASSES = 2
-VIEWS = ("center", "flip", "ten_crop")
 CALIBRATION_BINS = 15  # Guo et al. 2017, section 4
 WHOLE_MATRIX = 1000  # classes up to which a confusion matrix is written whole
 
-Batch = dict[str, Array]
-Metrics = dict[str, Any]
+
+@dataclass(frozen=True)
+class Classification:
+    """The task of a model whose outputs are logits [B,K]. Members are described in tasks/task.py."""
+
+    name: ClassVar[str] = "classification"
+    targets: ClassVar[tuple[str, ...]] = ("label",)
+    headline: ClassVar[tuple[str, ...]] = ("top1", "top5", "loss", "calibration_error")
+    higher_is_better: ClassVar[tuple[str, ...]] = ("top1", "top5")
+    views: ClassVar[tuple[str, ...]] = ("center", "flip", "ten_crop")
+    masks: ClassVar[tuple[str, ...]] = ()
+
+    def check_classes(self, source: str, classes: Sequence[str]) -> None:
+        check_count(self, 2, source, classes)
+
+    def resolve(self, config: ConfigDict, source: Source) -> ConfigDict:
+        """Class weights "balanced" become numbers: class k of K weighs n / (K n_k) with n_k of the n examples.
+
+        All classes then weigh the same together. Raises UserError where a class has no example, and for other than K
+        numbers.
+        """
+
+        def balanced() -> Float[np.ndarray, "k"]:
+            labels, count = source.labels, len(source.classes)
+            known = (labels >= 0) & (labels < count)  # any other is an error that names its record, once that is loaded
+            examples = np.bincount(labels[known], minlength=count)
+            if not examples.all():
+                raise UserError(
+                    f"config.loss.class_weights is 'balanced', but {source.classes[np.argmin(examples)]} has no "
+                    f"example in {config.data.train_split}; add one, or write a number for each class"
+                )
+            return len(source) / (count * examples)
+
+        return class_weights.resolved(config, source, "balanced", balanced)
+
+    def misfit(self, model: nn.Module, outputs: Any, classes: int) -> str:
+        shape = getattr(outputs, "shape", None)
+        if shape is None or len(shape) != 2:
+            return "its outputs are no logits [B,K], of which classification learns"
+        return "" if shape[1] == classes else f"it has {shape[1]} outputs, the data {classes} classes"
+
+    def mixed(self, config: ConfigDict) -> int:
+        return 2 if config.mixup_alpha > 0 or config.cutmix_alpha > 0 else 1
+
+    def augment(self, key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: int) -> Batch:
+        return augmentation.augment(key, batch, config, classes)
+
+    def loss(
+        self, model: nn.Module, logits: Float[Array, "b k"], batch: Batch, config: ConfigDict
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Mean loss over the valid examples; top-1 against the label, or a mixed label's heaviest class.
+
+        cross_entropy: weighted by class, the mean is over the weights of the labels, of mixed labels over the examples,
+        as torch has it; each device and micro-batch takes its own, as torch's DistributedDataParallel does.
+        bce: K binary problems, of which an example's loss is the mean (Wightman et al. 2021, "ResNet strikes back");
+        class weights weigh the positives. focal: the same with the sum, so that one positive an example normalises as
+        in RetinaNet. Both smooth labels as cross-entropy does.
+        """
+        label, valid = batch["label"], batch["valid"]
+        count = jnp.maximum(jnp.sum(valid), 1)
+        each, share = _each(logits, label, config.loss)
+        target = label if label.ndim == 1 else jnp.argmax(label, axis=-1)
+        correct = (jnp.argmax(logits, axis=-1) == target) & valid
+        total = jnp.sum(jnp.where(valid, each, 0))
+        weight = count if share is None else jnp.sum(jnp.where(valid, share, 0))
+        return total / jnp.where(weight > 0, weight, 1), {"top1": jnp.sum(correct) / count}
+
+    def prepared(self, config: ConfigDict, views: str) -> ConfigDict:
+        """For ten crops images as large as they are resized to, for crops to be cut from on the device."""
+        return _whole_square(config) if views == "ten_crop" else config
+
+    def normalise(self, batch: Batch, config: ConfigDict) -> Float[Array, "b h w 3"]:
+        return augmentation.normalise(batch["image"], config.mean, config.std)
+
+    def infer(
+        self, apply: Apply, images: Float[Array, "b h w 3"], batch: Batch, data: ConfigDict, views: str
+    ) -> Float[Array, "b k"]:
+        """Logits; of several views (augment/views.py), which run one after the other, `combine` makes one."""
+        if views == "center":
+            return apply(images, batch)
+        each = view(images, views, data.eval_size or data.image_size)
+        _, logits = scan(lambda _, x: (None, apply(x, batch)), None, each, len(each))
+        return combine(logits)
+
+    def predict(self, model: nn.Module, logits: Float[Array, "b k"], batch: Batch) -> dict[str, Array]:
+        """Of each example: its class, the confidence in it, and how the true label fared.
+
+        class int32 [B]; confidence float32 [B] in 0..1; rank int32 [B], the number of classes scored above the label,
+        where a tie counts for the class of the lower number, as argmax has it; loss float32 [B], the cross-entropy
+        without label smoothing or weights, and confidence by softmax, whatever loss was trained with.
+        """
+        logits = logits.astype(jnp.float32)
+        label = batch["label"]
+        score = jnp.take_along_axis(logits, label[:, None], axis=-1)
+        before = jnp.arange(logits.shape[-1]) < label[:, None]
+        return {
+            "class": jnp.argmax(logits, axis=-1).astype(jnp.int32),
+            "confidence": jnp.max(jax.nn.softmax(logits), axis=-1),
+            "rank": jnp.sum((logits > score) | ((logits == score) & before), axis=-1),
+            "loss": cross_entropy(logits, label),
+            "label": label,
+            "id": batch["id"],
+        }
+
+    def init_metrics(self, source: Source) -> Metrics:
+        bins = np.zeros((CALIBRATION_BINS, 3))  # a bin of confidence: examples, of them correct, sum of confidences
+        return {"classes": len(source.classes), "loss": 0.0, "top5": 0, "pairs": (), "bins": bins}
+
+    def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
+        confidence = predictions["confidence"].astype(np.float64)
+        correct = predictions["rank"] == 0
+        index = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+        bins = metrics["bins"].copy()
+        np.add.at(bins, index, np.stack([np.ones_like(confidence), correct, confidence], axis=-1))
+        # A matrix of K x K would mostly be zeros where there are many classes.
+        pairs = predictions["label"].astype(np.int64) * metrics["classes"] + predictions["class"]
+        return metrics | {
+            "loss": metrics["loss"] + float(np.sum(predictions["loss"], dtype=np.float64)),
+            "top5": metrics["top5"] + int(np.sum(predictions["rank"] < 5)),
+            "pairs": (*metrics["pairs"], pairs),
+            "bins": bins,
+        }
+
+    def summarise(self, metrics: Metrics) -> dict[str, Any]:
+        """Shares of the examples in 0..1. The confusion matrix's rows are true classes, its columns predicted ones.
+
+        With more than WHOLE_MATRIX classes "confusion" lists the cells that are not 0: [true, predicted, examples].
+
+        calibration_error is the expected calibration error: |accuracy - confidence| of each of 15 equal bins of
+        confidence, weighted by its share of the examples (Guo et al. 2017, equation 5).
+        """
+        classes, bins = metrics["classes"], metrics["bins"]
+        pairs = np.concatenate(metrics["pairs"])
+        examples = len(pairs)
+        true, predicted = np.divmod(pairs, classes)
+        return {
+            "top1": int(np.sum(true == predicted)) / examples,
+            "top5": metrics["top5"] / examples,
+            "loss": metrics["loss"] / examples,
+            "calibration_error": float(np.abs(bins[:, 1] - bins[:, 2]).sum()) / examples,
+            "examples": examples,
+            "confusion": _confusion(pairs, classes),
+        }
+
+    def table(self, summary: dict[str, Any]) -> dict[str, float]:
+        return {name: summary[name] for name in self.headline}
+
+    def files(self, metrics: Metrics, source: Source) -> tuple[File, ...]:
+        return ()
+
+    def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
+        confidence = round(float(predictions["confidence"][row]), 4)
+        return {"class": classes[predictions["class"][row]], "confidence": confidence}
+
+    def lines(self, described: dict[str, Any], threshold: float, most: int) -> list[tuple[Any, ...]]:
+        return [(described["class"], described["confidence"])]
+
+    def counts(self, described: dict[str, Any], threshold: float, most: int) -> tuple[int, int]:
+        return 0, 0
+
+    def mask(self, predictions: Predictions, row: int, name: str = "") -> np.ndarray:
+        raise KeyError(name)
+
+    def drawn(self, count: int) -> Sequence[int]:
+        """All, so that the worst mistakes are known."""
+        return range(count)
+
+    def draw(
+        self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
+    ) -> bytes:
+        """Images spread over the split, the mistakes made with most confidence, and the confusion matrix."""
+        from morphism.tasks.drawing import classification as drawing
+
+        together = {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
+        return drawing.draw(source, together, data)
 
 
-def resolve(config: ConfigDict, source: Source) -> ConfigDict:
-    """`config` with config.loss.class_weights as a number a class, where it says "balanced" of `source`'s labels.
-
-    Balanced, class k of K weighs n / (K n_k) with n_k of the n examples: all classes weigh the same together. Raises
-    UserError where a class has no example, and for other than K numbers.
-    """
-    weights, count = config.loss.class_weights, len(source.classes)
-    if weights == "balanced":
-        labels = source.labels
-        known = (labels >= 0) & (labels < count)  # any other is an error that names its record, once that is loaded
-        examples = np.bincount(labels[known], minlength=count)
-        if not examples.all():
-            raise UserError(
-                f"config.loss.class_weights is 'balanced', but {source.classes[np.argmin(examples)]} has no example "
-                f"in {config.data.train_split}; add one, or write a number for each class"
-            )
-        weights = tuple((len(source) / (count * examples)).tolist())
-    elif weights and len(weights) != count:
-        raise UserError(
-            f"config.loss.class_weights has {len(weights)} numbers, {config.data.source} {count} classes; "
-            'write one for each, or "balanced"'
-        )
-    resolved = config.copy_and_resolve_references()
-    with resolved.ignore_type():
-        resolved.loss.class_weights = weights
-    return resolved
-
-
-augment = augmentation.augment
-
-
-def mixed(config: ConfigDict) -> int:
-    return 2 if config.mixup_alpha > 0 or config.cutmix_alpha > 0 else 1
-
-
-def normalise(batch: Batch, config: ConfigDict) -> Float[Array, "b h w 3"]:
-    return augmentation.normalise(batch["image"], config.mean, config.std)
-
-
-def inputs(model: nn.Module, batch: Batch) -> dict[str, Any]:
-    return {}
-
-
-def loss(
-    model: nn.Module, logits: Float[Array, "b k"], batch: Batch, config: ConfigDict
-) -> tuple[Array, dict[str, Array]]:
-    """Mean loss over the valid examples; top-1 against the label, or a mixed label's heaviest class.
-
-    cross_entropy: weighted by class, the mean is over the weights of the labels, of mixed labels over the examples, as
-    torch has it; each device and micro-batch takes its own, as torch's DistributedDataParallel does.
-    bce: K binary problems, of which an example's loss is the mean (Wightman et al. 2021, "ResNet strikes back"); class
-    weights weigh the positives. focal: the same with the sum, so that one positive an example normalises as in
-    RetinaNet. Both smooth labels as cross-entropy does.
-    """
-    label, valid = batch["label"], batch["valid"]
-    count = jnp.maximum(jnp.sum(valid), 1)
-    each, share = _each(logits, label, config.loss)
-    target = label if label.ndim == 1 else jnp.argmax(label, axis=-1)
-    correct = (jnp.argmax(logits, axis=-1) == target) & valid
-    total = jnp.sum(jnp.where(valid, each, 0))
-    weight = count if share is None else jnp.sum(jnp.where(valid, share, 0))
-    return total / jnp.where(weight > 0, weight, 1), {"top1": jnp.sum(correct) / count}
+def combine(logits: Float[Array, "v b k"]) -> Float[Array, "b k"]:
+    """The mean of the views' softmax probabilities, as its logarithm (Krizhevsky et al. 2012, section 4.1)."""
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return jax.nn.logsumexp(log_p, axis=0) - jnp.log(len(logits))
 
 
 def _each(logits: Array, label: Array, config: ConfigDict) -> tuple[Float[Array, "b"], Float[Array, "b"] | None]:
     """The loss of each example, and its share in the mean where they are not equal."""
-    weights = jnp.array(config.class_weights, float) if config.class_weights else None
+    weights = class_weights.of(config)
     if config.name == "cross_entropy":
         share = weights[label] if weights is not None and label.ndim == 1 else None
         return cross_entropy(logits, label, config.label_smoothing, weights), share
@@ -104,83 +220,17 @@ def _each(logits: Array, label: Array, config: ConfigDict) -> tuple[Float[Array,
     return jnp.mean(binary_cross_entropy(logits, target, 1.0 if weights is None else weights), axis=-1), None
 
 
-def combine(logits: Float[Array, "v b k"]) -> Float[Array, "b k"]:
-    """The mean of the views' softmax probabilities, as its logarithm (Krizhevsky et al. 2012, section 4.1)."""
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-    return jax.nn.logsumexp(log_p, axis=0) - jnp.log(len(logits))
-
-
-def misfit(model: nn.Module, outputs: Any, classes: int) -> str:
-    """What is wrong with the shapes of a model's outputs for so many classes, or ""."""
-    shape = getattr(outputs, "shape", None)
-    if shape is None or len(shape) != 2:
-        return "its outputs are no logits [B,K], of which classification learns"
-    return "" if shape[1] == classes else f"it has {shape[1]} outputs, the data {classes} classes"
-
-
-def predict(model: nn.Module, logits: Float[Array, "b k"], batch: Batch) -> dict[str, Array]:
-    """Of each example: its class, the confidence in it, and how the true label fared.
-
-    class int32 [B]; confidence float32 [B] in 0..1; rank int32 [B], the number of classes scored above the label,
-    where a tie counts for the class of the lower number, as argmax has it; loss float32 [B], the cross-entropy without
-    label smoothing or weights, and confidence by softmax, whatever loss was trained with.
-    """
-    logits = logits.astype(jnp.float32)
-    label = batch["label"]
-    score = jnp.take_along_axis(logits, label[:, None], axis=-1)
-    before = jnp.arange(logits.shape[-1]) < label[:, None]
-    return {
-        "class": jnp.argmax(logits, axis=-1).astype(jnp.int32),
-        "confidence": jnp.max(jax.nn.softmax(logits), axis=-1),
-        "rank": jnp.sum((logits > score) | ((logits == score) & before), axis=-1),
-        "loss": cross_entropy(logits, label),
-        "label": label,
-        "id": batch["id"],
-    }
-
-
-def init_metrics(source: Source) -> Metrics:
-    bins = np.zeros((CALIBRATION_BINS, 3))  # a bin of confidence: examples, of them correct, sum of confidences
-    return {"classes": len(source.classes), "loss": 0.0, "top5": 0, "pairs": (), "bins": bins}
-
-
-def update_metrics(metrics: Metrics, predictions: dict[str, np.ndarray]) -> Metrics:
-    """Adds a batch of `predict`'s arrays, of valid examples only."""
-    confidence = predictions["confidence"].astype(np.float64)
-    correct = predictions["rank"] == 0
-    index = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
-    bins = metrics["bins"].copy()
-    np.add.at(bins, index, np.stack([np.ones_like(confidence), correct, confidence], axis=-1))
-    # A matrix of K x K would mostly be zeros where there are many classes.
-    pairs = predictions["label"].astype(np.int64) * metrics["classes"] + predictions["class"]
-    return metrics | {
-        "loss": metrics["loss"] + float(np.sum(predictions["loss"], dtype=np.float64)),
-        "top5": metrics["top5"] + int(np.sum(predictions["rank"] < 5)),
-        "pairs": (*metrics["pairs"], pairs),
-        "bins": bins,
-    }
-
-
-def summarise(metrics: Metrics) -> dict[str, Any]:
-    """Shares of the examples in 0..1. The confusion matrix's rows are true classes, its columns predicted ones.
-
-    With more than WHOLE_MATRIX classes "confusion" lists the cells that are not 0: [true, predicted, examples].
-
-    calibration_error is the expected calibration error: |accuracy - confidence| of each of 15 equal bins of
-    confidence, weighted by its share of the examples (Guo et al. 2017, equation 5).
-    """
-    classes, bins = metrics["classes"], metrics["bins"]
-    pairs = np.concatenate(metrics["pairs"])
-    examples = len(pairs)
-    true, predicted = np.divmod(pairs, classes)
-    return {
-        "top1": int(np.sum(true == predicted)) / examples,
-        "top5": metrics["top5"] / examples,
-        "loss": metrics["loss"] / examples,
-        "calibration_error": float(np.abs(bins[:, 1] - bins[:, 2]).sum()) / examples,
-        "examples": examples,
-        "confusion": _confusion(pairs, classes),
-    }
+def _whole_square(config: ConfigDict) -> ConfigDict:
+    data = config.data
+    if data.resize_size == (data.eval_size or data.image_size):
+        raise UserError(
+            f"--views ten_crop: pictures are resized to config.data.resize_size={data.resize_size}, which is the "
+            "network's input, so that all crops would be one; train with a larger resize_size, or choose flip"
+        )
+    wider = config.copy_and_resolve_references()
+    with wider.unlocked():
+        wider.data.eval_size = data.resize_size
+    return wider
 
 
 def _confusion(pairs: Int[np.ndarray, "n"], classes: int) -> list[list[int]]:
@@ -188,16 +238,3 @@ def _confusion(pairs: Int[np.ndarray, "n"], classes: int) -> list[list[int]]:
         return np.bincount(pairs, minlength=classes**2).reshape(classes, classes).tolist()
     cells, counts = np.unique(pairs, return_counts=True)
     return np.stack([*np.divmod(cells, classes), counts], axis=-1).tolist()
-
-
-def table(summary: dict[str, Any]) -> dict[str, float]:
-    return {name: summary[name] for name in HEADLINE}
-
-
-def describe(predictions: dict[str, np.ndarray], row: int, classes: Sequence[str]) -> dict[str, Any]:
-    confidence = round(float(predictions["confidence"][row]), 4)
-    return {"class": classes[predictions["class"][row]], "confidence": confidence}
-
-
-def lines(described: dict[str, Any], threshold: float, most: int) -> list[tuple[Any, ...]]:
-    return [(described["class"], described["confidence"])]

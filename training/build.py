@@ -9,11 +9,11 @@ from ml_collections import ConfigDict
 from morphism import tasks
 from morphism.data import sources
 from morphism.data.checks import check_split
-from morphism.data.sources import Source
+from morphism.data.records import Source
 from morphism.evaluation.fitness import check_model, check_sizes
 from morphism.lengths import due, exact_steps, to_steps
 from morphism.runtime.mesh import check_batch, make_mesh
-from morphism.runtime.validation import check_classes, check_config
+from morphism.runtime.validation import check_config
 from morphism.training.fitness import check_norms, initial_shapes
 from morphism.training.hyper import HyperParameters, hyper_parameters, on_devices
 from morphism.training.programs import Programs, programs
@@ -64,7 +64,7 @@ class Parts:
 def build(config: ConfigDict) -> Parts:
     """Raises UserError for what cannot be trained or evaluated as `config` says."""
     check_config(config)
-    mesh, task = make_mesh(), tasks.get(config.task)
+    mesh, task = make_mesh(), tasks.of(config)
     check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
     data = load(config)
     epoch = len(data.train) / config.batch_size  # in steps
@@ -93,7 +93,7 @@ def load(config: ConfigDict) -> Data:
     """Raises UserError for splits that cannot be trained or evaluated on."""
     train_split, val_split = config.data.train_split, config.data.val_split
     train = sources.load(config.data, train_split)
-    check_classes(config.data.source, train.classes, tasks.get(config.task))
+    tasks.of(config).check_classes(config.data.source, train.classes)
     check_split(train, config, train_split, training=True)
     stored = sources.load(config.data, val_split)
     val = sources.with_classes(stored, train.classes, f"{config.data.source} {val_split}")

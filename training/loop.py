@@ -191,7 +191,7 @@ class Loop:
             return None
         except NonFinite as error:
             raise NonFiniteLoss(f"step {step}: {error}. {REMEDY}") from error
-        results = {key: summary[key] for key in programs.task.HEADLINE}
+        results = {key: summary[key] for key in programs.task.headline}
         self._writer.record(step, {f"val/{key}": value for key, value in results.items()})
         if self._saves:
             self._checkpoints.add_metrics(step, results)

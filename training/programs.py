@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from types import ModuleType
 from typing import Any
 
 import flax.linen as nn
@@ -14,12 +13,13 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from morphism import models, tasks
 from morphism.evaluation.step import make_eval_step
 from morphism.runtime.mesh import AXIS, compiler_options, replicated
+from morphism.tasks import Task
 from morphism.training.hyper import HyperParameters
 from morphism.training.state import TrainState, init_state, restarted
 from morphism.training.step import TrainStep, make_train_step, optimizer_of
 
 # All of a configuration that a program is made of: what hyper.py takes out of it is no part.
-WHOLE = ("task", "accumulate", "model", "data", "augment", "loss")
+WHOLE = ("task", "accumulate", "model", "data", "augment", "loss", "parts")
 PARTS = {"optimizer": ("name", "decay", "freeze"), "schedule": ("name", "warmup_method", "warmup_power", "power")}
 KEPT = 8  # sets of programs that a process keeps, those used last
 
@@ -34,7 +34,7 @@ class Programs:
     eval_step: (variables, batch) -> predictions
     """
 
-    task: ModuleType
+    task: Task
     model: nn.Module
     init: Callable[[HyperParameters, bool], TrainState]
     restart: Callable[[TrainState, dict[str, Any], HyperParameters], TrainState]
@@ -56,7 +56,7 @@ def static(config: ConfigDict) -> FrozenConfigDict:
 
 @lru_cache(maxsize=KEPT)
 def _programs(config: FrozenConfigDict, classes: int, mesh: Mesh) -> Programs:
-    task = tasks.get(config.task)
+    task = tasks.of(config)
     model = models.create(config.model, classes, AXIS)
 
     def init(hyper: HyperParameters, ema: bool) -> TrainState:

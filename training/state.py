@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Int
 
 from morphism import models
+from morphism.runtime import checkpoint
 from morphism.runtime.mesh import compiler_options
 
 
@@ -53,8 +54,8 @@ def restarted(state: TrainState, variables: dict[str, Any], optimizer: optax.Gra
 
 
 def eval_variables(state: TrainState) -> dict[str, Any]:
-    """What the model is evaluated with: the moving averages where they are kept."""
-    return state.ema or {"params": state.params, "batch_stats": state.batch_stats}
+    """What the model is evaluated with."""
+    return checkpoint.eval_variables(state.params, state.batch_stats, state.ema)
 
 
 def not_finite(variables: dict[str, Any]) -> list[str]:

@@ -6,7 +6,6 @@ It is written for one device with its share of the batch, and mapped over the me
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from types import ModuleType
 
 import flax.linen as nn
 import jax
@@ -17,8 +16,10 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
+from morphism import models
 from morphism.ops.platform import scan
 from morphism.runtime.mesh import AXIS, compiler_options
+from morphism.tasks import Task
 from morphism.training.hyper import EmaValues, HyperParameters
 from morphism.training.optimizer import make_optimizer
 from morphism.training.parameters import Params, merge, split
@@ -30,7 +31,7 @@ Scalars = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch, HyperParameters], tuple[TrainState, Scalars]]
 
 
-def make_train_step(*, model: nn.Module, task: ModuleType, config: ConfigDict, classes: int, mesh: Mesh) -> TrainStep:
+def make_train_step(*, model: nn.Module, task: Task, config: ConfigDict, classes: int, mesh: Mesh) -> TrainStep:
     """(state, batch, hyper) -> (state, scalars): loss, the task's own scalars and the gradient's norm.
 
     The state is donated. `config` is as the task resolves it; of what `hyper` holds nothing is read there.
@@ -51,7 +52,7 @@ class _Step:
     """The step of one device."""
 
     model: nn.Module
-    task: ModuleType
+    task: Task
     config: ConfigDict
     classes: int
 
@@ -105,7 +106,7 @@ class _Step:
             {"params": merge(trained, frozen), "batch_stats": batch_stats},
             batch["image"],
             train=True,
-            **self.task.inputs(self.model, batch),
+            **models.inputs(self.model, batch),
             mutable=["batch_stats"],
             # A detector makes a picture's own key of "sampling", for the same samples on any number of devices.
             rngs={"dropout": jax.random.fold_in(model_key, batch["id"][0]), "sampling": model_key},

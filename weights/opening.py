@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from morphism import models
 from morphism.errors import UserError
-from morphism.runtime.checkpoint import Checkpoints, choose
+from morphism.runtime.checkpoint import read_trained
 from morphism.runtime.digest import digest
 from morphism.runtime.manifest import read_classes, settled_config
 from morphism.runtime.mesh import AXIS
@@ -94,10 +94,7 @@ def read_run(workdir: AnyPath, which: str) -> Weights:
     Raises UserError if there is none, or if it is not finite.
     """
     config, classes = settled_config(workdir), read_classes(workdir)
-    with Checkpoints(workdir, best=config.best) as checkpoints:
-        step = choose(checkpoints, which)
-        state = checkpoints.read(step)
-    variables = state["ema"] or {"params": state["params"], "batch_stats": state["batch_stats"]}
+    step, variables = read_trained(workdir, config.best, which)
     origin, tensors = f"{workdir}, step {step}", to_torch(variables)
     check_finite(tensors, origin)
     return Weights(origin, digest(variables), tensors, classes, trained=_trained(config))

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from morphism import tasks
 from morphism.augment.colour import hsv_jitter, shift_hsv
 from morphism.augment.mosaic import Plan, affine_matrix, corners, place, render
 from morphism.data.sampling import Shuffled
 from morphism.data.sources.scenes import load
 from morphism.experiments.base import get_base
 from morphism.runtime.mesh import AXIS
-from morphism.tasks import detection
+
+detection = tasks.get("detection")
 
 HEIGHT, WIDTH, SLOTS = 24, 32, 6
 SIZES = np.array([[32, 20], [24, 24], [32, 24], [28, 17]])  # width and height of the four pictures

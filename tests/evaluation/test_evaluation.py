@@ -7,7 +7,7 @@ from morphism.data.oddities import Oddities
 from morphism.data.sources import load
 from morphism.errors import UserError
 from morphism.evaluation.loop import evaluate, predict
-from morphism.evaluation.run import Run, whole_square
+from morphism.evaluation.run import Run
 from morphism.evaluation.step import make_eval_step
 from morphism.experiments import quickstart
 from morphism.runtime.mesh import AXIS, replicated
@@ -82,7 +82,7 @@ def test_views_average_the_probabilities_of_one_view_at_a_time(config, mesh_of, 
     task = tasks.get("classification")
     source = First(load(config.data, "val"), 21)
     step = make_eval_step(model, task, config, mesh_of(devices), views)
-    loaded = whole_square(config) if views == "ten_crop" else config
+    loaded = task.prepared(config, views)
     variables = jax.device_put(variables, replicated(mesh_of(devices)))
     batches = list(predict(step, variables, source, loaded, mesh_of(devices), Oddities(source, print)))
     found = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
@@ -103,13 +103,13 @@ def test_views_average_the_probabilities_of_one_view_at_a_time(config, mesh_of, 
 def test_a_second_call_of_predict_traces_nothing(config, monkeypatch, model_and_variables):
     task, traces = tasks.get("classification"), []
     predict = task.predict
-    monkeypatch.setattr(task, "predict", lambda *arguments: traces.append(1) or predict(*arguments))
+    monkeypatch.setattr(type(task), "predict", lambda self, *arguments: traces.append(1) or predict(*arguments))
     opened = Run(config, task, (), "a run", {}, *model_and_variables)
     source = First(load(config.data, "val"), 21)
     config.eval_batch_size = 8
 
     def predicted():
-        batches = list(opened.predict(source, print))
+        batches = list(opened.predictions(source, print))
         return [len(batch["id"]) for batch in batches], np.concatenate([batch["confidence"] for batch in batches])
 
     sizes, first = predicted()
@@ -122,4 +122,4 @@ def test_a_second_call_of_predict_traces_nothing(config, monkeypatch, model_and_
 
 def test_ten_crops_of_what_is_no_larger_than_the_input_are_an_error(config):
     with pytest.raises(UserError, match="--views ten_crop: .*config.data.resize_size=8"):
-        whole_square(config)
+        tasks.get("classification").prepared(config, "ten_crop")

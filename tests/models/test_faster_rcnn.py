@@ -3,7 +3,6 @@
 from functools import cache, partial
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +19,6 @@ from morphism.models.layers import BatchNorm
 from morphism.models.summary import layers
 from morphism.ops import sampling
 from morphism.runtime.mesh import AXIS
-from morphism.tasks import classification, detection
 from morphism.weights.convert import from_torch, to_torch, torch_shapes
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
@@ -354,9 +352,8 @@ def test_the_network_without_a_pyramid_learns_in_all_its_parts():
 
 def test_only_two_stages_are_given_the_targets():
     batch = {"image": 0, "size": 1, "boxes": 2}
-    assert detection.inputs(make("fasterrcnn_resnet50_fpn", 5), batch) == {"targets": {"size": 1, "boxes": 2}}
-    assert detection.inputs(make("retinanet_resnet50_fpn", 5), batch) == {}
-    assert classification.inputs(nn.Dense(1), batch) == {}
+    assert models.inputs(make("fasterrcnn_resnet50_fpn", 5), batch) == {"targets": {"size": 1, "boxes": 2}}
+    assert models.inputs(make("retinanet_resnet50_fpn", 5), batch) == {}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from morphism.models.pspnet import PyramidHead
 from morphism.models.summary import layers
 from morphism.ops.segmentation import cross_entropy
 from morphism.runtime.mesh import AXIS
-from morphism.tasks.segmentation import inputs
 from morphism.weights.convert import from_torch, to_torch, torch_shapes
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
@@ -115,7 +114,7 @@ def test_outputs_are_torchs_at_the_images_size(name, size):
     if name.startswith(("unet", "segnet", "fcn8s")):
         assert cost.parameters(variables["params"]) == GOLDENS[f"parameters/{name}"]
     # Where pooling is over a part of the map, here all of it, at one of the two sizes; at the other over the map.
-    whole = inputs(model, {"size": np.array([[height, width]] * 2)}) if height % 2 else {}
+    whole = models.inputs(model, {"size": np.array([[height, width]] * 2)}) if height % 2 else {}
     outputs = jax.jit(partial(model.apply, train=False))(variables, picture(height, width, 2), **whole)
     expected = {key.rsplit("/", 1)[1] for key in GOLDENS if key.startswith(f"outputs/{name}/{size}/")}
     assert outputs.keys() == expected

@@ -3,7 +3,7 @@ import pytest
 from morphism.errors import UserError
 from morphism.experiments.base import FIELDS, get_base
 from morphism.experiments.fields import flat
-from morphism.runtime.validation import check_classes, check_config
+from morphism.runtime.validation import check_config
 
 
 def changed(**changes):
@@ -215,10 +215,3 @@ def test_a_field_that_the_loss_has_no_use_for_is_named(changes, message):
 def test_balanced_sampling_has_no_use_for_repeats():
     with pytest.raises(UserError, match=r"^config.data.repeats is 4, which balanced sampling has no use for"):
         check_config(changed(data__balanced=True, data__repeats=4))
-
-
-def test_one_class_is_nothing_to_learn():
-    from morphism import tasks
-
-    with pytest.raises(UserError, match=r"^folder:x has 1 class \(cat\); classification needs at least 2"):
-        check_classes("folder:x", ("cat",), tasks.get("classification"))

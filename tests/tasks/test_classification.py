@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from morphism import tasks
 from morphism.data import sources
 from morphism.errors import UserError
 from morphism.experiments.base import get_base
-from morphism.tasks import classification
+from morphism.tasks.classification import combine
 
+classification = tasks.get("classification")
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "losses.npz")
 LOGITS = jnp.array([[3.0, 1, 2, 0, -1, -2], [0, 5, 1, 2, 3, 4], [1, 1, 1, 1, 1, 1], [9, 0, 0, 0, 0, 0]])
 
@@ -130,7 +132,7 @@ def test_rank_counts_classes_above_the_label_and_breaks_ties_as_argmax():
 def test_views_are_combined_as_the_mean_of_their_probabilities():
     views = np.stack([GOLDENS["logits"], GOLDENS["logits"][::-1] / 2, GOLDENS["logits"] + 40])
     p = np.exp(views) / np.exp(views).sum(-1, keepdims=True)
-    combined = classification.combine(jnp.array(views, jnp.float32))
+    combined = combine(jnp.array(views, jnp.float32))
     np.testing.assert_allclose(jax.nn.softmax(combined), p.mean(0), rtol=1e-5)
 
 

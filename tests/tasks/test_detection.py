@@ -2,9 +2,13 @@ import jax
 import numpy as np
 import pytest
 
+from morphism import tasks
 from morphism.data.sources.scenes import load
 from morphism.experiments.base import get_base
-from morphism.tasks import detection
+from morphism.tasks import coco
+from morphism.tasks.detection import shown
+
+detection = tasks.get("detection")
 
 
 class Finds:
@@ -47,7 +51,7 @@ def test_a_detector_that_finds_everything_has_an_average_precision_of_1(scale):
 
 
 def test_what_is_not_there_to_find_has_no_line_in_the_table():
-    names = (*detection.coco.NAMES, "voc10_ap50", "voc07_ap50")
+    names = (*coco.NAMES, "voc10_ap50", "voc07_ap50")
     summary = dict.fromkeys(names, 0.5) | {"ap_large": -1.0, "per_class": {"cat": 0.0, "objects": -1.0}}
     rows = detection.table(summary)
     assert set(rows) == {*names, "ap, cat"} - {"ap_large"} and min(rows.values()) == 0
@@ -109,5 +113,5 @@ def test_all_detections_are_described_best_first_and_those_above_the_threshold_s
         {"class": "cat", "score": 0.25, "box": [5, 6, 7, 8.3]},
         {"class": "cat", "score": 0.2, "box": [0, 0, 1, 1]},
     ]
-    assert detection.shown(found, 0.25, 50) == found[:2]
-    assert detection.shown(found, 0.0, 1) == found[:1]
+    assert shown(found, 0.25, 50) == found[:2]
+    assert shown(found, 0.0, 1) == found[:1]

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from morphism import tasks
 from morphism.data.canvases import canvases
 from morphism.data.examples import eval_example
 from morphism.data.oddities import Oddities
@@ -19,8 +20,9 @@ from morphism.ops import segmentation as ops
 from morphism.ops.resize import resize_bilinear
 from morphism.runtime.mesh import replicated
 from morphism.runtime.validation import check_config
-from morphism.tasks import boundaries, segmentation
+from morphism.tasks import boundaries, segmentation_views
 
+segmentation = tasks.get("segmentation")
 CLASSES = ("ground", "road", "sky", "sign", "car")
 RNG = np.random.default_rng(0)
 
@@ -45,6 +47,8 @@ class Pictures:
 
 class Colours(nn.Module):
     """Logits that are a linear map of each pixel's colour, at half the size, enlarged again, as networks' are."""
+
+    reads = ()
 
     @nn.compact
     def __call__(self, images, *, train):
@@ -119,6 +123,8 @@ def test_classes_are_those_of_the_logits_resized_to_the_masks_size(config, mesh_
 
 class Pooled(nn.Module):
     """A segmenter of output stride 8 in little: what it finds anywhere depends on a mean over the whole image."""
+
+    reads = ("sizes",)
 
     @nn.compact
     def __call__(self, images, *, train, sizes=None):
@@ -201,7 +207,7 @@ def test_views_average_probabilities(config, views):
     def apply(x, sizes=None):
         return Colours().apply({}, x, train=False)
 
-    found = segmentation.infer(apply, images, jnp.array([(12, 18)] * 2), data, views)["out"]
+    found = segmentation_views.infer(apply, images, jnp.array([(12, 18)] * 2), data, views)["out"]
     each = []
     for size in ((6, 9), (12, 18)) if views.startswith("scales") else ((12, 18),):
         x = resize_bilinear(images, *size)
@@ -212,8 +218,10 @@ def test_views_average_probabilities(config, views):
     np.testing.assert_allclose(np.exp(found), expected, rtol=1e-4)
 
     canvas, seen = jnp.pad(images, ((0, 0), (0, 12), (0, 6), (0, 0))), []
-    segmentation.infer(lambda x, sizes: seen.append(sizes) or apply(x), canvas, jnp.array([(12, 18)] * 2), data, views)
-    mirror = segmentation.mirrored(canvas, jnp.array([(12, 18)] * 2))
+    segmentation_views.infer(
+        lambda x, sizes: seen.append(sizes) or apply(x), canvas, jnp.array([(12, 18)] * 2), data, views
+    )
+    mirror = segmentation_views.mirrored(canvas, jnp.array([(12, 18)] * 2))
     np.testing.assert_array_equal(mirror[:, :, :18], canvas[:, :, 17::-1])
     assert not mirror[:, :, 18:].any()
     assert np.array(seen)[:, 0].tolist() == ([[6, 9], [12, 18]] if views.startswith("scales") else [[12, 18]])
@@ -221,20 +229,20 @@ def test_views_average_probabilities(config, views):
 
 def test_windows_cover_the_picture_and_their_logits_are_averaged(config):
     config.data.window = (9, 12)
-    assert segmentation.window_starts(20, 9) == [0, 6, 11] and segmentation.window_starts(9, 9) == [0]
+    assert segmentation_views.window_starts(20, 9) == [0, 6, 11] and segmentation_views.window_starts(9, 9) == [0]
     images = jnp.array(RNG.normal(size=(1, 20, 31, 3)), jnp.float32)
 
     def pixelwise(x, sizes):
         shown = jnp.broadcast_to(sizes[:, None, None], (*x.shape[:3], 2)).astype(x.dtype)
         return {"out": jnp.concatenate([x, shown], axis=-1)}
 
-    found = segmentation.infer(pixelwise, images, jnp.array([(8, 31)]), config.data, "center")["out"]
+    found = segmentation_views.infer(pixelwise, images, jnp.array([(8, 31)]), config.data, "center")["out"]
     np.testing.assert_allclose(found[..., :3], images, rtol=1e-5)
     # Rows 0 to 8 are seen from row 0, of which 8 show the image; row 10 by the window of row 6, of which 2 do.
     assert found[0, 0, 0, 3:].tolist() == [8, 12] and found[0, 10, 0, 3:].tolist() == [2, 12]
 
     seen = []
-    segmentation.infer(
+    segmentation_views.infer(
         lambda x, sizes: seen.append(x.shape) or pixelwise(x, sizes),
         images[:, :7],
         jnp.array([(7, 31)]),
@@ -252,7 +260,7 @@ def test_a_program_holds_the_network_once_however_many_windows_and_views_there_a
         return calls.append(x.shape) or {"out": x}
 
     jax.eval_shape(
-        lambda x: segmentation.infer(apply, x, jnp.array([(64, 96)]), config.data, "scales_flip"),
+        lambda x: segmentation_views.infer(apply, x, jnp.array([(64, 96)]), config.data, "scales_flip"),
         jnp.zeros((1, 64, 96, 3)),
     )
     assert len(calls) <= 3 and set(calls) == {(1, 8, 8, 3)}  # traced for its shape, and in each of two loops

@@ -200,7 +200,7 @@ def test_automatic_augmentation_of_high_bit_images_is_traced(accelerator, mesh_o
     trace(config, mesh_of(2), views=())
 
 
-@pytest.mark.parametrize("task", [task for task in SETTINGS if len(tasks.get(task).VIEWS) > 1])
+@pytest.mark.parametrize("task", [task for task in SETTINGS if len(tasks.get(task).views) > 1])
 def test_every_view_is_traced(accelerator, mesh_of, task):
     config = configured(task, *SMALL[task])
     config.accumulate = 1
@@ -208,7 +208,7 @@ def test_every_view_is_traced(accelerator, mesh_of, task):
         config.data.eval_size = 24
     if task == "segmentation":
         config.data.update(window=(24, 24), view_scales=(1.0, 1.5))
-    trace(config, mesh_of(2), tasks.get(task).VIEWS)
+    trace(config, mesh_of(2), tasks.get(task).views)
 
 
 @pytest.mark.parametrize("task", SETTINGS)
@@ -227,6 +227,8 @@ def test_no_augmentation_or_loss_is_left_out(task):
 
 class Tiny(nn.Module):
     """Layers that have two forms, in as few operations as can be; tests/models/test_layers.py compares each."""
+
+    reads = ()
 
     norm: partial
 

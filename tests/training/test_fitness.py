@@ -14,6 +14,7 @@ from morphism.errors import UserError
 from morphism.evaluation.fitness import check_model
 from morphism.experiments import quickstart
 from morphism.experiments.base import get_base
+from morphism.models.detection import Detector
 from morphism.models.layers import BatchNorm
 from morphism.runtime.mesh import AXIS
 from morphism.training.fitness import check_norms
@@ -62,6 +63,8 @@ LARGER = {"data.image_size": 32, "data.resize_size": 32}
 class Own(nn.Module):
     """An architecture of somebody's own, whose number of outputs nobody sets."""
 
+    reads = ()
+
     outputs: int = 10
     form: str = "logits"
     norm: partial = partial(BatchNorm)
@@ -72,7 +75,7 @@ class Own(nn.Module):
         return jnp.mean(x, (1, 2)) if self.form == "logits" else {self.form: x}
 
 
-class OwnDetector(Own):
+class OwnDetector(Own, Detector):
     num_classes: int = 10
 
     def loss(self, outputs, targets): ...

@@ -206,7 +206,7 @@ def test_an_evaluation_that_is_not_finite_ends_the_run_and_is_never_the_best(con
         assert checkpoints.steps() == [4, 8] and checkpoints.best() is None
     run, source = open_run(tmp_path, "latest"), sources.load(config.data, "val")
     with pytest.raises(NonFinite, match="outputs are not finite"):
-        next(run.predict(source, print))
+        next(run.predictions(source, print))
 
 
 def test_an_update_that_is_not_finite_is_not_saved():
@@ -280,7 +280,7 @@ def test_evaluating_a_checkpoint_gives_what_training_reported_by_the_classes_of_
         reported = train(config, tmp_path)
     run = open_run(tmp_path, "latest")
     source = sources.load(config.data, "val")
-    found = evaluate(run.task, source, run.predict(source, print))
+    found = evaluate(run.task, source, run.predictions(source, print))
     assert {key: found[key] for key in reported} == pytest.approx(reported, rel=1e-6)
     assert found["examples"] == 2000
     assert np.sum(found["confusion"]) == 2000

@@ -1,0 +1,84 @@
+"""Drawn classifications."""
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+from ml_collections import ConfigDict
+
+from morphism.data.examples import evaluated
+from morphism.data.image import to_8_bits
+from morphism.data.records import Source
+from morphism.tasks.drawing import plain_text, png
+from morphism.tasks.task import Predictions, spread
+
+COLUMNS = 8
+DRAWN = 3 * COLUMNS  # images of a split
+MISTAKES = 2 * COLUMNS
+CELLS = 500  # rows and columns that a drawn confusion matrix has at most
+RIGHT, WRONG = "#1a7f37", "#cf222e"
+
+
+@plain_text
+def draw(source: Source, predictions: Predictions, data: ConfigDict) -> bytes:
+    """Images spread over a split, the mistakes made with most confidence, and the confusion matrix, as one PNG.
+
+    Each image has its predicted class and confidence above; where that is wrong, the true class below it.
+    """
+    groups = _groups(predictions)
+    heights = [math.ceil(len(rows) / COLUMNS) for _, rows in groups]
+    figure = plt.figure(figsize=(1.55 * COLUMNS + 8, 1.75 * sum(heights) + 0.8), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1.55 * COLUMNS, 8))
+    for (title, rows), part in zip(
+        groups, np.atleast_1d(left.subfigures(len(groups), 1, height_ratios=heights)), strict=False
+    ):
+        part.suptitle(title)
+        axes = part.subplots(math.ceil(len(rows) / COLUMNS), COLUMNS, squeeze=False).ravel()
+        for axis in axes:
+            axis.axis("off")
+        for axis, row in zip(axes, rows, strict=False):
+            _draw_image(axis, source, predictions, row, data)
+    _draw_confusion(right, predictions["label"], predictions["class"], source.classes)
+    return png(figure, dpi=100)
+
+
+def _groups(predictions: Predictions) -> list[tuple[str, np.ndarray]]:
+    """Titles and the rows below them; none without rows."""
+    ids = predictions["id"]
+    sample = np.argsort(ids)[spread(len(ids), DRAWN)]
+    mistakes = np.flatnonzero(predictions["class"] != predictions["label"])
+    worst = mistakes[np.argsort(-predictions["confidence"][mistakes])][:MISTAKES]
+    groups = [
+        (f"{len(sample)} of {len(ids):,} images", sample),
+        (f"The {len(worst)} most confident of {len(mistakes)} mistakes", worst),
+    ]
+    return [(title, rows) for title, rows in groups if len(rows)]
+
+
+def _draw_image(axis, source: Source, predictions: Predictions, row: int, data: ConfigDict) -> None:
+    predicted, label = predictions["class"][row], predictions["label"][row]
+    axis.imshow(to_8_bits(evaluated(source[int(predictions["id"][row])], data)))
+    text = f"{source.classes[predicted]} {predictions['confidence'][row]:.0%}"
+    text += "" if predicted == label else f"\nis {source.classes[label]}"
+    axis.set_title(text, fontsize=8, color=RIGHT if predicted == label else WRONG)
+
+
+def _draw_confusion(figure, true: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Rows are true classes, in shares of the row; names and numbers only where they can be read.
+
+    Of more than CELLS classes neighbours share a row and a column.
+    """
+    side = min(len(classes), CELLS)
+    pairs = true.astype(np.int64) * side // len(classes) * side + predicted.astype(np.int64) * side // len(classes)
+    confusion = np.bincount(pairs, minlength=side**2).reshape(side, side)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    axis = figure.subplots()
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set(title="Confusion: rows true, columns predicted, % of the row")
+    if len(classes) <= 30:
+        axis.set_xticks(range(len(classes)), classes, rotation=60, ha="right")
+        axis.set_yticks(range(len(classes)), classes)
+        for row, column in np.argwhere(shares >= 0.01):
+            share = shares[row, column]
+            color = "white" if share > 0.5 else "black"
+            axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=color)
