@@ -41,6 +41,7 @@ class OptimizerValues:
     beta1: Share
     beta2: Share
     epsilon: Number
+    trust_coefficient: Number
     weight_decay: Number | None
     clip_norm: Number | None
     factors: tuple[Number, ...]
@@ -111,6 +112,7 @@ def optimizer_values(config: ConfigDict) -> OptimizerValues:
         beta1=Share.of(config.beta1),
         beta2=Share.of(config.beta2),
         epsilon=config.epsilon,
+        trust_coefficient=config.trust_coefficient,
         weight_decay=_unless_zero(config.weight_decay),
         clip_norm=_unless_zero(config.clip_norm),
         factors=tuple(factor for _, factor in config.lr_multipliers),

@@ -62,7 +62,7 @@ def _parts(
         parts.append(optax.clip_by_global_norm(values.clip_norm))
     if values.weight_decay is not None and config.name in L2:
         parts.append(optax.add_decayed_weights(values.weight_decay, mask))
-    parts += _rule(config, values, learning_rate, mask)
+    parts += _rule(config.name, values, learning_rate, mask)
     if values.patterns:
         factors = _trained(map_by_path(lambda path, leaf: _factor(path, values), params), config)
         parts.append(optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors)))
@@ -89,18 +89,18 @@ def kernels(params: Params) -> Params:
 
 
 def _rule(
-    config: ConfigDict, values: OptimizerValues, learning_rate: optax.Schedule, mask: Params
+    name: str, values: OptimizerValues, learning_rate: optax.Schedule, mask: Params
 ) -> list[optax.GradientTransformation]:
     momentum, weight_decay = (0.0 if x is None else x for x in (values.momentum, values.weight_decay))
-    if config.name == "lars":
+    if name == "lars":
         return [
             optax.lars(
                 learning_rate,
                 weight_decay,
                 weight_decay_mask=mask,
-                trust_coefficient=config.trust_coefficient,
+                trust_coefficient=values.trust_coefficient,
                 trust_ratio_mask=kernels,  # biases and norms keep the plain rate
-                momentum=config.momentum,
+                momentum=momentum,
             )
         ]
     adam = scale_by_adam(values.beta1, values.beta2, values.epsilon)
@@ -116,7 +116,7 @@ def _rule(
         "adam": lambda: [adam],
         "adamw": lambda: [adam, optax.add_decayed_weights(weight_decay, mask)],
     }
-    return [*rules[config.name](), optax.scale_by_learning_rate(learning_rate)]
+    return [*rules[name](), optax.scale_by_learning_rate(learning_rate)]
 
 
 def _factor(path: str, values: OptimizerValues) -> Any:

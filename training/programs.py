@@ -51,8 +51,6 @@ def static(config: ConfigDict) -> FrozenConfigDict:
     """The fields that change programs, and none beside them: to read another of these is an error."""
     whole = {name: config[name] for name in WHOLE if name in config}
     parts = {group: {name: config[group][name] for name in names} for group, names in PARTS.items()}
-    if config.optimizer.name == "lars":  # traced, these two round to other bits
-        parts["optimizer"] |= {name: config.optimizer[name] for name in ("momentum", "trust_coefficient")}
     return FrozenConfigDict(whole | parts)
 
 
