@@ -8,15 +8,13 @@ uint8 images, one at a time, as its references apply it. The two take turns; the
 
 import argparse
 import importlib.util
-import json
 import os
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
+import turns
 
 from morphism.augment import augment
 from morphism.experiments.base import get_base
@@ -76,13 +74,7 @@ def main() -> None:
     runs |= {(name, "torchvision"): run for name, run in torchvisions(images, args.size).items()}
     for run in runs.values():
         run()
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
-    for _ in range(args.rounds):
-        for key, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[key].append(time.perf_counter() - start)
-    speeds = {key: args.batch / statistics.median(each) for key, each in seconds.items()}
+    speeds = {key: args.batch / row["wall"] for key, row in turns.medians(runs, args.rounds).items()}
 
     device = jax.devices()[0].device_kind
     print(f"images/s, batch {args.batch}, {args.size}x{args.size}, {device}, medians of {args.rounds}")
@@ -97,8 +89,7 @@ def main() -> None:
         "size": args.size,
         "images_per_s": {f"{way}, {library}": speed for (way, library), speed in speeds.items()},
     }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    turns.save(args.output, record)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import importlib.metadata
 import importlib.util
 import io
 import itertools
-import json
 import multiprocessing
 import os
 import platform
@@ -29,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
+import turns
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -83,8 +83,7 @@ def main() -> None:
         "paths": paths,
         "pipelines": pipelines,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    turns.save(arguments.output, result)
     print(f"written: {arguments.output}")
 
 

@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import turns
+
 ROOT = Path(__file__).parent.parent
 BASE = ("--config.eval_every=0", "--config.checkpoint_every=0", "--config.log_every=20", "--config.schedule.warmup=1")
 VARIANTS = {
@@ -85,10 +87,7 @@ def main() -> None:
         )
     seconds = help_seconds()
     print(f"python train.py --help: {seconds:.2f} s")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(
-        json.dumps({"steps": options.steps, "rows": rows, "help_s": seconds}, indent=2, allow_nan=False) + "\n"
-    )
+    turns.save(options.output, {"steps": options.steps, "rows": rows, "help_s": seconds})
 
 
 if __name__ == "__main__":

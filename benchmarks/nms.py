@@ -10,15 +10,13 @@ keeps: shifted coordinates are rounded, so the peers may differ by a box. On a s
 
 import argparse
 import importlib.util
-import json
 import os
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
+import turns
 
 from morphism.ops.nms import nms
 
@@ -107,15 +105,7 @@ def measure(args) -> dict[str, dict[str, float]]:
     batch = draw(args)
     runs = {name: make(args, *batch) for name, make in contenders().items()}
     kept = {name: run() for name, run in runs.items()}  # compiles
-    seconds = {name: {"wall": [], "cpu": []} for name in runs}
-    for _ in range(args.rounds):
-        for name, run in runs.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            run()
-            seconds[name]["wall"].append(time.perf_counter() - wall)
-            seconds[name]["cpu"].append(time.process_time() - cpu)
-    medians = {name: {kind: statistics.median(each) for kind, each in kinds.items()} for name, kinds in seconds.items()}
-    return {name: {**row, "kept": kept[name]} for name, row in medians.items()}
+    return {name: {**row, "kept": kept[name]} for name, row in turns.medians(runs, args.rounds).items()}
 
 
 def main() -> None:
@@ -142,8 +132,7 @@ def main() -> None:
 
     settings = {name: value for name, value in vars(args).items() if name != "output"}
     record = {"device": device, "cores": os.cpu_count(), "jax": jax.__version__, **settings, "results": results}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    turns.save(args.output, record)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import turns
+
 ROOT = Path(__file__).parent.parent
 SAVE, EVALUATE = 4, 10
 COMMAND = [
@@ -157,7 +159,7 @@ def main() -> None:
         + ", ".join(f"{key} {'equal' if same else 'DIFFERENT'}" for key, same in equal.items())
     )
     if options.output:
-        options.output.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+        turns.save(options.output, result)
     sys.exit(0 if all(equal.values()) else 1)
 
 

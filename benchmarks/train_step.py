@@ -10,10 +10,7 @@ medians over rounds. On a shared machine only CPU seconds and the ratios count.
 
 import argparse
 import importlib.util
-import json
 import os
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import turns
 from ml_collections import ConfigDict
 
 from morphism import models
@@ -248,15 +246,7 @@ def measure(args) -> dict[str, dict[str, float]]:
         steps[name] = make(args, images, labels)
         steps[name]()  # compiles
         steps[name]()
-    seconds = {name: {"wall": [], "cpu": []} for name in steps}
-    for _ in range(args.rounds):
-        for name, step in steps.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            for _ in range(args.steps):
-                step()
-            seconds[name]["wall"].append((time.perf_counter() - wall) / args.steps)
-            seconds[name]["cpu"].append((time.process_time() - cpu) / args.steps)
-    return {name: {kind: statistics.median(each) for kind, each in kinds.items()} for name, kinds in seconds.items()}
+    return turns.medians(steps, args.rounds, args.steps)
 
 
 def main() -> None:
@@ -290,8 +280,7 @@ def main() -> None:
 
     settings = {name: value for name, value in vars(args).items() if name != "output"}
     record = {"device": device, "cores": os.cpu_count(), "jax": jax.__version__, **settings, "results": results}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    turns.save(args.output, record)
 
 
 if __name__ == "__main__":

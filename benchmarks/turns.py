@@ -1,8 +1,8 @@
-"""Shared by the benchmarks of networks: contenders, each in its own process, take turns; results as a table and JSON.
+"""Shared by the benchmarks: contenders take turns, in one process or each in its own; results as a table and JSON.
 
-Such a benchmark starts itself once per contender, with --serve; its main then calls `serve`, otherwise `table`, or
-`measure` if it prints a table of its own. Figures are medians over rounds; `compile`: seconds until the first call has
-ended. Run by itself this file does nothing.
+A benchmark of networks starts itself once per contender, with --serve; its main then calls `serve`, otherwise `table`,
+or `measure` if it prints a table of its own. Figures are medians over rounds; `compile`: seconds until the first call
+has ended. Run by itself this file does nothing.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,9 +136,26 @@ def table(args: argparse.Namespace, works: Sequence[str], contenders: Callable[[
 
 
 def write(args: argparse.Namespace, results: list[Row]) -> None:
-    record = {"cores": os.cpu_count(), "model": args.model, "size": args.size, "results": results}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    save(args.output, {"cores": os.cpu_count(), "model": args.model, "size": args.size, "results": results})
+
+
+def save(path: Path, record: Row) -> None:
+    """Writes the results of a benchmark as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def medians(runs: Mapping[Any, Callable[[], Any]], rounds: int, calls: int = 1) -> dict[Any, dict[str, float]]:
+    """Median wall and CPU seconds per call of each of `runs`, which take turns of `calls` calls in this process."""
+    seconds = {name: {"wall": [], "cpu": []} for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            for _ in range(calls):
+                run()
+            seconds[name]["wall"].append((time.perf_counter() - wall) / calls)
+            seconds[name]["cpu"].append((time.process_time() - cpu) / calls)
+    return {name: {kind: statistics.median(each) for kind, each in kinds.items()} for name, kinds in seconds.items()}
 
 
 def train_step(config: Any, task: "Task", model: Any, classes: int, batch: dict[str, np.ndarray]) -> Run:

@@ -4,7 +4,6 @@ Writing is asynchronous and atomic: a checkpoint is complete or absent. The newe
 """
 
 import errno
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from orbax.checkpoint import checkpoint_managers
 from morphism.errors import UserError, did_you_mean
 from morphism.runtime.digest import by_path
 from morphism.runtime.integrity import METRICS, check_steps, check_whole
-from morphism.runtime.paths import AnyPath, is_local, write_json
+from morphism.runtime.paths import AnyPath, is_local, read_json, write_json
 from morphism.runtime.processes import time_limit
 
 State = Any  # a tree of arrays
@@ -56,7 +55,8 @@ class Checkpoints:
                 cleanup_tmp_directories=writer,
             ),
         )
-        self._metrics = {step: _read_metrics(self.folder / str(step)) for step in self.steps()}
+        paths = {step: self.folder / str(step) / METRICS for step in self.steps()}
+        self._metrics = {step: read_json(path, dict) for step, path in paths.items() if path.exists()}
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -107,6 +107,7 @@ class Checkpoints:
             ) from error
 
     def latest(self) -> int | None:
+        """The newest step; None if there is none."""
         return self._manager.latest_step()
 
     def metrics(self, step: int) -> dict[str, float] | None:
@@ -126,6 +127,7 @@ class Checkpoints:
         return max(scores, key=lambda step: (scores[step], step), default=None)
 
     def steps(self) -> list[int]:
+        """The steps of all checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
     def restore(self, step: int, like: State, sharding: Sharding) -> State:
@@ -161,11 +163,6 @@ class _Preserved(checkpoint_managers.PreservationPolicy):
     def should_preserve(self, found: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [each.step for each in found]
         return [step in self.checkpoints.kept(steps) for step in steps]
-
-
-def _read_metrics(step: AnyPath) -> dict[str, float] | None:
-    path = step / METRICS
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def choose(checkpoints: Checkpoints, which: str) -> int:

@@ -25,13 +25,9 @@ def of(step: int, values: dict[str, float]) -> Event:
 def take_back(path: AnyPath, stays: Stays) -> None:
     """Rewrites a file without the values that do not stay, and without an incomplete record at its end."""
     content = path.read_bytes()
-    kept = b"".join(
-        record
-        for record, event in _records(content)
-        if all(stays(event.step, value.tag) for value in event.summary.value)
-    )
-    if kept != content:
-        write_bytes(path, kept)
+    kept = [raw for raw, event in _records(content) if all(stays(event.step, x.tag) for x in event.summary.value)]
+    if len(b"".join(kept)) < len(content):
+        write_bytes(path, b"".join(kept))
 
 
 def _records(content: bytes) -> Iterator[tuple[bytes, Event]]:

@@ -37,6 +37,7 @@ def check_batch(batch_size: int, accumulate: int, mixed: int, devices: int) -> N
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
     return NamedSharding(mesh, P())
 
 

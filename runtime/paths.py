@@ -10,6 +10,7 @@ from etils import epath
 from morphism.errors import UserError
 
 AnyPath = Path | epath.Path
+REMEDY = "make room and start the same command again"
 
 
 def folder(text: str) -> AnyPath:
@@ -34,7 +35,7 @@ def is_local(path: AnyPath) -> bool:
     return isinstance(path, Path)
 
 
-def write_json(path: AnyPath, value: Any, remedy: str = "make room and start the same command again") -> None:
+def write_json(path: AnyPath, value: Any, remedy: str = REMEDY) -> None:
     """Writes JSON atomically: a reader never sees half of it.
 
     Raises UserError with `remedy` if the disk refuses, and if a number is not finite, which JSON cannot hold.
@@ -46,7 +47,7 @@ def write_json(path: AnyPath, value: Any, remedy: str = "make room and start the
     write_text(path, text + "\n", remedy)
 
 
-def write_text(path: AnyPath, text: str, remedy: str = "make room and start the same command again") -> None:
+def write_text(path: AnyPath, text: str, remedy: str = REMEDY) -> None:
     """Writes text atomically, as `write_json` does.
 
     Surrogates, which stand for bytes of a file's name that are not UTF-8, are written as JSON's escapes.
@@ -54,7 +55,7 @@ def write_text(path: AnyPath, text: str, remedy: str = "make room and start the 
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"), remedy)
 
 
-def write_bytes(path: AnyPath, content: bytes, remedy: str = "make room and start the same command again") -> None:
+def write_bytes(path: AnyPath, content: bytes, remedy: str = REMEDY) -> None:
     """Writes bytes atomically, as `write_json` does."""
     try:
         if not is_local(path):

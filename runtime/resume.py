@@ -32,15 +32,11 @@ def changes(before: ConfigDict, now: ConfigDict, source: Source) -> list[str]:
         if old.get(field) == new.get(field):
             continue
         differs = f"config.{field}={old.get(field)!r}, now it is {new.get(field)!r}"
-        allowed, rule = _RULES.get(field, (_never, "give the same config to resume"))
+        allowed, rule = _RULES.get(field, (lambda *_: False, "give the same config to resume"))
         if field not in FREE and not (field in old and field in new and allowed(before, now, source)):
             raise UserError(f"holds a run with {differs}; choose another --workdir, or {rule}")
         lines.append(f"the run began with {differs}{_EFFECTS.get(field, '')}")
     return lines
-
-
-def _never(before: ConfigDict, now: ConfigDict, source: Source) -> bool:
-    return False
 
 
 def _longer(before: ConfigDict, now: ConfigDict, source: Source) -> bool:

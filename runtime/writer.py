@@ -103,6 +103,7 @@ class Writer:
         self.say("  ".join([f"step {step}/{self._total}", *parts]))
 
     def say(self, line: str) -> None:
+        """Prints a line, above the bar if there is one."""
         if self._active:
             tqdm.write(line)
             sys.stdout.flush()

@@ -62,7 +62,7 @@ def opened(parts: Parts, workdir: AnyPath) -> Weights | None:
     if not config.init_from or has_steps(workdir):
         return None
     weights = read_weights(config.init_from, print)
-    fitting(weights, _variables(parts.shapes), config)
+    fitting(weights, parts.shapes.variables, config)
     return weights
 
 
@@ -85,18 +85,14 @@ def start_from(
     weights: Weights, state: TrainState, config: ConfigDict, restart: Callable[[TrainState, dict[str, Any]], TrainState]
 ) -> tuple[TrainState, list[str]]:
     """The fresh `state` with the values of `weights` that fit, and a line for each group that was left out."""
-    variables = _variables(state)
+    variables = state.variables
     tensors, notes = fitting(weights, variables, config)
     state = restart(state, from_torch(tensors, variables))
     return state, [f"starts from {len(tensors)} arrays of {weights.origin}", *notes]
 
 
-def _variables(state: TrainState) -> dict[str, Any]:
-    return {"params": state.params, "batch_stats": state.batch_stats}
-
-
 def _cost(parts: Parts) -> dict[str, int]:
-    variables, size = _variables(parts.shapes), parts.config.data.image_size
+    variables, size = parts.shapes.variables, parts.config.data.image_size
     return {
         "parameters": cost.parameters(parts.shapes.params),
         "multiply_accumulates": cost.multiply_accumulates(parts.programs.model, variables, (size, size, 3)),

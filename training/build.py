@@ -74,8 +74,7 @@ def build(config: ConfigDict) -> Parts:
     classes = len(data.train.classes)
     made = programs(task.resolve(config, data.train), classes, mesh)
     shapes = initial_shapes(made.init, hyper, config)
-    variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
-    check_model(made.model, task, config, classes, variables)
+    check_model(made.model, task, config, classes, shapes.variables)
     check_norms(made.train_step, source=data.train, config=config, state=shapes, hyper=hyper, mesh=mesh)
     check_sizes(made.eval_step, eval_variables(shapes), data.val, config, mesh)
     return Parts(

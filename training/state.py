@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
 
 from morphism import models
 from morphism.runtime import checkpoint
@@ -24,11 +23,16 @@ class TrainState:
     ema: None or {"params", "batch_stats"}, the moving averages that evaluation uses.
     """
 
-    step: Int[Array, ""]
+    step: Any  # int32 []
     params: Any
     batch_stats: Any
     opt_state: Any
     ema: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The model's variables."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def init_state(

@@ -138,7 +138,8 @@ def update_ema(state: TrainState, values: EmaValues) -> TrainState:
     else:
         weight, copies = 1 + values.decay.value * jnp.expm1(-state.step * values.per_ramp), False
     weight = jnp.where(due, weight, 0.0)
-    current = {"params": state.params, "batch_stats": state.batch_stats}
-    return state.replace(
-        ema=jax.tree.map(lambda average, x: jnp.where(copies, x, average + weight * (x - average)), state.ema, current)
-    )
+
+    def moved(average: Array, x: Array) -> Array:
+        return jnp.where(copies, x, average + weight * (x - average))
+
+    return state.replace(ema=jax.tree.map(moved, state.ema, state.variables))

@@ -3,7 +3,7 @@
 import struct
 import zipfile
 import zlib
-from typing import BinaryIO
+from io import BufferedIOBase
 
 LOCAL_HEADER = "<4s22xHH"  # signature, lengths of the name and of the extra field that stand before the content
 ENCRYPTED = 0x1
@@ -16,7 +16,7 @@ class Archive:
     members together are no larger than the file.
     """
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BufferedIOBase):
         self._file, self._members = file, {}
         end = file.seek(0, 2)
         with zipfile.ZipFile(file) as opened:
@@ -33,6 +33,7 @@ class Archive:
         return name in self._members
 
     def names(self) -> list[str]:
+        """The names of all members, in the order of the file."""
         return list(self._members)
 
     def size(self, name: str) -> int:

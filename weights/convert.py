@@ -17,6 +17,7 @@ from morphism.weights.state_dict import WRAPPERS
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, of arrays or of their shapes
 Shapes = dict[str, tuple[int, ...]]
+Tensors = Mapping[str, np.ndarray]  # torch's name -> array in torch's layout
 
 LAYOUTS = {  # (our name, number of axes) -> torch's name, and for each of torch's axes its index in ours
     ("kernel", 4): ("weight", (3, 2, 0, 1)),  # convolution, also grouped: [h,w,in,out] here, [out,in,h,w] in torch
@@ -47,7 +48,7 @@ def torch_shapes(variables: Variables) -> Shapes:
     return {name: tuple(shape[axis] for axis in axes) for name, axes, shape in layouts}
 
 
-def from_torch(tensors: Mapping[str, np.ndarray], like: Variables) -> Variables:
+def from_torch(tensors: Tensors, like: Variables) -> Variables:
     """`like` with the values of `tensors`, cast to the types of `like`; an array that `tensors` lacks is kept."""
 
     def take(path: tuple, leaf: Any) -> Any:
@@ -59,7 +60,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], like: Variables) -> Variables:
     return jax.tree_util.tree_map_with_path(take, like)
 
 
-def rename(tensors: Mapping[str, np.ndarray], rules: tuple[str, ...], origin: str) -> dict[str, np.ndarray]:
+def rename(tensors: Tensors, rules: tuple[str, ...], origin: str) -> dict[str, np.ndarray]:
     """Applies the rules "pattern -> replacement" to all names in turn, as re.sub does, and drops the norms' counters.
 
     A rule may also be written for names with a prefix that reading removed, such as "model.".
@@ -95,24 +96,21 @@ def _renamings(names: Mapping[str, str], pattern: str, replacement: str) -> Iter
             yield {name: names[name] if after == prefix + names[name] else after for name, after in found.items()}
 
 
-def without_wrapper(tensors: Mapping[str, np.ndarray], shapes: Shapes) -> tuple[Mapping[str, np.ndarray], str]:
+def without_wrapper(tensors: Tensors, shapes: Shapes) -> tuple[Tensors, str]:
     """Removes the prefix of WRAPPERS whose removal makes the most names match `shapes`, if more than now.
 
     Lightning's state dicts may hold "criterion.weight" next to "model.conv1.weight".
     Returns: the tensors and the removed prefix, or "".
     """
 
-    def bare(prefix: str) -> dict[str, np.ndarray]:
-        return {name.removeprefix(prefix): x for name, x in tensors.items()}
-
-    ways = {prefix: bare(prefix) for prefix in WRAPPERS}
+    ways = {prefix: {name.removeprefix(prefix): x for name, x in tensors.items()} for prefix in WRAPPERS}
     whole = {prefix: found for prefix, found in ways.items() if len(found) == len(tensors)}
     met = {prefix: len(found.keys() & shapes.keys()) for prefix, found in whole.items()}
     best = max(met, key=met.get, default="")
     return (ways[best], best) if met and met[best] > len(tensors.keys() & shapes.keys()) else (tensors, "")
 
 
-def check_finite(tensors: Mapping[str, np.ndarray], origin: str) -> None:
+def check_finite(tensors: Tensors, origin: str) -> None:
     """Raises UserError naming the first array with a value that is not finite in float32."""
     for name, tensor in tensors.items():
         bad = _not_finite(tensor)
@@ -124,7 +122,7 @@ def check_finite(tensors: Mapping[str, np.ndarray], origin: str) -> None:
             )
 
 
-def _check_types(tensors: Mapping[str, np.ndarray], origin: str) -> None:
+def _check_types(tensors: Tensors, origin: str) -> None:
     """Raises UserError naming the first array that is quantised or complex: a cast to float would change its values."""
     for name, tensor in tensors.items():
         if tensor.dtype.itemsize == 1 or tensor.dtype.kind == "c":
@@ -152,7 +150,7 @@ def head(shapes_of: Callable[[int], Shapes]) -> set[str]:
     return {name for name in two.keys() | three.keys() if two.get(name) != three.get(name)}
 
 
-def classes_in(tensors: Mapping[str, np.ndarray], shapes_of: Callable[[int], Shapes]) -> int | None:
+def classes_in(tensors: Tensors, shapes_of: Callable[[int], Shapes]) -> int | None:
     """The number of classes for which the head in `tensors` was made; None if no array of a head fits."""
     two, three = shapes_of(2), shapes_of(3)
     for name in sorted(name for name in head(shapes_of) if name in tensors and name in two and name in three):
@@ -164,7 +162,7 @@ def classes_in(tensors: Mapping[str, np.ndarray], shapes_of: Callable[[int], Sha
 
 
 def fit(
-    tensors: Mapping[str, np.ndarray],
+    tensors: Tensors,
     shapes: Shapes,
     origin: str,
     *,
@@ -202,13 +200,7 @@ def fit(
     return taken, notes
 
 
-def _check_fit(
-    taken: Mapping[str, np.ndarray],
-    problems: Sequence[str],
-    origin: str,
-    tensors: Mapping[str, np.ndarray],
-    shapes: Shapes,
-) -> None:
+def _check_fit(taken: Tensors, problems: Sequence[str], origin: str, tensors: Tensors, shapes: Shapes) -> None:
     if problems:
         raise UserError(
             f"{origin}: does not fit: {'; '.join(problems)}; is it another architecture? config.init_rename, "
@@ -223,7 +215,7 @@ def _check_fit(
     check_finite(taken, origin)
 
 
-def _two_shapes(name: str, tensors: Mapping[str, np.ndarray], shapes: Shapes) -> str:
+def _two_shapes(name: str, tensors: Tensors, shapes: Shapes) -> str:
     return f"{name} is {list(tensors[name].shape)} there and {list(shapes[name])}"
 
 

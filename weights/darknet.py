@@ -7,7 +7,7 @@ batch norm the bias; then the kernel [out,in,h,w]. Layers have no names, and the
 Source: darknet's src/parser.c, load_weights_upto.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,7 @@ def _arrays(layer: Convolution) -> list[tuple[str, tuple[int, ...]]]:
     return [*((f"{name}.bn.{part}", shape) for part in ("bias", "weight", "running_mean", "running_var")), kernel]
 
 
-def _count(layers: Sequence[Convolution]) -> int:
+def _count(layers: Iterable[Convolution]) -> int:
     return sum(int(np.prod(shape)) for layer in layers for _, shape in _arrays(layer))
 
 

@@ -70,6 +70,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

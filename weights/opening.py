@@ -26,19 +26,7 @@ from morphism.runtime.digest import digest
 from morphism.runtime.manifest import read_classes, settled_config, with_tuples
 from morphism.runtime.mesh import AXIS
 from morphism.runtime.paths import AnyPath, folder
-from morphism.weights import files, public
-from morphism.weights.convert import (
-    Shapes,
-    check_finite,
-    classes_in,
-    fit,
-    from_torch,
-    head,
-    rename,
-    to_torch,
-    torch_shapes,
-    without_wrapper,
-)
+from morphism.weights import convert, files, public
 from morphism.weights.public import PREFIX, Public, PublicDetector, PublicSegmenter
 
 PREPARATION = (  # fields of a config that say how images reach the model
@@ -99,8 +87,8 @@ def read_run(workdir: AnyPath, which: str) -> Weights:
     """
     config, classes = settled_config(workdir), read_classes(workdir)
     step, variables = read_trained(workdir, config.best, which)
-    origin, tensors = f"{workdir}, step {step}", to_torch(variables)
-    check_finite(tensors, origin)
+    origin, tensors = f"{workdir}, step {step}", convert.to_torch(variables)
+    convert.check_finite(tensors, origin)
     return Weights(origin, digest(variables), tensors, classes, trained=_trained(config))
 
 
@@ -133,12 +121,12 @@ def with_options(config: ConfigDict, weights: Weights, overrides: Set[str] = fro
     return config
 
 
-def shapes_of(config: ConfigDict) -> Callable[[int], Shapes]:
+def shapes_of(config: ConfigDict) -> Callable[[int], convert.Shapes]:
     """Number of classes -> torch's names and shapes of the arrays of the model that `config` describes."""
 
     @cache
-    def shapes(classes: int) -> Shapes:
-        return torch_shapes(variables_like(models.create(config.model, classes, AXIS), config))
+    def shapes(classes: int) -> convert.Shapes:
+        return convert.torch_shapes(variables_like(models.create(config.model, classes, AXIS), config))
 
     return shapes
 
@@ -161,13 +149,13 @@ def fitting(
 
     Raises UserError if they do not fit, if none is left, and if a value is not finite.
     """
-    shapes = torch_shapes(variables)
+    shapes = convert.torch_shapes(variables)
     tensors, notes = _named(weights, config, shapes)
-    taken, more = fit(
+    taken, more = convert.fit(
         tensors,
         shapes,
         weights.origin,
-        replaceable=frozenset() if complete else head(shapes_of(config)),
+        replaceable=frozenset() if complete else convert.head(shapes_of(config)),
         allow_missing=() if complete else config.init_allow_missing,
         allow_unexpected=config.init_allow_unexpected,
     )
@@ -181,26 +169,26 @@ def variables_from(weights: Weights, config: ConfigDict, classes: int) -> tuple[
     """
     like = variables_like(models.create(config.model, classes, AXIS), config)
     tensors, notes = fitting(weights, like, config, complete=True)
-    return from_torch(tensors, like), notes
+    return convert.from_torch(tensors, like), notes
 
 
 def classes_of(weights: Weights, config: ConfigDict) -> int | None:
     """The number of classes of the head in `weights`; None if they have no head."""
     shapes = shapes_of(config)
-    return classes_in(_named(weights, config, shapes(2))[0], shapes)
+    return convert.classes_in(_named(weights, config, shapes(2))[0], shapes)
 
 
-def _named(weights: Weights, config: ConfigDict, shapes: Shapes) -> tuple[dict[str, np.ndarray], list[str]]:
+def _named(weights: Weights, config: ConfigDict, shapes: convert.Shapes) -> tuple[dict[str, np.ndarray], list[str]]:
     """The tensors renamed by config.init_rename, unless they already have all of the model's names.
 
     So an experiment whose rules are for a backbone also reads the whole model. Without rules, a wrapper's prefix that
     only some names have is removed if more names then match the model's; a line says so.
     """
     if shapes.keys() <= weights.tensors.keys():
-        return rename(weights.tensors, (), weights.origin), []
+        return convert.rename(weights.tensors, (), weights.origin), []
     if config.init_rename:
-        return rename(weights.tensors, config.init_rename, weights.origin), []
-    tensors, prefix = without_wrapper(rename(weights.tensors, (), weights.origin), shapes)
+        return convert.rename(weights.tensors, config.init_rename, weights.origin), []
+    tensors, prefix = convert.without_wrapper(convert.rename(weights.tensors, (), weights.origin), shapes)
     return tensors, [f"{weights.origin}: {prefix}, which some names begin with, is removed"] if prefix else []
 
 

@@ -12,7 +12,8 @@ Opcodes are those of the binary protocols, 1 to 5. Source: CPython's Lib/pickle.
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 LONGEST_NAME = 1000  # bytes of a module's or class's name, characters of a dict's key
 LONGEST_INT = 255  # bytes
@@ -55,7 +56,7 @@ class Budget:
 class Stream:
     """The next `length` bytes of `file`. Lengths are checked first, so that none in a file can allocate memory."""
 
-    def __init__(self, file: BinaryIO, length: int):
+    def __init__(self, file: BufferedIOBase, length: int):
         self._file, self._left = file, length
 
     def read(self, count: int) -> bytes:

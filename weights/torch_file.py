@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def read(path: Path, say: Callable[[str], None] = lambda line: None) -> dict[str
     return arrays
 
 
-def _check_beginning(file: BinaryIO) -> None:
+def _check_beginning(file: io.BufferedIOBase) -> None:
     start = file.read(512)
     for beginning, meaning in NOT_TORCHS.items():
         if start.startswith(beginning):
@@ -81,7 +81,7 @@ def _check_beginning(file: BinaryIO) -> None:
         raise UserError("is a tar archive; unpack it first")
 
 
-def _read_zip(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
+def _read_zip(file: io.BufferedIOBase, size: int) -> tuple[Any, Callable[[str], bytes]]:
     """The content, and a function from a storage's key to its bytes."""
     archive = Archive(file)
     indices = [name for name in archive.names() if re.fullmatch(r"([^/]*/)?data\.pkl", name)]
@@ -104,7 +104,7 @@ def _read_zip(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
     return content, lambda key: archive.read(f"{folder}data/{key}")
 
 
-def _read_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
+def _read_old(file: io.BufferedIOBase, size: int) -> tuple[Any, Callable[[str], bytes]]:
     """As _read_zip. The pickles: magic number, version, machine, content, keys of the storages; then their bytes."""
     file.seek(0)
     budget = Budget(BUDGET + PER_BYTE * size)
@@ -148,8 +148,8 @@ def _old_storage(reference: Any, kept: dict[str, int]) -> Storage:
     return Storage(storage.key, storage.dtype, *view[1:])
 
 
-def _starts(file: BinaryIO, size: int, keys: Any, kept: dict[str, int]) -> dict[str, int]:
-    """Key of a storage -> offset of its bytes in `file`, of `size` bytes, which stands before the first storage."""
+def _starts(file: io.BufferedIOBase, size: int, keys: Any, kept: dict[str, int]) -> dict[str, int]:
+    """Key of a storage -> offset of its bytes; `file`, of `size` bytes, is positioned at the first storage."""
     found = {}
     for key in keys if type(keys) is list else ():
         if type(key) is not str or key not in kept or key in found:

@@ -116,7 +116,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Offset and strides are in values of `dtype`. All values lie within the storage.
+    """A view of a storage, in which all its values lie. Offset and strides are in values of `dtype`.
 
     `lazy` names what torch has yet to do to the stored values: "conj" after x.conj(), "neg" after x.conj().imag.
     """
@@ -167,6 +167,7 @@ def storage_of(reference: Any, length: int) -> Storage:
 
 
 def is_count(value: Any) -> bool:
+    """Whether `value` can be a size, stride or offset."""
     return type(value) is int and 0 <= value <= LARGEST
 
 

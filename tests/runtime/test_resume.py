@@ -49,7 +49,7 @@ FREE = [
 
 
 @pytest.mark.parametrize("fields", FREE, ids=str)
-def test_what_changes_no_result_may_change_is_told_and_is_then_the_run_s(tmp_path, fields):
+def test_what_changes_no_result_may_change_and_is_reported_once(tmp_path, fields):
     config = quickstart.get_config()
     assert claim_config(tmp_path, config, Sized()) == []
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)

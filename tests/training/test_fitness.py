@@ -38,7 +38,7 @@ from morphism.training.step import make_train_step, optimizer_of
     ],
 )
 def test_batch_norm_over_one_value_is_refused(config, mesh_of, images, devices, accumulate, field, side, refused):
-    """The last stage's map of a picture of 4 x 4 is a single pixel."""
+    """The last stage's map of an image of 4 x 4 is a single pixel."""
     config.update(batch_size=images, accumulate=accumulate)
     config.data.image_size = side
     if field:

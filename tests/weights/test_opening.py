@@ -81,20 +81,20 @@ def assert_same(found, expected, names):
 
 def test_a_state_begins_with_the_weights_and_its_averages_and_optimiser_with_it(config, make_state, file):
     (state, optimizer), expected = make_state(), files.read(file)
-    begun, notes = start_from(read_weights(str(file), silent), state, config, partial(restarted, optimizer=optimizer))
-    assert_same(tensors(begun), expected, expected)
-    assert_same(to_torch(begun.ema), expected, expected)
-    fresh = optimizer.init(begun.params)
+    started, notes = start_from(read_weights(str(file), silent), state, config, partial(restarted, optimizer=optimizer))
+    assert_same(tensors(started), expected, expected)
+    assert_same(to_torch(started.ema), expected, expected)
+    fresh = optimizer.init(started.params)
     counters = [name for name in expected if name.endswith("num_batches_tracked")]
-    assert jax.tree.structure(begun.opt_state) == jax.tree.structure(fresh)
-    jax.tree.map(np.testing.assert_array_equal, begun.opt_state, fresh)
+    assert jax.tree.structure(started.opt_state) == jax.tree.structure(fresh)
+    jax.tree.map(np.testing.assert_array_equal, started.opt_state, fresh)
     assert notes == [f"starts from {len(expected) - len(counters)} arrays of {file}"]
 
 
 def test_a_head_of_other_classes_starts_untrained_and_the_rest_does_not(config, make_state, file):
     (state, optimizer), expected = make_state(classes=7), files.read(file)
-    begun, notes = start_from(read_weights(str(file), silent), state, config, partial(restarted, optimizer=optimizer))
-    found, fresh = tensors(begun), tensors(state)
+    started, notes = start_from(read_weights(str(file), silent), state, config, partial(restarted, optimizer=optimizer))
+    found, fresh = tensors(started), tensors(state)
     assert_same(found, fresh, ["fc.weight", "fc.bias"])
     assert_same(found, expected, set(expected) - {"fc.weight", "fc.bias"})
     assert notes[1].endswith("so the head starts untrained: fc.bias, fc.weight")
@@ -111,8 +111,8 @@ def test_renamed_and_missing_arrays_follow_the_config(config, make_state, file, 
         start_from(weights, state, config, partial(restarted, optimizer=optimizer))
     config.init_rename = (r"^backbone\. -> ",)
     config.init_allow_missing = (r"fc\..*",)
-    begun, notes = start_from(weights, state, config, partial(restarted, optimizer=optimizer))
-    assert_same(tensors(begun), expected, set(expected) - {"fc.weight", "fc.bias"})
+    started, notes = start_from(weights, state, config, partial(restarted, optimizer=optimizer))
+    assert_same(tensors(started), expected, set(expected) - {"fc.weight", "fc.bias"})
     assert notes[1] == f"{path}: without fc.bias, fc.weight, which start untrained"
 
 
@@ -246,15 +246,15 @@ def test_a_prefix_of_most_names_is_removed(config, make_state, file, tmp_path):
     path = tmp_path / "lightning.safetensors"
     files.write(path, {f"model.{name}": x for name, x in expected.items()} | {"criterion.weight": np.zeros(2)})
     config.init_allow_unexpected = (r"criterion\..*",)
-    begun, notes = start_from(read_weights(str(path), silent), state, config, partial(restarted, optimizer=optimizer))
-    assert_same(tensors(begun), expected, expected)
+    started, notes = start_from(read_weights(str(path), silent), state, config, partial(restarted, optimizer=optimizer))
+    assert_same(tensors(started), expected, expected)
     assert f"{path}: model., which some names begin with, is removed" in notes
 
 
 def test_a_state_begins_with_a_run(trained, make_state, config):
     (state, optimizer), weights = make_state(), read_weights(str(trained[0]), silent)
-    begun, _ = start_from(weights, state, config, partial(restarted, optimizer=optimizer))
-    assert_same(tensors(begun), weights.tensors, weights.tensors)
+    started, _ = start_from(weights, state, config, partial(restarted, optimizer=optimizer))
+    assert_same(tensors(started), weights.tensors, weights.tensors)
     assert weights.origin == f"{trained[0]}, step 2" and len(weights.classes) == 10
 
 
