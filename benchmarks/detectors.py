@@ -44,6 +44,7 @@ def drawn(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
         "boxes": (boxes * [width, height, width, height]).astype(np.float32),
         "classes": rng.integers(0, CLASSES, (batch, OBJECTS)).astype(np.int32),
         "crowd": np.zeros((batch, OBJECTS), bool),
+        "image_box": np.tile(np.float32([0, 0, width, height]), (batch, 1)),
     }
 
 
