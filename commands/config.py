@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     if _EXPLAIN.value is not None:
         print(explained(_EXPLAIN.value.removeprefix("config."), config))
     else:
-        print(json.dumps(config.to_dict(), indent=2) if _JSON.value else table(config))
+        print(json.dumps(config.to_dict(), indent=2, allow_nan=False) if _JSON.value else table(config))
 
 
 def table(config: ConfigDict) -> str:
