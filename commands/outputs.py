@@ -1,14 +1,14 @@
-"""A model's raw outputs on given arrays, to compare with another implementation number by number.
+"""A model's raw outputs for given arrays, for comparison with another implementation.
 
     morphism outputs --config experiments/imagenet_resnet.py:50 --weights FILE --inputs in.npz --outputs out.npz
 
-FILE as eval.py's --weights. in.npz holds `images`, float32 [B,H,W,3], already normalised and used exactly as they are,
-all in one batch, with float32 products at full precision. out.npz gets what the model returns in evaluation: "logits"
-where that is one array, else each array by its name, "a.b" inside one another; of a detector also the final boxes,
-scores, classes and valid, as if all of every image were picture, and what leads to them, such as the proposals,
-proposal_scores and proposal_valid of two stages. With --features the maps of a backbone, [B,h,w,C], by theirs. The
-number of classes is that of the weights' head, or of config.data.source where they have none. A public checkpoint's
-model has the options it was trained with.
+FILE is as for --weights of `morphism eval`. in.npz holds `images`, float32 [B,H,W,3], already normalised: they are used
+as they are, in one batch, with float32 products at full precision. out.npz holds what the model returns in evaluation:
+"logits" if that is one array, else each array by its name, "a.b" if nested. For a detector it also holds the final
+boxes, scores, classes and valid, without a margin around the images, and intermediate results such as the proposals,
+proposal_scores and proposal_valid of two stages. With --features it holds a backbone's maps, [B,h,w,C], by name. The
+number of classes is that of the weights' head, or that of config.data.source if they have none. The model of a public
+checkpoint has the options that it was trained with.
 """
 
 from pathlib import Path
@@ -82,13 +82,13 @@ def main(argv: list[str]) -> None:
 
 
 def read_images(path: Path) -> Float[np.ndarray, "b h w 3"]:
-    """The array `images` of an .npz. Raises UserError where there is none, or of another type or form."""
+    """The array `images` of an .npz. Raises UserError where there is none, or if its type or shape is another."""
     try:
         with np.load(path) as file:
             images = file["images"]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # whatever a file that is no .npz leads to
+    except Exception as error:  # NumPy, zipfile and pickle raise many kinds for a broken file
         raise UserError(f"{path}: no .npz with `images` ({error})") from error
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.float32:
         raise UserError(f"{path}: images are {images.dtype} {list(images.shape)}; float32 [B,H,W,3] is wanted")
