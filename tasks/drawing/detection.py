@@ -22,10 +22,10 @@ Found = list[dict[str, Any]]  # "class", "score" and "box" of each detection
 
 @plain_text
 def draw(source: Source, found: Sequence[tuple[int, Found, Found]], threshold: float, data: ConfigDict) -> bytes:
-    """Images of a split with their objects and detections, as one PNG; of each its id, those shown, and all.
+    """A PNG of images with their objects and detections; `found` holds id, shown and all detections per image.
 
     Each class has its colour. True boxes are dashed, with the class's name below; crowds and difficult ones are dotted.
-    Detections have the class's name and the score above.
+    The class's name and the score stand above detections.
     """
     rows = math.ceil(len(found) / COLUMNS)
     figure, axes = plt.subplots(rows, COLUMNS, figsize=(5.2 * COLUMNS, 4.2 * rows), layout="constrained", squeeze=False)
@@ -57,7 +57,7 @@ def _draw_image(
 
 
 def _label(axis: Any, text: str, box: Sequence[float], size: tuple[int, int], colour: np.ndarray, above: bool) -> None:
-    """`text` at the upper (or lower) edge of a box, on the side of that edge where the image has room for it."""
+    """Writes `text` at the upper or lower edge of a box, on the side of the edge where the image has room."""
     (x0, y0, x1, y1), (height, width) = box, size
     room = 0.05 * height
     y = y0 if above else y1

@@ -195,5 +195,5 @@ def test_what_does_not_fit_names_the_part(config):
         TASK.check_classes("x", {"ground": ("a",), "objects": ("b",)})
     mixing, base = Composed((Part("kind", tasks.get("classification")), *TASK.parts)), get_base()
     base.augment.mixup_alpha = 0.1
-    with pytest.raises(UserError, match="it mixes images, but the targets of kind alone"):
+    with pytest.raises(UserError, match="it mixes images, but only the targets of kind"):
         mixing.mixed(base.augment)

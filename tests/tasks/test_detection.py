@@ -12,7 +12,7 @@ detection = tasks.get("detection")
 
 
 class Finds:
-    """A detector that finds what its outputs say, within the picture."""
+    """A detector that finds what its outputs say, within the image."""
 
     def detect(self, outputs, sizes):
         return outputs
@@ -59,7 +59,7 @@ def test_what_is_not_there_to_find_has_no_line_in_the_table():
     assert nothing == {"ap": -1}
 
 
-def test_the_canvas_around_a_picture_is_zero_after_normalising():
+def test_the_canvas_around_an_image_is_zero_after_normalising():
     config = get_base("detection").augment
     batch = {"image": np.full((2, 6, 8, 3), 200, np.uint8), "size": np.array([[4, 8], [6, 5]], np.int32)}
     images = np.asarray(detection.normalise(batch, config))
@@ -68,7 +68,7 @@ def test_the_canvas_around_a_picture_is_zero_after_normalising():
     np.testing.assert_allclose(images[0, :4], np.broadcast_to(expected, (4, 8, 3)), rtol=1e-5)
 
 
-def test_the_canvas_around_a_picture_may_be_grey():
+def test_the_canvas_around_an_image_may_be_grey():
     config = get_base("detection").augment
     config.update(fill=114, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
     batch = {"image": np.full((2, 6, 8, 3), 200, np.uint8), "size": np.array([[4, 8], [6, 5]], np.int32)}
@@ -78,7 +78,7 @@ def test_the_canvas_around_a_picture_may_be_grey():
     np.testing.assert_allclose(images[0, :4], 200, rtol=1e-6)
 
 
-def test_colours_change_and_the_ground_around_a_picture_does_not():
+def test_colours_change_and_the_ground_around_an_image_does_not():
     config = detection.resolve(get_base("detection"), range(16)).augment
     config.update(photometric=True, zoom_out=0.5, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
     image = np.full((16, 8, 8, 3), (123, 117, 104), np.uint8)

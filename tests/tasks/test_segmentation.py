@@ -42,7 +42,7 @@ class Pictures:
         size = self.sizes[index]
         image = rng.integers(0, 256, (*size, 3), np.uint8)
         mask = rng.choice([0, 1, 2, 4, 255], size).astype(np.uint8)
-        return {"image": image, "name": f"picture {index}", "segmentation": mask}
+        return {"image": image, "name": f"image {index}", "segmentation": mask}
 
 
 class Colours(nn.Module):
@@ -104,7 +104,7 @@ def test_the_metrics_are_a_plain_count_at_the_masks_own_size_on_any_number_of_de
 
 
 def test_classes_are_those_of_the_logits_resized_to_the_masks_size(config, mesh_of):
-    """One picture at a time, without a canvas around it."""
+    """One image at a time, without a canvas around it."""
     source = Pictures()
     _, batches = run(config, mesh_of(2))
     config.data.canvases = ()
@@ -145,7 +145,7 @@ class Some(Pictures):
         rng = np.random.default_rng(self.numbers[index])
         height, width = self.sizes[index].tolist()
         image = rng.integers(0, 256, (5, 5, 3), np.uint8).repeat(20, axis=0).repeat(20, axis=1)[:height, :width]
-        return {"image": image, "name": f"picture {index}", "segmentation": np.zeros((height, width), np.uint8)}
+        return {"image": image, "name": f"image {index}", "segmentation": np.zeros((height, width), np.uint8)}
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_what_is_found_depends_neither_on_other_images_nor_on_their_order(config
     assert bool(told) == (exact == "never")
 
 
-def test_a_picture_that_is_not_resized_keeps_its_logits_classes(config, mesh_of):
+def test_an_image_that_is_not_resized_keeps_its_logits_classes(config, mesh_of):
     config.data.update(resize="none", canvases=())
     source = Pictures()
     source.sizes = np.array([(20, 30)] * 5, np.int32)
@@ -227,7 +227,7 @@ def test_views_average_probabilities(config, views):
     assert np.array(seen)[:, 0].tolist() == ([[6, 9], [12, 18]] if views.startswith("scales") else [[12, 18]])
 
 
-def test_windows_cover_the_picture_and_their_logits_are_averaged(config):
+def test_windows_cover_the_image_and_their_logits_are_averaged(config):
     config.data.window = (9, 12)
     assert segmentation_views.window_starts(20, 9) == [0, 6, 11] and segmentation_views.window_starts(9, 9) == [0]
     images = jnp.array(RNG.normal(size=(1, 20, 31, 3)), jnp.float32)
