@@ -211,9 +211,8 @@ def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_li
     broken = pictures / "val" / "dog" / "broken.jpg"
     broken.write_text("no picture")
     line = f"error: {broken}: cannot be decoded (cannot identify image file); replace or remove it\n"
-    for program, command in (("eval.py", ("eval.py",)), ("morphism predict", (*MORPHISM, "predict", str(broken))))[
-        workers:
-    ]:
+    commands = {"eval.py": ("eval.py",), "morphism predict": (*MORPHISM, "predict", str(broken))}
+    for program, command in list(commands.items())[workers:]:
         done = run(*command, "--workdir", str(tmp_path / "run"))
         assert (done.returncode, done.stderr) == (2, f"{program}: {line}")
     broken.rename(pictures / "train" / "dog" / "broken.jpg")
