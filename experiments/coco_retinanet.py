@@ -17,29 +17,16 @@ images per second in mixed precision, so 26 x 117,266 images take 13 hours on on
 utilisation.
 """
 
-from ml_collections import ConfigDict
-
-from morphism.experiments.base import get_base
+from morphism.experiments import coco_faster_rcnn
 
 
 def get_config(variant: str = ""):
     if variant not in ("", "multiscale"):
         raise ValueError(f"coco_retinanet has no variant {variant!r}; it has 'multiscale'")
-    config = get_base("detection")
-    config.batch_size = 16
-    config.duration = "26ep"
+    config = coco_faster_rcnn.get_config()  # the same recipe but for the learning rate
     config.model.name = "retinanet_resnet50_fpn"
-    config.model.frozen_bn = True
-    config.model.options = ConfigDict(dict(stride_in_1x1=False))
-    config.init_from = "torchvision:resnet50/IMAGENET1K_V1"
-    config.init_rename = ("^ -> backbone.body.",)
     config.init_allow_missing = (r"backbone\.fpn\..*", r"head\..*")
-    config.init_allow_unexpected = (r"backbone\.body\.fc\..*",)
-    config.data.update(source="coco:coco", workers=8)
-    config.data.canvases = ((800, 1088), (1088, 800), (800, 1344), (1344, 800))
+    config.optimizer.learning_rate = 0.01
     if variant == "multiscale":
         config.data.train_sizes = (640, 672, 704, 736, 768, 800)
-    config.optimizer.update(name="momentum", learning_rate=0.01, reference_batch=16, weight_decay=1e-4)
-    config.optimizer.freeze = ("backbone.body.conv1.*", "backbone.body.layer1.*")
-    config.schedule.update(name="step", boundaries=("16ep", "22ep"), warmup="1k", warmup_factor=0.001)
     return config

@@ -22,7 +22,7 @@ from morphism.data.records import Source
 from morphism.lengths import to_steps
 from morphism.models.detection import Detector
 from morphism.tasks import canvas, coco, detections, voc
-from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, check_count, see_once, spread
+from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, check_count, spread
 
 DRAWN = 12  # images per split
 
@@ -108,7 +108,7 @@ class Detection:
     def infer(
         self, apply: Apply, images: Float[Array, "b h w 3"], batch: Batch, data: ConfigDict, views: str
     ) -> dict[str, Array]:
-        return see_once(apply, images, batch, data, views)
+        return apply(images, batch)
 
     def predict(self, model: Detector, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
         """boxes [B,D,4] in pixels of the decoded image; scores [B,D]; classes [B,D], -1 in unused slots; id [B]."""

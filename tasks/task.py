@@ -144,11 +144,6 @@ class Task(Protocol):
         """A PNG of images of `source`, loaded by `data`, config.data, with predictions; the rest as for `lines`."""
 
 
-def see_once(apply: Apply, images: Float[Array, "b h w 3"], batch: Batch, data: ConfigDict, views: str) -> Outputs:
-    """`infer` of a task whose only view is "center"."""
-    return apply(images, batch)
-
-
 def check_count(task: Task, least: int, source: str, classes: Sequence[str]) -> None:
     """Raises UserError if `source`, config.data.source, has fewer than `least` classes."""
     if len(classes) < least:
