@@ -30,8 +30,7 @@ def predict(
 ) -> Iterator[Predictions]:
     """Yields the task's predictions batch by batch, in the order of `source`, without the padding of the last batch.
 
-    They are the same on every process and for any number of devices. Each batch is fetched while the device computes
-    the next.
+    They are the same on every process, for any number of devices. A batch is fetched while the next is computed.
 
     Args:
       eval_step: what make_eval_step returns.
