@@ -34,7 +34,7 @@ class Command:
         self.config = ConfigFlag(self.flags) if config else None
         self._experiment_first = config == "first"
         if distributed:
-            self.boolean("distributed", False, "Join other processes; the next flags say what JAX cannot detect.")
+            self.boolean("distributed", False, "Join other processes; three more flags say what JAX cannot detect.")
             self.string("coordinator", None, "host:port of process 0.")
             self.integer("num_processes", None, "How many processes there are.")
             self.integer("process_id", None, "Which of them this is, from 0.")

@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 from morphism import models
 from morphism.runtime.mesh import AXIS, compiler_options
 from morphism.tasks import Task
-
-Batch = dict[str, Array]
+from morphism.tasks.task import Batch
 
 
 def make_eval_step(

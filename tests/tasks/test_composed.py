@@ -69,7 +69,7 @@ class Network(nn.Module):
         return Boxes() if part == "objects" else self
 
 
-class Only(nn.Module):
+class Only(Detector):
     """One part of the network, as a model of its own."""
 
     reads = ()
@@ -174,12 +174,12 @@ def test_two_parts_of_one_task_read_truths_of_their_own(config):
     rng = np.random.default_rng(0)
     assert lanes.config(config).loss.name == "focal" and config.loss.name == "cross_entropy"
     outputs = {name: {"out": jnp.array(rng.normal(size=(2, 4, 5, 3)), jnp.float32)} for name in ("ground", "lanes")}
-    batch = {name: rng.integers(0, 3, (2, 4, 5)).astype(np.uint8) for name in ("segmentation", "lanes")}
-    batch["valid"] = np.ones(2, bool)
+    batch = {name: jnp.array(rng.integers(0, 3, (2, 4, 5)), jnp.uint8) for name in ("segmentation", "lanes")}
+    batch["valid"] = jnp.ones(2, bool)
     _, scalars = task.loss(Network(), outputs, batch, config)
     for part, key in zip(task.parts, ("segmentation", "lanes"), strict=True):
         alone = batch | {"segmentation": batch[key]}
-        expected, _ = part.task.loss(None, outputs[part.name], alone, part.config(config))
+        expected, _ = part.task.loss(Network(), outputs[part.name], alone, part.config(config))
         assert scalars[f"{part.name}/loss"] == expected
 
 

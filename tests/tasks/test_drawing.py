@@ -21,7 +21,10 @@ class Renamed:
     """A source whose classes have awkward names."""
 
     def __init__(self, source, classes):
-        self._source, self.classes = source, classes
+        self._source, self.classes, self.targets = source, classes, source.targets
+
+    def __len__(self):
+        return len(self._source)
 
     def __getitem__(self, index):
         return self._source[index]

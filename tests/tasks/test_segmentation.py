@@ -23,6 +23,7 @@ from morphism.runtime.validation import check_config
 from morphism.tasks import boundaries, segmentation_views
 
 segmentation = tasks.get("segmentation")
+MODEL = nn.Dense(5)  # which a segmentation does not read
 CLASSES = ("ground", "road", "sky", "sign", "car")
 RNG = np.random.default_rng(0)
 
@@ -271,7 +272,7 @@ def test_the_loss_adds_the_auxiliary_heads_and_leaves_out_padding(config):
     labels = RNG.choice([0, 1, 2, 255], (3, 6, 7)).astype(np.uint8)
     batch = {"segmentation": labels, "valid": np.array([True, True, False])}
     config.loss.aux_weight = 0.4
-    total, scalars = segmentation.loss(None, {"out": logits, "aux": 2 * logits}, batch, config)
+    total, scalars = segmentation.loss(MODEL, {"out": logits, "aux": 2 * logits}, batch, config)
     plain, aux = (ops.cross_entropy(x[:2], labels[:2]) for x in (logits, 2 * logits))
     assert total == pytest.approx(float(plain + 0.4 * aux), rel=1e-6)
     assert scalars["aux"] == pytest.approx(float(aux), rel=1e-6)
@@ -279,7 +280,7 @@ def test_the_loss_adds_the_auxiliary_heads_and_leaves_out_padding(config):
     right = (np.argmax(logits[:2], -1) == labels[:2])[counted]
     assert scalars["pixel_accuracy"] == pytest.approx(right.mean())
     config.loss.update(dice_weight=3.0, aux_weight=0.0)
-    total, _ = segmentation.loss(None, {"out": logits, "aux": logits}, batch, config)
+    total, _ = segmentation.loss(MODEL, {"out": logits, "aux": logits}, batch, config)
     assert total == pytest.approx(float(plain + 3 * ops.dice(logits[:2], labels[:2])), rel=1e-6)
 
 
@@ -289,7 +290,7 @@ def test_every_loss_of_the_config_runs(config, name):
     check_config(config)
     logits = jnp.array(RNG.normal(size=(2, 6, 7, 5)), jnp.float32)
     batch = {"segmentation": RNG.choice([0, 1, 255], (2, 6, 7)).astype(np.uint8), "valid": np.ones(2, bool)}
-    total, _ = segmentation.loss(None, {"out": logits}, batch, config)
+    total, _ = segmentation.loss(MODEL, {"out": logits}, batch, config)
     assert 0 < total < 10
 
 
@@ -299,7 +300,7 @@ def test_a_batch_of_ignored_pixels_alone_teaches_nothing(config):
     batch["weight"] = np.full((2, 6, 7), 11, np.float32)
 
     def loss(logits):
-        return segmentation.loss(None, {"out": logits, "aux": 2 * logits}, batch, config)
+        return segmentation.loss(MODEL, {"out": logits, "aux": 2 * logits}, batch, config)
 
     (total, scalars), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.array(RNG.normal(size=(2, 6, 7, 5))))
     assert total == 0 and scalars == {"pixel_accuracy": 0, "aux": 0} and not np.any(gradient)
