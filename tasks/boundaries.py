@@ -12,7 +12,7 @@ Source: Csurka et al. 2013, "What is a good evaluation measure for semantic segm
 import math
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from morphism.labels import IGNORE
 
@@ -20,7 +20,7 @@ TOLERANCE = 0.0075
 WORD = 64
 
 Classes = UInt8[np.ndarray, "h w"]
-Bits = UInt[np.ndarray, "..."]  # of the smallest type that has a bit per class
+Bits = np.ndarray  # of the smallest unsigned type that has a bit per class
 
 
 def f1(found: Classes, true: Classes, classes: int) -> Float[np.ndarray, "2 k"]:

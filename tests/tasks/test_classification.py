@@ -195,7 +195,5 @@ def test_many_classes_take_no_matrix_of_all_pairs():
 
 def test_certain_and_right_has_no_calibration_error():
     sure = {"confidence": np.ones(3), "rank": np.zeros(3, int), "label": np.arange(3), "class": np.arange(3)}
-    metrics = classification.update_metrics(
-        classification.init_metrics(of_classes(3)), sure | {"loss": np.zeros(3)}
-    )
+    metrics = classification.update_metrics(classification.init_metrics(of_classes(3)), sure | {"loss": np.zeros(3)})
     assert classification.summarise(metrics)["calibration_error"] == 0
