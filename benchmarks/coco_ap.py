@@ -18,6 +18,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from morphism.data.annotations import Annotations
 from morphism.tasks import coco
 from morphism.tasks.detections import columns, init_metrics, update_metrics
 
@@ -46,34 +47,33 @@ def draw(args):
         rest = args.detections - of.shape[1]
         corner = rng.uniform(0, 500, (size, rest, 2))
         stray = np.concatenate([corner, corner + np.exp(rng.uniform(2, 5.5, corner.shape))], axis=-1)
-        yield {
+        batch = {
             "id": np.arange(start, start + size),
             "boxes": np.concatenate([near, stray], axis=1).astype(np.float32),
             "scores": rng.random((size, args.detections)).astype(np.float32),
             "classes": np.concatenate(
                 [np.take_along_axis(classes, of, axis=1), rng.integers(args.classes, size=(size, rest))], axis=1
             ),
-            "true_boxes": true_boxes,
-            "true_classes": np.where(used, classes, -1),
-            "true_area": np.prod(sides, axis=-1) * 0.7,
-            "true_crowd": rng.random(slots) < 0.02,
-            "true_difficult": np.zeros(slots, bool),
         }
+        crowd, difficult, area = rng.random(slots) < 0.02, np.zeros(slots, bool), np.prod(sides, axis=-1) * 0.7
+        truth = (true_boxes, classes, crowd, difficult, area)
+        yield batch | {"truths": [Annotations(*(each[row][used[row]] for each in truth)) for row in range(size)]}
+
+
+def gathered(batches):
+    metrics = init_metrics()
+    for batch in batches:
+        metrics = update_metrics(metrics, batch, batch["truths"])
+    return metrics
 
 
 def morphism(batches, classes) -> list[float]:
-    metrics = init_metrics()
-    for batch in batches:
-        metrics = update_metrics(metrics, batch)
-    found = coco.summarise(metrics, classes)
+    found = coco.summarise(gathered(batches), classes)
     return [found[name] for name in coco.NAMES]
 
 
 def pycocotools(batches, classes) -> list[float]:
-    metrics = init_metrics()
-    for batch in batches:
-        metrics = update_metrics(metrics, batch)
-    images, found, true = columns(metrics)
+    images, found, true = columns(gathered(batches))
     truth = COCO()
     truth.dataset = {
         "info": {},

@@ -126,22 +126,8 @@ class Detection:
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
         """Adds the predictions, with the annotations that the source has of the same images."""
-        true = [metrics["source"].annotations(int(index)) for index in predictions["id"]]
-        slots = max(map(len, true))
-
-        def padded(name: str, fill: float = 0) -> np.ndarray:
-            columns = [getattr(each, name) for each in true]
-            spare = [[(0, slots - len(column))] + [(0, 0)] * (column.ndim - 1) for column in columns]
-            return np.stack([np.pad(*each, constant_values=fill) for each in zip(columns, spare, strict=True)])
-
-        truth = {
-            "true_boxes": padded("boxes"),
-            "true_classes": padded("classes", -1),
-            "true_area": padded("area"),
-            "true_crowd": padded("crowd"),
-            "true_difficult": padded("difficult"),
-        }
-        return metrics | {"gathered": detections.update_metrics(metrics["gathered"], predictions | truth)}
+        truths = [metrics["source"].annotations(int(index)) for index in predictions["id"]]
+        return metrics | {"gathered": detections.update_metrics(metrics["gathered"], predictions, truths)}
 
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
         """COCO's twelve numbers and its AP per class; VOC's AP by area, voc10_ap50, and by 11 points, voc07_ap50.

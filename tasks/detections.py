@@ -1,9 +1,11 @@
 """Detections and true boxes, gathered on the host image by image, for coco.py and voc.py."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from morphism.data.annotations import Annotations
 from morphism.errors import UserError
 
 Metrics = dict[str, Any]
@@ -14,14 +16,13 @@ def init_metrics() -> Metrics:
     return {"images": [], "found": [], "true": []}
 
 
-def update_metrics(metrics: Metrics, predictions: dict[str, np.ndarray]) -> Metrics:
-    """Adds a batch. Boxes are x0, y0, x1, y1: their edges in pixels of the stored image.
+def update_metrics(metrics: Metrics, predictions: dict[str, np.ndarray], truths: Sequence[Annotations]) -> Metrics:
+    """Adds a batch, with the annotations of each of its images. Raises UserError for a number that is not finite.
 
-    predictions: id [B]; boxes [B,N,4], scores [B,N] and classes [B,N], -1 in unused slots; true_boxes [B,M,4] and
-    true_classes [B,M], -1 in unused slots, with true_area [B,M] in square pixels, true_crowd and true_difficult [B,M],
-    as in data.annotations.Annotations. Raises UserError for a number that is not finite.
+    predictions: id [B]; boxes [B,N,4], x0, y0, x1, y1 in pixels of the stored image; scores [B,N]; classes [B,N], -1 in
+    unused slots.
     """
-    ids, used, true = predictions["id"], predictions["classes"] >= 0, predictions["true_classes"] >= 0
+    ids, used = predictions["id"], predictions["classes"] >= 0
     found = {
         "image": np.repeat(ids, used.sum(axis=1)),
         "class": predictions["classes"][used],
@@ -30,12 +31,12 @@ def update_metrics(metrics: Metrics, predictions: dict[str, np.ndarray]) -> Metr
     }
     _check_numbers(found)
     truth = {
-        "image": np.repeat(ids, true.sum(axis=1)),
-        "class": predictions["true_classes"][true],
-        "box": predictions["true_boxes"][true].astype(np.float64),
-        "area": predictions["true_area"][true].astype(np.float64),
-        "crowd": predictions["true_crowd"][true].astype(bool),
-        "difficult": predictions["true_difficult"][true].astype(bool),
+        "image": np.repeat(ids, [len(each) for each in truths]),
+        "class": np.concatenate([each.classes for each in truths]),
+        "box": np.concatenate([each.boxes for each in truths]).astype(np.float64),
+        "area": np.concatenate([each.area for each in truths]),
+        "crowd": np.concatenate([each.crowd for each in truths]),
+        "difficult": np.concatenate([each.difficult for each in truths]),
     }
     return {
         "images": [*metrics["images"], ids],

@@ -34,9 +34,7 @@ class Segmentation:
 
     name: ClassVar[str] = "segmentation"
     targets: ClassVar[tuple[str, ...]] = ("segmentation",)
-    headline: ClassVar[tuple[str, ...]] = (
-        *("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice"),
-    )
+    headline: ClassVar[tuple[str, ...]] = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice")
     higher_is_better: ClassVar[tuple[str, ...]] = headline
     views: ClassVar[tuple[str, ...]] = segmentation_views.VIEWS
     masks: ClassVar[tuple[str, ...]] = ("",)

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from morphism.data.annotations import Annotations
+from morphism.tasks.detections import init_metrics, update_metrics
+
 PADDING = 3
 
 
@@ -11,6 +14,19 @@ def draw_batches(seed, images=24, classes=5, batch=8):
     for start in range(0, images, batch):
         found, true = zip(*rows[start : start + batch], strict=True)
         yield {"id": np.arange(start, start + len(found)), **_pad(found), **_pad(true)}
+
+
+def gathered(batches):
+    """The metrics of batches; true boxes of class -1 are unused slots."""
+    metrics = init_metrics()
+    for batch in batches:
+        names = ("boxes", "classes", "crowd", "difficult", "area")
+        truths = [
+            Annotations(*(batch[f"true_{name}"][row][used] for name in names))
+            for row, used in enumerate(batch["true_classes"] >= 0)
+        ]
+        metrics = update_metrics(metrics, batch, truths)
+    return metrics
 
 
 def _image(rng, classes):

@@ -4,23 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from drawn_detections import draw_batches
+from drawn_detections import draw_batches, gathered
 from pycocotools import mask as reference
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from morphism.errors import UserError
 from morphism.tasks import coco
-from morphism.tasks.detections import init_metrics, update_metrics
 
 CLASSES = ("a", "b", "c", "d", "never there")
-
-
-def gathered(batches):
-    metrics = init_metrics()
-    for batch in batches:
-        metrics = update_metrics(metrics, batch)
-    return metrics
 
 
 class OrdinaryOverlap(COCOeval):

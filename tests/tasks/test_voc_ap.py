@@ -2,19 +2,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from drawn_detections import draw_batches
+from drawn_detections import draw_batches, gathered
 
 from morphism.tasks import voc
-from morphism.tasks.detections import init_metrics, update_metrics
 
 CLASSES = ("a", "b", "c", "d", "never there")
-
-
-def gathered(batches):
-    metrics = init_metrics()
-    for batch in batches:
-        metrics = update_metrics(metrics, batch)
-    return metrics
 
 
 def devkit(batches, label):
@@ -114,7 +106,7 @@ def one_image(boxes, scores, true_boxes, difficult):
         "true_classes": np.zeros((1, truths), np.int32),
         "true_area": np.ones((1, truths)),
         "true_crowd": np.zeros((1, truths), bool),
-        "true_difficult": np.array(difficult).reshape(1, truths),
+        "true_difficult": np.array(difficult, bool).reshape(1, truths),
     }
 
 
