@@ -94,7 +94,18 @@ class Classification:
 
     def prepared(self, config: ConfigDict, views: str) -> ConfigDict:
         """For ten crops, images are loaded at resize_size: the device cuts the crops."""
-        return _whole_square(config) if views == "ten_crop" else config
+        if views != "ten_crop":
+            return config
+        data = config.data
+        if data.resize_size == (data.eval_size or data.image_size):
+            raise UserError(
+                f"--views ten_crop: images are resized to config.data.resize_size={data.resize_size}, the size of the "
+                "network's input, so that all crops would be the same; train with a larger resize_size, or choose flip"
+            )
+        wider = config.copy_and_resolve_references()
+        with wider.unlocked():
+            wider.data.eval_size = data.resize_size
+        return wider
 
     def normalise(self, batch: Batch, config: ConfigDict) -> Float[Array, "b h w 3"]:
         return augmentation.normalise(batch["image"], config.mean, config.std)
@@ -222,19 +233,6 @@ def _each(logits: Array, label: Array, config: ConfigDict) -> tuple[Float[Array,
     if config.bce_threshold > 0:
         target = (target > config.bce_threshold).astype(jnp.float32)
     return jnp.mean(binary_cross_entropy(logits, target, 1.0 if weights is None else weights), axis=-1), None
-
-
-def _whole_square(config: ConfigDict) -> ConfigDict:
-    data = config.data
-    if data.resize_size == (data.eval_size or data.image_size):
-        raise UserError(
-            f"--views ten_crop: images are resized to config.data.resize_size={data.resize_size}, the size of the "
-            "network's input, so that all crops would be the same; train with a larger resize_size, or choose flip"
-        )
-    wider = config.copy_and_resolve_references()
-    with wider.unlocked():
-        wider.data.eval_size = data.resize_size
-    return wider
 
 
 def _confusion(pairs: Int[np.ndarray, "n"], classes: int) -> list[list[int]]:

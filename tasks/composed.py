@@ -272,15 +272,13 @@ class Composed:
         drawings = []
         for part in self.parts:
             own = part.source(source)
-            kept = [self._predictions(part, batch) for batch in batches]
-            kept = [_rows(each, np.isin(each["id"], part.task.drawn(len(own)))) for each in kept]
-            kept = [each for each in kept if len(each["id"])]
+            kept = []
+            for batch in batches:
+                rows = np.isin(batch["id"], part.task.drawn(len(own)))
+                if rows.any():
+                    kept.append({name: value[rows] for name, value in self._predictions(part, batch).items()})
             drawings.append(part.task.draw(own, kept, data, threshold, most))
         return _stacked(drawings)
-
-
-def _rows(predictions: Predictions, rows: np.ndarray) -> Predictions:
-    return {name: value[rows] for name, value in predictions.items()}
 
 
 def _stacked(drawings: Sequence[bytes]) -> bytes:
