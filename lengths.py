@@ -34,6 +34,6 @@ def exact_steps(length: str, steps_per_epoch: float, field: str) -> float:
 def due(step: int, every: float) -> bool:
     """Whether `step` is a multiple of `every` steps, rounded; never if that is 0.
 
-    What is due every 2 epochs is thus due exactly at the end of 4, even if an epoch is no whole number of steps.
+    What is due every 2 epochs is thus due exactly at the end of 4, even if an epoch is not a whole number of steps.
     """
     return every > 0 and step == round(max(round(step / every), 1) * every)

@@ -21,7 +21,7 @@ def summarise(metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
     belongs to the object of its class with which it has the largest IoU, if that is at least 0.5. The detection of an
     object with the highest score is right, the others are wrong; those of a difficult object are left out. A crowd,
     which VOC does not know, is no object: a detection that belongs to no object, but lies in a crowd of its class by at
-    least half, is left out, as in COCO. Recalls are compared as fractions of whole numbers.
+    least half, is left out, as in COCO. Recalls are compared as fractions of integers.
 
     Source: Everingham et al. 2010, "The Pascal visual object classes challenge", section 4.2; VOCdevkit, VOCevaldet.m.
     """
