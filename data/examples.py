@@ -55,7 +55,7 @@ def empty(rows: int, shape: Shape, config: ConfigDict) -> dict[str, np.ndarray]:
     """What a batch holds besides images, without any record.
 
     For targets with a place in the image size int32 [rows,2], height and width of what of the canvas is image, and
-    original_size, of the image as decoded. By the rule `canvas` picture float32 [rows,4], the box of the canvas
+    original_size, of the image as decoded. By the rule `canvas` image_box float32 [rows,4], the box of the canvas
     where the image is, which may reach beyond: in training, what is not mean-coloured ground.
     """
     data, found = config.data, {}
