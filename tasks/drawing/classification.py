@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -56,7 +57,7 @@ def _groups(predictions: Predictions) -> list[tuple[str, np.ndarray]]:
     return [(title, rows) for title, rows in groups if len(rows)]
 
 
-def _draw_image(axis, source: Source, predictions: Predictions, row: int, data: ConfigDict) -> None:
+def _draw_image(axis: Any, source: Source, predictions: Predictions, row: int, data: ConfigDict) -> None:
     predicted, label = predictions["class"][row], predictions["label"][row]
     axis.imshow(to_8_bits(evaluated(source[int(predictions["id"][row])], data)))
     text = f"{source.classes[predicted]} {predictions['confidence'][row]:.0%}"
@@ -64,7 +65,7 @@ def _draw_image(axis, source: Source, predictions: Predictions, row: int, data: 
     axis.set_title(text, fontsize=8, color=RIGHT if predicted == label else WRONG)
 
 
-def _draw_confusion(figure, true: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> None:
+def _draw_confusion(figure: Any, true: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> None:
     """Rows are true classes, cells shares of their row; names and numbers only where there is room to read them.
 
     If there are more than CELLS classes, neighbours share a row and a column.
