@@ -79,6 +79,7 @@ class Only(Detector):
     def __call__(self, images, *, train):
         return Network(name="network")(images, train=train)[self.part]
 
+    @nn.nowrap
     def detect(self, outputs, sizes):
         return Boxes().detect(outputs, sizes)
 
