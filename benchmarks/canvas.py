@@ -82,6 +82,7 @@ def found(step: Any, variables: Any, config: Any, images: np.ndarray, canvas: tu
 
 def agreement(alone: dict[str, np.ndarray], on_canvas: dict[str, np.ndarray]) -> float:
     """COCO's AP of the detections `on_canvas`, with the best of `alone` as ground truth."""
+    from morphism.data.annotations import Annotations
     from morphism.tasks import coco, detections
 
     best = np.argsort(-np.where(alone["classes"] >= 0, alone["scores"], -1), axis=1, kind="stable")[:, :TRUE]
@@ -90,14 +91,9 @@ def agreement(alone: dict[str, np.ndarray], on_canvas: dict[str, np.ndarray]) ->
         np.take_along_axis(alone["classes"], best, 1),
     )
     nothing = np.zeros(classes.shape, bool)
-    truth = {
-        "true_boxes": boxes,
-        "true_classes": classes,
-        "true_area": detections.areas(boxes),
-        "true_crowd": nothing,
-        "true_difficult": nothing,
-    }
-    metrics = detections.update_metrics(detections.init_metrics(), on_canvas | truth)
+    truth = (boxes, classes, nothing, nothing, detections.areas(boxes))
+    truths = [Annotations(*(each[row][used] for each in truth)) for row, used in enumerate(classes >= 0)]
+    metrics = detections.update_metrics(detections.init_metrics(), on_canvas, truths)
     return coco.summarise(metrics, [str(number) for number in range(1 + classes.max())])["ap"]
 
 
