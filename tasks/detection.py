@@ -82,7 +82,7 @@ class Detection:
             # Colours change before a picture is zoomed out: the ground around it, which a mosaic has not, keeps its
             # mean.
             ground = config.mosaic == 0
-            inside = jax.vmap(partial(_within, images.shape[1:3]))(batch["picture"]) if ground else None
+            inside = jax.vmap(partial(_within, images.shape[1:3]))(batch["image_box"]) if ground else None
             images = jax.vmap(photometric_distortion)(keys("jitter"), images, inside)
         if any(config.hsv):
             images = jax.vmap(partial(hsv_jitter, gains=config.hsv))(keys("jitter"), images)

@@ -85,7 +85,7 @@ def test_colours_change_and_the_ground_around_a_picture_does_not():
     image[:, 2:6, 1:7] = np.random.default_rng(0).integers(0, 256, (16, 4, 6, 3))
     batch = {
         **{"image": image, "id": np.arange(16, dtype=np.int32), "draw": np.zeros(16, np.int32)},
-        **{"size": np.full((16, 2), 8, np.int32), "picture": np.tile(np.float32([1, 2, 7, 6]), (16, 1))},
+        **{"size": np.full((16, 2), 8, np.int32), "image_box": np.tile(np.float32([1, 2, 7, 6]), (16, 1))},
     }
     found = np.asarray(detection.augment(jax.random.key(0), batch, config, 2)["image"])
     ground = np.ones((8, 8), bool)
