@@ -30,7 +30,7 @@ from morphism.data.windows import Size, Window, mapped, mirrored, whole
 from morphism.labels import IGNORE
 
 Truths = dict[str, Any]  # target -> the record's truth
-Rows = Int[np.ndarray, "n"]
+Rows = Int[np.ndarray, "_"]
 
 CROP_TRIALS = 10  # for config.data.cat_max_ratio
 FIELDS = {  # window rule -> the config fields that it needs

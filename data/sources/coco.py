@@ -138,7 +138,7 @@ def read(root: Path, split: str) -> Content:
     )
 
 
-def _distinct_images(records: list[dict[str, Any]], path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def _distinct_images(records: list[Any], path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The images, each once, and what was odd."""
     ids = _converted(records, "id", _id, path, "image")
     files = _converted(records, "file_name", _file_name, path, "image")
@@ -154,7 +154,7 @@ def _distinct_images(records: list[dict[str, Any]], path: Path) -> tuple[list[di
 
 
 def _listed_objects(
-    records: list[dict[str, Any]], image_ids: Sequence[int | str], path: Path
+    records: list[Any], image_ids: Sequence[int | str], path: Path
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The annotations of listed images, each once, and what was odd."""
     ids, images = _converted(records, "id", _id, path, "annotation"), set(image_ids)

@@ -176,8 +176,8 @@ class TfdsDetection(Tfds):
         objects = [record["objects"] for record in records]
         owner = np.repeat(np.arange(len(objects)), [len(each["label"]) for each in objects])
 
-        def column(field: str) -> np.ndarray | None:
-            return np.concatenate([each[field] for each in objects]) if field in objects[0] else None
+        def column(field: str, kind: type) -> np.ndarray | None:  # the columns of an image without objects are float
+            return np.concatenate([each[field] for each in objects]).astype(kind) if field in objects[0] else None
 
         boxes = np.concatenate([np.reshape(each["bbox"], (-1, 4)) for each in objects]).astype(np.float64)
         boxes = boxes[:, [1, 0, 3, 2]] * np.tile(sizes[owner][:, ::-1], 2)
@@ -186,13 +186,13 @@ class TfdsDetection(Tfds):
         return pack(
             owner,
             boxes,
-            column("label"),
+            column("label", np.int32),
             sizes,
             lambda position: self._name(indices[position]),
             where=where,
-            crowd=column("is_crowd"),
-            difficult=column("is_difficult"),
-            area=column("area"),
+            crowd=column("is_crowd", bool),
+            difficult=column("is_difficult", bool),
+            area=column("area", np.float64),
         )
 
 

@@ -357,7 +357,7 @@ def test_what_does_not_fit_is_named(root, spoil, message):
         (
             np.stack([PATTERN, PATTERN, 0 * PATTERN], -1),
             None,
-            "a mask in colours, of which .*classes.txt gives no classes",
+            "a mask in colours, to which .*classes.txt gives no classes",
         ),
         (
             np.stack([PATTERN] * 3, -1),

@@ -8,6 +8,11 @@ from morphism.data.oddities import Oddities
 class Named:
     classes = ("a", "b")
 
+    classes, targets = ("a",), {"label": ("a",)}
+
+    def __len__(self):
+        return 9
+
     def __getitem__(self, index):
         return {"name": f"{index}.jpg"}
 

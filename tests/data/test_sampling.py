@@ -133,7 +133,7 @@ def test_a_balanced_sampler_goes_to_workers_with_its_labels():
 
 
 @dataclass(frozen=True)
-class Many:
+class Many(Skewed):
     count: int
 
     def __len__(self):

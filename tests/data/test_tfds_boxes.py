@@ -22,7 +22,7 @@ COUNT, SIZE = 12, (48, 64)
 
 def made(index):
     """A scene without its lower part, and the boxes of the whole."""
-    record = scenes.load(f"{COUNT}x64", "train", "")[index]
+    record = scenes.load(f"{COUNT}x64", "train", "")[int(index)]
     return record["image"][: SIZE[0]], record["annotations"]
 
 
