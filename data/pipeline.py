@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import resource_tracker
@@ -200,7 +200,7 @@ def _fill(batch: Batch, row: int, **values: Any) -> None:
     batch["valid"][row] = True
 
 
-def _iterate(load: TrainBatch | EvalBatch, start: int, stop: int, data: ConfigDict) -> Iterator[Batch]:
+def _iterate(load: Callable[[int], Batch], start: int, stop: int, data: ConfigDict) -> Iterator[Batch]:
     """Loads batches in order and ahead of the consumer: in threads of this process, or in data.workers processes."""
     if start >= stop:
         return iter(())
