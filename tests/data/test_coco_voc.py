@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from pycocotools import mask as reference
 
 from morphism.data import sources
+from morphism.data.fingerprint import fingerprint
 from morphism.errors import UserError
 
 
@@ -71,6 +72,10 @@ def test_pixels_have_vocs_classes_and_where_objects_overlap_none(root):
     expected[30:38, 5:45] = source.classes.index("bicycle")
     np.testing.assert_array_equal(source[0]["segmentation"], expected)
     assert set(np.unique(source[1]["segmentation"])) == {0, 15} and not source[2]["segmentation"].any()
+
+
+def test_a_fingerprint_needs_no_legend(root):
+    assert fingerprint(load(root, "val"))["records"] == 3
 
 
 def test_images_with_little_to_see_are_left_out_of_train(root):

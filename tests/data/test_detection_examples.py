@@ -149,7 +149,7 @@ def test_what_does_not_fit_is_an_error_that_names_the_field(config):
             assert tuple(size) == shorter(tuple(original), 64, 96) or original == [
                 1,
                 1,
-            ]  # of a row that fills up the batch
+            ]  # padding
     config.data.canvases = ()  # as the images need them
     assert all(min(each["image"].shape[1:3]) >= 64 for each in train_batches(MIXED, config, start_step=0, stop_step=4))
     scenes = get_base("detection")
