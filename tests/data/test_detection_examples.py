@@ -146,10 +146,8 @@ def test_what_does_not_fit_is_an_error_that_names_the_field(config):
         list(train_batches(MIXED, config, start_step=0, stop_step=1))
     for batch in eval_batches(MIXED, config, batch_size=4):  # whole, on canvases of their own
         for size, original in zip(batch["size"].tolist(), batch["original_size"].tolist(), strict=True):
-            assert tuple(size) == shorter(tuple(original), 64, 96) or original == [
-                1,
-                1,
-            ]  # padding
+            padding = original == [1, 1]
+            assert padding or tuple(size) == shorter(tuple(original), 64, 96)
     config.data.canvases = ()  # as the images need them
     assert all(min(each["image"].shape[1:3]) >= 64 for each in train_batches(MIXED, config, start_step=0, stop_step=4))
     scenes = get_base("detection")
