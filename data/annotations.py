@@ -1,7 +1,7 @@
-"""The boxes of pictures: one picture's, a split's in flat arrays, and the rules for odd ones.
+"""Boxes: those of one image, those of a split in flat arrays, and the rules for odd ones.
 
-Coordinates are continuous: the pixel in row i and column j covers i..i+1 and j..j+1, so that a box around the whole of
-a picture of width W and height H is 0, 0, W, H.
+Coordinates are continuous: the pixel in row i and column j covers i..i+1 and j..j+1, so the box around a whole image of
+width W and height H is 0, 0, W, H.
 """
 
 import os
@@ -19,18 +19,19 @@ from morphism.errors import UserError, skippable
 LARGEST_AREA = 1e10  # square pixels; COCO's evaluation ignores objects beyond it
 ODD_AREA = "without a usable area (it is the outline's, or the box's)"
 ALL_IGNORED = "all are crowds or difficult (none is learned from, and evaluation ignores them: its AP is -1)"
-UNREAD = (4096, 4096)  # the size of an image that cannot be read: its boxes are within
-ROUNDING = 0.1  # pixels beyond the picture that are clipped without a word
+UNREAD = (4096, 4096)  # stands for the size of an unreadable image, so that its boxes lie within
+ROUNDING = 0.1  # pixels: a box that reaches less far beyond the image is clipped without a report
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """The objects of a picture, or of many pictures one after another.
+    """The objects of an image, or of many images one after another.
 
-    boxes: x0, y0, x1, y1 in pixels of the picture as decoded, within it, x0 < x1 and y0 < y1.
-    classes: 0..K-1, no background class. crowd: COCO's iscrowd, a box around many. difficult: VOC's.
-    area: square pixels, of the object's mask where the data tells (COCO), else of its box; float64, because COCO's
-    ranges of areas are compared exactly.
+    boxes: x0, y0, x1, y1 in pixels of the decoded image, within it, x0 < x1 and y0 < y1.
+    classes: 0..K-1, without a background class.
+    crowd: COCO's iscrowd, a box around many objects. difficult: VOC's flag.
+    area: square pixels, of the object's mask where the data states it (COCO), else of its box. float64, because
+      evaluation compares areas exactly with the limits of COCO's size ranges.
     """
 
     boxes: Float[np.ndarray, "n 4"]
@@ -53,20 +54,20 @@ NO_OBJECTS = Annotations(
 
 @dataclass(frozen=True)
 class Store:
-    """The annotations of all pictures of a split: those of picture i are rows offsets[i] to offsets[i + 1] of `flat`.
+    """The annotations of all images of a split: image i has rows offsets[i] to offsets[i + 1] of `flat`.
 
-    oddities: one line of what was set right, "" if nothing.
+    oddities: one line on what was corrected, "" if nothing was.
     """
 
     flat: Annotations
-    offsets: Int[np.ndarray, "pictures+1"]
+    offsets: Int[np.ndarray, "offsets"]
     oddities: str
 
     def __getitem__(self, index: int) -> Annotations:
         return self.flat[self.offsets[index] : self.offsets[index + 1]]
 
     def take(self, images: Int[np.ndarray, "m"]) -> "Store":
-        """The annotations of `images`, in that order."""
+        """The annotations of these images, in this order."""
         counts = np.diff(self.offsets)[images]
         offsets = np.concatenate([[0], np.cumsum(counts)])
         rows = np.arange(offsets[-1]) + np.repeat(self.offsets[images] - offsets[:-1], counts)
@@ -78,9 +79,10 @@ class Store:
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     @property
-    def box_counts(self) -> Int[np.ndarray, "pictures 3"]:
-        """Of each image: its boxes; those that take a slot in training, which leaves out difficult ones; and those that
-        count, which leaves out crowds as well: only they are learned, and only they are to be found."""
+    def box_counts(self) -> Int[np.ndarray, "images 3"]:
+        """Three counts per image: all boxes; boxes that take a slot in training, all but difficult ones; boxes that
+        are learned and must be found, neither difficult nor crowds.
+        """
         kept = ~self.flat.difficult
         which = (np.ones(len(self.flat), bool), kept, kept & ~self.flat.crowd)
         owner, images = self.owner, len(self.offsets) - 1
@@ -91,7 +93,7 @@ def pack(
     owner: Int[np.ndarray, "n"],
     boxes: Float[np.ndarray, "n 4"],
     classes: Int[np.ndarray, "n"],
-    sizes: Int[np.ndarray, "pictures 2"],
+    sizes: Int[np.ndarray, "images 2"],
     name: Callable[[int], str],
     *,
     where: str = "",
@@ -101,29 +103,29 @@ def pack(
     outline_area: Callable[[int], float] = lambda row: np.nan,
     notes: Sequence[str] = (),
 ) -> Store:
-    """The store of `boxes`, of which box k belongs to picture owner[k]; each picture's boxes keep their order.
+    """Checks and corrects boxes, and stores them by image; the boxes of an image keep their order.
 
-    The rules, counted and told in Store.oddities: a box without width or height is dropped, one wholly outside its
-    picture too; one partly outside is clipped. Where areas are given, one that is not `usable_area` becomes
-    outline_area(k), or the clipped box's where that is NaN; where none are, all are their boxes'.
+    A box without width or height is dropped, and so is a box wholly outside its image. A box partly outside is clipped.
+    An area that is not `usable_area` is replaced by the outline's, or where there is none by the clipped box's. All of
+    this is counted in Store.oddities.
 
     Args:
-      name: what an error calls an image's annotations.
-      where: what an error calls the whole split; "" where these are not the whole.
-      outline_area: the area within the outline of box k, NaN if it has none.
-      notes: what else was odd, reported after the rest.
+      owner: the image of each box.
+      boxes: x0, y0, x1, y1 in pixels.
+      classes: 0..K-1.
+      sizes: height and width of each image.
+      name: image -> the name of its annotations, for errors.
+      where: the name of the split, for errors; "" for a part of a split.
+      crowd, difficult: none where not given.
+      area: square pixels; where not given, all are those of the boxes.
+      outline_area: box -> the area within its outline, NaN for a box without one.
+      notes: further oddities, reported last.
 
-    Raises UserError for a coordinate that is no finite number, and for a whole split without any box.
+    Raises:
+      UserError: a coordinate is not finite, or a whole split has no box.
     """
-    owner, exact = np.asarray(owner, np.int64).reshape(-1), np.asarray(boxes, np.float64).reshape(-1, 4)
-    with np.errstate(over="ignore"):
-        boxes = exact.astype(np.float32)
-    count = len(boxes)
-    broken = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
-    if len(broken):
-        values = ", ".join(f"{value:g}" for value in boxes[broken[0]])
-        raise UserError(f"{name(owner[broken[0]])}: box {values} (x0, y0, x1, y1) is not finite; mend or remove it")
-    high = np.tile(sizes[owner][:, ::-1], 2).astype(np.float32) if count else boxes
+    exact, boxes = boxes.astype(np.float64), _finite(boxes, owner, name)
+    high = np.tile(sizes[owner][:, ::-1], 2).astype(np.float32) if len(boxes) else boxes
     clipped = np.clip(boxes, 0, high)
     empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
     outside = ~empty & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
@@ -132,67 +134,76 @@ def pack(
     with skippable(raised_again=True):  # by data.checks
         if where and not len(keep):
             raise UserError(
-                f"{where}: not one box in its {len(sizes)} pictures; look at the annotations, or at the split"
+                f"{where}: not one box in its {len(sizes)} images; look at the annotations, or at the split"
             )
     keep = keep[np.argsort(owner[keep], kind="stable")]
 
-    crowd, difficult = (
-        np.zeros(count, bool) if each is None else np.asarray(each, bool) for each in (crowd, difficult)
-    )
-    corners = np.clip(exact, 0, high)
-    areas = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
-    odd_area = np.zeros(count, bool)
-    if area is not None:
-        odd_area[keep] = ~usable_area(np.asarray(area, np.float64)[keep])
-        areas = _areas(areas, area, odd_area, outline_area)
-
-    found = [
-        f"{rows.sum():,} {rule}, first in {name(owner[np.flatnonzero(rows)[0]])}"
-        for rows, rule in (
-            (empty, "without width or height (dropped)"),
-            (outside, "outside the picture (dropped)"),
-            (cut, "partly outside the picture (clipped)"),
-            (odd_area, ODD_AREA),
-        )
-        if rows.any()
-    ]
-    ignored = bool(where and len(keep)) and bool((crowd | difficult)[keep].all())
-    found += [*notes, *([ALL_IGNORED] if ignored else [])]
+    none = np.zeros(len(boxes), bool)
+    crowd, difficult = (none if each is None else each for each in (crowd, difficult))
+    areas, odd_area = _areas(np.clip(exact, 0, high), area, keep, outline_area)
+    rules = {
+        "without width or height (dropped)": empty,
+        "outside the image (dropped)": outside,
+        "partly outside the image (clipped)": cut,
+        ODD_AREA: odd_area,
+    }
+    found = [f"{b.sum():,} {rule}, first in {name(int(owner[b][0]))}" for rule, b in rules.items() if b.any()]
+    found += notes
+    if where and len(keep) and (crowd | difficult)[keep].all():
+        found.append(ALL_IGNORED)
     flat = Annotations(clipped[keep], np.asarray(classes, np.int32)[keep], crowd[keep], difficult[keep], areas[keep])
     offsets = np.searchsorted(owner[keep], np.arange(len(sizes) + 1))
     return Store(flat, offsets, f"odd boxes: {'; '.join(found)}" if found else "")
 
 
+def _finite(
+    boxes: Float[np.ndarray, "n 4"], owner: Int[np.ndarray, "n"], name: Callable[[int], str]
+) -> Float[np.ndarray, "n 4"]:
+    """Boxes as float32. Raises UserError for a coordinate that is not finite."""
+    with np.errstate(over="ignore"):
+        boxes = boxes.astype(np.float32)
+    broken = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
+    if len(broken):
+        values = ", ".join(f"{value:g}" for value in boxes[broken[0]])
+        where = name(int(owner[broken[0]]))
+        raise UserError(f"{where}: box {values} (x0, y0, x1, y1) is not finite; mend or remove it")
+    return boxes
+
+
 def _areas(
-    of_boxes: Float[np.ndarray, "n"],
-    stated: Float[np.ndarray, "n"],
-    odd: Bool[np.ndarray, "n"],
+    boxes: Float[np.ndarray, "n 4"],
+    stated: Float[np.ndarray, "n"] | None,
+    kept: Int[np.ndarray, "k"],
     outline_area: Callable[[int], float],
-) -> Float[np.ndarray, "n"]:
-    """The stated areas, but of the odd ones the outlines', or where these are NaN the boxes'."""
+) -> tuple[Float[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
+    """The area of each box, and which of those kept state an odd one, replaced by its outline's or its box's."""
+    areas, odd = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), np.zeros(len(boxes), bool)
+    if stated is None:
+        return areas, odd
+    odd[kept] = ~usable_area(stated[kept])
     rows = np.flatnonzero(odd)
-    outlined = np.array([outline_area(row) for row in rows], np.float64)
-    areas = np.array(stated, np.float64)
-    areas[rows] = np.where(np.isnan(outlined), of_boxes[rows], outlined)
-    return areas
+    outlined = np.array([outline_area(row) for row in rows.tolist()], np.float64)
+    found = np.array(stated, np.float64)
+    found[rows] = np.where(np.isnan(outlined), areas[rows], outlined)
+    return found, odd
 
 
-def usable_area(area: Float[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
-    """Which areas COCO's evaluation can count: positive, and at most LARGEST_AREA. Those that are NaN are none."""
+def usable_area(area: float | Float[np.ndarray, "n"]) -> bool | Bool[np.ndarray, "n"]:
+    """Whether COCO's evaluation can use each area: positive and at most LARGEST_AREA, not NaN."""
     return (area > 0) & (area <= LARGEST_AREA)
 
 
 def stated_size(height: float, width: float) -> tuple[int, int] | None:
-    """The size (height, width) of an image that its annotations state, None if no image that is decoded has it."""
+    """The image size (height, width) that annotations state; None if no decoded image can have it."""
     most = image.MAX_PIXELS
     sound = 1 <= height <= most and 1 <= width <= most and height * width <= most
     return (int(height), int(width)) if sound else None
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width of the picture in `path` as `data.image.decode` will return it, from what of the file tells.
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of the image in `path` as `data.image.decode` will return it, from the file's header.
 
-    Inside errors.noting UNREAD for one that cannot be read.
+    For an unreadable image: UNREAD inside errors.noting; elsewhere raises UserError.
     """
     size = UNREAD
     with skippable(raised_again=True):
@@ -204,17 +215,17 @@ def picture_size(path: Path) -> tuple[int, int]:
     return size
 
 
-def check_size(name: str, decoded: tuple[int, ...], annotated: Sequence[int]) -> None:
-    """Raises UserError where a decoded picture is not of the size that its annotations are for."""
+def check_size(name: str, decoded: tuple[int, ...], annotated: Sequence[int] | Int[np.ndarray, "2"]) -> None:
+    """Raises UserError where the size of a decoded image is not the one that its annotations state."""
     if tuple(decoded[:2]) != tuple(annotated):
         raise UserError(
             f"{name} is {decoded[1]} x {decoded[0]}, its annotations are for {annotated[1]} x {annotated[0]}; "
-            f"mend the size there, with the boxes, or replace the picture{orientation.hint(decoded, annotated)}"
+            f"mend the size there, with the boxes, or replace the image{orientation.hint(decoded, annotated)}"
         )
 
 
-def named_pictures(folder: Path) -> dict[str, str]:
-    """Path without its suffix -> path, of the images below `folder`.
+def named_images(folder: Path) -> dict[str, str]:
+    """Maps the path without suffix to the path, for all images below `folder`.
 
     Raises UserError for a folder that cannot be listed, and for two images of one name.
     """
@@ -222,12 +233,12 @@ def named_pictures(folder: Path) -> dict[str, str]:
 
 
 def packed_names(names: Sequence[str]) -> np.ndarray:
-    """Names as one array of bytes, which is small to hold and to send to a worker process."""
+    """Names as one array of bytes: small in memory, and quick to send to a worker process."""
     return np.array([os.fsencode(name) for name in names])
 
 
 def packed_ids(ids: Sequence[int | str]) -> np.ndarray:
-    """Ids as one array, compact where it can hold them as they are: not if they are large, or of both kinds."""
+    """Ids as one array: of text, of int64, or of objects where the ids are of both kinds or too large."""
     if all(isinstance(each, str) for each in ids):
         return np.array(ids)
     small = all(isinstance(each, int) and -(1 << 63) <= each < 1 << 63 for each in ids)

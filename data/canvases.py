@@ -1,14 +1,14 @@
-"""The canvases of batches: their shapes, which of them each record is put on, and how large its image is there.
+"""The canvases of batches: their shapes, the canvas of each record, and the size of its image there.
 
-config.data.window_rule says how an example's window is drawn (data/examples.py), and so what canvases there are:
+config.data.window_rule says how the window of an example is drawn (data/examples.py), and so which canvases there are:
 
-    square    one, of config.data.image_size, in evaluation of eval_size
-    canvas    the smallest of config.data.canvases that holds the image resized, or all have one shape
+    square    one, of config.data.image_size; in evaluation of eval_size
+    canvas    the smallest of config.data.canvases that holds the resized image, or one shape for all
     crop      in training config.data.crop, in evaluation by config.data.exact
 
-Each canvas is a program to compile. Where a recipe lists those to train on, an image that none of them holds is an
-error; where it lists none, the images decide. Evaluation and prediction take images as they come: what no canvas holds
-gets another, which changes nothing for the others.
+One program is compiled per canvas. Where a recipe lists the training canvases, an image that fits none is an error;
+where it lists none, the images decide. Evaluation and prediction add canvases for images that fit none of those listed,
+which changes nothing for the other images.
 """
 
 from collections.abc import Callable
@@ -22,21 +22,21 @@ from morphism.data.records import Source, name_of
 from morphism.data.windows import Size, fit, shorter
 from morphism.errors import UserError
 
-# Height and width of a canvas; in evaluation followed by those of the largest image on it, where a target has its size.
+# Height and width of a canvas. In evaluation, where a target is OF_IMAGE_SIZE, those of its largest image follow.
 Shape = tuple[int, int] | tuple[int, int, int, int]
 Groups = Int[np.ndarray, "records"]  # the position of each record's canvas
 
-STEP = 32  # pixels: the sides of canvases that are added are multiples, as the networks' strides want them
-FEW = 8  # sizes of images for which evaluation has a program each, unless config.data.exact says otherwise
-LEAST = 32  # pixels a side that the deepest of the networks needs
+STEP = 32  # pixels: sides of added canvases are multiples, as the networks' strides require
+FEW = 8  # up to this many image sizes, evaluation compiles a program per size, unless config.data.exact says otherwise
+LEAST = 32  # pixels per side that the deepest network needs
 SCALE_EVERY = 10  # training steps
-SCALING = 10  # in the seed, beside those of examples and epochs
+SCALING = 10  # tells this use of the seed from those of examples and epochs
 
 
 def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Shape], Groups]:
-    """The shapes of batches, and which of them each record is put into.
+    """The shapes of batches, and the position of each record's among them.
 
-    Raises UserError where training is given its canvases and an image fits none.
+    Raises UserError for a training image that fits none of the canvases listed.
     """
     shapes, groups = _RULES[data.window_rule](source, data, training)
     if training or not any(targets.get(name).OF_IMAGE_SIZE for name in data.targets):
@@ -47,9 +47,9 @@ def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Sha
 
 
 def canvas_at(canvas: Shape, step: int, config: ConfigDict) -> Shape:
-    """That of training batch `step`: `canvas`, or with config.data.multi_scale a square of one of these sides.
+    """The canvas of training batch `step`: `canvas`, or with config.data.multi_scale a square of one of these sides.
 
-    It is drawn anew every ten steps, from the seed and the step alone. Source: yolox/core/trainer.py, after_iter.
+    The side is drawn every ten steps, from the seed and the step alone. Source: yolox/core/trainer.py, after_iter.
     """
     if config.data.window_rule != "canvas" or not config.data.multi_scale:
         return canvas
@@ -58,15 +58,16 @@ def canvas_at(canvas: Shape, step: int, config: ConfigDict) -> Shape:
 
 
 def smallest_canvas(source: Source, data: ConfigDict) -> Shape:
-    """Of training."""
+    """The smallest canvas of training."""
     squares = [(side, side) for side in data.multi_scale] if data.window_rule == "canvas" else []
     return min(squares or canvases(source, data, training=True)[0], key=lambda shape: shape[0] * shape[1])
 
 
 def resized(size: Size, canvas: Size, data: ConfigDict, shortest: int = 0, scale: float = 1.0) -> Size:
-    """What an image of `size` is resized to by config.data.resize, and then by `scale`.
+    """The size that config.data.resize, and then `scale`, give to an image of `size`.
 
-    shorter: the shorter side becomes `shortest`, or config.data.image_size. none: it stays. stretch, fit: to `canvas`.
+    shorter: the shorter side becomes `shortest`, or config.data.image_size if that is 0. none: the size stays.
+    stretch: the canvas. fit: the largest size of the same aspect ratio within the canvas.
     """
     if data.resize == "none":
         return tuple(max(1, round(side * scale)) for side in size)
@@ -77,7 +78,7 @@ def resized(size: Size, canvas: Size, data: ConfigDict, shortest: int = 0, scale
 
 
 def eval_note(source: Source, data: ConfigDict) -> str:
-    """What a person must know of how evaluation sees the images of `source`, or ""."""
+    """A remark on how evaluation resizes or pads the images of `source`, "" if there is nothing to say."""
     if data.window_rule == "square" or data.resize in ("stretch", "fit"):
         return ""
     sizes = np.unique(np.asarray(source.sizes), axis=0)
@@ -102,7 +103,7 @@ def _square(source: Source, data: ConfigDict, training: bool) -> tuple[list[Shap
 
 
 def _canvas(source: Source, data: ConfigDict, training: bool) -> tuple[list[Shape], Groups]:
-    """The smallest that holds each image resized; with resize=stretch or fit all are as large as theirs, or within."""
+    """The smallest canvas that holds each resized image; with resize=stretch or fit the only one."""
     shapes = listed(data)
     if data.resize != "shorter":
         return shapes, np.zeros(len(source), np.int32)
@@ -117,9 +118,9 @@ def _canvas(source: Source, data: ConfigDict, training: bool) -> tuple[list[Shap
 
 
 def _crop(source: Source, data: ConfigDict, training: bool) -> tuple[list[Shape], Groups]:
-    """In training the crop. In evaluation by config.data.exact: each image at its own size, as torchvision and
-    mmsegmentation evaluate, which is a shape for every size of image, and at least LEAST a side unless training crops
-    are smaller. Or the smallest of config.data.canvases that holds the image resized, or without them one for all.
+    """In training the crop. In evaluation with config.data.exact one canvas per image size, as torchvision and
+    mmsegmentation evaluate, with sides of at least LEAST or the training crop's, whichever is less. Else the smallest
+    of config.data.canvases that holds the resized image, or without any listed one canvas for all.
     """
     if training:
         return [tuple(data.crop)], np.zeros(len(source), np.int32)
@@ -136,32 +137,32 @@ _RULES = {"square": _square, "canvas": _canvas, "crop": _crop}
 
 
 def _exact(sizes: int, data: ConfigDict) -> bool:
-    """Whether images of so many sizes are evaluated each at its own."""
+    """Whether images of this many sizes are evaluated each at its own size."""
     return data.exact == "always" or (data.exact == "auto" and sizes <= FEW)
 
 
 def _all_resized(sizes: Int[np.ndarray, "n 2"], data: ConfigDict, shortest: int = 0) -> Int[np.ndarray, "n 2"]:
-    """With config.data.resize shorter or none, which need no canvas."""
+    """`resized` for each of `sizes`; config.data.resize must be shorter or none, which need no canvas."""
     return np.array([resized(tuple(size), (0, 0), data, shortest) for size in sizes.tolist()]).reshape(-1, 2)
 
 
 def listed(data: ConfigDict) -> list[Shape]:
-    """config.data.canvases, smallest first; without any the square of config.data.image_size."""
+    """config.data.canvases, smallest first; without any, the square of config.data.image_size."""
     shapes = data.canvases or ((data.image_size, data.image_size),)
     return sorted(map(tuple, shapes), key=lambda shape: shape[0] * shape[1])
 
 
 def smallest(shapes: list[Shape], sizes: Int[np.ndarray, "n 2"]) -> Int[np.ndarray, "n"]:
-    """The position of the first of `shapes` that holds each of `sizes`, -1 where none does."""
+    """For each of `sizes` the position of the first of `shapes` that holds it, -1 where none does."""
     holds = (sizes[:, None] <= np.array(shapes)[None]).all(axis=-1)
     return np.where(holds.any(axis=1), holds.argmax(axis=1), -1)
 
 
 def with_others(shapes: list[Shape], sizes: Int[np.ndarray, "n 2"]) -> list[Shape]:
-    """`shapes`, and behind them what `sizes` that none of them holds need.
+    """`shapes`, followed by canvases for those of `sizes` that fit none.
 
-    That is a canvas of `shapes` turned by a quarter, where it holds the size, else one as large as the largest of the
-    landscapes left, and one for the portraits.
+    A size gets one of `shapes` turned by 90 degrees if that holds it. Of the sizes left, all landscapes share one
+    canvas, and all portraits another.
     """
     shapes = list(shapes)
     turned = [(width, height) for height, width in shapes if (width, height) not in shapes]
@@ -181,7 +182,7 @@ def with_others(shapes: list[Shape], sizes: Int[np.ndarray, "n 2"]) -> list[Shap
 def check_held(
     shapes: list[Shape], stored: Int[np.ndarray, "n 2"], resized: Int[np.ndarray, "n 2"], name: Callable[[int], str]
 ) -> None:
-    """Raises UserError where none of `shapes` holds an image; name(k) is what it is called. Sizes are height, width."""
+    """Raises UserError for an image that fits none of `shapes`; name(k) is its name. Sizes are height, width."""
     unheld = np.flatnonzero(smallest(shapes, resized) < 0)
     if not len(unheld):
         return
@@ -195,7 +196,7 @@ def check_held(
 
 
 def others_note(shapes: list[Shape], sizes: Int[np.ndarray, "n 2"]) -> str:
-    """Tells of canvases beyond `shapes`; "" where there are none."""
+    """A remark on canvases added to `shapes`, "" if none were."""
     added = with_others(shapes, sizes)[len(shapes) :]
     if not added:
         return ""

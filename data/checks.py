@@ -1,6 +1,6 @@
-"""What training and evaluation would refuse of a split, reported before the first step: from counts and sizes alone.
+"""Checks of a split before the first step, from counts and sizes alone.
 
-No image is decoded, so that a split of a million records is checked in about a second.
+No image is decoded, so a split of a million records is checked in about a second.
 """
 
 from ml_collections import ConfigDict
@@ -14,8 +14,8 @@ from morphism.errors import UserError
 def check_split(source: Source, config: ConfigDict, split: str, *, training: bool) -> None:
     """Raises UserError where `source`, opened at `split`, cannot be trained on, or with `training` False evaluated.
 
-    That is data without the targets of config.data.targets; an image that no canvas holds; and what each target's own
-    `check` refuses (data/targets).
+    Refused are data without config.data.targets, images that fit no canvas, and what the `check` of each target refuses
+    (data/targets).
     """
     where, wanted = f"{config.data.source} {split}", config.data.targets
     if first_target(source) != wanted[0]:

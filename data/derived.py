@@ -1,4 +1,4 @@
-"""Sources made of another one: a part of its records, or its records with other classes."""
+"""Sources derived from another one: some of its records, or its records with other classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,57 +8,52 @@ import numpy as np
 from jaxtyping import Int
 
 from morphism.data.annotations import Annotations, Store
-from morphism.data.masks import Legend
 from morphism.data.records import Record, Source, first_target
 from morphism.errors import UserError, did_you_mean
 from morphism.labels import IGNORE
 
 
+def _passed_on(name: str) -> property:
+    return property(lambda view: getattr(view.source, name))
+
+
+def _selected(name: str) -> property:
+    return property(lambda view: np.asarray(getattr(view.source, name))[view.indices])
+
+
 @dataclass(frozen=True)
 class View:
-    """Another source seen in part or with other classes; what stays the same is here."""
+    """Another source, seen in part or with other classes; this class passes on what stays the same.
+
+    As with any source, what `source` lacks is an AttributeError.
+    """
 
     source: Source
 
-    @property
-    def targets(self) -> Mapping[str, Sequence[str]]:
-        return self.source.targets
-
-    @property
-    def oddities(self) -> str:
-        return self.source.oddities
-
-    @property
-    def by_id(self) -> bool:
-        return self.source.by_id
-
-    @property
-    def version(self) -> str:
-        return self.source.version
-
-    @property
-    def legend(self) -> Legend:
-        return self.source.legend
+    targets = _passed_on("targets")
+    oddities = _passed_on("oddities")
+    by_id = _passed_on("by_id")
+    version = _passed_on("version")
+    legend = _passed_on("legend")
 
 
 @dataclass(frozen=True)
 class Subset(View):
-    """The records of `source` at `indices`, in that order. note: what is odd about this part, "" if nothing."""
+    """The records of `source` at `indices`, in this order. note: what is odd about the selection, "" if nothing."""
 
     indices: np.ndarray
     note: str = ""
 
+    classes = _passed_on("classes")
+    category_ids = _passed_on("category_ids")
+    image_ids = _selected("image_ids")
+    files = _selected("files")
+    mask_stamps = _selected("mask_stamps")
+    box_counts = _selected("box_counts")
+
     @property
     def oddities(self) -> str:
         return "; ".join(filter(None, (self.note, getattr(self.source, "oddities", ""))))
-
-    @property
-    def classes(self) -> Sequence[str]:
-        return self.source.classes
-
-    @property
-    def category_ids(self) -> Sequence[int]:
-        return self.source.category_ids
 
     @cached_property
     def labels(self) -> Int[np.ndarray, "records"]:
@@ -69,24 +64,8 @@ class Subset(View):
         return self.source.sizes[self.indices]
 
     @property
-    def image_ids(self) -> np.ndarray:
-        return np.asarray(self.source.image_ids)[self.indices]
-
-    @property
-    def files(self) -> np.ndarray:
-        return self.source.files[self.indices]
-
-    @property
-    def mask_stamps(self) -> Int[np.ndarray, "records"]:
-        return self.source.mask_stamps[self.indices]
-
-    @property
     def store(self) -> Store:
         return self.source.store.take(self.indices)
-
-    @property
-    def box_counts(self) -> Int[np.ndarray, "records 3"]:
-        return self.source.box_counts[self.indices]
 
     def annotations(self, index: int) -> Annotations:
         return self.source.annotations(int(self.indices[index]))
@@ -100,13 +79,18 @@ class Subset(View):
 
 @dataclass(frozen=True)
 class Mapped(View):
-    """The records of `source` with `classes` in place of its own: class k of its own is class table[k] here.
+    """The records of `source` with other classes: its class k becomes table[k] of `classes`.
 
-    `table` has -1 for those classes of the source that none of its records is of.
+    table[k] may be -1 where the source has no record of class k.
     """
 
     classes: Sequence[str]
     table: Int[np.ndarray, "own"]
+
+    sizes = _passed_on("sizes")
+    image_ids = _passed_on("image_ids")
+    files = _passed_on("files")
+    box_counts = _passed_on("box_counts")
 
     @property
     def targets(self) -> Mapping[str, Sequence[str]]:
@@ -114,7 +98,7 @@ class Mapped(View):
 
     @property
     def category_ids(self) -> Sequence[int | None]:
-        """What the dataset calls each class; None for one that it does not have."""
+        """The dataset's own id of each class; None for a class that it lacks."""
         ids: list[int | None] = [None] * len(self.classes)
         for position, own in zip(self.table.tolist(), self.source.category_ids, strict=True):
             if position >= 0:
@@ -125,25 +109,9 @@ class Mapped(View):
     def labels(self) -> Int[np.ndarray, "records"]:
         return self.table[self.source.labels]
 
-    @cached_property
-    def sizes(self) -> Int[np.ndarray, "records 2"]:
-        return self.source.sizes
-
-    @property
-    def image_ids(self) -> Sequence[int | str]:
-        return self.source.image_ids
-
-    @property
-    def files(self) -> np.ndarray:
-        return self.source.files
-
     @property
     def store(self) -> Store:
         return replace(self.source.store, flat=self._mapped(self.source.store.flat))
-
-    @property
-    def box_counts(self) -> Int[np.ndarray, "records 3"]:
-        return self.source.box_counts
 
     def annotations(self, index: int) -> Annotations:
         return self._mapped(self.source.annotations(index))
@@ -172,11 +140,14 @@ class Mapped(View):
 
 
 def with_classes(source: Source, classes: Sequence[str], where: str) -> Source:
-    """`source` with the classes that a model was trained on, by which it is judged.
+    """`source` with its classes numbered as in `classes`, those that a model was trained on.
 
-    Classes are the same where their names are, whatever their order and numbers; of a source whose classes are ids
-    (`by_id`) where both are. The source may lack some, and may list more if no record is of them; of masks, which are
-    read one by one, it may list none. Raises UserError, with `where` for the source, for a class that is not known.
+    Classes are matched by name, whatever their order and numbers; where they are identified by id (`by_id`), by name
+    and id. The source may lack some of `classes`. It may list others as long as no record has them; a source of masks,
+    which are read one by one, may not.
+
+    Raises:
+      UserError: a record has a class that is not in `classes`; `where` names the source.
     """
     own, by_id = source.classes, getattr(source, "by_id", False)
     if tuple(own) == tuple(classes):
@@ -196,7 +167,7 @@ def with_classes(source: Source, classes: Sequence[str], where: str) -> Source:
 
 
 def used_classes(source: Source) -> Sequence[int]:
-    """The classes that records are of, as far as is known without reading their images."""
+    """The classes that occur in the records, as far as known without reading images; for masks all classes."""
     if hasattr(source, "store"):
         return np.unique(source.store.flat.classes).tolist()
     return np.unique(source.labels).tolist() if "label" in source.targets else range(len(source.classes))

@@ -1,14 +1,13 @@
-"""From a record to an example: its image is decoded, a window is drawn by the recipe's rule, and the image and each
-target go through that same window.
+"""From record to example: decodes the image, draws a window, and passes the image and each target through it.
 
-The rules, of config.data.window_rule (data/canvases.py says which canvases each has):
+config.data.window_rule says how the window is drawn (data/canvases.py says which canvases each rule has):
 
-    square    a square crop: random_resized or center, by config.data.train_crop; evaluation has the central one
-    canvas    the image resized by config.data.resize onto a canvas, or with a jittered scale (config.augment.
-              scale_jitter); before that perhaps zoomed out and cropped as SSD's are; perhaps flipped
-    crop      a random part of the image at a random scale, perhaps flipped and deformed
+    square    a square crop: random_resized or center, by config.data.train_crop; in evaluation the central one
+    canvas    the image resized by config.data.resize onto a canvas, or at a jittered scale (config.augment.
+              scale_jitter); optionally zoomed out and cropped as in SSD, and flipped
+    crop      a random part of the image at a random scale, optionally flipped and deformed
 
-In evaluation the last two have the whole image, resized. `_rendered` says how images are resampled.
+In evaluation the last two show the whole image, resized. `_rendered` says how images are resampled.
 """
 
 from collections.abc import Callable
@@ -22,18 +21,19 @@ from ml_collections import ConfigDict
 from morphism.data import image, targets, windows
 from morphism.data.annotations import NO_OBJECTS, Annotations
 from morphism.data.canvases import Shape, resized
-from morphism.data.image import Croppable, Odd, Pixels
+from morphism.data.image import Croppable, Pixels
+from morphism.data.odd import Odd
 from morphism.data.records import Record, Source
 from morphism.data.render import BLACK, IMAGENET_MEAN, render, render_classes, resize_and_cut
 from morphism.data.targets import Placement
 from morphism.data.windows import Size, Window, mapped, mirrored, whole
 from morphism.labels import IGNORE
 
-Truths = dict[str, Any]  # of each target
-Rows = Int[np.ndarray, "n"]
+Truths = dict[str, Any]  # target -> the record's truth
+Rows = Int[np.ndarray, "_"]
 
 CROP_TRIALS = 10  # for config.data.cat_max_ratio
-FIELDS = {  # of a configuration, that each rule needs
+FIELDS = {  # window rule -> the config fields that it needs
     "square": ("data.train_crop", "data.crop_scale", "data.crop_ratio", "data.resize_size", "data.eval_size"),
     "canvas": (
         *("data.resize", "data.max_size", "data.train_sizes", "data.canvases", "data.multi_scale"),
@@ -47,16 +47,17 @@ FIELDS = {  # of a configuration, that each rule needs
 
 
 def needed_fields(data: ConfigDict) -> list[str]:
-    """The fields of a configuration that its window rule and its targets need."""
+    """The config fields that the window rule and the targets need."""
     return [*FIELDS[data.window_rule], *(field for name in data.targets for field in targets.get(name).FIELDS)]
 
 
 def empty(rows: int, shape: Shape, config: ConfigDict) -> dict[str, np.ndarray]:
-    """What a batch holds besides images, without any record.
+    """The arrays of a batch besides its images, without any record.
 
-    For targets with a place in the image size int32 [rows,2], height and width of what of the canvas is image, and
-    original_size, of the image as decoded. By the rule `canvas` image_box float32 [rows,4], the box of the canvas
-    where the image is, which may reach beyond: in training, what is not mean-coloured ground.
+    size int32 [rows,2]: height and width of the image on the canvas; original_size int32 [rows,2]: of the decoded
+      image. Both only where a target IS_PLACED.
+    image_box float32 [rows,4]: where on the canvas the whole image lies, possibly reaching beyond it. Only with the
+      window rule `canvas`; in training the rest of the canvas is filled with the mean colour.
     """
     data, found = config.data, {}
     if _are_placed(data):
@@ -71,12 +72,12 @@ def empty(rows: int, shape: Shape, config: ConfigDict) -> dict[str, np.ndarray]:
 def train_example(
     source: Source, index: int, config: ConfigDict, shape: Shape, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """The image and every target of config.data.targets, as they are seen through one window drawn at random."""
+    """The image and all targets of config.data.targets, seen through one randomly drawn window."""
     record, data = source[index], config.data
     opened, size = _open(record, data, training=True)
     truths = _truths(source, index, record, size, data)
     boxes: Annotations = truths.get("boxes", NO_OBJECTS)
-    learned = np.flatnonzero(~boxes.difficult)  # difficult objects are not learned from
+    learned = np.flatnonzero(~boxes.difficult)  # training ignores difficult objects
     window, kept = _RULES[data.window_rule](size, truths, learned, shape, config, rng)
     pixels, odd = _rendered(opened, record, window, config, training=True)
     example = {"image": pixels, "odd": odd, **_sizes(size, window, data)}
@@ -90,7 +91,7 @@ def train_example(
 
 
 def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -> dict[str, Any]:
-    """The central square or the whole image, and of each target what evaluation has of it."""
+    """The central square or the whole image, and all targets as evaluation needs them."""
     record, data = source[index], config.data
     opened, size = _open(record, data, training=False)
     truths = _truths(source, index, record, size, data)
@@ -103,7 +104,7 @@ def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -
 
 
 def evaluated(record: Record, data: ConfigDict) -> Pixels:
-    """The image as evaluation sees it by the rule `square`."""
+    """The image as evaluation sees it with the window rule `square`."""
     (pixels, odd), size = _open(record, data, training=False)
     side = data.eval_size or data.image_size
     pixels = resize_and_cut(pixels, windows.center_crop(size, data.resize_size, side))
@@ -114,7 +115,7 @@ Opened = Croppable | tuple[Pixels, Odd]
 
 
 def _open(record: Record, data: ConfigDict, training: bool) -> tuple[Opened, Size]:
-    """The image, decoded unless a crop of it is all that will be seen, and its size."""
+    """The image and its size. It is not decoded yet where only a crop will be seen."""
     if training and data.window_rule == "square" and data.train_crop == "random_resized":
         opened = image.croppable(record["image"], record["name"])
         return opened, opened.size
@@ -129,8 +130,8 @@ def _truths(source: Source, index: int, record: Record, size: Size, data: Config
 def _rendered(opened: Opened, record: Record, window: Window, config: ConfigDict, training: bool) -> tuple[Pixels, int]:
     """The image through the window, as batches hold pixels, and what was odd about it.
 
-    The rule `square` resamples as Pillow does, antialiased; the others as torch, unless config.data.antialias, or a
-    jittered scale, asks for it.
+    The rule `square` resamples as Pillow does, with antialiasing; the others as torch does, with antialiasing only for
+    config.data.antialias or a jittered scale.
     """
     data, augment, name = config.data, config.augment, record["name"]
     if isinstance(opened, Croppable):
@@ -207,11 +208,11 @@ def _crop(
     return window, kept
 
 
-# Each returns the window, and which of the objects that it is given are still to be learned from.
+# Each returns the window, and which of the objects given are still to be learned.
 _RULES: dict[str, Callable[..., tuple[Window, Rows]]] = {"square": _square, "canvas": _canvas, "crop": _crop}
 
 
 def largest_share(classes: UInt8[np.ndarray, "h w"]) -> float:
-    """Of the commonest class in the pixels that count; 0 where there are none, which another crop would not mend."""
+    """The share of the most frequent class among pixels that are not ignored; 0 where all are ignored."""
     counts = np.bincount(classes.ravel(), minlength=IGNORE + 1)[:IGNORE]
     return counts.max() / max(1, counts.sum())

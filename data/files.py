@@ -1,6 +1,6 @@
-"""Files of data: which of the files below a folder are images, and the text of lists and labels.
+"""Files of datasets: which files below a folder are images, and how lists and labels are read as text.
 
-Whatever lists a folder or reads text of a dataset does it here, so that all sources agree on it.
+All sources list folders and read text through this file, so they agree on the rules.
 """
 
 import codecs
@@ -15,15 +15,15 @@ from PIL import Image
 
 from morphism.errors import UserError, skippable
 
-# Formats that Pillow lists but cannot read by itself: they are no images, or need another program.
+# Formats that Pillow lists but cannot read by itself: they are not images, or need another program.
 NOT_BY_ITSELF = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
-# Suffixes of images that it does not read at all. A plug-in of Pillow that reads one of them takes precedence.
+# Suffixes of images that Pillow does not read, unless a plug-in does.
 UNREADABLE = (
     *(".heic", ".heif", ".hif", ".jxl", ".svg", ".eps", ".wmf", ".emf", ".xcf", ".psb", ".exr", ".hdr"),
     *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
     *(".dcm", ".dicom", ".nii", ".nii.gz", ".nrrd", ".mha"),
 )
-# What operating systems leave next to user files, under names that do not begin with a dot; lower case.
+# Files and folders that operating systems leave next to the user's own, without a leading dot; in lower case.
 CLUTTER = {
     *("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"),
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
@@ -40,11 +40,14 @@ class Listing(NamedTuple):
 def scan(folder: Path, unreadable: bool = False) -> Listing:
     """The files below `folder`, at any depth.
 
-    Hidden files and folders, and those of CLUTTER, are passed over. Links are followed, but each folder is entered only
-    once: under its own path where that is below `folder`, else under the first link to it. An image is known by its
-    suffix, in any case. Images of formats that Pillow does not read are an error, or with `unreadable` among the
-    images. A link to nowhere is among the images where its name is an image's. Raises UserError for what cannot be
-    listed, for any other link to nowhere, and for a pipe or device named as an image.
+    Hidden files and folders, and those of CLUTTER, are skipped. Links are followed, but each folder is entered only
+    once: under its own path if that is below `folder`, else under the first link to it. Images are recognised by their
+    suffix, in upper or lower case. A dangling link with the name of an image counts as an image, and fails when it is
+    read.
+
+    Raises:
+      UserError: a folder cannot be listed; a dangling link; a pipe or device with the name of an image; an image of a
+        format that Pillow does not read, which with `unreadable` is among the images instead.
     """
     images, others, entered = [], [], set()
     folders, links = deque([""]), deque()
@@ -73,7 +76,7 @@ def scan(folder: Path, unreadable: bool = False) -> Listing:
 
 
 def entries(folder: Path) -> list[os.DirEntry]:
-    """What is in `folder`, sorted by name, without what is hidden. Raises UserError where it cannot be listed."""
+    """The entries of `folder` sorted by name, without hidden ones. Raises UserError if it cannot be listed."""
     try:
         with os.scandir(folder) as found:
             kept = [entry for entry in found if not entry.name.startswith(".") and entry.name.lower() not in CLUTTER]
@@ -107,19 +110,19 @@ def is_image(name: str) -> bool:
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """Of all formats that the installed Pillow reads by itself, in lower case, with their dot."""
+    """The suffixes of all formats that the installed Pillow reads by itself, in lower case, with their dot."""
     known = Image.registered_extensions().items()
     return frozenset(suffix for suffix, name in known if name in Image.OPEN and name not in NOT_BY_ITSELF) | {".mpo"}
 
 
 def passed_over(*folders: tuple[Path, list[str]], what: str = "images") -> str:
-    """Reports the files below each folder that are not `what` is expected there; "" where there are none."""
+    """A line that reports the files below each folder that are not `what` is expected there; "" if there are none."""
     named = [str(folder / path) for folder, others in folders for path in others]
     return f"odd files: {len(named):,} that are no {what} (passed over), first {named[0]}" if named else ""
 
 
 def by_name(folder: Path, paths: Iterable[str]) -> dict[str, str]:
-    """Path without its suffix -> path, of `paths` below `folder`. Raises UserError for two of one name."""
+    """Maps each of `paths`, without its suffix, to the path. Raises UserError for two of one name below `folder`."""
     found: dict[str, str] = {}
     for path in paths:
         stem = os.path.splitext(path)[0]
@@ -131,7 +134,7 @@ def by_name(folder: Path, paths: Iterable[str]) -> dict[str, str]:
 
 
 def listed_path(text: str) -> str:
-    r"""A path that a file of the data set names: ./a.jpg is a.jpg, and Windows' train\a.jpg is train/a.jpg."""
+    r"""Normalises a path written in a dataset's file: ./a.jpg to a.jpg, and Windows' train\a.jpg to train/a.jpg."""
     return os.path.normpath(text.replace("\\", "/"))
 
 
@@ -143,9 +146,9 @@ def read_bytes(path: Path, remedy: str = "mend or remove it") -> bytes:
 
 
 def read_text(path: Path) -> str:
-    r"""Text in UTF-8 with or without a byte order mark, or in UTF-16 with one, every line ending with "\n".
+    r"""Reads UTF-8 with or without a byte order mark, or UTF-16 with one; all lines end with "\n".
 
-    Raises UserError, naming file and line, for bytes that are neither, and for NUL characters: UTF-16 without its mark.
+    Raises UserError, naming file and line, for other bytes, and for NUL characters (UTF-16 without its mark).
     """
     encoded = read_bytes(path)
     marked = encoded.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -164,14 +167,14 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of `read_text` without white space at their ends, empty ones included, those at the end left out."""
+    """The lines of a text, stripped; empty lines are kept, except at the end of the file."""
     return [line.strip() for line in read_text(path).rstrip().split("\n")]
 
 
 def read_names(path: Path, known: Container[str]) -> list[str]:
-    """The names of a list with a name per line, which may contain spaces.
+    """The names in a file with one name per line; names may contain spaces.
 
-    In VOC's lists of one class a 1, 0 or -1 follows the name: it is dropped where the whole line is not in `known`.
+    In VOC's lists of a single class a 1, 0 or -1 follows the name. It is dropped unless the whole line is in `known`.
     Raises UserError for a list without names, and for a name that occurs twice.
     """
     found: dict[str, None] = {}

@@ -1,5 +1,6 @@
-"""Whether a split is still the data that a run began with: a digest of everything that is known of its records without
-reading an image.
+"""Fingerprints of splits: whether a run still has the data that it started with.
+
+A fingerprint covers everything that is known of the records without reading an image.
 """
 
 import hashlib
@@ -17,11 +18,11 @@ Fingerprint = dict[str, Any]
 
 
 def fingerprint(source: Source) -> Fingerprint:
-    """{"records": how many, "sha256": of their names, the classes, and each record's label, boxes or sizes}.
+    """{"records": their number, "sha256": digest of names, classes, and each record's label, boxes or sizes}.
 
-    What would have to be read record by record, TFDS's labels and masks, is there by the dataset's version, masks in
-    files by how large these are and by their legend. Of a part also "whole", the fingerprint of what it is a part of:
-    an image that was added to the other part changes that.
+    TFDS's labels and masks, which would have to be read record by record, are represented by the dataset's version;
+    masks in files by the sizes of the files and the legend. A part of a split also has "whole", the fingerprint of the
+    split that it is cut from: an image that is added to the other part changes that.
     """
     digest = hashlib.sha256(json.dumps(list(source.classes), allow_nan=False).encode())
     digest.update(b"\0".join(names(source)))
@@ -32,7 +33,7 @@ def fingerprint(source: Source) -> Fingerprint:
 
 
 def changed(before: Fingerprint, now: Fingerprint) -> str:
-    """How the data of `now` differs from that of `before`, as a part of a sentence; "" where it does not."""
+    """How the data of `now` differs from that of `before`, as a clause for a message; "" where it does not."""
     if before == now:
         return ""
     if before["records"] != now["records"]:
@@ -43,7 +44,7 @@ def changed(before: Fingerprint, now: Fingerprint) -> str:
 
 
 def own_records(found: Fingerprint) -> Fingerprint:
-    """`found` of the split's records alone, without the whole that they are a part of."""
+    """`found` without the split that the records are cut from."""
     return {key: value for key, value in found.items() if key != "whole"}
 
 
@@ -55,8 +56,10 @@ def _columns(source: Source) -> Iterable[np.ndarray]:
         return [np.frombuffer(source.version.encode(), np.uint8)]
     if "label" in source.targets:
         return [source.labels]
+    columns = [source.sizes]
     if hasattr(source, "mask_stamps"):
-        legend = source.legend
-        colours = np.array([(*colour, index) for colour, index in legend.colours.items()], np.int64)
-        return [source.sizes, source.mask_stamps, legend.table, colours]
-    return [source.sizes]
+        columns.append(source.mask_stamps)
+    if hasattr(source, "legend"):
+        colours = np.array([(*colour, index) for colour, index in source.legend.colours.items()], np.int64)
+        columns += [source.legend.table, colours]
+    return columns

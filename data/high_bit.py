@@ -1,15 +1,15 @@
-"""Images of more than 8 bits per channel: their values as stored, and the range of those that becomes 0 to 255.
+"""Images of more than 8 bits per channel: their values as stored, and the range of values that becomes 0 to 255.
 
-CT, X-ray and microscopy store 10 to 16 bits, in 16-bit or 32-bit integers or in floats. What is stored is read without
-loss and scaled to float32: black (0) is the range's lower end, white (255) its upper end, values beyond become black or
-white, and so do infinite ones; NaN is black. Images of 8 bits are never scaled.
+CT, X-ray and microscopy store 10 to 16 bits, in 16-bit or 32-bit integers or in floats. Stored values are read without
+loss and scaled to float32: the range's lower end becomes black (0), its upper end white (255). Values beyond, infinite
+ones included, are clipped to black or white; NaN is black. Images of 8 bits are never scaled.
 
     uint16 (PNG, TIFF, PGM, PPM), grey or RGB    as stored
-    uint16 (JPEG 2000), grey                     fewer than 16 bits are shifted up to 16, as Pillow has them
+    uint16 (JPEG 2000), grey                     fewer than 16 bits are shifted up to 16, as Pillow does
     int16, int32, uint32 (TIFF), grey            as stored; CT has negative values
     float32, float64 (TIFF, PFM), grey           as float32
 
-Which range it is, data/intensity.py decides for a data set. A file without one is scaled by `own_range`.
+data/intensity.py chooses the range for a dataset. Without one, each file is scaled by its `own_range`.
 """
 
 import io
@@ -25,13 +25,14 @@ from morphism.data.orientation import PNG
 
 Range = tuple[float, float]  # stored values that become 0 and 255
 
-BITS_PER_SAMPLE, SAMPLE_FORMAT, PLANES, WHITE = 258, 339, 284, 262  # tags of TIFF; of the last 0 is: 0 is white
-SIGNED = 2  # of SAMPLE_FORMAT; 1 is unsigned, 3 float
+BITS_PER_SAMPLE, SAMPLE_FORMAT, PLANES, PHOTOMETRIC = 258, 339, 284, 262  # TIFF tags
+WHITE_IS_ZERO = 0  # a value of PHOTOMETRIC
+SIGNED = 2  # a value of SAMPLE_FORMAT; 1 is unsigned, 3 float
 NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF", "F;64BF": "F;64NF", "I;32B": "I;32N"}
 LOW_BYTES = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 J2K_SIZE = re.compile(rb"\xff\x51.{36}(..)(.)", re.DOTALL)  # marker SIZ: number of components, bits - 1 of the first
 
-# What Pillow can unpack but does not recognise: float64, big-endian uint32, and big-endian uint16 of which 0 is white.
+# Pillow can unpack these, but does not recognise them: float64, big-endian uint32, big-endian uint16 with 0 as white.
 TiffImagePlugin.OPEN_INFO.update(
     {
         (TiffImagePlugin.II, 1, (3,), 1, (64,), ()): ("F", "F;64F"),
@@ -43,7 +44,7 @@ TiffImagePlugin.OPEN_INFO.update(
 
 
 def is_high_bit(image: Image.Image, encoded: bytes) -> bool:
-    """Whether an image that Pillow has opened stores more than 8 bits per channel. Its mode tells so of grey alone."""
+    """Whether an image opened by Pillow stores more than 8 bits per channel; its mode shows that for grey only."""
     if image.format == "PNG":
         return encoded[24] == 16
     if image.format == "TIFF":
@@ -57,12 +58,12 @@ def is_high_bit(image: Image.Image, encoded: bytes) -> bool:
 
 
 def is_inverted(image: Image.Image) -> bool:
-    """Whether 0 is white, as in X-rays; Pillow inverts only such images of 8 bits."""
-    return image.format == "TIFF" and image.tag_v2.get(WHITE) == 0
+    """Whether 0 is white, as in X-rays; Pillow itself inverts such images only if they have 8 bits."""
+    return image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
 
 
 def prepare(image: Image.Image) -> None:
-    """Before loading: libtiff gives values in this machine's byte order, which Pillow forgets for signed and float."""
+    """To be called before loading. libtiff returns native byte order; Pillow overlooks that for signed and float."""
     image.tile = [
         tile._replace(args=(NATIVE.get(tile.args[0], tile.args[0]), *tile.args[1:]))
         if tile.codec_name == "libtiff"
@@ -74,7 +75,7 @@ def prepare(image: Image.Image) -> None:
 def stored(image: Image.Image, encoded: bytes) -> np.ndarray | None:
     """The values of a loaded image, [h,w] or [h,w,3] of an integer or float type; None where only 8 bits can be read.
 
-    These are colours in CMYK, in TIFF with premultiplied alpha or a plane per channel, and in JPEG 2000.
+    That is so for CMYK, for TIFF with premultiplied alpha or one plane per channel, and for colour JPEG 2000.
     """
     high = np.asarray(image.copy())  # of a truncated TIFF, Pillow may have the sides swapped but not the pixels
     if image.mode == "F":
@@ -90,7 +91,7 @@ def stored(image: Image.Image, encoded: bytes) -> np.ndarray | None:
 
 
 def scale(values: np.ndarray, intensity: Range) -> Float[np.ndarray, "..."]:
-    """Stored values -> float32 of 0..255. Whole 8-bit levels come out whole."""
+    """Stored values -> float32 of 0..255. Whole 8-bit levels stay whole numbers."""
     low, high = intensity
     exact = values.dtype.itemsize <= 2 or values.dtype == np.float32
     scaled = values.astype(np.float32 if exact else np.float64)
@@ -103,9 +104,9 @@ def scale(values: np.ndarray, intensity: Range) -> Float[np.ndarray, "..."]:
 
 
 def bits_range(low: float, high: float, is_float: bool) -> Range | None:
-    """The range of the fewest bits, 8 at least, that hold the values low..high; signed where some are negative.
+    """The range of the fewest bits, at least 8, that hold the values low..high; signed where some are negative.
 
-    Of floats it is 0..1, and None where some lie outside.
+    For floats 0..1, or None where some values lie outside.
     """
     if is_float:
         return (0.0, 1.0) if 0 <= low and high <= 1 else None
@@ -116,14 +117,14 @@ def bits_range(low: float, high: float, is_float: bool) -> Range | None:
 
 
 def type_range(kind: np.dtype) -> Range:
-    """All that a type can hold; of floats 0..1."""
+    """The range of an integer type; 0..1 for floats."""
     if kind.kind == "f":
         return 0.0, 1.0
     return float(np.iinfo(kind).min), float(np.iinfo(kind).max)
 
 
 def own_range(values: np.ndarray) -> Range:
-    """What a single file's values say of themselves: `bits_range`, or of floats outside 0..1 the least and the most."""
+    """The range for the values of a single file: `bits_range`, or for floats outside 0..1 their least and greatest."""
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
     if not finite.size:
         return 0.0, 1.0
@@ -132,9 +133,9 @@ def own_range(values: np.ndarray) -> Range:
 
 
 def netpbm(image: Image.Image, encoded: bytes) -> tuple[np.ndarray, bool] | None:
-    """The values of a PGM or PPM of 16 bits, as stored, and whether all are there, else black; of others None.
+    """The stored values of a 16-bit PGM or PPM, and whether the file is complete; None for other images.
 
-    Pillow would scale the grey ones, a value at a time, and reduce colours to 8 bits.
+    Missing values are 0. Pillow would scale grey values one by one, and reduce colours to 8 bits.
     """
     if image.format != "PPM" or image.mode == "F":
         return None
@@ -157,12 +158,12 @@ def maxval(encoded: bytes) -> int:
 
 
 def _words(encoded: bytes) -> list[bytes]:
-    """# begins a comment, which ends with its line."""
+    """The words of a PNM header or text; # starts a comment that ends with its line."""
     return b" ".join(line.partition(b"#")[0] for line in encoded.split(b"\n")).split()
 
 
 def _netpbm_highest(image: Image.Image) -> int:
-    """The largest value that a PNM may hold, where that is not 255."""
+    """The largest value that a PNM may hold."""
     tile = image.tile[0] if image.tile else None
     if tile is None or image.mode == "1":
         return 1
@@ -170,7 +171,7 @@ def _netpbm_highest(image: Image.Image) -> int:
 
 
 def _integers(values: np.ndarray, image: Image.Image) -> np.ndarray:
-    """Values in the type that the file stores, where Pillow holds all in int32."""
+    """Converts values to the type that the file stores; Pillow holds them all in int32."""
     if values.dtype.itemsize == 2:
         return values.astype(np.uint16)
     if image.format != "TIFF":
@@ -182,9 +183,10 @@ def _integers(values: np.ndarray, image: Image.Image) -> np.ndarray:
 
 
 def _low_bytes(encoded: bytes) -> np.ndarray | None:
-    """The second bytes of 16-bit colours: Pillow keeps the first, and takes the other for it in the other byte order.
+    """The low bytes of 16-bit colours, [h,w,3] uint8; for grey with alpha the whole values, [h,w] uint16.
 
-    [h,w,3] uint8; or, of grey with alpha, the whole values [h,w] uint16. None where Pillow cannot.
+    Pillow keeps the high bytes only. Decoded a second time under the other byte order, it keeps the low ones. None for
+    formats where that does not work.
     """
     with Image.open(io.BytesIO(encoded)) as image:
         rawmode = str(image.tile[0].args if isinstance(image.tile[0].args, str) else image.tile[0].args[0])

@@ -1,17 +1,15 @@
-"""Images on the host: decoding, cropping and resizing to RGB of a static size, uint8 or, of high-bit images, float32.
+"""Images on the host: decodes, crops and resizes them to RGB, uint8 or float32.
 
 Pixels are 0 to 255, black to white, in either type. An image of more than 8 bits per channel becomes float32 without
 loss: data/high_bit.py says which values are read, data/intensity.py which of them become black and white. An image of 8
-bits stays uint8, and is never scaled. What batches hold is config.data.pixels.
+bits stays uint8 and is never scaled. config.data.pixels says which type batches hold.
 
-Resizing is Pillow's bilinear, whose kernel widens with the scale (antialiasing): what torchvision's references train
-and evaluate with.
+Resizing is Pillow's bilinear, whose kernel widens with the scale (antialiasing), as in torchvision's references.
 """
 
-import enum
 import io
 import warnings
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -21,66 +19,44 @@ from PIL import Image
 
 from morphism.data import high_bit, jpeg, orientation
 from morphism.data.high_bit import Range
+from morphism.data.odd import RULES, Odd
 from morphism.errors import UserError
 
-Pixels = UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]
+Pixels = UInt8[np.ndarray, "_ _ 3"] | Float32[np.ndarray, "_ _ 3"]
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
 
-MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # beyond, Pillow takes a picture for a decompression bomb
-GREY = 128  # what libjpeg fills missing parts with
-HEAD = 1 << 16  # bytes of a file that nearly always tell its size
-WIDTH, HEIGHT = 256, 257  # tags of TIFF
-LOADED_FOR_SIZE = ("ICO", "ICNS")  # whose header may be wrong, and whose pixels are few
+MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # beyond, Pillow takes an image for a decompression bomb
+GREY = 128  # libjpeg fills missing parts with it
+HEAD = 1 << 16  # bytes at the start of a file that nearly always contain its size
+WIDTH, HEIGHT = 256, 257  # TIFF tags
+LOADED_FOR_SIZE = ("ICO", "ICNS")  # formats whose headers may be wrong and whose images are small
 START_OF_JPEG, END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
 
-# What is worth a person's notice is in Odd; Pillow's own remarks would come once a worker and name no file.
+# `Odd` holds what is worth reporting; Pillow's own warnings would appear once per worker, without the name of a file.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-
-
-class Odd(enum.IntFlag):
-    """What `decode` set right in a picture, by the rule that RULES tells."""
-
-    TRUNCATED = enum.auto()
-    DAMAGED = enum.auto()
-    TURNED = enum.auto()
-    CMYK = enum.auto()
-    DEEP = enum.auto()
-    ANIMATED = enum.auto()
-    TRANSPARENT = enum.auto()
-    REDUCED = enum.auto()
-    NOT_FINITE = enum.auto()
-    BLANK = enum.auto()
-
-
-RULES = {
-    Odd.TRUNCATED: "truncated (what is missing is grey; black if no JPEG)",
-    Odd.DAMAGED: "damaged (used as libjpeg reads it)",
-    Odd.TURNED: "EXIF-rotated (turned upright)",
-    Odd.CMYK: "CMYK (converted to RGB)",
-    Odd.DEEP: "of more than 8 bits (kept as floats; black and white by config.data.intensity, else by each's own bits)",
-    Odd.ANIMATED: "animated or of several pages (the first is used)",
-    Odd.TRANSPARENT: "transparent (alpha dropped)",
-    Odd.REDUCED: "of more than 8 bits (reduced to 8, by config.data.pixels or for want of a decoder)",
-    Odd.NOT_FINITE: "with values that are not finite (black, or white where infinite)",
-    Odd.BLANK: "blank (of the range of config.data.intensity, their values are within one grey level of 255)",
-}
 
 
 def decode(
     encoded: bytes | np.ndarray, name: str, crop: Box | None = None, target: int = 0, intensity: Range | None = None
 ) -> tuple[Pixels, Odd]:
-    """Encoded bytes, or grey or RGB pixels -> RGB pixels of the whole image, or of `crop` of it, and what was odd.
+    """Decodes an image to RGB pixels, and reports what was odd about it.
 
-    With `crop` and `target`, a JPEG is decoded at the smallest of libjpeg's scales (1/1, 1/2, 1/4, 1/8) that leaves the
-    crop at least target x target pixels.
+    Grey becomes three equal channels, and a palette its colours; alpha is dropped and the colours beneath are kept;
+    CMYK is converted; the orientation of EXIF or XMP is applied; the first frame of an animation is read, and what
+    there is of a truncated image. All but grey, palettes, and alpha that hides nothing are reported as odd.
 
-    The rules, of which grey, palettes and alpha that hides nothing are not called odd: grey becomes three equal
-    channels, a palette its colours; alpha is dropped and the colours beneath are kept; CMYK is converted; the
-    orientation of EXIF or XMP is applied; of an animation the first frame is read, of a truncated image what is there.
-    More than 8 bits per channel become float32: `intensity` are the stored values that become 0 and 255, without it the
-    image's own (high_bit.own_range). Raises UserError naming `name` for bytes that are no image, for an image without a
-    readable pixel, for more than MAX_PIXELS, and for a crop outside the image.
+    Args:
+      encoded: the bytes of a file, or grey or RGB pixels.
+      name: of the image, for errors.
+      crop: the part to return; the whole image where None.
+      target: with `crop`, a JPEG is decoded at the smallest of libjpeg's scales (1/1, 1/2, 1/4, 1/8) that leaves the
+        crop at least target x target pixels.
+      intensity: the stored values of a high-bit image that become 0 and 255; without it high_bit.own_range.
+
+    Raises:
+      UserError: the bytes are not an image, none of its pixels can be read, it has more than MAX_PIXELS, or the crop
+        lies outside.
     """
     if isinstance(encoded, np.ndarray):
         pixels, odd = (encoded, Odd(0)) if encoded.dtype == np.uint8 else _scaled(encoded, intensity)
@@ -88,7 +64,7 @@ def decode(
         pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
         return _part(pixels, crop, name), odd
     if not encoded:
-        raise UserError(f"{name}: empty file, not a picture; replace or remove it")
+        raise UserError(f"{name}: empty file, not an image; replace or remove it")
     try:
         if encoded.startswith(START_OF_JPEG) and _is_plain(encoded):
             try:
@@ -105,14 +81,14 @@ def decode(
 
 
 def decode_record(record: dict[str, Any], data: ConfigDict) -> tuple[Pixels, Odd]:
-    """`decode` of a record's whole image, by config.data.intensity."""
+    """Decodes the whole image of a record, with config.data.intensity."""
     return decode(record["image"], record["name"], intensity=tuple(data.intensity) or None)
 
 
 def accept(pixels: Pixels, odd: Odd, name: str, data: ConfigDict) -> tuple[Pixels, int]:
-    """Pixels as batches hold them, by config.data.pixels, and `odd` as a number for a batch.
+    """Pixels of the type config.data.pixels, and `odd` as an integer for a batch.
 
-    Raises UserError where config.data.strict refuses what was odd. High-bit images that are kept are not refused.
+    Raises UserError for an odd image if config.data.strict; high-bit images that stay float32 are accepted.
     """
     if data.pixels != "float32" and pixels.dtype != np.uint8:
         pixels, odd = to_8_bits(pixels), (odd | Odd.REDUCED) & ~Odd.DEEP
@@ -123,7 +99,7 @@ def accept(pixels: Pixels, odd: Odd, name: str, data: ConfigDict) -> tuple[Pixel
 
 
 def stored_values(encoded: bytes | np.ndarray, name: str) -> np.ndarray | None:
-    """The values of a high-bit image as stored, [h,w] or [h,w,3]; None for one of 8 bits. Raises as `decode` does."""
+    """The stored values of a high-bit image, [h,w] or [h,w,3]; None for one of 8 bits. Raises as `decode` does."""
     if isinstance(encoded, np.ndarray):
         return None if encoded.dtype == np.uint8 else encoded
     try:
@@ -134,7 +110,7 @@ def stored_values(encoded: bytes | np.ndarray, name: str) -> np.ndarray | None:
 
 
 def for_display(record: dict[str, Any], data: ConfigDict) -> UInt8[np.ndarray, "h w 3"]:
-    """A record's whole image, as the network sees its intensities, for people to look at."""
+    """The whole image of a record in 8 bits, with the intensities that the network sees."""
     return to_8_bits(decode_record(record, data)[0])
 
 
@@ -147,11 +123,11 @@ def size(encoded: bytes | np.ndarray, name: str) -> tuple[int, int]:
     return encoded.shape[:2] if isinstance(encoded, np.ndarray) else size_in(io.BytesIO(encoded), name)
 
 
-def size_in(file: BinaryIO, name: str) -> tuple[int, int]:
-    """`size` of the image in an open file, of which no more is read than tells."""
+def size_in(file: io.BufferedIOBase, name: str) -> tuple[int, int]:
+    """`size` of the image in an open file; reads no more of the file than needed."""
     head = file.read(HEAD)
     if not head:
-        raise UserError(f"{name}: empty file, not a picture; replace or remove it")
+        raise UserError(f"{name}: empty file, not an image; replace or remove it")
     try:
         if head.startswith(START_OF_JPEG):
             encoded = head if jpeg.has_scan(head) else head + file.read()
@@ -172,7 +148,7 @@ def size_in(file: BinaryIO, name: str) -> tuple[int, int]:
 
 
 class Croppable(NamedTuple):
-    """An image of which nothing is decoded yet; `header` is None where a crop needs the whole."""
+    """An image that is not decoded yet; `header` is None where a crop needs the whole image decoded."""
 
     encoded: bytes | np.ndarray
     name: str
@@ -181,17 +157,14 @@ class Croppable(NamedTuple):
 
 
 def croppable(encoded: bytes | np.ndarray, name: str) -> Croppable:
-    # A file that does not end as a JPEG must is left to decode, which tells whether it is truncated.
+    # A file that does not end as a JPEG must is left to `decode`, which finds out whether it is truncated.
     simple = isinstance(encoded, bytes) and encoded.endswith(END_OF_JPEG)
     header = jpeg.read_header(encoded) if simple else None
     return Croppable(encoded, name, (header.height, header.width) if header else size(encoded, name), header)
 
 
 def crop(whole: Croppable, box: Box, target: int, intensity: Range | None = None) -> tuple[Pixels, Odd]:
-    """`box` of the image, resized to [target,target,3], decoding no more detail than that needs.
-
-    `intensity` is `decode`'s.
-    """
+    """`box` of the image, resized to [target,target,3]; decodes no more detail than that needs."""
     pixels = jpeg.random_crop(whole.encoded, whole.header, box, target) if whole.header else None
     if pixels is not None:
         return pixels, Odd(0)
@@ -200,17 +173,17 @@ def crop(whole: Croppable, box: Box, target: int, intensity: Range | None = None
 
 
 def resize(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Pillow's antialiased bilinear; the pixels as they are where the size is right already."""
+    """Resizes with Pillow's antialiased bilinear; returns the same pixels if the size is right already."""
     if pixels.shape[:2] == (height, width):
         return pixels
     return resample(pixels, (width, height))
 
 
-def resample(pixels: Pixels, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> Pixels:
-    """Pillow's resize of `box` of the pixels, bilinear and antialiased, to `size` = width, height."""
+def resample(pixels: Pixels, size: tuple[int, int], box: jpeg.Part | None = None) -> Pixels:
+    """Resizes `box` of the pixels to `size` (width, height) with Pillow's antialiased bilinear."""
     if pixels.dtype == np.uint8:
         return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, box))
-    channels = 1 if pixels.strides[-1] == 0 else 3  # of grey, all are the same memory
+    channels = 1 if pixels.strides[-1] == 0 else 3  # the three channels of grey share their memory
     resized = [
         np.asarray(Image.fromarray(np.ascontiguousarray(pixels[..., c])).resize(size, Image.Resampling.BILINEAR, box))
         for c in range(channels)
@@ -266,7 +239,7 @@ def _check_crop(box: Box, size: tuple[int, int], name: str) -> None:
 
 
 def _decode_broken_jpeg(encoded: bytes, warning: str) -> tuple[Pixels, Odd]:
-    """The whole image as far as libjpeg reads it, where `warning` is what it first complained about."""
+    """The whole image as far as libjpeg can read it; `warning` is libjpeg's first."""
     height, width = simplejpeg.decode_jpeg_header(encoded, strict=False)[:2]
     grey = np.full((height, width, 3), GREY, np.uint8)  # libjpeg may leave rows unwritten
     pixels = _not_blank(simplejpeg.decode_jpeg(encoded, "RGB", strict=False, buffer=grey))
@@ -296,8 +269,8 @@ def _decode_with_pillow(encoded: bytes, intensity: Range | None) -> tuple[Pixels
             turn = 1
         odd |= Odd.ANIMATED if _is_animated(image) else Odd(0)
         if values is None:
-            picture, hides = _to_rgb(image)
-            pixels = np.asarray(picture.transpose(orientation.TURNS[turn]) if turn > 1 else picture)
+            rgb, hides = _to_rgb(image)
+            pixels = np.asarray(rgb.transpose(orientation.TURNS[turn]) if turn > 1 else rgb)
         else:
             hides = _hides(image)
             pixels, rest = _scaled(orientation.upright(values, turn), intensity, inverted)
@@ -307,19 +280,19 @@ def _decode_with_pillow(encoded: bytes, intensity: Range | None) -> tuple[Pixels
 
 
 def _load(image: Image.Image) -> bool:
-    """Reads the pixels; False where the file is cut off, and what is missing is black."""
+    """Reads the pixels; False where the file is cut off, with missing pixels black."""
     try:
         image.load()
     except OSError as error:
         if "truncated" not in str(error):
             raise
-        image.tile = []  # nothing is left to read: Pillow gives what it has
+        image.tile = []  # so that Pillow returns what it has
         return False
     return True
 
 
 def _stored(image: Image.Image, encoded: bytes) -> tuple[np.ndarray | None, bool]:
-    """A high-bit image's values, None where Pillow has loaded 8 bits of them, and whether all pixels are there."""
+    """The values of a high-bit image, None where Pillow can load only 8 bits of them; and whether none is missing."""
     found = high_bit.netpbm(image, encoded)
     if found:
         return found
@@ -329,9 +302,9 @@ def _stored(image: Image.Image, encoded: bytes) -> tuple[np.ndarray | None, bool
 
 
 def _scaled(values: np.ndarray, intensity: Range | None, inverted: bool = False) -> tuple[Pixels, Odd]:
-    """Stored values [h,w], [h,w,1] or [h,w,3] -> RGB as float32 of 0..255. Grey is one channel seen three times.
+    """Stored values [h,w], [h,w,1] or [h,w,3] -> RGB as float32 of 0..255; grey is one channel seen three times.
 
-    Of those `inverted` the range's lower end is white.
+    inverted: whether the range's lower end is white.
     """
     odd = Odd.DEEP
     if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -345,7 +318,7 @@ def _scaled(values: np.ndarray, intensity: Range | None, inverted: bool = False)
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
-    """RGB, and whether there was alpha that hid something."""
+    """The image in RGB, and whether its alpha hides something."""
     if not image.has_transparency_data:
         return image.convert("RGB"), False
     image = image.convert("RGBA")
@@ -357,12 +330,12 @@ def _hides(image: Image.Image) -> bool:
 
 
 def _is_animated(image: Image.Image) -> bool:
-    """A JPEG may carry a second picture (MPO), which is no frame."""
+    """Whether there are several frames or pages; the second image of a JPEG (MPO) is not a frame."""
     return image.format != "MPO" and getattr(image, "is_animated", False)
 
 
 def _not_blank(pixels: Pixels) -> Pixels:
-    """Of JPEG data that ends at once libjpeg makes a block or two of noise, and nothing of the rest."""
+    """Raises ValueError if libjpeg found no data: then it makes a block or two of noise and leaves the rest plain."""
     corner = 32
     parts = (pixels[corner:], pixels[:corner, corner:]) if max(pixels.shape) > corner else (pixels,)
     if not any(np.ptp(part, axis=(0, 1)).any() for part in parts if part.size):

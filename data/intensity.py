@@ -1,16 +1,16 @@
-"""Which stored values of a data set's high-bit images become black and white: found once, in the train split.
+"""The intensity range of a dataset's high-bit images: which stored values become black and white.
 
-    config.data.pixels      uint8, float32, or auto: float32 where LOOKED_AT train images hold one of more than 8 bits
+    config.data.pixels      uint8, float32, or auto: float32 if one of LOOKED_AT train images has more than 8 bits
     config.data.intensity   (low, high) in stored units, the window of CT; (): found by config.data.intensity_rule
     config.data.intensity_rule
-        bits          0 to 2^b - 1 with the fewest bits b, 8 at least, that hold the values of train images; -2^(b-1) to
-                      2^(b-1) - 1 where some are negative; floats 0 to 1, or as percentiles where some lie outside
-        type          all that the stored type can hold: 0 to 65535 of uint16; floats 0 to 1
-        percentiles   the 0.5 and 99.5 percentiles of train images (nnU-Net's for CT)
+        bits          0 to 2^b - 1 with the fewest bits b, at least 8, that hold the values of train images; -2^(b-1) to
+                      2^(b-1) - 1 if some are negative; floats 0 to 1, or as percentiles if some lie outside
+        type          the range of the stored type: 0 to 65535 for uint16; floats 0 to 1
+        percentiles   the 0.5 and 99.5 percentiles of train images (as nnU-Net does for CT)
 
-`settle` writes what it finds into these fields. A run keeps them in its workdir, so that resuming, evaluation and
-prediction scale as training did. The train images are MEASURED, or all if there are fewer, drawn from config.seed;
-of each, VALUES values drawn at random count for percentiles, and all for bits.
+`settle` measures the train split once and writes the result into these fields. A run keeps them in its workdir, so that
+resuming, evaluation and prediction scale as training did. It measures MEASURED train images, or all if there are fewer,
+drawn by config.seed: for percentiles VALUES random values of each, for bits all values.
 """
 
 import io
@@ -30,7 +30,7 @@ from morphism.errors import UserError
 
 PERCENTILES = (0.5, 99.5)
 LOOKED_AT, MEASURED, VALUES = 64, 256, 1 << 14
-DRAWING = 11  # in the seed, next to those of examples and epochs
+DRAWING = 11  # tells this use of the seed from those of examples and epochs
 
 
 class Values(NamedTuple):
@@ -44,10 +44,10 @@ class Values(NamedTuple):
 
 
 def settle(config: ConfigDict, source: Source, say: Callable[[str], None] = lambda line: None) -> ConfigDict:
-    """`config` with data.pixels and data.intensity as the train split `source` has them. `say` is given a range's line.
+    """`config` with data.pixels and data.intensity found in the train split `source`.
 
     Images of 8 bits need no range, and floats and integers in one split share none: then intensity stays as it is, and
-    each high-bit image is scaled by its own bits.
+    each high-bit image is scaled by its own bits. `say` receives a line about a range that is found.
     """
     data = config.data
     intensity, pixels = tuple(data.intensity), data.pixels
@@ -64,9 +64,9 @@ def settle(config: ConfigDict, source: Source, say: Callable[[str], None] = lamb
 
 
 def settle_pixels(config: ConfigDict, source: Source) -> ConfigDict:
-    """`config` with data.pixels as `source` has them, for images that no training has found a range for.
+    """`config` with data.pixels found in `source`, for images without a range found in training.
 
-    Without config.data.intensity each is then scaled by its own bits, whatever else `source` holds.
+    Without config.data.intensity each image is then scaled by its own bits, whatever else `source` holds.
     """
     if config.data.pixels != "auto":
         return config
@@ -74,7 +74,7 @@ def settle_pixels(config: ConfigDict, source: Source) -> ConfigDict:
 
 
 def with_fields(config: ConfigDict, fields: dict[str, Any]) -> ConfigDict:
-    """`config` with these fields of config.data: "pixels" and "intensity", as `settle` found them."""
+    """`config` with new values of config.data.pixels and config.data.intensity, as `settle` found them."""
     settled = config.copy_and_resolve_references()
     with settled.unlocked():
         for name, value in fields.items():
@@ -83,28 +83,28 @@ def with_fields(config: ConfigDict, fields: dict[str, Any]) -> ConfigDict:
 
 
 def holds_high_bits(source: Source, seed: int) -> bool:
-    """Whether LOOKED_AT records hold an image of more than 8 bits; from their headers alone."""
+    """Whether one of LOOKED_AT records has more than 8 bits, judged by the headers of the images."""
     for index in _drawn(source, seed, LOOKED_AT):
         try:
             encoded = source[index]["image"]
-        except UserError:  # it will be reported when it is its turn
+        except UserError:  # reported when the record is read as an example
             continue
         if isinstance(encoded, np.ndarray):
-            return encoded.dtype != np.uint8  # a source that makes its images makes all alike
+            return encoded.dtype != np.uint8  # a source that generates its images has one type
         if _is_high_bit(encoded):
             return True
     return False
 
 
 def measure(source: Source, seed: int) -> list[Values]:
-    """The values of the high-bit images among MEASURED records."""
+    """The values of high-bit images among MEASURED records."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(lambda index: _measure(source, index, seed), _drawn(source, seed, MEASURED))
         return [each for each in found if each is not None]
 
 
 def find_range(found: list[Values], rule: str) -> Range | None:
-    """The range of images measured, by `rule`; None where some hold integers and some floats."""
+    """The range of measured images, by `rule`; None where some hold integers and some floats."""
     are_floats = {each.kind.kind == "f" for each in found}
     if len(are_floats) > 1:
         return None
@@ -117,7 +117,7 @@ def find_range(found: list[Values], rule: str) -> Range | None:
 
 
 def describe(found: list[Values], intensity: Range | tuple[()], rule: str) -> str:
-    """A line that tells of a range, and how much of it the images use."""
+    """A line that reports a range and the values of the images."""
     if not intensity:
         return (
             f"data: {summarise(found)}; integers and floats share no range, so each image is scaled by its own bits "
@@ -130,7 +130,7 @@ def describe(found: list[Values], intensity: Range | tuple[()], rule: str) -> st
 
 
 def summarise(found: list[Values]) -> str:
-    """What images measured store, for a person to choose a range by."""
+    """The stored values of measured images, as a clause: what a person needs to choose a range."""
     kinds = ", ".join(sorted({each.kind.name for each in found}))
     low, high = min(each.low for each in found), max(each.high for each in found)
     inner = _percentiles(found)
@@ -156,12 +156,12 @@ def _is_high_bit(encoded: bytes) -> bool:
     try:
         with Image.open(io.BytesIO(encoded)) as opened:
             return high_bit.is_high_bit(opened, encoded)
-    except Exception:  # it will be reported when it is decoded
+    except Exception:  # reported when the image is decoded
         return False
 
 
 def _measure(source: Source, index: int, seed: int) -> Values | None:
-    """None for an image of 8 bits, and for one that cannot be read, which is reported when it is its turn."""
+    """None for an image of 8 bits, and for one that cannot be read, which is reported when it is its turn to train."""
     try:
         record = source[index]
         values = image.stored_values(record["image"], record["name"])

@@ -1,14 +1,14 @@
-"""Random crops of JPEGs at the speed of libjpeg-turbo: what a host does for every training example of ImageNet.
+"""Fast random crops of JPEGs: the host's work for every training example of ImageNet.
 
-Against decoding the picture, cutting and resizing with Pillow, this saves three things:
+This is faster than decoding the image, cutting and resizing with Pillow, for three reasons:
 
 - Rows below the crop are not decoded: in a copy of the file the frame's height is lowered, and the decoder stops there.
-- A crop of twice the target or more is decoded at libjpeg's 1/2, 1/4 or 1/8, the smallest that leaves the target.
-- The resize is Pillow's antialiased bilinear as fast_image_resize computes it, with SIMD: within one level of Pillow.
-  Where its wheel does not exist (Linux on ARM), Pillow itself resizes.
+- A crop of twice the target or more is decoded at 1/2, 1/4 or 1/8, the smallest scale that leaves the target.
+- fast_image_resize computes Pillow's antialiased bilinear with SIMD, within one grey level of Pillow. Where its wheel
+  does not exist (Linux on ARM), Pillow itself resizes.
 
-Each thread decodes into one buffer again and again: fresh pages from the system can cost as much as the resize.
-`read_header` and `random_crop` return None for what is not simple; `data.image.decode` reads that, and tells what is
+Each thread reuses one buffer: fresh pages from the system can cost as much as the resize. `read_header` and
+`random_crop` return None for all but the common kind of file; `data.image.decode` reads the others, and says what is
 wrong with a broken file.
 """
 
@@ -27,16 +27,17 @@ try:
 except ImportError:
     fast = None
 
-Pixels = UInt8[np.ndarray, "h w 3"]
+Pixels = UInt8[np.ndarray, "_ _ 3"]
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
+Part = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels, between them too
 
-LARGEST = 64 << 20  # bytes of pixels decoded here; larger pictures are left to `data.image.decode`
-SCAN = 0xDA  # the marker that the pixels follow
-MARGIN = 8  # rows decoded below the crop, at the decoded scale: upsampled chroma looks at most 4 ahead
+LARGEST = 64 << 20  # bytes of pixels; larger images are left to `data.image.decode`
+SCAN = 0xDA  # the marker before the pixels
+MARGIN = 8  # rows decoded below the crop, at the decoded scale: upsampling of chroma looks at most 4 rows ahead
 
-# What in an application segment sends the file to `data.image.decode`.
+# Application segment -> the content for which the file is left to `data.image.decode`.
 ODD = {
-    # Orientation (Exif's tag 0x0112 of any numeric type in either byte order, or XMP's) other than 1, or what might be
+    # Orientation (Exif's tag 0x0112 of any numeric type in either byte order, or XMP's) that may be other than 1
     0xE1: re.compile(
         rb"\x12\x01[\x01-\x0d]\0\x01\0\0\0(?!\x01\0)|\x01\x12\0[\x01-\x0d]\0\0\0\x01(?!\0\x01)"
         rb"|tiff:Orientation\s*(=\s*[\"']|>)\s*[02-9]"
@@ -44,22 +45,22 @@ ODD = {
     0xEE: re.compile(rb"Adobe.{6}[^\x01]", re.DOTALL),  # a colour transform other than YCbCr
 }
 
-# libjpeg's first warning where a lowered picture ends and the scan does not. Damage within the rows that are decoded
-# is told before it, in other words.
+# libjpeg's first warning where a lowered frame ends before the scan. Damage within the decoded rows is reported before
+# it, with other words.
 ROWS_LEFT_OVER = "extraneous bytes before marker 0xd9"
 
 
 class Header(NamedTuple):
-    """Of an upright, grey or YCbCr, Huffman-coded, sequential JPEG of 8 bits."""
+    """The header of an upright, grey or YCbCr, Huffman-coded, sequential JPEG of 8 bits."""
 
     height: int
     width: int
-    frame: int  # where in the file the height stands
+    frame: int  # the byte offset of the height
     restarts: bool  # whether the scan may have restart markers
 
 
 class _Scratch(threading.local):
-    """What one thread uses again and again."""
+    """The buffer and the resizer that each thread reuses."""
 
     def __init__(self) -> None:
         self.pixels = np.empty(0, np.uint8)
@@ -77,7 +78,7 @@ _scratch = _Scratch()
 
 
 def read_header(encoded: bytes) -> Header | None:
-    """One walk over the segments before the scan (ITU-T T.81, annex B); None for what `random_crop` does not read."""
+    """Reads the segments before the scan (ITU-T T.81, annex B); None for files that `random_crop` does not read."""
     height, width, frame, restarts = 0, 0, 0, False
     for marker, body, end in _segments(encoded):
         if marker in (0xC0, 0xC1):  # baseline, extended sequential: precision, height, width, components
@@ -101,7 +102,7 @@ def read_header(encoded: bytes) -> Header | None:
 
 
 def is_upright(encoded: bytes) -> bool:
-    """Whether the segments before the scan can all be read, and none says, or might say, that the image is turned."""
+    """Whether all segments before the scan can be read, and none says, or may say, that the image is turned."""
     for marker, body, end in _segments(encoded):
         if marker == 0xE1 and ODD[marker].search(encoded, body, end):
             return False
@@ -111,12 +112,12 @@ def is_upright(encoded: bytes) -> bool:
 
 
 def has_scan(encoded: bytes) -> bool:
-    """Whether the file, or its beginning, reaches as far as the pixels: no metadata follows."""
+    """Whether `encoded`, which may be the start of a file, reaches the pixels; no metadata follows them."""
     return any(marker == SCAN for marker, _, _ in _segments(encoded))
 
 
 def _segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, where its content begins and where it ends, up to the scan; less where something else stands between."""
+    """Marker, start and end of each segment's content, up to the scan; ends early where the bytes are not a segment."""
     position = 2 if encoded[:2] == b"\xff\xd8" else len(encoded)
     while position + 4 <= len(encoded) and encoded[position] == 0xFF:
         marker, body = encoded[position + 1], position + 4
@@ -127,9 +128,9 @@ def _segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def random_crop(encoded: bytes, header: Header, box: Box, target: int) -> Pixels | None:
-    """`box` of the picture, resized to [target,target,3]; None where libjpeg has something to say about the file.
+    """`box` of the image, resized to [target,target,3]; None where libjpeg warns about the file.
 
-    Raises ValueError for a box outside the picture.
+    Raises ValueError for a box outside the image.
     """
     x0, y0, x1, y1 = box
     if not (0 <= x0 < x1 <= header.width and 0 <= y0 < y1 <= header.height):
@@ -144,7 +145,7 @@ def random_crop(encoded: bytes, header: Header, box: Box, target: int) -> Pixels
     pixels = pixels[top : -(-y1 // shrink), left : -(-x1 // shrink)]
     if shrink == 1:
         return _resize(pixels, None, target)
-    # at a smaller scale the crop may begin and end within a pixel
+    # at a smaller scale the crop may start and end within a pixel
     return _resize(pixels, (x0 / shrink - left, y0 / shrink - top, x1 / shrink - left, y1 / shrink - top), target)
 
 
@@ -155,7 +156,7 @@ def shrink_for(box: Box, target: int) -> int:
 
 
 def _decode(encoded: bytes, header: Header, bottom: int, shrink: int) -> Pixels | None:
-    """The rows above `bottom`, and a few more, at 1 / shrink, in the thread's scratch."""
+    """The rows above `bottom`, and MARGIN more, at scale 1 / shrink, in the thread's buffer."""
     rows = header.height if header.restarts else min(header.height, bottom + MARGIN * shrink)
     height, width = -(-rows // shrink), -(-header.width // shrink)
     size = height * width * 3
@@ -174,16 +175,21 @@ def _decode(encoded: bytes, header: Header, bottom: int, shrink: int) -> Pixels 
     return room[:size].reshape(height, width, 3)
 
 
-def _resize(pixels: Pixels, box: tuple[float, float, float, float] | None, target: int) -> Pixels:
+def _resize(pixels: Pixels, box: Part | None, target: int) -> Pixels:
     if pixels.shape[:2] == (target, target) and box is None:
         return pixels.copy()
     if fast is None:
         return np.asarray(Image.fromarray(pixels).resize((target, target), Image.Resampling.BILINEAR, box))
+    return fast_resize(pixels, (target, target), box)
+
+
+def fast_resize(pixels: Pixels, size: tuple[int, int], box: Part | None) -> Pixels:
+    """Resizes `box` of the pixels, or all of them, to `size` (height, width): Pillow's bilinear, with SIMD."""
     options = _scratch.options
     if box is not None:
         options = options.copy()
         options.crop_box = fast.CropBox(box[0], box[1], box[2] - box[0], box[3] - box[1])
     source = fast.ImageData(pixels.shape[1], pixels.shape[0], fast.PixelType.U8x3, pixels.tobytes())
-    result = fast.ImageData(target, target, fast.PixelType.U8x3)
+    result = fast.ImageData(size[1], size[0], fast.PixelType.U8x3)
     _scratch.resizer.resize(source, result, options)
-    return np.frombuffer(result.get_buffer(), np.uint8).reshape(target, target, 3)
+    return np.frombuffer(result.get_buffer(), np.uint8).reshape(*size, 3)

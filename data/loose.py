@@ -1,4 +1,4 @@
-"""Loose images, files or arrays, to predict on."""
+"""Single images, as files or arrays, to predict on."""
 
 import os
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from morphism.data import files
-from morphism.data.annotations import picture_size
+from morphism.data.annotations import image_size
 from morphism.data.records import Record
 from morphism.errors import UserError
 
 
 @dataclass(frozen=True)
 class LooseImages:
-    """Images as records without any truth; `classes` are those of the network that predicts."""
+    """Images as records without truth; `classes` are those of the network that predicts."""
 
     files: Sequence[Path | UInt8[np.ndarray, "..."]]  # or pixels [H,W,3] or [H,W]
     classes: Sequence[str]
@@ -28,7 +28,7 @@ class LooseImages:
     @cached_property
     def sizes(self) -> Int[np.ndarray, "records 2"]:
         """Height and width of every image."""
-        shapes = [file.shape[:2] if isinstance(file, np.ndarray) else picture_size(file) for file in self.files]
+        shapes = [file.shape[:2] if isinstance(file, np.ndarray) else image_size(file) for file in self.files]
         return np.array(shapes, np.int32)
 
     def __len__(self) -> int:
@@ -42,11 +42,11 @@ class LooseImages:
 
 
 def readable(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
-    """The files whose headers can be read, and what is wrong with each of the others."""
+    """The files whose headers can be read, and the error of each other file."""
 
     def problem(path: Path) -> str:
         try:
-            picture_size(path)
+            image_size(path)
         except UserError as error:
             return str(error)
         return ""
@@ -58,9 +58,9 @@ def readable(paths: Sequence[Path]) -> tuple[list[Path], dict[Path, str]]:
 
 
 def find_images(paths: Sequence[str]) -> list[Path]:
-    """Files as they are named, and the images below folders, sorted. Raises UserError where there is none.
+    """The files among `paths`, and the images below its folders, sorted. Raises UserError for a folder without images.
 
-    Images of formats that cannot be read are among them: each is an error of its own when it is decoded.
+    Images of formats that cannot be read are included: each is an error of its own when it is decoded.
     """
     found = []
     for path in map(Path, paths):

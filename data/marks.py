@@ -1,4 +1,4 @@
-"""What samples are marked with: the colours of classes, and their names."""
+"""Marks on drawn samples: the colours and names of classes."""
 
 import colorsys
 
@@ -9,14 +9,14 @@ Colour = tuple[int, int, int]
 
 
 def colour(label: int) -> Colour:
-    """Of class `label`; neighbours are unlike."""
+    """The colour of class `label`; neighbouring classes get distinct hues."""
     return tuple(int(255 * part) for part in colorsys.hsv_to_rgb(label * 0.382 % 1, 0.9, 1))
 
 
 def write(
     pen: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], size: tuple[int, int], ground: Colour
 ) -> None:
-    """`text` on a `ground`, its upper left at `corner` or as near to it as lies within the image of `size`."""
+    """Writes `text` on a `ground`, its top left at `corner`, moved if needed to stay within the image of `size`."""
     _, _, width, height = pen.textbbox((0, 0), text)
     x, y = (max(0, min(at, side - long - 3)) for at, side, long in zip(corner, size, (width, height), strict=True))
     pen.rectangle((x, y, x + width + 2, y + height + 1), fill=ground)

@@ -1,19 +1,18 @@
-"""Masks as files: the numbers or colours of their pixels, and the classes that a legend gives them.
+"""Mask files: the numbers or colours of their pixels, and the legend that maps these to classes.
 
-A legend is a text with a line per class, in order; behind a name may stand what pixels of the class hold: a number, or
-a colour as three. Lines of the name `ignore` say which hold nothing to learn; # begins a comment.
+A legend is a text with one line per class, in order: the name, optionally followed by the value of its pixels, a number
+or a colour as three numbers. Lines named `ignore` give the values of ignored pixels; # starts a comment.
 
     sky 128 128 128             or      sky             or      road 7
     traffic light 192 0 128             traffic light           sidewalk 8
     ignore 0 0 0                        ignore 11               ignore 0
 
-Without numbers a pixel of class k holds k, and 255 is ignored.
+Without values, pixels of class k hold k, and 255 is ignored.
 """
 
 import io
 import re
 from dataclasses import dataclass, replace
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Int, Integer, UInt8
@@ -23,19 +22,20 @@ from morphism.data.high_bit import maxval
 from morphism.errors import UserError
 from morphism.labels import IGNORE
 
-MOST = IGNORE  # classes
+MAX_CLASSES = IGNORE
 UNKNOWN = -1
 LOSSY = ("JPEG", "MPO", "AVIF")  # Pillow's names of formats
 LOSSLESS_WEBP = re.compile(rb"RIFF....WEBP(VP8X.*)?VP8L", re.DOTALL)
 J2K_CODING = re.compile(rb"\xff\x4f\xff\x51.*?\xff\x52.{11}(.)", re.DOTALL)  # from SOC to COD's transformation
-COLOURS = ("RGB", "RGBA", "LA")  # modes that are read as colours also where the legend gives none
+COLOURS = ("RGB", "RGBA", "LA")  # Pillow's modes that are read as colours even if the legend gives none
 
 
 @dataclass(frozen=True)
 class Legend:
-    """What the pixels of masks mean: `table` the class of a number, `colours` of a colour, if any were given.
+    """The meaning of mask pixels: `table` maps numbers to classes; `colours` maps colours, if the legend gives any.
 
-    plain: no numbers were given to classes, nor what 255 is.
+    plain: whether the legend gives no numbers to classes, and no meaning to 255.
+    origin: the legend's name, for errors.
     """
 
     classes: tuple[str, ...]
@@ -46,7 +46,7 @@ class Legend:
 
 
 def parse_legend(text: str, origin: str) -> Legend:
-    """classes.txt as the docstring above says. Raises UserError, naming `origin` and the line, for any other."""
+    """Parses a legend as described at the top of this file. Raises UserError, naming `origin` and the line."""
     names: list[str] = []
     numbers: dict[int, int] = {}
     colours: dict[tuple[int, int, int], int] = {}
@@ -73,8 +73,8 @@ def parse_legend(text: str, origin: str) -> Legend:
         if into.get(key, index) != index:
             raise UserError(f"{where}: {' '.join(map(str, values)) or key} stands for two classes; mend one")
         into[key] = index
-    if not names or len(names) > MOST:
-        raise UserError(f"{origin}: names {len(names)} classes; write 1 to {MOST}, one a line")
+    if not names or len(names) > MAX_CLASSES:
+        raise UserError(f"{origin}: names {len(names)} classes; write 1 to {MAX_CLASSES}, one per line")
     if colours and set(colours.values()) - {IGNORE} != set(range(len(names))):
         lacking = next(name for index, name in enumerate(names) if index not in colours.values())
         raise UserError(f"{origin}: {lacking} has no colour, others have; give each its three numbers")
@@ -86,7 +86,7 @@ def parse_legend(text: str, origin: str) -> Legend:
 
 
 def read_mask(encoded: bytes, name: str, legend: Legend) -> UInt8[np.ndarray, "h w"]:
-    """The class of every pixel, or IGNORE. Raises UserError, naming pixel and value, for one that has no class."""
+    """The class of each pixel, or IGNORE. Raises UserError, with position and value, for a pixel without a class."""
     values, found = classes_of(encoded, name, legend)
     if (found == UNKNOWN).any():
         row, column = np.argwhere(found == UNKNOWN)[0].tolist()
@@ -100,11 +100,11 @@ def read_mask(encoded: bytes, name: str, legend: Legend) -> UInt8[np.ndarray, "h
 
 
 def classes_of(encoded: bytes, name: str, legend: Legend) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers [h,w] or colours [h,w,3] of the pixels, and the class of each [h,w], IGNORE or UNKNOWN.
+    """The numbers [h,w] or colours [h,w,3] of the pixels, and the class of each [h,w], which may be IGNORE or UNKNOWN.
 
-    The rules: of a palette the indices count, or with a legend of colours its colours; grey of 1, 2 or 4 bits counts
-    from 0 by ones; white of 1 bit is 255 where the legend knows that number, and not 1; colours that are all grey are
-    read as grey. Raises UserError for colours without a legend of colours, and for masks that `check_header` refuses.
+    A palette is read as its indices, or with a legend of colours as its colours. Grey of 1, 2 or 4 bits counts 0, 1, 2,
+    ...; white of 1 bit is 255 if the legend knows that number but not 1. Colours that are all grey are read as grey.
+    Raises UserError for other colours without a legend of colours, and for masks that `check_header` refuses.
     """
     try:
         file = io.BytesIO(encoded)
@@ -122,7 +122,7 @@ def classes_of(encoded: bytes, name: str, legend: Legend) -> tuple[np.ndarray, n
     if values.ndim == 3:
         if np.ptp(values, axis=-1).any():
             raise UserError(
-                f"{name}: a mask in colours, of which {legend.origin} gives no classes; write each class's colour "
+                f"{name}: a mask in colours, to which {legend.origin} gives no classes; write each class's colour "
                 "behind its name: road 128 64 128"
             )
         values = values[..., 0]
@@ -133,8 +133,8 @@ def classes_of(encoded: bytes, name: str, legend: Legend) -> tuple[np.ndarray, n
     return values, legend.table[values]
 
 
-def check_header(mask: Image.Image, file: BinaryIO, name: str) -> None:
-    """Raises UserError for what no mask can be: stored with loss, in several pages, or in floating point.
+def check_header(mask: Image.Image, file: io.BufferedIOBase, name: str) -> None:
+    """Raises UserError for a mask with lossy compression, several pages, or floating-point values.
 
     `mask` was opened from `file`.
     """
@@ -146,8 +146,8 @@ def check_header(mask: Image.Image, file: BinaryIO, name: str) -> None:
         raise UserError(f"{name}: holds floating-point numbers, a mask whole ones; save it with 8 or 16 bits")
 
 
-def _is_lossless(mask: Image.Image, file: BinaryIO) -> bool:
-    """Whether a WebP or JPEG 2000 file is of the kind that can restore every pixel."""
+def _is_lossless(mask: Image.Image, file: io.BufferedIOBase) -> bool:
+    """Whether a WebP or JPEG 2000 file uses lossless compression."""
     position = file.tell()
     file.seek(0)
     encoded = file.read()
@@ -159,7 +159,7 @@ def _is_lossless(mask: Image.Image, file: BinaryIO) -> bool:
 
 
 def _stored(mask: Image.Image, encoded: bytes, name: str, colours: bool) -> Integer[np.ndarray, "h w *c"]:
-    """Colours [h,w,3] where the legend gives `colours` or the file stores them, else numbers [h,w]."""
+    """Colours [h,w,3] if the legend gives `colours` or the file stores them, else numbers [h,w]."""
     if "A" in mask.getbands():
         alpha = np.asarray(mask.getchannel("A"))
         visible = np.asarray(mask)[..., :-1]
@@ -175,7 +175,7 @@ def _stored(mask: Image.Image, encoded: bytes, name: str, colours: bool) -> Inte
 
 
 def _white(mask: Image.Image, encoded: bytes) -> tuple[int, int]:
-    """The largest number that a file's grey can store, and what Pillow makes of it."""
+    """The largest number that a file's grey can store, and the value that Pillow gives it."""
     if mask.format == "PNG" and encoded[25] == 0 and encoded[24] in (2, 4):  # colour type and bit depth of its header
         return (1 << encoded[24]) - 1, 255
     if mask.format == "TIFF" and mask.mode == "L":
@@ -195,7 +195,7 @@ def _of_colours(values: UInt8[np.ndarray, "h w 3"], legend: Legend) -> Int[np.nd
 
 
 def black_and_white(legend: Legend) -> Legend:
-    """`legend` of two classes with 255 as the second."""
+    """`legend`, which has two classes, with 255 as the second."""
     table = legend.table.copy()
     table[255] = 1
     return replace(legend, table=table)

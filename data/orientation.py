@@ -1,16 +1,17 @@
-"""Which way up an image is stored: EXIF's orientation, or XMP's where EXIF has none; and turning it upright.
+"""The orientation in which an image is stored, from EXIF, or from XMP where EXIF has none; and turning it upright.
 
-Source: EXIF 2.32, tag 0x0112; XMP's tiff:Orientation. The eight values are mirrored and turned as Pillow's
-ImageOps.exif_transpose has them.
+Orientations are 1 (upright) to 8. Source: EXIF 2.32, tag 0x0112; XMP's tiff:Orientation; the turns are those of
+Pillow's ImageOps.exif_transpose.
 """
 
 import io
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from PIL import Image
 
 from morphism.data import jpeg
@@ -28,27 +29,27 @@ TURNS = {
 XMP = re.compile(r"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])")
 
 PNG = b"\x89PNG\r\n\x1a\n"
-METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # PNG's chunks that may tell an orientation, before IDAT or after it
-LARGEST_METADATA = 1 << 24  # bytes of such a chunk; a larger one is passed over
-TAIL = 1 << 16  # bytes at the end of a file in which its last pixels are looked for
+METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # PNG chunks that may hold an orientation, before or after IDAT
+LARGEST_METADATA = 1 << 24  # bytes of such a chunk; a larger one is skipped
+TAIL = 1 << 16  # bytes at the end of a file that are searched for the last pixels
 
 
 def of_jpeg(encoded: bytes) -> int:
-    """1 to 8, without opening a file whose segments say nothing of it."""
+    """The orientation of a JPEG; does not open a file whose segments do not mention any."""
     if jpeg.is_upright(encoded):
         return 1
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             return of(image)
-    except Exception:  # libjpeg will say what is wrong with the file
+    except Exception:  # decoding reports what is wrong with the file
         return 1
 
 
-def of_png(file: BinaryIO) -> int:
-    """1 to 8, from the metadata before the pixels or after them, without reading the pixels.
+def of_png(file: io.BufferedIOBase) -> int:
+    """The orientation of a PNG, from the metadata before or after the pixels, without reading the pixels.
 
-    Pillow finds metadata that follows the pixels only after decoding them. So all of it is put before them, in a file
-    that has none.
+    Pillow finds metadata after the pixels only once it has decoded them. So Pillow is given a file of the metadata
+    alone, without pixels.
     """
     chunks = list(_metadata(file))
     if len(chunks) < 2:
@@ -62,7 +63,7 @@ def of_png(file: BinaryIO) -> int:
 
 
 def of(image: Image.Image) -> int:
-    """1 to 8, from what Pillow has read so far; 1, upright, where nothing is said or it cannot be read."""
+    """The orientation in what Pillow has read so far; 1 where there is none or it cannot be read."""
     value = _exif(image)
     if value is None:
         xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or ""
@@ -72,7 +73,7 @@ def of(image: Image.Image) -> int:
 
 
 def is_turned_by_pillow(image: Image.Image) -> bool:
-    """Whether loading this image will turn it upright: a TIFF whose orientation Pillow knows. Ask before loading."""
+    """Whether Pillow turns the image upright when it loads it: a TIFF with an orientation. To be called before."""
     return image.format == "TIFF" and _exif(image) in TURNS
 
 
@@ -80,14 +81,14 @@ def swaps_sides(orientation: int) -> bool:
     return orientation >= 5
 
 
-def hint(decoded: Sequence[int], other: Sequence[int]) -> str:
-    """What to do where an image is as high as it should be wide; "" for other sizes (height, width)."""
+def hint(decoded: Sequence[int], other: Sequence[int] | Int[np.ndarray, "2"]) -> str:
+    """A remedy for swapped sides, "" if the two sizes (height, width) differ otherwise."""
     turned = tuple(decoded[:2]) == tuple(other[1::-1]) and decoded[0] != decoded[1]
     return "; if those are for the image as it is stored, remove the orientation from its EXIF" if turned else ""
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """[h,w,...] as stored -> as it is meant to be seen, for images that Pillow itself does not hold."""
+    """Turns pixels [h,w,...] upright, for images that Pillow itself does not hold."""
     if swaps_sides(orientation):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -98,15 +99,15 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _exif(image: Image.Image) -> Any:
-    """The orientation as Pillow knows it, from EXIF or the commonest form of XMP; None where it knows of none."""
+    """The orientation that Pillow finds, in EXIF or the most common form of XMP; None if it finds none."""
     try:
         return Image.Image.getexif(image).get(EXIF_ORIENTATION)  # a PNG's own method would decode the pixels
     except Exception:  # a broken EXIF block is no reason to lose the image
         return None
 
 
-def _metadata(file: BinaryIO) -> Iterator[bytes]:
-    """The header chunk of a PNG and its metadata, whole. Ends where the file does, or where it is broken."""
+def _metadata(file: io.BufferedIOBase) -> Iterator[bytes]:
+    """Yields the header and metadata chunks of a PNG, up to the end of the file or to where it is broken."""
     position, skipped = len(PNG), False
     while True:
         file.seek(position)
@@ -114,7 +115,7 @@ def _metadata(file: BinaryIO) -> Iterator[bytes]:
         size, kind = int.from_bytes(head[:4], "big"), head[4:]
         if len(head) < 8 or kind == b"IEND":
             return
-        if kind == b"IDAT" and not skipped:  # of thousands of chunks, perhaps
+        if kind == b"IDAT" and not skipped:  # there may be thousands of them
             position, skipped = _last_pixels(file, position), True
             continue
         if kind == b"IHDR" or (kind in METADATA and size <= LARGEST_METADATA):
@@ -125,10 +126,10 @@ def _metadata(file: BinaryIO) -> Iterator[bytes]:
         position += size + 12
 
 
-def _last_pixels(file: BinaryIO, first: int) -> int:
-    """Where the last IDAT chunk begins, if the last bytes of the file say so; else `first`, where the first one does.
+def _last_pixels(file: io.BufferedIOBase, first: int) -> int:
+    """The offset of the last IDAT chunk, if it starts within TAIL of the end; else `first`, that of the first one.
 
-    They do if from there on chunk follows chunk up to the end of the image.
+    A candidate counts only if chunk follows chunk from there to the end of the image.
     """
     start = max(first, file.seek(0, io.SEEK_END) - TAIL)
     file.seek(start)
@@ -145,6 +146,6 @@ def _last_pixels(file: BinaryIO, first: int) -> int:
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
-    """Source: the PNG specification, section 5.3."""
+    """A PNG chunk, with length and checksum. Source: the PNG specification, section 5.3."""
     check = zlib.crc32(kind + content)
     return len(content).to_bytes(4, "big") + kind + content + check.to_bytes(4, "big")

@@ -1,6 +1,6 @@
-"""The outlines of objects in COCO's JSON, in any of its forms, as COCO's compressed run lengths.
+"""Outlines of objects: reads all forms that COCO's JSON has, into COCO's compressed run lengths.
 
-Run lengths count the pixels column by column, in turn outside and inside the object, outside first.
+Run lengths count pixels column by column, alternately outside and inside the object, starting outside.
 Source: pycocotools, common/maskApi.c.
 """
 
@@ -9,28 +9,33 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from faster_coco_eval.core import mask as rle
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Real, UInt8
 
 STEPS = 5  # per pixel: the grid on which pycocotools draws polygons
-FAR = 8  # image sides; to corners farther away the library takes too many steps
-FARTHEST = 1e15  # pixels; floats hold the whole numbers up to there exactly
+FAR = 8  # image sides; for corners farther away the library takes too many steps
+FARTHEST = 1e15  # pixels; float64 holds whole numbers up to here exactly
 
 
 class Outline(NamedTuple):
-    """counts: compressed run lengths, None for an object without outline. dropped: number of polygons left out."""
+    """An object's outline.
+
+    counts: compressed run lengths, None for an object without an outline.
+    dropped: number of polygons left out.
+    """
 
     counts: bytes | None
     dropped: int = 0
 
 
 def read(segmentation: Any, size: Sequence[int]) -> Outline:
-    """The outline that an annotation's `segmentation` gives in an image of `size` (height, width).
+    """Reads the `segmentation` of an annotation, for an image of `size` (height, width).
 
-    It is a list of polygons (x, y, x, y, ... in pixels), a single such polygon, or a dictionary of `size` and `counts`,
-    which are run lengths, compressed or not. Polygons with fewer than three points or with an odd number of coordinates
-    are left out, as detectron2 does. No polygon, or no segmentation, is no outline.
+    It may be a list of polygons (x, y, x, y, ... in pixels), a single polygon, or a dictionary of `size` and `counts`,
+    run lengths that are compressed or not. Polygons with fewer than three points or with an odd number of coordinates
+    are left out, as in detectron2. Without a polygon, or without a segmentation, there is no outline.
 
-    Raises ValueError, which says what is wrong, for anything else.
+    Raises:
+      ValueError: the segmentation has none of these forms; the message says what is wrong.
     """
     if isinstance(segmentation, dict):
         return Outline(_run_lengths(segmentation, tuple(size)))
@@ -46,7 +51,7 @@ def read(segmentation: Any, size: Sequence[int]) -> Outline:
 
 
 def area(counts: bytes, size: Sequence[int]) -> int:
-    """Pixels within an outline."""
+    """The number of pixels within an outline."""
     return int(rle.area({"size": list(size), "counts": counts}))
 
 
@@ -78,10 +83,10 @@ def _run_lengths(given: dict[str, Any], size: tuple[int, int]) -> bytes:
 
 
 def _decompressed(counts: str) -> Int[np.ndarray, "n"]:
-    """The run lengths of a compressed text, which the library decodes without a check.
+    """Decodes compressed run lengths, with checks that the library omits.
 
-    A character holds five bits, the lowest first, and a sixth that tells that more follow; the last one's fifth bit is
-    the sign. From the fourth number on each is the difference to the one two before.
+    Each character holds five bits, lowest first, and a sixth bit if more characters of the number follow. The fifth bit
+    of the last character is the sign. From the fourth number on, each is the difference to the second one before it.
     """
     codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
     last = (codes & 32) == 0
@@ -108,10 +113,10 @@ def _polygon(points: Float[np.ndarray, "n"], height: int, width: int) -> dict[st
 
 
 def _crossings(corners: Float[np.ndarray, "n 2"], height: int, width: int) -> Float[np.ndarray, "crossings"]:
-    """Where, in pixels counted column by column, a polygon is entered or left: the library's arithmetic to the bit.
+    """Where, in pixels counted column by column, a polygon is entered or left; the library's arithmetic, bit by bit.
 
-    The library draws each edge step by step on a finer grid. Only its steps across the middle of a column of pixels
-    matter; here they are computed directly, so that the cost does not depend on how far away the corners are.
+    The library draws each edge step by step on a finer grid. Only the steps across the middle of a pixel column matter;
+    this computes them directly, so the cost does not depend on how far away the corners are.
     """
     grid = np.trunc(STEPS * np.clip(corners, -FARTHEST, FARTHEST) + 0.5)
     found = []
@@ -136,10 +141,10 @@ def _crossings(corners: Float[np.ndarray, "n 2"], height: int, width: int) -> Fl
     return np.concatenate(found) if found else np.zeros(0)
 
 
-def _first_beyond(x0: float, slope: float, right: Float[np.ndarray, "n"], steps: float) -> Float[np.ndarray, "n"]:
-    """The first of the steps along a steep edge that is on the far side of the boundary left of `right`.
+def _first_beyond(x0: float, slope: float, right: Real[np.ndarray, "n"], steps: float) -> Float[np.ndarray, "n"]:
+    """The first step along a steep edge that lies beyond the boundary left of `right`.
 
-    Solved for, then corrected by the neighbours, because the library rounds.
+    It is solved for, then corrected by its neighbours, because the library rounds.
     """
     guess = np.ceil((right - 0.5 - x0) / slope)
     candidates = np.clip(guess + np.arange(-2, 3)[:, None], 0, steps)

@@ -1,7 +1,7 @@
-"""From a source to batches: NumPy dicts with a leading batch axis, decoded in Grain's threads or worker processes.
+"""From source to batches: dicts of NumPy arrays with a leading batch axis, loaded in threads or worker processes.
 
-The batch of step k is a pure function of (source, config, seed, k). So nothing about the input needs saving but the
-step: a run resumes at `start_step`, on any number of processes and workers, with exactly the batches that it would have
+The batch of step k is a pure function of (source, config, seed, k). So the step is all that a run must save about its
+input: it resumes at `start_step`, on any number of processes and workers, with exactly the batches that it would have
 seen. Each process loads its own contiguous rows of every global batch.
 """
 
@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import resource_tracker
@@ -38,20 +38,25 @@ Batch = dict[str, np.ndarray]
 CLOSING = 5  # seconds that workers have to end
 SHARED = "/dev/shm"
 QUIET = "ignore:resource_tracker:UserWarning"
-GRAINS_FLAG = "grain_enable_multiprocess_worker_profiling"  # absl lets it be read where it, or all, counts as parsed
+GRAINS_FLAG = "grain_enable_multiprocess_worker_profiling"  # Grain reads it; absl raises unless it counts as parsed
 
 
 def train_batches(
     source: Source, config: ConfigDict, *, start_step: int, stop_step: int, process_index: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
-    """The rows of this process of the training batches of steps start_step .. stop_step - 1.
+    """This process's rows of the training batches of steps start_step .. stop_step - 1.
 
     Epochs follow one another without a gap, each as data/sampling.py draws it; a batch may span two.
-    image [b,H,W,3] of 0..255, uint8, or float32 where config.data.pixels says so or images of more than 8 bits are
-    found; id int32 [b] (the record), draw int32 [b] (how many times it was drawn before; with id, the source of an
-    example's randomness), valid bool [b] (all True), odd int32 [b] (image.Odd), which stays on the host, and what
-    `examples.empty` adds: sizes, and the targets of config.data.targets. H and W are those of a canvas of
-    data/canvases.py.
+
+    Returns:
+      Batches of b rows on a canvas of H x W pixels (data/canvases.py), with the keys
+
+      image [b,H,W,3]: 0..255, uint8 or float32, by config.data.pixels.
+      id int32 [b]: the record. draw int32 [b]: how many times it was drawn before. With the seed, the two are the
+        source of all randomness of an example.
+      valid bool [b]: True. odd int32 [b]: odd.Odd, for the host alone.
+
+      and those of `examples.empty`: sizes, and the targets of config.data.targets.
     """
     shard = _Shard(config.batch_size, process_index, processes)
     config = settle(config, source) if config.data.pixels == "auto" else config
@@ -67,12 +72,11 @@ def eval_batches(
     processes: int = 1,
     skip_broken: bool = False,
 ) -> Iterator[Batch]:
-    """The rows of this process of batches that hold each record exactly once, canvas by canvas, in order.
+    """This process's rows of batches that hold each record exactly once, canvas by canvas, in order.
 
-    In segmentation a canvas may be of the size of its images alone: config.data.exact.
+    Keys are those of training. The last batch of a canvas is padded with rows whose `valid` is False.
 
-    The last batch of a canvas is filled up with rows that have `valid` False; with `skip_broken` so are the rows of
-    records that cannot be read, which else are an error. Keys are those of training.
+    skip_broken: whether records that cannot be read become such rows too, instead of an error.
     """
     shard = _Shard(batch_size, process_index, processes)
     load = EvalBatch(source, settle_pixels(config, source), shard, skip_broken)
@@ -80,7 +84,7 @@ def eval_batches(
 
 
 def problem(source: Source, config: ConfigDict, index: int) -> str:
-    """Why evaluation cannot read a record; "" where it can."""
+    """The error that keeps evaluation from reading a record; "" if it can be read."""
     load = EvalBatch(source, settle_pixels(config, source), _Shard(1, 0, 1))
     shape = next(shape for shape, members in load.plan if index in members)
     try:
@@ -91,12 +95,12 @@ def problem(source: Source, config: ConfigDict, index: int) -> str:
 
 
 def smallest_batch(source: Source, config: ConfigDict) -> Batch:
-    """An empty training batch, of the smallest canvas that any will have, for what depends on shapes alone."""
+    """An empty training batch on the smallest canvas, for whatever depends on shapes alone."""
     return _empty_batch(config.batch_size, smallest_canvas(source, config.data), settle_pixels(config, source))
 
 
 def empty_eval_batches(source: Source, config: ConfigDict, batch_size: int) -> list[Batch]:
-    """Batches as eval_batches makes them, but without any record: one of the least height, and one of the least width.
+    """Batches as from eval_batches, but without records: one of the least height, and one of the least width.
 
     Raises UserError where a record fits no canvas.
     """
@@ -121,7 +125,7 @@ class _Shard:
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """step -> batch; randomness comes from (seed, draw, id) alone."""
+    """step -> batch; all randomness comes from (seed, draw, id)."""
 
     source: Source
     config: ConfigDict
@@ -147,7 +151,7 @@ class TrainBatch:
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """step -> batch of records in order; rows beyond the last record of a canvas stay empty."""
+    """step -> batch of records in order; rows after the last record of a canvas stay empty."""
 
     source: Source
     config: ConfigDict
@@ -156,7 +160,7 @@ class EvalBatch:
 
     @cached_property
     def plan(self) -> list[tuple[Shape, np.ndarray]]:
-        """The shape of every batch, its canvas first, and its records."""
+        """The shape and the records of every batch."""
         shapes, groups = canvases(self.source, self.config.data, training=False)
         found = []
         for group, shape in enumerate(shapes):
@@ -196,8 +200,8 @@ def _fill(batch: Batch, row: int, **values: Any) -> None:
     batch["valid"][row] = True
 
 
-def _iterate(load: TrainBatch | EvalBatch, start: int, stop: int, data: ConfigDict) -> Iterator[Batch]:
-    """Loads batches ahead of the consumer and in order: in threads of this process, or in `workers` processes."""
+def _iterate(load: Callable[[int], Batch], start: int, stop: int, data: ConfigDict) -> Iterator[Batch]:
+    """Loads batches in order and ahead of the consumer: in threads of this process, or in data.workers processes."""
     if start >= stop:
         return iter(())
     batches = grain.MapDataset.range(start, stop).map(load)
@@ -210,10 +214,10 @@ def _iterate(load: TrainBatch | EvalBatch, start: int, stop: int, data: ConfigDi
 
 
 def _prepare_workers() -> None:
-    """Makes this process, whichever it is, one that Grain can start workers from without a word."""
+    """Lets Grain start workers from this process, without errors or warnings, even if absl has parsed no flags."""
     flag = flags.FLAGS[GRAINS_FLAG]
     flag.present = max(flag.present, 1)
-    # At exit the resource tracker frees the batches still under way, which is its work, and warns, which is noise.
+    # At exit the resource tracker frees the batches in flight, as it should, but also warns, which is noise.
     sys.warnoptions.append(QUIET)
     try:
         resource_tracker.ensure_running()
@@ -222,7 +226,7 @@ def _prepare_workers() -> None:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Ends with the main process, however that ends, and leaves signals to it: Ctrl-C reaches every process."""
+    """Makes a worker end with the main process, however that ends, and ignore signals: Ctrl-C reaches all processes."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -234,14 +238,14 @@ def _start_worker(index: int, count: int) -> None:
 
 
 def _watched(batches: Iterable[Batch], timeout: float) -> Iterator[Batch]:
-    """`batches`, fetched by a thread, so that a worker process that hangs is an error instead of an endless wait.
+    """`batches`, fetched by a thread, so that a hanging worker process is an error instead of an endless wait.
 
-    Raises UserError for a worker that died, and where `timeout` seconds bring no batch.
+    Raises UserError for a worker that died, and if no batch arrives for `timeout` seconds.
     """
     fetched: queue.Queue = queue.Queue(maxsize=1)
     abandoned = threading.Event()
 
-    def put(item: tuple[Batch | None, BaseException | None]) -> None:
+    def put(item: tuple[Batch | None, Exception | None]) -> None:
         while not abandoned.is_set():
             with contextlib.suppress(queue.Full):
                 return fetched.put(item, timeout=1)
@@ -261,17 +265,7 @@ def _watched(batches: Iterable[Batch], timeout: float) -> Iterator[Batch]:
     thread.start()
     try:
         while True:
-            try:
-                batch, error = fetched.get(timeout=timeout)
-            except queue.Empty:
-                hung = multiprocessing.active_children()
-                for process in hung:
-                    process.kill()
-                culprit = f"worker processes {', '.join(str(p.pid) for p in hung)} hang" if hung else "reading hangs"
-                raise UserError(
-                    f"data: no batch for {timeout:g} s; {culprit}. Look at the disk, or start the same command again "
-                    f"with --config.data.timeout={2 * timeout:g}"
-                ) from None
+            batch, error = _received(fetched, timeout)
             if isinstance(error, StopIteration):
                 return
             if isinstance(error, RuntimeError) and "Worker process was terminated" in str(error):
@@ -282,6 +276,21 @@ def _watched(batches: Iterable[Batch], timeout: float) -> Iterator[Batch]:
     finally:
         abandoned.set()
         thread.join(CLOSING)  # Grain's workers end before this process does
+
+
+def _received(fetched: queue.Queue, timeout: float) -> tuple[Batch | None, Exception | None]:
+    """The next batch or error. If there is none for `timeout` seconds, kills the workers and raises UserError."""
+    try:
+        return fetched.get(timeout=timeout)
+    except queue.Empty:
+        hung = multiprocessing.active_children()
+        for process in hung:
+            process.kill()
+        culprit = f"worker processes {', '.join(str(p.pid) for p in hung)} hang" if hung else "reading hangs"
+        raise UserError(
+            f"data: no batch for {timeout:g} s; {culprit}. Look at the disk, or start the same command again "
+            f"with --config.data.timeout={2 * timeout:g}"
+        ) from None
 
 
 def _death(how: str) -> str:
@@ -300,6 +309,6 @@ def _death(how: str) -> str:
 
 
 def _exit(message: str) -> str:
-    """ "exit code -9" -> "SIGKILL", out of Grain's message."""
+    """How a worker ended, from Grain's message: "exit code -9" becomes "SIGKILL"."""
     code = int(re.search(r"exit code (-?\d+)", message)[1])
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"

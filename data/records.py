@@ -1,9 +1,9 @@
-"""What a data source gives: records, each an image and what is known of it, with random access.
+"""Sources and their records: random access to images and their truth.
 
-A source says in `targets` which truths its records have, and by which classes; what it offers beside its records
-follows from that: `Labelled`, `Boxed` and `Masked`. Whatever else a source may have is asked for where it is used:
-`files` (paths below its root as bytes), `store` (annotations.Store: the boxes of all records), `oddities` (a line of
-what was odd when it was opened), `by_id` (a class is what its id is), `version`, `mask_stamps` and `legend`
+The `targets` of a source say which truths its records have, and with which classes; what else it offers follows from
+them: `Labelled`, `Boxed` and `Masked`. The following are optional, and looked for where they are used: `files` (paths
+below the root as bytes), `store` (annotations.Store: the boxes of all records), `oddities` (a line on what was odd when
+the source was opened), `by_id` (classes are identified by their ids), `version`, `mask_stamps` and `legend`
 (data/fingerprint.py).
 """
 
@@ -18,10 +18,10 @@ from morphism.errors import UserError
 
 
 class Record(TypedDict):
-    """An image and its truths; one that is missing was not annotated."""
+    """An image and its truths; a key is absent where the record was not annotated."""
 
-    image: bytes | np.ndarray  # encoded, or its pixels [h,w] or [h,w,3]
-    name: str  # what an error calls the record
+    image: bytes | np.ndarray  # encoded, or pixels [h,w] or [h,w,3]
+    name: str  # of the record, for errors
     label: NotRequired[int]
     annotations: NotRequired[Annotations]
     segmentation: NotRequired[UInt8[np.ndarray, "h w"]]  # the class of each pixel, or IGNORE
@@ -29,10 +29,11 @@ class Record(TypedDict):
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to records. It is pickled to worker processes: hold paths, not open files or arrays of data.
+    """Random access to records. Sources are pickled to worker processes: hold paths, not open files or large arrays.
 
-    targets: the truths that records have, as data/targets names them, each with the names of its classes. The first
-    is what the source is for; `classes` are the names of its classes.
+    targets: the names of the truths that records have (data/targets), each with the names of its classes. The first
+      is the main target of the source.
+    classes: the names of the classes of the main target.
     """
 
     @property
@@ -52,16 +53,16 @@ class Labelled(Source, Protocol):
 
     @property
     def labels(self) -> Int[np.ndarray, "records"]:
-        """The class of every record, int32, without decoding an image; TFDS reads all its files for it."""
+        """The class of every record, int32, without decoding images; TFDS reads all its files for it."""
 
 
 @runtime_checkable
 class Sized(Source, Protocol):
-    """The sizes of images are known, which what has a place in them needs."""
+    """The sizes of images are known, as targets with positions in the image need."""
 
     @property
     def sizes(self) -> Int[np.ndarray, "records 2"]:
-        """Height and width of each image as decoded."""
+        """Height and width of each decoded image."""
 
 
 @runtime_checkable
@@ -74,14 +75,14 @@ class Boxed(Sized, Protocol):
 
     @property
     def category_ids(self) -> Sequence[int | str | None]:
-        """What the dataset calls each class; None for one that it does not have."""
+        """The dataset's own id of each class; None for a class that it lacks."""
 
     @property
     def box_counts(self) -> Int[np.ndarray, "records 3"]:
-        """annotations.Store.box_counts."""
+        """Three counts per image, as in annotations.Store.box_counts."""
 
     def annotations(self, index: int) -> Annotations:
-        """A record's, without reading its image."""
+        """The annotations of a record, without reading its image."""
 
 
 @runtime_checkable
@@ -94,14 +95,14 @@ class Masked(Sized, Protocol):
 
 
 def first_target(source: Source) -> str:
-    """What the source is for: the target whose classes are its `classes`."""
+    """The main target of the source, whose classes are its `classes`."""
     return next(iter(source.targets))
 
 
 def names(source: Source) -> list[bytes]:
-    """Of each record a name that does not change when others are added or removed.
+    """For each record a name that stays the same when other records are added or removed.
 
-    A file's path below the source's root; else the dataset's own id; else, where it has none, the position.
+    The file's path below the root; without files the dataset's own id; without ids the position.
     """
     files = getattr(source, "files", None)
     if files is not None:
@@ -113,7 +114,7 @@ def names(source: Source) -> list[bytes]:
 
 
 def name_of(source: Source, index: int) -> str:
-    """What an error calls the record, also where it cannot be read."""
+    """The name of a record for errors, even if it cannot be read."""
     try:
         return source[index]["name"]
     except UserError:

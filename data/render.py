@@ -1,4 +1,4 @@
-"""Images and class maps resampled through a window (data/windows.py): one resampling, whatever the window is."""
+"""Resamples images and class maps through a window (data/windows.py), once, whatever the window does."""
 
 import math
 from dataclasses import dataclass
@@ -8,22 +8,21 @@ from jaxtyping import Float, UInt8
 from scipy import ndimage
 
 from morphism.data.image import Pixels, resample, resize
-from morphism.data.jpeg import fast
+from morphism.data.jpeg import Part, fast, fast_resize
 from morphism.data.windows import Size, Window
 from morphism.labels import IGNORE
 
-Part = tuple[float, float, float, float]  # x0, y0, x1, y1 within the piece of an image that is resampled
 Rgb = tuple[int, int, int]
 
 BLACK, IMAGENET_MEAN = (0, 0, 0), (123, 117, 104)
 
 
 def render(pixels: Pixels, window: Window, fill: Rgb = BLACK, antialias: bool = False) -> Pixels:
-    """The canvas [H,W,3].
+    """The canvas [H,W,3] of an image seen through `window`.
 
-    Bilinear, with align_corners=False and without antialiasing, as torchvision's detectors resize: within a grey level
-    of torch.nn.functional.interpolate, of which the rect is the input. With `antialias` the kernel widens with the
-    scale. Pixels are of 0..255, uint8, which are rounded, or float32, which are not.
+    Bilinear, with align_corners=False and without antialiasing, as torchvision's detectors resize: within one grey
+    level of torch.nn.functional.interpolate applied to the rect. With `antialias` the kernel widens with the scale.
+    Pixels are 0..255, uint8 (rounded) or float32 (not rounded).
     """
     x0, y0, x1, y1 = window.rect
     rows = _Axis.of(y0, y1, window.size[0], window.offset[0], window.canvas[0], pixels.shape[0])
@@ -38,10 +37,10 @@ def render(pixels: Pixels, window: Window, fill: Rgb = BLACK, antialias: bool = 
 
 
 def resize_and_cut(pixels: Pixels, window: Window) -> Pixels:
-    """The canvas [H,W,3] of a window within the image: its rect resized as a whole by Pillow, antialiased, then cut."""
+    """The canvas [H,W,3] of a window within the image: Pillow resizes the whole rect, antialiased, then it is cut."""
     (x0, y0, x1, y1), (top, left), (height, width) = window.rect, window.offset, window.canvas
     cut = resize(pixels[y0:y1, x0:x1], *window.size)[-top : height - top, -left : width - left]
-    if window.flip or window.origins is not None:  # in place, in a copy of what may be the record's own
+    if window.flip or window.origins is not None:  # in place, so in a copy: `cut` may be the record's own array
         return _finished(np.array(cut), window, nearest=False)
     return cut
 
@@ -49,7 +48,7 @@ def resize_and_cut(pixels: Pixels, window: Window) -> Pixels:
 def render_classes(
     segmentation: UInt8[np.ndarray, "h w"], window: Window, fill: int = IGNORE
 ) -> UInt8[np.ndarray, "H W"]:
-    """The canvas of the class of each pixel, by torch's interpolate "nearest"; `fill` where there is no image."""
+    """The canvas of a class map, resampled as by torch's interpolate "nearest"; `fill` where there is no image."""
     rows, columns = (
         _nearest(
             window.rect[1 - axis], window.rect[3 - axis], window.size[axis], window.offset[axis], window.canvas[axis]
@@ -63,7 +62,7 @@ def render_classes(
 
 
 def _finished(canvas: np.ndarray, window: Window, nearest: bool) -> np.ndarray:
-    """The canvas, in place, after the window's flip and deformation."""
+    """Applies the window's flip and deformation to the canvas, in place."""
     if window.flip:
         shown = canvas[:, : window.shown[1]]
         shown[:] = shown[:, ::-1].copy()
@@ -71,37 +70,38 @@ def _finished(canvas: np.ndarray, window: Window, nearest: bool) -> np.ndarray:
 
 
 def deformed(canvas: np.ndarray, window: Window, nearest: bool) -> np.ndarray:
-    """The canvas, in place, after the window's deformation, if it has one."""
+    """Applies the window's deformation, if it has one, to the canvas, in place."""
     if window.origins is not None:
         height, width = window.shown
         canvas[:height, :width] = deform(canvas[:height, :width], window.origins, nearest)
     return canvas
 
 
-def deform(x: np.ndarray, places: Float[np.ndarray, "2 h w"], nearest: bool) -> np.ndarray:
-    """x [h,w] or [h,w,c], each pixel taken from its place, mirrored at the border; bilinear unless `nearest`."""
+def deform(x: np.ndarray, origins: Float[np.ndarray, "2 h w"], nearest: bool) -> np.ndarray:
+    """x [h,w] or [h,w,c] with each pixel taken from its origin (y, x), mirrored at the border; bilinear or nearest."""
     if nearest:
-        return ndimage.map_coordinates(x, places, order=0, mode="reflect")
+        return ndimage.map_coordinates(x, origins, order=0, mode="reflect")
     channels = np.atleast_3d(x).astype(np.float32)
     moved = [
-        ndimage.map_coordinates(channels[..., c], places, order=1, mode="reflect") for c in range(channels.shape[2])
+        ndimage.map_coordinates(channels[..., c], origins, order=1, mode="reflect") for c in range(channels.shape[2])
     ]
     moved = np.stack(moved, axis=-1).reshape(x.shape)
     return (moved + 0.5).astype(x.dtype) if x.dtype == np.uint8 else moved
 
 
 def _nearest(rect0: int, rect1: int, size: int, offset: int, canvas: int) -> np.ndarray:
-    """The pixel of the image that each of the canvas shows along an axis, -1 where that is outside the rect."""
-    place = np.arange(canvas) - offset
-    at = np.minimum((place.astype(np.float32) * np.float32((rect1 - rect0) / size)).astype(np.int64), rect1 - rect0 - 1)
-    return np.where((0 <= place) & (place < size), at + rect0, -1)
+    """Along one axis, the image pixel that each canvas pixel shows; -1 outside the rect."""
+    to = np.arange(canvas) - offset
+    at = np.minimum((to.astype(np.float32) * np.float32((rect1 - rect0) / size)).astype(np.int64), rect1 - rect0 - 1)
+    return np.where((0 <= to) & (to < size), at + rect0, -1)
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """Along one axis: pixels first..last of the image, resampled from low to high of those, come to start..end.
+    """The resampling along one axis.
 
-    Beyond start and end the canvas is nothing but fill; first and last may lie beyond the image, in the fill.
+    The piece first..last of the image is resampled, from low to high within the piece, to start..end on the canvas.
+    Beyond start and end the canvas is all fill; first and last may lie beyond the image, in the fill.
     """
 
     first: int
@@ -112,12 +112,12 @@ class _Axis:
     end: int
 
     @classmethod
-    def of(cls, rect0: int, rect1: int, size: int, offset: int, canvas: int, picture: int) -> "_Axis":
+    def of(cls, rect0: int, rect1: int, size: int, offset: int, canvas: int, extent: int) -> "_Axis":
         length = rect1 - rect0
-        margin = math.ceil(1.5 * length / size) + 2  # what the kernel sees beyond a pixel's own place
+        margin = math.ceil(1.5 * length / size) + 2  # pixels that the kernel reaches beyond its centre
         seen0, seen1 = max(0, -offset), min(size, canvas - offset)
         first = max(rect0, -margin, rect0 + seen0 * length // size - margin)
-        last = min(rect1, picture + margin, rect0 - (-seen1 * length // size) + margin)
+        last = min(rect1, extent + margin, rect0 - (-seen1 * length // size) + margin)
         start = max(seen0, -(-(first - rect0) * size // length))
         end = min(seen1, (last - rect0) * size // length)
         low = max(0.0, start * length / size + rect0 - first)
@@ -152,19 +152,14 @@ def _resample(pixels: Pixels, box: Part, size: Size, antialias: bool) -> Pixels:
 
 
 def _antialiased(pixels: Pixels, box: Part, size: Size) -> Pixels:
-    """Pillow's bilinear. Where it enlarges there is nothing to smooth, and it is `_bilinear` at the speed of SIMD."""
+    """Pillow's bilinear. When it enlarges there is nothing to smooth, and it equals `_bilinear`, only faster."""
     if fast is None or pixels.dtype != np.uint8:
         return resample(pixels, size[::-1], box)
-    options = fast.ResizeOptions(fast.ResizeAlg.convolution(fast.FilterType.bilinear))
-    options.crop_box = fast.CropBox(box[0], box[1], box[2] - box[0], box[3] - box[1])
-    source = fast.ImageData(pixels.shape[1], pixels.shape[0], fast.PixelType.U8x3, pixels.tobytes())
-    result = fast.ImageData(size[1], size[0], fast.PixelType.U8x3)
-    fast.Resizer().resize(source, result, options)
-    return np.frombuffer(result.get_buffer(), np.uint8).reshape(*size, 3)
+    return fast_resize(pixels, size, box)
 
 
 def _bilinear(pixels: Pixels, box: Part, size: Size) -> Pixels:
-    """From the two nearest pixels each way; across first, in no more rows than are needed."""
+    """Bilinear interpolation without antialiasing; first along the rows that are needed, then along columns."""
     upper, down = _taps(box[1], box[3], size[0], pixels.shape[0])
     left, across = _taps(box[0], box[2], size[1], pixels.shape[1])
     lower, right = np.minimum(upper + 1, pixels.shape[0] - 1), np.minimum(left + 1, pixels.shape[1] - 1)
@@ -183,7 +178,7 @@ def _bilinear(pixels: Pixels, box: Part, size: Size) -> Pixels:
 
 
 def _taps(low: float, high: float, count: int, length: int) -> tuple[np.ndarray, Float[np.ndarray, "n"]]:
-    """The pixel before each of `count` equal steps' middles between low and high, and the share of the one after it."""
+    """Divides low..high into `count` steps: the pixel before the middle of each, and the weight of the next pixel."""
     middle = low + (np.arange(count) + 0.5) * ((high - low) / count) - 0.5
     middle = np.clip(middle, 0, length - 1)
     before = np.floor(middle).astype(np.intp)

@@ -1,12 +1,13 @@
-"""Which record stands at which place of the endless sequence of training examples: pure functions of (seed, position).
+"""The endless sequence of training examples: which record is at which position, as pure functions of (seed, position).
 
-An epoch is as many draws as the source has records, whatever is drawn: lengths in epochs mean the same number of steps
-with every sampler. A draw is a record and how many times it was drawn before, so that no augmentation comes twice.
+An epoch is as many draws as the source has records, so that lengths in epochs mean the same number of steps with every
+sampler. A draw is a record and how many times it was drawn before, so that no augmentation is repeated.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -18,20 +19,19 @@ from morphism.data.records import Source
 
 class Draw(NamedTuple):
     index: int  # of the record
-    count: int  # its earlier draws; with repeats, at least as many: different for each draw of a record
+    count: int  # different for each draw of a record: its number of earlier draws; with repeats, possibly more
 
 
-class Sampler(Protocol):
-    def __call__(self, position: int) -> Draw: ...
+Sampler = Callable[[int], Draw]  # position -> draw
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """step -> the canvas of its batch, and the draws of some of its rows.
 
-    Records of one canvas are drawn among themselves, and a batch holds records of one canvas. By the end of epoch e a
-    canvas with n of the records has had floor(n e / batch_size) batches; those that an epoch adds stand in random
-    order. So nothing is left out, and with a single canvas batches just follow one another.
+    A batch holds records of one canvas, and each canvas has a sampler of its own. By the end of epoch e a canvas with n
+    records has had floor(n e / batch_size) batches; those that an epoch adds come in random order. So no record is left
+    out.
     """
 
     source: Source
@@ -59,7 +59,7 @@ class Plan:
         return canvas, [Draw(int(members[index]), count) for index, count in draws]
 
     def _place(self, step: int) -> tuple[int, int]:
-        """The canvas of batch `step`, and how many batches of that canvas came before."""
+        """The canvas of batch `step`, and how many batches of that canvas came before it."""
         if len(self.members) == 1:
             return 0, step
         epoch = step * self.batch_size // len(self.canvases)
@@ -71,15 +71,15 @@ class Plan:
         return int(canvas), int(before[canvas] + turns[step - before.sum()])
 
     def _until(self, epoch: int) -> Int[np.ndarray, "canvases"]:
-        """How many batches each canvas has had when `epoch` begins."""
+        """How many batches each canvas has had when `epoch` starts."""
         return np.array([len(each) * epoch // self.batch_size for each in self.members])
 
 
 @lru_cache(maxsize=4)
 def _batches(seed: int, epoch: int, counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The canvas of each batch that an epoch adds, `counts` of each canvas, and how many of that canvas come before it.
+    """The canvas of each batch that an epoch adds, and how many batches of that canvas come before it in the epoch.
 
-    Kept, since every step of the epoch asks for it.
+    counts: batches per canvas. The result is cached because every step of the epoch needs it.
     """
     canvases = np.random.default_rng((seed, epoch)).permutation(np.repeat(np.arange(len(counts)), counts))
     turns = np.empty_like(canvases)
@@ -90,11 +90,11 @@ def _batches(seed: int, epoch: int, counts: tuple[int, ...]) -> tuple[np.ndarray
 
 @dataclass(frozen=True)
 class Shuffled:
-    """Each epoch is a shuffle of its own, with every record `repeats` times in a row, cut off after `records` draws.
+    """Shuffles every epoch separately, draws each record `repeats` times in a row, and stops after `records` draws.
 
-    So an epoch sees each record once, or with repeats one out of `repeats` of them, that often: repeated augmentation
-    (Hoffer et al. 2020, "Augment your batch"; Berman et al. 2019, "MultiGrain") as the RASampler of torchvision's
-    references/classification/sampler.py has it, but that it also drops what exceeds a multiple of 256.
+    So an epoch holds each record once, or with repeats one of `repeats` records, that many times each: repeated
+    augmentation (Hoffer et al. 2020, "Augment your batch"; Berman et al. 2019, "MultiGrain"), as in RASampler of
+    torchvision's references/classification/sampler.py, which also drops what exceeds a multiple of 256.
     """
 
     records: int
@@ -106,16 +106,16 @@ class Shuffled:
         return _shuffled(self.records, self.seed)
 
     def __call__(self, position: int) -> Draw:
-        epoch, place = divmod(position, self.records)
-        turn, repeat = divmod(place, self.repeats)
+        epoch, within = divmod(position, self.records)
+        turn, repeat = divmod(within, self.repeats)
         return Draw(int(self.order[epoch * self.records + turn]), epoch * self.repeats + repeat)
 
 
 @dataclass(frozen=True, eq=False)
 class Balanced:
-    """Rounds that hold each class once, in shuffled order; a class gives its records in shuffled order, then anew.
+    """Rounds that hold each class once, in shuffled order. Each class cycles through its records, shuffled every time.
 
-    Classes without a record have no place in a round.
+    Classes without records are left out.
     """
 
     labels: Int[np.ndarray, "records"]
@@ -123,7 +123,7 @@ class Balanced:
 
     @cached_property
     def members(self) -> list[np.ndarray]:
-        """The records of each class that has some."""
+        """The records of each class that has any."""
         by_class = np.argsort(self.labels, kind="stable")
         return np.split(by_class, np.flatnonzero(np.diff(self.labels[by_class])) + 1)
 
@@ -149,9 +149,9 @@ def _shuffled(count: int, seed: int) -> grain.MapDataset:
 
 
 def spread(rows: int, repeats: int) -> Int[np.ndarray, "rows"]:
-    """The order of a batch's draws in which repeats of a record stand apart: 0, r, 2r, ..., 1, r + 1, ...
+    """An order of a batch's draws that keeps repeats of a record apart: 0, r, 2r, ..., 1, r + 1, ...
 
-    RASampler's, which hands each process every n-th draw. So mixing pairs different records, and a device's batch norm
-    sees as many as it can.
+    So mixing pairs different records, and the batch norm of a device sees as many records as possible. It is the order
+    of RASampler, which hands each process every n-th draw.
     """
     return np.concatenate([np.arange(first, rows, repeats) for first in range(min(repeats, rows))])

@@ -1,4 +1,4 @@
-"""What is in a data source: every record read, its figures, what is bad about it, and a drawing of samples."""
+"""Surveys a source: reads every record, counts what it holds, lists what is bad, and draws samples."""
 
 import os
 import sys
@@ -16,20 +16,21 @@ from tqdm import tqdm
 from morphism.data import image, intensity, marks, sources, targets
 from morphism.data.annotations import Annotations
 from morphism.data.checks import check_split
+from morphism.data.odd import RULES, Odd
 from morphism.data.records import Source
 from morphism.errors import UserError
 
-SMALL, MEDIUM = 32**2, 96**2  # square pixels: COCO's small boxes end, and its large ones begin
-COLUMNS, ROWS, CELL = 5, 4, 320  # of the grid of samples; pixels
+SMALL, MEDIUM = 32**2, 96**2  # square pixels: upper limits of COCO's small and medium boxes
+COLUMNS, ROWS, CELL = 5, 4, 320  # the grid of samples, and pixels per side of a cell
 GAP = 6  # pixels between samples
-LEGEND, NAME, LINE = 100, 160, 20  # classes of masks that are named; the width and height of a name
+LEGEND, NAME, LINE = 100, 160, 20  # most classes in the legend of masks; width and height of a name in pixels
 
 
 class Look(NamedTuple):
-    """What one record showed; `problem` is "" where training would take it. truths: of each of the source's targets."""
+    """What a record holds. `problem` says why training would refuse it, or is "". truths: one per target."""
 
     size: tuple[int, int] | None
-    odd: image.Odd
+    odd: Odd
     problem: str
     truths: dict[str, Any]
 
@@ -41,14 +42,14 @@ def look(source: Source, index: int) -> Look:
         size = pixels.shape[:2]
         truths = {name: targets.get(name).read(record, size, source, index) for name in source.targets}
     except UserError as error:
-        return Look(None, image.Odd(0), " ".join(str(error).split()), {})
+        return Look(None, Odd(0), " ".join(str(error).split()), {})
     return Look(size, odd, "", truths)
 
 
 def survey(source: Source) -> dict[str, Any]:
-    """The figures of all records that can be read, and under "bad" what is wrong with the others.
+    """Counts over all records that can be read, and under "bad" the errors of the others.
 
-    "classes" are the counts of what the source is for; of its other targets they are in "other classes".
+    "classes" counts the classes of the source's main target, "other classes" those of its other targets.
     """
     found = list(_looks(source))
     read = [each for each in found if not each.problem]
@@ -59,10 +60,8 @@ def survey(source: Source) -> dict[str, Any]:
         "classes": _class_counts(read, first, source.targets[first]),
         "other classes": {name: _class_counts(read, name, source.targets[name]) for name in others},
         "sizes": {f"{w} x {h}": n for (h, w), n in Counter(each.size for each in read).most_common()},
-        "odd pictures": {
-            rule: count for odd, rule in image.RULES.items() if (count := sum(odd in each.odd for each in read))
-        },
-        "refused": [],  # of the split as a whole: see examine
+        "odd images": {rule: count for odd, rule in RULES.items() if (count := sum(odd in each.odd for each in read))},
+        "refused": [],  # for `refusals`
         "high-bit": _survey_values(source, found),
         "bad": [each.problem for each in found if each.problem],
     }
@@ -78,7 +77,7 @@ def _class_counts(read: list[Look], target: str, classes: Sequence[str]) -> dict
 
 
 def refusals(source: Source, config: ConfigDict, split: str) -> list[str]:
-    """What training, or evaluation where `split` is not what is trained on, would refuse of the split as a whole."""
+    """Why training would refuse the split as a whole; or evaluation, if `split` is not the one trained on."""
     trained = config.data.train_split.partition("[")[0]
     training = split.partition("[")[0] == trained
     checks = [lambda: check_split(source, config, split, training=training)]
@@ -97,7 +96,7 @@ def refusals(source: Source, config: ConfigDict, split: str) -> list[str]:
 def _looks(source: Source) -> Iterator[Look]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         looks = pool.map(lambda index: look(source, index), range(len(source)))
-        yield from tqdm(looks, total=len(source), unit=" pictures", disable=not sys.stderr.isatty())
+        yield from tqdm(looks, total=len(source), unit=" images", disable=not sys.stderr.isatty())
 
 
 def _survey_boxes(annotated: list[Annotations]) -> dict[str, Any]:
@@ -105,14 +104,14 @@ def _survey_boxes(annotated: list[Annotations]) -> dict[str, Any]:
         np.concatenate([getattr(each, field) for each in annotated])
         for field in ("boxes", "area", "crowd", "difficult")
     )
-    a_picture = np.array([len(each) for each in annotated])
+    per_image = np.array([len(each) for each in annotated])
     width, height = (boxes[:, 2:] - boxes[:, :2]).T
     return {
         "boxes": len(boxes),
         "crowd": int(crowd.sum()),
         "difficult": int(difficult.sum()),
-        "pictures without boxes": int((a_picture == 0).sum()),
-        "boxes a picture": _spread(a_picture),
+        "images without boxes": int((per_image == 0).sum()),
+        "boxes per image": _spread(per_image),
         "box width": _spread(width),
         "box height": _spread(height),
         "box width / height": _spread(width / height),
@@ -123,8 +122,8 @@ def _survey_boxes(annotated: list[Annotations]) -> dict[str, Any]:
 
 
 def _survey_values(source: Source, found: list[Look]) -> str:
-    """What images of more than 8 bits store; "" where there are none."""
-    if not any(each.odd & image.Odd.DEEP for each in found):
+    """A clause on the values of high-bit images; "" if there are none."""
+    if not any(each.odd & Odd.DEEP for each in found):
         return ""
     return intensity.summarise(measured) if (measured := intensity.measure(source, seed=0)) else ""
 
@@ -135,10 +134,10 @@ def _spread(values: np.ndarray) -> dict[str, float]:
 
 
 def describe(title: str, report: dict[str, Any]) -> str:
-    """The report as a person reads it, the bad records last."""
+    """The report as text, the bad records last."""
     lines = [f"{title}: {report['records']:,} records, {len(report['classes'])} classes"]
     sizes = [f"{size} ({count:,})" for size, count in report["sizes"].items()]
-    lines.append(_line("pictures", [*sizes[:5], *([f"and {len(sizes) - 5:,} other sizes"] if len(sizes) > 5 else [])]))
+    lines.append(_line("images", [*sizes[:5], *([f"and {len(sizes) - 5:,} other sizes"] if len(sizes) > 5 else [])]))
     counts = [report["classes"], *report["other classes"].values()]
     for name, each in zip(report["targets"], counts, strict=True):
         lines.append(_line(targets.get(name).COUNTED, _counts(each)))
@@ -146,13 +145,13 @@ def describe(title: str, report: dict[str, Any]) -> str:
         shares = [f"{name} {report[name] / max(1, report['boxes']):.1%}" for name in ("small", "medium", "large")]
         kinds = [f"{report[name]:,} {name}" for name in ("crowd", "difficult") if report[name]]
         lines.append(_line("boxes", [f"{report['boxes']:,}", *kinds, *shares]))
-        for name in ("boxes a picture", "box width", "box height", "box width / height"):
+        for name in ("boxes per image", "box width", "box height", "box width / height"):
             lines.append(_line(name, [f"{key} {value:g}" for key, value in report[name].items()]))
-        lines.append(_line("without boxes", [f"{report['pictures without boxes']:,} pictures"]))
+        lines.append(_line("without boxes", [f"{report['images without boxes']:,} images"]))
     odd = report[targets.get(report["targets"][0]).ODD]
     lines += [odd] if odd else []
-    if report["odd pictures"]:
-        lines.append(f"odd pictures: {'; '.join(f'{n:,} {rule}' for rule, n in report['odd pictures'].items())}")
+    if report["odd images"]:
+        lines.append(f"odd images: {'; '.join(f'{n:,} {rule}' for rule, n in report['odd images'].items())}")
     lines += [report["high-bit"]] if report["high-bit"] else []
     lines += [f"refused: {refusal}" for refusal in report["refused"]]
     lines += [f"bad: {problem}" for problem in report["bad"]]
@@ -169,9 +168,9 @@ def _counts(counts: dict[str, int]) -> list[str]:
 
 
 def draw(source: Source, path: Path) -> None:
-    """A grid of records evenly spread over the split; those that cannot be read are left black.
+    """Draws a grid of records, evenly spread over the split; those that cannot be read stay black.
 
-    Below masks stand the colours of the first LEGEND classes.
+    For masks, the colours of the first LEGEND classes are shown below.
     """
     count = min(COLUMNS * ROWS, len(source))
     named = source.targets.get("segmentation", ())[:LEGEND]
@@ -193,7 +192,7 @@ def draw(source: Source, path: Path) -> None:
 
 
 def _sample(source: Source, index: int) -> Image.Image:
-    """A record with all its truths, what the source is for on top."""
+    """Draws a record with all its truths, the main target on top."""
     record = source[index]
     pixels = image.to_8_bits(image.decode(record["image"], record["name"])[0])
     sample = Image.fromarray(np.ascontiguousarray(pixels))

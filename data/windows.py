@@ -1,8 +1,9 @@
-"""Windows: which part of an image comes where on a canvas.
+"""Windows: which part of an image is shown where on a canvas.
 
-A rule (resizing, cropping, zooming out, jittering the scale) reads no pixels: it returns a `Window`, or a rect for one.
-Whatever it was, data/render.py resamples the image and its class maps through it once, and `placed` moves boxes along.
-Sizes are (height, width), boxes x0, y0, x1, y1 in continuous pixels.
+The rules (resize, crop, zoom out, jitter the scale) read no pixels: they return a `Window`, or a rect for one. Then
+data/render.py resamples the image and its class maps through the window, once, and `placed` maps its boxes.
+
+Sizes are (height, width); boxes are x0, y0, x1, y1 in continuous pixels.
 """
 
 import math
@@ -16,21 +17,21 @@ Size = tuple[int, int]
 Rect = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the image; may lie partly outside
 Boxes = Float[np.ndarray, "n 4"]
 
-MAX_ASPECT = 16  # of what is resized whole
+MAX_ASPECT = 16  # longer strips are cut before they are resized
 CROP_SCALE, CROP_ASPECT, CROP_TRIALS = (0.3, 1.0), (0.5, 2.0), 40
-CROP_IOUS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # 1: the whole
-GRID = 3  # points each way at which an elastic deformation is drawn
+CROP_IOUS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # 1 keeps the whole image
+GRID = 3  # points per axis at which an elastic deformation is drawn
 
 
 @dataclass(frozen=True)
 class Window:
-    """`rect` of an image, resized to `size`, lies in `canvas` with its corner at `offset` (y, x).
+    """`rect` of an image, resized to `size`, lies on `canvas` with its top left corner at `offset` (y, x).
 
-    Where rect is larger than the image there is fill, which the resampling mixes with the image's border. Where the
-    canvas is larger than the resized rect there is fill too, beyond a sharp edge; where it is smaller it cuts.
+    Where the rect reaches beyond the image there is fill, which resampling mixes with the image's border. Where the
+    canvas is larger than the resized rect there is fill beyond a sharp edge; where it is smaller, the rect is cut.
 
-    flip: what is shown is mirrored left-right, in its place. origins: then each of its pixels is taken from there
-    (`elastic`).
+    flip: whether the shown part is then mirrored left-right, in its place.
+    origins: where each pixel of the shown part is finally taken from (`elastic`).
     """
 
     rect: Rect
@@ -42,13 +43,13 @@ class Window:
 
     @property
     def scale(self) -> tuple[float, float]:
-        """Pixels of the canvas for a pixel of the image: x, y."""
+        """Canvas pixels per image pixel: x, y."""
         x0, y0, x1, y1 = self.rect
         return self.size[1] / (x1 - x0), self.size[0] / (y1 - y0)
 
     @property
     def shown(self) -> Size:
-        """Height and width of what of the canvas is image: its part at the top left."""
+        """Height and width of the shown part, at the top left of the canvas."""
         return min(self.size[0], self.canvas[0]), min(self.size[1], self.canvas[1])
 
 
@@ -57,7 +58,7 @@ def whole(size: Size) -> Rect:
 
 
 def shorter(size: Size, shortest: int, longest: int) -> Size:
-    """The shorter side becomes `shortest`, or less, so that the longer one is not above `longest`.
+    """`size` scaled so that its shorter side is `shortest`, or less if the longer one would exceed `longest`.
 
     Source: torchvision.models.detection.transform.GeneralizedRCNNTransform, rounding included.
     """
@@ -66,16 +67,16 @@ def shorter(size: Size, shortest: int, longest: int) -> Size:
 
 
 def fit(size: Size, canvas: Size, scale: float = 1.0) -> Size:
-    """The largest size of the same aspect within `canvas`, times `scale`; rounded as torchvision's ScaleJitter does."""
+    """The largest size of the same aspect ratio within `canvas`, times `scale`, rounded as in ScaleJitter."""
     ratio = min(canvas[0] / size[0], canvas[1] / size[1]) * scale
     return max(1, int(size[0] * ratio)), max(1, int(size[1] * ratio))
 
 
 def center_crop(size: Size, shortest: int, side: int) -> Window:
-    """The shorter side becomes `shortest`, of which the central square of `side` is seen: the ImageNet evaluation.
+    """The evaluation crop of ImageNet: the shorter side becomes `shortest`; the central square of `side` is shown.
 
-    Sizes and offsets are rounded as torchvision's Resize and CenterCrop round them; side <= shortest. Of a strip more
-    than MAX_ASPECT times as long as wide only the middle is resized: the whole might not fit into memory.
+    side <= shortest. Sizes and offsets are rounded as in torchvision's Resize and CenterCrop. Of a strip more than
+    MAX_ASPECT times as long as wide only the middle is resized, because the whole might not fit into memory.
     """
     longest = MAX_ASPECT * min(size)
     y, x = (max(0, length - longest) // 2 for length in size)
@@ -89,7 +90,7 @@ def center_crop(size: Size, shortest: int, side: int) -> Window:
 
 
 def random_crop(size: Size, to: Size, canvas: Size, rng: np.random.Generator) -> Window:
-    """The whole image resized to `to`, of which a random part is seen; one that is smaller stands at the top left."""
+    """A random part of the image resized to `to`; an image smaller than the canvas is at the top left."""
     top, left = (int(rng.integers(0, max(0, a - b) + 1)) for a, b in zip(to, canvas, strict=True))
     return Window(whole(size), to, canvas, (-top, -left))
 
@@ -97,9 +98,10 @@ def random_crop(size: Size, to: Size, canvas: Size, rng: np.random.Generator) ->
 def random_resized_crop(
     size: Size, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
 ) -> Rect:
-    """A rect of a random share of the area and a random aspect ratio (Szegedy et al. 2015, section 6).
+    """A rect with a random share of the area and a random aspect ratio (Szegedy et al. 2015, section 6).
 
-    Ten tries, then the largest central crop within `ratio`: torchvision.transforms.RandomResizedCrop.get_params.
+    After ten failed tries the largest central crop within `ratio`.
+    Source: torchvision.transforms.RandomResizedCrop.get_params.
     """
     (height, width), log_ratio = size, np.log(ratio)
     for _ in range(10):
@@ -120,10 +122,10 @@ def random_resized_crop(
 def scale_jitter(
     size: Size, canvas: Size, rng: np.random.Generator, scales: tuple[float, float] = (0.1, 2.0)
 ) -> Window:
-    """Large-scale jitter (Ghiasi et al. 2021): `fit` times a random scale; what is too large is cut at random.
+    """Large-scale jitter (Ghiasi et al. 2021): `fit` times a random scale, cut at random where too large.
 
-    Source: ScaleJitter and FixedSizeCrop of torchvision's references/detection; as there, and in detectron2, one draw
-    places the cut in both directions. The references resize with antialiasing: render(..., antialias=True).
+    Source: ScaleJitter and FixedSizeCrop of torchvision's references/detection. As there and in detectron2, one draw
+    positions the cut in both directions. The references resize with antialiasing: render(..., antialias=True).
     """
     to = fit(size, canvas, rng.uniform(*scales))
     share = rng.uniform()
@@ -134,7 +136,7 @@ def scale_jitter(
 def zoom_out(
     size: Size, rng: np.random.Generator, probability: float = 0.5, sides: tuple[float, float] = (1.0, 4.0)
 ) -> Rect:
-    """SSD's expansion (Liu et al. 2016, section 3.6): the image somewhere in a rect of up to four times its sides.
+    """SSD's expansion (Liu et al. 2016, section 3.6): the image at a random position in a rect of up to 4 x its sides.
 
     Source: torchvision.transforms.v2.RandomZoomOut.
     """
@@ -147,10 +149,10 @@ def zoom_out(
 
 
 def iou_crop(boxes: Boxes, rect: Rect, rng: np.random.Generator) -> Rect:
-    """SSD's crop (Liu et al. 2016, section 2.2): a random part of `rect`, of a random IoU or more with some box.
+    """SSD's crop (Liu et al. 2016, section 2.2): a random part of `rect` that has a random minimum IoU with some box.
 
-    At least one centre of a box lies in it. Without boxes it is `rect`. Which boxes remain is `kept_by_crop`'s answer.
-    Source: torchvision.transforms.v2.RandomIoUCrop.
+    The centre of at least one box lies in it. Without boxes, or if 1.0 is drawn, `rect` itself. `kept_by_crop` says
+    which boxes remain. Source: torchvision.transforms.v2.RandomIoUCrop.
     """
     width, height = rect[2] - rect[0], rect[3] - rect[1]
     while len(boxes):
@@ -171,7 +173,7 @@ def iou_crop(boxes: Boxes, rect: Rect, rng: np.random.Generator) -> Rect:
 
 
 def kept_by_crop(boxes: Boxes, rect: Rect) -> Bool[np.ndarray, "n"]:
-    """The boxes that SSD's crop to `rect` keeps: their centres are inside, and a pixel or more each way is.
+    """Whether SSD's crop to `rect` keeps each box: its centre lies inside, and at least one pixel of each side.
 
     Source: RandomIoUCrop, then SanitizeBoundingBoxes, of torchvision.transforms.v2.
     """
@@ -180,9 +182,9 @@ def kept_by_crop(boxes: Boxes, rect: Rect) -> Bool[np.ndarray, "n"]:
 
 
 def elastic(size: Size, std: float, rng: np.random.Generator) -> Float[np.ndarray, "2 h w"]:
-    """Where each pixel of a deformed map comes from: displaced by N(0, std) pixels on a coarse grid, smooth between.
+    """The origins (y, x) of the pixels of an elastic deformation: N(0, std) pixels on a coarse grid, smooth between.
 
-    Source: Ronneberger et al. 2015, section 3.1: a grid of 3 by 3, std 10, bicubic between.
+    Source: Ronneberger et al. 2015, section 3.1: a grid of 3 x 3, std 10, bicubic interpolation.
     """
     coarse = rng.normal(0, std, (2, GRID, GRID))
     steps = np.meshgrid(*(np.linspace(0, GRID - 1, side) for side in size), indexing="ij")
@@ -191,13 +193,13 @@ def elastic(size: Size, std: float, rng: np.random.Generator) -> Float[np.ndarra
 
 
 def mapped(boxes: Boxes | Rect, window: Window) -> Boxes:
-    """Boxes of the image -> of the canvas, and beyond it, before the flip."""
+    """Maps boxes from the image to the canvas, before the flip; they may reach beyond the canvas."""
     (top, left), boxes = window.offset, np.reshape(boxes, (-1, 4))
     return (boxes - np.tile(window.rect[:2], 2)) * np.tile(window.scale, 2) + (left, top, left, top)
 
 
 def mirrored(boxes: Boxes, window: Window) -> Boxes:
-    """Boxes of the canvas after the window's flip."""
+    """Applies the window's flip to boxes on the canvas."""
     if not window.flip:
         return boxes
     width = window.shown[1]
@@ -205,12 +207,12 @@ def mirrored(boxes: Boxes, window: Window) -> Boxes:
 
 
 def placed(boxes: Boxes, window: Window) -> Boxes:
-    """Boxes of the image -> of the canvas, cut to what is seen of them; without width or height where nothing is."""
+    """Maps boxes from the image to the canvas, cut to their visible part; without width or height if there is none."""
     return mirrored(_cut(boxes, window), window)
 
 
 def is_seen(boxes: Boxes, window: Window) -> Bool[np.ndarray, "n"]:
-    """Which boxes of the image have something on the canvas."""
+    """Whether some part of each box of the image is on the canvas."""
     cut = _cut(boxes, window)
     return (cut[:, 2:] > cut[:, :2]).all(axis=1)
 

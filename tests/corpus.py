@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from morphism.data import image, windows
-from morphism.data.image import Odd
+from morphism.data.odd import Odd
 from morphism.data.orientation import EXIF_ORIENTATION
 from morphism.data.render import resize_and_cut
 

@@ -184,7 +184,7 @@ def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_li
     assert ranged.startswith("data: images of more than 8 bits (")
     assert len(told) == 2  # training and validation
     for line, split in zip(told, ("train", "val"), strict=True):
-        assert re.match(rf"data: odd pictures: 7 truncated \(.*\), first {pictures}/{split}/", line)
+        assert re.match(rf"data: odd images: 7 truncated \(.*\), first {pictures}/{split}/", line)
         assert "; 3 EXIF-rotated (turned upright), first " in line
 
     spoilt = pictures / "spoilt.png"  # its header is whole
@@ -201,7 +201,7 @@ def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_li
     )
     assert done.returncode == 2 and done.stdout == ""
     odd, written, error = done.stderr.splitlines()
-    assert odd.startswith("data: odd pictures: 7 truncated ")
+    assert odd.startswith("data: odd images: 7 truncated ")
     assert written == f"predictions of {len(corpus.usable())} images in {entries}"
     assert error.startswith(f"morphism predict: error: {spoilt}: cannot be decoded")
     *found, last = json.loads(entries.read_text())

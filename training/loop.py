@@ -204,7 +204,7 @@ class Loop:
         return results
 
     def _report_stop(self, step: int, saved: bool, evaluated: bool) -> None:
-        self._odd.tell()
+        self._odd.report()
         goes_on = f"the same command goes on from step {step}" + ("" if evaluated else ", with its evaluation")
         done = f"saved; {goes_on}" if saved else "nothing saved"
         self._writer.say(f"stopped {self._stop.reason} after step {step} of {self._parts.lengths.total}, {done}")

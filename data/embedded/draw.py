@@ -1,9 +1,9 @@
-"""Draws the embedded pictures from Fashion-MNIST's training file; committed so that the data can be made again.
+"""Draws the embedded images from Fashion-MNIST's training file, so that the embedded data can be reproduced.
 
     python data/embedded/draw.py train-images-idx3-ubyte.gz train-labels-idx1-ubyte.gz
 
 Debian's package dataset-fashion-mnist and github.com/zalandoresearch/fashion-mnist carry these files. 800 training and
-200 validation pictures of each class, chosen and shuffled by a seed; the dataset's test file is not touched.
+200 validation images of each class, chosen and shuffled by a seed; the dataset's test file is not touched.
 """
 
 import gzip
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 SEED = 20170825
-TRAIN, VAL = 800, 200  # pictures a class
+TRAIN, VAL = 800, 200  # images per class
 FILE = Path(__file__).parent / "fashion_mnist_10k.npz"
 
 

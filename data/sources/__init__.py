@@ -1,12 +1,12 @@
-"""Where records come from: `load(config.data, split)` opens the source "kind:argument" with random access.
+"""Opens sources: `load(config.data, split)` opens "kind:argument" with random access.
 
-A format is one file in this folder, named after its kind, with two functions:
+Each kind is one file in this folder, with two functions:
 
     splits(argument, data_dir) -> the names of the splits that it holds
     load(argument, split, data_dir) -> Source
 
-and, where the classes are known before the data is there, classes(argument, data_dir) -> their names. So adding a
-format is adding a file. A format whose `load` itself understands slices, such as "train[:6%]", has SLICES = True.
+and, if the classes are known before the data is there, classes(argument, data_dir) -> their names. So a new format is a
+new file. A kind whose `load` itself understands slices, such as "train[:6%]", has SLICES = True.
 
 data/records.py says what a source offers.
 """
@@ -29,7 +29,7 @@ from morphism.data.derived import with_classes as with_classes
 from morphism.data.records import Source, names
 from morphism.errors import UserError, check_choice
 
-VALIDATION = ("val", "validation", "valid", "dev")  # one split under the names that datasets give it
+VALIDATION = ("val", "validation", "valid", "dev")  # names that datasets give to the same split
 BOUND = r"(-?\d+(?:_\d+)*|-?\d+(?:\.\d+)?%)?"
 SLICE = re.compile(rf"[^\[]*\[{BOUND}:{BOUND}\]")
 FORMS = "write a split as train, train[:90%] or train[100:200]"
@@ -39,7 +39,7 @@ def load(data: ConfigDict, split: str) -> Source:
     """Opens `data.source`, such as "embedded", "tfds:fashion_mnist" or "folder:/images", at `split`.
 
     `split` is a name or a slice: "train[:6%]", "train[100:200]", "train[-50:]", in the source's own order, with shares
-    rounded to the nearest record, as TFDS cuts them. "val", "validation", "valid" and "dev" are one.
+    rounded to the nearest record, as in TFDS. "val", "validation", "valid" and "dev" mean the same split.
 
     With `data.val_fraction` > 0, "train" and "val" are both cut from the source's train split: see `held_out`.
     Raises UserError for an unknown kind or split, and for data that is missing or broken.
@@ -75,23 +75,23 @@ def splits(data: ConfigDict) -> Sequence[str]:
 
 
 def has_split(data: ConfigDict, split: str) -> bool:
-    """Whether `data.source` itself has `split`, which may be a slice: it need not be cut from the train split."""
+    """Whether `data.source` itself has `split`, which may be a slice, so that it need not be cut from train."""
     available = splits(data)
     return _own(split.partition("[")[0], available) in available
 
 
 def classes(data: ConfigDict) -> Sequence[str]:
-    """The names of the classes of `data.source`. Raises UserError where only data that is missing could tell."""
+    """The names of the classes of `data.source`. Raises UserError if they are unknown without data that is missing."""
     module, argument = _format(data.source)
     known = getattr(module, "classes", None)
     return known(argument, data.data_dir) if known else load(data, data.train_split).classes
 
 
 def held_out(names: Sequence[bytes], fraction: float, seed: int) -> np.ndarray:
-    """Which records are "val", bool [n]: those whose name's hash, salted by `seed`, is in the first `fraction` of all.
+    """Whether each record belongs to "val", bool [n]: its name, hashed with `seed` to 0..1, lies below `fraction`.
 
-    So each record is drawn for itself, and adding or removing others moves it nowhere; records of one name stay
-    together. The fraction is met on average. Where it would leave a side without records, the nearest hash changes it.
+    So each record is drawn separately: adding or removing others does not move it, and records with one name stay
+    together. The fraction is met on average. If a side would be empty, the record with the nearest hash moves there.
     """
     draws = _draws(names, seed)
     held = draws < fraction
@@ -101,7 +101,7 @@ def held_out(names: Sequence[bytes], fraction: float, seed: int) -> np.ndarray:
 
 
 def _draws(names: Sequence[bytes], seed: int) -> Float[np.ndarray, "n"]:
-    """Of each name a number in 0..1 that looks random, from its hash."""
+    """For each name a pseudo-random number in 0..1, from its hash."""
     salted = hashlib.blake2b(f"{seed}:".encode(), digest_size=8)
     digests = bytearray()
     for name in names:
@@ -122,7 +122,7 @@ def _cut(source: Source, spec: str, split: str, fraction: float, seed: int) -> S
 
 
 def _slice(split: str, count: int, spec: str) -> Int[np.ndarray, "records"]:
-    """The positions, of `count`, that "train[from:to]" names."""
+    """The positions that "train[from:to]" selects of `count` records."""
     found = SLICE.fullmatch(split)
     if not found:
         raise UserError(f"{spec}: the split {split!r} is not understood; {FORMS}")
@@ -139,7 +139,7 @@ def _slice(split: str, count: int, spec: str) -> Int[np.ndarray, "records"]:
 
 
 def _without_classes(part: Subset, split: str) -> str:
-    """Reports the classes that the whole of a source of files has records of, but not this part of it."""
+    """Reports classes of a source of files that have no record in this part of it; "" if there are none."""
     if not hasattr(part.source, "files") or not len(part):
         return ""
     lost = sorted(set(used_classes(part.source)) - set(used_classes(part)))
@@ -152,12 +152,12 @@ def _without_classes(part: Subset, split: str) -> str:
 
 
 def _own(name: str, available: Sequence[str]) -> str:
-    """What the split `name` is called in `available`; the validation split has many names."""
+    """The name in `available` of the split `name`; the validation split has several."""
     return name if name in available or name not in VALIDATION else validation(available)
 
 
 def validation(available: Sequence[str]) -> str:
-    """What the validation split is called in `available`, or "val"."""
+    """The name of the validation split in `available`, or "val"."""
     return next((name for name in VALIDATION if name in available), "val")
 
 

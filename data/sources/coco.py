@@ -3,16 +3,16 @@
     <path>/annotations/instances_<split>2017.json    or ...2014.json, instances_<split>.json, <split>.json,
                                                      or <path>/<split>.json, <split>/_annotations.coco.json
     <path>/<split>2017/<file_name>                   or <split>2014/, <split>/, images/<split>2017/, images/<split>/,
-                                                     images/, or beside <path>'s folders
+                                                     images/, or <path> itself
 
 `<split>` is train, val (or valid, ...) or test. Classes are the file's categories in the order of their ids, which have
-holes in COCO. Boxes are x, y, width, height there, continuous. Crowds are kept and marked; pictures without boxes are
-kept, also in training, where torchvision's references drop them. An area that is missing, or that no object can have,
-is computed from the outline, or where there is none from the box.
+gaps in COCO. The format's boxes are x, y, width, height, continuous. Crowds are kept and marked; images without boxes
+are kept, also in training, where torchvision's references drop them. An area that is missing or impossible is computed
+from the outline, or without one from the box.
 
-What pycocotools accepts is not refused but counted and reported: an annotation of an image that is not listed, and an
-image or annotation that is listed again as it is, are dropped; annotations that share an id, and entries of one file as
-several images, are kept; categories that share a name are classes of their own, named "<name> (id <id>)".
+What pycocotools accepts is not refused, but counted and reported. An annotation of an image that is not listed, and an
+image or annotation that is listed twice in the same words, are dropped. Annotations that share an id are kept, and so
+are images that share a file. Categories that share a name are separate classes, named "<name> (id <id>)".
 """
 
 import json
@@ -27,15 +27,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from morphism.data import outlines
-from morphism.data.annotations import pack, packed_ids, packed_names, picture_size, stated_size
-from morphism.data.boxed_files import BoxedFiles
+from morphism.data.annotations import image_size, pack, packed_ids, packed_names, stated_size
+from morphism.data.file_source import BoxedFiles
 from morphism.data.files import listed_path, read_bytes
 from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError, skippable
 
 SPLITS = ("train", *VALIDATION, "test")
-# COCO 2017's own: 80 of 1..90.
+# Those of COCO 2017: 80 of 1..90.
 CATEGORY_IDS = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 
 
@@ -49,9 +49,9 @@ def splits(argument: str, data_dir: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Content:
-    """What a split's JSON says, checked, and in order: image i, object k.
+    """The checked content of a split's JSON.
 
-    folder: where the images are. owner: the image of each object; classes: the category, as a row of category_ids.
+    folder: of the images. owner: the image of each object. classes: the position of its category in category_ids.
     """
 
     path: Path
@@ -76,7 +76,7 @@ def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
         size = content.sizes[content.owner[row]].tolist()
         try:
             counts = outlines.read(objects[row].get("segmentation"), size).counts
-        except ValueError:  # boxes are used without outlines too
+        except ValueError:  # an outline is optional here
             return np.nan
         return outlines.area(counts, size) or np.nan if counts else np.nan
 
@@ -91,7 +91,7 @@ def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
         name=lambda index: f"{path}: {content.file_names[index]}",
         where=str(path),
     )
-    classes, shared = _told_apart(content.names, content.category_ids)
+    classes, shared = _distinct(content.names, content.category_ids)
     return BoxedFiles(
         root=content.folder,
         files=packed_names(content.file_names),
@@ -104,7 +104,7 @@ def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
 
 
 def read(root: Path, split: str) -> Content:
-    """Raises UserError for what is not COCO's format, and for references to what is not there."""
+    """Reads the JSON of a split. Raises UserError if it is not in COCO's format or refers to missing entries."""
     path = annotation_file(root, split)
     content = _json(path)
     images, objects, categories = (content[key] for key in ("images", "annotations", "categories"))
@@ -120,7 +120,7 @@ def read(root: Path, split: str) -> Content:
     file_names = [_file_name(each["file_name"]) for each in images]
     objects, odd_objects = _listed_objects(objects, image_ids, path)
 
-    folder = _picture_folder(root, split, file_names, path)
+    folder = _image_folder(root, split, file_names, path)
     sizes = [_size(each, folder / name) for each, name in zip(images, file_names, strict=True)]
     odd = [*odd_images, *odd_objects]
     return Content(
@@ -138,8 +138,8 @@ def read(root: Path, split: str) -> Content:
     )
 
 
-def _distinct_images(records: list[dict[str, Any]], path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The images without those listed again, and what was odd."""
+def _distinct_images(records: list[Any], path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The images, each once, and what was odd."""
     ids = _converted(records, "id", _id, path, "image")
     files = _converted(records, "file_name", _file_name, path, "image")
     rows, again = _first_and_others(zip(ids, files, strict=True))
@@ -147,34 +147,34 @@ def _distinct_images(records: list[dict[str, Any]], path: Path) -> tuple[list[di
     _refuse_repeated(kept, path, "image id")
     _, shared = _first_and_others(files[row] for row in rows)
     odd = [
-        *_told("images listed again (dropped)", [ids[row] for row in again], "image"),
-        *_told("images of a file that another one has (kept)", [kept[row] for row in shared], "image"),
+        *_counted("images listed again (dropped)", [ids[row] for row in again], "image"),
+        *_counted("images of a file that another one has (kept)", [kept[row] for row in shared], "image"),
     ]
     return [records[row] for row in rows], odd
 
 
 def _listed_objects(
-    records: list[dict[str, Any]], image_ids: Sequence[int | str], path: Path
+    records: list[Any], image_ids: Sequence[int | str], path: Path
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """The annotations of images that are listed, without those listed again, and what was odd."""
+    """The annotations of listed images, each once, and what was odd."""
     ids, images = _converted(records, "id", _id, path, "annotation"), set(image_ids)
     of_images = [_id(value) for value in _column(records, "image_id", path, "annotation")]
     first = {value: row for row, value in reversed(list(enumerate(ids)))}
     repeated = [row for row, value in enumerate(ids) if first[value] != row]
     again = {row for row in repeated if records[row] == records[first[ids[row]]]}
-    # One whose image_id can be no id is refused later, and so is the first where none has its image.
+    # `_indices` refuses an image_id that is not an id, and if no annotation has an image, the first of them.
     unlisted = {row for row, value in enumerate(of_images) if value is not None and value not in images}
     left_out = again | unlisted if len(unlisted) < len(records) else again
     odd = [
-        *_told("annotations of images that are not listed (dropped)", [ids[row] for row in sorted(unlisted)]),
-        *_told("annotations listed again (dropped)", [ids[row] for row in sorted(again - unlisted)]),
-        *_told("annotations with the id of another one (kept)", [ids[row] for row in repeated if row not in left_out]),
+        *_counted("annotations of images that are not listed (dropped)", [ids[row] for row in sorted(unlisted)]),
+        *_counted("annotations listed again (dropped)", [ids[row] for row in sorted(again - unlisted)]),
+        *_counted("annotations with the id of another one (kept)", [ids[r] for r in repeated if r not in left_out]),
     ]
     return [record for row, record in enumerate(records) if row not in left_out], odd
 
 
 def _first_and_others(keys: Iterable[Hashable]) -> tuple[list[int], list[int]]:
-    """The rows in which a key comes first, and those in which it comes again."""
+    """The rows in which a key occurs for the first time, and the other rows."""
     rows: tuple[list[int], list[int]] = [], []
     seen: set[Hashable] = set()
     for row, key in enumerate(keys):
@@ -183,24 +183,25 @@ def _first_and_others(keys: Iterable[Hashable]) -> tuple[list[int], list[int]]:
     return rows
 
 
-def _told(rule: str, ids: Sequence[int | str], what: str = "annotation") -> list[str]:
+def _counted(rule: str, ids: Sequence[int | str], what: str = "annotation") -> list[str]:
     return [f"{len(ids):,} {rule}, first {what} {ids[0]!r:.60}"] if ids else []
 
 
-def _told_apart(names: Sequence[str], ids: Sequence[int | str]) -> tuple[tuple[str, ...], str]:
-    """Names of which each stands for one category, and a line on those that do not by themselves."""
+def _distinct(names: Sequence[str], ids: Sequence[int | str]) -> tuple[tuple[str, ...], str]:
+    """A distinct name for each category, and a line on those that share one, "" if none do."""
     counts = Counter(names)
     shared = [name for name, count in counts.items() if count > 1]
     classes = tuple(
         f"{name} (id {number})" if counts[name] > 1 else name for name, number in zip(names, ids, strict=True)
     )
-    first = f"first {shared[0]!r:.60}" if shared else ""
-    told = f"odd categories: {len(shared):,} names of several categories (told apart by their ids), {first}"
-    return classes, told if shared else ""
+    if not shared:
+        return classes, ""
+    rule = "names of several categories (told apart by their ids)"
+    return classes, f"odd categories: {len(shared):,} {rule}, first {shared[0]!r:.60}"
 
 
 def area(annotation: dict[str, Any]) -> float:
-    """The area that the file states, NaN where it states no number."""
+    """The area that the file states, NaN if it states none."""
     stated = annotation.get("area")
     try:
         return float(stated) if isinstance(stated, (int, float)) and not isinstance(stated, bool) else np.nan
@@ -215,19 +216,19 @@ def annotation_file(root: Path, split: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _picture_folder(root: Path, split: str, file_names: Sequence[str], path: Path) -> Path:
-    """The first of the folders that holds the first picture, or else any; then it must hold all."""
+def _image_folder(root: Path, split: str, file_names: Sequence[str], path: Path) -> Path:
+    """The first folder that holds the first image, or else any other; it must hold all images."""
     below = (f"{split}2017", f"{split}2014", split, f"images/{split}2017", f"images/{split}", "images", ".")
     folders = [root / name for name in below if (root / name).is_dir()]
     folder = next((each for name in file_names for each in folders if (each / name).is_file()), None)
     if folder is None:
-        raise UserError(f"{path}: no picture {file_names[0]} in {root}'s {', '.join(below)}; put the pictures into one")
+        raise UserError(f"{path}: no image {file_names[0]} in {root}'s {', '.join(below)}; put the images into one")
     with os.scandir(folder) as entries:
         listed = {entry.name for entry in entries}
     for name in file_names:
         with skippable(raised_again=True):
             if name not in listed and not (folder / name).is_file():
-                raise UserError(f"{path}: no picture {folder / name}; add it, or remove its entry")
+                raise UserError(f"{path}: no image {folder / name}; add it, or remove its entry")
     return folder
 
 
@@ -255,7 +256,7 @@ def _column(records: Sequence[Any], field: str, path: Path, what: str) -> list[A
 
 
 def _id(value: Any) -> int | str | None:
-    """As it is, of any size; a float that is whole becomes an int, to which it is equal."""
+    """An int of any size or a text; a whole float becomes an int; None for anything else."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
@@ -290,7 +291,7 @@ def _refuse_repeated(values: Sequence[int | str], path: Path, what: str) -> None
 def _indices(
     objects: Sequence[dict], field: str, ids: Sequence[int | str], listed: str, path: Path
 ) -> Int[np.ndarray, "objects"]:
-    """Where in `ids` each object's `field` stands."""
+    """The position in `ids` of each object's `field`."""
     position = {value: index for index, value in enumerate(ids)}
     values = _column(objects, field, path, "annotation")
     found = [position.get(_id(value), -1) for value in values]
@@ -304,7 +305,7 @@ def _indices(
 
 
 def _boxes(objects: Sequence[dict], path: Path) -> Float[np.ndarray, "objects 4"]:
-    """x, y, width, height."""
+    """The boxes as in the file: x, y, width, height."""
     boxes = _column(objects, "bbox", path, "annotation")
     found = numbers(boxes)
     if found is not None and found.shape == (len(boxes), 4):
@@ -317,7 +318,7 @@ def _boxes(objects: Sequence[dict], path: Path) -> Float[np.ndarray, "objects 4"
 
 
 def numbers(values: Any) -> Float[np.ndarray, "..."] | None:
-    """None where they are not numbers, or too large for floats."""
+    """`values` as an array; None if they are not numbers, or too large for floats."""
     try:
         return np.array(values, np.float64)
     except (ValueError, TypeError, OverflowError):
@@ -334,8 +335,8 @@ def _crowd(annotation: dict[str, Any], path: Path) -> bool:
 
 
 def _size(record: dict[str, Any], path: Path) -> tuple[int, int]:
-    """What the file states, or the image's header where it states no size that an image can have."""
+    """Height and width as the file states them; from the image's header if it states no possible size."""
     sides = record.get("height"), record.get("width")
     if all(isinstance(side, (int, float)) and not isinstance(side, bool) and side % 1 == 0 for side in sides):
-        return stated_size(*sides) or picture_size(path)
-    return picture_size(path)
+        return stated_size(*sides) or image_size(path)
+    return image_size(path)

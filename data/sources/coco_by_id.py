@@ -1,27 +1,27 @@
-"""`coco_by_id:<path>`: `coco:<path>` with a class for every id up to the largest, those that COCO leaves out included.
+"""`coco_by_id:<path>`: `coco:<path>` with one class per id up to the largest, including those that COCO leaves out.
 
-So torchvision numbers the classes of its COCO weights, which have 90 of them: class k is category k + 1.
+torchvision numbers the 90 classes of its COCO weights so: class k is category k + 1.
 """
 
 from dataclasses import replace
 
 import numpy as np
 
-from morphism.data.boxed_files import BoxedFiles
+from morphism.data.file_source import BoxedFiles
 from morphism.data.sources import coco
 from morphism.data.sources.coco import splits as splits
 from morphism.errors import UserError
 
-MOST = 1000  # ids; with more, most classes would be none
+MAX_ID = 1000  # with larger ids, most classes would be unused
 NO_CLASS = "N/A"
 
 
 def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
     source = coco.load(argument, split, data_dir)
     ids = source.category_ids
-    if not all(isinstance(each, int) and 1 <= each <= MOST for each in ids):
+    if not all(isinstance(each, int) and 1 <= each <= MAX_ID for each in ids):
         raise UserError(
-            f"coco_by_id:{argument}: category ids are {ids[0]!r:.60} to {ids[-1]!r:.60}, not 1 to {MOST}; use coco:"
+            f"coco_by_id:{argument}: category ids are {ids[0]!r:.60} to {ids[-1]!r:.60}, not 1 to {MAX_ID}; use coco:"
         )
     names = dict(zip(ids, source.classes, strict=True))
     flat = replace(source.store.flat, classes=np.array(ids, np.int32)[source.store.flat.classes] - 1)

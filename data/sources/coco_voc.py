@@ -1,29 +1,27 @@
-"""`coco_voc:<path>`: COCO's pictures with a class a pixel, of VOC's twenty and background, as torchvision reads them.
+"""`coco_voc:<path>`: masks of VOC's twenty classes and background for COCO's images, as torchvision makes them.
 
-Folders and files as `coco:` has them. A pixel has the class of the object whose outline it is in, 255 where outlines of
-several objects lie over one another, crowds included. Of train only those pictures are there whose objects of these
-classes have together an area of more than 1,000 pixels. Source: torchvision's references/segmentation/coco_utils.py.
+Folders and files are those of `coco:`. A pixel has the class of the object whose outline it lies in; where outlines of
+several objects overlap, crowds included, it is 255. In train, images are left out whose objects of these classes cover
+1,000 pixels or less. Source: torchvision's references/segmentation/coco_utils.py.
 
-Categories are recognised by their names, COCO's or VOC's, whatever their ids. The box of an object without an outline
-is 255: something is there, of unknown shape.
+Categories are recognised by name, COCO's or VOC's, whatever their ids. The box of an object without an outline is 255:
+the object is there, but its shape is unknown.
 """
 
 import itertools
-import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from morphism.data import outlines
 from morphism.data.annotations import ODD_AREA, packed_ids, packed_names, usable_area
-from morphism.data.files import read_bytes
+from morphism.data.file_source import FileSource
 from morphism.data.outlines import Outline
-from morphism.data.records import Record
 from morphism.data.sources import coco
 from morphism.data.sources.coco import splits as splits
 from morphism.data.sources.folder import root_folder
@@ -46,29 +44,21 @@ NO_OUTLINE = "objects without an outline (their boxes are ignored)"
 
 
 @dataclass(frozen=True)
-class CocoVoc:
-    """The objects of picture i are offsets[i] to offsets[i + 1] of `kinds`, and of `ends` in `outlines`.
+class CocoVoc(FileSource):
+    """The objects of image i are rows offsets[i] to offsets[i + 1] of `kinds`; `ends` says where their outlines end.
 
-    Outlines are COCO's compressed run lengths, one after another.
+    outlines: COCO's compressed run lengths, one after another.
     """
 
-    root: Path
-    files: np.ndarray
+    target = "segmentation"
+
     image_ids: np.ndarray
-    sizes: Int[np.ndarray, "pictures 2"]
-    offsets: Int[np.ndarray, "pictures+1"]
+    sizes: Int[np.ndarray, "images 2"]
+    offsets: Int[np.ndarray, "offsets"]
     kinds: UInt8[np.ndarray, "objects"]
-    ends: Int[np.ndarray, "objects+1"]
+    ends: Int[np.ndarray, "ends"]
     outlines: bytes
-    classes: Sequence[str] = CLASSES
-    oddities: str = ""
-
-    @property
-    def targets(self) -> Mapping[str, Sequence[str]]:
-        return {"segmentation": self.classes}
-
-    def __len__(self) -> int:
-        return len(self.files)
+    oddities: str
 
     @property
     def mask_stamps(self) -> Int[np.ndarray, "records"]:
@@ -77,11 +67,7 @@ class CocoVoc:
         parts = ((self.kinds[a:b].tobytes(), self.outlines[self.ends[a] : self.ends[b]]) for a, b in spans)
         return np.array([zlib.crc32(outlines, zlib.crc32(kinds)) for kinds, outlines in parts], np.int64)
 
-    def __getitem__(self, index: int) -> Record:
-        path = self.root / os.fsdecode(self.files[index])
-        return {"image": read_bytes(path), "name": str(path), "segmentation": self._mask(index)}
-
-    def _mask(self, index: int) -> UInt8[np.ndarray, "h w"]:
+    def truth(self, index: int) -> dict[str, Any]:
         size = self.sizes[index].tolist()
         classes, covered = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
         for row in range(*self.offsets[index : index + 2]):
@@ -89,7 +75,7 @@ class CocoVoc:
             shape = outlines.mask(counts, size)
             classes = np.maximum(classes, shape * self.kinds[row])
             covered = np.minimum(covered + shape, 2)
-        return np.where(covered > 1, IGNORE, classes).astype(np.uint8)
+        return {"segmentation": np.where(covered > 1, IGNORE, classes).astype(np.uint8)}
 
 
 def classes(argument: str, data_dir: str) -> tuple[str, ...]:
@@ -106,6 +92,36 @@ def load(argument: str, split: str, data_dir: str) -> CocoVoc:
             "rename them, or read it as coco:"
         )
 
+    found, area, odd = _drawn(content, kinds)
+    kept = [row for row in range(len(found)) if split != "train" or area[row] > LEAST_AREA]
+    flat = [each for row in kept for each in found[row]]
+    if all(kind == IGNORE for kind, _ in flat):
+        raise UserError(
+            f"{path}: no outline of an object of VOC's classes"
+            + (f" in an image where they cover more than {LEAST_AREA:,} pixels" if split == "train" else "")
+            + "; look at its segmentation fields, or read it as coco:"
+        )
+    lines = [f"{len(ids):,} {rule}, first annotation {ids[0]}" for rule, ids in odd.items() if ids]
+    return CocoVoc(
+        root=content.folder,
+        files=packed_names([content.file_names[row] for row in kept]),
+        classes=CLASSES,
+        image_ids=packed_ids([content.image_ids[row] for row in kept]),
+        sizes=content.sizes[kept],
+        offsets=np.cumsum([0, *(len(found[row]) for row in kept)]),
+        kinds=np.array([kind for kind, _ in flat], np.uint8),
+        ends=np.cumsum([0, *(len(counts) for _, counts in flat)]),
+        outlines=b"".join(counts for _, counts in flat),
+        oddities="; ".join(
+            filter(None, (content.oddities, f"odd outlines in {path}: {'; '.join(lines)}" if lines else ""))
+        ),
+    )
+
+
+def _drawn(
+    content: coco.Content, kinds: Sequence[int]
+) -> tuple[list[list[tuple[int, bytes]]], Float[np.ndarray, "images"], dict[str, list[Any]]]:
+    """For each image the class and outline of its objects, and their total area; for each rule the ids of odd ones."""
     found: list[list[tuple[int, bytes]]] = [[] for _ in content.file_names]
     area = np.zeros(len(found))
     odd: dict[str, list[Any]] = {rule: [] for rule in (FEW_POINTS, NO_OUTLINE, ODD_AREA)}  # ids of annotations
@@ -113,7 +129,7 @@ def load(argument: str, split: str, data_dir: str) -> CocoVoc:
         if not kinds[row]:
             continue
         size = content.sizes[owner].tolist()
-        outline = _outline(annotation, size, path)
+        outline = _outline(annotation, size, content.path)
         odd[FEW_POINTS] += [annotation["id"]] * (outline.dropped > 0)
         kind, counts = kinds[row], outline.counts
         if counts is None:
@@ -125,29 +141,7 @@ def load(argument: str, split: str, data_dir: str) -> CocoVoc:
             odd[ODD_AREA].append(annotation["id"])
             stated = outlines.area(counts, size) if counts else 0
         area[owner] += stated
-
-    kept = [row for row in range(len(found)) if split != "train" or area[row] > LEAST_AREA]
-    flat = [each for row in kept for each in found[row]]
-    if all(kind == IGNORE for kind, _ in flat):
-        raise UserError(
-            f"{path}: no outline of an object of VOC's classes"
-            + (f" in an image where they cover more than {LEAST_AREA:,} pixels" if split == "train" else "")
-            + "; look at its segmentation fields, or read it as coco:"
-        )
-    told = [f"{len(ids):,} {rule}, first annotation {ids[0]}" for rule, ids in odd.items() if ids]
-    return CocoVoc(
-        root=content.folder,
-        files=packed_names([content.file_names[row] for row in kept]),
-        image_ids=packed_ids([content.image_ids[row] for row in kept]),
-        sizes=content.sizes[kept],
-        offsets=np.cumsum([0, *(len(found[row]) for row in kept)]),
-        kinds=np.array([kind for kind, _ in flat], np.uint8),
-        ends=np.cumsum([0, *(len(counts) for _, counts in flat)]),
-        outlines=b"".join(counts for _, counts in flat),
-        oddities="; ".join(
-            filter(None, (content.oddities, f"odd outlines in {path}: {'; '.join(told)}" if told else ""))
-        ),
-    )
+    return found, area, odd
 
 
 def _outline(annotation: dict[str, Any], size: Sequence[int], path: Path) -> Outline:
@@ -170,7 +164,7 @@ def _box(annotation: dict[str, Any], size: Sequence[int]) -> bytes | None:
 
 
 def _class(name: str) -> int:
-    """The class that a category's name, COCO's or VOC's, stands for; 0 for none of VOC's."""
+    """The class of a category by its name, COCO's or VOC's; 0 if it is not one of VOC's."""
     name = name.strip().lower()
     name = COCO_NAMES.get(name, name)
     return CLASSES.index(name) if name in VOC_CLASSES else 0

@@ -1,7 +1,7 @@
-"""`embedded`: 8,000 + 2,000 Fashion-MNIST pictures that travel with the code, so that everything runs offline.
+"""`embedded`: 8,000 + 2,000 Fashion-MNIST images that ship with the code, so that everything runs offline.
 
-Both splits are drawn from the dataset's training file (`data/embedded/draw.py`), class-balanced; its test file is
-untouched. Xiao et al. 2017, MIT licence: data/embedded/LICENSE.
+Both splits are drawn from the dataset's training file (`data/embedded/draw.py`), balanced by class; its test file is
+not used. Xiao et al. 2017, MIT licence: data/embedded/LICENSE.
 """
 
 from dataclasses import dataclass

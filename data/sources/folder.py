@@ -1,53 +1,47 @@
 """`folder:<path>`: images sorted into folders, one sub-folder per class.
 
-    <path>/train/<class>/.../<image>    with val/ (or valid/, ...) and test/ beside train/, or any of these alone, in
-                                        capitals too, and as training/ and testing/, or
+    <path>/train/<class>/.../<image>    with val/ (or valid/, ...) and test/ next to train/, or any of these alone, also
+                                        in capitals, and as training/ and testing/, or
     <path>/<class>/.../<image>          one split, "train", to cut a "val" from with config.data.val_fraction, or to
                                         evaluate as other data: eval.py --source folder:<path> --split train
 
-The classes are the sorted names of the class folders of train, or without train of all splits; any script will do.
-Each has an image in train at least; val and test may lack some. Folders within a class folder belong to the class. A
-folder `train` that holds images itself is a class of that name. Files that are no images, and images outside the class
-folders, are passed over, counted and reported; data/files.py says what counts as an image, and what is hidden. Where no
-class folder holds images itself, but only folders of them, that is reported too: these may be the classes.
+The classes are the sorted names of the class folders of train, or without train of all splits, in any script. Each has
+at least one image in train; val and test may lack some. Folders within a class folder belong to the class. A folder
+`train` that holds images itself is a class of that name. Files that are not images, and images outside the class
+folders, are skipped, counted and reported; data/files.py says what counts as an image, and what is hidden. If no class
+folder holds images itself, but only folders of them, that is reported too: these may be the classes.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from morphism.data import files
-from morphism.data.records import Record
+from morphism.data.annotations import packed_names
+from morphism.data.file_source import FileSource
 from morphism.data.sources import VALIDATION
 from morphism.errors import UserError, did_you_mean, skippable
 
 SPLITS = ("train", *VALIDATION, "test")
-OTHERWISE = {"train": "training", "test": "testing"}  # what folders of splits are called too
+OTHERWISE = {"train": "training", "test": "testing"}  # other names of split folders
 
 
 @dataclass(frozen=True)
-class Folder:
-    """`files` holds paths below `root` as bytes: one compact array, also for millions of images."""
+class Folder(FileSource):
+    """Image files with a class each."""
 
-    root: Path
-    classes: Sequence[str]
-    files: np.ndarray
-    labels: np.ndarray
-    oddities: str = ""
+    target = "label"
 
-    @property
-    def targets(self) -> Mapping[str, Sequence[str]]:
-        return {"label": self.classes}
+    labels: Int[np.ndarray, "records"]
+    oddities: str
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Record:
-        path = self.root / os.fsdecode(self.files[index])
-        return {"image": files.read_bytes(path), "label": int(self.labels[index]), "name": str(path)}
+    def truth(self, index: int) -> dict[str, Any]:
+        return {"label": int(self.labels[index])}
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
@@ -82,13 +76,13 @@ def load(argument: str, split: str, data_dir: str) -> Folder:
             others.append((root / name, listed.others))
     if not found:
         raise UserError(f"{root}: no images in its class folders; expected {root}/<class>/<image>")
-    packed = np.array([os.fsencode(file) for file in found])
     lines = (files.passed_over(*others), _loose(root), _nested(root, found))
-    return Folder(root, classes, packed, np.array(labels, np.int32), "; ".join(filter(None, lines)))
+    oddities = "; ".join(filter(None, lines))
+    return Folder(root, packed_names(found), classes, np.array(labels, np.int32), oddities)
 
 
 def root_folder(argument: str, kind: str = "folder") -> Path:
-    """The folder that "kind:argument" names. Raises UserError where there is none."""
+    """The folder that "kind:argument" names. Raises UserError if it does not exist."""
     if not argument:
         raise UserError(f"config.data.source is '{kind}:' without a path; write {kind}:/path/to/images")
     try:
@@ -101,9 +95,9 @@ def root_folder(argument: str, kind: str = "folder") -> Path:
 
 
 def _split_folders(root: Path) -> dict[str, str]:
-    """The splits that `root` holds as folders of class folders, and what these are called.
+    """Maps the splits that `root` holds, as folders of class folders, to the names of these folders.
 
-    {} where it holds the class folders of one split.
+    Empty if `root` itself holds the class folders of a single split.
     """
     folders = [entry.name for entry in files.entries(root) if files.is_folder(entry)]
     held = {}
@@ -118,16 +112,13 @@ def _split_folders(root: Path) -> dict[str, str]:
 
 
 def _holds_images(folder: Path) -> bool:
-    """Whether images lie in `folder` itself and no folders do: then it is the folder of a class, not of a split."""
+    """Whether `folder` holds images but no folders: then it belongs to a class, not to a split."""
     within = files.entries(folder)
     return any(files.is_image(entry.name) for entry in within) and not any(map(files.is_folder, within))
 
 
 def _class_folders(path: Path) -> tuple[str, ...]:
-    """Sorted names of the folders in `path`.
-
-    Raises UserError for one that holds splits.
-    """
+    """The sorted names of the folders in `path`. Raises UserError for a folder that holds splits."""
     names = [entry.name for entry in files.entries(path) if files.is_folder(entry)]
     for name in names:
         held = [split for split in SPLITS if (path / name / split).is_dir()]
@@ -137,7 +128,7 @@ def _class_folders(path: Path) -> tuple[str, ...]:
 
 
 def _loose(root: Path) -> str:
-    """Reports the images next to the class folders, which belong to no class."""
+    """Reports images next to the class folders, which belong to no class; "" if there are none."""
     loose = [entry.path for entry in files.entries(root) if not files.is_folder(entry) and files.is_image(entry.name)]
     return (
         f"odd files: {len(loose):,} images outside the class folders (passed over), first {loose[0]}" if loose else ""
@@ -145,7 +136,7 @@ def _loose(root: Path) -> str:
 
 
 def _nested(root: Path, found: Sequence[str]) -> str:
-    """Reports that no image, of `found` below `root`, is in a class folder itself."""
+    """Reports that none of the images `found` below `root` is in a class folder itself; "" if one is."""
     if not found or any(file.count("/") == 1 for file in found):
         return ""
     return (

@@ -1,12 +1,11 @@
-"""`imagenet:<folder>`: ImageNet's images as they are passed around, to evaluate on, without preparing anything.
+"""`imagenet:<folder>`: ImageNet's images in the usual folders, to evaluate on without preparation.
 
     <folder>/.../<wnid>_<anything>.JPEG    or    <folder>/.../<wnid>/.../<anything>.JPEG
 
-such as n01440764_10026.JPEG. The class is the place of the WordNet id among ImageNet's 1,000 in their order, which is
-the one that every public classifier was trained in; the folder may hold any part of them. One split, "val".
+such as n01440764_10026.JPEG. The class is the position of the WordNet id among ImageNet's 1,000, in the order in which
+all public classifiers were trained; the folder may hold any part of the dataset. One split, "val".
 """
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from morphism.data import files
+from morphism.data.annotations import packed_names
 from morphism.data.sources import tfds
 from morphism.data.sources.folder import Folder, root_folder
 from morphism.errors import UserError, skippable
@@ -40,13 +40,12 @@ def load(argument: str, split: str, data_dir: str) -> Folder:
     for path in listed.images:
         with skippable():
             labels[path] = _label(path, root, numbers)
-    packed = np.array([os.fsencode(path) for path in labels])
     numbered = np.array(list(labels.values()), np.int32)
-    return Folder(root, names, packed, numbered, files.passed_over((root, listed.others)))
+    return Folder(root, packed_names(list(labels)), names, numbered, files.passed_over((root, listed.others)))
 
 
 def _label(path: str, root: Path, numbers: dict[str, int]) -> int:
-    """By the WordNet id that the image's name begins with, else that of the nearest folder named after one."""
+    """The class of the WordNet id that the image's name starts with, or else the name of its nearest folder."""
     parts = reversed((root.name, *path.split("/")))
     wnid = next((found[0] for part in parts if (found := WNID.match(part))), None)
     if wnid is None:

@@ -6,36 +6,38 @@
     <path>/JPEGImages/<name>.jpg        <path>/SegmentationClass/<name>.png  Pascal VOC's, by the lists in
                                                                              <path>/ImageSets/Segmentation/<split>.txt
 
-<split> is train, val (or valid, validation, dev) or test, of VOC also trainval. Folders may lie within those of images,
-and likewise within those of masks. A mask may carry its image's name with _mask, _label or _L behind it, unless that is
-another image's name. Every image needs one mask; masks without an image are passed over, counted and reported.
+<split> is train, val (or valid, validation, dev) or test, for VOC also trainval. The folders of images may hold further
+folders, and those of masks the same. The name of a mask is that of its image, optionally followed by _mask, _label or
+_L, unless that is the name of another image. Each image needs one mask; masks without an image are skipped, counted and
+reported.
 
-<path>/classes.txt is the legend: a class's name per line, with the number or colour of its pixels where that is not the
-line's place; see data/masks.py. Without the file, folders of `annot` have the classes of CamVid, and lists as VOC's
-those of VOC.
+<path>/classes.txt is the legend: one class per line, followed by the number or colour of its pixels if the number is
+not the position of the line; see data/masks.py. Without the file, folders `...annot` have the classes of CamVid, and
+lists as VOC's those of VOC.
 
 Masks are read as they are stored: the indices of a palette, grey values of 1 to 16 bits, or colours. These rules are
-reported once: colours that are all grey are read as grey; 16 bits are read as numbers; of two classes without numbers,
-255 is class 1 in black and white masks (see `_is_black_and_white`). The share of ignored pixels is always reported. All
-of this is decided over the whole split; of one with more than SURVEYED masks, over that many spread evenly.
+reported once: colours that are all grey are read as grey; 16 bits are read as numbers; with two classes without
+numbers, 255 is class 1 in black and white masks (see `_is_black_and_white`). The share of ignored pixels is always
+reported. All of this is decided by the whole split, or if it has more than SURVEYED masks, by that many, evenly spread.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
 from morphism.data import orientation
-from morphism.data.annotations import packed_names, picture_size
+from morphism.data.annotations import image_size, packed_names
+from morphism.data.file_source import FileSource
 from morphism.data.files import Listing, by_name, passed_over, read_bytes, read_names, read_text, scan
 from morphism.data.masks import COLOURS, Legend, black_and_white, check_header, classes_of, parse_legend, read_mask
-from morphism.data.records import Record
 from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
 from morphism.data.sources.voc import CLASSES as VOC_CLASSES
@@ -44,47 +46,38 @@ from morphism.labels import IGNORE
 
 SPLITS = ("train", *VALIDATION, "test")
 SUFFIXES = ("", "_mask", "_label", "_L")
-SURVEYED = 1000  # masks whose pixels are looked at when a split is opened
-STRAY = 0.1  # ones to whites: fewer are strays in a black and white mask
-# Badrinarayanan et al. 2015, section 4.1; in the masks of their tutorial 11 is void.
+SURVEYED = 1000  # masks whose pixels are read when a split is opened
+STRAY = 0.1  # ratio of ones to whites, below which ones are strays in a black and white mask
+# Badrinarayanan et al. 2015, section 4.1; 11 is void in the masks of their tutorial.
 CAMVID = "sky\nbuilding\npole\nroad\npavement\ntree\nsign\nfence\ncar\npedestrian\nbicyclist\nignore 11\n"
 VOC = "\n".join(("background", *VOC_CLASSES))
 
 
 @dataclass(frozen=True)
-class Masks:
-    """`files` and `mask_files` hold paths below `root` as bytes; the images' all begin with the folder `pictures`."""
+class Masks(FileSource):
+    """Image files with a mask each; all paths in `files` start with `image_folder`."""
 
-    root: Path
-    pictures: str
-    classes: Sequence[str]
-    files: np.ndarray
+    target = "segmentation"
+
+    image_folder: str
     mask_files: np.ndarray
-    sizes: Int[np.ndarray, "pictures 2"]
+    sizes: Int[np.ndarray, "images 2"]
     legend: Legend
     oddities: str
 
     @property
-    def targets(self) -> Mapping[str, Sequence[str]]:
-        return {"segmentation": self.classes}
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @property
     def image_ids(self) -> np.ndarray:
-        return np.array([os.path.splitext(os.fsdecode(file))[0][len(self.pictures) + 1 :] for file in self.files])
+        return np.array([os.path.splitext(os.fsdecode(file))[0][len(self.image_folder) + 1 :] for file in self.files])
 
     @property
     def mask_stamps(self) -> Int[np.ndarray, "records"]:
-        """How large each mask's file is, which changes with what is drawn in it, nearly always; -1 where it is lost."""
+        """The size of each mask file, which nearly always changes with its content; -1 for a missing file."""
         paths = [self.root / os.fsdecode(file) for file in self.mask_files]
         return np.array([path.stat().st_size if path.is_file() else -1 for path in paths], np.int64)
 
-    def __getitem__(self, index: int) -> Record:
-        path, mask = (self.root / os.fsdecode(files[index]) for files in (self.files, self.mask_files))
-        segmentation = read_mask(read_bytes(mask), str(mask), self.legend)
-        return {"image": read_bytes(path), "name": str(path), "segmentation": segmentation}
+    def truth(self, index: int) -> dict[str, Any]:
+        path = self.root / os.fsdecode(self.mask_files[index])
+        return {"segmentation": read_mask(read_bytes(path), str(path), self.legend)}
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
@@ -97,25 +90,25 @@ def classes(argument: str, data_dir: str) -> tuple[str, ...]:
 
 def load(argument: str, split: str, data_dir: str) -> Masks:
     root = root_folder(argument, "masks")
-    pictures, masks, listed = _layout(root)[split]
-    found, found_masks = scan(root / pictures), scan(root / masks)
-    pairs = _pairs(root / pictures, root / masks, found, found_masks, root / listed if listed else None)
+    images, masks, listed = _layout(root)[split]
+    found, found_masks = scan(root / images), scan(root / masks)
+    pairs = _pairs(root / images, root / masks, found, found_masks, root / listed if listed else None)
     without = sorted(set(found_masks.images) - {mask for _, mask in pairs})
-    files, mask_files = [f"{pictures}/{image}" for image, _ in pairs], [f"{masks}/{mask}" for _, mask in pairs]
+    files, mask_files = [f"{images}/{image}" for image, _ in pairs], [f"{masks}/{mask}" for _, mask in pairs]
     paths, mask_paths = [root / file for file in files], [root / file for file in mask_files]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sizes = np.array(list(pool.map(picture_size, paths)), np.int32).reshape(-1, 2)
+        sizes = np.array(list(pool.map(image_size, paths)), np.int32).reshape(-1, 2)
         modes = list(pool.map(_mode, mask_paths, paths, sizes))
     legend, odd = _survey(mask_paths, modes, _legend(root))
     if without and not listed:
         odd.append(f"{len(without):,} without an image (passed over), first {root / masks / without[0]}")
     lines = (
-        "" if listed else passed_over((root / pictures, found.others), (root / masks, found_masks.others)),
+        "" if listed else passed_over((root / images, found.others), (root / masks, found_masks.others)),
         f"odd masks in {root / (listed or masks)}: {'; '.join(odd)}" if odd else "",
     )
     return Masks(
         root=root,
-        pictures=pictures,
+        image_folder=images,
         classes=legend.classes,
         files=packed_names(files),
         mask_files=packed_names(mask_files),
@@ -126,40 +119,40 @@ def load(argument: str, split: str, data_dir: str) -> Masks:
 
 
 def _layout(root: Path) -> dict[str, tuple[str, str, str]]:
-    """Of each split the folders of images and masks below `root`, and the list of their names, or ""."""
+    """For each split the folders of images and masks, and the list of names or "", as paths from `root`."""
     lists = "ImageSets/Segmentation"
     held = [split for split in (*SPLITS, "trainval") if (root / lists / f"{split}.txt").is_file()]
     if held:
         return {split: ("JPEGImages", "SegmentationClass", f"{lists}/{split}.txt") for split in held}
     found = {}
     for split in SPLITS:
-        for pictures, masks in ((split, f"{split}annot"), (f"images/{split}", f"masks/{split}")):
-            if (root / pictures).is_dir() and (root / masks).is_dir():
-                found[split] = (pictures, masks, "")
+        for images, masks in ((split, f"{split}annot"), (f"images/{split}", f"masks/{split}")):
+            if (root / images).is_dir() and (root / masks).is_dir():
+                found[split] = (images, masks, "")
     if not found and (root / "images").is_dir() and (root / "masks").is_dir():
         return {"train": ("images", "masks", "")}
     if not found:
         raise UserError(
-            f"{root}: no images with masks; expected train/ beside trainannot/, images/train/ beside masks/train/, "
-            "or images/ beside masks/"
+            f"{root}: no images with masks; expected train/ next to trainannot/, images/train/ next to masks/train/, "
+            "or images/ next to masks/"
         )
     return found
 
 
 def _pairs(
-    pictures: Path, masks: Path, found: Listing, found_masks: Listing, listed: Path | None
+    images: Path, masks: Path, found: Listing, found_masks: Listing, listed: Path | None
 ) -> list[tuple[str, str]]:
-    """Paths of images and their masks, which have the image's name with one of SUFFIXES behind it.
+    """Pairs of paths, of each image and its mask, whose name is that of the image followed by one of SUFFIXES.
 
-    The same suffix for all if that fits, else that of each. Raises UserError where an image has no mask or two, and
-    where the only one is another image's by its whole name.
+    All masks have the same suffix if one fits all images; else each image its own. Raises UserError for an image
+    without a mask or with two, and where its only mask has the whole name of another image.
     """
-    files, mask_files = by_name(pictures, found.images), by_name(masks, found_masks.images)
+    files, mask_files = by_name(images, found.images), by_name(masks, found_masks.images)
     names = read_names(listed, files) if listed else list(files)
     for name in names:
         with skippable():
             if name not in files:
-                raise UserError(f"{pictures / name}.jpg: no such image; add it, or mend {listed}")
+                raise UserError(f"{images / name}.jpg: no such image; add it, or mend {listed}")
     names = [name for name in names if name in files]
 
     def fits(name: str, suffix: str) -> bool:
@@ -172,7 +165,7 @@ def _pairs(
         held = [name + suffix for suffix in SUFFIXES if fits(name, suffix)]
         with skippable():
             if common is None and len(held) != 1:
-                image = pictures / files[name]
+                image = images / files[name]
                 if held:
                     both = " and ".join(mask_files[each] for each in held[:2])
                     raise UserError(f"{image}: has the masks {both} in {masks}; remove one")
@@ -192,18 +185,18 @@ def _legend(root: Path) -> Legend:
     raise UserError(f"{path}: no such file; write it with a class's name per line, in the order of their numbers")
 
 
-def _mode(mask: Path, picture: Path, size: np.ndarray) -> str:
-    """How a mask is stored. Raises UserError where it has another size than its image, or is none.
+def _mode(mask: Path, image: Path, size: np.ndarray) -> str:
+    """Pillow's mode of a mask. Raises UserError if it cannot be read or has another size than its image.
 
-    Inside errors.noting "" for such a mask.
+    Inside errors.noting such a mask has the mode "".
     """
     mode = ""
     with skippable(raised_again=True):
-        mode = _checked_mode(mask, picture, size)
+        mode = _checked_mode(mask, image, size)
     return mode
 
 
-def _checked_mode(mask: Path, picture: Path, size: np.ndarray) -> str:
+def _checked_mode(mask: Path, image: Path, size: np.ndarray) -> str:
     try:
         with mask.open("rb") as file, Image.open(file) as opened:
             check_header(opened, file, str(mask))
@@ -214,16 +207,16 @@ def _checked_mode(mask: Path, picture: Path, size: np.ndarray) -> str:
         raise UserError(f"{mask}: cannot be decoded ({reason}); replace or remove it") from error
     if (height, width) != tuple(size.tolist()):
         raise UserError(
-            f"{picture} is {size[1]} x {size[0]} but its mask {mask} is {width} x {height}: masks must have their "
+            f"{image} is {size[1]} x {size[0]} but its mask {mask} is {width} x {height}: masks must have their "
             f"image's size{orientation.hint(size.tolist(), (height, width))}"
         )
     return mode
 
 
 def _survey(paths: Sequence[Path], modes: Sequence[str], legend: Legend) -> tuple[Legend, list[str]]:
-    """The legend by which masks stored in `modes` are read, and what was odd about them.
+    """The legend that fits masks stored in `modes`, and what was odd about them.
 
-    Raises UserError where not one pixel of them counts.
+    Raises UserError if all their pixels are ignored.
     """
     odd = []
     if not legend.colours and (grey := sum(mode in COLOURS for mode in modes)):
@@ -254,11 +247,11 @@ def _survey(paths: Sequence[Path], modes: Sequence[str], legend: Legend) -> tupl
 
 
 def _is_black_and_white(ones: Int[np.ndarray, "masks"], whites: Int[np.ndarray, "masks"]) -> bool:
-    """Whether 255 is class 1 rather than ignored in masks of two classes, given how many pixels of each hold 1 and 255.
+    """Whether 255 means class 1, not ignored, in masks of two classes, given each mask's count of pixels 1 and 255.
 
-    It is ignored where masks hold both 1 and 255. These may be strays: in fewer masks than hold 255 alone, and in these
-    under a tenth as many as there are of 255. Where no mask or only strays hold both, the majority decides: masks that
-    hold 255 alone against masks that hold 1 alone.
+    255 is ignored if masks hold both 1 and 255, unless the ones are strays: fewer masks hold both than hold 255 alone,
+    and these hold less than a tenth as many ones as 255s. Otherwise the majority decides, of masks that hold 255 alone
+    and masks that hold 1 alone.
     """
     both, white, one = (ones > 0) & (whites > 0), (ones == 0) & (whites > 0), (ones > 0) & (whites == 0)
     strays = both.sum() < white.sum() and ones[both].sum() < STRAY * whites[both].sum()
@@ -266,16 +259,13 @@ def _is_black_and_white(ones: Int[np.ndarray, "masks"], whites: Int[np.ndarray, 
 
 
 def _count(path: Path, legend: Legend) -> tuple[int, int, int, int]:
-    """How many pixels hold 1, hold 255, are ignored, and are there at all; a broken mask counts as one pixel.
-
-    What is wrong with that one is reported when its record is read.
-    """
+    """Counts pixels of value 1, of value 255, ignored ones, and all. A broken mask, reported later, counts as one."""
     try:
         values, classes = classes_of(read_bytes(path), str(path), legend)
     except UserError:
         return 0, 0, 0, 1
     ones, whites = ((values == each).sum() if values.ndim == 2 else 0 for each in (1, IGNORE))
-    return ones, whites, (classes == IGNORE).sum(), classes.size
+    return int(ones), int(whites), int((classes == IGNORE).sum()), classes.size
 
 
 def _has_classes(path: Path, legend: Legend) -> bool:

@@ -1,4 +1,4 @@
-"""`scene_masks:<count>[x<size>]`: the pictures of `scenes:` with a class a pixel, and no boxes."""
+"""`scene_masks:<count>[x<size>]`: the images of `scenes:` with their masks alone."""
 
 from dataclasses import dataclass
 from typing import ClassVar

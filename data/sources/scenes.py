@@ -1,17 +1,19 @@
-"""`scenes:<count>[x<size>]`: pictures of several embedded garments, with boxes and a class a pixel, made by index.
+"""`scenes:<count>[x<size>]`: synthetic images of several embedded garments, with boxes and masks.
 
-"scenes:2000x128" has 2,000 pictures of 128 x 128 in train, made of the embedded train pictures, and a quarter as many
-in val, of the embedded val pictures. The size is 128 where none is given. There are no files: a record is a pure
-function of its split and index.
+"scenes:2000x128" has 2,000 images of 128 x 128 in train, made from the embedded train images, and a quarter as many in
+val, from the embedded val images. The default size is 128. There are no files: a record is a pure function of its split
+and index.
 
-The ten garments of Fashion-MNIST are of five kinds, which small pictures tell apart: T-shirts, pullovers, coats and
-shirts are tops, sandals, sneakers and boots are shoes. Each kind is as likely.
+The ten garments of Fashion-MNIST are grouped into five kinds that can be distinguished in small images: T-shirts,
+pullovers, coats and shirts are tops; sandals, sneakers and boots are shoes. All kinds are equally likely.
 
-A scene is a background (between four random colours, striped, noisy) with 1 to 6 garments, each tinted, stretched a
-little, perhaps mirrored, a quarter to a half of the picture high, painted one over the other and over the picture's
-edge. At least half of each garment's own pixels are seen; where no place is found that leaves it so, there are fewer.
-Its box is the tight one around all its pixels, hidden ones included, cut at the picture's edge (amodal). In
-`segmentation`, uint8 [H,W], the pixels of a garment that are seen have its class + 1, and 0 is background.
+A scene is a background (four random corner colours, stripes, noise) with 1 to 6 garments. Each garment is tinted,
+slightly stretched, possibly mirrored, and between a quarter and a half of the image high. Garments cover each other and
+may be cut by the image's edge, but at least half of the pixels of each stay visible; if no such position is found,
+there are fewer garments.
+
+Boxes are tight around all pixels of a garment within the image, hidden ones included (amodal). In `segmentation`, uint8
+[H,W], visible pixels of a garment have its class + 1; 0 is background.
 """
 
 from dataclasses import dataclass
@@ -28,21 +30,21 @@ from morphism.errors import UserError
 
 CLASSES = ("top", "trouser", "dress", "shoe", "bag")
 PIXEL_CLASSES = ("background", *CLASSES)
-KINDS = np.array([0, 1, 0, 2, 0, 3, 0, 3, 4, 3])  # of embedded.CLASSES
+KINDS = np.array([0, 1, 0, 2, 0, 3, 0, 3, 4, 3])  # the kind of each of embedded.CLASSES
 SPLITS = ("train", "val")
 SEED = 20170825
 SIZE, SMALLEST, LARGEST = 128, 32, 4096
-MOST = 6  # garments
-TRIALS = 8  # for a garment's place
-HEIGHT = (1 / 4, 1 / 2)  # of the picture's
-SEEN = 0.5  # of a garment's pixels
-STRIPES = 12  # across the picture at most
+MAX_GARMENTS = 6
+TRIALS = 8  # for the position of each garment
+HEIGHT = (1 / 4, 1 / 2)  # share of the image's height
+SEEN = 0.5  # least visible share of a garment's pixels
+STRIPES = 12  # at most, across the image
 NOISE = 12  # grey levels
-FAINT = 16  # grey levels that are still the background of a Fashion-MNIST picture
+FAINT = 16  # grey level up to which pixels of Fashion-MNIST are background
 
 
 class Garment(NamedTuple):
-    """What of one lies in the picture, hidden or not, from row `top` and column `left` on; `mask` is its shape."""
+    """The part of a garment within the image, hidden or not; its top left corner is at row `top`, column `left`."""
 
     label: int
     top: int
@@ -54,7 +56,7 @@ class Garment(NamedTuple):
 class Wardrobe(NamedTuple):
     greys: Float[np.ndarray, "n 28 28"]  # 0..1
     masks: Float[np.ndarray, "n 28 28"]  # 0 or 1
-    of_kinds: list[np.ndarray]  # the positions of each kind's
+    of_kinds: list[np.ndarray]  # the positions of each kind
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class Scenes:
 
     @property
     def box_counts(self) -> np.ndarray:
-        """The most that a scene can have: to count them would be to make them all."""
-        return np.broadcast_to(MOST, (self.count, 3))
+        """The most that a scene can have: counting would mean generating all of them."""
+        return np.broadcast_to(MAX_GARMENTS, (self.count, 3))
 
     def annotations(self, index: int) -> Annotations:
         return _annotations(self._garments(index)[0], self.size)
@@ -126,7 +128,7 @@ def _parse(argument: str) -> tuple[int, int]:
         found = (0, 0)
     if found[0] < 1 or not SMALLEST <= found[1] <= LARGEST:
         raise UserError(
-            f"config.data.source is 'scenes:{argument}'; write scenes:2000x128 for 2,000 pictures of 128 x 128, "
+            f"config.data.source is 'scenes:{argument}'; write scenes:2000x128 for 2,000 images of 128 x 128, "
             f"with a size from {SMALLEST} to {LARGEST}"
         )
     return found
@@ -134,10 +136,10 @@ def _parse(argument: str) -> tuple[int, int]:
 
 @cache
 def _wardrobe(split: str) -> Wardrobe:
-    """The embedded pictures of a split.
+    """The embedded images of a split, with their masks.
 
-    A pixel is of the garment where the picture is not black on both sides of it in its row, and in its column: this
-    fills dark places within, and keeps the gap between two legs.
+    A pixel belongs to the garment if there are brighter pixels on both sides of it, in its row and in its column. This
+    fills dark areas inside, and keeps the gap between two legs.
     """
     source = embedded.Embedded(split)
     records = [source[index] for index in range(len(source))]
@@ -163,12 +165,12 @@ def _resampling(size: int) -> Float[np.ndarray, "size 28"]:
 
 
 def _arrange(split: str, size: int, rng: np.random.Generator) -> tuple[list[Garment], UInt8[np.ndarray, "s s"]]:
-    """The garments of a scene, the last on top, and which of them each pixel shows: its position from 1, or 0."""
+    """The garments of a scene, the last on top, and which one each pixel shows: 1, 2, ..., or 0 for none."""
     greys, masks, of_kinds = _wardrobe(split)
     garments: list[Garment] = []
     owner = np.zeros((size, size), np.uint8)
     all_pixels, seen_pixels = np.zeros(1), np.zeros(1)  # of nothing, then of each garment
-    wanted = rng.integers(1, MOST + 1)
+    wanted = rng.integers(1, MAX_GARMENTS + 1)
     for _ in range(TRIALS * wanted):
         if len(garments) == wanted:
             break
@@ -227,7 +229,7 @@ def _paint(garments: list[Garment], owner: np.ndarray, rng: np.random.Generator)
 
 
 def _background(size: int, rng: np.random.Generator) -> Float[np.ndarray, "s s 3"]:
-    """Between four colours in the corners, with stripes of a random direction, width and strength."""
+    """A gradient between four random corner colours, with stripes of random direction, width and strength."""
     ramp = np.linspace(0, 1, size, dtype=np.float32)
     ends = np.stack([1 - ramp, ramp], axis=1)
     corners = rng.uniform(30, 150, (2, 2, 3)).astype(np.float32)

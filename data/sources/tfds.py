@@ -1,11 +1,11 @@
-"""`tfds:<name>`: a TensorFlow Datasets dataset prepared as ArrayRecord, read without TensorFlow.
+"""`tfds:<name>`: a dataset of TensorFlow Datasets, prepared as ArrayRecord and read without TensorFlow.
 
-Datasets with a `label` are for classification, those with `objects` (voc/2007, coco/2017) have boxes; for masks there
-is data/sources/tfds_masks.py.
+Datasets with a `label` are for classification, those with `objects` (voc/2007, coco/2017) have boxes; those with masks
+are read by data/sources/tfds_masks.py.
 
-`<name>` is TFDS's own, with config and version where wanted ("fashion_mnist", "imagenet2012:5.1.0"); splits are TFDS's,
-slices such as "train[:90%]" included. "val" is the dataset's "val", "validation", "valid" or "dev", the first that it
-has. Prepare the data once with
+`<name>` is TFDS's own, optionally with config and version ("fashion_mnist", "imagenet2012:5.1.0"). Splits are TFDS's,
+including slices such as "train[:90%]". "val" is the first that the dataset has of "val", "validation", "valid" and
+"dev". Prepare the data once with
 
     morphism prepare tfds:<name>
 """
@@ -57,7 +57,7 @@ class Tfds:
 
     @property
     def version(self) -> str:
-        """What stands for records that would all have to be read: name and version, and the lengths of the shards."""
+        """Name, version and lengths of the shards: identifies the data without reading all records."""
         info = prepared_builder(self.name, self.data_dir).info
         return f"{info.full_name} {info.splits[self.split.partition('[')[0]].shard_lengths}"
 
@@ -75,10 +75,10 @@ class Tfds:
         return {"image": record["image"], "label": int(record["label"]), "name": self._name(index)}
 
     def _read(self, index: int, field: str) -> dict[str, Any]:
-        """The record as TFDS has it, of which `field` is never missing."""
+        """TFDS's record. Raises UserError if it cannot be read or lacks `field`."""
         try:
             record = self._records[index]
-            if record[field] is None:  # what ArrayRecord gives for a record that it cannot read
+            if record[field] is None:  # ArrayRecord returns this for a record that it cannot read
                 raise EOFError(f"record {index} of {self.split} is missing or cut off")
             return record
         except UserError:
@@ -99,10 +99,11 @@ class Tfds:
 
 @dataclass(frozen=True)
 class TfdsDetection(Tfds):
-    """Of a dataset with `objects`: voc/2007, coco/2017. Each record's boxes are read with it.
+    """A dataset with `objects`, such as voc/2007 and coco/2017; the boxes of a record are read with it.
 
-    TFDS stores shares of the picture's sides; of VOC's pixel indices it makes them without taking 1 from xmin and ymin,
-    which is done here, as data/sources/voc.py does it. `sizes`, `image_ids` and `oddities` read the whole split, once.
+    TFDS stores boxes as shares of the image's sides. It converts VOC's pixel indices without subtracting 1 from xmin
+    and ymin; this is done here, as in data/sources/voc.py. `sizes`, `image_ids` and `oddities` read the whole split,
+    once.
     """
 
     @property
@@ -135,7 +136,7 @@ class TfdsDetection(Tfds):
         return self.store.oddities
 
     def __getstate__(self) -> dict[str, Any]:
-        """With `sizes`, 8 bytes a record, so that no worker process has to read the whole split for them."""
+        """Includes `sizes`, 8 bytes per record, so that worker processes need not read the whole split for them."""
         return super().__getstate__() | {"sizes": self.sizes}
 
     def annotations(self, index: int) -> Annotations:
@@ -151,14 +152,14 @@ class TfdsDetection(Tfds):
 
     @cached_property
     def _survey(self) -> tuple[np.ndarray, np.ndarray, Store]:
-        """Sizes, the dataset's own names of the pictures (positions, where it has none), and all boxes."""
+        """Sizes, the dataset's own ids of the images (positions if it has none), and all boxes."""
         heads = [self._head(index) for index in range(len(self))]
         store = self._pack(range(len(self)), heads, where=f"tfds:{self.name}/{self.split}")
         sizes = np.array([head["size"] for head in heads], np.int32)
         return sizes, np.array([head["id"] for head in heads]), store
 
     def _head(self, index: int) -> dict[str, Any]:
-        """What `_pack` needs of a record, without its picture, and its name."""
+        """The parts of a record that `_pack` needs, without the image; and its id."""
         record = self._read(index, "objects")
         name = record.get("image/id", record.get("image/filename", index))
         name = name.decode() if isinstance(name, bytes) else name
@@ -175,8 +176,8 @@ class TfdsDetection(Tfds):
         objects = [record["objects"] for record in records]
         owner = np.repeat(np.arange(len(objects)), [len(each["label"]) for each in objects])
 
-        def column(field: str) -> np.ndarray | None:
-            return np.concatenate([each[field] for each in objects]) if field in objects[0] else None
+        def column(field: str, kind: type) -> np.ndarray | None:  # the columns of an image without objects are float
+            return np.concatenate([each[field] for each in objects]).astype(kind) if field in objects[0] else None
 
         boxes = np.concatenate([np.reshape(each["bbox"], (-1, 4)) for each in objects]).astype(np.float64)
         boxes = boxes[:, [1, 0, 3, 2]] * np.tile(sizes[owner][:, ::-1], 2)
@@ -185,13 +186,13 @@ class TfdsDetection(Tfds):
         return pack(
             owner,
             boxes,
-            column("label"),
+            column("label", np.int32),
             sizes,
             lambda position: self._name(indices[position]),
             where=where,
-            crowd=column("is_crowd"),
-            difficult=column("is_difficult"),
-            area=column("area"),
+            crowd=column("is_crowd", bool),
+            difficult=column("is_difficult", bool),
+            area=column("area", np.float64),
         )
 
 
@@ -204,7 +205,7 @@ def builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     except tfds.core.DatasetNotFoundError as error:
         near = did_you_mean(name, tfds.list_builders(with_community_datasets=False))
         raise UserError(f"tfds:{name}: TensorFlow Datasets knows no such dataset{near}") from error
-    except Exception as error:  # an unknown configuration or version, a package that is missing, a broken description
+    except Exception as error:  # an unknown configuration or version, a missing package, a broken description
         reason = str(error).strip().splitlines()[0].removesuffix(".")
         raise UserError(
             f"tfds:{name}: {reason}; if its prepared data is broken, remove it and run: {_remedy(name, data_dir)}"
@@ -212,7 +213,7 @@ def builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
 
 
 def prepared_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
-    """The builder of a dataset that lies on disk. Raises UserError where it was not prepared, or not as ArrayRecord."""
+    """The builder of a dataset on disk. Raises UserError if it was not prepared, or not as ArrayRecord."""
     found = builder(name, data_dir)
     if not found.is_prepared():
         raise UserError(f"{found.data_dir}: tfds:{name} is not prepared there; run: {_remedy(name, data_dir)}")
@@ -226,13 +227,13 @@ def prepared_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
-    """TFDS's names, but "val" for that of the validation split."""
+    """TFDS's names of the splits, with "val" for the validation split."""
     names = tuple(prepared_builder(argument, data_dir).info.splits)
     return tuple("val" if name == validation(names) else name for name in names)
 
 
 def classes(argument: str, data_dir: str) -> tuple[str, ...]:
-    """The builder knows them, whether or not its data was prepared."""
+    """The names of the classes, which the builder knows even if its data was not prepared."""
     features = builder(argument, data_dir).info.features
     labelled = features["objects"].feature if _has_boxes(features) else features
     if "image" not in features or "label" not in labelled or not hasattr(labelled["label"], "names"):
@@ -244,7 +245,7 @@ def classes(argument: str, data_dir: str) -> tuple[str, ...]:
 
 
 def _has_boxes(features: Any) -> bool:
-    """TFDS's manner of detection: a sequence `objects` of `bbox` and `label`."""
+    """Whether the dataset is for detection, which in TFDS means a sequence `objects` of `bbox` and `label`."""
     return "objects" in features and {"bbox", "label"} <= set(getattr(features["objects"], "feature", ()))
 
 
@@ -256,7 +257,7 @@ def load(argument: str, split: str, data_dir: str) -> Tfds:
 
 
 def split_of(argument: str, split: str, data_dir: str) -> str:
-    """TFDS's own name of a split. Raises UserError where the dataset has none of it, or no records in it."""
+    """TFDS's own name of a split. Raises UserError if the dataset lacks it or has no records in it."""
     info = prepared_builder(argument, data_dir).info
     if split.partition("[")[0] == "val":
         split = validation(tuple(info.splits)) + split.removeprefix("val")

@@ -1,10 +1,9 @@
-"""`tfds_masks:<name>`: a TensorFlow Datasets dataset with a class a pixel, read as `tfds:` reads the others.
+"""`tfds_masks:<name>`: a dataset of TensorFlow Datasets with masks, read as `tfds:` reads the others.
 
-Known are cityscapes (its 19 classes of evaluation), oxford_iiit_pet (pet, background; the outline between them, which
-the dataset calls "not classified", is ignored) and scene_parse150 (150 classes, of which TFDS knows no names). A
-dataset of one's own says the rest by its features: a picture `image`, and a `segmentation` made as
-tfds.features.LabeledImage, whose numbers are the classes' and whose 255 is ignored. TFDS's voc
-has no masks: read its folder by masks:.
+Known are cityscapes (the 19 classes that are evaluated), oxford_iiit_pet (pet, background; the outline between them,
+which the dataset calls "not classified", is ignored) and scene_parse150 (150 classes, whose names TFDS does not know).
+Your own dataset needs the features `image` and `segmentation`, a tfds.features.LabeledImage whose numbers are the
+classes, and whose 255 is ignored. TFDS's voc has no masks: read its folder with masks:.
 """
 
 import io
@@ -19,7 +18,7 @@ from jaxtyping import Int
 from PIL import Image
 
 from morphism.data import image
-from morphism.data.masks import MOST
+from morphism.data.masks import MAX_CLASSES
 from morphism.data.records import Record
 from morphism.data.sources.tfds import SLICES, Tfds, builder, prepared_builder, split_of, splits
 from morphism.errors import UserError
@@ -35,7 +34,7 @@ CITYSCAPES = {  # the dataset's own numbers (labelIds) of the classes that are e
 
 
 class Known(NamedTuple):
-    """Names of the features of pictures and masks, and what a mask's number of each class is; others are ignored."""
+    """The names of the features with images and masks, and the number of each class in masks; others are ignored."""
 
     image: str
     mask: str
@@ -51,7 +50,7 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class TfdsMasks(Tfds):
-    """`sizes` reads the whole split, once."""
+    """A dataset with masks; `sizes` reads the whole split, once."""
 
     oddities = ""
 
@@ -100,7 +99,7 @@ def _pixels(encoded: bytes, name: str) -> np.ndarray:
         with Image.open(io.BytesIO(encoded)) as mask:
             values = np.asarray(mask)
     except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to
-        raise UserError(f"{name}: its mask cannot be decoded ({error}); prepare the data anew") from error
+        raise UserError(f"{name}: its mask cannot be decoded ({error}); prepare the data again") from error
     return values if values.ndim == 2 else values[..., 0]
 
 
@@ -109,15 +108,16 @@ def _known(name: str, data_dir: str) -> Known:
     if dataset in KNOWN:
         return KNOWN[dataset]
     features = builder(name, data_dir).info.features
-    told = {"image", "segmentation"} <= set(features)
-    mask = features["segmentation"] if told else None
+    mask = features["segmentation"] if {"image", "segmentation"} <= set(features) else None
     if not isinstance(mask, tfds.features.LabeledImage):
         raise UserError(
             f"tfds_masks:{name}: what its masks mean is not known; known are {', '.join(KNOWN)}, and datasets with an "
             f"'image' and a 'segmentation' of tfds.features.LabeledImage; its features are {', '.join(features)}"
         )
-    if len(mask.names) > MOST:
-        raise UserError(f"tfds_masks:{name}: has {len(mask.names)} classes; masks hold at most {MOST}, merge some")
+    if len(mask.names) > MAX_CLASSES:
+        raise UserError(
+            f"tfds_masks:{name}: has {len(mask.names)} classes; masks hold at most {MAX_CLASSES}, merge some"
+        )
     return Known("image", "segmentation", {label: number for number, label in enumerate(mask.names)})
 
 
@@ -136,7 +136,7 @@ def load(argument: str, split: str, data_dir: str) -> TfdsMasks:
 
 
 def _has_classes(source: TfdsMasks, index: int) -> bool:
-    """Whether some pixel of the record is not ignored; a broken record is, which is reported when it is read."""
+    """Whether some pixel of the record is not ignored. True for a broken record, reported when it is read."""
     try:
         return bool((source[index]["segmentation"] != IGNORE).any())
     except UserError:

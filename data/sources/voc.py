@@ -1,27 +1,28 @@
 """`voc:<path>`: boxes in the format of Pascal VOC (Everingham et al. 2010); <path> is a VOCdevkit/VOC2007, for example.
 
-    <path>/ImageSets/Main/{train,val,trainval,test}.txt     a name a line
+    <path>/ImageSets/Main/{train,val,trainval,test}.txt     one name per line
     <path>/Annotations/<name>.xml
-    <path>/JPEGImages/<name>.jpg                            or another picture format
+    <path>/JPEGImages/<name>.jpg                            or another image format
 
-The format's coordinates are indices of pixels, from 1, of which the last belongs to the box. They become continuous by
+The format's coordinates are pixel indices that count from 1 and include the last pixel. They become continuous by
 detectron2's rule: xmin - 1, ymin - 1, xmax, ymax. Data that counts from 0 is read by the same rule, and clipped.
-The classes are VOC's twenty, in its order, where no other names occur; else the sorted names of all splits. Splits that
-are not opened may lack annotations, as VOC's test set does. A picture's size is what its annotation says, or its own
-header where that is silent. An object's parts are left out. <difficult> is 0 where it is missing or empty, and a whole
-number above 0 is 1. Each <bndbox> of an <object> is an object.
+The classes are VOC's twenty, in its order, if no other names occur; else the sorted names of all splits. Splits that
+are not opened may lack annotations, as VOC's test set does. The size of an image is the one that its annotation states,
+or without one that of its header. Parts of objects are left out. <difficult> is 0 where it is missing or empty; any
+whole number above 0 means 1. Each <bndbox> of an <object> is an object.
 """
 
 import itertools
 import math
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
-from morphism.data.annotations import named_pictures, pack, packed_names, picture_size, stated_size
-from morphism.data.boxed_files import BoxedFiles
+from morphism.data.annotations import image_size, named_images, pack, packed_names, stated_size
+from morphism.data.file_source import BoxedFiles
 from morphism.data.files import read_bytes, read_names, read_text
 from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError, skippable
@@ -32,7 +33,7 @@ CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-# Below <annotation>, the elements that, elsewhere or otherwise spelt, would be an image's objects lost in silence.
+# Where these elements belong, below <annotation>. Elsewhere, or spelt otherwise, they would be silently ignored.
 PLACES = {
     "object": ("object",),
     "bndbox": ("object/bndbox", "object/part/bndbox"),
@@ -53,34 +54,24 @@ def splits(argument: str, data_dir: str) -> tuple[str, ...]:
     lists = root_folder(argument, "voc") / "ImageSets" / "Main"
     held = tuple(split for split in SPLITS if (lists / f"{split}.txt").is_file())
     if not held:
-        raise UserError(f"{lists}: no list of pictures; expected one of {', '.join(f'{s}.txt' for s in SPLITS)}")
+        raise UserError(f"{lists}: no list of images; expected one of {', '.join(f'{s}.txt' for s in SPLITS)}")
     return held
 
 
 def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
     root = root_folder(argument, "voc")
-    pictures = named_pictures(root / "JPEGImages")
+    images = named_images(root / "JPEGImages")
     paths = {each: root / "ImageSets" / "Main" / f"{each}.txt" for each in splits(argument, data_dir)}
-    lists = {
-        each: read_names(path, pictures) for each, path in paths.items() if each == split or read_text(path).strip()
-    }
+    lists = {each: read_names(path, images) for each, path in paths.items() if each == split or read_text(path).strip()}
     parsed, own = {}, set(lists[split])
     for name in dict.fromkeys(itertools.chain(*lists.values())):
         if name in own or _xml(root, name).exists():
             with skippable():
                 parsed[name] = _parse(_xml(root, name))
-    classes = _classes(parsed)
-    names = []
-    for name in filter(parsed.__contains__, lists[split]):
-        with skippable():
-            if name not in pictures:
-                raise UserError(
-                    f"{_xml(root, name)}: no picture {root / 'JPEGImages' / name}.jpg; add it, or mend the list"
-                )
-            names.append(name)
-    files = [f"JPEGImages/{pictures[name]}" for name in names]
+    classes, names = _classes(parsed), _with_images(root, filter(parsed.__contains__, lists[split]), images)
+    files = [f"JPEGImages/{images[name]}" for name in names]
     found = [parsed[name] for name in names]
-    sizes = [each.size or picture_size(root / file) for each, file in zip(found, files, strict=True)]
+    sizes = [each.size or image_size(root / file) for each, file in zip(found, files, strict=True)]
     store = pack(
         owner=np.repeat(np.arange(len(names)), [len(each.names) for each in found]),
         boxes=np.array([box for each in found for box in each.boxes]).reshape(-1, 4) - (1, 1, 0, 0),
@@ -100,6 +91,19 @@ def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
         sizes=np.array(sizes, np.int32),
         store=store,
     )
+
+
+def _with_images(root: Path, names: Iterable[str], images: Container[str]) -> list[str]:
+    """The names. Raises UserError for one without an image."""
+    found = []
+    for name in names:
+        with skippable():
+            if name not in images:
+                raise UserError(
+                    f"{_xml(root, name)}: no image {root / 'JPEGImages' / name}.jpg; add it, or mend the list"
+                )
+            found.append(name)
+    return found
 
 
 def _xml(root: Path, name: str) -> Path:
@@ -124,7 +128,7 @@ def _parse(path: Path) -> _Parsed:
 
 
 def _tree(path: Path) -> ElementTree.Element:
-    """The document's root, <annotation>. Raises UserError for elements of the format that are not where it has them."""
+    """The document's root, <annotation>. Raises UserError for elements of the format in the wrong place."""
     try:
         content = read_bytes(path, "add it, or mend the list")
         if b"<!ENTITY" in content.replace(b"\0", b""):  # in UTF-16 too

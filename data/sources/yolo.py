@@ -1,34 +1,36 @@
 """`yolo:<path>`: boxes in the text format of YOLO's trainers.
 
     <path>/images/<split>/.../<name>.jpg     or another image format; <split> is train, val (or valid, ...) or test
-    <path>/labels/<split>/.../<name>.txt     a line per object: class cx cy w h, in shares of the image's width and
-                                             height; or class x0 y0 x1 y1 x2 y2 ..., the outline that the box is around
-    <path>/classes.txt                       the classes' names, one per line; or data.yaml's `names`, a list or a
-                                             mapping from 0, or its `nc` alone
+    <path>/labels/<split>/.../<name>.txt     a line per object: class cx cy w h, as shares of the image's width and
+                                             height; or class x0 y0 x1 y1 x2 y2 ..., an outline
+    <path>/classes.txt                       the names of the classes, one per line; or data.yaml's `names`, a list or
+                                             a mapping from 0, or its `nc` alone
 
 The images of a split may lie in <path>/<split>/images instead, with labels in <path>/<split>/labels, or where data.yaml
 says: its `train`, `val` and `test` are folders or lists of images (.txt), one or several, below its `path` or <path>.
-Entries that are not there are passed over, as files that came from another machine have them. As in Ultralytics, labels
-are where the last `images` of an image's path is replaced by `labels`, or where it has none next to the image; and of
-lines with keypoints, which `kpt_shape` announces, the box is read.
+Entries that do not exist are skipped, since data.yaml may come from another machine. As in Ultralytics, the labels
+of an image are where the last `images` of its path is replaced by `labels`, or next to the image if its path has no
+`images`. Of outlines, and of lines with keypoints, which `kpt_shape` announces, the box is read.
 
-An image whose file of labels is empty or missing has no objects. A line that repeats another of its file is dropped,
-and labels without an image are passed over; both as in Ultralytics, counted and reported. Sizes are read from the
-images' headers.
+An image whose label file is empty or missing has no objects. A line that repeats another line of its file is dropped,
+and labels without an image are skipped, as in Ultralytics; both are counted and reported. Sizes are read from the
+headers of the images.
 """
 
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from jaxtyping import Float
 
-from morphism.data.annotations import pack, packed_names, picture_size
-from morphism.data.boxed_files import BoxedFiles
+from morphism.data.annotations import image_size, pack, packed_names
+from morphism.data.file_source import BoxedFiles
 from morphism.data.files import Listing, by_name, listed_path, passed_over, read_lines, read_text, scan
 from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
@@ -45,7 +47,7 @@ def splits(argument: str, data_dir: str) -> tuple[str, ...]:
     held = tuple(_places(root))
     if not held:
         raise UserError(
-            f"{root / 'images'}: no folder of a split; expected {root}/images/train, with {root}/images/val beside it"
+            f"{root / 'images'}: no folder of a split; expected {root}/images/train, and {root}/images/val next to it"
         )
     return held
 
@@ -72,52 +74,52 @@ def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
     root, names = root_folder(argument, "yolo"), classes(argument, data_dir)
     places = _places(root)[split]
     found = [_images(root, place) for place in places]
-    pictures = by_name(root, dict.fromkeys(image for each in found for image in each.images))
-    if not pictures:
+    images = by_name(root, dict.fromkeys(image for each in found for image in each.images))
+    if not images:
         raise UserError(f"{root / places[0]}: no images; put them there")
-    held = _beside_images(root, places)
+    held = _in_label_folders(root, places)
     texts = by_name(root, filter(_is_text, held))
-    label_of = {stem: texts.get(_beside(stem), f"{_beside(stem)}.txt") for stem in pictures}
-    keypoints = _keypoints(root)
-    read = [_rows(root / file, len(names), keypoints) if (root / file).is_file() else [] for file in label_of.values()]
-    rows = [np.array(list(dict.fromkeys(each)), np.float64).reshape(-1, 5) for each in read]
-    sizes = np.array([picture_size(root / file) for file in pictures.values()], np.int32)
-    owner = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
-    flat = np.concatenate(rows)
+    labels = [texts.get(_label_path(stem), f"{_label_path(stem)}.txt") for stem in images]
+    rows, repeated = _objects(root, labels, len(names))
+    sizes = np.array([image_size(root / file) for file in images.values()], np.int32)
+    flat, owner = np.concatenate(rows), np.repeat(np.arange(len(rows)), [len(each) for each in rows])
     center, half = flat[:, 1:3], flat[:, 3:5] / 2
-
-    def name(index: int) -> str:
-        return str(root / label_of[list(pictures)[index]])
-
     store = pack(
         owner=owner,
         boxes=np.concatenate([center - half, center + half], axis=1) * np.tile(sizes[owner][:, ::-1], 2),
         classes=flat[:, 0].astype(np.int32),
         sizes=sizes,
-        name=name,
-        where=str(root / _beside(places[0])),
+        name=lambda index: str(root / labels[index]),
+        where=str(root / _label_path(places[0])),
     )
     others = [file for each in found for file in each.others]
-    lines = _passed_over(root, others, held, set(label_of.values()))
-    repeated = np.array([len(lines_read) - len(kept) for lines_read, kept in zip(read, rows, strict=True)])
-    if repeated.any():
-        first = name(np.flatnonzero(repeated)[0])
-        lines.append(f"odd labels: {repeated.sum():,} lines that repeat one above (dropped), first in {first}")
-    lines.append(store.oddities)
+    lines = [*_passed_over(root, others, held, set(labels)), repeated, store.oddities]
     base = places[0] if len(places) == 1 and (root / places[0]).is_dir() else "."
     return BoxedFiles(
         root=root / base,
-        files=packed_names([os.path.relpath(file, base) for file in pictures.values()]),
+        files=packed_names([os.path.relpath(file, base) for file in images.values()]),
         classes=names,
         category_ids=range(1, len(names) + 1),
-        image_ids=np.array([os.path.relpath(stem, base) for stem in pictures]),
+        image_ids=np.array([os.path.relpath(stem, base) for stem in images]),
         sizes=sizes,
         store=replace(store, oddities="; ".join(filter(None, lines))),
     )
 
 
+def _objects(root: Path, labels: Sequence[str], classes: int) -> tuple[list[Float[np.ndarray, "_ 5"]], str]:
+    """The objects in each label file: class, cx, cy, w, h; and a line on lines that repeat others, "" without any."""
+    keypoints = _keypoints(root)
+    read = [_rows(root / file, classes, keypoints) if (root / file).is_file() else [] for file in labels]
+    rows = [np.array(list(dict.fromkeys(each)), np.float64).reshape(-1, 5) for each in read]
+    repeated = np.array([len(every) - len(kept) for every, kept in zip(read, rows, strict=True)])
+    if not repeated.any():
+        return rows, ""
+    first = root / labels[np.flatnonzero(repeated)[0]]
+    return rows, f"odd labels: {repeated.sum():,} lines that repeat one above (dropped), first in {first}"
+
+
 def _places(root: Path) -> dict[str, list[str]]:
-    """Of each split the folders and lists of its images, as paths from `root`."""
+    """For each split the folders and lists of its images, as paths from `root`."""
     description = _description(root)
     content = _content(description) if description else {}
     held: dict[str, list[str]] = {}
@@ -128,13 +130,13 @@ def _places(root: Path) -> dict[str, list[str]]:
         usual = [each for each in (f"images/{split}", f"{split}/images") if (root / each).is_dir()][:1]
         if found and all(found):
             held[split] = found
-        elif usual and usual not in held.values():  # valid/ is there as val where data.yaml says so
+        elif usual and usual not in held.values():  # data.yaml may have named valid/ as val
             held[split] = usual
     return held
 
 
 def _place(root: Path, base: Any, entry: str) -> str:
-    """Where an entry of data.yaml is, from `root`; "" if nowhere. A ../ before it may be one too many."""
+    """The path of an entry of data.yaml, from `root`; "" if it does not exist. A leading ../ may be one too many."""
     bases = [root / base] if isinstance(base, str) and base else []
     candidates = [each / entry[cut:] for each in (*bases, root) for cut in (0, 3 * entry.startswith("../"))]
     return next((os.path.relpath(path, root) for path in candidates if path.exists()), "")
@@ -154,9 +156,9 @@ def _images(root: Path, place: str) -> Listing:
     return Listing(images, [])
 
 
-def _beside_images(root: Path, places: list[str]) -> list[str]:
-    """All but images of the folders that hold the labels of `places`, as paths from `root`."""
-    folders = [_beside(place) for place in places if (root / place).is_dir()]
+def _in_label_folders(root: Path, places: list[str]) -> list[str]:
+    """All files but images in the folders that hold the labels of `places`, as paths from `root`."""
+    folders = [_label_path(place) for place in places if (root / place).is_dir()]
     held = [each for each in folders if (root / each).is_dir()]
     return list(dict.fromkeys(_join(each, file) for each in held for file in scan(root / each).others))
 
@@ -166,7 +168,7 @@ def _is_text(file: str) -> bool:
 
 
 def _passed_over(root: Path, others: list[str], held: list[str], used: set[str]) -> list[str]:
-    """Reports `others`, of the folders of images, and what of `held`, of those of labels, is not `used`."""
+    """Reports `others`, found in image folders, and those of `held`, found in label folders, that are not `used`."""
     unused, images_only = [file for file in held if file not in used], set(others) - set(held)
     # A labelling program may have left its list of classes there.
     without = [file for file in unused if _is_text(file) and Path(file).name.lower() != NAMES]
@@ -177,8 +179,8 @@ def _passed_over(root: Path, others: list[str], held: list[str], used: set[str])
     )
 
 
-def _beside(path: str) -> str:
-    """images/train/a -> labels/train/a."""
+def _label_path(path: str) -> str:
+    """The path of the labels of an image or a folder: images/train/a -> labels/train/a."""
     before, found, after = f"/{path}/".rpartition("/images/")
     return f"{before}/labels/{after}".strip("/") if found else path
 
@@ -188,7 +190,7 @@ def _join(folder: str, file: str) -> str:
 
 
 def _keypoints(root: Path) -> int:
-    """How many numbers follow the box in lines with keypoints; 0 if data.yaml announces none."""
+    """How many numbers follow the box in a line with keypoints; 0 if data.yaml announces none."""
     description = _description(root)
     shape = _content(description).get("kpt_shape") if description else None
     numbers = shape if isinstance(shape, list) else []
@@ -196,7 +198,7 @@ def _keypoints(root: Path) -> int:
 
 
 def _rows(path: Path, count: int, keypoints: int) -> list[tuple[float, ...]]:
-    """Class, cx, cy, w, h of each line."""
+    """The class, cx, cy, w and h of each line."""
     found = []
     with skippable():
         for number, line in enumerate(read_lines(path), start=1):
@@ -240,11 +242,7 @@ def _description(root: Path) -> Path | None:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """What a data.yaml holds.
-
-    It is read as it is written: BaseLoader, as safe as safe_load, leaves names such as "no", "1" and "1e3" what they
-    are.
-    """
+    """The content of a data.yaml. BaseLoader, as safe as safe_load, keeps names such as "no", "1" and "1e3" as text."""
     try:
         content = yaml.load(read_text(path), Loader=yaml.BaseLoader)
     except RecursionError as error:
@@ -257,7 +255,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _described_names(path: Path) -> list[str]:
-    """`names` of a data.yaml; without it class_0, class_1, ... as many as its `nc`, as Ultralytics names them."""
+    """`names` of a data.yaml; without it class_0, class_1, ... for its `nc` classes, as Ultralytics names them."""
     held = _content(path)
     names, count = held.get("names"), held.get("nc")
     if count is not None and not (isinstance(count, str) and NUMBER.fullmatch(count)):

@@ -1,10 +1,10 @@
-"""What examples are learned from, beside their images: a target is one file in this folder, named as configs name it.
+"""The targets of examples: the truth that travels with an image. Each target is one file here, named as in configs.
 
-config.data.targets lists those that batches hold. A record may lack a truth: its target is then empty, or ignored.
+config.data.targets lists the targets that batches hold. A record may lack a truth; its target is then empty or ignored.
 
-A truth that belongs to single objects (boxes; later a mask each) has a row per object of the record. The window's rule
-decides once which objects an example keeps, and in which order (`Placement.objects`), so that all such targets of an
-example have the same objects in the same slots.
+A truth about single objects (boxes; later a mask each) has one row per object of the record. The window rule decides
+once which objects an example keeps, and in which order (`Placement.objects`), so all such targets of an example have
+the same objects in the same slots.
 """
 
 import importlib
@@ -26,43 +26,43 @@ from morphism.errors import check_choice
 
 @dataclass(frozen=True)
 class Placement:
-    """How an example sees its record: through `window`, with those of the record's objects that are left in it."""
+    """How an example sees its record: the window, and which of the record's objects remain in it."""
 
-    name: str  # what an error calls the record
+    name: str  # of the record, for errors
     window: Window
     objects: Int[np.ndarray, "n"]  # rows of the record's objects
 
 
 @runtime_checkable
 class Target(Protocol):
-    """A file of this folder. What `read` returns is the truth that the other functions take."""
+    """The functions and constants of a file in this folder. `read` returns the truth that the other functions take."""
 
-    FIELDS: Sequence[str]  # of a configuration, that it needs
-    IS_PLACED: bool  # has a place in the image: examples then say how large that is
-    OF_IMAGE_SIZE: bool  # in evaluation as large as the image as decoded, whatever its canvas
-    COUNTED: str  # what a report calls the counts of its classes
-    ODD: str  # and the oddities of a source that is for it
+    FIELDS: Sequence[str]  # the config fields that the target needs
+    IS_PLACED: bool  # whether it has positions in the image; examples then hold the image's size
+    OF_IMAGE_SIZE: bool  # whether evaluation keeps it at the size of the decoded image, whatever the canvas
+    COUNTED: str  # the title of its class counts in a report
+    ODD: str  # the title of its oddities in a report
 
     def empty(self, rows: int, shape: tuple[int, ...], data: ConfigDict) -> dict[str, np.ndarray]:
-        """The keys of a batch that it fills, as they are without a record. `shape` is canvases.Shape."""
+        """The target's keys of a batch without any record. `shape` is a canvases.Shape."""
 
     def read(self, record: Record, size: Size, source: Source, index: int) -> Any:
-        """The record's truth for its image of `size`, or an empty one. Raises UserError where they do not match."""
+        """The truth of a record whose image has `size`, or an empty one. Raises UserError if the two do not match."""
 
     def train(self, truth: Any, placement: Placement, data: ConfigDict) -> dict[str, Any]:
-        """What a training example has of it."""
+        """The target's values in a training example."""
 
     def evaluate(self, truth: Any, shape: tuple[int, ...], data: ConfigDict) -> dict[str, Any]:
-        """What an example of evaluation has of it."""
+        """The target's values in an evaluation example."""
 
     def check(self, source: Source, data: ConfigDict, where: str, training: bool) -> None:
-        """Raises UserError for what is known before any image is read: that there is nothing to learn, or to find."""
+        """Raises UserError where there is nothing to learn or to find, as far as that is known without an image."""
 
     def classes(self, truth: Any) -> list[int]:
-        """What a record counts for: its class, or that of each object, or those that it has pixels of."""
+        """The classes that a record counts for: its own, one per object, or those of its pixels."""
 
     def draw(self, sample: Image.Image, truth: Any, scale: float, names: Sequence[str]) -> Image.Image:
-        """`sample`, an image resized by `scale`, with its truth."""
+        """Draws the truth on `sample`, an image resized by `scale`."""
 
 
 def names() -> list[str]:

@@ -1,8 +1,8 @@
 """A box around each object, with its class.
 
 boxes float32 [B,N,4], x0, y0, x1, y1 in pixels of the canvas; classes int32 [B,N], -1 in unused slots; crowd bool
-[B,N]. N is config.data.max_boxes. Only training has them in its batches: evaluation takes them from the source, in
-pixels of the image.
+[B,N]. N is config.data.max_boxes. Only training batches hold them: evaluation takes boxes from the source, in pixels of
+the image.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def read(record: Record, size: Size, source: Sized, index: int) -> Annotations:
 
 
 def train(truth: Annotations, placement: Placement, data: ConfigDict) -> dict[str, Any]:
-    """Raises UserError where there are more objects than slots, and where the image is deformed."""
+    """Raises UserError for more objects than slots, and for a deformed image."""
     if placement.window.origins is not None:
         raise UserError("config.augment.elastic: boxes cannot be deformed with their image; set it to 0.0")
     objects, slots = truth[placement.objects], data.max_boxes
@@ -63,8 +63,8 @@ def evaluate(truth: Annotations, shape: tuple[int, ...], data: ConfigDict) -> di
 
 
 def check(source: Boxed, data: ConfigDict, where: str, training: bool) -> None:
-    """A split without boxes; and in training an image with more boxes than there are slots, and boxes that are all
-    crowds or difficult, from which nothing is learned.
+    """Refuses a split without boxes. For training also refuses boxes that are all crowds or difficult, from which
+    nothing is learned, and images with more boxes than slots.
     """
     boxes, slots, counted = source.box_counts.T
     aim = "learn" if training else "find"

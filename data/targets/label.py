@@ -1,6 +1,6 @@
-"""An image's class.
+"""The class of an image.
 
-label int32 [B], in 0..K-1; -1 of a record without one, 0 in rows that only fill up a batch.
+label int32 [B], in 0..K-1; -1 for a record without a label, 0 in padding rows.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def evaluate(truth: int, shape: tuple[int, ...], data: ConfigDict) -> dict[str, 
 
 
 def check(source: Source, data: ConfigDict, where: str, training: bool) -> None:
-    """Sources of labels have some, or are not opened."""
+    """Nothing to check: a source of labels without any is refused when it is opened."""
 
 
 def classes(truth: int) -> list[int]:

@@ -1,8 +1,8 @@
 """The class of every pixel.
 
-segmentation uint8 [B,H,W], 0..K-1 or IGNORE. In training H and W are the canvas's; with config.data.border_weight there
-is also weight float32 [B,H,W]. In evaluation they are those of the largest image of the batch's canvas: each mask as it
-is stored, at the top left.
+segmentation uint8 [B,H,W], 0..K-1 or IGNORE. In training H and W are those of the canvas, and config.data.border_weight
+adds weight float32 [B,H,W]. In evaluation H and W are those of the largest image on the batch's canvas; each mask lies
+at the top left, as it is stored.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ Mask = UInt8[np.ndarray, "h w"]
 
 FIELDS = ("data.border_weight", "data.border_sigma")
 IS_PLACED = OF_IMAGE_SIZE = True
-COUNTED, ODD = "pictures with", "odd masks"
-WEIGHT_STEPS = 16  # per unit of weight, while a map of weights moves with its image
+COUNTED, ODD = "images with", "odd masks"
+WEIGHT_STEPS = 16  # per unit of weight: weights are resampled as uint8
 
 
 def empty(rows: int, shape: tuple[int, ...], data: ConfigDict) -> dict[str, np.ndarray]:
@@ -61,7 +61,7 @@ def evaluate(truth: Mask, shape: tuple[int, ...], data: ConfigDict) -> dict[str,
 
 
 def check(source: Source, data: ConfigDict, where: str, training: bool) -> None:
-    """Whether there is anything in masks is known only when they are read."""
+    """Nothing to check: only reading the masks shows what they hold."""
 
 
 def classes(truth: Mask) -> list[int]:
@@ -75,11 +75,11 @@ def draw(sample: Image.Image, truth: Mask, scale: float, names: Sequence[str]) -
 
 
 def check_mask(name: str, decoded: tuple[int, ...], mask: Mask, classes: int) -> None:
-    """Raises UserError where a mask has another size than its image, `name`, or a class that does not exist."""
+    """Raises UserError for a mask of another size than its image `name`, and for a class that does not exist."""
     if mask.shape != tuple(decoded[:2]):
         raise UserError(
             f"{name} is {decoded[1]} x {decoded[0]} but its mask is {mask.shape[1]} x {mask.shape[0]}: masks must have "
-            f"their picture's size{orientation.hint(decoded, mask.shape)}"
+            f"their image's size{orientation.hint(decoded, mask.shape)}"
         )
     wrong = (mask >= classes) & (mask != IGNORE)
     if wrong.any():
@@ -91,7 +91,7 @@ def check_mask(name: str, decoded: tuple[int, ...], mask: Mask, classes: int) ->
 
 
 def _render_weights(weights: Float[np.ndarray, "h w"], window: Window) -> Float[np.ndarray, "H W"]:
-    """The canvas of each pixel's weight, nearest as the classes are; 1 where there is no image."""
+    """The pixel weights on the canvas, resampled to the nearest as the classes are; 1 where there is no image."""
     coarse = np.clip(weights * WEIGHT_STEPS, 0, 255).astype(np.uint8)
     coarse = render_classes(coarse, replace(window, origins=None), fill=WEIGHT_STEPS)
     return deformed(np.maximum(coarse.astype(np.float32) / WEIGHT_STEPS, 1), window, nearest=False)
@@ -101,11 +101,12 @@ def _render_weights(weights: Float[np.ndarray, "h w"], window: Window) -> Float[
 def border_weights(
     mask: bytes, size: Size, weight: float, sigma: float, reach: float = 5.0
 ) -> Float[np.ndarray, "h w"]:
-    """1 + weight exp(-(d1 + d2)^2 / (2 sigma^2)) on pixels of class 0, d1 and d2 being how far the two nearest objects
-    are; 1 on all others.
+    """U-Net's pixel weights: 1 + weight exp(-(d1 + d2)^2 / (2 sigma^2)) on class 0, 1 on all other classes.
 
-    Objects are the connected parts of all other classes together; from d1 + d2 of about `reach` sigmas on there is
-    nothing to add. Source: Ronneberger et al. 2015, equation 2, with weight 10 and sigma 5.
+    d1 and d2 are the distances to the two nearest objects, in pixels. Objects are the connected parts of all other
+    classes together. Distances are computed up to `reach` sigmas: beyond, the exponential vanishes.
+
+    Source: Ronneberger et al. 2015, equation 2, with weight 10 and sigma 5.
     """
     classes = np.frombuffer(mask, np.uint8).reshape(size)
     objects, _ = ndimage.label((classes != 0) & (classes != IGNORE))

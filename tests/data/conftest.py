@@ -12,17 +12,17 @@ def photo() -> np.ndarray:
 
 @pytest.fixture
 def corpus_folder(tmp_path):
-    """(folder, {file: oddities}): every usable sort of picture, in two classes of train."""
-    pictures = corpus.usable()
-    for index, (name, (encoded, _)) in enumerate(pictures.items()):
+    """(folder, {file: oddities}): every usable sort of image, in two classes of train."""
+    images = corpus.usable()
+    for index, (name, (encoded, _)) in enumerate(images.items()):
         (tmp_path / "train" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
         (tmp_path / "train" / "ab"[index % 2] / name).write_bytes(encoded)
-    return tmp_path, {name: odd for name, (_, odd) in pictures.items()}
+    return tmp_path, {name: odd for name, (_, odd) in images.items()}
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures of three classes, one in a script of its own: 6, 4 and 2 of train, 1 each of val."""
+    """Images of three classes, one in a script of its own: 6, 4 and 2 of train, 1 each of val."""
     rng = np.random.default_rng(0)
     for split, counts in (("train", (6, 4, 2)), ("val", (1, 1, 1))):
         for name, count in zip(("cat", "dog", "犬"), counts, strict=True):

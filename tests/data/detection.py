@@ -9,7 +9,7 @@ from PIL import Image
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def picture(path: Path, height: int, width: int) -> None:
+def write_image(path: Path, height: int, width: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)).save(path)
 
@@ -30,7 +30,7 @@ def write_voc(root: Path) -> Path:
         "c": [("person", (2.5, 3, 9, 9.5), 0)],
     }
     for name, held in objects.items():
-        picture(root / "JPEGImages" / f"{name}.jpg", 40, 50)
+        write_image(root / "JPEGImages" / f"{name}.jpg", 40, 50)
         (root / "Annotations").mkdir(exist_ok=True)
         (root / "Annotations" / f"{name}.xml").write_text(voc_xml(held))
     lists = root / "ImageSets" / "Main"
@@ -41,7 +41,7 @@ def write_voc(root: Path) -> Path:
 
 
 def coco() -> dict:
-    """Two pictures, one of them without boxes; categories out of order, with a hole."""
+    """Two images, one of them without boxes; categories out of order, with a hole."""
     return {
         "images": [
             {"id": 42, "file_name": "x.jpg", "height": 40, "width": 50},
@@ -59,7 +59,7 @@ def coco() -> dict:
 
 def write_coco(root: Path, content=None, split="train") -> Path:
     for name, size in (("x", (40, 50)), ("y", (30, 20)), ("z", (12, 34))):
-        picture(root / f"{split}2017" / f"{name}.jpg", *size)
+        write_image(root / f"{split}2017" / f"{name}.jpg", *size)
     (root / "annotations").mkdir(exist_ok=True)
     text = content if isinstance(content, str) else json.dumps(content or coco())
     (root / "annotations" / f"instances_{split}2017.json").write_text(text)
@@ -67,9 +67,9 @@ def write_coco(root: Path, content=None, split="train") -> Path:
 
 
 def write_yolo(root: Path) -> Path:
-    picture(root / "images" / "train" / "a.jpg", 40, 50)
-    picture(root / "images" / "train" / "b.png", 40, 50)
-    picture(root / "images" / "val" / "c.jpg", 20, 80)
+    write_image(root / "images" / "train" / "a.jpg", 40, 50)
+    write_image(root / "images" / "train" / "b.png", 40, 50)
+    write_image(root / "images" / "val" / "c.jpg", 20, 80)
     for split in ("train", "val"):
         (root / "labels" / split).mkdir(parents=True)
     (root / "labels" / "train" / "a.txt").write_text("1 0.5 0.5 1 1\n\n0 0.3 0.25 0.2 0.1\n")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from detection import picture
+from detection import write_image
 from PIL import Image
 
 SPLITS = {"train": "ab", "val": "c"}
@@ -29,7 +29,7 @@ def write_masks(root: Path, layout: str = "images", splits: Mapping[str, str] = 
                 "annot": (split, f"{split}annot"),
                 "voc": ("JPEGImages", "SegmentationClass"),
             }[layout]
-            picture(root / folders[0] / f"{name}.jpg", 3, 5)
+            write_image(root / folders[0] / f"{name}.jpg", 3, 5)
             write_mask(root / folders[1] / f"{name}.png", np.roll(PATTERN, number, axis=0), "P")
         if layout == "voc":
             (root / "ImageSets" / "Segmentation").mkdir(parents=True, exist_ok=True)

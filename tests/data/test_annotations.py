@@ -8,25 +8,28 @@ from PIL import Image
 from morphism.data.annotations import (
     ALL_IGNORED,
     check_size,
-    named_pictures,
+    image_size,
+    named_images,
     pack,
     packed_ids,
     packed_names,
-    picture_size,
     stated_size,
 )
-from morphism.data.boxed_files import BoxedFiles
+from morphism.data.file_source import BoxedFiles
 from morphism.errors import UserError
 
 SIZES = np.array([[100, 200], [50, 60], [40, 40]], np.int32)
 
 
 def packed(owner, boxes, sizes=SIZES, **more):
-    classes = more.pop("classes", np.arange(len(owner)))
-    return pack(np.array(owner), np.array(boxes), classes, sizes, lambda i: f"p{i}.xml", where="list.txt", **more)
+    owner, boxes = np.array(owner, np.int64), np.array(boxes, np.float64).reshape(-1, 4)
+    classes = np.array(more.pop("classes", range(len(owner))), np.int32)
+    kinds = {"crowd": bool, "difficult": bool, "area": np.float64}
+    columns = {key: np.array(more.pop(key), kind) for key, kind in kinds.items() if key in more}
+    return pack(owner, boxes, classes, sizes, lambda i: f"p{i}.xml", where="list.txt", **columns, **more)
 
 
-def test_each_picture_gets_its_own_boxes_in_their_order():
+def test_each_image_gets_its_own_boxes_in_their_order():
     store = packed([1, 0, 1, 0], [[0, 0, 9, 9], [1, 1, 5, 6], [2, 2, 4, 4], [7, 7, 8, 8]])
     assert store[0].boxes.tolist() == [[1, 1, 5, 6], [7, 7, 8, 8]] and store[0].classes.tolist() == [1, 3]
     assert store[1].boxes.tolist() == [[0, 0, 9, 9], [2, 2, 4, 4]] and store[1].classes.tolist() == [0, 2]
@@ -40,7 +43,7 @@ def test_each_picture_gets_its_own_boxes_in_their_order():
     ]
 
 
-def test_odd_boxes_are_set_right_by_the_rules_and_told_in_one_line():
+def test_odd_boxes_are_set_right_by_the_rules_and_reported_in_one_line():
     boxes = [
         *([-5, 10, 20, 30], [190, 90, 230, 130], [0, 0, 200.05, 100]),  # clipped, clipped, rounding
         *([5, 5, 5, 9], [9, 9, 8, 12]),  # no width, negative width
@@ -52,8 +55,8 @@ def test_odd_boxes_are_set_right_by_the_rules_and_told_in_one_line():
     assert store[0].classes.tolist() == [0, 1, 2]
     assert store[1].boxes.tolist() == [[1, 2, 3, 4]]
     assert store.oddities == (
-        "odd boxes: 2 without width or height (dropped), first in p0.xml; 2 outside the picture (dropped), first in "
-        "p0.xml; 2 partly outside the picture (clipped), first in p0.xml"
+        "odd boxes: 2 without width or height (dropped), first in p0.xml; 2 outside the image (dropped), first in "
+        "p0.xml; 2 partly outside the image (clipped), first in p0.xml"
     )
 
 
@@ -86,7 +89,7 @@ def test_a_split_in_which_nothing_counts_is_reported(kind):
         odd["crowd"] = [1, 0, 0]
     boxes = [[0, 0, 4, 5], [1, 1, 2, 2], [3, 3, 3, 3]]  # the third, with neither mark, is dropped
     assert packed([0, 1, 1], boxes, **odd).oddities.endswith(f"; {ALL_IGNORED}")
-    part = pack(np.array([0]), np.array([[0, 0, 4, 5]]), np.zeros(1, int), SIZES, str, crowd=[1])
+    part = pack(np.array([0]), np.array([[0.0, 0, 4, 5]]), np.zeros(1, int), SIZES, str, crowd=np.ones(1, bool))
     assert len(part[0]) == 1 and part.oddities == ""  # not a whole split
 
 
@@ -110,7 +113,7 @@ def test_a_coordinate_that_is_no_number_is_named(value):
 
 @pytest.mark.parametrize("boxes", [np.zeros((0, 4)), [[3, 3, 3, 3]]])
 def test_a_split_without_boxes_is_refused(boxes):
-    with pytest.raises(UserError, match="^list.txt: not one box in its 3 pictures"):
+    with pytest.raises(UserError, match="^list.txt: not one box in its 3 images"):
         packed([0] * len(boxes), boxes)
 
 
@@ -120,7 +123,7 @@ def test_a_source_is_small_and_reads_the_same_after_the_way_to_a_worker(tmp_path
         (tmp_path / f"{index}.jpg").touch()
     sizes = np.full((count, 2), 100, np.int32)
     owner = np.repeat(np.arange(count), 8)
-    boxes = np.random.default_rng(0).integers(0, 50, (len(owner), 4)) + np.array([0, 0, 50, 50])
+    boxes = np.random.default_rng(0).integers(0, 50, (len(owner), 4)) + np.array([0.0, 0, 50, 50])
     store = pack(owner, boxes, owner % 3, sizes, str, where="x")
     files = packed_names([f"{index}.jpg" for index in range(count)])
     source = BoxedFiles(tmp_path, files, ("a", "b", "c"), range(1, 4), np.arange(count), sizes, store)
@@ -132,12 +135,12 @@ def test_a_source_is_small_and_reads_the_same_after_the_way_to_a_worker(tmp_path
 
 
 @pytest.mark.parametrize("name", sorted(corpus.usable()))
-def test_the_size_is_that_of_the_decoded_picture(tmp_path, name):
+def test_the_size_is_that_of_the_decoded_image(tmp_path, name):
     from morphism.data.image import decode
 
     encoded = corpus.usable()[name][0]
     (tmp_path / name).write_bytes(encoded)
-    assert picture_size(tmp_path / name) == decode(encoded, name)[0].shape[:2]
+    assert image_size(tmp_path / name) == decode(encoded, name)[0].shape[:2]
 
 
 def test_the_size_is_found_behind_a_long_header(tmp_path):
@@ -146,12 +149,12 @@ def test_the_size_is_found_behind_a_long_header(tmp_path):
     profile = bytes(90_000)
     encoded = corpus.encode(corpus.photo(), exif=exif, icc_profile=profile)
     (tmp_path / "a.jpg").write_bytes(encoded)
-    assert len(encoded) > 150_000 and picture_size(tmp_path / "a.jpg") == (151, 203)
+    assert len(encoded) > 150_000 and image_size(tmp_path / "a.jpg") == (151, 203)
 
 
-def test_a_picture_of_another_size_than_its_annotations_is_named():
+def test_an_image_of_another_size_than_its_annotations_is_named():
     check_size("a.jpg", (10, 20, 3), np.array([10, 20]))
-    with pytest.raises(UserError, match="^a.jpg is 20 x 10, its annotations are for 20 x 11; mend .*the picture$"):
+    with pytest.raises(UserError, match="^a.jpg is 20 x 10, its annotations are for 20 x 11; mend .*the image$"):
         check_size("a.jpg", (10, 20, 3), np.array([11, 20]))
 
 
@@ -160,16 +163,16 @@ def test_boxes_for_an_image_as_it_is_stored_are_refused_with_a_remedy(tmp_path):
     exif[0x0112] = 6
     Image.new("RGB", (20, 10)).save(tmp_path / "a.jpg", exif=exif)
     with pytest.raises(UserError, match="is 10 x 20, .* for 20 x 10; mend .*; if those are for the image as it is st"):
-        check_size("a.jpg", (*picture_size(tmp_path / "a.jpg"), 3), np.array([10, 20]))
+        check_size("a.jpg", (*image_size(tmp_path / "a.jpg"), 3), np.array([10, 20]))
     Image.open(tmp_path / "a.jpg").save(tmp_path / "a.jpg")  # without the orientation
-    check_size("a.jpg", (*picture_size(tmp_path / "a.jpg"), 3), np.array([10, 20]))
+    check_size("a.jpg", (*image_size(tmp_path / "a.jpg"), 3), np.array([10, 20]))
 
 
 def test_images_are_found_by_name_and_two_of_one_name_refused(tmp_path):
     for name in ("b.PNG", "a.jpg", ".a.jpg", "a.txt", "犬.jpeg", "day/a.jfif"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert named_pictures(tmp_path) == {"a": "a.jpg", "b": "b.PNG", "day/a": "day/a.jfif", "犬": "犬.jpeg"}
+    assert named_images(tmp_path) == {"a": "a.jpg", "b": "b.PNG", "day/a": "day/a.jfif", "犬": "犬.jpeg"}
     (tmp_path / "a.webp").touch()
     with pytest.raises(UserError, match="a.webp: a.jpg has the same name; rename or remove one of them"):
-        named_pictures(tmp_path)
+        named_images(tmp_path)

@@ -40,7 +40,7 @@ def test_the_remedy_of_training_holds_every_image():
     sizes = np.array([(30, 40), (96, 64), (64, 130)])
     with pytest.raises(
         UserError, match="name 1: 9 x 6 .*, becomes 96 x 64, which no canvas of config.data.canvases hol"
-    ) as told:
+    ) as reported:
         check_held([(64, 96)], np.array([(3, 4), (9, 6), (6, 13)]), sizes, lambda k: f"name {k}")
-    needed = eval(str(told.value).partition("config.data.canvases='")[2].partition("'")[0])
+    needed = eval(str(reported.value).partition("config.data.canvases='")[2].partition("'")[0])
     check_held(list(needed), sizes, sizes, str)

@@ -51,7 +51,7 @@ def test_a_part_without_boxes_has_nothing_to_find(opened):
         check_split(empty, config, "val", training=False)
 
 
-def test_more_boxes_than_slots_are_told_with_the_number_that_is_enough(opened):
+def test_more_boxes_than_slots_are_reported_with_the_number_that_is_enough(opened):
     source, config = opened(max_boxes=1)
     with pytest.raises(UserError, match=r"train: 1 of its 3 images have .*max_boxes=1, up to 2 in .*\.jpg; set config"):
         check_split(source, config, "train", training=True)

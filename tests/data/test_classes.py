@@ -5,7 +5,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from detection import picture, voc_xml, write_coco
+from detection import voc_xml, write_coco, write_image
 from masks import PATTERN, write_masks
 from PIL import Image
 
@@ -85,7 +85,7 @@ def test_where_ids_are_the_classes_ids_and_names_must_agree(tmp_path):
 
 def test_vocs_twenty_are_no_hindrance_where_only_own_classes_occur(tmp_path):
     """Names that are all VOC's make a folder list VOC's twenty classes."""
-    picture(tmp_path / "JPEGImages" / "a.jpg", 40, 50)
+    write_image(tmp_path / "JPEGImages" / "a.jpg", 40, 50)
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "Annotations" / "a.xml").write_text(voc_xml([("person", (1, 1, 50, 40), 0)]))
     (tmp_path / "ImageSets" / "Main").mkdir(parents=True)

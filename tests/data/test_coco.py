@@ -34,7 +34,7 @@ def test_boxes_areas_and_crowds_are_pycocotools(tmp_path):
             assert source.classes[found.classes[k]] == api.cats[annotation["category_id"]]["name"]
 
 
-def test_pictures_without_boxes_are_kept_and_sizes_read_where_missing(tmp_path):
+def test_images_without_boxes_are_kept_and_sizes_read_where_missing(tmp_path):
     source = load(write_coco(tmp_path))
     assert len(source) == 3 and source.image_ids.tolist() == [42, 7, 8]
     assert source.sizes.tolist() == [[40, 50], [30, 20], [12, 34]]
@@ -122,8 +122,8 @@ def changed(**changes):
         ('{"images": ' + "[" * 200_000, "json: not JSON .*recursion.*; fetch or export it again"),
         ('{"images": [' + "1" * 5000, "json: not JSON .*; fetch or export it again"),
         (changed(annotations__0__bbox=[1, 2, float("nan"), 4]), "json: y.jpg: box 1, 2, nan, 6 .*not finite"),
-        (changed(images__1__file_name="w.jpg"), "no picture .*train2017/w.jpg; add it, or remove its entry"),
-        (changed(images__0__file_name="w.jpg"), "no picture .*train2017/w.jpg; add it, or remove its entry"),
+        (changed(images__1__file_name="w.jpg"), "no image .*train2017/w.jpg; add it, or remove its entry"),
+        (changed(images__0__file_name="w.jpg"), "no image .*train2017/w.jpg; add it, or remove its entry"),
     ],
 )
 def test_spoilt_data_is_named(tmp_path, content, message):
@@ -140,7 +140,7 @@ def repeated(listed, index, **fields):
 
 
 @pytest.mark.parametrize(
-    ("content", "ids", "boxes", "told"),  # the boxes are those of pycocotools
+    ("content", "ids", "boxes", "reported"),  # the boxes are those of pycocotools
     [
         (
             changed(annotations__1__image_id=43),
@@ -163,7 +163,7 @@ def repeated(listed, index, **fields):
         ),
     ],
 )
-def test_what_pycocotools_accepts_is_read_and_told(tmp_path, content, ids, boxes, told):
+def test_what_pycocotools_accepts_is_read_and_reported(tmp_path, content, ids, boxes, reported):
     from pycocotools.coco import COCO
 
     root = write_coco(tmp_path, content)
@@ -171,10 +171,10 @@ def test_what_pycocotools_accepts_is_read_and_told(tmp_path, content, ids, boxes
     source, api = load(root), COCO(path)
     assert source.image_ids.tolist() == ids and set(ids) == set(api.getImgIds())
     assert source.box_counts[:, 0].tolist() == boxes == [len(api.imgToAnns[each]) for each in ids]
-    assert source.oddities.startswith(f"odd records in {path}: {told}; odd boxes: ")
+    assert source.oddities.startswith(f"odd records in {path}: {reported}; odd boxes: ")
 
 
-def test_an_annotation_listed_again_is_dropped_and_told(tmp_path):
+def test_an_annotation_listed_again_is_dropped_and_reported(tmp_path):
     source = load(write_coco(tmp_path, repeated("annotations", 0)))
     assert source.box_counts[:, 0].tolist() == [1, 2, 0]
     assert "1 annotations listed again (dropped), first annotation 1; odd boxes: " in source.oddities
@@ -205,7 +205,7 @@ def test_a_folder_without_annotations_says_what_is_expected(tmp_path):
         coco_source.splits(str(tmp_path), "")
 
 
-def test_odd_boxes_are_told(tmp_path):
+def test_odd_boxes_are_reported(tmp_path):
     content = changed(annotations__0__bbox=[1, 2, 0, 4])
     source = load(write_coco(tmp_path, json.loads(json.dumps(content))))
     assert len(source.annotations(1)) == 1
@@ -288,7 +288,7 @@ def test_a_file_name_is_the_path_that_it_means(tmp_path):
 
 
 @pytest.mark.parametrize("height", [None, "30", 0, -1, 10**12, 10**400, 1e300, True, 30.5])
-def test_a_size_that_cannot_be_is_the_pictures(tmp_path, height):
+def test_a_size_that_cannot_be_is_the_images(tmp_path, height):
     assert load(write_coco(tmp_path, changed(images__1__height=height))).sizes.tolist()[1] == [30, 20]
 
 

@@ -2,11 +2,12 @@ import json
 
 import numpy as np
 import pytest
-from detection import picture
+from detection import write_image
 from ml_collections import ConfigDict
 from pycocotools import mask as reference
 
 from morphism.data import sources
+from morphism.data.fingerprint import fingerprint
 from morphism.errors import UserError
 
 
@@ -44,7 +45,7 @@ def root(tmp_path):
     for split in ("train", "val"):
         images = [{"id": k, "file_name": f"{k}.jpg", "height": 40, "width": 50} for k in (7, 8, 9)]
         for each in images:
-            picture(tmp_path / f"{split}2017" / each["file_name"], 40, 50)
+            write_image(tmp_path / f"{split}2017" / each["file_name"], 40, 50)
         names = {1: "person", 2: "bicycle", 17: "cat", 90: "toothbrush"}
         content = {
             "images": images,
@@ -73,7 +74,11 @@ def test_pixels_have_vocs_classes_and_where_objects_overlap_none(root):
     assert set(np.unique(source[1]["segmentation"])) == {0, 15} and not source[2]["segmentation"].any()
 
 
-def test_pictures_with_little_to_see_are_left_out_of_train(root):
+def test_a_fingerprint_needs_no_legend(root):
+    assert fingerprint(load(root, "val"))["records"] == 3
+
+
+def test_images_with_little_to_see_are_left_out_of_train(root):
     assert load(root, "train").image_ids.tolist() == [7]
 
 
@@ -120,7 +125,7 @@ def test_the_box_of_an_object_without_an_outline_is_ignored_and_reported(root, o
     assert not (load(root, "val")[0]["segmentation"][:10, :10] > 0).any()
 
 
-def test_polygons_of_too_few_points_are_left_out_beside_a_right_one(root):
+def test_polygons_of_too_few_points_are_left_out_next_to_a_right_one(root):
     change(root, "val", segmentation=[[[5, 5, 25, 15], *square(2, 2, 8, 8)]])
     source = load(root, "val")
     assert (source[0]["segmentation"] == 15).sum() == 36

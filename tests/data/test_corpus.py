@@ -1,4 +1,4 @@
-"""Every sort of picture: the rule applied and noted, or one line with the file and the remedy."""
+"""Every sort of image: the rule applied and noted, or one line with the file and the remedy."""
 
 import re
 import tracemalloc
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from morphism.data import image
-from morphism.data.image import Odd
+from morphism.data.odd import RULES, Odd
 from morphism.errors import UserError
 from morphism.experiments.base import get_base
 
@@ -34,7 +34,7 @@ def both_ways(encoded, name):
 
 
 @pytest.mark.parametrize("name", USABLE)
-def test_a_usable_picture_is_used_and_what_was_odd_is_noted(name):
+def test_a_usable_image_is_used_and_what_was_odd_is_noted(name):
     encoded, expected = USABLE[name]
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
@@ -45,7 +45,7 @@ def test_a_usable_picture_is_used_and_what_was_odd_is_noted(name):
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-def test_an_unusable_picture_is_one_line_with_its_name_and_the_remedy(name):
+def test_an_unusable_image_is_one_line_with_its_name_and_the_remedy(name):
     encoded, reason = UNUSABLE[name]
     for use in (lambda: image.decode(encoded, name), lambda: both_ways(encoded, name), lambda: crop_of(encoded, name)):
         with pytest.raises(UserError, match=rf"^{name}: .*{re.escape(reason)}.*; replace or remove it$"):
@@ -57,7 +57,7 @@ def crop_of(encoded, name):
 
 
 @pytest.mark.parametrize("name", ["plain.jpg", "plain.png", "turned.jpg", "cmyk.jpg", "animated.gif", "plain.tif"])
-def test_cut_anywhere_a_picture_is_truncated_or_an_error(name):
+def test_cut_anywhere_an_image_is_truncated_or_an_error(name):
     encoded = USABLE[name][0] if name in USABLE else corpus.encode(PHOTO, "TIFF", compression="tiff_lzw")
     whole = image.decode(encoded, name)[0]
     for length in np.linspace(1, len(encoded) - 3, 60, dtype=int):
@@ -85,7 +85,7 @@ def test_bytes_changed_anywhere_never_raise_another_error():
 
 
 @pytest.mark.parametrize(("name", "fill"), [("half.jpg", 128), ("half.png", 0), ("half_turned.jpg", 128)])
-def test_of_a_truncated_picture_what_is_there_is_right_and_the_rest_plain(name, fill):
+def test_of_a_truncated_image_what_is_there_is_right_and_the_rest_plain(name, fill):
     whole = {"half.jpg": "plain.jpg", "half.png": "plain.png", "half_turned.jpg": "turned.jpg"}[name]
     pixels, expected = decoded(name), decoded(whole)
     if "turned" in name:
@@ -124,9 +124,9 @@ def test_a_long_strip_is_resized_in_little_memory():
     assert pixels.shape == (224, 224, 3) and peak < 50e6
 
 
-def test_a_picture_is_not_called_odd_for_being_of_the_common_kind():
+def test_an_image_is_not_called_odd_for_being_of_the_common_kind():
     assert {name for name, (_, odd) in USABLE.items() if not odd} >= {"grey.jpg", "palette.png", "opaque.png"}
 
 
 def test_every_oddity_has_its_rule():
-    assert set(image.RULES) == set(Odd)
+    assert set(RULES) == set(Odd)

@@ -12,7 +12,7 @@ from morphism.experiments.base import get_base
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """Record i is of sizes[i], grey but for a white rectangle, its only object; the last record has none."""
 
     all_sizes: tuple[tuple[int, int], ...]
@@ -40,7 +40,7 @@ class Pictures:
         image = np.full((*self.all_sizes[index], 3), 100, np.uint8)
         for x0, y0, x1, y1 in self.annotations(index).boxes.astype(int):
             image[y0:y1, x0:x1] = 255
-        return {"image": image, "name": f"picture {index}", "annotations": self.annotations(index)}
+        return {"image": image, "name": f"image {index}", "annotations": self.annotations(index)}
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def white(image):
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
 
-MIXED = Pictures(((120, 160), (160, 120), (100, 150), (150, 110), (64, 64), (40, 80), (80, 50)))
+MIXED = Images(((120, 160), (160, 120), (100, 150), (150, 110), (64, 64), (40, 80), (80, 50)))
 
 
-def test_a_picture_goes_to_the_smallest_canvas_that_holds_it_and_its_boxes_go_with_it(config):
+def test_an_image_goes_to_the_smallest_canvas_that_holds_it_and_its_boxes_go_with_it(config):
     batches = list(train_batches(MIXED, config, start_step=0, stop_step=12))
     assert {batch["image"].shape[1:3] for batch in batches} == {(64, 96), (96, 64)}
     for batch in batches:
@@ -79,7 +79,7 @@ def test_a_picture_goes_to_the_smallest_canvas_that_holds_it_and_its_boxes_go_wi
                 assert batch["classes"][row].tolist() == [-1, -1, -1]
 
 
-def test_half_of_the_pictures_are_mirrored_within_their_canvas(config):
+def test_half_of_the_images_are_mirrored_within_their_canvas(config):
     batches = list(train_batches(MIXED, config, start_step=0, stop_step=40))
     left = [
         batch["boxes"][row, 0, 0] < batch["size"][row, 1] * 0.3
@@ -91,7 +91,7 @@ def test_half_of_the_pictures_are_mirrored_within_their_canvas(config):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_evaluation_sees_every_picture_once_on_its_canvas(config, processes):
+def test_evaluation_sees_every_image_once_on_its_canvas(config, processes):
     parts = [
         list(eval_batches(MIXED, config, batch_size=4, process_index=p, processes=processes)) for p in range(processes)
     ]
@@ -135,8 +135,8 @@ def test_train_sizes_are_drawn_for_each_example(config):
     assert sizes == {32, 48, 64}
 
 
-def test_difficult_objects_are_not_learnt_from(config):
-    source = Pictures(MIXED.all_sizes, difficult=True)
+def test_difficult_objects_are_not_learned_from(config):
+    source = Images(MIXED.all_sizes, difficult=True)
     assert all((batch["classes"] == -1).all() for batch in train_batches(source, config, start_step=0, stop_step=4))
 
 
@@ -146,7 +146,8 @@ def test_what_does_not_fit_is_an_error_that_names_the_field(config):
         list(train_batches(MIXED, config, start_step=0, stop_step=1))
     for batch in eval_batches(MIXED, config, batch_size=4):  # whole, on canvases of their own
         for size, original in zip(batch["size"].tolist(), batch["original_size"].tolist(), strict=True):
-            assert tuple(size) == shorter(original, 64, 96) or original == [1, 1]  # of a row that fills up the batch
+            padding = original == [1, 1]
+            assert padding or tuple(size) == shorter(tuple(original), 64, 96)
     config.data.canvases = ()  # as the images need them
     assert all(min(each["image"].shape[1:3]) >= 64 for each in train_batches(MIXED, config, start_step=0, stop_step=4))
     scenes = get_base("detection")
@@ -156,9 +157,9 @@ def test_what_does_not_fit_is_an_error_that_names_the_field(config):
         list(train_batches(sources.load(scenes.data, "train"), scenes, start_step=0, stop_step=4))
 
 
-def test_multi_scale_batches_are_squares_drawn_anew_every_ten_steps(config):
+def test_multi_scale_batches_are_squares_redrawn_every_ten_steps(config):
     """Of a size that seed and step decide, with the boxes on their objects."""
-    source = Pictures(((120, 160), (160, 120), (100, 150), (64, 64), (40, 80)))
+    source = Images(((120, 160), (160, 120), (100, 150), (64, 64), (40, 80)))
     config.data.update(resize="fit", canvases=(), multi_scale=(64, 96, 128))
     whole = list(train_batches(source, config, start_step=0, stop_step=60))
     sides = [batch["image"].shape[1:3] for batch in whole]
@@ -174,7 +175,7 @@ def test_multi_scale_batches_are_squares_drawn_anew_every_ten_steps(config):
     assert next(iter(eval_batches(source, config, batch_size=2)))["image"].shape[1:3] == (64, 64)
 
 
-def test_pictures_of_mosaics_are_not_mirrored_on_the_host(config):
+def test_images_of_mosaics_are_not_mirrored_on_the_host(config):
     config.augment.update(flip_probability=1.0, mosaic=1.0)
     batch = next(iter(train_batches(MIXED, config, start_step=0, stop_step=1)))
     plain = {int(id): image for id, image in zip(batch["id"], batch["image"], strict=True)}
@@ -183,8 +184,8 @@ def test_pictures_of_mosaics_are_not_mirrored_on_the_host(config):
     assert all(np.array_equal(image, plain[int(id)]) for id, image in zip(batch["id"], batch["image"], strict=True))
 
 
-def test_the_ground_that_a_picture_is_zoomed_out_on_is_told_apart_from_it(config):
-    """Also where it is cropped and flipped; what is grey in the canvas lies in `picture`, what is mean-coloured not."""
+def test_the_ground_that_an_image_is_zoomed_out_on_is_told_apart_from_it(config):
+    """Also if cropped and flipped: on the canvas, grey lies within `image_box`, the mean colour outside."""
     config.augment.update(zoom_out=1.0, iou_crop=True)
     config.data.update(resize="stretch", canvases=(), image_size=64)
     middles = np.arange(64) + 0.5

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from morphism.data import high_bit, image
-from morphism.data.image import Odd
+from morphism.data.odd import Odd
 from morphism.errors import UserError
 
 RNG = np.random.default_rng(0)

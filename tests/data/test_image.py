@@ -11,15 +11,15 @@ from morphism.data import image, windows
 
 def pillow_eval(encoded, shorter, target):
     """torchvision's Resize(shorter) and CenterCrop(target) with Pillow alone."""
-    picture = Image.open(io.BytesIO(encoded)).convert("RGB")
-    width, height = picture.size
+    whole = Image.open(io.BytesIO(encoded)).convert("RGB")
+    width, height = whole.size
     if width <= height:
         size = (shorter, int(shorter * height / width))
     else:
         size = (int(shorter * width / height), shorter)
-    picture = picture.resize(size, Image.Resampling.BILINEAR)
+    whole = whole.resize(size, Image.Resampling.BILINEAR)
     left, top = round((size[0] - target) / 2), round((size[1] - target) / 2)
-    return np.asarray(picture.crop((left, top, left + target, top + target)))
+    return np.asarray(whole.crop((left, top, left + target, top + target)))
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])

@@ -22,7 +22,7 @@ def jpeg():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Both ways of naming a picture's class; a file's name counts before its folder's."""
+    """Both ways of naming an image's class; a file's name counts before its folder's."""
     for path in (
         "n01440764_tench.JPEG",
         "deep/er/n01443537_9.jpg",
@@ -74,7 +74,7 @@ def test_linked_folders_are_read_and_hidden_ones_passed_over(folder, tmp_path_fa
         ("n014407641.JPEG", "neither its name"),
     ],
 )
-def test_a_picture_without_a_class_is_named(tmp_path, name, message):
+def test_an_image_without_a_class_is_named(tmp_path, name, message):
     (tmp_path / name).write_bytes(jpeg())
     with pytest.raises(UserError, match=message):
         source(tmp_path)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from morphism.data import high_bit, intensity, pipeline
-from morphism.data.image import Odd
+from morphism.data.odd import Odd
 from morphism.data.sources import scene_masks, scenes
 from morphism.experiments.base import get_base
 
@@ -46,9 +46,9 @@ def config(**data):
 
 
 def settled(source, **data):
-    told = []
-    data_of = intensity.settle(config(**data), source, told.append).data
-    return data_of.pixels, tuple(data_of.intensity), told
+    reported = []
+    data_of = intensity.settle(config(**data), source, reported.append).data
+    return data_of.pixels, tuple(data_of.intensity), reported
 
 
 XRAYS = [png(RNG.integers(20, 4000, (20, 24))) for _ in range(6)]
@@ -67,12 +67,12 @@ PHOTOS = [corpus.encode(corpus.photo(20, 24), format) for format in ("JPEG", "PN
     ],
 )
 def test_the_range_is_of_the_fewest_bits_that_hold_all_train_images(images, expected):
-    pixels, found, told = settled(Files(images))
+    pixels, found, reported = settled(Files(images))
     assert (pixels, found) == ("float32", expected)
-    assert len(told) == 1 and f"black is {expected[0]:g}, white {expected[1]:g}" in told[0]
+    assert len(reported) == 1 and f"black is {expected[0]:g}, white {expected[1]:g}" in reported[0]
 
 
-def test_images_of_8_bits_stay_uint8_and_nothing_is_told():
+def test_images_of_8_bits_stay_uint8_and_nothing_is_reported():
     assert settled(Files(PHOTOS)) == ("uint8", (), [])
     assert settled(Files([corpus.photo(20, 24)])) == ("uint8", (), [])
 
@@ -119,9 +119,9 @@ def test_the_sample_depends_on_the_seed_alone():
 
 def test_floats_and_integers_in_one_split_are_scaled_each_by_its_own_bits():
     mixed = Files([tiff(np.array([[0.5]], np.float32)), png([[4000]])])
-    pixels, found, told = settled(mixed)
-    assert (pixels, found) == ("float32", ()) and "(float32, uint16, 2 measured)" in told[0]
-    assert "each image is scaled by its own bits" in told[0]
+    pixels, found, reported = settled(mixed)
+    assert (pixels, found) == ("float32", ()) and "(float32, uint16, 2 measured)" in reported[0]
+    assert "each image is scaled by its own bits" in reported[0]
     assert settled(mixed, intensity=(0, 4095)) == ("float32", (0, 4095), [])
 
 
@@ -162,7 +162,7 @@ def test_in_8_bit_batches_a_high_bit_image_is_reduced_and_counted():
 
 
 class Scenes:
-    """Pictures with boxes and masks, stored in 8 bits, or the same in 16."""
+    """Images with boxes and masks, stored in 8 bits, or the same in 16."""
 
     def __init__(self, bits):
         self.source, self.bits = scene_masks.load("12x64", "train", ""), bits

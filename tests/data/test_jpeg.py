@@ -1,4 +1,4 @@
-"""Against the whole picture decoded, cut and resized by Pillow: torchvision's RandomResizedCrop on the same box."""
+"""Against the whole image decoded, cut and resized by Pillow: torchvision's RandomResizedCrop on the same box."""
 
 import io
 
@@ -39,8 +39,8 @@ def box_of(share, height, width):
 
 
 def torchvision(encoded, box, target):
-    picture = Image.open(io.BytesIO(encoded)).convert("RGB")
-    return np.asarray(picture.crop(box).resize((target, target), Image.Resampling.BILINEAR)).astype(int)
+    whole = Image.open(io.BytesIO(encoded)).convert("RGB")
+    return np.asarray(whole.crop(box).resize((target, target), Image.Resampling.BILINEAR)).astype(int)
 
 
 def found(encoded, box, target):
@@ -121,7 +121,7 @@ def exif(orientation):
     return tags
 
 
-def test_only_simple_upright_pictures_are_read_here(photo):
+def test_only_simple_upright_images_are_read_here(photo):
     assert jpeg.read_header(encode(photo))[:2] == (151, 203)
     assert jpeg.read_header(encode(photo, exif=exif(1)))[:2] == (151, 203)
     for orientation in range(2, 9):
@@ -178,6 +178,6 @@ def test_progressive_and_sequential_files_give_the_same_crop(photo):
         assert difference.max() <= 1
 
 
-def test_what_is_no_picture_is_told_by_name():
+def test_what_is_no_image_is_reported_by_name():
     with pytest.raises(UserError, match="photo"):
         crop(b"\xff\xd8\xff\xe0\x00\x10JFIF", 0)

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from detection import picture
+from detection import write_image
 from masks import PATTERN, write_mask, write_masks
 from ml_collections import ConfigDict
 from PIL import Image
@@ -48,7 +48,7 @@ def test_values_that_the_layouts_own_classes_lack_name_the_file_to_write(tmp_pat
 @pytest.mark.parametrize(
     ("layout", "classes"), [("images", 3), ("annot", 11), ("voc", 21)], ids=["images", "annot", "voc"]
 )
-def test_pictures_and_masks_are_paired_by_name_in_every_layout(tmp_path, layout, classes):
+def test_images_and_masks_are_paired_by_name_in_every_layout(tmp_path, layout, classes):
     root = write_masks(tmp_path, layout)
     assert masks.splits(str(root), "") == ("train", "val")
     train, val = load(root), load(root, "val")
@@ -78,7 +78,7 @@ def test_camvids_masks_have_its_eleven_classes_and_void(tmp_path):
 
 def test_one_folder_of_each_is_train_to_cut_val_from_and_names_may_end_in_mask(tmp_path):
     for name in "abcd":
-        picture(tmp_path / "images" / f"{name}.jpg", 3, 5)
+        write_image(tmp_path / "images" / f"{name}.jpg", 3, 5)
         write_mask(tmp_path / "masks" / f"{name}_mask.png", PATTERN)
     (tmp_path / "classes.txt").write_text("ground\nroad\nsky")
     data = ConfigDict({"source": f"masks:{tmp_path}", "data_dir": "", "val_fraction": 0.25, "split_seed": 0})
@@ -97,7 +97,7 @@ def test_one_folder_of_each_is_train_to_cut_val_from_and_names_may_end_in_mask(t
 def test_the_legend_says_what_numbers_and_colours_mean(root, legend, values):
     colours = np.array([[[0, 0, 0], [128, 64, 128], [70, 130, 180], [1, 2, 3], [9, 9, 9]]], np.uint8)
     for name in "ab":
-        picture(root / "images" / "train" / f"{name}.jpg", 1, 5)
+        write_image(root / "images" / "train" / f"{name}.jpg", 1, 5)
         write_mask(root / "masks" / "train" / f"{name}.png", colours if values is None else values)
     (root / "classes.txt").write_text(legend)
     source = load(root)
@@ -122,7 +122,7 @@ def binary(root, values):
     return load(root)
 
 
-def test_black_and_white_masks_are_two_classes_and_that_is_told(root):
+def test_black_and_white_masks_are_two_classes_and_that_is_reported(root):
     source = binary(root, ([0, 255, 0] * 5, [0] * 15))
     assert source[0]["segmentation"].ravel().tolist() == [0, 1, 0] * 5
     assert odd(source) == "odd masks: all 2 black and white (255 read as thing)"
@@ -132,7 +132,7 @@ WHITE = [0, 255, 255] * 5
 
 
 @pytest.mark.parametrize(
-    ("legend", "first", "thing", "told"),
+    ("legend", "first", "thing", "reported"),
     [
         ("plain", np.array([0, 1, 1] * 5, np.uint8), 20, "1 black and white (255 read as thing)"),
         ("plain", np.array([False, True, True] * 5), 20, "1 black and white (255 read as thing)"),
@@ -141,22 +141,22 @@ WHITE = [0, 255, 255] * 5
     ],
     ids=["one 0/1", "one of 1 bit", "a stray 1", "the legend says what 255 is"],
 )
-def test_one_mask_stored_otherwise_does_not_change_what_255_is_in_the_others(tmp_path, legend, first, thing, told):
-    masks_of = [first, np.array(WHITE, np.uint8), *([np.array(WHITE, np.uint8)] if told is None else [])]
+def test_one_mask_stored_otherwise_does_not_change_what_255_is_in_the_others(tmp_path, legend, first, thing, reported):
+    masks_of = [first, np.array(WHITE, np.uint8), *([np.array(WHITE, np.uint8)] if reported is None else [])]
     for name, values in zip("abc", masks_of, strict=False):
-        picture(tmp_path / "images" / f"{name}.jpg", 3, 5)
+        write_image(tmp_path / "images" / f"{name}.jpg", 3, 5)
         write_mask(tmp_path / "masks" / f"{name}.png", values.reshape(3, 5))
     (tmp_path / "classes.txt").write_text("ground\nthing\n" + ("" if legend == "plain" else legend))
     source = load(tmp_path)
     counts = sum(np.bincount(source[index]["segmentation"].ravel(), minlength=256) for index in range(len(source)))
-    told = told or "3 black and white (255 read as thing); single ones in 1 of these (read as thing)"
-    assert (counts[1], odd(source)) == (thing, f"odd masks: {told}")
+    reported = reported or "3 black and white (255 read as thing); single ones in 1 of these (read as thing)"
+    assert (counts[1], odd(source)) == (thing, f"odd masks: {reported}")
 
 
-@pytest.mark.parametrize("rest", [[0, 1, 255] * 5, [0, 1, 1] * 5], ids=["beside ones", "in fewer masks than ones"])
-def test_255_is_ignored_where_the_masks_say_so_and_the_share_is_told(root, rest):
+@pytest.mark.parametrize("rest", [[0, 1, 255] * 5, [0, 1, 1] * 5], ids=["with ones", "in fewer masks than ones"])
+def test_255_is_ignored_where_the_masks_say_so_and_the_share_is_reported(root, rest):
     for name in "cd":
-        picture(root / "images" / "train" / f"{name}.jpg", 3, 5)
+        write_image(root / "images" / "train" / f"{name}.jpg", 3, 5)
         write_mask(root / "masks" / "train" / f"{name}.png", np.array(rest, np.uint8).reshape(3, 5))
     source = binary(root, ([0, 255, 0] * 5, rest))
     assert source[0]["segmentation"].ravel().tolist() == [0, 255, 0] * 5
@@ -257,7 +257,7 @@ def test_what_cannot_be_a_mask_is_refused(root, spoil, message):
 )
 def test_an_image_takes_its_own_mask_only(tmp_path, images, names, pairs):
     for name in images:
-        picture(tmp_path / "images" / f"{name}.jpg", 3, 5)
+        write_image(tmp_path / "images" / f"{name}.jpg", 3, 5)
     for name in names:
         write_mask(tmp_path / "masks" / f"{name}.png", PATTERN)
     (tmp_path / "classes.txt").write_text("a\nb\nc\n")
@@ -297,22 +297,22 @@ def test_masks_may_have_any_format_that_stores_without_loss(root, suffix, option
             load(root)
 
 
-def test_masks_without_an_image_are_passed_over_and_told(root):
+def test_masks_without_an_image_are_passed_over_and_reported(root):
     write_mask(root / "masks" / "train" / "day2" / "c.png", PATTERN)
     source = load(root)
     assert source.image_ids.tolist() == ["a", "b"]
     assert f"; 1 without an image (passed over), first {root}/masks/train/day2/c.png" in source.oddities
 
 
-def test_lists_may_hold_names_with_spaces_and_what_they_leave_out_is_not_told(tmp_path):
+def test_lists_may_hold_names_with_spaces_and_what_they_leave_out_is_not_reported(tmp_path):
     root = write_masks(tmp_path, "voc")
     for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
-        (root / folder / f"a.{suffix}").rename(root / folder / f"my picture 1.{suffix}")
-    (root / "ImageSets" / "Segmentation" / "train.txt").write_text("my picture 1\n\n", encoding="utf-16")
-    assert load(root).image_ids.tolist() == ["my picture 1"]
+        (root / folder / f"a.{suffix}").rename(root / folder / f"my image 1.{suffix}")
+    (root / "ImageSets" / "Segmentation" / "train.txt").write_text("my image 1\n\n", encoding="utf-16")
+    assert load(root).image_ids.tolist() == ["my image 1"]
 
 
-def test_colours_that_are_grey_are_read_as_grey_and_that_is_told(root):
+def test_colours_that_are_grey_are_read_as_grey_and_that_is_reported(root):
     write_mask(root / "masks" / "train" / "a.png", np.stack([PATTERN] * 3, axis=-1))
     source = load(root)
     np.testing.assert_array_equal(source[0]["segmentation"], PATTERN)
@@ -357,7 +357,7 @@ def test_what_does_not_fit_is_named(root, spoil, message):
         (
             np.stack([PATTERN, PATTERN, 0 * PATTERN], -1),
             None,
-            "a mask in colours, of which .*classes.txt gives no classes",
+            "a mask in colours, to which .*classes.txt gives no classes",
         ),
         (
             np.stack([PATTERN] * 3, -1),
@@ -381,21 +381,21 @@ def test_a_pixel_without_a_class_is_named(root, values, legend, message):
 
 
 def test_a_folder_without_masks_tells_what_is_expected(tmp_path):
-    with pytest.raises(UserError, match="no images with masks; expected train/ beside trainannot/"):
+    with pytest.raises(UserError, match="no images with masks; expected train/ next to trainannot/"):
         masks.splits(str(tmp_path), "")
 
 
-def test_the_check_of_a_source_counts_pictures_a_class_and_draws(root, tmp_path):
+def test_the_check_of_a_source_counts_images_per_class_and_draws(root, tmp_path):
     source = load(root)
     report = check.survey(source)
     assert report["classes"] == {"ground": 2, "road": 2, "sky": 2} and report["bad"] == []
-    assert "pictures with" in check.describe("masks", report | {"refused": []})
+    assert "images with" in check.describe("masks", report | {"refused": []})
     check.draw(source, tmp_path / "samples.png")
     assert (tmp_path / "samples.png").stat().st_size > 1000
 
 
-def test_isbis_pictures_are_deformed_and_the_membranes_between_cells_weigh_more(tmp_path):
-    """Of experiments/isbi_unet.py's layout, which is grey pictures beside black and white masks."""
+def test_isbis_images_are_deformed_and_the_membranes_between_cells_weigh_more(tmp_path):
+    """Of experiments/isbi_unet.py's layout, which is grey images next to black and white masks."""
     mask = np.full((40, 64), 255, np.uint8)
     mask[:, 20:23] = mask[18:21] = 0
     for number in range(5):

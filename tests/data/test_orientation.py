@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from morphism.data import image, jpeg, orientation, windows
-from morphism.data.annotations import picture_size
-from morphism.data.image import Odd
+from morphism.data.annotations import image_size
+from morphism.data.odd import Odd
 from morphism.errors import UserError
 
 PHOTO = corpus.photo(24, 40)
@@ -76,12 +76,12 @@ def options_of(format):
 
 
 def agree(encoded, tmp_path, odd):
-    """The whole image, if its size is told in every way, and parts of it are its parts."""
+    """The whole image, by every way of asking for its size, and parts of it are its parts."""
     whole, found = image.decode(encoded, "x")
     assert found & Odd.TURNED == odd
     height, width = whole.shape[:2]
     (tmp_path / "x").write_bytes(encoded)
-    assert image.size(encoded, "x") == picture_size(tmp_path / "x") == (height, width)
+    assert image.size(encoded, "x") == image_size(tmp_path / "x") == (height, width)
     crop = (width // 3, height // 4, width - 2, height - 1)
     part, _ = image.decode(encoded, "x", crop)
     assert np.array_equal(part, whole[crop[1] : crop[3], crop[0] : crop[2]])
@@ -112,8 +112,8 @@ def test_size_decode_and_crops_agree_in_every_format_mode_and_orientation(tmp_pa
 def test_xmp_alone_turns_an_image_and_exif_overrules_it(tmp_path, format, form):
     plain = image.decode(encode(PHOTO, format, **options_of(format)), "x")[0]
     for turn in (3, 6):
-        told = with_xmp(format, XMP[form] % turn)
-        assert np.array_equal(agree(told, tmp_path, Odd.TURNED), UPRIGHT[turn](plain))
+        turned = with_xmp(format, XMP[form] % turn)
+        assert np.array_equal(agree(turned, tmp_path, Odd.TURNED), UPRIGHT[turn](plain))
         both = with_xmp(format, XMP[form] % turn, upright=True)
         assert np.array_equal(agree(both, tmp_path, Odd(0)), plain)
 

@@ -18,7 +18,7 @@ from morphism.errors import UserError
 
 @dataclass(frozen=True)
 class Numbers:
-    """Record i is a grey picture of level i % 256, of class i % 10."""
+    """Record i is a grey image of level i % 256, of class i % 10."""
 
     count: int
     classes = tuple("0123456789")
@@ -81,7 +81,7 @@ def test_worker_processes_give_the_batches_that_threads_give(config):
         assert all(np.array_equal(a[key], b[key]) for key in a)
 
 
-def test_an_example_is_cropped_anew_in_every_epoch_and_the_same_in_every_run(config):
+def test_an_example_is_cropped_differently_in_every_epoch_and_alike_in_every_run(config):
     source = sources.load(config.data, "train")
 
     def crop_of(epoch):
@@ -112,8 +112,8 @@ def test_evaluation_holds_every_record_once_in_order(config, count, processes):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_file_that_is_no_picture_ends_the_run_with_its_name(config, folder, workers):
-    (folder / "train" / "dog" / "2.jpg").write_text("no picture")
+def test_a_file_that_is_no_image_ends_the_run_with_its_name(config, folder, workers):
+    (folder / "train" / "dog" / "2.jpg").write_text("no image")
     config.data.source = f"folder:{folder}"
     config.data.workers = workers
     source = sources.load(config.data, "train")
@@ -123,7 +123,7 @@ def test_a_file_that_is_no_picture_ends_the_run_with_its_name(config, folder, wo
 
 @pytest.mark.parametrize("crop", ["center", "random_resized"])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_oddities_travel_with_their_pictures(config, corpus_folder, workers, crop):
+def test_oddities_travel_with_their_images(config, corpus_folder, workers, crop):
     folder, expected = corpus_folder
     config.data.update(source=f"folder:{folder}", workers=workers, train_crop=crop)
     source = sources.load(config.data, "train")
@@ -139,7 +139,7 @@ def test_oddities_travel_with_their_pictures(config, corpus_folder, workers, cro
         assert found == expected
 
 
-def test_strict_makes_an_odd_picture_an_error(config, corpus_folder):
+def test_strict_makes_an_odd_image_an_error(config, corpus_folder):
     config.data.update(source=f"folder:{corpus_folder[0]}", strict=True)
     source = sources.load(config.data, "train")
     with pytest.raises(UserError, match=r"/\w+\.\w+: .*; mend or remove it, or set config.data.strict=False"):
@@ -245,7 +245,7 @@ def test_workers_end_when_the_main_process_is_killed(tmp_path):
     assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers)
 
 
-def test_evaluation_may_see_larger_pictures_than_training(config):
+def test_evaluation_may_see_larger_images_than_training(config):
     config.data.update(image_size=6, eval_size=8, resize_size=8)
     (trained,) = train_batches(Numbers(16), config, start_step=0, stop_step=1)
     (evaluated,) = eval_batches(Numbers(16), config, batch_size=16)

@@ -11,7 +11,7 @@ from morphism.data.sampling import Balanced, Plan, Shuffled, spread
 
 @dataclass(frozen=True)
 class Skewed:
-    """Record i is a grey picture; 20 are of class 0, 5 of class 2, 3 of class 3, none of class 1."""
+    """Record i is a grey image; 20 are of class 0, 5 of class 2, 3 of class 3, none of class 1."""
 
     labels = np.repeat([0, 2, 3], [20, 5, 3]).astype(np.int32)
     classes = tuple("abcd")
@@ -73,7 +73,7 @@ def test_a_batch_is_spread_without_losing_a_row(rows, repeats):
     assert repeats > 1 or spread(rows, repeats).tolist() == list(range(rows))
 
 
-def test_repeats_of_a_picture_are_cropped_differently_and_never_mixed_with_each_other(config):
+def test_repeats_of_an_image_are_cropped_differently_and_never_mixed_with_each_other(config):
     config.data.update(repeats=4, image_size=20, resize_size=20)
     (batch,) = train_batches(sources.load(config.data, "train"), config, start_step=0, stop_step=1)
     for index in set(batch["id"].tolist()):
@@ -133,7 +133,7 @@ def test_a_balanced_sampler_goes_to_workers_with_its_labels():
 
 
 @dataclass(frozen=True)
-class Many:
+class Many(Skewed):
     count: int
 
     def __len__(self):

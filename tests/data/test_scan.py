@@ -99,7 +99,7 @@ def test_every_format_that_pillow_writes_is_found_and_decoded(tmp_path, photo):
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_text_is_read_in_every_encoding_that_tells_itself(tmp_path, encoding, end):
     text = end.join((" café au lait", "犬 ", "", "\u2028x", ""))
-    marked = "\ufeff" + text if encoding.endswith("e") else text  # Python writes no mark where it is told the order
+    marked = "\ufeff" + text if encoding.endswith("e") else text  # Python writes no mark where it is given the order
     (tmp_path / "list").write_bytes(marked.encode(encoding))
     assert read_lines(tmp_path / "list") == ["café au lait", "犬", "", "x"]
 

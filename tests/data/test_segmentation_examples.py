@@ -17,7 +17,7 @@ from morphism.experiments.base import get_base
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """Record i is of sizes[i]: class 1, white, in a rectangle on class 0, grey; an eighth is ignored, black."""
 
     all_sizes: tuple[tuple[int, int], ...]
@@ -38,10 +38,10 @@ class Pictures:
         mask[height // 4 : height // 2, width // 4 : width // 2] = 1
         mask[:, -(width // 8) :] = 255
         image = np.array([100, 255], np.uint8)[np.minimum(mask, 1)] * (mask != 255)
-        return {"image": image.astype(np.uint8), "name": f"picture {index}", "segmentation": mask}
+        return {"image": image.astype(np.uint8), "name": f"image {index}", "segmentation": mask}
 
 
-MIXED = Pictures(((96, 160), (160, 96), (64, 64), (40, 80)))
+MIXED = Images(((96, 160), (160, 96), (64, 64), (40, 80)))
 
 
 @pytest.fixture
@@ -53,13 +53,13 @@ def config():
 
 
 def assert_together(image, mask):
-    """Well inside a class the picture has its colour."""
+    """Well inside a class the image has its colour."""
     for label, colour in ((0, 100), (1, 255)):
         inside = ndimage.binary_erosion(mask == label, iterations=4)
         assert np.all(np.abs(image[inside].astype(int) - colour) < 30)
 
 
-def test_picture_and_mask_are_scaled_cropped_and_mirrored_together(config):
+def test_image_and_mask_are_scaled_cropped_and_mirrored_together(config):
     shares = set()
     for batch in train_batches(MIXED, config, start_step=0, stop_step=12):
         assert batch["image"].shape == (4, 64, 56, 3) and batch["segmentation"].shape == (4, 64, 56)
@@ -82,7 +82,7 @@ def test_half_of_the_crops_are_mirrored(config):
     assert 0.3 < np.mean(left) < 0.7
 
 
-def test_crops_of_one_class_alone_are_drawn_anew(config):
+def test_crops_of_one_class_alone_are_drawn_again(config):
     config.data.update(resize="none", scale=(1.0, 1.0), crop=(24, 24))
 
     def alone(ratio):
@@ -95,7 +95,7 @@ def test_crops_of_one_class_alone_are_drawn_anew(config):
 
 
 @pytest.mark.parametrize("exact", ["auto", "always", "never"])
-def test_evaluation_has_every_picture_whole_and_its_mask_as_it_is_stored(config, exact):
+def test_evaluation_has_every_image_whole_and_its_mask_as_it_is_stored(config, exact):
     config.data.update(canvases=((48, 120), (120, 48)), exact=exact)
     seen = {}
     for batch in eval_batches(MIXED, config, batch_size=3):
@@ -138,9 +138,11 @@ def test_evaluation_has_every_picture_whole_and_its_mask_as_it_is_stored(config,
         ("never", 1, ((400, 400),), True),
     ],
 )
-def test_images_have_their_own_size_where_a_split_has_few_and_sharing_is_told(config, exact, sizes, canvases, shared):
+def test_images_keep_their_size_where_a_split_has_few_sizes_and_sharing_is_reported(
+    config, exact, sizes, canvases, shared
+):
     config.data.update(resize="none", exact=exact, canvases=canvases)
-    source = Pictures(tuple((300, 200 + index % sizes) for index in range(20)))
+    source = Images(tuple((300, 200 + index % sizes) for index in range(20)))
     shapes, groups = canvases_of(source, config.data, training=False)
     own = [shapes[group] == (*size, *size) for group, size in zip(groups, source.all_sizes, strict=True)]
     assert all(own) != shared
@@ -150,7 +152,7 @@ def test_images_have_their_own_size_where_a_split_has_few_and_sharing_is_told(co
 
 def test_an_image_smaller_than_networks_can_halve_has_a_canvas_of_what_they_train_on(config):
     config.data.update(resize="none", exact="always", crop=(24, 480))
-    shapes, _ = canvases_of(Pictures(((9, 9), (20, 300), (300, 20))), config.data, training=False)
+    shapes, _ = canvases_of(Images(((9, 9), (20, 300), (300, 20))), config.data, training=False)
     assert shapes == [(24, 32, 9, 9), (24, 300, 20, 300), (300, 32, 300, 20)]
 
 
@@ -170,7 +172,7 @@ def test_without_canvases_there_is_one_that_holds_all(config):
     config.data.update(resize="none", exact="never")
     shapes, groups = canvases_of(MIXED, config.data, training=False)
     assert shapes == [(160, 160, 160, 160)] and groups.tolist() == [0] * 4
-    uniform = Pictures(((36, 48),) * 3)
+    uniform = Images(((36, 48),) * 3)
     assert canvases_of(uniform, config.data, training=False)[0] == [(36, 48, 36, 48)]
 
 
@@ -185,7 +187,7 @@ def test_a_later_start_and_more_processes_see_the_same_batches(config):
         np.testing.assert_array_equal(value, np.concatenate([half[0][key] for half in halves]))
 
 
-def test_an_elastic_deformation_moves_picture_and_mask_alike(config):
+def test_an_elastic_deformation_moves_image_and_mask_alike(config):
     config.augment.update(elastic=4.0, flip_probability=0.0)
     config.data.update(resize="none", scale=(1.0, 1.0), crop=(160, 160))
     batch = next(train_batches(MIXED, config, start_step=0, stop_step=1))
@@ -225,14 +227,14 @@ def test_scenes_as_masks_have_a_background_and_no_boxes():
 
 
 def test_what_does_not_fit_is_named(config):
-    class Wrong(Pictures):
+    class Wrong(Images):
         def __getitem__(self, index):
             record = super().__getitem__(index)
             return record | {"segmentation": self.spoil(record["segmentation"])}
 
     config.data.canvases = ()
     for spoil, message in (
-        (lambda mask: mask[:-1], "picture . is .* x .* but its mask is .* x .*: masks must have their picture's size"),
+        (lambda mask: mask[:-1], "image . is .* x .* but its mask is .* x .*: masks must have their image's size"),
         (
             lambda mask: np.where(mask == 1, 2, mask).astype(np.uint8),
             "its mask has class 2 at row .*outside the 2 classes",

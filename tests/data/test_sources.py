@@ -29,13 +29,13 @@ def test_embedded_is_balanced_and_what_the_script_drew():
     assert digest.startswith("78ac8f006f7fee4f")
 
 
-def test_embedded_splits_share_no_picture():
+def test_embedded_splits_share_no_image():
     train, val = (sources.load(settings("embedded"), split) for split in ("train", "val"))
     seen = {train[i]["image"].tobytes() for i in range(len(train))}
     assert sum(val[i]["image"].tobytes() in seen for i in range(len(val))) <= 2  # the dataset itself repeats a few
 
 
-def test_folder_reads_classes_in_any_script_and_every_picture(folder):
+def test_folder_reads_classes_in_any_script_and_every_image(folder):
     source = sources.load(settings(f"folder:{folder}"), "train")
     assert tuple(source.classes) == ("cat", "dog", "犬")
     assert [source[i]["label"] for i in range(len(source))] == [0] * 6 + [1] * 4 + [2] * 2
@@ -60,7 +60,7 @@ def test_sizes_are_not_copied_for_each_example():
         assert source.sizes.shape == (len(source), 2) and source.sizes[3].tolist() == [64, 64]
 
 
-def test_what_is_hidden_is_passed_over_and_what_is_no_image_told(folder):
+def test_what_is_hidden_is_passed_over_and_what_is_no_image_reported(folder):
     for name in ("train/cat/.DS_Store", "train/cat/.thumbs/a.jpg", "train/__MACOSX/cat/._0.jpg", "train/cat/Thumbs.db"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("x")
@@ -71,7 +71,7 @@ def test_what_is_hidden_is_passed_over_and_what_is_no_image_told(folder):
     assert source.oddities == f"odd files: 1 that are no images (passed over), first {folder}/train/cat/notes.txt"
 
 
-def test_images_outside_the_class_folders_are_passed_over_and_told(folder):
+def test_images_outside_the_class_folders_are_passed_over_and_reported(folder):
     for name in ("b.png", "a.jpg"):
         (folder / "train" / name).write_text("x")
     source = sources.load(settings(f"folder:{folder}"), "train")
@@ -95,7 +95,7 @@ def test_splits_are_found_under_the_names_that_people_give_them(folder, name, ot
 
 
 @pytest.mark.parametrize("above", ["images", "seg_train"])
-def test_classes_one_folder_further_down_are_told(folder, above):
+def test_classes_one_folder_further_down_are_reported(folder, above):
     (folder / above).mkdir()
     (folder / "train").rename(folder / above / "seg_train")
     source = sources.load(settings(f"folder:{folder / above}"), "train")
@@ -219,6 +219,6 @@ def test_an_empty_folder_is_named(tmp_path):
         sources.load(settings(f"folder:{tmp_path}"), "train")
 
 
-def test_a_folder_without_its_kind_is_told_how_to_be_written(tmp_path):
+def test_a_folder_without_its_kind_is_answered_with_how_to_write_it(tmp_path):
     with pytest.raises(UserError, match=f"without its kind; write folder:{tmp_path} .*or another of coco, "):
         sources.load(settings(str(tmp_path)), "train")

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from detection import coco, picture, write_coco, write_voc, write_yolo
+from detection import coco, write_coco, write_image, write_voc, write_yolo
 
 from morphism.data import sources
 from morphism.data.derived import Subset
@@ -200,7 +200,7 @@ def test_a_split_that_the_data_has_itself_is_not_cut(folder):
 def test_a_slice_without_some_of_the_classes_says_so(tmp_path, share, lost):
     for name in "abc":
         for number in range(5):
-            picture(tmp_path / "train" / name / f"{number}.png", 8, 8)
+            write_image(tmp_path / "train" / name / f"{number}.png", 8, 8)
     source = sources.load(settings(f"folder:{tmp_path}"), f"train[:{share}]")
     expected = (
         f"odd split: train[:{share}] has no record of {lost} of the 3 classes, first {'abc'[3 - lost]} (a slice is "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from detection import coco, picture, voc_xml, write_coco, write_voc, write_yolo
+from detection import coco, voc_xml, write_coco, write_image, write_voc, write_yolo
 from masks import PATTERN, write_mask, write_masks
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
@@ -36,8 +36,8 @@ def test_boxes_are_counted_by_class_and_by_cocos_sizes(tmp_path):
     assert report["classes"] == {"car": 1, "toothbrush": 2}
     assert report["sizes"] == {"50 x 40": 1, "20 x 30": 1, "34 x 12": 1}
     assert (report["small"], report["medium"], report["large"]) == (1, 1, 1)
-    assert (report["boxes"], report["crowd"], report["pictures without boxes"]) == (3, 1, 1)
-    assert report["boxes a picture"]["most"] == 2 and report["box width"] == {
+    assert (report["boxes"], report["crowd"], report["images without boxes"]) == (3, 1, 1)
+    assert report["boxes per image"]["most"] == 2 and report["box width"] == {
         "least": 3.5,
         "5 %": 3.65,
         "median": 5.0,
@@ -48,8 +48,8 @@ def test_boxes_are_counted_by_class_and_by_cocos_sizes(tmp_path):
 
 def test_every_bad_record_is_listed_and_the_rest_counted(tmp_path):
     root = write_voc(tmp_path)
-    (root / "JPEGImages" / "a.jpg").write_bytes(b"no picture")
-    picture(root / "JPEGImages" / "b.jpg", 50, 40)
+    (root / "JPEGImages" / "a.jpg").write_bytes(b"no image")
+    write_image(root / "JPEGImages" / "b.jpg", 50, 40)
     (root / "ImageSets" / "Main" / "train.txt").write_text("a\nb\nc\n")
     report = survey.survey(open_source(f"voc:{root}"))
     assert len(report["bad"]) == 2 and report["boxes"] == 1 and report["classes"]["person"] == 1
@@ -57,13 +57,13 @@ def test_every_bad_record_is_listed_and_the_rest_counted(tmp_path):
     assert "b.jpg is 40 x 50, its annotations are for 50 x 40" in report["bad"][1]
 
 
-def test_classification_is_counted_with_its_odd_pictures(corpus_folder):
+def test_classification_is_counted_with_its_odd_images(corpus_folder):
     folder, odd = corpus_folder
     report = survey.survey(open_source(f"folder:{folder}"))
     assert report["records"] == len(odd) and sum(report["classes"].values()) == len(odd) and "boxes" not in report
     assert report["high-bit"].startswith("images of more than 8 bits (float32, uint16, 5 measured): their values are")
-    expected = {rule: sum(flag in each for each in odd.values()) for flag, rule in survey.image.RULES.items()}
-    assert report["odd pictures"] == {rule: count for rule, count in expected.items() if count}
+    expected = {rule: sum(flag in each for each in odd.values()) for flag, rule in survey.RULES.items()}
+    assert report["odd images"] == {rule: count for rule, count in expected.items() if count}
 
 
 def test_a_part_cut_from_train_keeps_its_boxes_sizes_and_names(tmp_path):
@@ -84,7 +84,7 @@ def refusals(tmp_path, split, **data):
     return examine(f"coco:{tmp_path}", "", split, config)[2]["refused"]
 
 
-def test_what_a_split_lacks_as_a_whole_is_told_and_what_validation_has_beyond_train(tmp_path):
+def test_what_a_split_lacks_as_a_whole_is_reported_and_what_validation_has_beyond_train(tmp_path):
     write_coco(tmp_path)
     other = coco()
     other["categories"][1]["name"] = "cart"
@@ -98,7 +98,7 @@ def test_what_a_split_lacks_as_a_whole_is_told_and_what_validation_has_beyond_tr
     write_coco(tmp_path, crowds)
     assert len(refusals(tmp_path, "train[:2]")) == 1 and "nothing to learn" in refusals(tmp_path, "train")[0]
     write_coco(tmp_path, crowds, "val")
-    assert refusals(tmp_path, "val") == []  # evaluated, and told to be odd
+    assert refusals(tmp_path, "val") == []  # evaluated, and reported as odd
 
 
 def test_what_a_source_is_for_is_the_first_truth_that_it_has(tmp_path, folder):
@@ -126,9 +126,9 @@ def test_labels_of_samples_lie_within_the_image_and_stand_out_of_their_ground():
     for colour in ((255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0)):
         written = []
         for corner in ((0, 0), (-5, 38), (118, -3), (119, 39)):
-            picture = Image.new("RGB", (120, 40), (9, 9, 9))
-            marks.write(ImageDraw.Draw(picture), "a class", corner, picture.size, colour)
-            drawn = np.asarray(picture).astype(int)
+            sample = Image.new("RGB", (120, 40), (9, 9, 9))
+            marks.write(ImageDraw.Draw(sample), "a class", corner, sample.size, colour)
+            drawn = np.asarray(sample).astype(int)
             ground = (drawn == colour).all(-1)
             letters = ~ground & (drawn != 9).any(-1)
             written.append((ground.sum(), letters.sum()))
@@ -158,7 +158,7 @@ def spoilt_voc(root):
     for name in ("alone", "unread"):
         (root / "Annotations" / f"{name}.xml").write_text("<annotation></annotation>")
     (root / "JPEGImages" / "unread.jpg").write_bytes(b"")
-    expected = ["lost.xml: cannot be read", "broken.xml: not XML", "unread.jpg: empty file", "alone.xml: no picture"]
+    expected = ["lost.xml: cannot be read", "broken.xml: not XML", "unread.jpg: empty file", "alone.xml: no image"]
     return expected, 2
 
 
@@ -171,10 +171,10 @@ def spoilt_yolo(root):
 
 def spoilt_masks(root):
     write_masks(root)
-    picture(root / "images" / "train" / "alone.jpg", 3, 5)
-    picture(root / "images" / "train" / "wide.jpg", 3, 9)
+    write_image(root / "images" / "train" / "alone.jpg", 3, 5)
+    write_image(root / "images" / "train" / "wide.jpg", 3, 9)
     write_mask(root / "masks" / "train" / "wide.png", PATTERN)
-    picture(root / "images" / "train" / "unread.jpg", 3, 5)
+    write_image(root / "images" / "train" / "unread.jpg", 3, 5)
     (root / "masks" / "train" / "unread.png").write_bytes(b"no mask")
     expected = ["alone.jpg: no mask", "wide.jpg is 9 x 3 but its mask", "unread.png: cannot be"]
     return expected, 2
@@ -182,7 +182,7 @@ def spoilt_masks(root):
 
 def spoilt_folder(root):
     for name in ("cat", "dog"):
-        picture(root / "train" / name / "1.jpg", 8, 8)
+        write_image(root / "train" / name / "1.jpg", 8, 8)
     (root / "train" / "cat" / "broken.jpg").write_bytes(b"no image")
     (root / "train" / "cat" / "lost.png").symlink_to("/nowhere")
     (root / "train" / "dog" / "photo.heic").write_bytes(b"x")
@@ -229,9 +229,9 @@ def test_the_command_lists_what_is_bad_draws_the_rest_and_exits_with_1(tmp_path)
     done = run(f"voc:{root}", "--draw", str(tmp_path / "out.png"))
     assert done.returncode == 1 and done.stderr == ""
     assert "voc:" in done.stdout and "train: 2 records, 20 classes" in done.stdout
-    assert "odd boxes: 1 partly outside the picture (clipped), first in" in done.stdout
+    assert "odd boxes: 1 partly outside the image (clipped), first in" in done.stdout
     assert done.stdout.splitlines()[-2:] == [
-        f"bad: {root}/JPEGImages/b.jpg: empty file, not a picture; replace or remove it",
+        f"bad: {root}/JPEGImages/b.jpg: empty file, not an image; replace or remove it",
         "bad records: 1",
     ]
     drawn = np.asarray(Image.open(tmp_path / "out.png"))

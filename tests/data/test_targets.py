@@ -179,6 +179,6 @@ def test_the_check_of_a_source_counts_and_draws_all_its_truths(tmp_path):
     pixels = report["other classes"]["segmentation"]
     assert report["bad"] == [] and sum(report["classes"].values()) == report["boxes"]
     assert pixels["background"] == 6 and pixels["bag"] <= report["classes"]["bag"]
-    assert "objects" in survey.describe("", report) and "pictures with" in survey.describe("", report)
+    assert "objects" in survey.describe("", report) and "images with" in survey.describe("", report)
     survey.draw(source, tmp_path / "out.png")
     assert (tmp_path / "out.png").stat().st_size > 0

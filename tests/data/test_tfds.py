@@ -1,4 +1,4 @@
-"""A small dataset of real pictures, prepared and read by TFDS itself, without TensorFlow."""
+"""A small dataset of real images, prepared and read by TFDS itself, without TensorFlow."""
 
 import gzip
 import io
@@ -23,7 +23,7 @@ from morphism.experiments.quickstart import get_config
 
 
 class Garments(tfds.core.GeneratorBasedBuilder):
-    """Forty embedded pictures as PNG."""
+    """Forty embedded images as PNG."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -66,7 +66,7 @@ def test_records_are_read_as_they_were_written_without_tensorflow(prepared):
     assert "tensorflow" not in sys.modules
 
 
-def test_labels_are_read_without_a_picture(prepared):
+def test_labels_are_read_without_a_image(prepared):
     source = sources.load(prepared.data, "train[:50%]")
     assert source.labels.dtype == np.int32
     assert source.labels.tolist() == [source[index]["label"] for index in range(20)]

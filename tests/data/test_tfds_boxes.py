@@ -22,12 +22,12 @@ COUNT, SIZE = 12, (48, 64)
 
 def made(index):
     """A scene without its lower part, and the boxes of the whole."""
-    record = scenes.load(f"{COUNT}x64", "train", "")[index]
+    record = scenes.load(f"{COUNT}x64", "train", "")[int(index)]
     return record["image"][: SIZE[0]], record["annotations"]
 
 
 class Wardrobe(tfds.core.GeneratorBasedBuilder):
-    """Scenes with boxes, as TFDS's coco has them; the last picture has none."""
+    """Scenes with boxes, as TFDS's coco has them; the last image has none."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -91,7 +91,7 @@ def test_boxes_classes_areas_and_crowds_are_those_that_were_written(source):
         if image_id == 100 + COUNT - 1:
             assert len(found) == 0 and found.boxes.shape == (0, 4)
             continue
-        boxes = original.boxes * (1, 48 / 64, 1, 48 / 64)  # the shares are of the picture's own sides
+        boxes = original.boxes * (1, 48 / 64, 1, 48 / 64)  # the shares are of the image's own sides
         np.testing.assert_allclose(found.boxes, boxes, atol=1e-4)
         assert (found.boxes == record["annotations"].boxes).all()
         assert found.classes.tolist() == original.classes.tolist()

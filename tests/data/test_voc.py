@@ -41,11 +41,11 @@ def test_other_classes_are_sorted_over_all_splits(root):
         assert voc.load(str(root), split, "").classes == ("bee", "cat", "dog")
 
 
-def test_data_that_counts_from_zero_is_clipped_and_told(root):
+def test_data_that_counts_from_zero_is_clipped_and_reported(root):
     (root / "Annotations" / "a.xml").write_text(voc_xml([("dog", (0, 0, 50, 40), 0)]))
     source = voc.load(str(root), "train", "")
     assert source.annotations(1).boxes.tolist() == [[0, 0, 50, 40]]
-    assert source.oddities == f"odd boxes: 1 partly outside the picture (clipped), first in {root}/Annotations/a.xml"
+    assert source.oddities == f"odd boxes: 1 partly outside the image (clipped), first in {root}/Annotations/a.xml"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_data_that_counts_from_zero_is_clipped_and_told(root):
         "<size><width>-50</width><height>-40</height></size>",
     ],
 )
-def test_a_size_that_the_annotation_lacks_is_the_pictures(root, size):
+def test_a_size_that_the_annotation_lacks_is_the_images(root, size):
     path = root / "Annotations" / "a.xml"
     path.write_text(path.read_text().replace("<size><width>50</width><height>40</height><depth>3</depth></size>", size))
     assert voc.load(str(root), "train", "").sizes.tolist() == [[40, 50], [40, 50]]
@@ -178,7 +178,7 @@ def test_the_splits_are_the_lists(root):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda r: (r / "JPEGImages/a.jpg").unlink(), "Annotations/a.xml: no picture .*JPEGImages/a.jpg; add it"),
+        (lambda r: (r / "JPEGImages/a.jpg").unlink(), "Annotations/a.xml: no image .*JPEGImages/a.jpg; add it"),
         (lambda r: (r / "Annotations/a.xml").unlink(), "Annotations/a.xml: cannot be read .No such file"),
         (lambda r: (r / "Annotations/a.xml").write_text("<annotation>"), "Annotations/a.xml: not XML"),
         (lambda r: _swap(r, "<name>dog</name>", ""), "a.xml: an <object> lacks <name>; add it"),
@@ -189,8 +189,8 @@ def test_the_splits_are_the_lists(root):
         (lambda r: _swap(r, "<width>50</width>", "<width>wide</width>"), "a.xml: <size><width> is 'wide', no finite"),
         (lambda r: (r / "ImageSets/Main/train.txt").write_text("a\nb\na\n"), "train.txt: a occurs twice; remove one"),
         (lambda r: (r / "ImageSets/Main/train.txt").write_text("\n"), "train.txt: names no image"),
-        (lambda r: (r / "ImageSets/Main/train.txt").write_text("b\n"), "train.txt: not one box in its 1 pictures"),
-        (lambda r: [p.unlink() for p in r.glob("ImageSets/*/*")], "Main: no list of pictures; expected one of train"),
+        (lambda r: (r / "ImageSets/Main/train.txt").write_text("b\n"), "train.txt: not one box in its 1 images"),
+        (lambda r: [p.unlink() for p in r.glob("ImageSets/*/*")], "Main: no list of images; expected one of train"),
     ],
 )
 def test_spoilt_data_is_named(root, spoil, message):

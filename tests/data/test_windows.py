@@ -24,7 +24,7 @@ def goldens():
         return dict(file)
 
 
-def picture(height=HEIGHT, width=WIDTH):
+def sample(height=HEIGHT, width=WIDTH):
     y, x = np.mgrid[:height, :width]
     noise = np.random.default_rng(0).integers(0, 60, (height, width, 3))
     waves = np.stack([np.sin(x / 5), np.cos(y / 4), np.sin((x + y) / 7)], -1)
@@ -44,12 +44,12 @@ def place(boxes, window):
 
 @pytest.mark.parametrize("simd", [True, False])
 @pytest.mark.parametrize("name", ZOOMED)
-def test_a_rect_is_resized_as_torch_resizes_the_padded_and_cropped_picture(goldens, monkeypatch, name, simd):
+def test_a_rect_is_resized_as_torch_resizes_the_padded_and_cropped_image(goldens, monkeypatch, name, simd):
     if not simd:
         monkeypatch.setattr(rendering, "fast", None)
     expected = goldens[f"{name}/image"].astype(np.float64)
     window = stretched(tuple(goldens[f"{name}/rect"].tolist()), expected.shape[:2])
-    found = render(picture(), window, fill=IMAGENET_MEAN)
+    found = render(sample(), window, fill=IMAGENET_MEAN)
     assert found.shape == expected.shape and np.abs(found - expected).max() < 1.1
 
 
@@ -61,7 +61,7 @@ def test_a_segmentation_is_resized_as_torchs_nearest(goldens, name):
     assert (render_classes(segmentation, window) == expected).all()
 
 
-def test_a_segmentation_moves_with_its_picture():
+def test_a_segmentation_moves_with_its_image():
     rng = np.random.default_rng(0)
     grey = rng.integers(0, 2, (12, 17), np.uint8) * 200
     for _ in range(200):
@@ -91,7 +91,7 @@ def test_what_is_jittered_is_resized_then_cut_and_padded(goldens, monkeypatch, n
         monkeypatch.setattr(rendering, "fast", None)
     size, offset = JITTERED[name]
     window = Window(whole((HEIGHT, WIDTH)), size, (48, 56), offset)
-    found = render(picture(), window, fill=IMAGENET_MEAN, antialias=True)
+    found = render(sample(), window, fill=IMAGENET_MEAN, antialias=True)
     assert np.abs(found - goldens[f"jitter/{name}/image"].astype(np.float64)).max() < 1.1
 
 
@@ -106,7 +106,7 @@ def test_the_shorter_side_is_resized_and_rounded_as_torchvision_does(goldens, si
 
 
 def bilinear(pixels, rect, size, offset, canvas, fill):
-    """One pixel of the canvas after the other, in float64, from a picture padded with `fill` without end."""
+    """One pixel of the canvas after the other, in float64, from an image padded with `fill` without end."""
     x0, y0, x1, y1 = rect
     result = np.tile(np.array(fill, np.float64), (*canvas, 1))
     for i in range(max(0, offset[0]), min(canvas[0], offset[0] + size[0])):
@@ -168,7 +168,7 @@ def test_boxes_are_cut_to_the_canvas_and_not_seen_where_nothing_is():
     assert found.tolist() == [[0, 0, 20, 40], [10, 20, 40, 40]]
 
 
-def test_zooming_out_keeps_the_picture_within_a_rect_of_up_to_four_times_its_sides():
+def test_zooming_out_keeps_the_image_within_a_rect_of_up_to_four_times_its_sides():
     rng = np.random.default_rng(0)
     rects = np.array([windows.zoom_out((300, 400), rng) for _ in range(2000)])
     width, height = (rects[:, 2:] - rects[:, :2]).T
@@ -212,11 +212,11 @@ def test_a_crop_overlaps_by_what_was_asked(monkeypatch, least):
         assert (x1 - x0) * (y1 - y0) / (WIDTH * HEIGHT) >= least
 
 
-def test_a_picture_without_boxes_is_not_cropped():
+def test_an_image_without_boxes_is_not_cropped():
     assert windows.iou_crop(np.zeros((0, 4), np.float32), (0, 0, 9, 9), np.random.default_rng(0)) == (0, 0, 9, 9)
 
 
-def test_jitter_scales_evenly_and_cuts_within_the_picture():
+def test_jitter_scales_evenly_and_cuts_within_the_image():
     rng, canvas = np.random.default_rng(0), (64, 64)
     drawn = [windows.scale_jitter((100, 200), canvas, rng) for _ in range(2000)]
     scales = np.array([window.size[1] / 64 for window in drawn])
@@ -226,7 +226,7 @@ def test_jitter_scales_evenly_and_cuts_within_the_picture():
             assert min(0, canvas[axis] - window.size[axis]) <= window.offset[axis] <= 0
 
 
-def test_a_tiny_jittered_picture_costs_no_huge_canvas():
+def test_a_tiny_jittered_image_costs_no_huge_canvas():
     import tracemalloc
 
     pixels = np.zeros((480, 640, 3), np.uint8)

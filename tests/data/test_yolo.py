@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import yaml
-from detection import picture, write_yolo
+from detection import write_image, write_yolo
 
 from morphism.data.sources import yolo
 from morphism.errors import UserError
@@ -21,13 +21,13 @@ def test_shares_become_pixels(root):
     assert source[0]["image"] == (root / "images" / "train" / "a.jpg").read_bytes()
 
 
-def test_a_picture_without_labels_has_no_objects(root):
+def test_an_image_without_labels_has_no_objects(root):
     assert len(yolo.load(str(root), "train", "").annotations(1)) == 0
     (root / "labels" / "train" / "b.txt").write_text("")
     assert len(yolo.load(str(root), "train", "").annotations(1)) == 0
 
 
-def test_val_has_its_own_pictures_and_the_same_classes(root):
+def test_val_has_its_own_images_and_the_same_classes(root):
     assert yolo.splits(str(root), "") == ("train", "val")
     assert yolo.load(str(root), "val", "").annotations(0).boxes.tolist() == [[20, 5, 60, 15]]
 
@@ -121,7 +121,7 @@ def test_two_lists_of_classes_must_agree(root):
 
 
 def test_folders_within_a_split_and_suffixes_in_any_case_are_read(root):
-    picture(root / "images" / "train" / "day2" / "a.JPG", 40, 50)
+    write_image(root / "images" / "train" / "day2" / "a.JPG", 40, 50)
     (root / "labels" / "train" / "day2").mkdir()
     (root / "labels" / "train" / "day2" / "a.TXT").write_text("0 .5 .5 .2 .2\n")
     (root / "labels" / "train" / "classes.txt").write_text("cat\n犬\n")
@@ -132,7 +132,7 @@ def test_folders_within_a_split_and_suffixes_in_any_case_are_read(root):
     assert source.oddities == f"odd files: 2 that are no labels (passed over), first {root}/labels/train/a.json"
 
 
-def test_a_line_that_repeats_another_is_dropped_and_told(root):
+def test_a_line_that_repeats_another_is_dropped_and_reported(root):
     text = "1 .5 .5 .2 .2\n0 .5 .5 .2 .2\n1 0.50 .5 .2 .2\n1 .5 .5 .2 .3\n0 .5 .5 .2 .2\n"
     (root / "labels" / "train" / "b.txt").write_text(text)
     source = yolo.load(str(root), "train", "")
@@ -142,7 +142,7 @@ def test_a_line_that_repeats_another_is_dropped_and_told(root):
     )
 
 
-def test_labels_without_an_image_are_passed_over_and_told(root):
+def test_labels_without_an_image_are_passed_over_and_reported(root):
     for name in ("x.txt", "y.TXT", "a.csv"):
         (root / "labels" / "train" / name).write_text("0 .5 .5 .5 .5\n")
     source = yolo.load(str(root), "train", "")
@@ -222,7 +222,7 @@ def test_an_outline_becomes_the_box_around_it(root):
         ("labels/train/a.txt", "0.5 .5 .5 .5 .5", "a.txt:1: class 0.5 is none of the 2 classes"),
         ("labels/train/a.txt", "0 25 20 50 40", "a.txt:1: cx, cy, w, h must be shares of the image"),
         ("labels/train/a.txt", "0 .5 nan .5 .5", "a.txt: box .*nan.* is not finite"),
-        ("labels/train/a.txt", "", "labels/train: not one box in its 2 pictures"),
+        ("labels/train/a.txt", "", "labels/train: not one box in its 2 images"),
         ("classes.txt", "", "classes.txt: no names of classes found"),
         ("classes.txt", "cat\n\ndog", "classes.txt: class 1 has no name; write one"),
         ("labels/train/a.txt", "1 .1 .1 .2 .2 .3", "a.txt:1: '1 .1 .1 .2 .2 .3' is not 'class cx cy w h'; mend"),
@@ -236,7 +236,7 @@ def test_spoilt_data_is_named(root, file, text, message):
         yolo.load(str(root), "train", "")
 
 
-def test_missing_names_and_pictures_are_asked_for(root):
+def test_missing_names_and_images_are_asked_for(root):
     (root / "classes.txt").unlink()
     with pytest.raises(UserError, match="neither classes.txt nor data.yaml; write classes.txt"):
         yolo.load(str(root), "train", "")
@@ -245,7 +245,7 @@ def test_missing_names_and_pictures_are_asked_for(root):
     (root / "images" / "val" / "c.jpg").unlink()
     with pytest.raises(UserError, match="images/val: no images; put them there"):
         yolo.load(str(root), "val", "")
-    picture(root / "images" / "val" / "c.jpg", 20, 80)
+    write_image(root / "images" / "val" / "c.jpg", 20, 80)
     assert len(yolo.load(str(root), "val", "")) == 1
 
 

@@ -49,7 +49,7 @@ def test_a_run_keeps_the_range_that_it_found_and_everything_scales_by_it(tmp_pat
     again = evaluate(run.task, source, run.predictions(source, lines.append))
     assert again["top1"] == results["top1"]
     assert lines == [
-        "data: odd pictures: 16 of more than 8 bits (kept as floats; black and white by config.data.intensity, else by "
+        "data: odd images: 16 of more than 8 bits (kept as floats; black and white by config.data.intensity, else by "
         f"each's own bits), first {source[0]['name']}"
     ]
 
