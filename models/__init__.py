@@ -22,6 +22,7 @@ from functools import cache, partial
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
@@ -127,7 +128,7 @@ def init(model: Model, key: Key[Array, ""], image_size: int | tuple[int, int]) -
     return model.init(key, jnp.zeros((1, height, width, 3)), train=False)
 
 
-def inputs(model: Model, batch: Mapping[str, Array]) -> dict[str, Any]:
+def inputs(model: Model, batch: Mapping[str, Array | np.ndarray]) -> dict[str, Any]:
     """The keyword arguments of the model's call that are made of a batch: those of its `reads`.
 
     targets: all of the batch but its images. sizes: its `size`, int32 [B, 2], what of each canvas is image.

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
+import numpy as np
 from jaxtyping import Array, Float
 
+Images = Float[Array | np.ndarray, "b h w 3"]
 Features = dict[str, Float[Array, "b _h _w _c"]]  # feature maps by name
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from morphism.errors import UserError, check_choice
 from morphism.models import roi_heads
+from morphism.models.base import Images
 from morphism.models.detection import Detections, PostProcess, ResNetDetector, Targets, trainable
 from morphism.models.fpn import FeaturePyramid, Maps
 from morphism.models.rpn import RPNHead, propose, rpn_loss, sample_anchors
@@ -115,9 +116,7 @@ class FasterRCNN(ResNetDetector):
     box_predictor: nn.Module | None = None
 
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool, targets: Targets | None = None
-    ) -> dict[str, Any]:
+    def __call__(self, images: Images, *, train: bool, targets: Targets | None = None) -> dict[str, Any]:
         self.check_options()
         if train and targets is None:
             raise ValueError("a two-stage detector is trained with targets")
@@ -134,7 +133,7 @@ class FasterRCNN(ResNetDetector):
         return outputs | self.further_heads(maps, outputs, canvas, sizes, train)
 
     @nn.nowrap
-    def maps(self, images: Float[Array, "b h w 3"], train: bool) -> Maps:
+    def maps(self, images: Images, train: bool) -> Maps:
         """The feature maps that both stages work on, finest first."""
         if not isinstance(self.backbone, str):
             return self.part(self.backbone, None, "backbone")(images, train=train)

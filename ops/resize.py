@@ -84,7 +84,7 @@ def _resize(x: Float[Array, "h w c"], rows: Line, columns: Line) -> Float[Array,
     return _looked_up(x, rows, columns) if on_cpu() else _product(x, rows, columns)
 
 
-def _product(x: Array, rows: Array, columns: Array) -> Array:
+def _product(x: Array, rows: Line, columns: Line) -> Array:
     """By two matrix products, at the full precision of x's type, which TPUs would reduce."""
     down, across = (_weights(*each).astype(x.dtype) for each in ((rows, x.shape[0]), (columns, x.shape[1])))
     with jax.named_scope(SCOPE):
@@ -98,7 +98,7 @@ def _weights(positions: Line, length: int) -> Float[Array, "_n {length}"]:
 
 
 @jax.custom_vjp
-def _looked_up(x: Array, rows: Array, columns: Array) -> Array:
+def _looked_up(x: Array, rows: Line, columns: Line) -> Array:
     """By looking up the two neighbours of each coordinate along each axis."""
     for axis, positions in enumerate((rows, columns)):
         before = jnp.asarray(positions).astype(jnp.int32)

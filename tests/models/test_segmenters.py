@@ -183,7 +183,7 @@ def test_a_training_steps_loss_gradients_and_statistics_are_torchs():
                     train=True,
                     mutable=["batch_stats"],
                 )
-            target = labels(*size, 2)
+            target = jnp.asarray(labels(*size, 2))
             total = cross_entropy(outputs["out"], target) + 0.5 * cross_entropy(outputs["aux"], target)
             return total, updates["batch_stats"]
 

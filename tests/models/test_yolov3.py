@@ -65,7 +65,7 @@ def test_a_place_is_a_cell_and_an_anchor_and_decodes_by_the_papers_equations():
     assert (corners[place].tolist(), strides[place], anchors[place].tolist()) == ([5, 2], 16, [62, 45])
     regression = np.zeros((len(corners), 4), np.float32)
     regression[place] = [0.3, -1.2, 0.5, -0.25]
-    box = np.asarray(yolov3.decode(regression, corners, strides, anchors))[place]
+    box = np.asarray(yolov3.decode(*map(jnp.asarray, (regression, corners, strides, anchors))))[place]
     x, y = 16 * (5 + sigmoid(0.3)), 16 * (2 + sigmoid(-1.2))
     w, h = 62 * np.exp(0.5), 45 * np.exp(-0.25)
     np.testing.assert_allclose(box, [x - w / 2, y - h / 2, x + w / 2, y + h / 2], rtol=1e-5)
@@ -81,14 +81,13 @@ def test_an_object_is_learnt_where_its_center_lies_by_the_anchor_of_its_shape():
         *(at(64, 96, 16, 2, 3, 1), at(64, 96, 8, 7, 11, 0), at(64, 96, 32, 0, 0, 2)),
         at(64, 96, 8, 7, 11, 2),  # on the edge: 33 x 23 has 690 / 969 in common, 16 x 30 only 480 / 900
     ]
-    size = yolov3.extent(*yolov3.anchors_of(64, 96)[:2])
+    size = yolov3.extent(*map(jnp.asarray, yolov3.anchors_of(64, 96)[:2]))
     np.testing.assert_array_equal(size, (96, 64))
-    np.testing.assert_array_equal(yolov3.anchor_of(boxes, size), expected)
+    np.testing.assert_array_equal(yolov3.anchor_of(jnp.asarray(boxes), size), expected)
 
 
 def known():
-    corners, strides, anchors = yolov3.anchors_of(64, 96)
-    return {"corners": corners, "strides": strides, "anchors": anchors}
+    return dict(zip(("corners", "strides", "anchors"), map(jnp.asarray, yolov3.anchors_of(64, 96)), strict=True))
 
 
 def case():

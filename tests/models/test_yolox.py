@@ -116,8 +116,8 @@ def test_head_outputs_and_decoded_boxes_are_the_authors(name, canvas):
 
 
 def test_simota_assigns_what_the_authors_assigns():
-    outputs, known = drawn_outputs()
-    targets = padded(BOXES)
+    outputs, known = jax.tree.map(jnp.asarray, drawn_outputs())
+    targets = jax.tree.map(jnp.asarray, padded(BOXES))
     used = trainable(targets)
     for index in (1, 2):
         predicted = yolox.decode(outputs["bbox_regression"][index], known["corners"], known["strides"])
@@ -136,7 +136,7 @@ def test_every_term_of_the_loss_and_its_gradient_are_the_authors():
     outputs, known = drawn_outputs()
 
     def total(outputs):
-        losses = model.loss(outputs | known, padded(BOXES))
+        losses = model.loss(outputs | jax.tree.map(jnp.asarray, known), padded(BOXES))
         return sum(losses.values()), losses
 
     gradients, losses = jax.jit(jax.grad(total, has_aux=True))(outputs)
@@ -167,9 +167,9 @@ def test_infinite_sides_and_an_empty_batch_have_a_finite_gradient():
     outputs, known = drawn_outputs()
     outputs["bbox_regression"] = outputs["bbox_regression"].copy()
     outputs["bbox_regression"][:, ::3, 2:] = 1e4
-    gradient = jax.jit(jax.grad(lambda outputs, targets: sum(model.loss(outputs | known, targets).values())))
+    gradient = jax.jit(jax.grad(lambda outputs, targets: sum(model.loss(outputs, targets).values())))
     for targets in (padded(BOXES), padded([([], [])] * 3)):
-        assert all(np.isfinite(each).all() for each in gradient(outputs, targets).values())
+        assert all(np.isfinite(each).all() for each in gradient(outputs | known, targets).values())
 
 
 def test_detections_are_the_best_of_each_class_within_the_picture():
