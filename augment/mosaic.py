@@ -127,8 +127,7 @@ def draw(
     center = jnp.where(used, jnp.floor(canvas * jax.random.uniform(center_key, (2,), minval=0.5, maxval=1.5)), 0)
     sources = jnp.where(used, (row + jnp.arange(GROUP)) % GROUP, row)
     offsets = jnp.where(used, corners(center, sizes[sources]), 0)
-    plain = jnp.eye(2, 3)
-    forward = jnp.where(used, affine(affine_key, canvas, config), plain)
+    forward = jnp.where(used, affine(affine_key, canvas, config), jnp.eye(2, 3))
 
     use_key, partner_key, scale_key, flip_partner_key, crop_key = jax.random.split(mixup_key, 5)
     others = (jnp.arange(GROUP) != row) & has_boxes
@@ -244,45 +243,56 @@ def render(
     filling = jnp.full((1, 3), max(fill, 0), images.dtype)
     pixels = jnp.concatenate([images.reshape(-1, 3), filling])  # one lookup serves all groups
 
-    def index(image: Array, x: Array, y: Array, known: Array) -> Array:
-        """Index in `pixels` of a pixel of `image`, or of the filling if not `known`; x and y are whole numbers."""
+    def look_up(image: Array, x: Array, y: Array, known: Array) -> Array:
+        """Pixels of images in whole columns x and rows y, clipped to the canvas; the filling where not `known`."""
         x, y = jnp.clip(x, 0, width - 1).astype(jnp.int32), jnp.clip(y, 0, height - 1).astype(jnp.int32)
-        return jnp.where(known, (image * height + y) * width + x, len(pixels) - 1)
+        return pixels[jnp.where(known, (image * height + y) * width + x, len(pixels) - 1)]
 
     def one_image(plan: Plan, sizes: Float[Array, "4 2"], first: Int[Array, ""]) -> Float[Array, "h w 3"]:
-        def in_mosaic(x: Array, y: Array) -> Array:
-            right, below = x >= plan.center[0], y >= plan.center[1]
-
-            def of_quadrant(values: Array) -> Array:
-                """The value of the source that each point lies in."""
-                return jnp.where(below, jnp.where(right, values[3], values[2]), jnp.where(right, values[1], values[0]))
-
-            across, down = (of_quadrant(sizes[plan.sources, axis]) for axis in (0, 1))
-            local_x, local_y = (at - of_quadrant(plan.offsets[:, axis]) for axis, at in enumerate((x, y)))
-            known = (local_x >= 0) & (local_x < across) & (local_y >= 0) & (local_y < down)
+        def of_mosaic(x: Array, y: Array) -> Array:
+            source, local_x, local_y, known = source_at(plan, sizes, x, y)
             known &= (x >= 0) & (x < 2 * width) & (y >= 0) & (y < 2 * height)
-            return index(first + of_quadrant(plan.sources), local_x, local_y, known)
+            return look_up(first + source, local_x, local_y, known)
 
         def of_partner(x: Array, y: Array) -> Array:
-            """Indices of the partner's pixels: beyond its canvas those of the edge, beyond its image the filling."""
             x, y = jnp.clip(x, 0, width - 1), jnp.clip(y, 0, height - 1)
             known = (x < sizes[plan.partner, 0]) & (y < sizes[plan.partner, 1])
-            return index(first + plan.partner, x, y, known)
+            return look_up(first + plan.partner, x, y, known)
 
         x, y = jnp.meshgrid(jnp.arange(width) + 0.5, jnp.arange(height) + 0.5)
         x = jnp.where(plan.flip, plan.shown[0] - x, x)
-        (a, b, shift_x), (c, d, shift_y) = plan.forward
-        from_x, from_y = x - shift_x, y - shift_y
-        determinant = a * d - b * c
-        at = ((d * from_x - b * from_y) / determinant, (a * from_y - c * from_x) / determinant)
-        result = bilinear(lambda *point: pixels[in_mosaic(*point)], *at)
+        result = bilinear(of_mosaic, *unmapped(plan.forward, x, y))
 
         extent = jnp.floor(canvas * plan.partner_scale)
         x, y = x + plan.partner_offset[0], y + plan.partner_offset[1]
         covered = ((x < extent[0]) & (y < extent[1]))[..., None]
         x = jnp.where(plan.partner_flip, extent[0] - x, x)
-        scaled_back = x * canvas[0] / extent[0], y * canvas[1] / extent[1]
-        mixed = bilinear(lambda *point: pixels[of_partner(*point)], *scaled_back)
+        mixed = bilinear(of_partner, x * canvas[0] / extent[0], y * canvas[1] / extent[1])
         return (1 - plan.partner_weight) * result + plan.partner_weight * jnp.where(covered, mixed, 0)
 
     return jax.vmap(jax.vmap(one_image, (0, None, None)))(plans, sizes, GROUP * jnp.arange(count))
+
+
+def source_at(
+    plan: Plan, sizes: Float[Array, "4 2"], x: Float[Array, "h w"], y: Float[Array, "h w"]
+) -> tuple[Int[Array, "h w"], Float[Array, "h w"], Float[Array, "h w"], Bool[Array, "h w"]]:
+    """The source at each point of the mosaic, the point's x and y in the source, and whether it lies within it."""
+    right, below = x >= plan.center[0], y >= plan.center[1]
+
+    def of_quadrant(values: Array) -> Array:
+        return jnp.where(below, jnp.where(right, values[3], values[2]), jnp.where(right, values[1], values[0]))
+
+    across, down = (of_quadrant(sizes[plan.sources, axis]) for axis in (0, 1))
+    local_x, local_y = (at - of_quadrant(plan.offsets[:, axis]) for axis, at in enumerate((x, y)))
+    known = (local_x >= 0) & (local_x < across) & (local_y >= 0) & (local_y < down)
+    return of_quadrant(plan.sources), local_x, local_y, known
+
+
+def unmapped(
+    matrix: Float[Array, "2 3"], x: Float[Array, "h w"], y: Float[Array, "h w"]
+) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:
+    """The points that an affine map takes to x, y."""
+    (a, b, shift_x), (c, d, shift_y) = matrix
+    from_x, from_y = x - shift_x, y - shift_y
+    determinant = a * d - b * c
+    return (d * from_x - b * from_y) / determinant, (a * from_y - c * from_x) / determinant
