@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, Float, Key, Real
 from ml_collections import ConfigDict
 
 from morphism.augment.auto import rand_augment, trivial_augment
@@ -74,6 +75,8 @@ def example_keys(key: Key[Array, ""], batch: Batch, purpose: str) -> Key[Array, 
     return jax.vmap(lambda draw, id, number: reduce(jax.random.fold_in, (draw, id, number), key))(*path)
 
 
-def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Float[Array, "b h w 3"]:
+def normalise(
+    images: Real[Array | np.ndarray, "b h w 3"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "b h w 3"]:
     """(pixel / 255 - mean) / std in float32, of pixels of 0..255; mean and std are per channel, for pixels of 0..1."""
     return (images.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)

@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
+
+from morphism.augment.geometric import rectangle
 
 SCALE = (0.02, 0.33)  # area of the rectangle / area of the image
 RATIO = (0.3, 3.3)  # height / width of the rectangle
@@ -18,7 +20,9 @@ def random_erase(key: Key[Array, ""], image: Float[Array, "h w c"], probability:
     """
     chance_key, box_key = jax.random.split(key)
     height, width = image.shape[:2]
-    erased = jnp.where(inside(draw_box(box_key, height, width), height, width)[..., None], 0, image)
+    top, left, rows, columns = draw_box(box_key, height, width)
+    box = rectangle((top, top + rows), (left, left + columns), height, width)
+    erased = jnp.where(box[..., None], 0, image)
     return jnp.where(jax.random.bernoulli(chance_key, probability), erased, image)
 
 
@@ -38,10 +42,3 @@ def box_size(scale: Float[Array, "*n"], ratio: Float[Array, "*n"], height: int, 
     """Rounded height and width of a rectangle with the fraction `scale` of the area and height / width `ratio`."""
     area = height * width * scale
     return jnp.round(jnp.sqrt(jnp.stack([area * ratio, area / ratio], axis=-1))).astype(int)
-
-
-def inside(box: Int[Array, "4"], height: int, width: int) -> Bool[Array, "{height} {width}"]:
-    """Which pixels lie in a box of top, left, height and width."""
-    top, left, rows, columns = box
-    y, x = jnp.arange(height), jnp.arange(width)
-    return ((y >= top) & (y < top + rows))[:, None] & ((x >= left) & (x < left + columns))[None, :]

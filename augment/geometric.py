@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
+
+Span = tuple[Int[Array, ""] | int, Int[Array, ""] | int]  # first pixel, and the first one beyond
 
 
 def flip_left_right(key: Key[Array, ""], image: Float[Array, "h w c"], probability: float) -> Float[Array, "h w c"]:
@@ -17,6 +19,12 @@ def random_crop(key: Key[Array, ""], image: Float[Array, "h w c"], padding: int)
     y, x = jax.random.randint(key, (2,), 0, 2 * padding + 1)
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
     return jax.lax.dynamic_slice(padded, (y, x, 0), image.shape)
+
+
+def rectangle(rows: Span, columns: Span, height: int, width: int) -> Bool[Array, "{height} {width}"]:
+    """Which pixels of an image of height x width lie in these rows and columns."""
+    y, x = jnp.arange(height), jnp.arange(width)
+    return ((y >= rows[0]) & (y < rows[1]))[:, None] & ((x >= columns[0]) & (x < columns[1]))[None, :]
 
 
 def bilinear(look_up: Callable, x: Float[Array, "h w"], y: Float[Array, "h w"]) -> Float[Array, "h w 3"]:

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
+
+from morphism.augment.geometric import rectangle
 
 Batch = dict[str, Array | np.ndarray]
-Span = tuple[Int[Array, ""] | int, Int[Array, ""] | int]
 
 
 def mix(keys: Key[Array, "b"], batch: Batch, mixup_alpha: float, cutmix_alpha: float, classes: int) -> Batch:
@@ -23,10 +24,8 @@ def mix(keys: Key[Array, "b"], batch: Batch, mixup_alpha: float, cutmix_alpha: f
     """
     keys = keys[::2]
     choice_keys, mixup_keys, cutmix_keys = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
-    share = {"mixup": float(mixup_alpha > 0), "cutmix": float(cutmix_alpha > 0)}
-    use_cutmix = jax.vmap(jax.random.bernoulli, in_axes=(0, None))(
-        choice_keys, share["cutmix"] / (share["mixup"] + share["cutmix"])
-    )
+    share = (cutmix_alpha > 0) / ((mixup_alpha > 0) + (cutmix_alpha > 0))  # of cutmix: 0, 0.5 or 1
+    use_cutmix = jax.vmap(jax.random.bernoulli, in_axes=(0, None))(choice_keys, share)
     height, width = batch["image"].shape[1:3]
     weights = jnp.zeros((len(keys), height, width))
     if mixup_alpha > 0:
@@ -68,20 +67,13 @@ def cutmix_weights(key: Key[Array, ""], alpha: float, height: int, width: int) -
     y = jax.random.randint(y_key, (), 0, height)
     x = jax.random.randint(x_key, (), 0, width)
     half_h, half_w = (half * height).astype(int), (half * width).astype(int)
-    return outside((y - half_h, y + half_h), (x - half_w, x + half_w), height, width)
+    return 1.0 - rectangle((y - half_h, y + half_h), (x - half_w, x + half_w), height, width)
 
 
-def outside(ys: Span, xs: Span, height: int, width: int) -> Float[Array, "{height} {width}"]:
-    """0 for pixels with ys[0] <= y < ys[1] and xs[0] <= x < xs[1], 1 for the others."""
-    rows, columns = jnp.arange(height), jnp.arange(width)
-    inside = ((rows >= ys[0]) & (rows < ys[1]))[:, None] & ((columns >= xs[0]) & (columns < xs[1]))[None, :]
-    return 1.0 - inside
-
-
-def _pairs(x: Array) -> Array:
+def _pairs(x: Array | np.ndarray) -> Array | np.ndarray:
     return x.reshape(-1, 2, *x.shape[1:])
 
 
-def _blend(pairs: Array, own: Array) -> Array:
+def _blend(pairs: Array | np.ndarray, own: Array) -> Array:
     """Of pairs [P, 2, ...]: each row times `own`, plus the other row times 1 - own."""
     return own * pairs + (1 - own) * pairs[:, ::-1]

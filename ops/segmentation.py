@@ -7,13 +7,13 @@ is one number over all pixels of the batch, computed in float32 (float64 for flo
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 from morphism.labels import IGNORE
 from morphism.ops.precision import full_precision
 
 Logits = Float[Array, "*shape k"]
-Labels = Int[Array, "*shape"]
+Labels = Integer[Array, "*shape"]
 
 
 def cross_entropy(
