@@ -52,7 +52,7 @@ class OptimizerValues:
 class ScheduleValues:
     """config.schedule's numbers, lengths in steps, and the peak, which is the rate for config.batch_size."""
 
-    peak: Number
+    peak: Number | None  # None: 1, by which nothing is multiplied
     warmup: Number
     per_warmup: Number | None  # 1 / warmup
     warmup_factor: Share
@@ -138,8 +138,10 @@ def schedule_values(config: ConfigDict, steps_per_epoch: float) -> ScheduleValue
         )
     boundaries = [to_steps(b, steps_per_epoch, "schedule.boundaries") for b in schedule.boundaries]
     peak, reference = config.optimizer.learning_rate, config.optimizer.reference_batch
+    if reference > 0:
+        peak *= config.batch_size / reference
     return ScheduleValues(
-        peak=peak * (config.batch_size / reference) if reference > 0 else peak,
+        peak=None if peak == 1 else peak,
         warmup=warmup,
         per_warmup=1 / warmup if warmup else None,
         warmup_factor=Share.of(schedule.warmup_factor),

@@ -25,12 +25,11 @@ def learning_rate(step: Any, config: ConfigDict, values: ScheduleValues) -> Any:
     warm-up rises by its share to the power of warmup_power, or with the method "constant" stays at warmup_factor until
     its end. One by the square from 0, a cosine and a hold are YOLOX's yoloxwarmcos (yolox/utils/lr_scheduler.py).
     """
-    rise = 1.0
+    rate, start, left = 1.0 if values.peak is None else values.peak, values.warmup_factor, values.final_factor
     if config.warmup_method == "constant":
-        rise = step >= values.warmup
+        rate *= start.value + start.rest * (step >= values.warmup)
     elif values.per_warmup is not None:
-        rise = jnp.clip(step * values.per_warmup, 0, 1) ** config.warmup_power
-    start, left = values.warmup_factor, values.final_factor
+        rate *= start.value + start.rest * jnp.clip(step * values.per_warmup, 0, 1) ** config.warmup_power
     share = jnp.clip((step - values.warmup) * values.per_decay, 0, 1)
     decay = {
         "constant": lambda: 1.0,
@@ -38,4 +37,4 @@ def learning_rate(step: Any, config: ConfigDict, values: ScheduleValues) -> Any:
         "cosine": lambda: left.value + left.rest * 0.5 * (1 + jnp.cos(jnp.pi * share)),
         "polynomial": lambda: left.value + left.rest * (1 - share) ** config.power,
     }[config.name]()
-    return values.peak * (start.value + start.rest * rise) * decay
+    return rate * decay
