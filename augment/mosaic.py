@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Real
 from ml_collections import ConfigDict
 
 from morphism.augment.geometric import bilinear
@@ -232,7 +232,7 @@ def flipped(boxes: Float[Array, "n 4"], width: Float[Array, ""]) -> Float[Array,
 
 
 def render(
-    plans: Plan, images: Float[Array, "g 4 h w 3"], sizes: Float[Array, "g 4 2"], fill: float
+    plans: Plan, images: Real[Array, "g 4 h w 3"], sizes: Float[Array, "g 4 2"], fill: float
 ) -> Float[Array, "g 4 h w 3"]:
     """The images of the plans, interpolated bilinearly.
 
