@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from morphism.augment.geometric import Scalar
 from morphism.ops.platform import choose
 
 Image = Float[Array, "h w 3"]
-Scalar = Float[Array, ""] | float
+Flag = Bool[Array, ""]
 
 # Principal components of ImageNet's pixels in 0..1, as fb.resnet.torch publishes them; eigenvectors are columns.
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
@@ -93,7 +94,7 @@ def photometric_distortion(key: Key[Array, ""], image: Image, inside: Bool[Array
     return distort(image, *draw_distortion(key), inside)
 
 
-def draw_distortion(key: Key[Array, ""]) -> tuple[Float[Array, "4"], Bool[Array, ""], Int[Array, "3"]]:
+def draw_distortion(key: Key[Array, ""]) -> tuple[Float[Array, "4"], Flag, Int[Array, "3"]]:
     """Draws the arguments of `distort`: factors, whether contrast comes first, and the order of the channels."""
     uses_key, factor_key, order_key = jax.random.split(key, 3)
     uses = jax.random.bernoulli(uses_key, shape=(6,))
@@ -106,7 +107,7 @@ def draw_distortion(key: Key[Array, ""]) -> tuple[Float[Array, "4"], Bool[Array,
 def distort(
     image: Image,
     factors: Float[Array, "4"],
-    contrast_first: Bool[Array, ""],
+    contrast_first: Flag,
     channels: Int[Array, "3"],
     inside: Bool[Array, "h w"] | None = None,
 ) -> Image:
@@ -136,12 +137,7 @@ def additive_distortion(key: Key[Array, ""], image: Image) -> Image:
 
 
 def distort_additively(
-    image: Image,
-    brightness: Scalar,
-    contrast: Scalar,
-    saturation: Scalar,
-    shift: Int[Array, ""] | int,
-    contrast_first: Bool[Array, ""],
+    image: Image, brightness: Scalar, contrast: Scalar, saturation: Scalar, shift: Scalar, contrast_first: Flag
 ) -> Image:
     """`additive_distortion` with given values."""
     image = jnp.clip(image + brightness, 0, 255)

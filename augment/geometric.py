@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Real
 
+Scalar = Real[Array, ""] | float
 Span = tuple[Int[Array, ""] | int, Int[Array, ""] | int]  # first pixel, and the first one beyond
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Real
 from ml_collections import ConfigDict
 
-from morphism.augment.geometric import bilinear
+from morphism.augment.geometric import Scalar, bilinear
 from morphism.augment.mixing import Batch
 
 GROUP = 4
@@ -171,10 +171,7 @@ def affine(key: Key[Array, ""], canvas: Float[Array, "2"], config: ConfigDict) -
 
 
 def affine_matrix(
-    angle: Float[Array, ""] | float,
-    scale: Float[Array, ""] | float,
-    shear: Float[Array, "2"],
-    shift: Float[Array, "2"],
+    angle: Scalar, scale: Scalar, shear: Float[Array, "2"], shift: Float[Array, "2"]
 ) -> Float[Array, "2 3"]:
     """The affine map of an angle in radians, counter-clockwise as seen; `shear` holds tangents, along x and along y."""
     cos, sin = scale * jnp.cos(angle), scale * jnp.sin(angle)

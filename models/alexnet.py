@@ -53,19 +53,9 @@ class AlexNet(Model):
         x, maps = jnp.asarray(images, self.dtype), {}
         for index, channels, *window in CONVOLUTIONS:
             kernel, stride, pad = self.stem if index == 0 else window
-            fan_in = kernel * kernel * x.shape[-1]
-            x = conv(
-                channels,
-                kernel,
-                stride,
-                pad=pad,
-                dtype=self.dtype,
-                bias=True,
-                kernel_init=torch_uniform,
-                bias_init=torch_bias(fan_in),
-                name=f"features.{index}",
-            )(x)
-            x = relu(x)
+            init = {"kernel_init": torch_uniform, "bias_init": torch_bias(kernel * kernel * x.shape[-1])}
+            options = {"pad": pad, "dtype": self.dtype, "bias": True, **init}
+            x = relu(conv(channels, kernel, stride, **options, name=f"features.{index}")(x))
             if index in POOLED:
                 maps[f"features.{index + 1}"] = x
                 if min(x.shape[1:3]) < 3:
