@@ -108,7 +108,7 @@ def _looked_up(x: Array, rows: Line, columns: Line) -> Array:
     return x
 
 
-def _looked_up_gradient(residuals: tuple[Array, Array, Array], dy: Array) -> tuple[Array, None, None]:
+def _looked_up_gradient(residuals: tuple[Array, Line, Line], dy: Array) -> tuple[Array, None, None]:
     x, rows, columns = residuals  # only the shape of x is needed: compiled code does not keep the array
     (dx,) = jax.linear_transpose(lambda x: _product(x, rows, columns), x)(dy)
     return dx, None, None
