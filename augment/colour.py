@@ -75,7 +75,7 @@ def colour_jitter(key: Key[Array, ""], image: Image, strengths: tuple[float, flo
 
 
 def adjust_in_order(
-    image: Image, adjustments: Sequence[Callable], factors: Float[Array, "n"], order: Int[Array, "n"]
+    image: Image, adjustments: Sequence[Callable], factors: Float[Array, "n"], order: Int[Array, "m"]
 ) -> Image:
     """Applies adjustments[i] with factors[i] for each i in `order`."""
     for index in order:
