@@ -230,8 +230,8 @@ def flipped(boxes: Float[Array, "n 4"], width: Float[Array, ""]) -> Float[Array,
 
 def render(
     plans: Plan, images: Real[Array, "g 4 h w 3"], sizes: Float[Array, "g 4 2"], fill: float
-) -> Float[Array, "g 4 h w 3"]:
-    """The images of the plans, interpolated bilinearly.
+) -> Float[Array, "g p h w 3"]:
+    """The images of each group's plans, interpolated bilinearly.
 
     Where no image lies, a mosaic has the value `fill`; next to a scaled partner 0 is mixed in.
     """
