@@ -76,7 +76,7 @@ def example_keys(key: Key[Array, ""], batch: Batch, purpose: str) -> Key[Array, 
 
 
 def normalise(
-    images: Real[Array | np.ndarray, "b h w 3"], mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[Array, "b h w 3"]:
+    images: Real[Array | np.ndarray, "*n 3"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "*n 3"]:
     """(pixel / 255 - mean) / std in float32, of pixels of 0..255; mean and std are per channel, for pixels of 0..1."""
     return (images.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
