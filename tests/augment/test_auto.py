@@ -55,7 +55,7 @@ def test_a_flat_image_stays_as_it_is(name, fill):
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3)])
 def test_images_too_small_to_blur_pass(height, width):
     table = jax.tree.map(lambda values: values[:, 9, 0], tabulate("randaugment", height, width))
-    image = np.full((height, width, 3), 7, np.float32)
+    image = jnp.full((height, width, 3), 7.0)
     found = jax.vmap(apply, (None, 0))(image, table)
     assert found.shape == (len(OPERATIONS), height, width, 3)
     assert (found[OPERATIONS.index("Sharpness")] == 7).all()
