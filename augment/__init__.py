@@ -46,7 +46,7 @@ def augment(key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: int)
         return jax.vmap(lambda key, image: function(key, image, *settings))(keys(purpose), images)
 
     jitter = (config.brightness, config.contrast, config.saturation, config.hue)
-    images = batch["image"].astype(jnp.float32)
+    images = jnp.asarray(batch["image"], jnp.float32)
     if config.crop_padding > 0:
         images = each(random_crop, "crop", images, config.crop_padding)
     if config.flip_probability > 0:
