@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from morphism.errors import UserError, check_choice
 from morphism.models import resnet
-from morphism.models.base import Features, Images, Model
+from morphism.models.base import Features, Images, Model, Sizes
 from morphism.models.layers import BatchNorm, Dtype
 from morphism.ops.boxes import REGRESSION_LOSSES
 from morphism.ops.losses import masked_mean
@@ -92,7 +92,7 @@ class Detector(Model):
         raise NotImplementedError
 
     @nn.nowrap
-    def detect(self, outputs: dict[str, Any], sizes: Int[Array, "b 2"]) -> Detections:
+    def detect(self, outputs: dict[str, Any], sizes: Sizes) -> Detections:
         """The best detections of each image, by descending score; `sizes` are the images' height and width."""
         raise NotImplementedError
 

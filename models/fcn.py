@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from morphism.models.base import Features, Images, Model
+from morphism.models.base import Features, Images, Model, Sizes
 from morphism.models.layers import ConvTranspose, Dtype, bilinear_kernel, conv, max_pool, relu
-from morphism.models.segmentation import FCNHead, Logits, OnResNet, Sizes
+from morphism.models.segmentation import FCNHead, Logits, OnResNet
 from morphism.ops.precision import full_precision
 
 PAD = 100  # around the image: the reference's, so that the coarsest map covers every pixel of any image

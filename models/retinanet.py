@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from morphism.models.base import Images
+from morphism.models.base import Images, Sizes
 from morphism.models.detection import Detections, PostProcess, ResNetDetector, Targets, mean_over_images, trainable
 from morphism.models.fpn import FeaturePyramid, Maps
 from morphism.models.layers import Dtype, conv, relu
@@ -155,7 +155,7 @@ class RetinaNet(ResNetDetector):
         }
 
     @nn.nowrap
-    def detect(self, outputs: dict[str, Any], sizes: Int[Array, "b 2"]) -> Detections:
+    def detect(self, outputs: dict[str, Any], sizes: Sizes) -> Detections:
         """The best detections of each image, by descending score; `sizes` are the images' height and width.
 
         Candidates are the best pairs of an anchor and a class of every level.

@@ -14,18 +14,16 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from morphism.errors import check_choice
 from morphism.models import resnet
-from morphism.models.base import Features, Images, Model
+from morphism.models.base import Features, Images, Model, Sizes
 from morphism.models.layers import BatchNorm, Dtype, conv, relu, torch_bias, torch_uniform
 from morphism.ops.precision import full_precision
 from morphism.ops.resize import resize_bilinear
 
 Logits = Float[Array, "b h w k"]
-Sizes = Int[Array | np.ndarray, "b 2"]
 
 BOTTLENECKS = tuple(name for name in resnet.MODELS if name not in ("resnet18", "resnet34"))
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from morphism.errors import UserError
-from morphism.models.base import Images
+from morphism.models.base import Images, Sizes
 from morphism.models.detection import CODE_WEIGHTS, Detections, Detector, PostProcess, Targets, trainable
 from morphism.models.fpn import Maps
 from morphism.models.layers import Dtype, conv, max_pool, relu
@@ -177,7 +177,7 @@ class SSD(Detector):
         }
 
     @nn.nowrap
-    def detect(self, outputs: dict[str, Array], sizes: Int[Array, "b 2"]) -> Detections:
+    def detect(self, outputs: dict[str, Array], sizes: Sizes) -> Detections:
         """The best detections of each image, by descending score; `sizes` are the images' height and width.
 
         Candidates are the best boxes of every class.

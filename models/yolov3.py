@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from morphism.models.base import Images
+from morphism.models.base import Images, Sizes
 from morphism.models.detection import Detections, Detector, PostProcess, Targets, mean_over_images, trainable
 from morphism.models.fpn import upsample
 from morphism.models.layers import BatchNorm, Dtype, conv
@@ -200,7 +200,7 @@ class YOLOv3(Detector):
         }
 
     @nn.nowrap
-    def detect(self, outputs: dict[str, Array], sizes: Int[Array, "b 2"]) -> Detections:
+    def detect(self, outputs: dict[str, Array], sizes: Sizes) -> Detections:
         """The best detections of each image, by descending score; `sizes` are the images' height and width.
 
         Candidates are the best pairs of an anchor and a class, which score p(object) p(class).

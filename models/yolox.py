@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from morphism.errors import UserError
-from morphism.models.base import Images
+from morphism.models.base import Images, Sizes
 from morphism.models.detection import Detections, Detector, PostProcess, Targets, trainable
 from morphism.models.fpn import Maps
 from morphism.models.layers import BatchNorm, Dtype, conv, torch_bias, torch_uniform
@@ -177,7 +177,7 @@ class YOLOX(Detector):
         }
 
     @nn.nowrap
-    def detect(self, outputs: dict[str, Array], sizes: Int[Array, "b 2"]) -> Detections:
+    def detect(self, outputs: dict[str, Array], sizes: Sizes) -> Detections:
         """The best detections of each image, by descending score; `sizes` are the images' height and width.
 
         Candidates are the best cells; a cell detects its likeliest class, and scores p(object) p(class).
