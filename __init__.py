@@ -1,11 +1,12 @@
-"""Image models in JAX and Flax: numerically the published ones, resumed to the bit, evaluated exactly.
+"""Image models in JAX and Flax: numerically equal to the published ones, resumed to the bit, evaluated exactly.
 
     import morphism
 
     run = morphism.open_run("runs/quickstart")      # or morphism.open_weights(config, "torchvision:resnet50/...")
     run.predict("cat.jpg")
 
-All else is imported from where it is: `from morphism import models`, `from morphism.training.loop import train`.
+Everything else is imported from its own module: `from morphism import models`,
+`from morphism.training.loop import train`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ __all__ = ["open_run", "open_weights"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports JAX for those who open a run alone: a command's --help need not wait for it."""
+    """Imports JAX only when a run is opened, so that a command's --help need not wait for it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from morphism.evaluation import run

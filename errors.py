@@ -1,4 +1,4 @@
-"""The exceptions that a person is meant to read."""
+"""Errors that are written for people, and the words in them."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -10,21 +10,21 @@ class UserError(Exception):
 
 
 class NonFinite(UserError):
-    """A number of a training, an evaluation or a prediction is infinite or NaN."""
+    """A number in training, evaluation or prediction is not finite."""
 
 
 def one_line(message: object) -> str:
-    """`message` on one line. What a terminal would obey instead of showing it, from a name in a file, is escaped."""
+    """`message` on one line. Control characters, as names in files may have, are escaped."""
     text = " ".join(str(message).split())
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
-_notes: list[list[str]] = []  # of the `noting` that is open, for all threads
+_notes: list[list[str]] = []  # one list per open `noting`, for all threads
 
 
 @contextmanager
 def noting() -> Iterator[list[str]]:
-    """Inside, what `apart` is around is noted in this list and goes on, so that all that is bad is found."""
+    """Collects the errors of all `skippable` blocks inside in a list, instead of stopping at the first."""
     notes: list[str] = []
     _notes.append(notes)
     try:
@@ -34,18 +34,18 @@ def noting() -> Iterator[list[str]]:
 
 
 @contextmanager
-def apart(told_again: bool = False) -> Iterator[None]:
-    """Around what fails for one file or record alone, without which the others can be read.
+def skippable(raised_again: bool = False) -> Iterator[None]:
+    """Wraps the reading of one file or record without which the others can still be read.
 
-    Its UserError is raised, but noted inside `noting`, where what follows has to do without that file; with
-    `told_again` not even that, since the record is kept and fails again when it is read.
+    Inside `noting` its UserError is noted and the code after the block runs, without that file; otherwise it is raised.
+    With `raised_again` it is not noted either: the record is kept, and fails again when it is read.
     """
     try:
         yield
     except UserError as error:
         if not _notes:
             raise
-        if not told_again:
+        if not raised_again:
             _notes[-1].append(" ".join(str(error).split()))
 
 
@@ -62,7 +62,7 @@ ALIASES = {
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that a person who wrote `word` meant: the same but for case, another name for it, or a close one."""
+    """The choice that was probably meant by `word`: equal but for case, an alias, or a similar word."""
     by_case = {choice.casefold(): choice for choice in choices}
     word = word.casefold()
     for same in (word, ALIASES.get(word, "")):
@@ -73,13 +73,13 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """'; did you mean X?' for the nearest choice to a misspelt word, else '' where nothing is near."""
+    """'; did you mean X?' with the choice nearest to a misspelt word, or '' if none is near."""
     near = nearest(word, choices)
     return f"; did you mean {near}?" if near else ""
 
 
 def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
-    """Raises UserError where `value` is none of `choices`; `field` says where it was written."""
+    """Raises UserError if `value` is none of `choices`; `field` is where it was written."""
     choices = sorted(choices)
     if value not in choices:
         raise UserError(f"{field} is {value!r}, which is none of {', '.join(choices)}{did_you_mean(value, choices)}")

@@ -1,3 +1,3 @@
-"""What labels mean in every package: the host's targets, losses, metrics and drawings."""
+"""What labels mean to all packages: targets, losses, metrics and drawings."""
 
-IGNORE = 255  # the class of a pixel that counts for nothing
+IGNORE = 255  # the class of pixels that neither losses nor metrics count

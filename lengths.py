@@ -1,9 +1,9 @@
-"""Lengths of time, as configurations write them."""
+"""Lengths of time in configurations: steps or epochs."""
 
 from morphism.errors import UserError
 from morphism.experiments.fields import STEPS_OR_EPOCHS
 
-MOST = 2**31 - 1  # steps, which a run counts in int32
+MOST = 2**31 - 1  # steps: a run counts them in int32
 
 
 def to_steps(length: str, steps_per_epoch: float, field: str) -> int:
@@ -12,9 +12,9 @@ def to_steps(length: str, steps_per_epoch: float, field: str) -> int:
 
 
 def exact_steps(length: str, steps_per_epoch: float, field: str) -> float:
-    """ "500" or "64k" are steps, "90ep" or "0.5ep" epochs, of which each may end within a step.
+    """The steps in a `length`: "500" or "64k" are steps, "90ep" or "0.5ep" epochs; an epoch may end within a step.
 
-    Raises UserError naming `field` for anything else, and for a length that is not zero and yet rounds to no step.
+    Raises UserError naming `field` for anything else, and for a length above 0 that rounds to 0 steps.
     """
     match = STEPS_OR_EPOCHS.fullmatch(length.strip())
     if not match:
@@ -32,8 +32,8 @@ def exact_steps(length: str, steps_per_epoch: float, field: str) -> float:
 
 
 def due(step: int, every: float) -> bool:
-    """Whether `step` is, rounded, a multiple of so many steps; never of 0.
+    """Whether `step` is a multiple of `every` steps, rounded; never if that is 0.
 
-    So what is due every 2 epochs is due at the very end of 4, however long an epoch.
+    What is due every 2 epochs is thus due exactly at the end of 4, even if an epoch is not a whole number of steps.
     """
     return every > 0 and step == round(max(round(step / every), 1) * every)

@@ -1,4 +1,4 @@
-"""Trains an experiment, or goes on with a run: what `morphism train` runs."""
+"""Trains an experiment, or continues a run: what `morphism train` runs."""
 
 import sys
 

@@ -1,22 +1,20 @@
-"""What each augmentation costs on the device: the training prologue with one of them switched on.
+"""The cost of each augmentation on the device: the training prologue with one of them switched on.
 
     python benchmarks/augmentation.py [--batch 32] [--size 224] [--rounds 5]
 
-Beside it, where torch and torchvision are installed (neither is a dependency), torchvision.transforms.v2 on the same
-uint8 pictures, one at a time, as its references apply them. The two take turns; the table gives medians over rounds.
+If torch and torchvision are installed (neither is a dependency), torchvision.transforms.v2 is measured on the same
+uint8 images, one at a time, as its references apply it. The two take turns; the table gives medians over rounds.
 """
 
 import argparse
 import importlib.util
-import json
 import os
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
+import turns
 
 from morphism.augment import augment
 from morphism.experiments.base import get_base
@@ -43,7 +41,7 @@ def own(fields: dict, images: np.ndarray) -> Callable[[], None]:
 
 
 def torchvisions(images: np.ndarray, size: int) -> dict[str, Callable[[], None]]:
-    """The same for torchvision where it can be imported, without what it applies to whole batches."""
+    """The same augmentations by torchvision, if it is installed, except those that it applies to whole batches."""
     if not (importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision")):
         return {}
     import torch
@@ -59,8 +57,8 @@ def torchvisions(images: np.ndarray, size: int) -> dict[str, Callable[[], None]]
     }
     each = {name: v2.Compose([*steps, v2.RandomHorizontalFlip(), *finish]) for name, steps in ways.items()}
     each["erasing"] = v2.Compose([v2.RandomHorizontalFlip(), *finish, v2.RandomErasing(p=1.0)])
-    pictures = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
-    return {name: lambda way=way: [way(picture) for picture in pictures] and None for name, way in each.items()}
+    tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+    return {name: lambda way=way: [way(tensor) for tensor in tensors] and None for name, way in each.items()}
 
 
 def main() -> None:
@@ -76,29 +74,22 @@ def main() -> None:
     runs |= {(name, "torchvision"): run for name, run in torchvisions(images, args.size).items()}
     for run in runs.values():
         run()
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
-    for _ in range(args.rounds):
-        for key, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[key].append(time.perf_counter() - start)
-    rates = {key: args.batch / statistics.median(each) for key, each in seconds.items()}
+    speeds = {key: args.batch / row["wall"] for key, row in turns.medians(runs, args.rounds).items()}
 
     device = jax.devices()[0].device_kind
     print(f"images/s, batch {args.batch}, {args.size}x{args.size}, {device}, medians of {args.rounds}")
     print(f"{'':22}{'morphism':>12}{'torchvision':>14}")
     for name in WAYS:
-        peer = rates.get((name, "torchvision"))
-        print(f"{name:22}{rates[name, 'morphism']:12.0f}{f'{peer:14.0f}' if peer else '-':>14}")
+        peer = speeds.get((name, "torchvision"))
+        print(f"{name:22}{speeds[name, 'morphism']:12.0f}{f'{peer:14.0f}' if peer else '-':>14}")
     record = {
         "device": device,
         "cores": os.cpu_count(),
         "batch": args.batch,
         "size": args.size,
-        "images_per_s": {f"{way}, {library}": rate for (way, library), rate in rates.items()},
+        "images_per_s": {f"{way}, {library}": speed for (way, library), speed in speeds.items()},
     }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    turns.save(args.output, record)
 
 
 if __name__ == "__main__":

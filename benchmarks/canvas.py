@@ -1,15 +1,15 @@
-"""What a canvas changes: what is found on a canvas larger than the image, against what is found on one of its own size.
+"""The effect of a canvas: predictions on a canvas larger than the image, compared with those on one of its own size.
 
     python benchmarks/canvas.py [unet pspnet_resnet50 yolox_s ...] [--size 96x128] [--canvas 128x192] [--images 8]
     python benchmarks/canvas.py --workdir runs/quickstart_segmentation
 
-Segmenters: the share of pixels whose class differs; of all, and of those farther than --border pixels from the image's
-right and lower borders, which the canvas lies beyond. Detectors: COCO's AP on the canvas, where what is found at the
-image's own size is taken for the truth: 1 where both are the same.
+Segmenters: the share of pixels whose class differs, among all, and among those farther than --border pixels from the
+image's right and lower borders, where the canvas continues. Detectors: COCO's AP on the canvas, with the detections at
+the image's own size as the ground truth; it is 1 if both are the same.
 
-Without a workdir weights are random and every detection counts, however low its score. Scores then hardly differ, so
-that a small change turns many of them: a trained network changes less. Images are drawn scenes. Detectors whose every
-input is one size, such as SSD300, have no canvas.
+Without a workdir, weights are random and every detection counts, however low its score. Scores then hardly differ, so
+a small change reorders many of them: a trained network changes less. Images are drawn scenes. Detectors with a single
+input size, such as SSD300, have no canvas.
 """
 
 import argparse
@@ -25,11 +25,11 @@ SEGMENTERS = (
 )
 DETECTORS = ("retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn", "yolox_nano", "yolov3_darknet53")
 CLASSES = 10
-TRUE = 20  # detections of an image that are taken for the truth
+TRUE = 20  # detections per image that serve as ground truth
 
 
 def scenes(count: int, height: int, width: int) -> np.ndarray:
-    """uint8 [count,height,width,3]."""
+    """Drawn scenes, uint8 [count,height,width,3]."""
     from ml_collections import ConfigDict
 
     from morphism.data import sources
@@ -41,7 +41,7 @@ def scenes(count: int, height: int, width: int) -> np.ndarray:
 
 
 def random_network(name: str) -> tuple[Any, Any, dict[str, Any]]:
-    """config, model and variables; parameters that begin as zeros, whose outputs would be all alike, are drawn too."""
+    """config, model and random variables; so are those that start as zeros, or all outputs would be the same."""
     import jax
 
     from morphism import models
@@ -80,8 +80,9 @@ def found(step: Any, variables: Any, config: Any, images: np.ndarray, canvas: tu
     return jax.device_get(step(variables, batch))
 
 
-def agreement(alone: dict[str, np.ndarray], beside: dict[str, np.ndarray]) -> float:
-    """COCO's AP of the detections `beside`, with the best of `alone` as the truth."""
+def agreement(alone: dict[str, np.ndarray], on_canvas: dict[str, np.ndarray]) -> float:
+    """COCO's AP of the detections `on_canvas`, with the best of `alone` as ground truth."""
+    from morphism.data.annotations import Annotations
     from morphism.tasks import coco, detections
 
     best = np.argsort(-np.where(alone["classes"] >= 0, alone["scores"], -1), axis=1, kind="stable")[:, :TRUE]
@@ -90,21 +91,16 @@ def agreement(alone: dict[str, np.ndarray], beside: dict[str, np.ndarray]) -> fl
         np.take_along_axis(alone["classes"], best, 1),
     )
     nothing = np.zeros(classes.shape, bool)
-    truth = {
-        "true_boxes": boxes,
-        "true_classes": classes,
-        "true_area": detections.areas(boxes),
-        "true_crowd": nothing,
-        "true_difficult": nothing,
-    }
-    metrics = detections.update_metrics(detections.init_metrics(), beside | truth)
+    truth = (boxes, classes, nothing, nothing, detections.areas(boxes))
+    truths = [Annotations(*(each[row][used] for each in truth)) for row, used in enumerate(classes >= 0)]
+    metrics = detections.update_metrics(detections.init_metrics(), on_canvas, truths)
     return coco.summarise(metrics, [str(number) for number in range(1 + classes.max())])["ap"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=(*SEGMENTERS, *DETECTORS))
-    parser.add_argument("--workdir", type=Path, help="of a trained run, instead of random weights")
+    parser.add_argument("--workdir", type=Path, help="a trained run, instead of random weights")
     parser.add_argument("--size", type=sides, default="96x128", help="height x width of the images")
     parser.add_argument("--canvas", type=sides, default="128x192")
     parser.add_argument("--border", type=int, default=32)
@@ -126,11 +122,11 @@ def main() -> None:
         else:
             config, model, variables = random_network(name)
         step = make_eval_step(model, tasks.of(config), config, mesh)
-        alone, beside = (found(step, variables, config, images, canvas) for canvas in (args.size, args.canvas))
+        alone, on_canvas = (found(step, variables, config, images, canvas) for canvas in (args.size, args.canvas))
         if "boxes" in alone:
-            print(f"{name:26} AP {agreement(alone, beside):.3f}", flush=True)
+            print(f"{name:26} AP {agreement(alone, on_canvas):.3f}", flush=True)
             continue
-        differs = alone["classes"] != beside["classes"]
+        differs = alone["classes"] != on_canvas["classes"]
         inner = differs[:, : height - args.border, : width - args.border]
         shares = f"{100 * differs.mean():6.2f} % of pixels, {100 * inner.mean():6.2f} % of the inner"
         alike = len(np.unique(alone["classes"])) == 1

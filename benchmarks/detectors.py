@@ -1,17 +1,20 @@
-"""Detectors, from normalised pictures to outputs, to detections, and one training step; beside their references.
+"""Detectors and their references: the network, its detections, and one training step.
 
     python benchmarks/detectors.py ssd300_vgg16 300x300 [--work network detect train] [--batch 1 8] [--rounds 3]
     python benchmarks/detectors.py fasterrcnn_resnet50_fpn 800x1344 --work network detect --batch 1
     python benchmarks/detectors.py yolox_s 640x640
 
-network: the forward pass up to the heads' outputs, where the reference, if it is installed (torchvision, or for YOLOX
-its authors' yolox; neither is a dependency), takes turns with this project; detect: with the detections; train: the
-step of training/step.py, uint8 pictures in, new parameters out, beside torchvision's losses, backward pass and SGD for
-SSD and RetinaNet. COCO's classes, drawn pictures and boxes. Of Faster R-CNN the reference's network is the backbone,
-the RPN's head, and the box head on drawn features of 1,000 proposals; ours also chooses them and pools their features.
+network: from normalised images to the heads' outputs. The reference takes turns with this project if it is installed:
+torchvision, or for YOLOX its authors' yolox (neither is a dependency).
+detect: the same, and the detections.
+train: the step of training/step.py, from uint8 images to new parameters; for SSD and RetinaNet also torchvision's
+losses, backward pass and SGD.
 
-Everyone has a process of its own, so that peak memory is its own too; within a round all take turns. Medians over
-rounds. `compile`: seconds until the first call has ended. On a shared machine only ratios count.
+COCO's classes, random images and boxes. The reference for Faster R-CNN runs the backbone, the RPN's head, and the box
+head on random features of 1,000 proposals; ours also selects the proposals and pools their features.
+
+Each contender has its own process, and so its own peak memory; within a round all take turns. Medians over rounds.
+`compile`: seconds until the first call has ended. On a shared machine only ratios count.
 """
 
 import contextlib
@@ -24,7 +27,7 @@ import numpy as np
 import turns
 
 CLASSES, OBJECTS = 90, 8
-EXPERIMENTS = {  # of which the training step is measured
+EXPERIMENTS = {  # model -> the experiment that is measured
     "ssd300_vgg16": ("coco_ssd300",),
     "retinanet_resnet50_fpn": ("coco_retinanet",),
     "fasterrcnn_resnet50_fpn": ("coco_faster_rcnn", "v1"),
@@ -37,10 +40,11 @@ def drawn(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 0.6, (batch, OBJECTS, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(0.1, 0.4, corner.shape)], axis=-1)
-    return turns.pictures(batch, height, width) | {
+    return turns.images(batch, height, width) | {
         "boxes": (boxes * [width, height, width, height]).astype(np.float32),
         "classes": rng.integers(0, CLASSES, (batch, OBJECTS)).astype(np.int32),
         "crowd": np.zeros((batch, OBJECTS), bool),
+        "image_box": np.tile(np.float32([0, 0, width, height]), (batch, 1)),
     }
 
 
@@ -54,7 +58,7 @@ def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
     config = importlib.import_module(f"morphism.experiments.{experiment}").get_config(*variant)
     model, task = models.create(config.model, CLASSES, AXIS), tasks.of(config)
     if work == "train":
-        resolved = task.resolve(config, range(100_000))  # of whose data only the length is asked
+        resolved = task.resolve(config, range(100_000))  # only the length of the data matters
         return turns.train_step(resolved, task, model, CLASSES, batch)
 
     images = jax.device_put(task.normalise(batch, config.augment))
@@ -71,29 +75,34 @@ def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
     return lambda: jax.block_until_ready(forward(variables, images))
 
 
-def torchvision(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
-    """The network without torchvision's resizing; channels last, as torch recommends; as many threads as it may use."""
-    with contextlib.suppress(ImportError):
-        import torchvision_oracle  # noqa: F401  stands in for torchvision's compiled operators where they cannot load
-    import torch
+def torchvision_model(name: str):
+    """The detector, its first stages frozen as by default; RetinaNet's extra levels are those of our experiment."""
     from torchvision.models import detection, resnet50
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
-    from torchvision.models.detection.image_list import ImageList
-    from torchvision.ops import box_iou
     from torchvision.ops.feature_pyramid_network import LastLevelP6P7
     from torchvision.ops.misc import FrozenBatchNorm2d
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
     if name != "retinanet_resnet50_fpn":
         model = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=CLASSES + 1)
     else:
         levels = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)}
         body = resnet50(norm_layer=FrozenBatchNorm2d)
         model = detection.RetinaNet(_resnet_fpn_extractor(body, 5, **levels), CLASSES + 1)
-    model = model.to(memory_format=torch.channels_last).train(work == "train")
     for path, parameter in model.named_parameters():
         frozen = ("backbone.body.conv1", "backbone.body.layer1", "backbone.features.0.", "backbone.features.2.")
         parameter.requires_grad_(not path.startswith(frozen))
+    return model
+
+
+def torchvision(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
+    """The network without torchvision's resizing; channels last, as torch recommends, on all available cores."""
+    with contextlib.suppress(ImportError):
+        import torchvision_oracle  # noqa: F401  stands in for torchvision's compiled operators if they do not load
+    import torch
+    from torchvision.models.detection.image_list import ImageList
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    model = torchvision_model(name).to(memory_format=torch.channels_last).train(work == "train")
     x = torch.from_numpy(batch["image"].astype(np.float32) / 255).permute(0, 3, 1, 2)
     canvases = ImageList(x.contiguous(memory_format=torch.channels_last), [tuple(x.shape[2:])] * len(x))
     targets = [
@@ -117,17 +126,20 @@ def torchvision(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run
                 network()
             return
         optimizer.zero_grad(set_to_none=True)
-        outputs, anchors = network()
-        if name == "ssd300_vgg16":
-            pairs = zip(targets, anchors, strict=True)
-            matched = [model.proposal_matcher(box_iou(target["boxes"], boxes)) for target, boxes in pairs]
-            losses = model.compute_loss(targets, outputs, anchors, matched)
-        else:
-            losses = model.compute_loss(targets, outputs, anchors)
-        sum(losses.values()).backward()
+        torchvision_loss(model, name, targets, *network()).backward()
         optimizer.step()
 
     return run
+
+
+def torchvision_loss(model, name: str, targets: list[dict], outputs: dict, anchors: list):
+    from torchvision.ops import box_iou
+
+    matched = []
+    if name == "ssd300_vgg16":
+        pairs = zip(targets, anchors, strict=True)
+        matched = [[model.proposal_matcher(box_iou(target["boxes"], boxes)) for target, boxes in pairs]]
+    return sum(model.compute_loss(targets, outputs, anchors, *matched).values())
 
 
 def yolox(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
@@ -149,7 +161,7 @@ CONTENDERS = {"morphism": morphism, "torchvision": torchvision, "yolox": yolox}
 
 
 def contenders(model: str, work: str) -> list[str]:
-    """This project, and who does the same work, where it is installed."""
+    """This project, and the reference if it does the same work and is installed."""
     name = "yolox" if model.startswith("yolox") else "torchvision"
     works = ("network", "train") if model in ("ssd300_vgg16", "retinanet_resnet50_fpn") else ("network",)
     return ["morphism", *([name] if work in works and importlib.util.find_spec(name) else [])]

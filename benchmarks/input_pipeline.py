@@ -1,15 +1,15 @@
-"""How fast a host makes training examples of ImageNet: a random crop of a JPEG, resized to 224 x 224, uint8.
+"""The speed at which a host makes ImageNet's training examples: a random crop of a JPEG, resized to 224 x 224, uint8.
 
-    python benchmarks/input_pipeline.py PICTURES [--rounds 5] [--output benchmarks/results/input_pipeline.json]
+    python benchmarks/input_pipeline.py IMAGES [--rounds 5] [--output benchmarks/results/input_pipeline.json]
 
-PICTURES is a folder with JPEGs at any depth; a few hundred of ImageNet's show the truth. Nothing is downloaded.
+IMAGES is a folder with JPEGs at any depth; a few hundred of ImageNet's are representative. Nothing is downloaded.
 
-First table: images per second of CPU time on one thread, for this project and, where they are installed, for others, in
-alternating rounds; every way reads the same files from memory and takes the same crops. "off" is the absolute
-difference from torchvision's definition (whole picture, cut, Pillow's antialiased bilinear), in levels of 255. The two
-rows of this project draw their crops at random as well, and TrainBatch shuffles and fills the batch.
+First table: images per CPU-second on one thread, for this project and for other libraries if they are installed, in
+alternating rounds; all read the same files from memory and take the same crops. "off" is the absolute difference from
+torchvision's definition (decode the whole image, crop, resize by Pillow's antialiased bilinear filter), in levels of
+255. This project's two rows include drawing the random crops, and TrainBatch shuffles and fills the batch.
 Second table: the real input pipeline, from files to batches, in this process and with worker processes: images per
-second on the clock, and per second of CPU time of all its processes, once it runs steadily.
+second of wall time, and per CPU-second of all its processes, once it runs steadily.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import importlib.metadata
 import importlib.util
 import io
 import itertools
-import json
 import multiprocessing
 import os
 import platform
@@ -29,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
+import turns
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -36,16 +36,16 @@ from morphism.data import image, pipeline, windows
 from morphism.data.records import Record
 from morphism.experiments.imagenet_resnet import get_config
 
-IMAGENET = 1_281_167  # records of its training split: the shuffle's cost depends on it
+IMAGENET = 1_281_167  # records of its training split, which determine the cost of shuffling
 PACKAGES = ("pillow", "simplejpeg", "cykooz-resizer", "grain", "numpy", "tensorflow")
 
 
 @dataclass(frozen=True)
 class Repeated:
-    """A source as long as ImageNet over the given files."""
+    """A source as long as ImageNet that repeats the given files."""
 
     files: tuple[str, ...]
-    encoded: tuple[bytes, ...] = ()  # of the files; else they are read each time
+    encoded: tuple[bytes, ...] = ()  # contents of the files; if empty, they are read each time
     classes: tuple[str, ...] = ("any",)
     targets: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"label": ("any",)})
 
@@ -60,12 +60,10 @@ class Repeated:
 
 def main() -> None:
     arguments = parse()
-    files = tuple(
-        sorted(str(path) for path in arguments.pictures.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-    )
+    files = tuple(sorted(str(path) for path in arguments.images.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")))
     files = files[: arguments.limit]
     if not files:
-        print(f"input_pipeline: skipped, no JPEGs in {arguments.pictures}; give a folder that holds some")
+        print(f"input_pipeline: skipped, no JPEGs in {arguments.images}; give a folder that holds some")
         return
     config = get_config("50")
     config.unlock()
@@ -78,37 +76,36 @@ def main() -> None:
     pipelines = measure_pipelines(Repeated(files), config, arguments)
     print_table(("pipeline, from files", "images/s", "images/CPU-s"), pipelines)
     result = {
-        "pictures": {"count": len(files), "mean_bytes": mean_bytes},
+        "images": {"count": len(files), "mean_bytes": mean_bytes},
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
         "packages": {name: version for name in PACKAGES if (version := installed_version(name))},
         "rounds": arguments.rounds,
         "paths": paths,
         "pipelines": pipelines,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    turns.save(arguments.output, result)
     print(f"written: {arguments.output}")
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("pictures", type=Path, nargs="?", default=Path("pictures"), help="folder with JPEGs")
-    parser.add_argument("--rounds", type=int, default=5, help="of which the medians are told")
-    parser.add_argument("--limit", type=int, default=500, help="files used at most")
-    parser.add_argument("--batch", type=int, default=64, help="examples a batch")
+    parser.add_argument("images", type=Path, nargs="?", default=Path("images"), help="folder with JPEGs")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of measurement; medians are reported")
+    parser.add_argument("--limit", type=int, default=500, help="largest number of files")
+    parser.add_argument("--batch", type=int, default=64, help="examples per batch")
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2], help="worker processes of the pipeline")
-    parser.add_argument("--seconds", type=float, default=3, help="how long each pipeline is measured in a round")
+    parser.add_argument("--seconds", type=float, default=3, help="how long each pipeline is measured per round")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "input_pipeline.json")
     return parser.parse_args()
 
 
 @dataclass(frozen=True)
 class Round:
-    """About one pass over the files, in whole batches, with crops of its own."""
+    """About one pass over the files, in whole batches, with crops drawn for this round."""
 
     steps: range
-    records: list[int]  # of the source
-    order: list[int]  # of the files
+    records: list[int]  # indices in the source
+    order: list[int]  # indices of the files
     boxes: list[image.Box]
 
 
@@ -127,7 +124,7 @@ def measure_paths(source: Repeated, config: ConfigDict, rounds: int) -> list[dic
     if importlib.util.find_spec("tensorflow"):
         ways["tf.data decode_and_crop_jpeg"] = tensorflow(source.encoded, size)
     else:
-        print("TensorFlow is not installed: its row is left out")
+        print("TensorFlow is not installed: its row is omitted")
     rehearsal = plan(load, 0, config)
     truth = list(pillow(source.encoded, size)(rehearsal))
     off = {}
@@ -135,22 +132,22 @@ def measure_paths(source: Repeated, config: ConfigDict, rounds: int) -> list[dic
         examples = zip(way(rehearsal), truth, strict=True)
         differences = np.stack([np.abs(example.astype(np.int16) - true) for example, true in examples])
         off[name] = float(np.mean(differences)), int(np.max(differences))
-    rates = {name: [] for name in ways}
+    speeds = {name: [] for name in ways}
     for index in range(1, rounds + 1):
         pass_ = plan(load, index, config)
         for name, way in ways.items():
             start = time.process_time()
             for _ in way(pass_):
                 pass
-            rates[name].append(len(pass_.order) / (time.process_time() - start))
+            speeds[name].append(len(pass_.order) / (time.process_time() - start))
     return [
-        {"name": name, "images_per_cpu_s": statistics.median(rates[name]), "off_mean": mean, "off_max": top}
+        {"name": name, "images_per_cpu_s": statistics.median(speeds[name]), "off_mean": mean, "off_max": top}
         for name, (mean, top) in off.items()
     ]
 
 
 def plan(load: pipeline.TrainBatch, index: int, config: ConfigDict) -> Round:
-    """The records of a part of the first epoch, and the boxes that TrainBatch will draw for them."""
+    """Part `index` of the first epoch, and the boxes that TrainBatch will draw for its records."""
     count = -(-len(load.source.files) // config.batch_size)
     steps = range(index * count, (index + 1) * count)
     records = [draw.index for step in steps for draw in load.plan(step, load.shard.rows)[1]]
@@ -177,8 +174,8 @@ def own(source: Repeated, config: ConfigDict) -> Way:
 def pillow(encoded: tuple[bytes, ...], size: int) -> Way:
     def way(pass_: Round) -> Iterator[np.ndarray]:
         for index, box in zip(pass_.order, pass_.boxes, strict=True):
-            picture = Image.open(io.BytesIO(encoded[index])).convert("RGB")
-            yield np.asarray(picture.crop(box).resize((size, size), Image.Resampling.BILINEAR))
+            whole = Image.open(io.BytesIO(encoded[index])).convert("RGB")
+            yield np.asarray(whole.crop(box).resize((size, size), Image.Resampling.BILINEAR))
 
     return way
 
@@ -193,7 +190,7 @@ def simplejpeg_whole(encoded: tuple[bytes, ...], size: int) -> Way:
 
 
 def tensorflow(encoded: tuple[bytes, ...], size: int) -> Way:
-    """As Flax's and TensorFlow's ImageNet examples crop, resized bilinearly without antialiasing."""
+    """Cropped as in Flax's and TensorFlow's ImageNet examples, resized bilinearly without antialiasing."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
@@ -215,37 +212,37 @@ def tensorflow(encoded: tuple[bytes, ...], size: int) -> Way:
 
 
 def measure_pipelines(source: Repeated, config: ConfigDict, arguments: argparse.Namespace) -> list[dict]:
-    rates = {workers: [] for workers in arguments.workers}
-    for round_, workers in itertools.product(range(arguments.rounds), rates):
+    speeds = {workers: [] for workers in arguments.workers}
+    for round_, workers in itertools.product(range(arguments.rounds), speeds):
         config.data.workers, config.seed = workers, round_
-        rates[workers].append(steady_rate(source, config, arguments.seconds))
+        speeds[workers].append(steady_speed(source, config, arguments.seconds))
     return [
         {
             "name": f"morphism, {workers} worker{'s' * (workers != 1)}" if workers else "morphism, this process",
             "images_per_s": statistics.median(clock for clock, _ in found),
             "images_per_cpu_s": statistics.median(cpu for _, cpu in found),
         }
-        for workers, found in rates.items()
+        for workers, found in speeds.items()
     ]
 
 
-def steady_rate(source: Repeated, config: ConfigDict, seconds: float) -> tuple[float, float]:
-    """Images a second, and a second of CPU time, after as many batches as may have been loaded ahead."""
+def steady_speed(source: Repeated, config: ConfigDict, seconds: float) -> tuple[float, float]:
+    """Images per second and per CPU-second, measured once all batches that were loaded ahead are used up."""
     batches = pipeline.train_batches(source, config, start_step=0, stop_step=10_000)
     for _ in range(max(1, config.data.workers) * (config.data.prefetch + 4)):
         next(batches)
     start, cpu, images = time.perf_counter(), cpu_time(), 0
     while time.perf_counter() - start < seconds:
         images += len(next(batches)["image"])
-    rates = images / (time.perf_counter() - start), images / (cpu_time() - cpu)
+    speeds = images / (time.perf_counter() - start), images / (cpu_time() - cpu)
     batches.close()
-    while multiprocessing.active_children():  # else their CPU time would count for the next
+    while multiprocessing.active_children():  # otherwise the next measurement would count their CPU time
         time.sleep(0.1)
-    return rates
+    return speeds
 
 
 def cpu_time() -> float:
-    """Seconds of this process and of its worker processes that live."""
+    """CPU-seconds of this process and its living worker processes."""
     total = time.process_time()
     for child in multiprocessing.active_children():
         fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()

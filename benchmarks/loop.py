@@ -1,9 +1,9 @@
-"""What the training loop costs around its steps: starting, compiling, waiting for input, logging, saving, devices.
+"""The cost of the training loop around its steps: starting, compiling, waiting for input, logging, saving, devices.
 
     python benchmarks/loop.py [--steps 120] [--output benchmarks/results/loop.json]
 
-Each row is a run of train.py, a process of its own, on the quickstart's network and pictures. Compare rows within a run
-of this script only; images/s is the median over the log lines.
+Each row is a run of train.py, in its own process, on the quickstart's network and images. Compare only rows of one run
+of this script; images/s is the median over the log lines.
 """
 
 import argparse
@@ -15,6 +15,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import turns
 
 ROOT = Path(__file__).parent.parent
 BASE = ("--config.eval_every=0", "--config.checkpoint_every=0", "--config.log_every=20", "--config.schedule.warmup=1")
@@ -30,7 +32,7 @@ VARIANTS = {
 
 
 def measure(name: str, more: tuple[str, ...], steps: int, folder: Path) -> dict:
-    """One run: seconds to the first step, images/s, share of time waiting for input, seconds, peak memory."""
+    """Seconds to the first step, images/s, share of time waiting for input, seconds and peak memory of one run."""
     workdir = folder / name.replace(" ", "_")
     command = [sys.executable, "train.py", "--config=experiments/quickstart.py", f"--workdir={workdir}", *BASE, *more]
     command.append(f"--config.duration={steps}")
@@ -74,7 +76,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "loop.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        # A first run fills the cache that the rows after "no compilation cache" find.
+        # A first run fills the cache for the rows after "no compilation cache".
         measure("warm", (), 40, Path(folder))
         rows = {name: measure(name, more, options.steps, Path(folder)) for name, more in VARIANTS.items()}
     print(f"{'':<30}{'first step':>11}{'images/s':>10}{'input wait':>12}{'wall':>8}{'CPU':>8}{'peak RAM':>10}")
@@ -85,10 +87,7 @@ def main() -> None:
         )
     seconds = help_seconds()
     print(f"python train.py --help: {seconds:.2f} s")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(
-        json.dumps({"steps": options.steps, "rows": rows, "help_s": seconds}, indent=2, allow_nan=False) + "\n"
-    )
+    turns.save(options.output, {"steps": options.steps, "rows": rows, "help_s": seconds})
 
 
 if __name__ == "__main__":

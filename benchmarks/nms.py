@@ -1,32 +1,30 @@
-"""Non-maximum suppression of a batch of pictures: ops/nms.py beside torchvision's algorithm, one picture after another.
+"""Non-maximum suppression of a batch of images: ops/nms.py, and torchvision's algorithm, one image after another.
 
     python benchmarks/nms.py [--boxes 1000] [--classes 80] [--batch 8] [--outputs 100] [--threshold 0.5] [--rounds 20]
 
-The peer is the greedy loop over boxes, with the classes' boxes shifted apart as torchvision.ops.batched_nms does, in
-torch where that is installed (it is no dependency), else in NumPy; where torchvision's compiled operator loads, that
-too. All take turns within every round; the table gives medians over rounds. `kept` is how many boxes each keeps: as
-shifted coordinates are rounded, the peers may differ by a box. On a shared machine only the ratios count.
+The peer is the greedy loop over boxes, with the boxes of different classes shifted apart as torchvision.ops.batched_nms
+does, in torch if that is installed (it is not a dependency), else in NumPy; also torchvision's compiled operator if it
+loads. All take turns within every round; the table gives medians over rounds. `kept` is the number of boxes that each
+keeps: shifted coordinates are rounded, so the peers may differ by a box. On a shared machine only the ratios count.
 """
 
 import argparse
 import importlib.util
-import json
 import os
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
+import turns
 
 from morphism.ops.nms import nms
 
-FROM_ONE_OBJECT = 8  # boxes that a detector finds around an object
+FROM_ONE_OBJECT = 8  # boxes that a detector predicts around an object
 
 
 def draw(args) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes [B,N,4] in clusters of one class on a picture of 640x640, scores [B,N], classes [B,N]."""
+    """Boxes [B,N,4] in clusters of one class on an image of 640x640, scores [B,N], classes [B,N]."""
     rng = np.random.default_rng(0)
     objects = -(-args.boxes // FROM_ONE_OBJECT)
     center = rng.uniform(0, 640, (args.batch, objects, 1, 2))
@@ -48,7 +46,7 @@ def morphism(args, boxes, scores, classes) -> Callable[[], int]:
 
 
 def greedy(xp) -> Callable:
-    """For xp = numpy or torch, whose functions here have the same names."""
+    """The greedy algorithm in `xp`, numpy or torch, whose functions used here have the same names."""
 
     def keep(boxes, scores, threshold: float) -> list[int]:
         order = xp.argsort(-scores, stable=True)
@@ -64,11 +62,11 @@ def greedy(xp) -> Callable:
         return kept
 
     def make(args, *batch) -> Callable[[], int]:
-        pictures = [tuple(map(xp.asarray, picture)) for picture in zip(*batch, strict=True)]
+        images = [tuple(map(xp.asarray, image)) for image in zip(*batch, strict=True)]
 
         def run() -> int:
             kept = 0
-            for boxes, scores, classes in pictures:
+            for boxes, scores, classes in images:
                 shifted = boxes + (classes * (boxes.max() + 1))[:, None]
                 kept += len(keep(shifted, scores, args.threshold)[: args.outputs])
             return kept
@@ -82,8 +80,8 @@ def compiled(args, *batch) -> Callable[[], int]:
     import torch
     from torchvision.ops import batched_nms
 
-    pictures = [tuple(map(torch.asarray, picture)) for picture in zip(*batch, strict=True)]
-    return lambda: sum(len(batched_nms(*picture, args.threshold)[: args.outputs]) for picture in pictures)
+    images = [tuple(map(torch.asarray, image)) for image in zip(*batch, strict=True)]
+    return lambda: sum(len(batched_nms(*image, args.threshold)[: args.outputs]) for image in images)
 
 
 def contenders() -> dict[str, Callable]:
@@ -107,15 +105,7 @@ def measure(args) -> dict[str, dict[str, float]]:
     batch = draw(args)
     runs = {name: make(args, *batch) for name, make in contenders().items()}
     kept = {name: run() for name, run in runs.items()}  # compiles
-    seconds = {name: {"wall": [], "cpu": []} for name in runs}
-    for _ in range(args.rounds):
-        for name, run in runs.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            run()
-            seconds[name]["wall"].append(time.perf_counter() - wall)
-            seconds[name]["cpu"].append(time.process_time() - cpu)
-    medians = {name: {kind: statistics.median(each) for kind, each in kinds.items()} for name, kinds in seconds.items()}
-    return {name: {**row, "kept": kept[name]} for name, row in medians.items()}
+    return {name: {**row, "kept": kept[name]} for name, row in turns.medians(runs, args.rounds).items()}
 
 
 def main() -> None:
@@ -142,8 +132,7 @@ def main() -> None:
 
     settings = {name: value for name, value in vars(args).items() if name != "output"}
     record = {"device": device, "cores": os.cpu_count(), "jax": jax.__version__, **settings, "results": results}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    turns.save(args.output, record)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Kills a training run again and again, and compares what it ends with to a run left alone.
+"""Kills a training run again and again, and compares its result with that of an undisturbed run.
 
     python benchmarks/resume_under_fire.py [--kills 20] [--steps 160] [--seed 0] [--output FILE.json]
 
-The job trains with worker processes, EMA, momentum and accumulation, saving every 4th step and evaluating every 10th.
-SIGKILL falls in turn before the first step, between steps at random, while a checkpoint is being written, and
-during evaluation; the same command is started again each time. At the end the digest of parameters and statistics,
-metrics.jsonl (its times apart) and the best checkpoint must be those of the undisturbed run.
+The run trains with worker processes, EMA, momentum and accumulation; it saves every 4th step and evaluates every 10th.
+SIGKILL comes in turn before the first step, between random steps, while a checkpoint is being written, and during
+evaluation; each time the same command is started again. At the end the digest of parameters and statistics,
+metrics.jsonl (except its times) and the best checkpoint must be those of the undisturbed run.
 """
 
 import argparse
@@ -15,7 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import turns
 
 ROOT = Path(__file__).parent.parent
 SAVE, EVALUATE = 4, 10
@@ -43,9 +46,9 @@ def start(workdir: Path, steps: int) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, bufsize=1)
 
 
-def wait_for(process: subprocess.Popen, wanted) -> bool:
-    """Reads the run's lines until one is `wanted`; False where the run ended first."""
-    return any(wanted(line) for line in process.stdout)
+def wait_for(process: subprocess.Popen, matches: Callable[[str], bool]) -> bool:
+    """Reads the run's lines until one `matches`; False if the run ended first."""
+    return any(matches(line) for line in process.stdout)
 
 
 def before_the_first_step(process: subprocess.Popen, workdir: Path, rng: random.Random) -> bool:
@@ -104,6 +107,31 @@ def outcome(workdir: Path) -> dict:
     return {"latest": digest("latest"), "best": digest("best"), "metrics": metrics}
 
 
+def finish(workdir: Path, steps: int, name: str) -> None:
+    process = start(workdir, steps)
+    process.communicate()
+    if process.returncode != 0:
+        sys.exit(f"resume_under_fire: error: the {name} failed")
+
+
+def strike(workdir: Path, steps: int, count: int, rng: random.Random) -> list[dict]:
+    """Starts the run and kills it, `count` times; returns the moment and the newest checkpoint of each kill."""
+    kills: list[dict] = []
+    while len(kills) < count:
+        moment = MOMENTS[len(kills) % len(MOMENTS)]
+        process = start(workdir, steps)
+        struck = moment(process, workdir, rng)
+        process.kill()
+        process.communicate()
+        saved = [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
+        if not struck:
+            sys.exit(f"resume_under_fire: error: the run ended after {len(kills)} kills; raise --steps")
+        newest = max(saved, default=None)
+        kills.append({"moment": moment.__name__, "newest_checkpoint": newest})
+        print(f"kill {len(kills):>3}  {moment.__name__:<24} newest checkpoint {newest}", flush=True)
+    return kills
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
@@ -115,30 +143,9 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         alone, shot = Path(folder) / "alone", Path(folder) / "shot"
-        process = start(alone, options.steps)
-        process.communicate()
-        if process.returncode != 0:
-            sys.exit("resume_under_fire: error: the undisturbed run failed")
-
-        kills: list[dict] = []
-        while len(kills) < options.kills:
-            moment = MOMENTS[len(kills) % len(MOMENTS)]
-            process = start(shot, options.steps)
-            struck = moment(process, shot, rng)
-            process.kill()
-            process.communicate()
-            saved = sorted(int(path.name) for path in (shot / "checkpoints").glob("*") if path.name.isdigit())
-            if not struck:
-                sys.exit(f"resume_under_fire: error: the run ended after {len(kills)} kills; raise --steps")
-            kills.append({"moment": moment.__name__, "newest_checkpoint": saved[-1] if saved else None})
-            print(
-                f"kill {len(kills):>3}  {moment.__name__:<24} newest checkpoint {kills[-1]['newest_checkpoint']}",
-                flush=True,
-            )
-        process = start(shot, options.steps)
-        process.communicate()
-        if process.returncode != 0:
-            sys.exit("resume_under_fire: error: the last start failed")
+        finish(alone, options.steps, "undisturbed run")
+        kills = strike(shot, options.steps, options.kills, rng)
+        finish(shot, options.steps, "last start")
         found, expected = outcome(shot), outcome(alone)
     equal = {key: found[key] == expected[key] for key in expected}
     result = {
@@ -152,7 +159,7 @@ def main() -> None:
         + ", ".join(f"{key} {'equal' if same else 'DIFFERENT'}" for key, same in equal.items())
     )
     if options.output:
-        options.output.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+        turns.save(options.output, result)
     sys.exit(0 if all(equal.values()) else 1)
 
 

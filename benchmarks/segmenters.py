@@ -1,20 +1,22 @@
-"""Segmenters, from normalised pictures to logits, and one training step; and what evaluation does with the logits.
+"""Segmenters: the forward pass, one training step, and the evaluation of logits.
 
     python benchmarks/segmenters.py deeplabv3_resnet50 520x520 [--work forward train evaluate] [--batch 2 4]
     python benchmarks/segmenters.py unet 512x512
     python benchmarks/segmenters.py --work evaluate [--masks 1024x2048] [--classes 19 21]
 
-forward: the logits of evaluation, at the pictures' size. train: the step of training/step.py, uint8 pictures and masks
-in, new parameters out. Where torch is installed (it is no dependency) it takes turns: torchvision's DeepLabV3 with its
-auxiliary head, a U-Net as milesial/Pytorch-UNet has it, cross-entropy, backward pass and SGD with momentum, which is
-also what our step has here. 21 classes, drawn pictures and masks. torch does not train DeepLabV3 on a batch of 1.
+forward: from normalised images to the logits of evaluation, at the images' size.
+train: the step of training/step.py, from uint8 images and masks to new parameters.
+evaluate: tasks/segmentation.py on one image, whose logits have half its mask's height and width: resizing them to the
+mask's size; the highest class; `predict`, both at once as in evaluation; and on the host the confusion matrix and
+boundary F1. Per million pixels of the mask.
 
-evaluate: of tasks/segmentation.py on one picture, whose logits have half its mask's height and width: resizing them to
-the mask's size; the highest class; `predict`, both at once as evaluation has them; and on the host the confusion matrix
-and boundary F1. Beside it torch's interpolate and argmax and NumPy's bincount. Per million pixels of mask.
+If torch is installed (it is not a dependency), it takes turns. For the networks: torchvision's DeepLabV3 with its
+auxiliary head, and a U-Net like milesial/Pytorch-UNet's, with cross-entropy, backward pass and SGD with momentum, as
+our step has here. For evaluation: torch's interpolate and argmax, and NumPy's bincount. 21 classes, random images and
+masks. torch does not train DeepLabV3 on a batch of 1.
 
-Everyone has a process of its own, so that peak memory is its own too; within a round all take turns. Medians over
-rounds. `compile`: seconds until the first call has ended. On a shared machine only ratios count.
+Each contender has its own process, and so its own peak memory; within a round all take turns. Medians over rounds.
+`compile`: seconds until the first call has ended. On a shared machine only ratios count.
 """
 
 import contextlib
@@ -27,13 +29,16 @@ import numpy as np
 import turns
 
 CLASSES, PATCH = 21, 16
-EXPERIMENTS = {"deeplabv3_resnet50": "coco_deeplabv3", "unet": "camvid_unet"}  # of which the training step is measured
+EXPERIMENTS = {
+    "deeplabv3_resnet50": "coco_deeplabv3",
+    "unet": "camvid_unet",
+}  # model -> the experiment that is measured
 RATE, MOMENTUM, DECAY, AUX = 0.01, 0.9, 1e-4, 0.5
 STEPS = ("resize", "argmax", "predict", "confusion", "boundary_f1")
 
 
 def masks(batch: int, height: int, width: int, classes: int, seed: int) -> np.ndarray:
-    """Patches of a class each, an eighth of them ignored."""
+    """Masks of patches with one class each; an eighth of the patches is ignored."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, classes, (batch, -(-height // PATCH), -(-width // PATCH))).astype(np.uint8)
     coarse[rng.random(coarse.shape) < 1 / 8] = 255
@@ -41,7 +46,7 @@ def masks(batch: int, height: int, width: int, classes: int, seed: int) -> np.nd
 
 
 def drawn(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
-    return turns.pictures(batch, height, width) | {"segmentation": masks(batch, height, width, CLASSES, seed=1)}
+    return turns.images(batch, height, width) | {"segmentation": masks(batch, height, width, CLASSES, seed=1)}
 
 
 def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
@@ -71,7 +76,8 @@ def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
     return lambda: jax.block_until_ready(forward(variables, images))
 
 
-def torch_unet():
+def unet_blocks():
+    """DoubleConv, Down and Up of milesial/Pytorch-UNet."""
     import torch
     from torch import nn
 
@@ -107,6 +113,14 @@ def torch_unet():
             x = nn.functional.pad(x, [dx // 2, dx - dx // 2, dy // 2, dy - dy // 2])
             return self.conv(torch.cat([skip, x], 1))
 
+    return DoubleConv, Down, Up
+
+
+def torch_unet():
+    from torch import nn
+
+    DoubleConv, Down, Up = unet_blocks()
+
     class UNet(nn.Module):
         def __init__(self, width=64):
             super().__init__()
@@ -131,14 +145,14 @@ def torch_unet():
 
 def torch_deeplabv3():
     with contextlib.suppress(ImportError):
-        import torchvision_oracle  # noqa: F401  stands in for torchvision's compiled operators where they cannot load
+        import torchvision_oracle  # noqa: F401  stands in for torchvision's compiled operators if they do not load
     from torchvision.models import segmentation
 
     return segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True)
 
 
 def torch(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
-    """Channels last, as torch recommends for convolutions; on as many threads as this process may use."""
+    """Channels last, as torch recommends for convolutions, on all available cores."""
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -165,7 +179,7 @@ def torch(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
 
 
 def judged(classes: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Logits of half a mask's height and width, [1,h,w,K], and of its own; the class of the highest; the true mask."""
+    """Logits at half a mask's height and width and at its own, [1,h,w,K]; the predicted classes; the true mask."""
     true, found = (masks(1, height, width, classes, seed) for seed in (1, 2))
     found = np.where(found == 255, true % classes, found)
     noise = np.random.default_rng(0).standard_normal((1, height, width, classes), np.float32)
@@ -232,12 +246,12 @@ EVALUATES: dict[str, Callable] = {"morphism": morphism_evaluates, "torch": torch
 
 
 def contenders(work: str) -> list[str]:
-    """This project, and where it is installed torch, which has no boundary F1."""
+    """This project, and torch if it is installed; torch has no boundary F1."""
     return ["morphism", *(["torch"] if work != "boundary_f1" and importlib.util.find_spec("torch") else [])]
 
 
 def evaluation(args) -> list[turns.Row]:
-    """Measures and prints the steps of evaluation, of every number of classes."""
+    """Measures and prints the steps of evaluation for each number of classes."""
     height, width = args.masks
     print(f"evaluation of a mask of {height}x{width}, per million pixels, medians of {args.rounds}")
     print(f"{'step':12}{'classes':>8}  {'who':14}{'ms':>8}{'CPU ms':>8}{'compile s':>11}{'peak MB':>9}")
@@ -259,8 +273,8 @@ def evaluation(args) -> list[turns.Row]:
 def main() -> None:
     works = ("forward", "train", "evaluate")
     parser = turns.make_parser(__doc__, EXPERIMENTS, "520x520", works, (2, 4), NETWORKS)
-    parser.add_argument("--masks", type=turns.sides, default="1024x2048", help="height x width; of evaluate")
-    parser.add_argument("--classes", nargs="+", type=int, default=(19, 21), help="of evaluate")
+    parser.add_argument("--masks", type=turns.sides, default="1024x2048", help="height x width, for evaluate")
+    parser.add_argument("--classes", nargs="+", type=int, default=(19, 21), help="for evaluate")
     args = parser.parse_args()
     if args.serve:
         work = args.work[0]

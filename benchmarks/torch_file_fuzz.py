@@ -20,6 +20,7 @@ import tempfile
 import time
 import warnings
 import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import ml_dtypes
@@ -97,7 +98,7 @@ TENSORS = st.builds(
     st.lists(NUMBERS, max_size=3),
     st.lists(NUMBERS, max_size=3),
 )
-LIES = st.builds(  # lengths of texts, bytes and numbers that are not there, and remembered objects that are none
+LIES = st.builds(  # lengths of texts, bytes and numbers beyond the file, and references to missing objects
     lambda opcode, length: opcode + struct.pack("<I", length) + b"abc",
     st.sampled_from((b"X", b"T", b"B", b"\x8b", b"r", b"j", b"J")),
     st.sampled_from((4, 255, 2**24, 2**31 - 1, 2**32 - 1)),
@@ -118,7 +119,7 @@ PIECES = st.one_of(
     LIES,
     st.binary(max_size=6),
 )
-GROWING = (  # what piles up, nests or doubles where it is repeated
+GROWING = (  # pieces that pile up, nest or double when repeated
     *(b"}", b"]", b"(", b"N", b"2", b"2\x86", b"(22l", b"2\x85", b"}\x94", b"]2a", b"(22\x91", b"}N2s", b"K\xff"),
     *(
         named(("collections", "OrderedDict")) + b")R",
@@ -133,7 +134,7 @@ BOMBS = st.builds(
     st.sampled_from((40, 2000, LONGEST)),
 )
 ENTRIES = st.builds(lambda key, value: text(key) + value + b"s", st.sampled_from(TEXTS), st.one_of(TENSORS, PIECES))
-GOOD_ENTRIES = st.builds(  # a lone piece is most often dropped again
+GOOD_ENTRIES = st.builds(  # a lone piece is usually dropped again
     lambda key, value, piece: text(key) + value + b"s" + piece,
     *(st.sampled_from(TEXTS), GOOD_TENSORS, st.one_of(*(st.just(b"") for _ in range(6)), PIECES)),
 )
@@ -146,7 +147,7 @@ PROGRAMS = st.one_of(
 
 
 def zipped(program: bytes, odd: str) -> bytes:
-    """torch's archive of the program and STORED, or one with an oddity."""
+    """torch's archive of the program and STORED, or one with the oddity `odd`."""
     members = [("a/data.pkl", program), ("a/byteorder", b"little"), *((f"a/data/{k}", x) for k, x in STORED.items())]
     if odd == "twice":
         members += members[-2:]
@@ -162,7 +163,7 @@ def zipped(program: bytes, odd: str) -> bytes:
 
 
 def old(program: bytes, odd: str) -> bytes:
-    """The older format, whose references to storages have one item more, of those storages that the program names."""
+    """The older format, with the storages that the program names; its references to storages have one more item."""
     keys = [key for key in STORED if text(key) + text("cpu") in program] * (2 if odd == "twice" else 1)
     program = program.replace(b"tQ", b"NtQ")
     parts = [pickle.dumps(each, 2) for each in (torch_file.MAGIC, torch_file.PROTOCOL, {"little_endian": True})]
@@ -198,7 +199,7 @@ def altered(draw: st.DrawFn, content: bytes) -> bytes:
 
 @st.composite
 def altered_files(draw: st.DrawFn) -> bytes:
-    """Any of a file's bytes, or in an archive those of the pickle, under a checksum that agrees."""
+    """A real file with altered bytes: anywhere, or in an archive in its pickle, with a matching checksum."""
     content = draw(st.sampled_from(CONTENTS))
     if not content.startswith(b"PK") or draw(st.booleans()):
         return draw(altered(content))
@@ -211,7 +212,7 @@ def altered_files(draw: st.DrawFn) -> bytes:
 
 
 def lies_within(array: np.ndarray) -> bool:
-    """Whether all of `array` is in the memory of the bytes that it was made of."""
+    """Whether all of `array` lies in the memory of the bytes from which it was made."""
     root = array
     while getattr(root, "base", None) is not None:
         root = root.base
@@ -222,25 +223,57 @@ def lies_within(array: np.ndarray) -> bool:
 
 
 def forget_peak() -> int:
-    """Begins to measure memory: the bytes that the process has now, where the system can forget its peak (Linux)."""
+    """Starts to measure memory, if the system can reset a process's peak (Linux); returns the bytes in use."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return peak()
 
 
 def peak() -> int:
-    """The most bytes of memory that the process had since."""
+    """The process's peak memory since `forget_peak`, in bytes."""
     with contextlib.suppress(OSError):
         return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def unchanged() -> bool:
-    """Whether real files are still read as what they are."""
+    """Whether real files still read correctly."""
     expected = np.load(REAL / "expected.npz")
     found = [torch_file.read(REAL / name) for name in ("zip.pth", "old.pth")]
     same = all(np.array_equal(x[name].astype(expected[name].dtype), expected[name]) for x in found for name in expected)
     return same and np.dtype(ml_dtypes.bfloat16).itemsize == 2
+
+
+@dataclass
+class Check:
+    """Reads each content given to it from a file at `path`, and counts what came of it."""
+
+    path: Path
+    outcomes: collections.Counter = field(default_factory=collections.Counter)
+    arrays: int = 0
+    grown: int = 0  # bytes
+    longest: float = 0.0  # seconds
+
+    def __call__(self, content: bytes) -> None:
+        self.path.write_bytes(content)
+        before, started = forget_peak(), time.process_time()
+        try:
+            found = torch_file.read(self.path)
+        except UserError as error:
+            message = str(error)
+            assert len(message.splitlines()) == 1, message
+            assert message.startswith(str(self.path)) and "too little memory" not in message, message
+            self.outcomes[re.sub(r"[\d'\"].*", "", message.removeprefix(f"{self.path}: "))[:60]] += 1
+        else:
+            self.outcomes["read"] += 1
+            self.arrays += len(found)
+            for name, array in found.items():
+                assert lies_within(array), name
+                assert array.size == 0 or not array.flags.writeable, name
+        seconds, more = time.process_time() - started, peak() - before
+        assert seconds < SECONDS, f"{seconds:.1f} s of CPU time"
+        assert more <= MEMORY + PER_BYTE * len(content), f"{more:,} bytes for a file of {len(content):,}"
+        self.grown, self.longest = max(self.grown, more), max(self.longest, seconds)
 
 
 def main() -> None:
@@ -250,51 +283,27 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None)
     args = parser.parse_args()
     folder = args.folder or Path(tempfile.mkdtemp(prefix="torch-file-fuzz-"))
-    path = folder / "file.pth"
+    check = Check(folder / "file.pth")
     warnings.filterwarnings("ignore", message="Duplicate name")
     assert unchanged()
     resource.setrlimit(resource.RLIMIT_AS, (SPACE, SPACE))
-    outcomes, grown, longest, arrays = collections.Counter(), 0, 0.0, 0
-
-    def check(content: bytes) -> None:
-        nonlocal grown, longest, arrays
-        path.write_bytes(content)
-        before, started = forget_peak(), time.process_time()
-        try:
-            found = torch_file.read(path)
-        except UserError as error:
-            message = str(error)
-            assert len(message.splitlines()) == 1, message
-            assert message.startswith(str(path)) and "too little memory" not in message, message
-            outcomes[re.sub(r"[\d'\"].*", "", message.removeprefix(f"{path}: "))[:60]] += 1
-        else:
-            outcomes["read"] += 1
-            arrays += len(found)
-            for name, array in found.items():
-                assert lies_within(array), name
-                assert array.size == 0 or not array.flags.writeable, name
-        seconds, more = time.process_time() - started, peak() - before
-        assert seconds < SECONDS, f"{seconds:.1f} s of CPU time"
-        assert more <= MEMORY + PER_BYTE * len(content), f"{more:,} bytes for a file of {len(content):,}"
-        grown, longest = max(grown, more), max(longest, seconds)
-
     own = settings(
         max_examples=args.files // 2,
         deadline=None,
         database=None,
-        verbosity=Verbosity.quiet,  # a file is not for reading
+        verbosity=Verbosity.quiet,  # nobody reads a printed file
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
     for files in (PROGRAM_FILES, altered_files()):
-        seed(args.seed)(own(given(files)(check)))()
+        seed(args.seed)(own(given(files)(lambda content: check(content))))()
     assert unchanged()
-    for message, count in outcomes.most_common(12):
+    for message, count in check.outcomes.most_common(12):
         print(f"  {count:6,}  {message}")
-    total, read = outcomes.total(), outcomes["read"]
+    total, read = check.outcomes.total(), check.outcomes["read"]
     print(
-        f"{total:,} files: {read:,} read, with {arrays:,} arrays, {total - read:,} refused in one line; at most "
-        f"{grown / 2**20:.1f} MiB more memory and {longest:.2f} s for one"
+        f"{total:,} files: {read:,} read, with {check.arrays:,} arrays, {total - read:,} refused in one line; at most "
+        f"{check.grown / 2**20:.1f} MiB more memory and {check.longest:.2f} s for one"
     )
 
 

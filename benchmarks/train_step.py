@@ -1,31 +1,29 @@
-"""The training step of a ResNet beside that of other libraries: forward, cross-entropy, backward, SGD with momentum.
+"""The training step of a ResNet, here and in other libraries: forward, cross-entropy, backward, SGD with momentum.
 
     python benchmarks/train_step.py [--model resnet50] [--size 224] [--batch 8] [--dtype bfloat16] [--rounds 5]
-    python benchmarks/train_step.py --forward --batch 1         inference: the logits of evaluation alone
+    python benchmarks/train_step.py --forward --batch 1         inference: only the logits of evaluation
 
-Compared are this project's model, a plain Flax one as Flax's ImageNet example writes it, and, where they are installed
+Compares this project's model, a plain Flax model like that of Flax's ImageNet example, and, if they are installed
 (neither is a dependency), keras.applications on JAX and torch. All take turns within every round; the table gives
 medians over rounds. On a shared machine only CPU seconds and the ratios count.
 """
 
 import argparse
 import importlib.util
-import json
 import os
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "jax"
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # or the waiting of torch's threads counts as CPU seconds
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # otherwise torch's waiting threads use CPU seconds
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import turns
 from ml_collections import ConfigDict
 
 from morphism import models
@@ -44,7 +42,7 @@ RATE, MOMENTUM = 0.01, 0.9
 
 
 class Plain(nn.Module):
-    """flax/examples/imagenet/models.py: nn.Conv and nn.BatchNorm, without regard to the machine."""
+    """A ResNet of nn.Conv and nn.BatchNorm, as in flax/examples/imagenet/models.py."""
 
     bottleneck: bool
     stages: tuple[int, ...]
@@ -103,7 +101,7 @@ def flax_step(
 
 
 def repeat(step: Callable, state, images: np.ndarray, labels: np.ndarray) -> Callable[[], None]:
-    """A function that takes one step on a batch already on the device, and waits for it."""
+    """A function that runs one step on a batch that is on the device, and waits for it."""
     images, labels = jax.device_put((images, labels))
 
     def run():
@@ -114,7 +112,7 @@ def repeat(step: Callable, state, images: np.ndarray, labels: np.ndarray) -> Cal
 
 
 def forward(apply: Callable, variables, images: np.ndarray, options: dict | None = None) -> Callable[[], None]:
-    """A function that computes the logits of a batch already on the device, and waits for them."""
+    """A function that computes the logits of a batch that is on the device, and waits for them."""
     apply, images = jax.jit(apply, compiler_options=options), jax.device_put(images)
     return lambda: jax.block_until_ready(apply(variables, images))
 
@@ -160,9 +158,8 @@ def keras_on_jax(args, images, labels):
     return repeat(step, tuple([v.value for v in group] for group in groups), images, labels)
 
 
-def torch_eager(args, images, labels):
-    """Channels last, as torch recommends for convolutions; on as many threads as this process may use."""
-    import torch
+def torch_resnet(name: str, classes: int):
+    """The ResNet `name` as torchvision has it, without pretrained weights or its initialisation."""
     from torch import nn as tnn
 
     class Block(tnn.Module):
@@ -184,8 +181,7 @@ def torch_eager(args, images, labels):
         def forward(self, x):
             return tnn.functional.relu(self.body(x) + self.shortcut(x), inplace=True)
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    bottleneck, stages = STAGES[args.model]
+    bottleneck, stages = STAGES[name]
     layers = [
         tnn.Conv2d(3, 64, 7, 2, 3, bias=False),
         tnn.BatchNorm2d(64),
@@ -198,8 +194,16 @@ def torch_eager(args, images, labels):
             stride = 2 if stage > 0 and index == 0 else 1
             layers.append(Block(inputs, 64 * 2**stage, stride, bottleneck))
             inputs = 64 * 2**stage * (4 if bottleneck else 1)
+    return tnn.Sequential(*layers, tnn.AdaptiveAvgPool2d(1), tnn.Flatten(), tnn.Linear(inputs, classes))
+
+
+def torch_eager(args, images, labels):
+    """Channels last, as torch recommends for convolutions, on all available cores."""
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     device = "cuda" if torch.cuda.is_available() and not on_cpu() else "cpu"
-    model = tnn.Sequential(*layers, tnn.AdaptiveAvgPool2d(1), tnn.Flatten(), tnn.Linear(inputs, args.classes))
+    model = torch_resnet(args.model, args.classes)
     model = model.to(device, memory_format=torch.channels_last).train(not args.forward)
     optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)
@@ -213,7 +217,7 @@ def torch_eager(args, images, labels):
         ):
             logits = model(x)
         if not args.forward:
-            tnn.functional.cross_entropy(logits.float(), y).backward()
+            torch.nn.functional.cross_entropy(logits.float(), y).backward()
             optimizer.step()
         if device == "cuda":
             torch.cuda.synchronize()
@@ -222,7 +226,7 @@ def torch_eager(args, images, labels):
 
 
 def contenders(args) -> dict[str, Callable]:
-    """Those that can run: `morphism` has every model, the others those of ImageNet, keras no basic blocks."""
+    """Those that have the model and are installed; Keras has no ResNet with basic blocks."""
     found = {"morphism": morphism}
     if args.model in STAGES:
         found["plain linen"] = plain_linen
@@ -242,15 +246,7 @@ def measure(args) -> dict[str, dict[str, float]]:
         steps[name] = make(args, images, labels)
         steps[name]()  # compiles
         steps[name]()
-    seconds = {name: {"wall": [], "cpu": []} for name in steps}
-    for _ in range(args.rounds):
-        for name, step in steps.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            for _ in range(args.steps):
-                step()
-            seconds[name]["wall"].append((time.perf_counter() - wall) / args.steps)
-            seconds[name]["cpu"].append((time.process_time() - cpu) / args.steps)
-    return {name: {kind: statistics.median(each) for kind, each in kinds.items()} for name, kinds in seconds.items()}
+    return turns.medians(steps, args.rounds, args.steps)
 
 
 def main() -> None:
@@ -262,7 +258,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=sorted(models.DTYPES))
     parser.add_argument("--forward", action="store_true", help="only the forward pass of evaluation")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1, help="steps that each takes in a round")
+    parser.add_argument("--steps", type=int, default=1, help="steps per contender and round")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "train_step.json")
     args = parser.parse_args()
 
@@ -284,8 +280,7 @@ def main() -> None:
 
     settings = {name: value for name, value in vars(args).items() if name != "output"}
     record = {"device": device, "cores": os.cpu_count(), "jax": jax.__version__, **settings, "results": results}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    turns.save(args.output, record)
 
 
 if __name__ == "__main__":

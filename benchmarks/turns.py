@@ -1,7 +1,7 @@
-"""What the benchmarks of networks share: contenders, each a process of its own, that take turns; their table and JSON.
+"""Shared by the benchmarks: contenders take turns, in one process or each in its own; results as a table and JSON.
 
-Such a benchmark starts itself again for every contender with --serve, where its main calls `serve`; else it calls
-`table`, or `measure` for a table of its own. Figures are medians over rounds; `compile`: seconds until the first call
+A benchmark of networks starts itself once per contender, with --serve; its main then calls `serve`, otherwise `table`,
+or `measure` if it prints a table of its own. Figures are medians over rounds; `compile`: seconds until the first call
 has ended. Run by itself this file does nothing.
 """
 
@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ import numpy as np
 if TYPE_CHECKING:
     from morphism.tasks import Task
 
-Run = Callable[[], None]  # a call of what is measured, which has ended when its results are there
+Run = Callable[[], None]  # runs what is measured once, and returns when its results are complete
 Row = dict[str, Any]
 
 
@@ -34,7 +34,16 @@ def make_parser(
     batches: Sequence[int],
     contenders: Collection[str],
 ) -> argparse.ArgumentParser:
-    """The flags that these benchmarks have alike; `text` is the docstring of one, the first of `models` its default."""
+    """The flags that these benchmarks share.
+
+    Args:
+      text: the docstring of the benchmark.
+      models: the first one is the default.
+      size: the default height x width.
+      works: all kinds of work; the default is to measure all.
+      batches: the default batch sizes.
+      contenders: the names that --serve accepts.
+    """
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default=next(iter(models)), choices=sorted(models))
     parser.add_argument("size", nargs="?", type=sides, default=size, help="height x width of the network's input")
@@ -53,8 +62,8 @@ def sides(text: str) -> tuple[int, int]:
     return height, width
 
 
-def pictures(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
-    """A batch of drawn uint8 pictures, each all of its canvas, without what a task adds."""
+def images(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
+    """A batch of random uint8 images, each as large as its canvas, without a task's targets."""
     whole = np.tile(np.int32([height, width]), (batch, 1))
     return {
         "image": np.random.default_rng(0).integers(0, 256, (batch, height, width, 3)).astype(np.uint8),
@@ -67,7 +76,7 @@ def pictures(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
 
 
 def serve(make: Callable[[], Run]) -> None:
-    """One contender: after its first call, a call and a line of its seconds for every line that comes in."""
+    """Serves one contender: one call first, then one call, and a line with its seconds, per line of input."""
     began = time.perf_counter()
     run = make()
     run()
@@ -81,8 +90,8 @@ def serve(make: Callable[[], Run]) -> None:
 
 
 def measure(names: Sequence[str], flags: Sequence[str], rounds: int) -> dict[str, Row]:
-    """Of every contender wall and cpu seconds a call, seconds to compile and peak_mb; `flags` tell it its work."""
-    # Or the waiting of torch's threads counts as CPU seconds, and takes them from whose turn it is.
+    """Per contender: wall and CPU seconds per call, seconds to compile and peak_mb; `flags` select the work."""
+    # Otherwise torch's waiting threads use CPU seconds, at the expense of the contender whose turn it is.
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
     processes = {
         name: subprocess.Popen(
@@ -109,7 +118,7 @@ def measure(names: Sequence[str], flags: Sequence[str], rounds: int) -> dict[str
 
 
 def table(args: argparse.Namespace, works: Sequence[str], contenders: Callable[[str], list[str]]) -> list[Row]:
-    """Measures and prints `works`, at every batch size, of those who do each."""
+    """Measures and prints each of `works` at each batch size; `contenders`: work -> names of those that do it."""
     print(f"{'work':10}{'batch':>6}  {'who':14}{'images/s':>10}{'CPU s':>8}{'compile s':>11}{'peak MB':>9}")
     results = []
     for work in works:
@@ -127,13 +136,30 @@ def table(args: argparse.Namespace, works: Sequence[str], contenders: Callable[[
 
 
 def write(args: argparse.Namespace, results: list[Row]) -> None:
-    record = {"cores": os.cpu_count(), "model": args.model, "size": args.size, "results": results}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    save(args.output, {"cores": os.cpu_count(), "model": args.model, "size": args.size, "results": results})
+
+
+def save(path: Path, record: Row) -> None:
+    """Writes the results of a benchmark as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def medians(runs: Mapping[Any, Callable[[], Any]], rounds: int, calls: int = 1) -> dict[Any, dict[str, float]]:
+    """Median wall and CPU seconds per call of each of `runs`, which take turns of `calls` calls in this process."""
+    seconds = {name: {"wall": [], "cpu": []} for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            for _ in range(calls):
+                run()
+            seconds[name]["wall"].append((time.perf_counter() - wall) / calls)
+            seconds[name]["cpu"].append((time.process_time() - cpu) / calls)
+    return {name: {kind: statistics.median(each) for kind, each in kinds.items()} for name, kinds in seconds.items()}
 
 
 def train_step(config: Any, task: "Task", model: Any, classes: int, batch: dict[str, np.ndarray]) -> Run:
-    """This project's: training/step.py with everything that `config` says, on a batch that is on the device."""
+    """This project's training step (training/step.py) by `config`, on a batch that is on the device."""
     import jax
 
     from morphism.runtime.mesh import compiler_options, make_mesh, replicated

@@ -6,7 +6,7 @@ from morphism.commands import cli
 from morphism.errors import did_you_mean
 
 COMMANDS = {
-    "train": "trains an experiment, or goes on with a run",
+    "train": "trains an experiment, or continues a run",
     "eval": "evaluates a run, or other trained weights",
     "predict": "predicts what images show",
     "check": "reads the whole of a data source and reports what is in it",
@@ -16,7 +16,7 @@ COMMANDS = {
     "outputs": "a model's raw outputs on given arrays",
     "config": "an experiment's configuration, and what its fields mean",
     "digest": "a fingerprint of a checkpoint's parameters",
-    "list": "models, experiments, weights, sources and augmentations that there are",
+    "list": "available models, experiments, weights, sources and augmentations",
 }
 
 

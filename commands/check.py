@@ -1,13 +1,13 @@
-"""Reads the whole of a data source and tells what is in it, before a training finds out.
+"""Reads the whole of a data source and reports what is in it, before a training does.
 
     morphism check voc:/data/VOCdevkit/VOC2007 [--split train] [--draw samples.png] [--json]
     morphism check --config experiments/voc_fcn.py [--config.data.max_boxes=200] [--split val]
 
-Every image is decoded, and compared with the size that its annotations are for. What training would refuse is listed,
-all of it, and the exit status is then 1: files that are missing or cannot be read, and what the split as a whole lacks,
-by the fields of --config where it is given, else by their defaults; a split other than train's must have no classes but
-train's. Annotations that cannot be read at all end the command at the first (2).
-`--draw` writes a grid of samples with all their truths; `--json` prints the figures for other programs.
+Every image is decoded, and its size is compared with that in its annotations. Everything that training would refuse is
+listed, and the exit status is then 1: files that are missing or cannot be read, and what the split as a whole lacks for
+the fields of --config, or for their defaults. Splits other than train's may only have classes of train's. The first
+annotations that cannot be read at all end the command with status 2.
+`--draw` writes a grid of samples with their ground truth; `--json` prints the figures for other programs.
 """
 
 import json
@@ -25,8 +25,8 @@ from morphism.errors import UserError, noting
 from morphism.experiments.base import FIELDS, get_base
 
 COMMAND = cli.Command(config="flag")
-_SPLIT = COMMAND.string("split", "", "Which of the source's splits; the config's train_split unless given.")
-_DATA_DIR = COMMAND.string("data_dir", "", "Where prepared TFDS datasets lie; TFDS's default.")
+_SPLIT = COMMAND.string("split", "", "Split of the source; the config's train_split unless given.")
+_DATA_DIR = COMMAND.string("data_dir", "", "Folder of prepared TFDS datasets; TFDS's default unless given.")
 _DRAW = COMMAND.string("draw", "", "A PNG to write, with samples.")
 _JSON = COMMAND.boolean("json", False, "Print JSON.")
 
@@ -45,10 +45,10 @@ def main(argv: list[str]) -> None:
 
 
 def examine(spec: str, data_dir: str, split: str, given: ConfigDict | None) -> tuple[str, Source, dict[str, Any]]:
-    """What was examined, the source, as far as it can be opened, and `survey` of it with all that is refused.
+    """A title, the source as far as it can be opened, and the `survey` of it with everything that is refused.
 
-    `spec`, `data_dir` and `split` take precedence over those of the configuration `given`; without one its defaults
-    for the data's task count. Raises UserError where nothing can be opened; what else is bad is printed before.
+    `spec`, `data_dir` and `split` take precedence over those of the configuration `given`; without it the defaults of
+    the data's task are used. Raises UserError where nothing can be opened, after printing what else is bad.
     """
     config = (given or get_base()).copy_and_resolve_references()
     opened = {"source": spec or config.data.source, "data_dir": data_dir or config.data.data_dir}
@@ -64,7 +64,7 @@ def examine(spec: str, data_dir: str, split: str, given: ConfigDict | None) -> t
     if not given:
         config = _base(first_target(source))
         config.data.update(opened)
-    with noting():  # what is bad in train's own files is for the check of train
+    with noting():  # bad files of train are reported when train is checked
         refused = refusals(source, config, split)
         report = survey(source)
     title = f"{config.data.source} {split}"

@@ -1,4 +1,4 @@
-"""What every command shares: its flags, the configuration among them, and errors reported in one line."""
+"""What all commands share: flags, the configuration among them, and errors that are reported in one line."""
 
 import importlib
 import os
@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -14,25 +15,36 @@ from ml_collections import ConfigDict, config_flags
 from morphism.commands.experiment_file import ExperimentParser, misfit, overridden, suggest_field
 from morphism.errors import UserError, one_line
 
+if TYPE_CHECKING:
+    from morphism.evaluation.run import Run
+
 RESUMED = str(Path(__file__).parent / "resumed.py")
 
 
 class Command:
-    """The flags of one command, apart from every other's, so that a process may import them all.
+    """The flags of one command, separate from those of every other, so that one process can import them all.
 
     config: "flag" for --config, "first" where the experiment is the first argument, "" for neither.
-    distributed: the flags of a process that is one of several.
+    distributed: adds the flags of a process that is one of several.
+    trained: adds --workdir, --checkpoint and --weights, which say what `open_trained` opens.
     """
 
-    def __init__(self, config: str = "", distributed: bool = False):
+    def __init__(self, config: str = "", distributed: bool = False, trained: bool = False):
         self.flags = flags.FlagValues()
         self.config = ConfigFlag(self.flags) if config else None
         self._experiment_first = config == "first"
         if distributed:
-            self.boolean("distributed", False, "Join other processes; what JAX cannot detect, say below.")
+            self.boolean("distributed", False, "Join other processes; three more flags say what JAX cannot detect.")
             self.string("coordinator", None, "host:port of process 0.")
             self.integer("num_processes", None, "How many processes there are.")
             self.integer("process_id", None, "Which of them this is, from 0.")
+        if trained:
+            self.workdir = self.string("workdir", None, "The --workdir of a training run.")
+            self.checkpoint = self.string("checkpoint", "best", "best, latest or a step.")
+            self.weights = self.string(
+                "weights", None, "With --config, instead of --workdir: a file, torchvision:..., a run."
+            )
+        self._trained = trained
 
     def string(self, name: str, default: str | None, help: str) -> flags.FlagHolder:
         return flags.DEFINE_string(name, default, help, flag_values=self.flags)
@@ -52,15 +64,45 @@ class Command:
 
         start_jax(*(self.flags[name].value for name in ("distributed", "coordinator", "num_processes", "process_id")))
 
+    def open_trained(self, say: Callable[[str], None]) -> "Run":
+        """The run in --workdir, or the model of --config with --weights; `say` gets notes. JAX must have been started.
+
+        --config.field=value changes what may differ in the evaluation of a run.
+        """
+        from morphism.evaluation.run import open_run, open_weights
+        from morphism.runtime.paths import folder
+        from morphism.runtime.resume import OF_EVALUATION
+        from morphism.runtime.validation import check_config
+
+        if not self.workdir.value:
+            return open_weights(self.config.value, self.weights.value, self.config.overrides, say)
+        run = open_run(folder(self.workdir.value), self.checkpoint.value)
+        self.config.override(run.config, OF_EVALUATION)
+        check_config(run.config)
+        return run
+
     def parse(self, argv: list[str]) -> list[str]:
-        """Reads the flags of `argv`; returns the other arguments, the program first. Raises as absl does."""
+        """Reads the flags of `argv`; returns the other arguments, the program first.
+
+        Raises absl's errors, and UserError unless what is trained is given once: --workdir, or --config and --weights.
+        """
         if self._experiment_first and len(argv) > 1 and not argv[1].startswith("-"):
             argv = [argv[0], f"--config={argv[1]}", *argv[2:]]
         elif self.config and "workdir" in self.flags:
             changes = any(argument.startswith("--config.") for argument in argv)
             argv = with_config_of_workdir(argv) if changes or "weights" not in self.flags else argv
         sys.argv = argv  # where ml_collections looks for --config.field=value
-        return self.flags(argv)
+        rest = self.flags(argv)
+        if self._trained:
+            self._check_trained()
+        return rest
+
+    def _check_trained(self) -> None:
+        workdir, weights = self.workdir.value, self.weights.value
+        if not workdir and not weights:
+            raise UserError("--workdir is missing; name the folder of a training run, or give --config and --weights")
+        if workdir and (weights or (self.config.given and not self.config.of_workdir)):
+            raise UserError("--workdir has a config and weights of its own; leave out --config and --weights")
 
     def help(self, program: str, documentation: str) -> str:
         lines = self.flags.get_help().splitlines()
@@ -87,7 +129,7 @@ class ConfigFlag:
 
     @property
     def of_workdir(self) -> bool:
-        """Whether it is the one of the run in --workdir."""
+        """Whether it is the configuration of the run in --workdir."""
         return config_flags.get_config_filename(self._values["config"]).startswith(f"{RESUMED}:")
 
     @property
@@ -104,7 +146,7 @@ class ConfigFlag:
                 remedy = f"give --{instead} instead" if instead in self._values else "leave it out"
                 raise UserError(
                     f"--config.{field}: the run in --workdir has its own; {remedy}; only {', '.join(allowed)} may "
-                    "be others"
+                    "differ"
                 )
         with config.unlocked():
             config.update_from_flattened_dict(given)
@@ -116,23 +158,15 @@ class ConfigFlag:
         return self._flag.value
 
 
-def check_trained(workdir: str | None, weights: str | None, config: ConfigFlag) -> None:
-    """Raises UserError unless what is trained is given once: --workdir, or --config and --weights."""
-    if not workdir and not weights:
-        raise UserError("--workdir is missing; name the folder of a training run, or give --config and --weights")
-    if workdir and (weights or (config.given and not config.of_workdir)):
-        raise UserError("--workdir has a config and weights of its own; leave out --config and --weights")
-
-
 def with_config_of_workdir(argv: list[str]) -> list[str]:
-    """`argv` with the configuration of the run in --workdir as --config, unless that or --weights is given."""
+    """`argv` with the configuration of the run in --workdir as --config, unless --config or --weights is given."""
     flagged = [argument.lstrip("-") if argument.startswith("-") else "" for argument in argv]
     names = [argument.partition("=")[0] for argument in flagged]
     if "config" in names or "weights" in names or "workdir" not in names:
         return argv
-    place = names.index("workdir")
-    _, equals, value = flagged[place].partition("=")
-    workdir = value if equals else "".join(argv[place + 1 : place + 2])
+    position = names.index("workdir")
+    _, equals, value = flagged[position].partition("=")
+    workdir = value if equals else "".join(argv[position + 1 : position + 2])
     if not workdir or ("://" not in workdir and not (Path(workdir) / "config.json").exists()):
         return argv
     return [argv[0], f"--config={RESUMED}:{workdir}", *argv[1:]]
@@ -140,7 +174,7 @@ def with_config_of_workdir(argv: list[str]) -> list[str]:
 
 def run(name: str, program: str, argv: list[str]) -> None:
     """Runs the command `name` as `program` on the arguments `argv`; bad input ends it with one line and status 2."""
-    # Names of files and classes may hold what this terminal cannot show; a name in half is better than a traceback.
+    # Names of files and classes may hold letters that this terminal cannot show; escapes are better than a traceback.
     sys.stdout.reconfigure(errors="backslashreplace")
     module = importlib.import_module(f"morphism.commands.{name}")
     command, argv = module.COMMAND, [program, *argv]
@@ -168,7 +202,7 @@ def run(name: str, program: str, argv: list[str]) -> None:
 
 @contextmanager
 def _readers_choice() -> Iterator[None]:
-    """Ends the process without a word where the reader of its output, such as head, has seen enough."""
+    """Ends the process silently when the reader of its output, such as head, has closed it."""
     try:
         yield
     except BrokenPipeError:
@@ -176,7 +210,7 @@ def _readers_choice() -> Iterator[None]:
 
 
 def _quieten() -> None:
-    """Leaves it to the main thread to speak: what fails in a library's background reaches it as an exception."""
+    """Lets only the main thread report errors: what fails in a library's threads reaches it as an exception."""
     logging.set_verbosity(logging.FATAL)
     sys.excepthook = _in_main_thread(sys.excepthook)
     sys.unraisablehook = _in_main_thread(sys.unraisablehook)
@@ -188,7 +222,7 @@ def _in_main_thread(hook: Callable) -> Callable:
 
 
 def fail(program: str, message: str, status: int = 2) -> None:
-    """Ends the process at once: what runs in the background, and may have failed too, is not waited for."""
+    """Ends the process at once, without waiting for background threads, which may have failed too."""
     sys.stdout.flush()
     print(f"{program}: error: {message}", file=sys.stderr, flush=True)
     os._exit(status)
@@ -204,7 +238,7 @@ def _last_line(error: Exception) -> str:
 
 
 def explain_override(argv: list[str]) -> str:
-    """Names the first --config.a.b=value that the configuration has no single field for, or no such value, or ''."""
+    """What is wrong with the first --config.a.b=value that names no single field or has no valid value, or ''."""
     path = next((b if a == "--config" else a[9:] for a, b in zip(argv, [*argv[1:], ""], strict=True) if _sets(a)), None)
     if path is None:
         first = next(iter(overridden(argv)), None)

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     if _EXPLAIN.value is not None:
         print(explained(_EXPLAIN.value.removeprefix("config."), config))
     else:
-        print(json.dumps(config.to_dict(), indent=2) if _JSON.value else table(config))
+        print(json.dumps(config.to_dict(), indent=2, allow_nan=False) if _JSON.value else table(config))
 
 
 def table(config: ConfigDict) -> str:
@@ -49,7 +49,7 @@ def table(config: ConfigDict) -> str:
 
 
 def explained(name: str, config: ConfigDict | None = None) -> str:
-    """The default, or value in `config`, of the field or group `name`, its meaning and range: per task if they differ.
+    """The default, or value in `config`, meaning and range of the field or group `name`; per task where they differ.
 
     Raises UserError where no task, or not that of `config`, has such a field.
     """
@@ -61,7 +61,7 @@ def explained(name: str, config: ConfigDict | None = None) -> str:
         raise UserError(f"--explain {name}: no such field{_suggestion(name, names)}")
     entries = []
     for each in found:
-        alike: dict[tuple[str, str], dict[str, Field]] = {}  # what is said of the field -> the tasks with these words
+        alike: dict[tuple[str, str], dict[str, Field]] = {}  # meaning and range -> the tasks that have them
         for task, fields in declared.items():
             if each in fields:
                 field = fields[each]
@@ -73,7 +73,7 @@ def explained(name: str, config: ConfigDict | None = None) -> str:
 
 
 def _lines(name: str, field: Field, config: ConfigDict) -> list[str]:
-    """The value of a field, marked where it is not the default; a line per option where it is model.options."""
+    """The value of a field, marked if it is not the default; for model.options a line per option."""
     value = config
     for each in name.split("."):
         value = value[each]
@@ -85,7 +85,7 @@ def _lines(name: str, field: Field, config: ConfigDict) -> list[str]:
 
 
 def _defaults(name: str, by_task: dict[str, Field]) -> str:
-    """The default of a field, with the tasks that have it unless all do and agree."""
+    """The default of a field, with the names of its tasks unless all tasks have the same."""
     tasks: dict[str, list[str]] = {}
     for task, field in by_task.items():
         tasks.setdefault(repr(field.default), []).append(task)

@@ -2,7 +2,7 @@
 
     morphism digest WORKDIR [--step N]
 
-SHA-256 over path, type, shape and bytes of every parameter and running statistic, in the order of the paths.
+SHA-256 of the path, type, shape and bytes of every parameter and running statistic, ordered by path.
 """
 
 from morphism.commands import cli

@@ -1,4 +1,4 @@
-"""Reading an experiment file, and what a person may have meant by a field that it does not have."""
+"""Reads experiment files, and suggests what was meant by a field that a configuration does not have."""
 
 import ast
 import importlib.util
@@ -21,10 +21,10 @@ OPTIONS = "config.model.options."
 
 
 class ExperimentParser(flags.ArgumentParser):
-    """FILE.py[:variant] -> the locked ConfigDict of its get_config, with room for the options that flags set.
+    """FILE.py[:variant] -> the locked ConfigDict of its get_config, with fields for the options that flags set.
 
-    What --config.model.options.<name>=<value> says of options that the experiment does not list is added here, so that
-    the flag finds a field of its type; models.create knows which options an architecture has.
+    Options of --config.model.options.<name>=<value> that the experiment does not list are added here, so that the flag
+    finds a field of its type; models.create checks which options an architecture has.
     Raises UserError for a file that is missing or fails, and for one that returns anything else.
     """
 
@@ -59,7 +59,7 @@ class ExperimentParser(flags.ArgumentParser):
 
 
 class TupleOrTextParser(flags.ArgumentParser):
-    """What --config.field=value gives a field that takes either: "(1, 0.5)" and "1,0.5" are tuples, all else a text."""
+    """Parses --config.field=value for a field of either: "(1, 0.5)" and "1,0.5" are tuples, all else is text."""
 
     def parse(self, argument: str | tuple) -> str | tuple:
         value = _literal(argument) if isinstance(argument, str) else argument
@@ -73,7 +73,7 @@ config_flags.register_flag_parser_for_type(TUPLE_OR_TEXT, TupleOrTextParser())
 
 
 def _suggest_file(file: Path) -> str:
-    """The experiment beside it, or in experiments/, that a person may have meant."""
+    """Suggests the experiment next to `file`, or in experiments/, that was probably meant."""
     folder = file.parent if file.parent != Path() else Path("experiments")
     found = folder if folder != Path("experiments") or folder.is_dir() else Path(experiments.__path__[0])
     names = [path.stem for path in sorted(found.glob("*.py")) if path.stem not in ("__init__", "base", "fields")]
@@ -94,7 +94,7 @@ def _load(file: str) -> ModuleType:
 
 
 def _explained(error: Exception, file: str) -> str:
-    """One line: what failed, and in which line of the file; without ml_collections' print of the whole config."""
+    """One line: what failed, and in which line of the file, without the whole config that ml_collections prints."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == file]
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
@@ -103,13 +103,13 @@ def _explained(error: Exception, file: str) -> str:
         text = f"{unknown[1]}: no such field{_suggest_anywhere(unknown[1])}"
     elif not isinstance(error, (ValueError, TypeError)):
         text = f"{type(error).__name__}: {text}"
-    meant = isinstance(error, ValueError) and frames[-1].filename == file  # its own word to whoever calls it
-    place = f"line {lines[-1]}: " if lines and not meant else ""
-    return place + " ".join(text.split())
+    meant = isinstance(error, ValueError) and frames[-1].filename == file  # a message of the experiment itself
+    position = f"line {lines[-1]}: " if lines and not meant else ""
+    return position + " ".join(text.split())
 
 
 def _add_options(config: ConfigDict, argv: list[str]) -> None:
-    """A field for each option that `argv` sets and the config does not list, of the type of its value."""
+    """Adds a field for each option that `argv` sets and the config does not list, of the type of its value."""
     options = config.get("model", {}).get("options")
     if not isinstance(options, ConfigDict):
         return
@@ -121,7 +121,7 @@ def _add_options(config: ConfigDict, argv: list[str]) -> None:
 
 
 def _literal(text: str) -> Any:
-    """The value that is written: a number, True, False or a tuple; anything else is a text."""
+    """The value of a literal: a number, True, False or a tuple; anything else is text."""
     try:
         value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
     except (SyntaxError, ValueError):
@@ -131,11 +131,11 @@ def _literal(text: str) -> Any:
 
 
 def misfit(config: ConfigDict, path: str, text: str) -> str:
-    """What is wrong with `text` as the value of the field `path`, such as "data.crop", or ''."""
+    """What is wrong with `text` as the value of the field `path`, such as "data.crop"; '' if nothing."""
     from morphism.runtime.validation import check_field
 
     declared = flat(FIELDS.get(config.get("task"), {}))
-    if path not in declared:  # an option of an architecture, or a config that is not made by get_base
+    if path not in declared:  # an option of an architecture, or a config that get_base did not make
         return ""
     try:
         check_field(path, declared[path], _written(text, declared[path].default))
@@ -145,7 +145,7 @@ def misfit(config: ConfigDict, path: str, text: str) -> str:
 
 
 def _written(text: str, like: Any) -> Any:
-    """The value that `text` stands for in a field with values of the type of `like`."""
+    """The value of `text` in a field whose values have the type of `like`."""
     if isinstance(like, str):
         return text
     value = _literal(text)
@@ -153,9 +153,9 @@ def _written(text: str, like: Any) -> Any:
 
 
 def overridden(argv: list[str]) -> dict[str, str]:
-    """The fields that --config.field=value, or --config.field value, sets, and the values as they are written.
+    """The fields that --config.field=value or --config.field value sets, with the values as they are written.
 
-    A field without a value is one to switch on.
+    A field without a value is switched on.
     """
     found = {}
     for argument, after in zip(argv, [*argv[1:], "--"], strict=True):
@@ -169,7 +169,7 @@ def overridden(argv: list[str]) -> dict[str, str]:
 def suggest_field(config: ConfigDict, parent: str, field: str, value: str) -> str:
     """'; did you mean config.a.b?' for a field that `parent`, such as "config.optimizer", does not have, or ''.
 
-    A field beside it is looked for first, then any of the configuration; `value` is what was to be written there.
+    Fields of `parent` are searched first, then the whole configuration; `value` is what was to be set.
     """
     node = config
     for name in parent.split(".")[1:]:
@@ -188,7 +188,7 @@ def _suggest_anywhere(field: str) -> str:
 
 
 def _anywhere(config: ConfigDict, field: str) -> str | None:
-    """The path of the field of that name, or of a near one, wherever it stands."""
+    """The path of the field with that name or a similar one, in any group."""
 
     def paths(node: ConfigDict, path: str) -> list[str]:
         groups = [(name, value) for name, value in node.items() if isinstance(value, ConfigDict)]

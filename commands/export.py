@@ -2,10 +2,10 @@
 
     morphism export --workdir runs/r50 --output r50.safetensors [--checkpoint best|latest|STEP]
 
-For an architecture of torchvision's, torch loads it with
-model.load_state_dict(safetensors.torch.load_file("r50.safetensors"), strict=True). Moving averages, where the run kept
-them, are what is written. eval.py, predict.py and config.init_from read it too; the file's header holds the names of
-the classes, the model's options and the images' sizes and normalisation, which --weights uses.
+If the architecture is one of torchvision's, torch loads the file with
+model.load_state_dict(safetensors.torch.load_file("r50.safetensors"), strict=True). Where the run kept moving averages,
+they are written. `morphism eval`, `morphism predict` and config.init_from read the file too. Its header holds the names
+of the classes, the model's options, and the sizes and normalisation of images, which --weights uses.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What there is to choose from.
+"""Lists what is available.
 
     morphism list models          architectures, for config.model.name
     morphism list experiments     files for --config
@@ -49,12 +49,12 @@ def experiments() -> Rows:
     folder = Path(experiments.__path__[0])
     for module in pkgutil.iter_modules(experiments.__path__):
         text = ast.get_docstring(ast.parse((folder / f"{module.name}.py").read_text()))
-        if (text or "").count("Published"):  # the others are what experiments are made of
+        if (text or "").count("Published"):  # the other files are parts of experiments
             yield f"experiments/{module.name}.py", summary(text)
 
 
 def weights() -> Rows:
-    """torchvision's checkpoints, with the results that it publishes."""
+    """torchvision's checkpoints, with their published results."""
     from morphism.weights.public import CHECKPOINTS, DETECTORS, PREFIX, SEGMENTERS
 
     for name, public in CHECKPOINTS.items():
@@ -67,7 +67,7 @@ def weights() -> Rows:
 
 
 def sources() -> Rows:
-    """Every format, as its file's first line describes it: `kind:<argument>`: meaning."""
+    """Every format, from the first line of its file: `kind:<argument>`: meaning."""
     from morphism.data import sources
 
     for module in pkgutil.iter_modules(sources.__path__):
@@ -77,7 +77,7 @@ def sources() -> Rows:
 
 
 def augmentations() -> Rows:
-    """Every field of config.augment, with its meaning, and its tasks unless all have it."""
+    """Every field of config.augment with its meaning, and with its tasks unless all have it."""
     from morphism.experiments.base import FIELDS
 
     tasks: dict[tuple[str, str], list[str]] = {}

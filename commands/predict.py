@@ -1,12 +1,11 @@
 """Predicts what images show, with a trained run or with other trained weights.
 
-    morphism predict --workdir runs/quickstart picture.jpg folder/of/pictures ...
+    morphism predict --workdir runs/quickstart image.jpg folder/of/images ...
     morphism predict --config experiments/imagenet_resnet.py:50 --weights torchvision:resnet50/IMAGENET1K_V2 cat.jpg
-
     morphism predict --workdir runs/camvid --masks masks/ street.jpg
 
-Prints a line per image, or one for each object or class; or writes JSON with --output: a list with an entry per image.
-Of detections --output has all that evaluation would count; those that score less than --threshold are not printed.
+Prints a line per image, object or class. With --output it writes JSON instead: a list with an entry per image.
+Detections with a score below --threshold are not printed; --output contains all that evaluation would count.
 """
 
 import sys
@@ -24,43 +23,30 @@ if TYPE_CHECKING:
     from morphism.evaluation.masks import MaskWriter
     from morphism.evaluation.run import Run
 
-COMMAND = cli.Command(config="flag", distributed=True)
-_WORKDIR = COMMAND.string("workdir", None, "The --workdir of a training run.")
-_CHECKPOINT = COMMAND.string("checkpoint", "best", "best, latest or a step.")
-_WEIGHTS = COMMAND.string("weights", None, "With --config, instead of --workdir: a file, torchvision:..., a run.")
+COMMAND = cli.Command(config="flag", distributed=True, trained=True)
 _OUTPUT = COMMAND.string("output", None, "A JSON file to write, instead of printing.")
-_THRESHOLD = COMMAND.number("threshold", 0.25, "Detections that score less are not printed.", 0.0, 1.0)
-_MAX_SHOWN = COMMAND.integer("max_shown", 50, "How many detections of an image are printed at most.", 1)
-_MASKS = COMMAND.string("masks", None, "Of a segmentation: a folder for a PNG per image, its pixels' classes.")
+_THRESHOLD = COMMAND.number("threshold", 0.25, "Detections with a lower score are not printed.", 0.0, 1.0)
+_MAX_SHOWN = COMMAND.integer("max_shown", 50, "Most detections to print per image.", 1)
+_MASKS = COMMAND.string("masks", None, "Segmentation: a folder for a PNG per image, with the class of every pixel.")
 
 
 def main(argv: list[str]) -> None:
-    cli.check_trained(_WORKDIR.value, _WEIGHTS.value, COMMAND.config)
     if len(argv) < 2:
         raise UserError("name images, or folders of images")
     COMMAND.start_jax()
     import jax
 
     from morphism.data.loose import LooseImages, find_images, readable
-    from morphism.evaluation.run import open_run, open_weights
-    from morphism.runtime.paths import folder
-    from morphism.runtime.resume import OF_EVALUATION
-    from morphism.runtime.validation import check_config
 
-    first = jax.process_index() == 0  # every process has all predictions, one of them speaks
-    tell = partial(print, file=sys.stderr, flush=True) if first else lambda line: None
-    if _WORKDIR.value:
-        run = open_run(folder(_WORKDIR.value), _CHECKPOINT.value)
-        COMMAND.config.override(run.config, OF_EVALUATION)
-        check_config(run.config)
-    else:
-        run = open_weights(COMMAND.config.value, _WEIGHTS.value, COMMAND.config.overrides, tell)
+    first = jax.process_index() == 0  # every process has all predictions; one of them prints
+    say = partial(print, file=sys.stderr, flush=True) if first else lambda line: None
+    run = COMMAND.open_trained(say)
     files = find_images(argv[1:])
     whole, broken = readable(files)
     source = LooseImages(whole, run.classes)
     masks = _mask_writer(run, whole) if _MASKS.value else None
     found: dict[Path, dict[str, Any]] = {}
-    for predictions in run.predictions(source, tell, skip_broken=True) if whole else ():
+    for predictions in run.predictions(source, say, skip_broken=True) if whole else ():
         for row, index in enumerate(predictions["id"].tolist()):
             found[whole[index]] = run.task.describe(predictions, row, run.classes)
             if masks and first:
@@ -70,7 +56,7 @@ def main(argv: list[str]) -> None:
                 _print(whole[index], run.task.lines(found[whole[index]], _THRESHOLD.value, _MAX_SHOWN.value))
     broken |= {path: run.problem(source, index) for index, path in enumerate(whole) if path not in found}
     if first:
-        _finish(argv[0], run, files, found, broken, tell)
+        _finish(argv[0], run, files, found, broken, say)
     if broken:
         sys.exit(2)
 
@@ -89,25 +75,25 @@ def _finish(
     files: list[Path],
     found: dict[Path, dict[str, Any]],
     broken: dict[Path, str],
-    tell: Callable[[str], None],
+    say: Callable[[str], None],
 ) -> None:
-    """The JSON file, or how many detections were not printed; then what could not be read."""
+    """Writes the JSON file, or says how many detections were not printed; then says what could not be read."""
     from morphism.runtime.paths import write_json
 
     if _OUTPUT.value:
         entries = [{"file": str(path)} | (found[path] if path in found else {"error": broken[path]}) for path in files]
         write_json(Path(_OUTPUT.value), entries, "name a file that can be written as --output")
-        tell(f"predictions of {len(found):,} images in {_OUTPUT.value}")
+        say(f"predictions of {len(found):,} images in {_OUTPUT.value}")
     else:
         counts = [run.task.counts(each, _THRESHOLD.value, _MAX_SHOWN.value) for each in found.values()]
         shown, total = np.sum(counts, axis=0, dtype=int) if counts else (0, 0)
         if shown < total:
-            tell(
+            say(
                 f"{shown:,} shown of {total:,} detections (--threshold={_THRESHOLD.value:g}, "
                 f"--max_shown={_MAX_SHOWN.value}); --output writes all"
             )
     for reason in broken.values():
-        tell(f"{program}: error: {' '.join(reason.split())}")
+        say(f"{program}: error: {' '.join(reason.split())}")
 
 
 def _print(path: Path, lines: list[tuple[Any, ...]]) -> None:
@@ -116,7 +102,7 @@ def _print(path: Path, lines: list[tuple[Any, ...]]) -> None:
 
 
 def _shown(value: Any) -> str:
-    """Numbers as they are worth reading; a box as its four."""
+    """A value as text: boxes with 1 decimal, other floats with 4."""
     if isinstance(value, list):
         return " ".join(f"{each:.1f}" for each in value)
     return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -2,11 +2,11 @@
 
     morphism prepare tfds:fashion_mnist [--data_dir DIR] [--download_dir DIR] [--manual_dir DIR]
 
-It calls the dataset's own download_and_prepare: downloads are verified against TFDS's checksums and kept.
+Calls the dataset's own download_and_prepare: downloads are verified by TFDS's checksums and kept.
 `--manual_dir` holds archives that TFDS may not download (ImageNet).
-`--offline DIR` takes original files that you already have, under their original names, instead of the network; the same
-checksums verify them.
-Some datasets need TensorFlow to be prepared, never to be read: pip install '.[tensorflow]'.
+`--offline DIR` uses original files that you already have, under their original names, instead of downloading them; the
+same checksums verify them.
+Some datasets need TensorFlow to be prepared, but never to be read: pip install '.[tensorflow]'.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from morphism.commands import cli
 from morphism.errors import UserError
 
 COMMAND = cli.Command()
-_DATA_DIR = COMMAND.string("data_dir", "", "Where prepared datasets lie; TFDS's default, ~/tensorflow_datasets.")
-_DOWNLOAD_DIR = COMMAND.string("download_dir", "", "Where downloads are cached; <data_dir>/downloads.")
-_MANUAL_DIR = COMMAND.string("manual_dir", "", "Where archives lie that TFDS may not download.")
+_DATA_DIR = COMMAND.string("data_dir", "", "Folder of prepared datasets; ~/tensorflow_datasets unless given.")
+_DOWNLOAD_DIR = COMMAND.string("download_dir", "", "Folder of cached downloads; <data_dir>/downloads unless given.")
+_MANUAL_DIR = COMMAND.string("manual_dir", "", "Folder of archives that TFDS may not download.")
 _OFFLINE = COMMAND.string("offline", "", "A folder of original files to use instead of downloading.")
 
 
@@ -34,10 +34,10 @@ PUBLISHED = {
 
 
 def restore_gzip_header(name: str, content: bytes) -> bytes:
-    """Fashion-MNIST's files as they were published, from those that Debian's dataset-fashion-mnist carries.
+    """Turns files of Debian's dataset-fashion-mnist into Fashion-MNIST's files as they were published.
 
     Debian's hold the same compressed streams, with another time and no name in the gzip header (RFC 1952, section 2.3).
-    With both put back, the files are the originals to the byte. Other files are returned as they are.
+    With both restored, the files are equal to the originals. Other files are returned unchanged.
     """
     if name not in PUBLISHED or content[:4] != b"\x1f\x8b\x08\x00":
         return content
@@ -48,8 +48,8 @@ def restore_gzip_header(name: str, content: bytes) -> bytes:
 def place_in_cache(builder, offline: Path, download_dir: Path) -> list[str]:
     """Puts the files of `offline` where TFDS's download cache expects them; returns their names.
 
-    TFDS takes a file for downloaded when it lies in the cache under a name made of its URL and checksum, with an .INFO
-    file beside it; it is then verified by that checksum as any download is. Raises UserError for a missing file.
+    TFDS considers a file downloaded if it is in the cache under a name made of its URL and checksum, next to an .INFO
+    file; it then verifies the checksum as for any download. Raises UserError for a missing file.
     """
     from tensorflow_datasets.core.download import resource
 
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
             download_dir=str(download_dir),
             download_config=tfds.download.DownloadConfig(manual_dir=_MANUAL_DIR.value or None),
         )
-    except Exception as error:  # whatever a dataset's own code, the network or the disk raise
+    except Exception as error:  # anything that a dataset's own code, the network or the disk raises
         if "No module named 'tensorflow'" in str(error):
             raise UserError(f"{argv[1]}: preparing it needs TensorFlow; pip install '.[tensorflow]'") from error
         raise UserError(f"{argv[1]}: {type(error).__name__}: {' '.join(str(error).split())[:500]}") from error

@@ -1,4 +1,4 @@
-"""The configuration of a run's workdir, in the form of an experiment: what --workdir without --config goes on with."""
+"""The configuration of a run as an experiment file: what --workdir without --config continues with."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""What a model is made of: its layers with output shapes, parameters and multiply-accumulates, and the totals.
+"""The layers of a model with output shapes, parameters and multiply-accumulates, and the totals.
 
 morphism summary experiments/imagenet_resnet.py:50 [--size 224] [--classes 1000] [--json]
 """
@@ -13,8 +13,8 @@ from morphism.commands import cli
 from morphism.errors import UserError
 
 COMMAND = cli.Command(config="first")
-_SIZE = COMMAND.string("size", None, "224, or 375x500 for height and width; the experiment's by default.")
-_CLASSES = COMMAND.integer("classes", None, "Number of classes; that of the experiment's data by default.")
+_SIZE = COMMAND.string("size", None, "224, or 375x500 for height and width; the experiment's unless given.")
+_CLASSES = COMMAND.integer("classes", None, "Number of classes; that of the experiment's data unless given.")
 _JSON = COMMAND.boolean("json", False, "Print JSON instead of a table.")
 
 

@@ -1,11 +1,11 @@
-"""Trains an experiment, or goes on where its workdir left off.
+"""Trains an experiment, or continues the run in its workdir.
 
     python train.py --config experiments/quickstart.py --workdir runs/quickstart
     python train.py --config experiments/imagenet_resnet.py:50 --config.batch_size=1024 --workdir runs/r50
     python train.py --workdir runs/quickstart [--config.duration=20ep]
 
-Without --config the run in the workdir goes on as it was configured.
-All local devices take part. Several machines: start the same command on each, with --distributed.
+Without --config the run in the workdir continues with its own configuration.
+All local devices take part. For several machines, start the same command on each, with --distributed.
 """
 
 import sys
@@ -15,7 +15,7 @@ from morphism.commands import cli
 from morphism.errors import UserError
 
 COMMAND = cli.Command(config="flag", distributed=True)
-_WORKDIR = COMMAND.string("workdir", None, "Where checkpoints, metrics and the configuration are kept.")
+_WORKDIR = COMMAND.string("workdir", None, "Folder of the run: its checkpoints, metrics and configuration.")
 
 _STARTED = time.time()
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from morphism.data import image, orientation
 from morphism.data.files import by_name, scan
-from morphism.errors import UserError, apart
+from morphism.errors import UserError, skippable
 
 LARGEST_AREA = 1e10  # square pixels; COCO's evaluation ignores objects beyond it
 ODD_AREA = "without a usable area (it is the outline's, or the box's)"
@@ -129,7 +129,7 @@ def pack(
     outside = ~empty & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
     cut = ~empty & ~outside & (np.abs(clipped - boxes) > ROUNDING).any(axis=1)
     keep = np.flatnonzero(~empty & ~outside)
-    with apart(told_again=True):  # by data.checks
+    with skippable(raised_again=True):  # by data.checks
         if where and not len(keep):
             raise UserError(
                 f"{where}: not one box in its {len(sizes)} pictures; look at the annotations, or at the split"
@@ -195,7 +195,7 @@ def picture_size(path: Path) -> tuple[int, int]:
     Inside errors.noting UNREAD for one that cannot be read.
     """
     size = UNREAD
-    with apart(told_again=True):
+    with skippable(raised_again=True):
         try:
             with path.open("rb") as file:
                 size = image.size_in(file, str(path))

@@ -55,14 +55,14 @@ def empty(rows: int, shape: Shape, config: ConfigDict) -> dict[str, np.ndarray]:
     """What a batch holds besides images, without any record.
 
     For targets with a place in the image size int32 [rows,2], height and width of what of the canvas is image, and
-    original_size, of the image as decoded. By the rule `canvas` picture float32 [rows,4], the box of the canvas
+    original_size, of the image as decoded. By the rule `canvas` image_box float32 [rows,4], the box of the canvas
     where the image is, which may reach beyond: in training, what is not mean-coloured ground.
     """
     data, found = config.data, {}
     if _are_placed(data):
         found |= {"size": np.ones((rows, 2), np.int32), "original_size": np.ones((rows, 2), np.int32)}
     if data.window_rule == "canvas":
-        found["picture"] = np.zeros((rows, 4), np.float32)
+        found["image_box"] = np.zeros((rows, 4), np.float32)
     for name in data.targets:
         found |= targets.get(name).empty(rows, shape, data)
     return found
@@ -81,7 +81,7 @@ def train_example(
     pixels, odd = _rendered(opened, record, window, config, training=True)
     example = {"image": pixels, "odd": odd, **_sizes(size, window, data)}
     if data.window_rule == "canvas":
-        example["picture"] = mirrored(mapped(whole(size), window), window)[0]
+        example["image_box"] = mirrored(mapped(whole(size), window), window)[0]
     seen = kept[windows.is_seen(boxes.boxes[kept], window)] if len(kept) else kept
     placement = Placement(record["name"], window, seen)
     for name, truth in truths.items():

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from morphism.errors import UserError, apart
+from morphism.errors import UserError, skippable
 
 # Formats that Pillow lists but cannot read by itself: they are no images, or need another program.
 NOT_BY_ITSELF = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
@@ -61,7 +61,7 @@ def scan(folder: Path, unreadable: bool = False) -> Listing:
             elif is_image(entry.name):
                 images.append(path)
             elif entry.name.lower().endswith(UNREADABLE):
-                with apart():
+                with skippable():
                     if not unreadable:
                         raise UserError(
                             f"{entry.path}: its format cannot be read; convert it to PNG or JPEG, or remove it"
@@ -123,7 +123,7 @@ def by_name(folder: Path, paths: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in paths:
         stem = os.path.splitext(path)[0]
-        with apart():
+        with skippable():
             if stem in found:
                 raise UserError(f"{folder / path}: {found[stem]} has the same name; rename or remove one of them")
             found[stem] = path

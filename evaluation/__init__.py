@@ -1,1 +1,1 @@
-"""Evaluation: each example exactly once, on any number of devices."""
+"""Evaluation: every example exactly once, on any number of devices."""

@@ -1,4 +1,4 @@
-"""Whether a model fits its task, and the sizes of its images: found from shapes alone, before anything runs."""
+"""Checks, from shapes alone, that a model fits its task and the sizes of its images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +18,16 @@ from morphism.tasks import Task
 
 
 def check_model(model: nn.Module, task: Task, config: ConfigDict, classes: int, variables: dict[str, Any]) -> None:
-    """Raises UserError for outputs that are not the task's for so many classes, and for norms that are not there.
+    """Checks the shapes of a model's outputs, and that it has the batch norms that the config sets.
 
-    `variables` are the model's, or their shapes.
+    Args:
+      model: what config.model describes.
+      task: what the model is for.
+      config: the resolved configuration.
+      classes: K of the data.
+      variables: the model's, or their shapes.
+
+    Raises: UserError if outputs are not the task's for K classes, or batch norms are missing.
     """
     if not variables.get("batch_stats"):
         for field in ("sync_bn", "frozen_bn"):
@@ -37,9 +44,9 @@ def check_model(model: nn.Module, task: Task, config: ConfigDict, classes: int, 
 
 
 def check_sizes(eval_step: Callable, variables: Any, source: Source, config: ConfigDict, mesh: Mesh) -> None:
-    """Traces the evaluation of the smallest batches; `variables` may be their shapes.
+    """Traces the evaluation of the smallest batch of each size; `variables` may be their shapes.
 
-    Raises UserError where the network cannot take images of their size.
+    Raises UserError if the network cannot take images of that size.
     """
     data = config.data
     for batch in empty_eval_batches(source, config, eval_batch_size(config, mesh)):
@@ -47,7 +54,7 @@ def check_sizes(eval_step: Callable, variables: Any, source: Source, config: Con
         sent = {key: value for key, value in batch.items() if key not in HOST_ONLY}
         try:
             jax.eval_shape(eval_step, variables, sent)
-        except (UserError, ValueError, TypeError, ZeroDivisionError) as error:  # whatever a network says of its sizes
+        except (UserError, ValueError, TypeError, ZeroDivisionError) as error:  # whatever a network raises for a size
             field = "eval_size" if data.get("eval_size") else "canvases" if data.get("canvases") else "image_size"
             reason = str(error).partition("; ")[0].splitlines()[0]
             raise UserError(

@@ -28,12 +28,20 @@ def predict(
     odd: Oddities,
     skip_broken: bool = False,
 ) -> Iterator[Predictions]:
-    """The task's predictions for `source`, a batch at a time and in order, without the rows that fill up the last.
+    """Yields the task's predictions batch by batch, in the order of `source`, without the padding of the last batch.
 
-    The same on every process, whatever the number of devices. Each batch is fetched while the device computes the next,
-    so that neither waits for the other. `odd` tells of the odd images among them, and where canvases change what is
-    found. With `skip_broken` records that cannot be read are left out. Raises NonFinite naming a record for which the
-    network's outputs are not finite.
+    They are the same on every process, for any number of devices. A batch is fetched while the next is computed.
+
+    Args:
+      eval_step: what make_eval_step returns.
+      variables: the model's, on the devices.
+      source: the records to predict.
+      config: the resolved configuration.
+      mesh: the devices.
+      odd: reports odd images, and canvases that change predictions.
+      skip_broken: leaves out records that cannot be read.
+
+    Raises: NonFinite naming a record for which the network's outputs are not finite.
     """
     odd.note(eval_note(source, config.data))
     batches = eval_batches(
@@ -54,7 +62,7 @@ def predict(
 
 
 def gather(task: Task, source: Source, batches: Iterable[Predictions]) -> Metrics:
-    """What the task's metrics are made of, from the batches that `predict` yields."""
+    """The task's metrics, gathered over the batches that `predict` yields."""
     metrics = task.init_metrics(source)
     for predictions in batches:
         metrics = task.update_metrics(metrics, predictions)
@@ -62,7 +70,7 @@ def gather(task: Task, source: Source, batches: Iterable[Predictions]) -> Metric
 
 
 def summarise(task: Task, metrics: Metrics) -> dict[str, Any]:
-    """The task's summary of what was gathered. Raises NonFinite naming a number of its headline that is not finite."""
+    """The task's summary of its metrics. Raises NonFinite naming a number of the headline that is not finite."""
     summary = task.summarise(metrics)
     for name in task.headline:
         if not math.isfinite(summary[name]):
@@ -71,17 +79,17 @@ def summarise(task: Task, metrics: Metrics) -> dict[str, Any]:
 
 
 def evaluate(task: Task, source: Source, batches: Iterable[Predictions]) -> dict[str, Any]:
-    """The task's metrics over the batches that `predict` yields. Raises NonFinite as `summarise` does."""
+    """The task's summary over the batches that `predict` yields. Raises NonFinite as `summarise` does."""
     return summarise(task, gather(task, source, batches))
 
 
 def eval_batch_size(config: ConfigDict, mesh: Mesh) -> int:
-    """config.eval_batch_size, or where that is 0 the training batch, rounded up to the devices."""
+    """config.eval_batch_size, or config.batch_size if that is 0, rounded up to a multiple of the devices."""
     return -(-(config.eval_batch_size or config.batch_size) // mesh.size) * mesh.size
 
 
 def _valid(predictions: dict[str, jax.Array], source: Source) -> Predictions:
-    """Raises NonFinite naming the first record for which the network's outputs, or a prediction, are not finite."""
+    """The valid rows, on the host. Raises NonFinite naming the first record with outputs that are not finite."""
     host = jax.device_get(predictions)
     valid, finite = host.pop("valid"), host.pop("finite")
     for value in host.values():

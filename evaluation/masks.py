@@ -1,4 +1,4 @@
-"""Masks as files: a class a pixel, as PNG with a palette."""
+"""Predicted masks as files: the class of every pixel, as PNG with a palette."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from morphism.tasks.palette import palette
 
 
 class MaskWriter:
-    """Writes <folder>/<name of the picture>.png; its pixels are the numbers of the classes, in colours of `palette`.
+    """Writes <folder>/<name of the image>.png: pixels are the numbers of classes, shown in the colours of `palette`.
 
-    Where a picture has several masks, the name of each, in `masks`, follows: <name of the picture>_<mask>.png.
-    Raises UserError where two masks have the same name, where one would replace an image, and where the folder cannot
-    be written.
+    If an image has several masks, named in `masks`, the files are <name of the image>_<mask>.png.
+    Raises UserError if two files would have the same name, if one would replace an image, and if the folder cannot be
+    written.
     """
 
     def __init__(self, folder: Path, files: Sequence[Path], masks: Sequence[str] = ("",)):
@@ -25,9 +25,9 @@ class MaskWriter:
         paths = [self._path(index, mask) for index in range(len(files)) for mask in masks]
         twice = [path for path, count in Counter(paths).items() if count > 1]
         if twice:
-            raise UserError(f"--masks: {twice[0].stem} is the name of two pictures; predict them one after the other")
-        pictures = {file.resolve() for file in files}
-        replaced = next((path for path in paths if path.resolve() in pictures), None)
+            raise UserError(f"--masks: {twice[0].stem} is the name of two images; predict them one after the other")
+        images = {file.resolve() for file in files}
+        replaced = next((path for path in paths if path.resolve() in images), None)
         if replaced:
             raise UserError(f"--masks {folder}: a mask would replace the image {replaced}; name another folder")
         try:

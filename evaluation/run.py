@@ -1,4 +1,4 @@
-"""A trained run, or public weights, opened to evaluate or predict with them."""
+"""Opens a trained run, or public weights, for evaluation and prediction."""
 
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
@@ -40,10 +40,10 @@ Image = str | Path | PIL.Image.Image | np.ndarray
 
 @dataclass(frozen=True)
 class Run:
-    """`variables` are what the model is evaluated with: the moving averages where the run kept them.
+    """A trained model with its task and configuration.
 
-    `name` and `facts` say where they come from, to a person and in JSON. What a call of `predict` or `predictions` has
-    compiled and put on the devices serves the next.
+    `variables` are those to evaluate: the moving averages if the run kept them. `name` and `facts` say where they come
+    from, for people and for JSON. Calls of `predict` and `predictions` share compiled programs and arrays on devices.
     """
 
     config: ConfigDict
@@ -56,10 +56,10 @@ class Run:
     _steps: dict[tuple[str, str], Callable] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def predict(self, images: Image | Sequence[Image], say: Callable[[str], None] = print) -> list[dict[str, Any]]:
-        """What the network finds in each image: a dictionary of JSON values, as `morphism predict --output` writes.
+        """The predictions for each image: a dictionary of JSON values, as `morphism predict --output` writes.
 
-        An image is a path, a PIL image, or uint8 pixels [H,W,3] (RGB) or [H,W]. Raises UserError for one that cannot be
-        read. `say` gets a line for odd images.
+        An image is a path, a PIL image, or uint8 pixels [H,W,3] (RGB) or [H,W]. `say` gets a line about odd images.
+        Raises UserError for an image that cannot be read.
         """
         several = [images] if isinstance(images, Image) else images
         source = LooseImages([_loose(image) for image in several], self.classes)
@@ -78,11 +78,11 @@ class Run:
         views: str = "center",
         skip_broken: bool = False,
     ) -> Iterator[Predictions]:
-        """The task's predictions for `source`, a batch at a time and in order, on all devices, from `views` of each.
+        """Yields the task's predictions for `source` batch by batch, in order, computed on all devices.
 
-        `say` is given a line for odd images and one for shared canvases, if there are any. With `skip_broken` records
-        that cannot be read are left out. Raises UserError where the task has no such views, and where ten crops would
-        be the same one.
+        `say` gets a line about odd images and one about shared canvases, if there are any. `views` are those of the
+        task. With `skip_broken` records that cannot be read are left out. Raises UserError if the task has no such
+        views, and if all of its ten crops would be the same.
         """
         check_choice("--views", views, self.task.views)
         prepared = self.task.prepared(self.config, views)
@@ -90,11 +90,11 @@ class Run:
         return _finite(predict(self._step(views), self._on_devices, source, prepared, self._mesh, odd, skip_broken))
 
     def problem(self, source: Source, index: int) -> str:
-        """Why `predictions` leaves a record out; "" where it does not."""
+        """Why `predictions` leaves out a record; "" if it does not."""
         return problem(source, self.config, index)
 
     def _step(self, views: str) -> Callable:
-        """The evaluation step, one for every state of the config; jit keeps a program for every shape of batches."""
+        """The evaluation step for the present config; jit keeps a program per shape of batches."""
         key = views, self.config.to_json_best_effort()
         if key not in self._steps:
             self._steps[key] = make_eval_step(self.model, self.task, self.config, self._mesh, views)
@@ -110,7 +110,7 @@ class Run:
 
 
 def _finite(batches: Iterator[Predictions]) -> Iterator[Predictions]:
-    """The batches unchanged. Raises NonFinite with what to do about weights that predict nothing."""
+    """The batches unchanged. Adds a remedy to NonFinite."""
     try:
         yield from batches
     except NonFinite as error:
@@ -120,7 +120,7 @@ def _finite(batches: Iterator[Predictions]) -> Iterator[Predictions]:
 
 
 def _loose(image: Image) -> Path | UInt8[np.ndarray, "..."]:
-    """Raises UserError for an array that is no image of 8 bits."""
+    """A path, or uint8 pixels. Raises UserError for an array that is no 8-bit image."""
     if isinstance(image, str | Path):
         return Path(image)
     pixels = np.asarray(image.convert("RGB")) if isinstance(image, PIL.Image.Image) else image
@@ -133,7 +133,7 @@ def _loose(image: Image) -> Path | UInt8[np.ndarray, "..."]:
 
 
 def open_run(workdir: AnyPath | str, which: str = "best") -> Run:
-    """The checkpoint "best", "latest" or of a step. Raises UserError where there is none, or none of this model."""
+    """Opens a run at its "best" or "latest" checkpoint, or at a step. Raises UserError if it has none of this model."""
     workdir = folder(workdir) if isinstance(workdir, str) else workdir
     config = settled_config(workdir)
     check_config(config)
@@ -149,10 +149,10 @@ def open_run(workdir: AnyPath | str, which: str = "best") -> Run:
 def open_weights(
     config: ConfigDict, reference: str, overrides: Set[str] = frozenset(), say: Callable[[str], None] = print
 ) -> Run:
-    """What --weights names, in the model of `config`, to see pictures as config says.
+    """Opens weights, as --weights names them, in the model of `config`.
 
     If the weights say how images were prepared for them (torchvision's, a run's), that replaces the fields of `config`
-    that are not in `overrides`. The classes are a run's, else those of config.data.source. `say` gets notes.
+    that are not in `overrides`. The classes are those of the run, or else of config.data.source. `say` gets notes.
     Raises UserError if weights, model and data do not match.
     """
     weights = read_weights(reference, say)
@@ -180,7 +180,7 @@ def open_weights(
 def _prepare(config: ConfigDict, weights: Weights, overrides: Set[str]) -> None:
     """Sets the fields of image preparation, except those in `overrides`, as the weights were trained with them."""
     wanted = {field: weights.trained[field] for field in PREPARATION if field in weights.trained}
-    public = weights.prepared
+    public = weights.public
     if public:
         wanted = {"augment.mean": public.mean, "augment.std": public.std}
     if isinstance(public, PublicSegmenter):
@@ -188,7 +188,7 @@ def _prepare(config: ConfigDict, weights: Weights, overrides: Set[str]) -> None:
     elif isinstance(public, Public):
         if public.top1 is None:
             raise UserError(
-                f"{weights.origin} has no trained classifier; it is to begin training with, as config.init_from"
+                f"{weights.origin} has no trained classifier; use it to start a training, as config.init_from"
             )
         wanted |= {"data.resize_size": public.resize_size, "data.eval_size": public.crop_size}
     try:

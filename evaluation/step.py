@@ -1,4 +1,4 @@
-"""One evaluation step, for every task, on any number of devices, mapped over the mesh by jit(shard_map)."""
+"""The evaluation step of every task, mapped over the devices of a mesh by jit(shard_map)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,18 +14,22 @@ from ml_collections import ConfigDict
 from morphism import models
 from morphism.runtime.mesh import AXIS, compiler_options
 from morphism.tasks import Task
-
-Batch = dict[str, Array]
+from morphism.tasks.task import Batch
 
 
 def make_eval_step(
     model: nn.Module, task: Task, config: ConfigDict, mesh: Mesh, views: str = "center"
 ) -> Callable[[dict[str, Any], Batch], dict[str, Array]]:
-    """(variables, batch) -> the task's predictions of the global batch, whole on every process.
+    """(variables, batch) -> the task's predictions for the global batch, complete on every process.
 
-    With them come `valid`, and `finite`: whether all that the network made of an example is.
+    They also hold `valid` bool [B], and `finite` bool [B]: whether all of the network's outputs for an example are.
 
-    With `views` other than "center" they are predictions from what the task makes of the outputs for every view.
+    Args:
+      model: a linen module that takes (images, train=False, **models.inputs).
+      task: normalises images, combines views and turns outputs into predictions.
+      config: the resolved configuration.
+      mesh: the devices that share the batch.
+      views: how each image is seen, one of task.views.
     """
 
     def step(variables, batch):
@@ -37,7 +41,7 @@ def make_eval_step(
         predictions |= {"valid": batch["valid"], "finite": _finite(outputs, len(batch["id"]))}
         return jax.lax.all_gather(predictions, AXIS, tiled=True)
 
-    # all_gather's result is the same everywhere, which shard_map's check cannot see.
+    # all_gather's result is the same on all devices, which shard_map's check cannot infer.
     return jax.jit(
         jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False),
         compiler_options=compiler_options(),
@@ -45,9 +49,9 @@ def make_eval_step(
 
 
 def _finite(outputs: Any, rows: int) -> Bool[Array, "b"]:
-    """Of each example whether all outputs for it are finite: a class is the largest score even among NaNs."""
+    """Whether all outputs of each example are finite; argmax finds a class even among NaNs."""
     finite = jnp.ones(rows, bool)
     for x in jax.tree.leaves(outputs):
-        if jnp.issubdtype(x.dtype, jnp.inexact) and x.shape[:1] == (rows,):  # anchors are the same for all
+        if jnp.issubdtype(x.dtype, jnp.inexact) and x.shape[:1] == (rows,):  # not anchors, which all examples share
             finite &= jnp.isfinite(x).reshape(rows, -1).all(axis=1)
     return finite

@@ -1,1 +1,1 @@
-"""One file a paper experiment: get_config(variant) -> ConfigDict, and nothing else."""
+"""One file per experiment of a paper: get_config(variant) -> ConfigDict."""

@@ -5,11 +5,11 @@
         --config.data.source=voc:BCCD_Dataset/BCCD
     python eval.py --workdir runs/bccd_faster_rcnn --draw
 
-`coco_faster_rcnn`'s network, its anchors half as large, its pyramid and its head half as wide, with a quarter of the
-proposals and of the boxes learnt, begun from ImageNet with stem, first stage and batch norms fixed, and a schedule for
-205 pictures: AdamW, 12 epochs by a cosine.
-Published: no figure of the data's authors; others' detectors with trained weights reach AP50 0.80 and more. Measured
-here: see the README's table.
+The network of `coco_faster_rcnn` with anchors of half the size, a pyramid and a head of half the width, and a quarter
+of the proposals and of the samples. It starts from ImageNet weights, with stem, first stage and batch norms fixed. The
+schedule is for 205 images: AdamW, 12 epochs with a cosine.
+Published: no figure by the authors of the data; other detectors with trained weights reach AP50 0.80 and more.
+Measured here: see docs/results.md.
 """
 
 from ml_collections import ConfigDict

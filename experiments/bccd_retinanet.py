@@ -5,10 +5,10 @@
         --config.data.source=voc:BCCD_Dataset/BCCD
     python eval.py --workdir runs/bccd_retinanet --draw
 
-`coco_retinanet`'s network, its anchors half as large, begun from ImageNet with stem, first stage and batch norms fixed,
-and a schedule for 205 pictures: AdamW, 20 epochs by a cosine.
-Published: no figure of the data's authors; others' detectors with trained weights reach AP50 0.80 and more. Measured
-here: see the README's table.
+The network of `coco_retinanet` with anchors of half the size. It starts from ImageNet weights, with stem, first stage
+and batch norms fixed. The schedule is for 205 images: AdamW, 20 epochs with a cosine.
+Published: no figure by the authors of the data; other detectors with trained weights reach AP50 0.80 and more.
+Measured here: see docs/results.md.
 """
 
 from ml_collections import ConfigDict

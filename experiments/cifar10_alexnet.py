@@ -1,10 +1,10 @@
-"""AlexNet fitted to CIFAR-10's 32x32: a 5x5 stem of stride 2, and dense layers of 512.
+"""AlexNet for the 32x32 images of CIFAR-10: a 5x5 stem with stride 2, and dense layers of 512.
 
     morphism prepare tfds:cifar10
     python train.py --config experiments/cifar10_alexnet.py --workdir runs/cifar_alexnet
 
-Data and augmentation are those of `cifar10_resnet`; 100 epochs by a cosine.
-Published: none for this fit. Measured here: see the README's table.
+Data and augmentation are those of `cifar10_resnet`; 100 epochs with a cosine.
+Published: none for this variant. Measured here: see docs/results.md.
 """
 
 from ml_collections import ConfigDict

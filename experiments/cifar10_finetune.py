@@ -1,12 +1,13 @@
-"""A ResNet-50 trained on ImageNet, fine-tuned on 3,000 pictures of CIFAR-10 at 64 pixels.
+"""A ResNet-50 trained on ImageNet, fine-tuned on 3,000 images of CIFAR-10 at 64 pixels.
 
     morphism prepare tfds:cifar10
     python train.py --config experiments/cifar10_finetune.py --workdir runs/finetune
     python train.py --config experiments/cifar10_finetune.py:scratch --workdir runs/scratch
 
-The stem and the first stage stay as they are, batch norms keep ImageNet's statistics, the new head learns ten times as
-fast as the rest. `scratch` is the same run from random weights, all of them trained, with batch norms of its own.
-Published: none for this protocol. Measured here: see the README's table.
+The stem and the first stage are frozen, batch norms keep ImageNet's statistics, and the learning rate of the new head
+is ten times that of the rest. `scratch` is the same run from random weights: all of them are trained, and batch norms
+use the statistics of batches.
+Published: none for this protocol. Measured here: see docs/results.md.
 """
 
 from ml_collections import ConfigDict

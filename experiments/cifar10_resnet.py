@@ -4,9 +4,9 @@
     python train.py --config experiments/cifar10_resnet.py:20 --workdir runs/cifar20
     python train.py --config experiments/cifar10_resnet.py:20 --config.data.source=folder:/data/cifar10 --workdir ...
 
-64k steps of 128 on 45k pictures, 5k held out; the rate is divided by 10 at 32k and 48k. ResNet-110 holds a tenth of
-the rate for its first 400. Published test error: 8.75, 7.51, 7.17, 6.97, 6.43 % (the last: best of five).
-Measured here: see the README's table.
+64k steps of 128 on 45k images, 5k held out; the learning rate is divided by 10 at 32k and 48k. ResNet-110 has a tenth
+of the learning rate for its first 400 steps.
+Published test error: 8.75, 7.51, 7.17, 6.97, 6.43 % (the last: best of five). Measured here: see docs/results.md.
 """
 
 from morphism.experiments.base import get_base

@@ -1,10 +1,10 @@
-"""VGG with batch norm fitted to CIFAR-10's 32x32: dense layers of 512 that see one pixel.
+"""VGG with batch norm for the 32x32 images of CIFAR-10: dense layers of 512 on maps of one pixel.
 
     morphism prepare tfds:cifar10
     python train.py --config experiments/cifar10_vgg.py:16 --workdir runs/cifar_vgg16
 
-Data and augmentation are those of `cifar10_resnet`; 200 epochs by a cosine. 11, 13 or 19 choose other depths.
-Published: 93.25 % for VGG-16 with batch norm and a similar fit (Li et al. 2016, "Pruning filters for efficient
+Data and augmentation are those of `cifar10_resnet`; 200 epochs with a cosine. Other depths are 11, 13 and 19.
+Published: 93.25 % for VGG-16 with batch norm in a similar variant (Li et al. 2016, "Pruning filters for efficient
 ConvNets", table 1). Not trained here.
 """
 

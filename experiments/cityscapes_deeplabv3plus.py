@@ -3,9 +3,9 @@
     morphism prepare tfds:cityscapes/semantic_segmentation --manual_dir DIR
     python train.py --config experiments/cityscapes_deeplabv3plus.py:50 --workdir runs/deeplabv3plus
 
-All but the network as in `cityscapes_pspnet`.
+Everything but the network is as in `cityscapes_pspnet`.
 Published: mIoU 79.61 and 80.21 (ResNet-50, 101), 81.01 and 81.82 with scales and flips (mmsegmentation, 40k).
-Not trained here: 368 GMAC forward, 3 hours of one A100 by the same account.
+Not trained here: 368 GMAC forward, 3 hours on one A100 by the same estimate.
 """
 
 from morphism.experiments.cityscapes_pspnet import cityscapes

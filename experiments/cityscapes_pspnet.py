@@ -4,15 +4,15 @@
     python train.py --config experiments/cityscapes_pspnet.py:50 --workdir runs/pspnet
     python eval.py --workdir runs/pspnet --views scales_flip
 
-DIR holds leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip. 40,000 steps of 8 crops of 512x1024, out of
-pictures of 0.5 to 2 times their size, mirrored, distorted in colour, drawn anew where one class has three quarters of a
-crop; SGD with momentum 0.9 and weight decay 5e-4, rate 0.01 by the polynomial of power 0.9 to 1e-4; batch norm over all
-devices; the auxiliary loss counts 0.4. The backbone begins from torchvision's ImageNet weights, whose stem is a 7x7
-convolution where mmsegmentation's has three of 3x3 (--config.model.options.deep_stem=True). Whole pictures are
-evaluated.
+DIR holds leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip. 40,000 steps of 8 crops of 512x1024, from images
+scaled by 0.5 to 2, with flips and distorted colours; a crop is drawn again if one class covers more than three
+quarters of it. SGD with momentum 0.9 and weight decay 5e-4, learning rate 0.01, polynomial of power 0.9 down to 1e-4;
+batch norm over all devices; auxiliary loss times 0.4. The backbone starts from torchvision's ImageNet weights, whose
+stem is one 7x7 convolution, where mmsegmentation's has three of 3x3 (--config.model.options.deep_stem=True). Whole
+images are evaluated.
 Published: mIoU 77.85 and 78.34 (ResNet-50, 101), 79.18 and 79.74 with scales and flips (mmsegmentation, 40k).
-Not trained here: 373 GMAC forward are 91 times a ResNet-50's at 224, of which an A100 trains 2,470 pictures a second in
-mixed precision, so 320,000 crops take 3 hours of one A100, if it is as busy.
+Not trained here. Estimate: 373 GMAC forward are 91 times those of a ResNet-50 at 224, with which an A100 trains 2,470
+images per second in mixed precision, so 320,000 crops take 3 hours on one A100 at the same utilisation.
 """
 
 from ml_collections import ConfigDict

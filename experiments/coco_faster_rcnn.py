@@ -4,22 +4,23 @@
         --config.data.source=coco:/data/coco
     python eval.py --workdir runs/faster_rcnn --draw
 
-/data/coco holds train2017/, val2017/ and annotations/instances_{train,val}2017.json; tfds:coco/2017 does as well.
-`v1`, the default: 26 epochs of batches of 16, SGD with momentum 0.9 and weight decay 1e-4, rate 0.02 after 1,000 steps
-of warm-up, divided by 10 after 16 and 22 epochs. The backbone begins from ImageNet, its stem, first stage and batch
-norms stay. Pictures are resized to 800 (1,333 at most) and stand on one of four canvases.
-`v2`, torchvision's second version: from scratch, 400 epochs of batches of 64, rate 0.1 divided by 10 after 352 and 384,
-weight decay 4e-5, batch norm over all devices, large-scale jitter (on the same canvases, where torchvision crops
-squares of 1,024 and shrinks them to 800).
-`r101`: v1 with ResNet-101. `c4`: v1's recipe for the original network, without a pyramid, as detectron2 has it.
+/data/coco holds train2017/, val2017/ and annotations/instances_{train,val}2017.json; tfds:coco/2017 works too.
+`v1`, the default: 26 epochs of batches of 16, SGD with momentum 0.9 and weight decay 1e-4, learning rate 0.02 after
+1,000 steps of warm-up, divided by 10 after 16 and 22 epochs. The backbone starts from ImageNet weights, with stem,
+first stage and batch norms fixed. Images are resized to 800 (at most 1,333) and put on one of four canvases.
+`v2`, torchvision's second version: from scratch, 400 epochs of batches of 64, learning rate 0.1 divided by 10 after 352
+and 384, weight decay 4e-5, batch norm over all devices, large-scale jitter (on the same canvases, where torchvision
+crops squares of 1,024 and shrinks them to 800).
+`r101`: v1 with ResNet-101. `c4`: v1's recipe for the original network, without a pyramid, as in detectron2.
 Published, box AP on val2017 (AP50, AP75; small, medium, large):
     v1    37.0 (torchvision FasterRCNN_ResNet50_FPN COCO_V1; detectron2 37.9 after 12 epochs)
     v2    46.7 (67.3, 51.1; 30.3, 50.6, 60.2; torchvision FasterRCNN_ResNet50_FPN_V2 COCO_V1)
     r101  39.8 (mmdetection, 24 epochs)
     c4    35.7 (detectron2, 12 epochs), 38.4 (37 epochs)
-Not trained here: 127 GMAC forward with 512 boxes are 31 times a ResNet-50's at 224, of which an A100 trains 2,470
-pictures a second in mixed precision, so v1's 26 x 117,266 pictures take 11 hours of one A100, or 1.3 of eight, if it is
-as busy. torchvision took 12 hours of eight V100. v2 has 217 GMAC and 400 epochs: 280 hours of one A100, 35 of eight.
+Not trained here. Estimate: 127 GMAC forward with 512 boxes are 31 times those of a ResNet-50 at 224, with which an A100
+trains 2,470 images per second in mixed precision, so the 26 x 117,266 images of v1 take 11 hours on one A100, or 1.3
+on eight, at the same utilisation; torchvision took 12 hours on eight V100. v2, with 217 GMAC and 400 epochs, takes 280
+hours on one A100, or 35 on eight.
 """
 
 from ml_collections import ConfigDict

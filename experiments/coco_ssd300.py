@@ -3,14 +3,15 @@
     python train.py --config experiments/coco_ssd300.py --workdir runs/ssd300 --config.data.source=coco:/data/coco
     python eval.py --workdir runs/ssd300 --draw
 
-/data/coco holds train2017/, val2017/ and annotations/instances_{train,val}2017.json; tfds:coco/2017 does as well.
-120 epochs of batches of 32, SGD with momentum 0.9 and weight decay 5e-4, rate 0.002 after 1,000 steps of warm-up,
-divided by 10 after 80 and 110 epochs. The network begins from the VGG-16 of the paper's authors (torchvision's
-IMAGENET1K_FEATURES), all of which is trained but the first stage. Pictures are distorted in colour, zoomed out on a
-ground of the mean colour, cropped by overlap, mirrored, and stretched to 300x300.
+/data/coco holds train2017/, val2017/ and annotations/instances_{train,val}2017.json; tfds:coco/2017 works too.
+120 epochs of batches of 32, SGD with momentum 0.9 and weight decay 5e-4, learning rate 0.002 after 1,000 steps of
+warm-up, divided by 10 after 80 and 110 epochs. The network starts from the VGG-16 of the paper's authors (torchvision's
+IMAGENET1K_FEATURES); all of it is trained but the first stage. Images have distorted colours, are zoomed out on a
+ground of the mean colour, cropped by overlap, flipped, and stretched to 300x300.
 Published: box AP 25.1, AP50 41.5 (torchvision SSD300_VGG16 COCO_V1).
-Not trained here: 34.9 GMAC forward are 8.5 times a ResNet-50's at 224, of which an A100 trains 2,470 pictures a second
-in mixed precision, so 120 x 117,266 pictures take 13 hours of one A100, or 2 of eight, if it is as busy.
+Not trained here. Estimate: 34.9 GMAC forward are 8.5 times those of a ResNet-50 at 224, with which an A100 trains 2,470
+images per second in mixed precision, so 120 x 117,266 images take 13 hours on one A100, or 2 on eight, at the same
+utilisation.
 """
 
 from morphism.experiments.base import get_base

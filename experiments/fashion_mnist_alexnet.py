@@ -1,10 +1,10 @@
-"""AlexNet fitted to Fashion-MNIST, enlarged to 32x32: a 5x5 stem of stride 2, and dense layers of 512.
+"""AlexNet for Fashion-MNIST, enlarged to 32x32: a 5x5 stem with stride 2, and dense layers of 512.
 
     morphism prepare tfds:fashion_mnist
     python train.py --config experiments/fashion_mnist_alexnet.py --workdir runs/fashion_alexnet
 
 Data and preprocessing are those of `fashion_mnist_resnet`.
-Published test accuracy: 89.9 % (the dataset's own list). Measured here: see the README's table.
+Published test accuracy: 89.9 % (the dataset's own list). Measured here: see docs/results.md.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
-"""ResNet-20 on the whole of Fashion-MNIST through TensorFlow Datasets; a tenth of train is held out to validate on.
+"""ResNet-20 on the whole of Fashion-MNIST from TensorFlow Datasets; a tenth of train is held out for validation.
 
     morphism prepare tfds:fashion_mnist
     python train.py --config experiments/fashion_mnist_resnet.py --workdir runs/fashion_resnet
 
-The network is that of He et al. 2015, section 4.2, for small pictures; 8, 14, 32, 44, 56 or 110 choose other depths.
-Published test accuracy: 94.9 % for a ResNet-18 (the dataset's own list). Measured here: see the README's table.
+The network for small images of He et al. 2015, section 4.2. Other depths are 8, 14, 32, 44, 56 and 110.
+Published test accuracy: 94.9 % for a ResNet-18 (the dataset's own list). Measured here: see docs/results.md.
 """
 
 from morphism.experiments.base import get_base

@@ -1,10 +1,10 @@
-"""VGG-11 with batch norm, half as wide, on Fashion-MNIST enlarged to the 32x32 that five poolings need.
+"""VGG-11 with batch norm and half the width on Fashion-MNIST, enlarged to the 32x32 that five poolings need.
 
     morphism prepare tfds:fashion_mnist
     python train.py --config experiments/fashion_mnist_vgg.py --workdir runs/fashion_vgg
 
-Data and augmentation are those of `fashion_mnist_resnet`; 13, 16 or 19 choose other depths.
-Published test accuracy: 93.5 % for a VGG-16 (the dataset's own list). Measured here: see the README's table.
+Data and augmentation are those of `fashion_mnist_resnet`. Other depths are 13, 16 and 19.
+Published test accuracy: 93.5 % for a VGG-16 (the dataset's own list). Measured here: see docs/results.md.
 """
 
 from ml_collections import ConfigDict

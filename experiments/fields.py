@@ -1,6 +1,6 @@
 """The vocabulary of base.py: a field has a default, a range of values, and a meaning.
 
-Whatever handles fields walks these declarations: an experiment's defaults, the check, and `morphism config`.
+Defaults of experiments, the check of configurations, and `morphism config` all read these declarations.
 """
 
 import math
@@ -38,7 +38,7 @@ Fields = dict[str, Any]  # name -> Field, or the Fields of a group
 
 
 def merged(common: Fields, own: Fields) -> Fields:
-    """`common` and the fields of `own`. A plain value in `own` is another default of a field in `common`."""
+    """`common` and `own` together. A plain value in `own` replaces the default of a field in `common`."""
     found = dict(common)
     for name, each in own.items():
         if isinstance(each, dict):
@@ -69,7 +69,7 @@ def defaults(fields: Fields) -> ConfigDict:
     return ConfigDict(found)
 
 
-# Numbers. A bound that is a whole number, as in at_least(1), admits whole numbers only.
+# Numbers. With an integer bound, as in at_least(1), only integers are accepted.
 
 
 def at_least(low: float) -> Range:
@@ -149,7 +149,7 @@ def tuple_of(each: Range, words: str, count: int | None = None, least: int = 0) 
 
 
 def optional(given: Range) -> Range:
-    """An empty tuple, or what is `given`."""
+    """An empty tuple, or a value in the range `given`."""
     return Range(f"() or {given.words}", lambda x: (_is_sequence(x) and not x) or given.holds(x))
 
 
@@ -157,7 +157,7 @@ TUPLE_OR_TEXT = (tuple, str)
 
 
 def numbers_or(word: str) -> Range:
-    """Nothing, a word that stands for numbers, or the numbers, one per class."""
+    """(), the `word` of a rule that computes the numbers, or the numbers, one per class."""
     numbers = tuple_of(above(0.0), "", least=2)
     return Range(
         f'(), "{word}", or a number above 0 for each class, such as (1.0, 0.5, 2.0)',

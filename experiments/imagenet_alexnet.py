@@ -4,11 +4,12 @@
     python train.py --config experiments/imagenet_alexnet.py --workdir runs/alexnet
     python eval.py --workdir runs/alexnet --views ten_crop
 
-90 epochs of 256 pictures, SGD with momentum 0.9, rate 0.01 divided by 10 after 30 and 60 epochs, weight decay 1e-4,
-random crops and flips. `:lighting` adds the colours' principal components of Krizhevsky et al. 2012, section 4.1.
-Published top-1: 56.522 % (torchvision IMAGENET1K_V1, one central crop). Not trained here: 0.714 GMAC are 0.4 of a
-ResNet-18's, of which an RTX 3090 trains 3,482 a second (timm), so 115 M pictures take 4 hours there if the input keeps
-up with 8,800 pictures a second, and 9 hours behind an input of 3,500.
+90 epochs of batches of 256, SGD with momentum 0.9, learning rate 0.01 divided by 10 after 30 and 60 epochs, weight
+decay 1e-4, random crops and flips. `:lighting` adds noise along the principal components of colour (Krizhevsky et al.
+2012, section 4.1).
+Published top-1: 56.522 % (torchvision IMAGENET1K_V1, one central crop).
+Not trained here. Estimate: 0.714 GMAC are 0.4 of those of a ResNet-18, with which an RTX 3090 trains 3,482 images per
+second (timm), so 115 M images take 4 hours if the input supplies 8,800 images per second, and 9 hours at 3,500.
 """
 
 from morphism.experiments.base import get_base

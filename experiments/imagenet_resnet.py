@@ -6,23 +6,25 @@
     python train.py --config experiments/imagenet_resnet.py:50 --config.data.source=folder:/data/imagenet --workdir ...
     python eval.py --config experiments/imagenet_resnet.py:50 --weights torchvision:resnet50/IMAGENET1K_V2
 
-Networks: 18, 34, 50, 101, 152, wide50_2, wide101_2, resnext50 (32x4d), resnext101 (32x8d), resnext101_64x4d. Behind a
+Networks: 18, 34, 50, 101, 152, wide50_2, wide101_2, resnext50 (32x4d), resnext101 (32x8d), resnext101_64x4d. After a
 comma: recipe=v1 or v2, and stride_in_1x1 for weights of the original network (MSRA, Caffe, Keras), whose bottlenecks
 have their stride there; the same as --config.model.options.stride_in_1x1=True.
 
-v1: 90 epochs (ResNeXt 100), batches of 256, SGD with momentum 0.9, rate 0.1 divided by 10 every 30 epochs, weight decay
-1e-4. The rate is linear in the batch; from 1,024 on it wants --config.schedule.warmup=5ep (Goyal et al. 2017).
-v2 (pytorch/vision#3995, #5201): 600 epochs, batches of 1024, rate 0.5 by a cosine after 5 epochs of warm-up from 0.005,
-crops of 176 pixels, trivial augmentation, erasing with probability 0.1, mixup 0.2 and cutmix 1.0, smoothing 0.1, weight
-decay 2e-5 but for norms, each picture four times a batch, moving averages every 32 steps; evaluated at 224 of 232.
+v1: 90 epochs (ResNeXt 100), batches of 256, SGD with momentum 0.9, learning rate 0.1 divided by 10 every 30 epochs,
+weight decay 1e-4. The learning rate is proportional to the batch; from 1,024 on, use --config.schedule.warmup=5ep
+(Goyal et al. 2017).
+v2 (pytorch/vision#3995, #5201): 600 epochs, batches of 1024, learning rate 0.5 with a cosine after 5 epochs of warm-up
+from 0.005, crops of 176 pixels, trivial augmentation, erasing with probability 0.1, mixup 0.2 and cutmix 1.0, label
+smoothing 0.1, weight decay 2e-5 except on norms, each image four times per batch, moving averages every 32 steps;
+evaluated at 224 of 232.
 
 Published top-1 (torchvision IMAGENET1K_V1, V2): 18: 69.758; 34: 73.314; 50: 76.130, 80.858; 101: 77.374, 81.886; 152:
 78.312, 82.284; wide50_2: 78.468, 81.602; wide101_2: 78.848, 82.510; resnext50: 77.618, 81.198; resnext101: 79.312,
 82.834; resnext101_64x4d: 83.246 (V2's recipe).
-Not trained here. An A100 trains 2,470 pictures a second through ResNet-50 in mixed precision, eight 16,621 (NVIDIA's
-figures), so V1's 115 M take 13 and 1.9 hours, and V2's 769 M, at 0.62 of the work each, 53 and 8. The others in
-proportion to their multiply-accumulates: 18: 6 hours of one A100 for V1; 34: 12; 101: 25; 152: 37; wide50_2: 36;
-wide101_2: 72; resnext50: 15; resnext101: 58.
+Not trained here. Estimate: an A100 trains 2,470 images per second through ResNet-50 in mixed precision, eight 16,621
+(NVIDIA's figures), so the 115 M images of V1 take 13 and 1.9 hours, and the 769 M of V2, at 0.62 of the work each, 53
+and 8. The others are in proportion to their multiply-accumulates, on one A100 for V1: 18: 6 hours; 34: 12; 101: 25;
+152: 37; wide50_2: 36; wide101_2: 72; resnext50: 15; resnext101: 58.
 """
 
 from ml_collections import ConfigDict

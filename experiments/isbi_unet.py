@@ -1,17 +1,17 @@
-"""U-Net on the 30 pictures of neuronal structures of ISBI 2012, as Ronneberger, Fischer & Brox 2015 trained it.
+"""U-Net on the 30 images of neuronal structures of ISBI 2012, as Ronneberger, Fischer & Brox 2015 trained it.
 
     python train.py --config experiments/isbi_unet.py --workdir runs/isbi_unet --config.data.source=masks:isbi
     python eval.py --workdir runs/isbi_unet --draw
 
 isbi/images/ holds the 30 slices of train-volume.tif as 0.png to 29.png, isbi/masks/ those of train-labels.tif
-(membranes 0, cells 255), isbi/classes.txt the lines "membrane" and "cell". A fifth is held out; labels of the
-challenge's own 30 slices are not public. The paper's network, without padding and batch norm, one picture at a time,
-momentum 0.99, elastic deformations of std 10 on a grid of 3 x 3, pixels between cells weighed up to 11 times as much,
-dropout at the end of the way down. For the paper's rotations and shifts mirroring and random crops stand here; its rate
-is not told.
+(membranes 0, cells 255), isbi/classes.txt the lines "membrane" and "cell". A fifth is held out, since the labels of the
+challenge's own 30 slices are not public. The paper's network, without padding and batch norm, with batches of one
+image, momentum 0.99, elastic deformations of std 10 on a grid of 3 x 3, weights up to 11 for pixels between cells, and
+dropout at the end of the contracting path. Flips and random crops replace the paper's rotations and shifts; the paper
+does not give its learning rate.
 Published: warping error 0.000353, Rand error 0.0382, pixel error 0.0611 on the challenge's test slices (the paper,
-table 1). IoU, Dice and boundary F1 of the held-out slices are what is measured here.
-Not trained here: the data is given on registration. The paper trained 10 hours on one GPU of 2015.
+table 1). Measured here are IoU, Dice and boundary F1 of the held-out slices.
+Not trained here: the data requires registration. The paper trained for 10 hours on one GPU of 2015.
 """
 
 from ml_collections import ConfigDict

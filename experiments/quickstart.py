@@ -1,13 +1,13 @@
-"""Small networks on the embedded pictures: they train, evaluate and draw in minutes on a laptop's CPU.
+"""Small networks on embedded images: they train, evaluate and draw in minutes on a laptop's CPU.
 
     make quickstart
     python train.py --config experiments/quickstart.py --workdir runs/quickstart
     python train.py --config experiments/quickstart.py:detection --workdir runs/quickstart_detection
     python train.py --config experiments/quickstart.py:segmentation --workdir runs/quickstart_segmentation
 
-A residual network that tells garments apart; `detection`: a YOLOX half as wide as yolox_s, which finds them in scenes
-made of them; `segmentation`: a narrow U-Net of two stages, which tells the kind of garment of each of their pixels.
-Published: nothing on such data. Measured here: see the README.
+A residual network that classifies garments; `detection`: a YOLOX of half the width of yolox_s, which finds garments in
+scenes; `segmentation`: a narrow U-Net of two stages, which classifies the pixels of scenes.
+Published: nothing on such data. Measured here: see docs/results.md.
 """
 
 from ml_collections import ConfigDict

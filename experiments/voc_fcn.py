@@ -9,16 +9,17 @@ Long, Shelhamer & Darrell 2015, "Fully convolutional networks for semantic segme
     python train.py --config experiments/voc_fcn.py:8s_at_once --workdir runs/fcn8s_at_once
     python train.py --config experiments/voc_fcn.py:resnet50 --workdir runs/fcn_resnet50
 
-32s begins from torchvision's VGG-16, dense layers included; each next one from the one before, `8s_at_once` from VGG-16
-with its pooled maps scaled. The VGGs: one picture at a time, as it is, SGD with momentum 0.99, weight decay 5e-4 on
-kernels, twice the rate for biases, 100,000 steps. The authors' rates, 1e-10, 1e-12 and 1e-14 (32s, 16s, 8s; 1e-10 at
-once), and their weight decay are of a loss summed over a picture's pixels, ours of its mean, with 187,500 of them. The
-enlargements stay bilinear. ResNet-50 and 101 by torchvision's recipe, see `coco_deeplabv3`.
-Published: mIoU 63.6, 65.0 and 65.5 (32s, 16s, 8s) on seg11valid, trained on the 8,498 pictures of SBD
+32s starts from torchvision's VGG-16, dense layers included; 16s and 8s each start from the one before; `8s_at_once`
+starts from VGG-16, with its pooled maps scaled. The VGGs: batches of one image at its own size, SGD with momentum 0.99,
+weight decay 5e-4 on kernels, twice the learning rate for biases, 100,000 steps. The authors' learning rates, 1e-10,
+1e-12 and 1e-14 (32s, 16s, 8s; 1e-10 for `8s_at_once`), and their weight decay are for a loss summed over the pixels of
+an image; ours is the mean over them, commonly 187,500. The upsampling stays bilinear. ResNet-50 and 101 by
+torchvision's recipe, see `coco_deeplabv3`.
+Published: mIoU 63.6, 65.0 and 65.5 (32s, 16s, 8s) on seg11valid, trained on the 8,498 images of SBD
 (fcn.berkeleyvision.org), where VOC's own train has 1,464; with ResNet 60.5 and 63.7 on COCO val2017 with VOC's classes
 (torchvision).
-Not trained here: 181 GMAC forward are 44 times a ResNet-50's at 224, of which an A100 trains 2,470 pictures a second in
-mixed precision, so 100,000 pictures take half an hour of one that batches of one keep as busy.
+Not trained here. Estimate: 181 GMAC forward are 44 times those of a ResNet-50 at 224, with which an A100 trains 2,470
+images per second in mixed precision, so 100,000 images take half an hour, if batches of one keep it as busy.
 """
 
 from ml_collections import ConfigDict
@@ -26,8 +27,8 @@ from ml_collections import ConfigDict
 from morphism.experiments import coco_deeplabv3
 from morphism.experiments.base import get_base
 
-PIXELS = 500 * 375  # of VOC's pictures, commonly
-LEARNING_RATES = {"32s": 1e-10, "16s": 1e-12, "8s": 1e-14, "8s_at_once": 1e-10}  # of a loss summed over pixels
+PIXELS = 500 * 375  # of most images of VOC
+LEARNING_RATES = {"32s": 1e-10, "16s": 1e-12, "8s": 1e-14, "8s_at_once": 1e-10}  # for a loss summed over pixels
 
 
 def get_config(variant: str = "32s"):
@@ -52,7 +53,7 @@ def get_config(variant: str = "32s"):
     config.init_allow_unexpected = (r"classifier\.6\..*", r"upscore.*")
     config.data.update(source="masks:VOCdevkit/VOC2012", image_size=500, resize="none", crop=(500, 500))
     config.augment.flip_probability = 0.0
-    # Caffe adds 5e-4 of a weight to the gradient of a sum: of a mean, that is 5e-4 / PIXELS.
+    # Caffe adds 5e-4 of a weight to the gradient of a sum; for a mean that is 5e-4 / PIXELS.
     config.optimizer.update(name="momentum", learning_rate=LEARNING_RATES[variant] * PIXELS, momentum=0.99)
     config.optimizer.update(weight_decay=5e-4 / PIXELS, decay="kernels")
     config.optimizer.update(freeze=("upscore*",), lr_multipliers=(("*.bias", 2.0),))

@@ -1,10 +1,9 @@
-"""Checkpoints of a run: Orbax behind the few operations that training and evaluation need.
+"""Checkpoints of a run: Orbax, reduced to the few operations that training and evaluation need.
 
-Writing is asynchronous and atomic: a checkpoint exists whole or not at all. The newest `keep` and the best are kept.
+Writing is asynchronous and atomic: a checkpoint is complete or absent. The newest `keep` and the best are kept.
 """
 
 import errno
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,15 +17,15 @@ from jax.sharding import Sharding
 from orbax.checkpoint import checkpoint_managers
 
 from morphism.errors import UserError, did_you_mean
-from morphism.runtime.integrity import check_steps, check_whole
-from morphism.runtime.paths import AnyPath, is_local, write_json
+from morphism.runtime.digest import by_path
+from morphism.runtime.integrity import METRICS, check_steps, check_whole
+from morphism.runtime.paths import AnyPath, is_local, read_json, write_json
 from morphism.runtime.processes import time_limit
 
 State = Any  # a tree of arrays
 
-METRICS = "metrics/metrics"  # where Orbax keeps a step's metrics
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG)
-# In what JAX, its coordination service and Gloo say where a process is gone, or does not answer.
+# Parts of the messages of JAX, its coordination service and Gloo when a process is gone or does not answer.
 LOST = (
     *("DEADLINE_EXCEEDED", "UNAVAILABLE", "task died", "heartbeat", "Barrier timed out", "barrier"),
     *("Connection reset", "Connection closed", "Connection refused", "Gloo"),
@@ -34,15 +33,15 @@ LOST = (
 
 
 class Checkpoints:
-    """The folder `checkpoints` of a workdir. Close it (or leave its `with`) to finish what is being written.
+    """The folder `checkpoints` of a workdir. Leaving its `with` finishes the checkpoint that is being written.
 
-    A step is saved first and evaluated after: its metrics follow into its folder, as Orbax would have written them.
+    A step is saved before it is evaluated: its metrics are added to its folder later, as Orbax would write them.
     """
 
     def __init__(self, workdir: AnyPath, keep: int = 1, best: str = "", writer: bool = False):
-        """`best` names the metric whose highest value, among checkpoints that have metrics, is the best.
+        """`keep`: how many of the newest checkpoints stay; `best`: the metric whose highest value marks the best one.
 
-        `writer` is True for the one run that saves here: it clears away what an interrupted run left half written.
+        `writer` is True for the run that saves here: it removes checkpoints that an interrupted run left incomplete.
         """
         self.folder = (workdir.absolute() if is_local(workdir) else workdir) / "checkpoints"
         check_steps(self.folder)
@@ -56,7 +55,8 @@ class Checkpoints:
                 cleanup_tmp_directories=writer,
             ),
         )
-        self._metrics = {step: _read_metrics(self.folder / str(step)) for step in self.steps()}
+        paths = {step: self.folder / str(step) / METRICS for step in self.steps()}
+        self._metrics = {step: read_json(path, dict) for step, path in paths.items() if path.exists()}
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -66,17 +66,17 @@ class Checkpoints:
             self._manager.close()
 
     def save(self, step: int, state: State) -> None:
-        """Copies the state off the device, then writes in the background; the state may be donated on return.
+        """Copies the state to the host, then writes it in the background; afterwards the state may be donated.
 
-        Raises UserError where this or the previous checkpoint could not be written; those before it are whole.
+        Raises UserError if this checkpoint or the previous one could not be written; the earlier ones are complete.
         """
         with self._explained(), time_limit("saving a checkpoint"):
             self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
-        """Adds what the evaluation of `step` found to its checkpoint, which is written to its end first.
+        """Adds the metrics of `step` to its checkpoint, once that is written.
 
-        Those that are then neither among the newest nor the best are removed. Raises UserError as `save` does.
+        Removes the checkpoints that are then neither among the newest nor the best. Raises UserError as `save` does.
         """
         with self._explained(), time_limit("finishing a checkpoint"):
             self._manager.wait_until_finished()
@@ -92,11 +92,11 @@ class Checkpoints:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError, RuntimeError) as error:  # Orbax and TensorStore pass on the disk's in several
+        except (OSError, ValueError, RuntimeError) as error:  # the disk's errors, as Orbax and TensorStore raise them
             text = " ".join(str(error).split())
             if jax.process_count() > 1 and any(word in text for word in LOST):
                 raise UserError(
-                    f"{self.folder}: a checkpoint was not written, since another process of the run is lost "
+                    f"{self.folder}: a checkpoint was not written, because another process of the run is lost "
                     f"({text[:200]}); start the same command on all hosts again"
                 ) from error
             disk = next((reason for reason in map(os.strerror, DISK) if reason in text), "")
@@ -107,18 +107,19 @@ class Checkpoints:
             ) from error
 
     def latest(self) -> int | None:
+        """The newest step; None if there is none."""
         return self._manager.latest_step()
 
     def metrics(self, step: int) -> dict[str, float] | None:
-        """What the evaluation of `step` found; None where there was none, or it did not end."""
+        """The metrics of `step`; None if its evaluation never ended."""
         return self._metrics.get(step)
 
     def best(self) -> int | None:
-        """The step with the highest metric, the latest of equals, or None where none was saved with metrics."""
+        """The step with the highest metric, the latest of equals; None if no checkpoint has metrics."""
         return self._best_of(self.steps())
 
     def kept(self, steps: Sequence[int]) -> set[int]:
-        """Those of the ascending `steps` that are to stay: the newest and the best."""
+        """Those of the ascending `steps` that stay: the newest and the best."""
         return {*steps[-self._keep :], self._best_of(steps)}
 
     def _best_of(self, steps: Sequence[int]) -> int | None:
@@ -126,12 +127,13 @@ class Checkpoints:
         return max(scores, key=lambda step: (scores[step], step), default=None)
 
     def steps(self) -> list[int]:
+        """The steps of all checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
     def restore(self, step: int, like: State, sharding: Sharding) -> State:
         """The state of `step`, on any number of devices, in the structure of `like` (arrays or their shapes).
 
-        Raises UserError where it is broken, or of another architecture, optimiser or number of classes.
+        Raises UserError if it is broken, or of another architecture, optimiser or number of classes.
         """
         check_whole(self.folder / str(step))
         saved = self._manager.item_metadata(step)
@@ -142,7 +144,7 @@ class Checkpoints:
     def read(self, step: int) -> dict[str, Any]:
         """The state of `step` as nested dicts of NumPy arrays, without a model to compare it with.
 
-        Raises UserError where it is broken.
+        Raises UserError if it is broken.
         """
         check_whole(self.folder / str(step))
         target = jax.tree.map(
@@ -154,7 +156,7 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class _Preserved(checkpoint_managers.PreservationPolicy):
-    """Orbax removes the others once the step being saved is whole."""
+    """Tells Orbax which checkpoints to keep; it removes the others once the new one is complete."""
 
     checkpoints: Checkpoints
 
@@ -163,13 +165,8 @@ class _Preserved(checkpoint_managers.PreservationPolicy):
         return [step in self.checkpoints.kept(steps) for step in steps]
 
 
-def _read_metrics(step: AnyPath) -> dict[str, float] | None:
-    path = step / METRICS
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
 def choose(checkpoints: Checkpoints, which: str) -> int:
-    """The step that "best", "latest" or a number names. "best" is the latest where nothing was evaluated."""
+    """The step that "best", "latest" or a number names. "best" is the latest if none was evaluated."""
     steps = checkpoints.steps()
     if not steps:
         raise UserError(f"{checkpoints.folder}: no checkpoint; train first")
@@ -187,14 +184,14 @@ def choose(checkpoints: Checkpoints, which: str) -> int:
 
 
 def eval_variables(params: Any, batch_stats: Any, ema: Any) -> dict[str, Any]:
-    """What a model is evaluated with, of a training state's fields: the moving averages where they are kept."""
+    """The variables for evaluation from a training state's fields: the moving averages, if they are kept."""
     return ema or {"params": params, "batch_stats": batch_stats}
 
 
 def read_trained(workdir: AnyPath, best: str, which: str) -> tuple[int, dict[str, Any]]:
-    """The step that `which` names, "best" by the metric `best`, and what its model is evaluated with, NumPy arrays.
+    """The step that `which` names, "best" by the metric `best`, and its variables for evaluation, NumPy arrays.
 
-    Raises UserError where there is no such checkpoint, or it is broken.
+    Raises UserError if there is no such checkpoint, or if it is broken.
     """
     with Checkpoints(workdir, best=best) as checkpoints:
         step = choose(checkpoints, which)
@@ -204,15 +201,14 @@ def read_trained(workdir: AnyPath, best: str, which: str) -> tuple[int, dict[str
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """Path joined with dots -> shape."""
-    leaves = jax.tree_util.tree_leaves_with_path(getattr(tree, "tree", tree))
-    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
+    return {path: tuple(leaf.shape) for path, leaf in by_path(getattr(tree, "tree", tree)).items()}
 
 
-def check_same(saved: dict[str, tuple], wanted: dict[str, tuple], where: AnyPath) -> None:
-    """Raises UserError naming the first array that the checkpoint at `where` and the model do not have alike."""
-    for path in sorted(saved.keys() | wanted.keys()):
-        if saved.get(path) != wanted.get(path):
+def check_same(saved: dict[str, tuple], model: dict[str, tuple], where: AnyPath) -> None:
+    """Raises UserError naming the first array whose shape differs between the checkpoint at `where` and the model."""
+    for path in sorted(saved.keys() | model.keys()):
+        if saved.get(path) != model.get(path):
             raise UserError(
-                f"{where}: {path} is {saved.get(path, 'absent')} there and {wanted.get(path, 'absent')} in this model; "
+                f"{where}: {path} is {saved.get(path, 'absent')} there and {model.get(path, 'absent')} in this model; "
                 "it is a checkpoint of another configuration"
             )

@@ -1,4 +1,4 @@
-"""A fingerprint of a model's variables, to compare runs to the bit."""
+"""Arrays by their paths, and a fingerprint of a model's variables, to compare runs to the bit."""
 
 import hashlib
 from typing import Any
@@ -7,12 +7,17 @@ import jax
 import numpy as np
 
 
+def by_path(tree: Any) -> dict[str, Any]:
+    """Path joined with dots -> leaf."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
 def digest(state: dict[str, Any]) -> str:
-    """SHA-256 over path, type, shape and bytes of every array of a state's `params` and `batch_stats`, by path."""
+    """SHA-256 over path, type, shape and bytes of every array in a state's `params` and `batch_stats`, by path."""
     sha = hashlib.sha256()
-    leaves = jax.tree_util.tree_leaves_with_path({key: state[key] for key in ("params", "batch_stats")})
-    named = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
-    for name, array in sorted(named.items()):
+    for name, leaf in sorted(by_path({key: state[key] for key in ("params", "batch_stats")}).items()):
+        array = np.asarray(leaf)
         sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
         sha.update(np.ascontiguousarray(array).tobytes())
     return sha.hexdigest()

@@ -1,4 +1,4 @@
-"""TensorBoard's files of events: TFRecords of a length, its checksum, an Event and its checksum."""
+"""TensorBoard's event files: each TFRecord is a length, its checksum, an Event and its checksum."""
 
 import struct
 import time
@@ -10,31 +10,28 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from morphism.runtime.paths import AnyPath, write_bytes
 
-Stays = Callable[[int, str], bool]  # (step, name of a number) -> whether it is to stay
+Stays = Callable[[int, str], bool]  # (step, name of a value) -> whether it stays
 
-RESTARTED = SessionLog(status=SessionLog.START)  # drops what was read of the event's step and those after it
+RESTARTED = SessionLog(status=SessionLog.START)  # makes TensorBoard drop the event's step and those after it
 HEAD, TAIL = struct.Struct("<QI"), struct.Struct("<I")
 
 
 def of(step: int, values: dict[str, float]) -> Event:
+    """The event that holds the `values` of a step."""
     points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
     return Event(step=step, wall_time=time.time(), summary=Summary(value=points))
 
 
 def take_back(path: AnyPath, stays: Stays) -> None:
-    """Rewrites a file without the numbers that do not stay, and without half a record at its end."""
+    """Rewrites a file without the values that do not stay, and without an incomplete record at its end."""
     content = path.read_bytes()
-    kept = b"".join(record for record, event in _records(content) if _all_stay(event, stays))
-    if kept != content:
-        write_bytes(path, kept)
-
-
-def _all_stay(event: Event, stays: Stays) -> bool:
-    return all(stays(event.step, value.tag) for value in event.summary.value)
+    kept = [raw for raw, event in _records(content) if all(stays(event.step, x.tag) for x in event.summary.value)]
+    if len(b"".join(kept)) < len(content):
+        write_bytes(path, b"".join(kept))
 
 
 def _records(content: bytes) -> Iterator[tuple[bytes, Event]]:
-    """Each whole record with its event, up to the first that is not."""
+    """Each complete record with its event, up to the first that is incomplete or broken."""
     start = 0
     while start + HEAD.size <= len(content):
         length, _ = HEAD.unpack_from(content, start)

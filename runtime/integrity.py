@@ -1,4 +1,4 @@
-"""Whether a checkpoint's files are there and whole, asked before Orbax reads them: it would fail with many traces."""
+"""Checks that a checkpoint's files exist and are complete, before Orbax reads them: it would fail with many traces."""
 
 import json
 
@@ -7,10 +7,12 @@ import tensorstore
 from morphism.errors import UserError
 from morphism.runtime.paths import AnyPath
 
+METRICS = "metrics/metrics"  # where Orbax keeps a step's metrics
+
 
 def check_steps(checkpoints: AnyPath) -> None:
-    """The small files that say what each step's folder holds. Raises UserError naming the first that is broken."""
-    for pattern in ("[0-9]*/_CHECKPOINT_METADATA", "[0-9]*/metrics/metrics"):
+    """Checks the small files that describe each step. Raises UserError naming the first that is broken."""
+    for pattern in ("[0-9]*/_CHECKPOINT_METADATA", f"[0-9]*/{METRICS}"):
         for file in sorted(checkpoints.glob(pattern)):
             _check_json(file, file.relative_to(checkpoints).parts[0])
 

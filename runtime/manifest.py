@@ -1,7 +1,7 @@
-"""What a workdir says of its run: config.json, classes.json, data.json and intensity.json, which its checkpoints are
-of, and manifest.json, what it ran with.
+"""The files in which a workdir describes its run.
 
-Only checkpoints make a workdir a run's own: one whose run failed before the first is free for any other.
+config.json, classes.json, data.json and intensity.json state what its checkpoints were trained on; manifest.json
+states with what they were trained. A workdir without checkpoints is free for any run: only they make it a run's own.
 """
 
 import fcntl
@@ -30,9 +30,9 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 @contextmanager
 def claimed(workdir: AnyPath) -> Iterator[None]:
-    """Holds the workdir for this run alone. A store such as gs:// has no locks: there `claimed` only makes the folder.
+    """Locks the workdir for this run. A store such as gs:// has no locks: there only the folder is made.
 
-    Raises UserError where another process holds it, or where it cannot be written.
+    Raises UserError if another process holds the lock, or if the workdir cannot be written.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -53,77 +53,77 @@ def claimed(workdir: AnyPath) -> Iterator[None]:
                 f"{workdir}: {lock.read() or 'another process'} is training here; wait for it, stop it, or choose "
                 "another --workdir"
             ) from error
-        with suppress(OSError):  # a full disk leaves the lock without a name: the first file says that there is no room
+        with suppress(OSError):  # on a full disk the lock stays nameless; writing the first file then fails clearly
             os.ftruncate(lock.fileno(), 0)
             os.write(lock.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
         yield
 
 
 def has_steps(workdir: AnyPath) -> bool:
-    """Whether a run in `workdir` would go on from a checkpoint."""
+    """Whether a run in `workdir` would continue from a checkpoint."""
     return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
 def claim_config(workdir: AnyPath, config: ConfigDict, source: Source) -> list[str]:
-    """Makes config.json say `config`; returns a line for each field that the run in `workdir` began otherwise.
+    """Writes `config` to config.json; returns a line for each field that differs from how the run began.
 
-    Raises UserError naming the first field with which that run, of the training split `source`, cannot go on.
+    Raises UserError naming the first field with which the run, trained on `source`, cannot continue.
     """
-    told = []
+    notes = []
     if has_steps(workdir):
         try:
-            told = changes(read_config(workdir), config, source)
+            notes = changes(read_config(workdir), config, source)
         except UserError as error:
             raise UserError(f"{workdir}: {error}") from error
-        if not told:
+        if not notes:
             return []
     write_json(workdir / "config.json", config.to_dict())
-    return told
+    return notes
 
 
 def claim_classes(workdir: AnyPath, classes: Sequence[str]) -> None:
-    """Writes classes.json, or makes sure that the run in `workdir` has the same classes in the same order."""
+    """Writes classes.json. Raises UserError if the run in `workdir` has other classes, or another order."""
     if not has_steps(workdir):
         write_json(workdir / "classes.json", list(classes))
         return
     before = read_classes(workdir)
     if before != tuple(classes):
-        changed = sorted(set(before) ^ set(classes)) or classes
+        differing = sorted(set(before) ^ set(classes)) or classes
         raise UserError(
             f"{workdir}: holds a run of {len(before)} classes, the data now has {len(classes)}, different in "
-            f"{', '.join(changed)[:200]}; choose another --workdir, or restore the data"
+            f"{', '.join(differing)[:200]}; choose another --workdir, or restore the data"
         )
 
 
 def claim_data(workdir: AnyPath, found: dict[str, Fingerprint], train_split: str) -> list[str]:
-    """Makes data.json say `found`, each split's fingerprint; returns a line for each split that has changed since.
+    """Writes `found`, the fingerprint of each split, to data.json; returns a line for each split that has changed.
 
-    What a run is evaluated on may change between its starts: a broken image is replaced or removed. Raises UserError
-    where the records of `train_split` are others, with which its training could not be repeated.
+    The data that a run is evaluated on may change between its starts: a broken image is replaced or removed.
+    Raises UserError if the records of `train_split` have changed: its training could not be repeated with them.
     """
-    told = []
+    notes = []
     if has_steps(workdir):
         for split, now in found.items():
             difference = data_changed(workdir, split, now, own=split == train_split)
             if difference and split == train_split:
                 raise UserError(
                     f"{workdir}: holds a run on other data than there is now: {split}, {difference}; restore the data, "
-                    f"or choose another --workdir, with --config.init_from={workdir} to begin with what this run has "
-                    "learned"
+                    f"or choose another --workdir, with --config.init_from={workdir} to start from what this run "
+                    "has learned"
                 )
             if difference:
-                told.append(
+                notes.append(
                     f"{split} has changed since the run was last started: {difference}; evaluations before and after "
                     "that cannot be compared"
                 )
     write_json(workdir / "data.json", found)
-    return told
+    return notes
 
 
 def data_changed(workdir: AnyPath, split: str, now: Fingerprint, own: bool = False) -> str:
-    """How the data of `split`, with `own` its records alone, differs from what the run was last started with.
+    """How the data of `split` differs from that of the run's last start; "" if it does not, or if that is unknown.
 
-    "" where it does not, or nothing is known of it.
+    `own`: compares only the records of the split, not the whole from which it is cut.
     """
     path = workdir / "data.json"
     before = read_json(path, dict).get(split) if path.exists() else None
@@ -133,36 +133,36 @@ def data_changed(workdir: AnyPath, split: str, now: Fingerprint, own: bool = Fal
 
 
 def read_config(workdir: AnyPath) -> ConfigDict:
-    """The configuration of a run. Raises UserError where `workdir` holds none."""
-    return ConfigDict(_tuples(read_json(workdir / "config.json", dict))).lock()
+    """The configuration of a run. Raises UserError if `workdir` holds none."""
+    return ConfigDict(with_tuples(read_json(workdir / "config.json", dict))).lock()
 
 
 def read_classes(workdir: AnyPath) -> tuple[str, ...]:
-    """The names of a run's classes. Raises UserError where `workdir` holds none."""
+    """The names of a run's classes. Raises UserError if `workdir` holds none."""
     return tuple(read_json(workdir / "classes.json", list))
 
 
 def settled_config(workdir: AnyPath) -> ConfigDict:
-    """The configuration of a run with the pixels and intensities that its training found: to prepare images with."""
+    """The configuration of a run with the pixels and intensities that its training found, for preparing images."""
     return with_fields(read_config(workdir), read_intensity(workdir))
 
 
 def read_intensity(workdir: AnyPath) -> dict[str, Any]:
-    """config.data's "pixels" and "intensity" of a run; {} where it has found none yet."""
+    """config.data's "pixels" and "intensity" of a run; {} before they are found."""
     path = workdir / "intensity.json"
     return read_json(path, dict) if path.exists() else {}
 
 
 def claim_intensity(workdir: AnyPath, settled: ConfigDict) -> None:
-    """Writes intensity.json: config.data's "pixels" and "intensity" as training has settled them."""
+    """Writes intensity.json: config.data's "pixels" and "intensity" as training uses them."""
     data = settled.data
     write_json(workdir / "intensity.json", {"pixels": data.pixels, "intensity": list(data.intensity)})
 
 
 def write_manifest(workdir: AnyPath, config: ConfigDict, command: Sequence[str], facts: dict[str, Any]) -> None:
-    """One entry a start of the run, the newest last: versions, code, devices, and `facts` of the model.
+    """Appends an entry for this start of the run: versions, code, devices, and `facts` about the model.
 
-    `command` is the command line; empty where Python called the training.
+    `command` is the command line; empty if Python code called the training.
     """
     path = workdir / "manifest.json"
     starts = read_json(path, list) if path.exists() else []
@@ -183,15 +183,15 @@ def write_manifest(workdir: AnyPath, config: ConfigDict, command: Sequence[str],
     write_json(path, starts)
 
 
-def _tuples(value: Any) -> Any:
+def with_tuples(value: Any) -> Any:
     """JSON's lists as the tuples that a configuration has."""
     if isinstance(value, dict):
-        return {key: _tuples(each) for key, each in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+        return {key: with_tuples(each) for key, each in value.items()}
+    return tuple(map(with_tuples, value)) if isinstance(value, list) else value
 
 
 def _git_revision() -> str:
-    """The commit of this code, "-dirty" behind it where files differ; "" outside a git checkout."""
+    """The commit of this code, followed by "-dirty" if files differ; "" outside a git checkout."""
     here = Path(__file__).parent
     try:
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""The devices: one mesh with one axis, over which every batch is split and every state repeated."""
+"""The devices: one mesh with one axis, over which batches are split and states replicated."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from morphism.errors import UserError
 from morphism.ops.platform import on_cpu
 
 AXIS = "data"
-HOST_ONLY = ("odd",)  # keys of a batch that no step reads
+HOST_ONLY = ("odd",)  # keys of a batch that stay on the host: no step reads them
 
 
 def make_mesh() -> Mesh:
@@ -27,7 +27,7 @@ def make_mesh() -> Mesh:
 
 
 def check_batch(batch_size: int, accumulate: int, mixed: int, devices: int) -> None:
-    """Raises UserError where a batch does not split evenly over devices and micro-batches, groups of `mixed` whole."""
+    """Raises UserError unless a batch splits evenly over devices and micro-batches into groups of `mixed` images."""
     share = devices * accumulate * mixed
     if batch_size % share:
         groups = f" x groups of {mixed} to mix" if mixed > 1 else ""
@@ -37,15 +37,16 @@ def check_batch(batch_size: int, accumulate: int, mixed: int, devices: int) -> N
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
     return NamedSharding(mesh, P())
 
 
 def compiler_options(*, once: bool = False) -> dict[str, Any]:
-    """jit's, for what a mesh runs often, or but `once`. Only CPUs have any.
+    """Options for jax.jit; empty except on CPU. `once`: for a program that runs once, such as a model's initialisation.
 
-    There they leave convolutions to XLA itself: YNNPACK, its default, takes twice as long for the gradients of their
-    kernels. What runs once, such as a model's random beginning, has LLVM's lowest level of optimisation but one: it
-    compiles six times as fast, and to the same bits.
+    On CPU, XLA compiles convolutions itself: YNNPACK, its default, takes twice as long for the gradients of kernels.
+    A program that runs once has LLVM's second lowest optimisation level: it compiles six times as fast, to the same
+    bits.
     """
     if not on_cpu():
         return {}
@@ -57,7 +58,7 @@ _NO_YNN = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBR
 
 @cache
 def _knows_ynn() -> bool:
-    """Whether this version of XLA has that option, which is an experimental one."""
+    """Whether this version of XLA has that option, which is experimental."""
     try:
         jax.jit(lambda: 0, compiler_options=_NO_YNN)()
     except jax.errors.JaxRuntimeError:
@@ -66,7 +67,7 @@ def _knows_ynn() -> bool:
 
 
 def to_devices(batches: Iterable[dict], mesh: Mesh, ahead: int = 2) -> Iterator[tuple[dict, dict]]:
-    """(host batch, global device batch) pairs, with the transfers of the next `ahead` batches already under way.
+    """Pairs of host batch and global device batch; the next `ahead` batches are already being transferred.
 
     The keys of HOST_ONLY stay on the host.
     """

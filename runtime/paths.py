@@ -10,10 +10,11 @@ from etils import epath
 from morphism.errors import UserError
 
 AnyPath = Path | epath.Path
+REMEDY = "make room and start the same command again"
 
 
 def folder(text: str) -> AnyPath:
-    """What --workdir names. Raises UserError where the package that reaches it is missing, or none knows it."""
+    """The folder that --workdir names. Raises UserError if it cannot be reached, or if a package for it is missing."""
     if "://" not in text:
         return Path(text)
     try:
@@ -24,33 +25,38 @@ def folder(text: str) -> AnyPath:
     return path
 
 
+def cache_folder(kind: str) -> Path:
+    """Where this user's files of `kind` are cached. Raises RuntimeError if the user has no home folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "morphism" / kind
+
+
 def is_local(path: AnyPath) -> bool:
-    """Whether `path` can be locked, appended to and renamed. A store only takes whole files."""
+    """Whether `path` can be locked, appended to and renamed. A store only accepts whole files."""
     return isinstance(path, Path)
 
 
-def write_json(path: AnyPath, value: Any, remedy: str = "make room and start the same command again") -> None:
-    """Whole or not at all: a reader never sees half of it.
+def write_json(path: AnyPath, value: Any, remedy: str = REMEDY) -> None:
+    """Writes JSON atomically: a reader never sees half of it.
 
-    Raises UserError where the disk refuses, with what to do, or where a number is not finite, which JSON cannot hold.
+    Raises UserError with `remedy` if the disk refuses, and if a number is not finite, which JSON cannot hold.
     """
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
-        raise UserError(f"{path}: not written, since a number in it is not finite") from error
+        raise UserError(f"{path}: not written, because a number in it is not finite") from error
     write_text(path, text + "\n", remedy)
 
 
-def write_text(path: AnyPath, text: str, remedy: str = "make room and start the same command again") -> None:
-    """write_json's manner, for any text.
+def write_text(path: AnyPath, text: str, remedy: str = REMEDY) -> None:
+    """Writes text atomically, as `write_json` does.
 
-    Bytes of a file's name that are not UTF-8, surrogates in Python, are written as JSON's escapes.
+    Surrogates, which stand for bytes of a file's name that are not UTF-8, are written as JSON's escapes.
     """
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"), remedy)
 
 
-def write_bytes(path: AnyPath, content: bytes, remedy: str = "make room and start the same command again") -> None:
-    """write_json's manner, for anything."""
+def write_bytes(path: AnyPath, content: bytes, remedy: str = REMEDY) -> None:
+    """Writes bytes atomically, as `write_json` does."""
     try:
         if not is_local(path):
             path.write_bytes(content)
@@ -66,7 +72,7 @@ def write_bytes(path: AnyPath, content: bytes, remedy: str = "make room and star
 
 
 def read_json(path: AnyPath, kind: type) -> Any:
-    """Raises UserError where there is no such file, or it holds no `kind`."""
+    """The value in a JSON file. Raises UserError if there is no such file, or if the value is not a `kind`."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""What several processes of one run need: a workdir that all of them see, and an end to waiting for one another."""
+"""For runs of several processes: a check that all of them see the workdir, and limits to waiting for one another."""
 
 import os
 import sys
@@ -11,20 +11,20 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from etils import epath
 from jax.experimental import multihost_utils
 
 from morphism.errors import UserError
+from morphism.runtime.paths import AnyPath
 
-PATIENCE_S = 600  # for the others, who may be compiling, reading or writing
-LOOK_S = 10  # for a file to appear on a network's disk
+PATIENCE_S = 600  # how long to wait for other processes, which may be compiling, reading or writing
+LOOK_S = 10  # how long a file may take to appear on a network disk
 
 
 @contextmanager
 def time_limit(what: str, seconds: float = PATIENCE_S) -> Iterator[None]:
-    """Ends this process, with one line, where the block waits longer for the other processes of the run.
+    """Ends this process, with one line, if the block waits longer than `seconds` for the run's other processes.
 
-    A wait inside JAX or Orbax cannot be interrupted. With a single process there is no limit.
+    Waiting inside JAX or Orbax cannot be interrupted in any other way. A single process has no limit.
     """
 
     def give_up() -> None:
@@ -46,19 +46,19 @@ def time_limit(what: str, seconds: float = PATIENCE_S) -> Iterator[None]:
 
 
 def end(message: str, status: int = 2) -> None:
-    """Ends this process from any thread, whatever the others are doing.
+    """Ends this process from any thread, whatever the other threads are doing.
 
-    Two call it: a command whose user asks a second time, and a wait for a process of the run that is lost, which
-    nothing else can end. A run of a single process never ends the process that it is in.
+    It has two uses: a second signal to a command, and waiting for a lost process of the run, which nothing else can
+    end. A run of a single process never ends the process that it is in.
     """
     print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr, flush=True)
     os._exit(status)
 
 
-def check_shared(workdir: epath.Path) -> None:
-    """Process 0 leaves a token in `workdir` that all others look for.
+def check_shared(workdir: AnyPath) -> None:
+    """Process 0 writes a token file to `workdir`, and all others look for it.
 
-    Raises UserError, in every process, where one does not find it, or where it cannot be written.
+    Raises UserError in every process if one of them does not find it, or if it cannot be written.
     """
     if jax.process_count() == 1:
         return
@@ -86,16 +86,17 @@ def check_shared(workdir: epath.Path) -> None:
         blind = ", ".join(map(str, np.flatnonzero(~found)))
         raise UserError(
             f"{workdir}: process 0 writes there, and process {blind} does not see it; give a --workdir that all hosts "
-            "share, such as a folder of a network's disk or gs://bucket/folder"
+            "share, such as a folder on a network disk or gs://bucket/folder"
         )
 
 
-def _token(workdir: epath.Path, name: np.ndarray) -> epath.Path:
-    """A file of a new name: what a network's disk remembers to be absent it may call absent for a minute."""
+def _token(workdir: AnyPath, name: np.ndarray) -> AnyPath:
+    """A file with a new name each time: a network disk may report a file as absent for a minute after a look-up."""
     return workdir / f".shared-{name.tobytes().hex()}"
 
 
-def _appears(path: epath.Path) -> bool:
+def _appears(path: AnyPath) -> bool:
+    """Whether `path` exists within LOOK_S seconds."""
     end = time.monotonic() + LOOK_S
     while not path.exists():
         if time.monotonic() > end:

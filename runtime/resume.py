@@ -1,4 +1,4 @@
-"""What may differ from the configuration that a run began with when it goes on."""
+"""The fields of a configuration that may change when a run continues."""
 
 import json
 from collections.abc import Callable
@@ -12,19 +12,19 @@ from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.lengths import exact_steps
 
-# No number of the training depends on these.
+# No value in training depends on these.
 FREE = (
     *("log_every", "checkpoint_every", "keep", "eval_batch_size"),
     *("data.workers", "data.threads", "data.prefetch", "data.timeout", "data.data_dir", "data.strict"),
 )
-# With these, eval.py and predict.py may see a run's images otherwise than its training did.
+# In these, evaluation and prediction may differ from a run's training.
 OF_EVALUATION = (*FREE, "data.canvases", "data.max_boxes", "data.exact")
 
 
 def changes(before: ConfigDict, now: ConfigDict, source: Source) -> list[str]:
-    """A line for each field of `now` that is not as it was `before`, where a run of `source` can go on with it.
+    """A line for each field of `now` that differs from `before`; `source` is the split that the run trains on.
 
-    Raises UserError naming the first field with which it cannot, and what it was.
+    Raises UserError naming the first field with which the run cannot continue, and its former value.
     """
     old, new = flat(before), flat(now)
     lines = []
@@ -32,15 +32,11 @@ def changes(before: ConfigDict, now: ConfigDict, source: Source) -> list[str]:
         if old.get(field) == new.get(field):
             continue
         differs = f"config.{field}={old.get(field)!r}, now it is {new.get(field)!r}"
-        allowed, rule = _RULES.get(field, (_never, "give the same config to resume"))
+        allowed, rule = _RULES.get(field, (lambda *_: False, "give the same config to resume"))
         if field not in FREE and not (field in old and field in new and allowed(before, now, source)):
             raise UserError(f"holds a run with {differs}; choose another --workdir, or {rule}")
         lines.append(f"the run began with {differs}{_EFFECTS.get(field, '')}")
     return lines
-
-
-def _never(before: ConfigDict, now: ConfigDict, source: Source) -> bool:
-    return False
 
 
 def _longer(before: ConfigDict, now: ConfigDict, source: Source) -> bool:
@@ -49,12 +45,12 @@ def _longer(before: ConfigDict, now: ConfigDict, source: Source) -> bool:
 
 
 def _more_boxes(before: ConfigDict, now: ConfigDict, source: Source) -> bool:
-    """A mosaic leaves out the boxes that max_boxes has no slot for; without mosaics it only adds unused slots."""
+    """A mosaic drops the boxes for which max_boxes has no slot; without mosaics more slots stay empty."""
     return now.data.max_boxes > before.data.max_boxes and now.augment.mosaic == 0
 
 
 def _same_training_canvases(before: ConfigDict, now: ConfigDict, source: Source) -> bool:
-    """Training's batches are made canvas by canvas; evaluation's may be made in any way."""
+    """Training forms its batches per canvas, so canvases must not change; those of evaluation may."""
 
     def of_records(config: ConfigDict) -> np.ndarray:
         shapes, groups = canvases(source, config.data, training=True)
@@ -63,17 +59,17 @@ def _same_training_canvases(before: ConfigDict, now: ConfigDict, source: Source)
     return np.array_equal(of_records(before), of_records(now))
 
 
-# Field -> whether it may be another, and else what to do.
+# Field -> whether it may change, and what to do if it may not.
 _RULES: dict[str, tuple[Callable[[ConfigDict, ConfigDict, Source], bool], str]] = {
     "duration": (_longer, "give a duration that is no shorter"),
     "data.max_boxes": (_more_boxes, "give the same to resume, or a larger one in a run without mosaics"),
-    "data.canvases": (_same_training_canvases, "give canvases on which each training picture stays on its own"),
+    "data.canvases": (_same_training_canvases, "give canvases on which each training image stays on its own"),
 }
 _EFFECTS = {"duration": ": the learning rate follows the longer schedule from here on"}
 
 
 def flat(config: ConfigDict) -> dict[str, Any]:
-    """Dotted field -> value, as JSON returns it."""
+    """Dotted field -> value, as JSON represents it."""
     found = {}
 
     def walk(node: dict, prefix: str) -> None:

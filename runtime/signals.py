@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first asks the run to stop, the second ends the process, whatever it is doing."""
+"""SIGTERM and SIGINT: the first signal asks the run to stop, the second ends the process, whatever it is doing."""
 
 import signal
 import socket
@@ -10,16 +10,15 @@ from morphism.runtime.processes import end
 from morphism.runtime.stopping import StopRequest
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
-# Seconds within which signals are one request: timeout(1) and launchers signal a process and then its whole group.
+# Signals within these seconds are one request: timeout(1) and launchers signal a process and then its whole group.
 ONE_REQUEST_S = 0.5
 
 
 class StopSignals(StopRequest):
-    """For a command, which owns its process: listens from `ready` until its `with` ends.
+    """A stop request by signals, for a command, which owns its process: listens from `ready` until its `with` ends.
 
-    Python runs a signal's handler between two of its own instructions: never, while the main thread waits inside JAX
-    for a process that is lost. So a thread of its own counts the signals, from the bytes that Python writes to a
-    socket as they arrive.
+    Python runs signal handlers between two instructions of the main thread: never, while that waits inside JAX for a
+    lost process. So a separate thread counts the signals, from the bytes that Python writes to a socket as they arrive.
     """
 
     reason = "by a signal"

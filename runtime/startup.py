@@ -1,13 +1,13 @@
-"""What must happen before JAX is first used: joining the other processes, the cache of compiled programs, memory."""
+"""Steps before JAX is first used: joining the other processes, the cache of compiled programs, memory."""
 
 import ctypes
 import os
 import sys
-from pathlib import Path
 
 from morphism.errors import UserError
+from morphism.runtime.paths import cache_folder
 
-HEARTBEAT_S = 30  # a process not heard of for so long counts as lost, and the others end
+HEARTBEAT_S = 30  # a process that is silent for this long counts as lost, and the others end
 
 
 def start_jax(
@@ -16,11 +16,15 @@ def start_jax(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Raises UserError where `distributed` processes do not find each other.
+    """Prepares JAX, and with `distributed` joins the other processes of the run.
 
-    coordinator: host:port of process 0; num_processes: how many there are; process_id: which of them this is, from 0.
+    coordinator: host:port of process 0.
+    num_processes: how many there are.
+    process_id: the number of this one, from 0.
+
+    Raises UserError if the processes do not find each other.
     """
-    import jax  # here, so that --help need not wait for it
+    import jax  # here, so that --help does not wait for it
 
     keep_freed_memory()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -38,20 +42,20 @@ def start_jax(
 
 
 def compilation_cache() -> str | None:
-    """A folder in the user's cache that can be written to, or None: a container's user may have no home."""
+    """A writable folder in the user's cache, or None: a container's user may have no home."""
     try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "morphism" / "jax"
+        cache = cache_folder("jax")
         cache.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # no HOME, and no entry of the system's for this user
+    except (OSError, RuntimeError):  # no HOME, and the system has no entry for this user
         return None
     return str(cache) if os.access(cache, os.W_OK) else None
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep what is freed for the next allocation; without glibc nothing happens.
+    """Makes glibc keep freed memory for the next allocation; does nothing without glibc.
 
-    On CPU every step allocates its buffers anew. Given back to the system and faulted in again, page by page, they cost
-    a small network a fifth of its time.
+    On CPU every step allocates its buffers again. Returning them to the system and faulting them in again, page by
+    page, costs a small network a fifth of its time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:

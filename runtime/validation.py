@@ -1,4 +1,4 @@
-"""The check of a configuration: every field against its declaration, and the combinations that make no sense."""
+"""Checks a configuration: each field against its declaration, then the combinations of fields."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from morphism.experiments.fields import Field, flat
 def check_config(config: ConfigDict) -> None:
     """Raises UserError naming the first field that is missing or out of its range, and what it must be.
 
-    The names of models, sources and splits are checked where they are looked up.
+    Names of models, sources and splits are checked where they are looked up.
     """
     task = tasks.get(_value(config, "task"))
     for name, field in flat(FIELDS[config.task]).items():
@@ -33,7 +33,7 @@ def check_config(config: ConfigDict) -> None:
 
 
 def check_field(name: str, field: Field, value: Any) -> None:
-    """Raises UserError where `value` is out of the range of `field`, which is called `name`."""
+    """Raises UserError if `value` is out of the range of `field`, which is called `name`."""
     if field.range.choices and isinstance(value, str):
         check_choice(f"config.{name}", value, field.range.choices)
     if not field.range.holds(value):
@@ -47,7 +47,7 @@ def _check_classification(config: ConfigDict) -> None:
         if data[size] > data.resize_size:
             raise UserError(
                 f"config.data.{size} is {data[size]}, larger than config.data.resize_size={data.resize_size}, "
-                "out of whose middle it is cut; enlarge resize_size"
+                "from whose middle it is cut; enlarge resize_size"
             )
     if loss.class_weights and loss.name == "focal":
         raise UserError("config.loss.class_weights: focal has no use for it, it has focal_alpha; set it to ()")
@@ -57,23 +57,23 @@ def _check_classification(config: ConfigDict) -> None:
 
 def _check_detection(config: ConfigDict) -> None:
     if config.data.balanced:
-        raise UserError("config.data.balanced: a picture of several objects is of no one class; set it to False")
+        raise UserError("config.data.balanced: an image of several objects has no single class; set it to False")
     if config.data.resize != "shorter" and config.data.train_sizes:
         raise UserError(
-            f"config.data.train_sizes: resize={config.data.resize} makes every picture as large as its canvas; set it "
+            f"config.data.train_sizes: resize={config.data.resize} makes every image as large as its canvas; set it "
             'to (), or resize to "shorter"'
         )
     data, augment = config.data, config.augment
     if data.multi_scale and (data.resize == "shorter" or data.canvases):
         raise UserError(
-            "config.data.multi_scale: it is itself the canvas, of pictures that are fitted into it; set "
+            "config.data.multi_scale: it is itself the canvas into which images are fitted; set "
             'config.data.resize to "fit" or "stretch", and canvases to ()'
         )
     if augment.mixup > 0 and augment.mosaic == 0:
         raise UserError("config.augment.mixup: only mosaics are mixed; set it to 0.0, or mosaic to a probability")
     if augment.mosaic > 0 and (augment.zoom_out > 0 or augment.iou_crop or augment.scale_jitter):
         raise UserError(
-            "config.augment.mosaic: it takes whole pictures; set zoom_out to 0.0, iou_crop to False and scale_jitter "
+            "config.augment.mosaic: it takes whole images; set zoom_out to 0.0, iou_crop to False and scale_jitter "
             "to ()"
         )
 
@@ -81,7 +81,7 @@ def _check_detection(config: ConfigDict) -> None:
 def _check_segmentation(config: ConfigDict) -> None:
     data, loss = config.data, config.loss
     if data.balanced:
-        raise UserError("config.data.balanced: a picture of several classes is of no one; set it to False")
+        raise UserError("config.data.balanced: an image of several classes has no single one; set it to False")
     if loss.class_weights and loss.name in ("lovasz", "dice"):
         raise UserError(f"config.loss.class_weights: {loss.name} has no use for it; set it to ()")
     if data.border_weight > 0 and loss.name != "cross_entropy":
@@ -100,7 +100,7 @@ _CHECKS = {
 
 
 def _value(config: ConfigDict, name: str) -> Any:
-    """The value of the field `name`. Raises UserError where it, or its group, is missing or None."""
+    """The value of the field `name`. Raises UserError if it, or its group, is missing or None."""
     node, path = config, "config"
     for each in name.split("."):
         if not isinstance(node, ConfigDict) or each not in node:

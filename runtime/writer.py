@@ -1,4 +1,4 @@
-"""Where a run's numbers go: the terminal, metrics.jsonl and TensorBoard."""
+"""Writes a run's values to the terminal, metrics.jsonl and TensorBoard."""
 
 import json
 import math
@@ -17,18 +17,22 @@ from morphism.errors import NonFinite, UserError
 from morphism.runtime import events
 from morphism.runtime.paths import AnyPath, is_local, write_bytes
 
-MEASURED = "train/images_per_s"  # absent where no step was timed
+MEASURED = "train/images_per_s"  # absent if no step was timed
 
 
 class Writer:
-    """Writes from the main process only. What a resumed run will write again is first taken back."""
+    """Writes from the main process only. First removes the values that a resumed run will write again."""
 
     def __init__(
         self, workdir: AnyPath, total_steps: int, resumed_at: int, active: bool, evaluates_again: bool = False
     ):
-        """`active` is False on all processes but one, which then write nothing.
+        """Opens the files of `workdir`.
 
-        `evaluates_again` where the evaluation of step `resumed_at` did not end, and is written again.
+        Args:
+          total_steps: the length of the training.
+          resumed_at: the step of the checkpoint from which the run continues, or 0.
+          active: True in the one process that writes.
+          evaluates_again: whether the evaluation of step `resumed_at` did not end, and will be repeated.
         """
         self._total = total_steps
         self._active = active
@@ -60,9 +64,9 @@ class Writer:
                 self._progress.close()
 
     def record(self, step: int, values: dict[str, float]) -> None:
-        """One line of metrics.jsonl and one point of each TensorBoard curve, on disk before this returns.
+        """Adds a line to metrics.jsonl and a point to each TensorBoard curve; both are on disk when this returns.
 
-        Raises NonFinite naming a value that JSON cannot hold.
+        Raises NonFinite naming a value that is not finite, which JSON cannot hold.
         """
         for name, value in values.items():
             if not math.isfinite(value):
@@ -85,7 +89,7 @@ class Writer:
             ) from error
 
     def training_line(self, step: int, values: dict[str, float], images_left: int) -> None:
-        """Progress for a person: a bar on a terminal, a line elsewhere. `values` are those of Meter.close."""
+        """Reports progress: a bar on a terminal, else a line. `values` are those of Meter.close."""
         parts = [f"loss {values['train/loss']:.3f}"]
         if MEASURED in values:
             parts.append(f"{values[MEASURED]:,.0f} images/s")
@@ -99,17 +103,18 @@ class Writer:
         self.say("  ".join([f"step {step}/{self._total}", *parts]))
 
     def say(self, line: str) -> None:
+        """Prints a line, above the bar if there is one."""
         if self._active:
             tqdm.write(line)
             sys.stdout.flush()
 
 
 class _Bar(tqdm):
-    monitor_interval = 0  # no thread that redraws a bar which is not updated, and outlives it
+    monitor_interval = 0  # no thread that redraws an idle bar and outlives it
 
 
 class _Lines:
-    """A file of JSON lines to append to, without those that do not stay and without half a line at its end."""
+    """A file of JSON lines to append to, without lines that do not stay and without an incomplete line at its end."""
 
     def __init__(self, path: AnyPath, stays: events.Stays):
         self._path = path
@@ -132,7 +137,7 @@ class _Lines:
 
 
 def _kept(text: str, stays: events.Stays) -> str:
-    """The lines that stay, up to the first that `record` has not written: a crash of the machine leaves any bytes."""
+    """The lines that stay, up to the first that `record` did not write: a crash of the machine can leave any bytes."""
     kept = []
     for line in text.splitlines():
         try:
@@ -147,7 +152,7 @@ def _kept(text: str, stays: events.Stays) -> str:
 
 
 def _board(folder: AnyPath, stays: events.Stays, resumed_at: int) -> Any:
-    """A new file of events. A TensorBoard that is running drops what it has read of the steps after `resumed_at`."""
+    """Opens a new event file. A running TensorBoard drops what it has read of the steps after `resumed_at`."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.glob("events.out.tfevents.*")):
         events.take_back(path, stays)

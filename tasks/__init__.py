@@ -1,7 +1,7 @@
-"""Tasks: what a model learns and how it is judged, each an object of pure functions (tasks/task.py).
+"""Tasks: what a model learns and how it is evaluated, each an object of pure functions (tasks/task.py).
 
 classification.py, detection.py, segmentation.py    one class per image, objects in boxes, one class per pixel
-composed.py                                         several of them over one network
+composed.py                                         several of them on one network
 """
 
 from ml_collections import ConfigDict
@@ -18,11 +18,11 @@ _TASKS = {task.name: task for task in (Classification(), Detection(), Segmentati
 
 
 def get(name: str) -> Task:
-    """Raises UserError where no task is called so."""
+    """The task of that name. Raises UserError if there is none."""
     check_choice("config.task", name, _TASKS)
     return _TASKS[name]
 
 
 def of(config: ConfigDict) -> Task:
-    """The task of a configuration. Raises UserError where it names none."""
+    """The task of a configuration. Raises UserError if it names none."""
     return get(config.task)

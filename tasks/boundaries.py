@@ -1,11 +1,12 @@
-"""How well the borders of classes are met: boundary F1.
+"""Boundary F1: how well the borders of predicted classes match the true ones.
 
-Csurka et al. 2013, "What is a good evaluation measure for semantic segmentation?", section 3. A class's border are its
-pixels beside a pixel of another class, above, below, left or right. A border pixel is met where the other map has one
-of the same class within TOLERANCE of the picture's diagonal, rounded to pixels. Ignored pixels are of no class, and
-what was found there is not looked at.
+The border of a class consists of its pixels with a neighbour of another class, above, below, left or right. A border
+pixel is matched if the other map has a border pixel of the same class within TOLERANCE of the image's diagonal, rounded
+to pixels. Ignored pixels have no class, and predictions there do not count.
 
-Classes are bits of a word, so that the borders of all are widened at once.
+Classes are bits of a word, so that the borders of all classes are dilated at once.
+
+Source: Csurka et al. 2013, "What is a good evaluation measure for semantic segmentation?", section 3.
 """
 
 import math
@@ -19,29 +20,30 @@ TOLERANCE = 0.0075
 WORD = 64
 
 Classes = UInt8[np.ndarray, "h w"]
-Bits = np.ndarray  # of the smallest unsigned integers that have a bit for each class
+Bits = np.ndarray  # of the smallest unsigned type that has a bit per class
 
 
 def f1(found: Classes, true: Classes, classes: int) -> Float[np.ndarray, "2 k"]:
-    """Of each class the F1 of its border and 1, where either map has one; else 0 and 0."""
+    """Per class: the F1 of its border (row 0), and 1 if either map has such a border, else 0 (row 1)."""
     radius = max(1, round(TOLERANCE * math.hypot(*true.shape)))
     maps = np.where(true == IGNORE, IGNORE, found), true
     borders = [_border(each) for each in maps]
-    of = [each[border] for each, border in zip(maps, borders, strict=True)]  # the class of each border pixel
-    sizes, met = np.array([np.bincount(each, minlength=classes) for each in of]), np.zeros((2, classes), np.int64)
+    on_border = [each[border] for each, border in zip(maps, borders, strict=True)]  # the class of each border pixel
+    sizes = np.array([np.bincount(each, minlength=classes) for each in on_border])
+    matched = np.zeros((2, classes), np.int64)
     for first in range(0, classes, WORD):
-        bits = [_bits(each, first, classes) for each in of]
+        bits = [_bits(each, first, classes) for each in on_border]
         for side, other in ((0, 1), (1, 0)):
             spread = np.zeros(true.shape, bits[other].dtype)
             spread[borders[other]] = bits[other]
-            hits = _widened(spread, radius)[borders[side]] & bits[side]
-            met[side] += np.bincount(of[side][hits != 0], minlength=classes)
-    precision, recall = met / np.maximum(sizes, 1)
+            hits = _dilated(spread, radius)[borders[side]] & bits[side]
+            matched[side] += np.bincount(on_border[side][hits != 0], minlength=classes)
+    precision, recall = matched / np.maximum(sizes, 1)
     return np.stack([2 * precision * recall / np.maximum(precision + recall, 1e-12), sizes.any(axis=0)])
 
 
 def _border(classes: Classes) -> Bool[np.ndarray, "h w"]:
-    """The pixels beside one of another class."""
+    """The pixels with a neighbour of another class."""
     border = np.zeros(classes.shape, bool)
     counted = classes != IGNORE
     for axis in (0, 1):
@@ -52,15 +54,15 @@ def _border(classes: Classes) -> Bool[np.ndarray, "h w"]:
     return border
 
 
-def _bits(of: UInt8[np.ndarray, "n"], first: int, classes: int) -> Bits:
-    """Bit c is set where the class is first + c, of a word of them."""
+def _bits(numbers: UInt8[np.ndarray, "n"], first: int, classes: int) -> Bits:
+    """A word per class number, in which bit c is set if the number is first + c."""
     word = np.min_scalar_type(2 ** min(WORD, classes - first) - 1).type
-    inside = (first <= of) & (of < first + WORD)
-    return np.where(inside, word(1) << np.where(inside, of - first, 0).astype(word), word(0))
+    inside = (first <= numbers) & (numbers < first + WORD)
+    return np.where(inside, word(1) << np.where(inside, numbers - first, 0).astype(word), word(0))
 
 
-def _widened(bits: Bits, radius: int) -> Bits:
-    """Every bit set within `radius` of where it was: the disc's rows from the outermost, which is the shortest, on."""
+def _dilated(bits: Bits, radius: int) -> Bits:
+    """Bits [H,W] dilated by a disc of `radius`: row by row of the disc, from the outermost, which is the shortest."""
     height = len(bits)
     result, row, reach = np.zeros_like(bits), bits.copy(), 0
     for dy in range(radius, -1, -1):

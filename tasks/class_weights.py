@@ -1,4 +1,4 @@
-"""config.loss.class_weights: (), a rule that needs the train split, or a number per class, such as (1.0, 0.5, 2.0)."""
+"""config.loss.class_weights: (), a rule for the train split, or a number per class, such as (1.0, 0.5, 2.0)."""
 
 from collections.abc import Callable
 
@@ -12,9 +12,9 @@ from morphism.errors import UserError
 
 
 def resolved(config: ConfigDict, source: Source, rule: str, find: Callable[[], Float[np.ndarray, "k"]]) -> ConfigDict:
-    """`config` with a number per class where its class weights name `rule`, by which `find` finds them.
+    """`config` with a number per class, which `find` computes if the class weights are `rule`.
 
-    Raises UserError for other than K numbers.
+    Raises UserError if there are not K numbers.
     """
     weights, count = config.loss.class_weights, len(source.classes)
     if weights == rule:
@@ -31,5 +31,5 @@ def resolved(config: ConfigDict, source: Source, rule: str, find: Callable[[], F
 
 
 def of(loss: ConfigDict) -> Float[Array, "k"] | None:
-    """The numbers of a resolved config.loss; None where it has none."""
+    """The class weights of a resolved config.loss, or None."""
     return jnp.array(loss.class_weights, float) if loss.class_weights else None

@@ -1,4 +1,4 @@
-"""Classification: one class per image; top-1, top-5, confusion matrix and calibration error to evaluate."""
+"""Classification: one class per image. Evaluated by top-1, top-5, confusion matrix and calibration error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt8
 from ml_collections import ConfigDict
 
 from morphism import augment as augmentation
@@ -21,12 +21,12 @@ from morphism.tasks import class_weights
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, check_count
 
 CALIBRATION_BINS = 15  # Guo et al. 2017, section 4
-WHOLE_MATRIX = 1000  # classes up to which a confusion matrix is written whole
+WHOLE_MATRIX = 1000  # most classes for which the whole confusion matrix is written
 
 
 @dataclass(frozen=True)
 class Classification:
-    """The task of a model whose outputs are logits [B,K]. Members are described in tasks/task.py."""
+    """The task of a model whose outputs are logits [B,K]. tasks/task.py describes the members."""
 
     name: ClassVar[str] = "classification"
     targets: ClassVar[tuple[str, ...]] = ("label",)
@@ -39,15 +39,15 @@ class Classification:
         check_count(self, 2, source, classes)
 
     def resolve(self, config: ConfigDict, source: Source) -> ConfigDict:
-        """Class weights "balanced" become numbers: class k of K weighs n / (K n_k) with n_k of the n examples.
+        """Class weights "balanced" become numbers: class k of K weighs n / (K n_k), where n_k of n examples have it.
 
-        All classes then weigh the same together. Raises UserError where a class has no example, and for other than K
+        Every class then has the same total weight. Raises UserError if a class has no example, and if there are not K
         numbers.
         """
 
         def balanced() -> Float[np.ndarray, "k"]:
             labels, count = source.labels, len(source.classes)
-            known = (labels >= 0) & (labels < count)  # any other is an error that names its record, once that is loaded
+            known = (labels >= 0) & (labels < count)  # others raise an error that names their record when it is loaded
             examples = np.bincount(labels[known], minlength=count)
             if not examples.all():
                 raise UserError(
@@ -61,7 +61,7 @@ class Classification:
     def misfit(self, model: nn.Module, outputs: Any, classes: int) -> str:
         shape = getattr(outputs, "shape", None)
         if shape is None or len(shape) != 2:
-            return "its outputs are no logits [B,K], of which classification learns"
+            return "its outputs are not logits [B,K], which classification needs"
         return "" if shape[1] == classes else f"it has {shape[1]} outputs, the data {classes} classes"
 
     def mixed(self, config: ConfigDict) -> int:
@@ -73,13 +73,15 @@ class Classification:
     def loss(
         self, model: nn.Module, logits: Float[Array, "b k"], batch: Batch, config: ConfigDict
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Mean loss over the valid examples; top-1 against the label, or a mixed label's heaviest class.
+        """Mean loss over the valid examples; top-1 accuracy, for mixed labels by their heaviest class.
 
-        cross_entropy: weighted by class, the mean is over the weights of the labels, of mixed labels over the examples,
-        as torch has it; each device and micro-batch takes its own, as torch's DistributedDataParallel does.
-        bce: K binary problems, of which an example's loss is the mean (Wightman et al. 2021, "ResNet strikes back");
-        class weights weigh the positives. focal: the same with the sum, so that one positive an example normalises as
-        in RetinaNet. Both smooth labels as cross-entropy does.
+        cross_entropy: with class weights the sum is divided by the sum of the labels' weights, or by the number of
+        examples if labels are mixed, as in torch; each device and micro-batch divides by its own, as in torch's
+        DistributedDataParallel.
+        bce: K binary problems; an example's loss is their mean (Wightman et al. 2021, "ResNet strikes back"). Class
+        weights multiply the positives' terms.
+        focal: K binary problems; an example's loss is their sum, which is thus normalised per positive as in RetinaNet.
+        bce and focal smooth labels as cross_entropy does.
         """
         label, valid = batch["label"], batch["valid"]
         count = jnp.maximum(jnp.sum(valid), 1)
@@ -91,8 +93,19 @@ class Classification:
         return total / jnp.where(weight > 0, weight, 1), {"top1": jnp.sum(correct) / count}
 
     def prepared(self, config: ConfigDict, views: str) -> ConfigDict:
-        """For ten crops images as large as they are resized to, for crops to be cut from on the device."""
-        return _whole_square(config) if views == "ten_crop" else config
+        """For ten crops, images are loaded at resize_size: the device cuts the crops."""
+        if views != "ten_crop":
+            return config
+        data = config.data
+        if data.resize_size == (data.eval_size or data.image_size):
+            raise UserError(
+                f"--views ten_crop: images are resized to config.data.resize_size={data.resize_size}, the size of the "
+                "network's input, so that all crops would be the same; train with a larger resize_size, or choose flip"
+            )
+        wider = config.copy_and_resolve_references()
+        with wider.unlocked():
+            wider.data.eval_size = data.resize_size
+        return wider
 
     def normalise(self, batch: Batch, config: ConfigDict) -> Float[Array, "b h w 3"]:
         return augmentation.normalise(batch["image"], config.mean, config.std)
@@ -100,7 +113,7 @@ class Classification:
     def infer(
         self, apply: Apply, images: Float[Array, "b h w 3"], batch: Batch, data: ConfigDict, views: str
     ) -> Float[Array, "b k"]:
-        """Logits; of several views (augment/views.py), which run one after the other, `combine` makes one."""
+        """Logits. Several views (augment/views.py) run one after the other, and `combine` averages them."""
         if views == "center":
             return apply(images, batch)
         each = view(images, views, data.eval_size or data.image_size)
@@ -108,11 +121,13 @@ class Classification:
         return combine(logits)
 
     def predict(self, model: nn.Module, logits: Float[Array, "b k"], batch: Batch) -> dict[str, Array]:
-        """Of each example: its class, the confidence in it, and how the true label fared.
+        """The predicted class of each example, its confidence, and the rank and loss of the true label.
 
-        class int32 [B]; confidence float32 [B] in 0..1; rank int32 [B], the number of classes scored above the label,
-        where a tie counts for the class of the lower number, as argmax has it; loss float32 [B], the cross-entropy
-        without label smoothing or weights, and confidence by softmax, whatever loss was trained with.
+        Returns:
+          class int32 [B]; label int32 [B]; id [B];
+          confidence float32 [B]: the class's softmax probability, whatever the loss of the training;
+          rank int32 [B]: the number of classes that score above the label; ties go to the lower class, as in argmax;
+          loss float32 [B]: the cross-entropy without label smoothing or class weights.
         """
         logits = logits.astype(jnp.float32)
         label = batch["label"]
@@ -128,7 +143,7 @@ class Classification:
         }
 
     def init_metrics(self, source: Source) -> Metrics:
-        bins = np.zeros((CALIBRATION_BINS, 3))  # a bin of confidence: examples, of them correct, sum of confidences
+        bins = np.zeros((CALIBRATION_BINS, 3))  # per bin of confidence: examples, correct ones, sum of confidences
         return {"classes": len(source.classes), "loss": 0.0, "top5": 0, "pairs": (), "bins": bins}
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
@@ -137,7 +152,7 @@ class Classification:
         index = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
         bins = metrics["bins"].copy()
         np.add.at(bins, index, np.stack([np.ones_like(confidence), correct, confidence], axis=-1))
-        # A matrix of K x K would mostly be zeros where there are many classes.
+        # Pairs rather than a matrix of K x K, which would mostly hold zeros where there are many classes.
         pairs = predictions["label"].astype(np.int64) * metrics["classes"] + predictions["class"]
         return metrics | {
             "loss": metrics["loss"] + float(np.sum(predictions["loss"], dtype=np.float64)),
@@ -147,12 +162,12 @@ class Classification:
         }
 
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
-        """Shares of the examples in 0..1. The confusion matrix's rows are true classes, its columns predicted ones.
+        """Shares of the examples in 0..1, and the confusion matrix: rows are true classes, columns predicted ones.
 
         With more than WHOLE_MATRIX classes "confusion" lists the cells that are not 0: [true, predicted, examples].
 
-        calibration_error is the expected calibration error: |accuracy - confidence| of each of 15 equal bins of
-        confidence, weighted by its share of the examples (Guo et al. 2017, equation 5).
+        calibration_error is the expected calibration error: |accuracy - confidence| of 15 equal bins of confidence,
+        each weighted by its share of the examples (Guo et al. 2017, equation 5).
         """
         classes, bins = metrics["classes"], metrics["bins"]
         pairs = np.concatenate(metrics["pairs"])
@@ -183,17 +198,17 @@ class Classification:
     def counts(self, described: dict[str, Any], threshold: float, most: int) -> tuple[int, int]:
         return 0, 0
 
-    def mask(self, predictions: Predictions, row: int, name: str = "") -> np.ndarray:
+    def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         raise KeyError(name)
 
     def drawn(self, count: int) -> Sequence[int]:
-        """All, so that the worst mistakes are known."""
+        """All records, among which `draw` looks for the worst mistakes."""
         return range(count)
 
     def draw(
         self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
     ) -> bytes:
-        """Images spread over the split, the mistakes made with most confidence, and the confusion matrix."""
+        """Images spread over the split, the most confident mistakes, and the confusion matrix."""
         from morphism.tasks.drawing import classification as drawing
 
         together = {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
@@ -201,13 +216,13 @@ class Classification:
 
 
 def combine(logits: Float[Array, "v b k"]) -> Float[Array, "b k"]:
-    """The mean of the views' softmax probabilities, as its logarithm (Krizhevsky et al. 2012, section 4.1)."""
+    """The logarithm of the mean of the views' softmax probabilities (Krizhevsky et al. 2012, section 4.1)."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     return jax.nn.logsumexp(log_p, axis=0) - jnp.log(len(logits))
 
 
 def _each(logits: Array, label: Array, config: ConfigDict) -> tuple[Float[Array, "b"], Float[Array, "b"] | None]:
-    """The loss of each example, and its share in the mean where they are not equal."""
+    """The loss of each example, and its weight in the mean; None if all weigh the same."""
     weights = class_weights.of(config)
     if config.name == "cross_entropy":
         share = weights[label] if weights is not None and label.ndim == 1 else None
@@ -218,19 +233,6 @@ def _each(logits: Array, label: Array, config: ConfigDict) -> tuple[Float[Array,
     if config.bce_threshold > 0:
         target = (target > config.bce_threshold).astype(jnp.float32)
     return jnp.mean(binary_cross_entropy(logits, target, 1.0 if weights is None else weights), axis=-1), None
-
-
-def _whole_square(config: ConfigDict) -> ConfigDict:
-    data = config.data
-    if data.resize_size == (data.eval_size or data.image_size):
-        raise UserError(
-            f"--views ten_crop: pictures are resized to config.data.resize_size={data.resize_size}, which is the "
-            "network's input, so that all crops would be one; train with a larger resize_size, or choose flip"
-        )
-    wider = config.copy_and_resolve_references()
-    with wider.unlocked():
-        wider.data.eval_size = data.resize_size
-    return wider
 
 
 def _confusion(pairs: Int[np.ndarray, "n"], classes: int) -> list[list[int]]:

@@ -1,13 +1,13 @@
-"""COCO's average precision and recall, of what tasks/detections.py gathers.
+"""COCO's average precision and recall of the detections that tasks/detections.py gathers.
 
-The rules are pycocotools': crowds neither count nor cost, truths and misses outside an area range are left out, the 100
-detections of highest score of a class in a picture count. A difficult object, which COCO does not know, is ignored as
-a crowd is: it need not be found, and detections of it are left out. faster-coco-eval applies the rules in C++;
+The rules are those of pycocotools: crowds, and detections of them, do not count; nor do objects and unmatched
+detections outside an area range. The 100 detections with the highest scores per class and image count. A difficult
+object, which COCO does not know, is ignored as a crowd is. faster-coco-eval applies the rules in C++;
 tests/tasks/test_coco_ap.py compares it with pycocotools.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -21,15 +21,15 @@ NAMES = (
 
 
 def summarise(metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
-    """COCO's twelve numbers, in its order, and `per_class`, the AP of each class: in 0..1, -1 where there is no truth.
+    """COCO's twelve numbers, in its order, and `per_class`, the AP per class; in 0..1, -1 if there are no objects.
 
-    ap: mean over IoU 0.50, 0.55, ..., 0.95, over classes and over 101 recalls of the precision; ar: of the highest
-    recall with 1, 10 or 100 detections a picture and class. Small is up to 32^2 square pixels, medium from there to
-    96^2, large from there to 1e10; an object on a limit belongs to both ranges.
+    ap: the mean precision over IoU thresholds 0.50, 0.55, ..., 0.95, classes and 101 recalls. ar: the mean over
+    thresholds and classes of the highest recall with 1, 10 or 100 detections per image and class. Small objects have
+    up to 32^2 square pixels, medium ones up to 96^2, large ones up to 1e10; an object on a limit belongs to both.
     """
-    pictures, found, true = columns(metrics)
+    images, found, true = columns(metrics)
     dataset = {
-        "images": [{"id": picture} for picture in pictures.tolist()],
+        "images": [{"id": image} for image in images.tolist()],
         "categories": [{"id": index, "name": name} for index, name in enumerate(classes)],
     }
     ignored = true["crowd"] | true["difficult"]
@@ -39,18 +39,18 @@ def summarise(metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
         COCO(dataset | {"annotations": truth}), COCO(dataset | {"annotations": detections}), iouType="bbox"
     )
     run.run()
-    precision = run.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class, area range, detections a picture
+    precision = run.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class, area range, detections per image
     return dict(zip(NAMES, map(float, run.all_stats), strict=False)) | {
-        "pictures": len(pictures),
+        "images": len(images),
         "per_class": {name: _mean(precision[:, :, index]) for index, name in enumerate(classes)},
     }
 
 
 class _Evaluation(COCOeval_faster):
-    """Its truths have `iscrowd`, 1 for all that are ignored, and `crowd`, 1 for crowds only."""
+    """Its objects have `iscrowd`, 1 for all that are ignored, and `crowd`, 1 only for crowds."""
 
-    def computeIoU(self, imgId: int, catId: int) -> Any:
-        """[detections, truths]: the intersection over the union, or with a crowd over the detection's area."""
+    def computeIoU(self, imgId: SupportsIndex, catId: SupportsIndex) -> Any:
+        """[detections, objects]: the intersection over the union; with a crowd over the detection's area."""
         truths = self.gt_dataset.get_instances([imgId], [catId], True)[0][0]  # the records themselves, not copies
         ignored = [truth["iscrowd"] for truth in truths]
         for truth in truths:
@@ -62,29 +62,28 @@ class _Evaluation(COCOeval_faster):
 
 
 def results(
-    metrics: Metrics, category_ids: Sequence[int | str | None], picture_ids: Sequence[int | str]
+    metrics: Metrics, category_ids: Sequence[int | str | None], image_ids: Sequence[int | str] | np.ndarray
 ) -> list[dict[str, Any]]:
-    """All that was found, as COCO's evaluation server wants it.
+    """All detections in the format of COCO's evaluation server.
 
-    `category_ids` and `picture_ids` are the dataset's own ids of classes and images. They stay as they are, whatever
-    their size or kind. A class whose id is None is none of the data's: nothing can be judged by it, and what was found
-    of it is left out.
+    `category_ids` and `image_ids` are the dataset's own ids of classes and images, integers or strings. Detections of a
+    class whose id is None, which the dataset does not have, are left out.
     """
     _, found, _ = columns(metrics)
-    rows = zip(*(found[name].tolist() for name in ("picture", "class", "score")), _xywh(found["box"]), strict=True)
-    pictures = picture_ids.tolist() if isinstance(picture_ids, np.ndarray) else picture_ids
+    rows = zip(*(found[name].tolist() for name in ("image", "class", "score")), _xywh(found["box"]), strict=True)
+    images = image_ids.tolist() if isinstance(image_ids, np.ndarray) else image_ids
     return [
-        {"image_id": pictures[picture], "category_id": category_ids[kind], "bbox": box, "score": score}
-        for picture, kind, score, box in rows
+        {"image_id": images[image], "category_id": category_ids[kind], "bbox": box, "score": score}
+        for image, kind, score, box in rows
         if category_ids[kind] is not None
     ]
 
 
 def _annotations(rows: Columns, **more: np.ndarray) -> list[dict[str, Any]]:
-    """COCO's records, numbered from 1: to its matching 0 is no record."""
+    """COCO's records, numbered from 1, since 0 means "no record" in its matching."""
     names = ("id", "image_id", "category_id", "bbox", *more)
-    count = len(rows["picture"])
-    values = (range(1, count + 1), rows["picture"].tolist(), rows["class"].tolist(), _xywh(rows["box"]))
+    count = len(rows["image"])
+    values = (range(1, count + 1), rows["image"].tolist(), rows["class"].tolist(), _xywh(rows["box"]))
     more_values = (column.tolist() for column in more.values())
     return [dict(zip(names, row, strict=True)) for row in zip(*values, *more_values, strict=True)]
 

@@ -1,12 +1,12 @@
-"""A task of tasks: several learned at once by one network, and each judged as if it were alone.
+"""A task of tasks: one network learns several at once, and each is evaluated as if it were alone.
 
-The network returns {part: that part's outputs} and brings what reads them (Network). A source has the truths of all
-parts, with the classes of each (Several); so has a batch. What is said of a part, in scalars, numbers, predictions and
-files, has the part's name and a slash in front: "objects/ap", "ground/miou".
+The network returns {part: outputs of that part} and has what interprets them (Network). Sources and batches have the
+targets of all parts. Scalars, metrics, predictions and files of a part have its name and a slash in front:
+"objects/ap", "ground/miou".
 
-    config.parts.<part>    fields that the part has for itself, in place of those of config: {"loss": {"name": "focal"}}
-    config.augment         of the images of all, by the first part's rules, which must leave the other parts' targets
-                           true: a task whose geometry is the host's, and that mixes no images
+    config.parts.<part>    the part's own values of fields of config: {"loss": {"name": "focal"}}
+    config.augment         augmentation of the images, by the rules of the first part; they must leave the targets of
+                           the other parts valid: only the host changes geometry, and no images are mixed
     config.best            such as "objects/ap"
 
 `classes`, wherever a Task takes them, are a mapping from the parts' names.
@@ -15,7 +15,7 @@ files, has the part's name and a slash in front: "objects/ap", "ground/miou".
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
@@ -29,27 +29,23 @@ from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, Task
 Classes = Mapping[str, Sequence[str]]
 
 
+@runtime_checkable
 class Network(Protocol):
     """A model of a composed task."""
 
     def reader(self, part: str) -> Any:
-        """What the part's task is given as its model: for a Detection the Detector that reads that part's outputs.
+        """The model that the part's task gets: for Detection a Detector that interprets that part's outputs.
 
-        In a linen module a method that is not wrapped (nn.nowrap).
+        In a linen module this is a method that is not wrapped (nn.nowrap).
         """
-
-
-class Several(Source, Protocol):
-    """A split with the truths of all parts."""
-
-    targets: Mapping[str, Sequence[str]]  # name of a truth -> names of its classes
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of the tasks. `weight` is its loss's in the sum.
+    """One of the tasks.
 
-    keys: names of the task's own targets -> what this part's are called, so that two parts may be of one task:
+    weight: factor of its loss in the sum.
+    keys: names of the task's targets -> names of this part's, so that two parts can have the same task:
     {"segmentation": "lanes"}.
     """
 
@@ -62,7 +58,7 @@ class Part:
     def targets(self) -> tuple[str, ...]:
         return tuple(self.keys.get(target, target) for target in self.task.targets)
 
-    def source(self, source: Several) -> Source:
+    def source(self, source: Source) -> Source:
         """The split as the task knows it."""
         return _Seen(source, source.targets[self.targets[0]], self.keys)
 
@@ -77,20 +73,20 @@ class Part:
         return own
 
     def named(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What the task says, under the part's name."""
+        """The task's `values`, with the part's name in front of theirs."""
         return {f"{self.name}/{name}": value for name, value in values.items()}
 
     def own(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What `named` made of this part's values, as the task said it."""
+        """The inverse of `named`: this part's values, by the task's own names."""
         front = f"{self.name}/"
         return {name.removeprefix(front): value for name, value in values.items() if name.startswith(front)}
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """A source with the classes and the truth of one part; all else is the source's own."""
+    """A source with the classes and the targets of one part; everything else is the source's own."""
 
-    source: Several
+    source: Source
     classes: Sequence[str]
     keys: Mapping[str, str]
 
@@ -110,7 +106,7 @@ def _renamed(values: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Composed:
-    """The task of a model whose outputs are {part: outputs}. Members are described in tasks/task.py."""
+    """The task of a model whose outputs are {part: outputs}. tasks/task.py describes the members."""
 
     parts: tuple[Part, ...]
     name: ClassVar[str] = "composed"
@@ -129,7 +125,7 @@ class Composed:
 
     @property
     def views(self) -> tuple[str, ...]:
-        """Those that all parts have."""
+        """The views that all parts have."""
         first, *others = (part.task.views for part in self.parts)
         return tuple(view for view in first if all(view in views for views in others))
 
@@ -144,7 +140,7 @@ class Composed:
         for part in self.parts:
             part.task.check_classes(f"{source}, {part.name},", classes[part.name])
 
-    def resolve(self, config: ConfigDict, source: Several) -> ConfigDict:
+    def resolve(self, config: ConfigDict, source: Source) -> ConfigDict:
         resolved = config.copy_and_resolve_references()
         own = {part.name: part.task.resolve(part.config(config), part.source(source)) for part in self.parts}
         with resolved.unlocked():
@@ -163,10 +159,10 @@ class Composed:
         return ""
 
     def mixed(self, config: ConfigDict) -> int:
-        """Raises UserError where `config` mixes images, whose targets are the first part's alone."""
+        """1. Raises UserError if `config` mixes images, since only the first part's targets would be mixed."""
         if self.parts[0].task.mixed(config) > 1:
             raise UserError(
-                f"config.augment: it mixes images, but the targets of {self.parts[0].name} alone; turn mixing off"
+                f"config.augment: it mixes images, but only the targets of {self.parts[0].name}; turn mixing off"
             )
         return 1
 
@@ -178,7 +174,7 @@ class Composed:
     def loss(
         self, model: Network, outputs: dict[str, Any], batch: Batch, config: ConfigDict
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The weighted sum of the parts' losses; of each part "<part>/loss", without its weight, and its scalars."""
+        """The weighted sum of the parts' losses; per part "<part>/loss", without its weight, and its scalars."""
         total, scalars = 0.0, {}
         for part in self.parts:
             value, more = part.task.loss(
@@ -197,16 +193,16 @@ class Composed:
     def infer(
         self, apply: Apply, images: Float[Array, "b h w 3"], batch: Batch, data: ConfigDict, views: str
     ) -> dict[str, Any]:
-        """Of each part the outputs as its task sees images; one pass serves all that see them as they are."""
+        """{part: outputs}, each by its own task; all parts that see the images unchanged share one pass."""
         once = apply(images, batch)
 
-        def of(part: Part) -> Any:
+        def outputs(part: Part) -> Any:
             def seen(x: Array, batch: Batch) -> Any:
                 return (once if x is images else apply(x, batch))[part.name]
 
             return part.task.infer(seen, images, part.batch(batch), data, views)
 
-        return {part.name: of(part) for part in self.parts}
+        return {part.name: outputs(part) for part in self.parts}
 
     def predict(self, model: Network, outputs: dict[str, Any], batch: Batch) -> dict[str, Array]:
         found = {"id": batch["id"]}
@@ -218,7 +214,7 @@ class Composed:
     def _predictions(self, part: Part, predictions: Predictions) -> Predictions:
         return {"id": predictions["id"], **part.own(predictions)}
 
-    def init_metrics(self, source: Several) -> Metrics:
+    def init_metrics(self, source: Source) -> Metrics:
         return {part.name: part.task.init_metrics(part.source(source)) for part in self.parts}
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
@@ -239,7 +235,7 @@ class Composed:
             rows |= part.named(part.task.table(part.own(summary)))
         return rows
 
-    def files(self, metrics: Metrics, source: Several) -> tuple[File, ...]:
+    def files(self, metrics: Metrics, source: Source) -> tuple[File, ...]:
         return tuple(
             File(f"{part.name}_{file.name}", f"{part.name}: {file.title}", file.value)
             for part in self.parts
@@ -270,25 +266,23 @@ class Composed:
         return sorted({index for part in self.parts for index in part.task.drawn(count)})
 
     def draw(
-        self, source: Several, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
+        self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
     ) -> bytes:
-        """The parts' drawings, one below the other."""
+        """The drawings of the parts, one below the other."""
         drawings = []
         for part in self.parts:
             own = part.source(source)
-            kept = [self._predictions(part, batch) for batch in batches]
-            kept = [_rows(each, np.isin(each["id"], part.task.drawn(len(own)))) for each in kept]
-            kept = [each for each in kept if len(each["id"])]
+            kept = []
+            for batch in batches:
+                rows = np.isin(batch["id"], part.task.drawn(len(own)))
+                if rows.any():
+                    kept.append({name: value[rows] for name, value in self._predictions(part, batch).items()})
             drawings.append(part.task.draw(own, kept, data, threshold, most))
         return _stacked(drawings)
 
 
-def _rows(predictions: Predictions, rows: np.ndarray) -> Predictions:
-    return {name: value[rows] for name, value in predictions.items()}
-
-
 def _stacked(drawings: Sequence[bytes]) -> bytes:
-    """PNGs one below the other, on white."""
+    """A PNG of PNGs, one below the other, on white."""
     images = [Image.open(io.BytesIO(each)).convert("RGB") for each in drawings]
     size = max(image.width for image in images), sum(image.height for image in images)
     whole, top, content = Image.new("RGB", size, "white"), 0, io.BytesIO()

@@ -1,6 +1,6 @@
-"""Detection: objects in boxes; the detector's own losses to train, COCO's and VOC's average precision to evaluate.
+"""Detection: objects in boxes. Trained by the detector's own losses, evaluated by COCO's and VOC's average precision.
 
-A detector (models/ssd.py, faster_rcnn.py, yolox.py, ...) reads its own outputs: models/detection.py's Detector.
+A detector (models/ssd.py, faster_rcnn.py, yolox.py, ...) interprets its own outputs: models/detection.py, Detector.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Key, UInt8
 from ml_collections import ConfigDict
 
 from morphism import augment as augmentation
@@ -22,14 +22,14 @@ from morphism.data.records import Source
 from morphism.lengths import to_steps
 from morphism.models.detection import Detector
 from morphism.tasks import canvas, coco, detections, voc
-from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, check_count, see_once, spread
+from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, check_count, spread
 
-DRAWN = 12  # images of a split
+DRAWN = 12  # images per split
 
 
 @dataclass(frozen=True)
 class Detection:
-    """The task of a model that is a Detector. Members are described in tasks/task.py."""
+    """The task of a model that is a Detector. tasks/task.py describes the members."""
 
     name: ClassVar[str] = "detection"
     targets: ClassVar[tuple[str, ...]] = ("boxes",)
@@ -42,11 +42,11 @@ class Detection:
         check_count(self, 1, source, classes)
 
     def resolve(self, config: ConfigDict, source: Source) -> ConfigDict:
-        """Adds augment.closing_from, the draw of an example from which on there is no mosaic, or -1."""
+        """Adds augment.closing_from: the first draw of a record without mosaic, or -1."""
         epoch = len(source) / config.batch_size  # in steps
         lengths = {"duration": config.duration, "augment.closing": config.augment.closing}
         total, closing = (to_steps(length, epoch, field) for field, length in lengths.items())
-        # An epoch counts so many draws of a record.
+        # A record is drawn data.repeats times per epoch.
         first = max(round((total - closing) / epoch), 0) * config.data.repeats
         resolved = config.copy_and_resolve_references()
         with resolved.unlocked():
@@ -54,9 +54,9 @@ class Detection:
         return resolved
 
     def misfit(self, model: nn.Module, outputs: Any, classes: int) -> str:
-        """Logits may count the background as well, and YOLOv3's predictions hold five numbers before the classes."""
+        """Logits may include the background, and YOLOv3's predictions hold five numbers before the classes."""
         if not isinstance(model, Detector):
-            return "it is no detector, with a loss and detect of its own"
+            return "it is no detector: it has no loss and detect of its own"
         spare = {"cls_logits": (0, 1), "class_logits": (0, 1), "predictions": (5,)}
         for name in spare.keys() & outputs.keys():
             width = outputs[name].shape[-1]
@@ -68,10 +68,10 @@ class Detection:
         return GROUP if config.mosaic > 0 else 1
 
     def augment(self, key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: int) -> Batch:
-        """Mosaics, where the config says so, colours distorted, then `normalise`; other geometry is the host's.
+        """Mosaics and distorted colours, as configured, then `normalise`; other geometry is the host's.
 
-        `closed` bool [B], beside what was there, marks the examples from draw config.closing_from on (`resolve`), which
-        have neither mosaic nor mixup; none if that is -1. Whether one is closed depends on its own draw alone.
+        Adds `closed` bool [B]: the examples from draw config.closing_from on (`resolve`), which have neither mosaic nor
+        mixup; none if that is -1. Whether an example is closed depends only on its own draw.
         """
         batch = batch | {"closed": (batch["draw"] >= config.closing_from) & (config.closing_from >= 0)}
         keys = partial(augmentation.example_keys, key, batch)
@@ -79,10 +79,10 @@ class Detection:
             batch = mosaic(keys("mosaic"), keys("mixup"), keys("flip"), batch, batch["closed"], config)
         images = batch["image"].astype(jnp.float32)
         if config.photometric:
-            # Colours change before a picture is zoomed out: the ground around it, which a mosaic has not, keeps its
-            # mean.
+            # As if colours were distorted before zooming out: the ground around an image keeps the mean colour. A
+            # mosaic has no such ground.
             ground = config.mosaic == 0
-            inside = jax.vmap(partial(_within, images.shape[1:3]))(batch["picture"]) if ground else None
+            inside = jax.vmap(partial(_within, images.shape[1:3]))(batch["image_box"]) if ground else None
             images = jax.vmap(photometric_distortion)(keys("jitter"), images, inside)
         if any(config.hsv):
             images = jax.vmap(partial(hsv_jitter, gains=config.hsv))(keys("jitter"), images)
@@ -91,25 +91,27 @@ class Detection:
     def loss(
         self, model: Detector, outputs: dict[str, Array], batch: Batch, config: ConfigDict
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The sum of the detector's terms; and, where there are mosaics, how many boxes a picture had no slot for."""
+        """The sum of the detector's terms, and the terms; with mosaics also the boxes per image that had no slot."""
         terms = model.loss(outputs, batch)
-        told = {"boxes_left_out": jnp.mean(batch["left_out"].astype(jnp.float32))} if "left_out" in batch else {}
-        return sum(terms.values()), terms | told
+        total = sum(terms.values())
+        if "left_out" in batch:
+            terms |= {"boxes_left_out": jnp.mean(batch["left_out"].astype(jnp.float32))}
+        return total, terms
 
     def prepared(self, config: ConfigDict, views: str) -> ConfigDict:
         return config
 
     def normalise(self, batch: Batch, config: ConfigDict) -> Float[Array, "b h w 3"]:
-        """The normalised picture, and on the canvas around it config.fill, or zeros, as torchvision pads."""
+        """The normalised images; the rest of each canvas is config.fill, or zeros as in torchvision."""
         return canvas.normalise(batch, config, canvas.fill(config))
 
     def infer(
         self, apply: Apply, images: Float[Array, "b h w 3"], batch: Batch, data: ConfigDict, views: str
     ) -> dict[str, Array]:
-        return see_once(apply, images, batch, data, views)
+        return apply(images, batch)
 
     def predict(self, model: Detector, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
-        """boxes [B,D,4] in pixels of the picture as decoded; scores [B,D]; classes [B,D], -1 in unused slots; id."""
+        """boxes [B,D,4] in pixels of the decoded image; scores [B,D]; classes [B,D], -1 in unused slots; id [B]."""
         found = model.detect(outputs, batch["size"])
         scale = (batch["original_size"] / batch["size"])[:, ::-1]
         return {
@@ -123,39 +125,25 @@ class Detection:
         return {"source": source, "gathered": detections.init_metrics()}
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
-        """Adds the source's annotations of the same pictures as well."""
-        true = [metrics["source"].annotations(int(index)) for index in predictions["id"]]
-        slots = max(map(len, true))
-
-        def padded(name: str, fill: float = 0) -> np.ndarray:
-            columns = [getattr(each, name) for each in true]
-            spare = [[(0, slots - len(column))] + [(0, 0)] * (column.ndim - 1) for column in columns]
-            return np.stack([np.pad(*each, constant_values=fill) for each in zip(columns, spare, strict=True)])
-
-        truth = {
-            "true_boxes": padded("boxes"),
-            "true_classes": padded("classes", -1),
-            "true_area": padded("area"),
-            "true_crowd": padded("crowd"),
-            "true_difficult": padded("difficult"),
-        }
-        return metrics | {"gathered": detections.update_metrics(metrics["gathered"], predictions | truth)}
+        """Adds the predictions, with the annotations that the source has of the same images."""
+        truths = [metrics["source"].annotations(int(index)) for index in predictions["id"]]
+        return metrics | {"gathered": detections.update_metrics(metrics["gathered"], predictions, truths)}
 
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
-        """COCO's twelve numbers and its AP of each class; of VOC voc10_ap50, the area, and voc07_ap50, eleven points.
+        """COCO's twelve numbers and its AP per class; VOC's AP by area, voc10_ap50, and by 11 points, voc07_ap50.
 
-        In 0..1, -1 where there is nothing to find.
+        In 0..1; -1 if there are no objects.
         """
         classes = metrics["source"].classes
         found = coco.summarise(metrics["gathered"], classes)
         pascal = voc.summarise(metrics["gathered"], classes)
-        examples = found.pop("pictures")
+        examples = found.pop("images")
         return found | {"voc10_ap50": pascal["map"], "voc07_ap50": pascal["map_07"], "examples": examples}
 
     def table(self, summary: dict[str, Any]) -> dict[str, float]:
-        """COCO's twelve numbers and VOC's two, then the AP of each class; without those that have nothing to find.
+        """COCO's twelve numbers and VOC's two, then the AP per class, without those for which there are no objects.
 
-        Numbers that average over classes and sizes without objects would be -1. The AP itself is always there.
+        These would be -1. The AP itself is always there.
         """
         names = (*coco.NAMES, "voc10_ap50", "voc07_ap50")
         rows = {name: summary[name] for name in names}
@@ -167,7 +155,7 @@ class Detection:
         return (File("detections", "detections, in COCO's format,", found),)
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
-        """All detections that evaluation counts, best first; a box is x0, y0, x1, y1 in pixels of the decoded image."""
+        """All detections that evaluation counts, best first; boxes: x0, y0, x1, y1 in pixels of the decoded image."""
         numbers, scores, boxes = (predictions[name][row] for name in ("classes", "scores", "boxes"))
         order = [index for index in np.argsort(-scores, kind="stable") if numbers[index] >= 0]
         return {
@@ -182,14 +170,14 @@ class Detection:
         }
 
     def lines(self, described: dict[str, Any], threshold: float, most: int) -> list[tuple[Any, ...]]:
-        """Class, score and box of each detection that is `shown`, or that there is none."""
+        """Class, score and box of each detection that is `shown`, or "no detections"."""
         found = shown(described["detections"], threshold, most)
         return [(each["class"], each["score"], each["box"]) for each in found] or [("no detections",)]
 
     def counts(self, described: dict[str, Any], threshold: float, most: int) -> tuple[int, int]:
         return len(shown(described["detections"], threshold, most)), len(described["detections"])
 
-    def mask(self, predictions: Predictions, row: int, name: str = "") -> np.ndarray:
+    def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         raise KeyError(name)
 
     def drawn(self, count: int) -> Sequence[int]:
@@ -198,7 +186,7 @@ class Detection:
     def draw(
         self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
     ) -> bytes:
-        """Images with their objects, and those of their detections that are `shown`."""
+        """Images with their objects, and with the detections that are `shown`."""
         from morphism.tasks.drawing import detection as drawing
 
         found = []
@@ -210,11 +198,11 @@ class Detection:
 
 
 def shown(detections: list[dict[str, Any]], threshold: float, most: int) -> list[dict[str, Any]]:
-    """What a person is shown of `describe`'s detections: at most `most`, of those that score `threshold` or more."""
+    """The first `most` of `describe`'s detections with a score of at least `threshold`, which people are shown."""
     return [each for each in detections if each["score"] >= threshold][:most]
 
 
 def _within(size: tuple[int, int], box: Float[Array, "4"]) -> Bool[Array, "h w"]:
-    """Which pixels' middles lie in the box."""
+    """Which pixels have their centre in the box."""
     rows, columns = (jnp.arange(side) + 0.5 for side in size)
     return ((rows > box[1]) & (rows < box[3]))[:, None] & ((columns > box[0]) & (columns < box[2]))[None, :]

@@ -1,9 +1,11 @@
-"""What a detector found, and what there was to find: gathered picture by picture on the host, for coco.py, voc.py."""
+"""Detections and true boxes, gathered on the host image by image, for coco.py and voc.py."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from morphism.data.annotations import Annotations
 from morphism.errors import UserError
 
 Metrics = dict[str, Any]
@@ -11,43 +13,42 @@ Columns = dict[str, np.ndarray]
 
 
 def init_metrics() -> Metrics:
-    return {"pictures": [], "found": [], "true": []}
+    return {"images": [], "found": [], "true": []}
 
 
-def update_metrics(metrics: Metrics, predictions: dict[str, np.ndarray]) -> Metrics:
-    """Adds a batch. Boxes are x0, y0, x1, y1: the edges of boxes in pixels of the picture as it is stored.
+def update_metrics(metrics: Metrics, predictions: dict[str, np.ndarray], truths: Sequence[Annotations]) -> Metrics:
+    """Adds a batch, with the annotations of each of its images. Raises UserError for a number that is not finite.
 
-    id [B]; boxes [B,N,4], scores [B,N], classes [B,N] with -1 in unused slots; of the truth true_boxes [B,M,4],
-    true_classes [B,M] with -1 in unused slots, and what data.annotations.Annotations tells of each: true_area [B,M] in
-    square pixels, true_crowd and true_difficult [B,M]. Raises UserError at a number that is not finite.
+    predictions: id [B]; boxes [B,N,4], x0, y0, x1, y1 in pixels of the stored image; scores [B,N]; classes [B,N], -1 in
+    unused slots.
     """
-    ids, used, true = predictions["id"], predictions["classes"] >= 0, predictions["true_classes"] >= 0
+    ids, used = predictions["id"], predictions["classes"] >= 0
     found = {
-        "picture": np.repeat(ids, used.sum(axis=1)),
+        "image": np.repeat(ids, used.sum(axis=1)),
         "class": predictions["classes"][used],
         "score": predictions["scores"][used].astype(np.float64),
         "box": predictions["boxes"][used].astype(np.float64),
     }
     _check_numbers(found)
     truth = {
-        "picture": np.repeat(ids, true.sum(axis=1)),
-        "class": predictions["true_classes"][true],
-        "box": predictions["true_boxes"][true].astype(np.float64),
-        "area": predictions["true_area"][true].astype(np.float64),
-        "crowd": predictions["true_crowd"][true].astype(bool),
-        "difficult": predictions["true_difficult"][true].astype(bool),
+        "image": np.repeat(ids, [len(each) for each in truths]),
+        "class": np.concatenate([each.classes for each in truths]),
+        "box": np.concatenate([each.boxes for each in truths]).astype(np.float64),
+        "area": np.concatenate([each.area for each in truths]),
+        "crowd": np.concatenate([each.crowd for each in truths]),
+        "difficult": np.concatenate([each.difficult for each in truths]),
     }
     return {
-        "pictures": [*metrics["pictures"], ids],
+        "images": [*metrics["images"], ids],
         "found": [*metrics["found"], found],
         "true": [*metrics["true"], truth],
     }
 
 
 def columns(metrics: Metrics) -> tuple[np.ndarray, Columns, Columns]:
-    """Ids of the pictures; of every box found its picture, class, score, box; of every true one picture, class, ..."""
+    """Ids of the images; image, class, score and box per detection; image, class, box, ... per true box."""
     found, true = (_concatenate(metrics[kind]) for kind in ("found", "true"))
-    return np.concatenate(metrics["pictures"]), found, true
+    return np.concatenate(metrics["images"]), found, true
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:
@@ -61,8 +62,8 @@ def _concatenate(parts: list[Columns]) -> Columns:
 def _check_numbers(found: Columns) -> None:
     bad = ~(np.isfinite(found["score"]) & np.isfinite(found["box"]).all(axis=-1))
     if bad.any():
-        picture = found["picture"][np.argmax(bad)]
+        image = found["image"][np.argmax(bad)]
         raise UserError(
-            f"evaluation: picture {picture} has a detection whose score or box is no finite number: "
-            "the model has diverged; train it with a lower optimizer.lr or with gradient clipping"
+            f"evaluation: image {image} has a detection whose score or box is not finite: the model has diverged; "
+            "train it with a lower optimizer.learning_rate, or with optimizer.clip_norm"
         )

@@ -8,7 +8,7 @@ from morphism.labels import IGNORE
 
 
 def palette() -> UInt8[np.ndarray, "256 3"]:
-    """A colour for each class, as unlike those before it as can be: class 0 is black, and IGNORE is white.
+    """A colour per class, as different as possible from those before it; class 0 is black, IGNORE is white.
 
     Source: Glasbey et al. 2007, "Colour displays for categorical images", as colorcet tabulates it.
     """

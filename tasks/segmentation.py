@@ -1,7 +1,7 @@
-"""Semantic segmentation: a class per pixel; IoU, accuracy, Dice and boundary F1 to evaluate.
+"""Semantic segmentation: one class per pixel. Evaluated by IoU, accuracy, Dice and boundary F1.
 
-Evaluation is at the size of the masks as they are stored: logits are resized to it on the device (bilinear), and the
-class of the highest is counted on the host, in integers, once a pixel. Pixels of class 255 count for nothing.
+Evaluation is at the size of the stored masks: the device resizes logits to it (bilinear) and takes the argmax, and the
+host counts every pixel once, in integers. Pixels of class 255 do not count.
 """
 
 from collections.abc import Sequence
@@ -25,18 +25,16 @@ from morphism.ops.resize import argmax_of_parts
 from morphism.tasks import boundaries, canvas, class_weights, segmentation_views
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, check_count, spread
 
-DRAWN = 12  # images of a split
+DRAWN = 12  # images per split
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The task of a model whose outputs are {"out": logits [B,H,W,K]}. Members are described in tasks/task.py."""
+    """The task of a model whose outputs are {"out": logits [B,H,W,K]}. tasks/task.py describes the members."""
 
     name: ClassVar[str] = "segmentation"
     targets: ClassVar[tuple[str, ...]] = ("segmentation",)
-    headline: ClassVar[tuple[str, ...]] = (
-        *("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice"),
-    )
+    headline: ClassVar[tuple[str, ...]] = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice")
     higher_is_better: ClassVar[tuple[str, ...]] = headline
     views: ClassVar[tuple[str, ...]] = segmentation_views.VIEWS
     masks: ClassVar[tuple[str, ...]] = ("",)
@@ -47,15 +45,15 @@ class Segmentation:
     def resolve(self, config: ConfigDict, source: Source) -> ConfigDict:
         """Class weights "median_frequency" become numbers, for which all masks are read.
 
-        Class k weighs median(f) / f_k, f_k being its share of the pixels that count of those pictures that it is in
-        (Eigen & Fergus 2015, section 6.3.2; Badrinarayanan et al. 2015, section 4.1). Raises UserError where a class
-        has no pixel, and for other than K numbers.
+        Class k weighs median(f) / f_k, where f_k is its share of the counted pixels of the images that it occurs in
+        (Eigen & Fergus 2015, section 6.3.2; Badrinarayanan et al. 2015, section 4.1). Raises UserError if a class has
+        no pixel, and if there are not K numbers.
         """
         return class_weights.resolved(config, source, "median_frequency", lambda: _median_frequency(source, config))
 
     def misfit(self, model: nn.Module, outputs: Any, classes: int) -> str:
         if not isinstance(outputs, dict) or "out" not in outputs or len(outputs["out"].shape) != 4:
-            return 'its outputs are no maps of logits {"out": [B,H,W,K]}, of which segmentation learns'
+            return 'its outputs are not maps of logits {"out": [B,H,W,K]}, which segmentation needs'
         wrong = [name for name in ("out", "aux") if name in outputs and outputs[name].shape[-1] != classes]
         return f"{wrong[0]!r} has {outputs[wrong[0]].shape[-1]} outputs, the data {classes} classes" if wrong else ""
 
@@ -63,7 +61,7 @@ class Segmentation:
         return 1
 
     def augment(self, key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: int) -> Batch:
-        """Colours distorted as the config says, then normalised, with config.fill around; geometry is the host's."""
+        """Distorted colours, as configured, then normalised images with config.fill around; geometry is the host's."""
         images = batch["image"].astype(jnp.float32)
         if config.photometric:
             images = jax.vmap(additive_distortion)(augmentation.example_keys(key, batch, "jitter"), images)
@@ -72,9 +70,9 @@ class Segmentation:
     def loss(
         self, model: nn.Module, outputs: dict[str, Array], batch: Batch, config: ConfigDict
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The loss of "out", and config.loss.aux_weight times that of "aux"; pixel accuracy of "out".
+        """The loss of "out" plus config.loss.aux_weight times that of "aux"; the pixel accuracy of "out".
 
-        A mean is over the pixels of the device's share of the batch that count.
+        Means are over the counted pixels of a device's share of the batch.
         """
         labels = jnp.where(batch["valid"][:, None, None], batch["segmentation"], IGNORE).astype(jnp.int32)
         total = _loss(outputs["out"], labels, batch.get("weight"), config.loss)
@@ -90,13 +88,13 @@ class Segmentation:
         return config
 
     def normalise(self, batch: Batch, config: ConfigDict) -> Float[Array, "b h w 3"]:
-        """The normalised images, and zeros on the canvas around each."""
+        """The normalised images; the rest of each canvas is zero."""
         return canvas.normalise(batch, config, 0.0)
 
     def infer(
         self, apply: Apply, images: Float[Array, "b h w 3"], batch: Batch, data: ConfigDict, views: str
     ) -> dict[str, Float[Array, "b h w k"]]:
-        """{"out": logits at the images' size}: tasks/segmentation_views.py."""
+        """{"out": logits at the images' size}, by tasks/segmentation_views.py."""
 
         def sized(images: Array, sizes: Array) -> dict[str, Array]:
             return apply(images, batch | {"size": sizes})
@@ -104,17 +102,19 @@ class Segmentation:
         return segmentation_views.infer(sized, images, batch["size"], data, views)
 
     def predict(self, model: nn.Module, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
-        """Of each example the class of every pixel of its image as decoded, beside the true ones.
+        """The predicted and the true class of every pixel of the decoded images.
 
-        classes uint8 [B,H,W] and true uint8 [B,H,W] at the top left of canvases as large as the largest image, 255
-        beyond (true also where ignored); original_size [B,2]; id [B].
+        Returns:
+          classes uint8 [B,H,W]: at the top left of canvases as large as the largest image, 255 elsewhere;
+          true uint8 [B,H,W]: the same; 255 also where ignored;
+          original_size [B,2], height and width; id [B].
         """
         logits, true, to = outputs["out"], batch["segmentation"].astype(jnp.uint8), batch["original_size"]
 
         def resized() -> Array:
             return argmax_of_parts(logits, batch["size"], to, *true.shape[1:])
 
-        if true.shape == logits.shape[:3]:  # nothing may have been resized
+        if true.shape == logits.shape[:3]:  # perhaps no image was resized
             whole = jnp.all(batch["size"] == to)
             classes = jax.lax.cond(whole, lambda: jnp.argmax(logits, axis=-1).astype(jnp.uint8), resized)
         else:
@@ -131,7 +131,7 @@ class Segmentation:
         return {
             "classes": tuple(source.classes),
             "confusion": np.zeros((count, count), np.int64),
-            "boundary": np.zeros((2, count)),  # of each class the sum of its F1 over pictures, and their number
+            "boundary": np.zeros((2, count)),  # per class the sum of its F1 over images, and their number
             "examples": 0,
         }
 
@@ -151,12 +151,12 @@ class Segmentation:
         }
 
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
-        """Shares in 0..1, of all pixels of the split together but those ignored.
+        """Shares in 0..1 of all pixels of the split that are not ignored.
 
-        A class's IoU is its pixels found over those found or true. miou, mean_accuracy and dice are means over the
-        classes that are true or found somewhere; frequency_weighted_iou weighs by true pixels (Long et al. 2015,
-        section 5). boundary_f1 is the mean over classes of their mean over pictures (tasks/boundaries.py). A class
-        that is neither true nor found has None.
+        The IoU of a class is the number of its correct pixels over the number that are predicted or true. miou,
+        mean_accuracy and dice are means over the classes that occur; frequency_weighted_iou weighs by true pixels (Long
+        et al. 2015, section 5). boundary_f1 is the mean over classes of their mean over images (tasks/boundaries.py).
+        A class that neither is true nor predicted anywhere has None.
         """
         confusion = metrics["confusion"]
         true, found, right = confusion.sum(axis=1), confusion.sum(axis=0), np.diag(confusion)
@@ -189,7 +189,7 @@ class Segmentation:
         }
 
     def table(self, summary: dict[str, Any]) -> dict[str, float]:
-        """The headline and boundary F1, then the IoU of each class that occurs."""
+        """The headline and boundary F1, then the IoU per class that occurs."""
         classes = {f"iou, {name}": value for name, value in summary["per_class"].items() if value is not None}
         return {name: summary[name] for name in (*self.headline, "boundary_f1")} | classes
 
@@ -197,7 +197,7 @@ class Segmentation:
         return ()
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
-        """The classes found, each with its share of the image, largest first."""
+        """The predicted classes, each with its share of the image, largest first."""
         found = self.mask(predictions, row)
         shares = np.bincount(found.ravel(), minlength=len(classes)) / found.size
         order = [index for index in np.argsort(-shares, kind="stable").tolist() if shares[index] > 0]
@@ -219,7 +219,7 @@ class Segmentation:
     def draw(
         self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
     ) -> bytes:
-        """Images, each with its true classes, those predicted, and where they differ."""
+        """Images, each with its true mask, the predicted one, and where they differ."""
         from morphism.tasks.drawing import segmentation as drawing
 
         found = []
@@ -232,7 +232,7 @@ class Segmentation:
 def confusion_of(
     found: UInt8[np.ndarray, "h w"], true: UInt8[np.ndarray, "h w"], classes: int
 ) -> Int[np.ndarray, "k k"]:
-    """How many pixels of a true class (row) were found to be of a class (column), but those ignored."""
+    """How many pixels of each true class (row) are predicted as each class (column), without ignored ones."""
     counted = true != IGNORE
     pairs = true[counted] * np.intp(classes) + found[counted]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
@@ -240,17 +240,18 @@ def confusion_of(
 
 def _median_frequency(source: Source, config: ConfigDict) -> Float[np.ndarray, "k"]:
     count = len(source.classes)
-    pixels, around = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    pixels = np.zeros(count, np.int64)
+    pixels_around = np.zeros(count, np.int64)  # of the images that the class occurs in
     for index in range(len(source)):
         found = np.bincount(source[index]["segmentation"].ravel(), minlength=256)[:count]
         pixels += found
-        around += (found > 0) * found.sum()
+        pixels_around += (found > 0) * found.sum()
     if not pixels.all():
         raise UserError(
             f"config.loss.class_weights is 'median_frequency', but {source.classes[np.argmin(pixels)]} has no pixel "
             f"in {config.data.train_split}; write a number for each class"
         )
-    frequency = pixels / around
+    frequency = pixels / pixels_around
     return np.median(frequency) / frequency
 
 

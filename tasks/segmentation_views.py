@@ -1,4 +1,4 @@
-"""How a segmenter sees an image in evaluation: whole or by windows, once, mirrored, or at several scales."""
+"""How a segmenter sees an image in evaluation: whole or in windows, once, mirrored, or at several scales."""
 
 import itertools
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from morphism.ops.resize import resize_bilinear
 
 VIEWS = ("center", "flip", "scales", "scales_flip")
-FRACTION = 2 / 3  # of a window that the next one is further on: mmsegmentation's stride of its window
+STRIDE = 2 / 3  # from one window to the next, as a fraction of the window; as in mmsegmentation
 
 
 def infer(
@@ -23,12 +23,17 @@ def infer(
     data: ConfigDict,
     views: str,
 ) -> dict[str, Float[Array, "b h w k"]]:
-    """{"out": logits at the images' size}, of the whole images or by config.data.window, from `views` of them.
+    """{"out": logits at the images' size}, or the logarithm of the mean softmax probabilities of several views.
 
-    apply(images, sizes) are the network's outputs; of each canvas `sizes` are image, at the top left. flip: they and
-    their mirror images. scales: they at config.data.view_scales of their size. With several views the result is the
-    logarithm of the mean of their softmax probabilities. Views and windows of one size run one after the other, so that
-    a program holds the network once for each scale, and logits of two views at most.
+    Views and windows of one size run one after the other, so that a program holds the network once per scale, and the
+    logits of at most two views.
+
+    Args:
+      apply: the network: (images, sizes) -> outputs.
+      images: canvases with an image at the top left.
+      sizes: heights and widths of the images.
+      data: config.data. `window` is the size of windows, () for whole images; `view_scales` are factors of the size.
+      views: flip adds mirror images; scales and scales_flip see images at `view_scales` of their size.
     """
 
     def logits(images: Array, sizes: Array) -> Array:
@@ -51,7 +56,7 @@ def infer(
 
 
 def mirrored(x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"]) -> Float[Array, "b h w c"]:
-    """The part of `sizes` at the top left of each map mirrored where it is, left to right; the rest as it was."""
+    """Mirrors the part of `sizes` at the top left of each map, left to right, in place; the rest stays."""
     columns, width = jnp.arange(x.shape[2]), sizes[:, 1:]
     columns = jnp.where(columns < width, width - 1 - columns, columns)
     return jnp.take_along_axis(x, columns[:, None, :, None], axis=2)
@@ -60,11 +65,13 @@ def mirrored(x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"]) -> Float[Arra
 def _by_window(
     apply: Callable, images: Float[Array, "b h w 3"], sizes: Int[Array, "b 2"], window: tuple[int, int]
 ) -> Float[Array, "b h w k"]:
-    """Windows side by side, each two thirds on from the one before, the last ones at the end: the mean of their logits.
+    """The mean of the logits of windows that cover the images and overlap by a third.
 
-    They run one after the other, in a loop, so that the program holds the network once: written out it would hold 124
-    of it for Cityscapes's windows, scales and mirror images. On CPU too, where convolutions as large as a window's use
-    all threads within a loop. Source: mmsegmentation's slide_inference.
+    A loop runs one window at a time, so that the program holds the network once: unrolled, it would hold 124 copies for
+    Cityscapes's windows, scales and mirror images. On CPU it costs nothing, since convolutions as large as a window's
+    use all threads within a loop too.
+
+    Source: mmsegmentation's slide_inference.
     """
     canvas = images.shape[1:3]
     window = tuple(min(side, length) for side, length in zip(window, canvas, strict=True))
@@ -91,7 +98,7 @@ def _by_window(
 
 
 def window_starts(length: int, side: int) -> list[int]:
-    """Where windows of `side` begin along `length`, so that they cover it."""
-    stride = max(1, int(side * FRACTION))
+    """Where windows of `side` start along `length` so that they cover it, in pixels."""
+    stride = max(1, int(side * STRIDE))
     count = max(0, -(-(length - side) // stride)) + 1
     return [min(index * stride, length - side) for index in range(count)]

@@ -1,4 +1,4 @@
-"""What a task is to all that trains, evaluates and predicts with it."""
+"""The interface between tasks and the code that trains, evaluates and predicts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -13,13 +13,13 @@ from morphism.errors import UserError
 
 Batch = dict[str, Array]
 Outputs = Any  # what a model returns: a tree of arrays
-Apply = Callable[[Float[Array, "b h w 3"], Batch], Outputs]  # the network: images, and what else it reads of a batch
+Apply = Callable[[Float[Array, "b h w 3"], Batch], Outputs]  # the network: (images, the rest of the batch) -> outputs
 Predictions = dict[str, np.ndarray]
 Metrics = Any
 
 
 class File(NamedTuple):
-    """What an evaluation writes next to its result. title: what a person is told that it is."""
+    """A file that an evaluation writes next to its result. title: what the console calls it."""
 
     name: str
     title: str
@@ -28,54 +28,54 @@ class File(NamedTuple):
 
 @runtime_checkable
 class Task(Protocol):
-    """What a model learns and how it is judged: pure functions, which nothing outside tells apart.
+    """What a model learns and how it is evaluated, as pure functions. No code outside tasks/ asks which task it has.
 
-    B examples of a batch, K classes. augment, normalise, loss, infer and predict run on the device, inside the
-    training or the evaluation step; all others run on the host. `classes` are names in the order of their numbers.
+    Shapes: B examples per batch, K classes. augment, normalise, loss, infer and predict run on the device, in the
+    training or the evaluation step; all others run on the host. `classes` are names, ordered by number.
     """
 
     @property
     def name(self) -> str:
-        """What config.task and messages call it."""
+        """The value of config.task, also in messages."""
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The truths that it learns from, by the names of their keys in a batch; its classes are of the first."""
+        """The targets that it learns from: their keys in a batch. Its classes are those of the first."""
 
     @property
     def headline(self) -> tuple[str, ...]:
-        """The numbers of `summarise` that are worth a line, best-known first."""
+        """The metrics of `summarise` that the log shows, best known first."""
 
     @property
     def higher_is_better(self) -> tuple[str, ...]:
-        """Those of the headline that may say which checkpoint is best."""
+        """The metrics of the headline by which the best checkpoint can be chosen."""
 
     @property
     def views(self) -> tuple[str, ...]:
-        """How evaluation may see an image: "center" is once; `infer` knows the others."""
+        """How evaluation can see an image: "center" is once; `infer` implements the others."""
 
     @property
     def masks(self) -> tuple[str, ...]:
-        """The masks that `mask` makes of an image; ("",) where there is one, () where there is none."""
+        """The names of the masks that `mask` returns: ("",) if there is only one, () if there is none."""
 
     # Before training
 
     def check_classes(self, source: str, classes: Sequence[str]) -> None:
-        """Raises UserError where `source`, config.data.source, has too few classes to learn anything."""
+        """Raises UserError if `source`, config.data.source, has too few classes."""
 
     def resolve(self, config: ConfigDict, source: Source) -> ConfigDict:
-        """`config` with the fields filled in that depend on the train split `source`; raises UserError."""
+        """`config` with the fields that depend on `source`, the train split. Raises UserError."""
 
     def misfit(self, model: nn.Module, outputs: Outputs, classes: int) -> str:
-        """What is wrong with the shapes of a model's outputs for K classes, or ""."""
+        """What is wrong with the shapes of a model's outputs for K classes; "" if nothing."""
 
     # The training step
 
     def mixed(self, config: ConfigDict) -> int:
-        """How many rows of a batch, one after the other, are mixed by `config`, config.augment."""
+        """How many successive rows of a batch are mixed; 1 if none. `config` is config.augment."""
 
     def augment(self, key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: int) -> Batch:
-        """The batch with augmented and normalised images, float32 [B,H,W,3]; before they are pixels of 0..255.
+        """The batch with augmented and normalised images, float32 [B,H,W,3], made from pixels 0..255.
 
         `config` is config.augment.
         """
@@ -83,74 +83,69 @@ class Task(Protocol):
     def loss(
         self, model: nn.Module, outputs: Outputs, batch: Batch, config: ConfigDict
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """What is minimised, a mean over the valid examples of a device's share of the batch; scalars to report."""
+        """The loss, a mean over the valid examples of a device's share of the batch; scalars to report."""
 
     # The evaluation step
 
     def prepared(self, config: ConfigDict, views: str) -> ConfigDict:
-        """`config` with images loaded as `views` need them; raises UserError where these would be one and the same."""
+        """`config` that loads images as `views` need them. Raises UserError if the views would all be the same."""
 
     def normalise(self, batch: Batch, config: ConfigDict) -> Float[Array, "b h w 3"]:
-        """The model's input, of images of 0..255 [B,H,W,3]. `config` is config.augment."""
+        """The model's input from images of 0..255 [B,H,W,3]. `config` is config.augment."""
 
     def infer(
         self, apply: Apply, images: Float[Array, "b h w 3"], batch: Batch, data: ConfigDict, views: str
     ) -> Outputs:
-        """The network's outputs, combined where it sees each image several times. `data` is config.data."""
+        """The network's outputs, combined if it sees each image several times. `data` is config.data."""
 
     def predict(self, model: nn.Module, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """Arrays [B,...], with the batch's "id" among them."""
+        """Arrays [B,...], among them the batch's "id"."""
 
-    # Metrics, in float64 or whole numbers, each example once
+    # Metrics, in float64 or integers, each example once
 
     def init_metrics(self, source: Source) -> Metrics:
-        """Nothing gathered yet, of the split `source`."""
+        """Empty metrics for the split `source`."""
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
-        """Adds a batch of `predict`'s arrays, of valid examples only."""
+        """Adds a batch of `predict`'s arrays, with valid examples only."""
 
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
-        """Values of JSON: the headline's numbers, "examples", and whatever else there is to say."""
+        """JSON values: the metrics of the headline, "examples", and more."""
 
     def table(self, summary: dict[str, Any]) -> dict[str, float]:
-        """What is printed of a summary, a line each."""
+        """The numbers of a summary to print, one per line."""
 
     def files(self, metrics: Metrics, source: Source) -> tuple[File, ...]:
-        """What other programs read, next to the summary."""
+        """Files for other programs, besides the summary."""
 
-    # What a person sees
+    # For people
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
-        """What there is to say of an image, in values of JSON."""
+        """The predictions for an image as JSON values."""
 
     def lines(self, described: dict[str, Any], threshold: float, most: int) -> list[tuple[Any, ...]]:
-        """Of that what is printed, values of a line each; of detections those that score `threshold`, `most` of them.
+        """The values of each line to print; for detections, `most` of those with a score of at least `threshold`.
 
-        A score is in 0..1.
+        Scores are in 0..1.
         """
 
     def counts(self, described: dict[str, Any], threshold: float, most: int) -> tuple[int, int]:
-        """How many detections `lines` prints, and how many there are; (0, 0) where there is no such thing."""
+        """How many detections `lines` prints, and how many there are; (0, 0) for a task without detections."""
 
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
-        """The class of every pixel of an image as decoded, for a name in `masks`."""
+        """The class of every pixel of a decoded image; `name` is one of `masks`."""
 
     def drawn(self, count: int) -> Sequence[int]:
-        """Those of `count` records whose predictions `draw` wants."""
+        """The records, among `count`, whose predictions `draw` needs."""
 
     def draw(
         self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
     ) -> bytes:
-        """A PNG of images of `source`, as config.data shows them, with what was predicted; see `lines` of the rest."""
-
-
-def see_once(apply: Apply, images: Float[Array, "b h w 3"], batch: Batch, data: ConfigDict, views: str) -> Outputs:
-    """`infer` of a task whose only view is "center"."""
-    return apply(images, batch)
+        """A PNG of images of `source`, loaded by `data`, config.data, with predictions; the rest as for `lines`."""
 
 
 def check_count(task: Task, least: int, source: str, classes: Sequence[str]) -> None:
-    """Raises UserError where `source`, config.data.source, has fewer classes than `least`."""
+    """Raises UserError if `source`, config.data.source, has fewer than `least` classes."""
     if len(classes) < least:
         raise UserError(
             f"{source} has {len(classes)} class ({', '.join(classes)}); {task.name} needs at least {least}, each with "
@@ -159,5 +154,5 @@ def check_count(task: Task, least: int, source: str, classes: Sequence[str]) -> 
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most `most` of the records 0 to count - 1, evenly spread: the first of a sorted split would be of one kind."""
+    """At most `most` of the records 0 to count - 1, evenly spread: the first ones of a sorted split may be alike."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()

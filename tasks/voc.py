@@ -1,7 +1,7 @@
-"""Pascal VOC's average precision, of what tasks/detections.py gathers.
+"""Pascal VOC's average precision of the detections that tasks/detections.py gathers.
 
-Boxes here are edges. The devkit names the first and last column and row of pixels, counted from 1, and adds 1 to their
-differences; so its xmin, ymin, xmax, ymax are x0 + 1, y0 + 1, x1, y1, and its overlaps those of the edges.
+Our boxes are edges. The devkit's are the first and last column and row of pixels, counted from 1, and it adds 1 to
+their differences: its xmin, ymin, xmax, ymax are x0 + 1, y0 + 1, x1, y1, and its overlaps are equal to ours.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,17 +15,17 @@ MIN_IOU = 0.5
 
 
 def summarise(metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
-    """map: VOC2010's area under the curve; map_07: VOC2007's mean of the precision at recalls 0, 0.1, ..., 1; 0..1.
+    """map: VOC2010's area under the curve; map_07: VOC2007's mean precision at recalls 0, 0.1, ..., 1; both in 0..1.
 
-    Both are means over the classes that have truths; per_class and per_class_07 hold -1 for the others. Each detection
-    belongs to the truth of its class that it overlaps most, if with an IoU of at least 0.5: the best of them is right,
-    the others are wrong, and all of them are left out where that truth is difficult. A crowd, which VOC does not know,
-    is no truth: a detection that belongs to none, and lies by at least half in a crowd of its class, is left out, as
-    COCO's rules have it. Recalls are compared as fractions of whole numbers.
+    Both are means over the classes that have objects; per_class and per_class_07 hold -1 for the others. A detection
+    belongs to the object of its class with which it has the largest IoU, if that is at least 0.5. The detection of an
+    object with the highest score is right, the others are wrong; those of a difficult object are left out. A crowd,
+    which VOC does not know, is no object: a detection that belongs to no object, but lies in a crowd of its class by at
+    least half, is left out, as in COCO. Recalls are compared as fractions of integers.
 
     Source: Everingham et al. 2010, "The Pascal visual object classes challenge", section 4.2; VOCdevkit, VOCevaldet.m.
     """
-    pictures, found, true = columns(metrics)
+    images, found, true = columns(metrics)
     order = np.argsort(-found["score"], kind="stable")
     found = {name: column[order] for name, column in found.items()}
     crowds = {name: column[true["crowd"]] for name, column in true.items()}
@@ -45,16 +45,16 @@ def summarise(metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
     return {
         "map": _mean(area),
         "map_07": _mean(eleven),
-        "pictures": len(pictures),
+        "images": len(images),
         "per_class": area,
         "per_class_07": eleven,
     }
 
 
 def _owners(found: Columns, true: Columns, overlap_of: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-    """The row of the truth of its class that each detection overlaps most, if by MIN_IOU or more, else -1."""
+    """Per detection the row of the object of its class with the largest overlap, or -1 if that is below MIN_IOU."""
     owner = np.full(len(found["score"]), -1)
-    for rows, truths in _pairs(found["picture"], true["picture"]):
+    for rows, truths in _pairs(found["image"], true["image"]):
         overlap = overlap_of(found["box"][rows], true["box"][truths])
         overlap[found["class"][rows, None] != true["class"][truths]] = 0
         owner[rows] = np.where(overlap.max(axis=1) >= MIN_IOU, truths[overlap.argmax(axis=1)], -1)
@@ -62,7 +62,7 @@ def _owners(found: Columns, true: Columns, overlap_of: Callable[[np.ndarray, np.
 
 
 def _pairs(a: np.ndarray, b: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The rows of `a` and of `b` that hold the same value, for each value that both hold."""
+    """The rows of `a` and the rows of `b` that hold a value, for each value that both hold."""
     order_a, order_b = np.argsort(a, kind="stable"), np.argsort(b, kind="stable")
     both = np.intersect1d(a, b)
     spans = [
@@ -90,7 +90,7 @@ def _intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _area(hits: np.ndarray, truths: int) -> float:
-    """Of the precision made monotone, over recall. `hits` are the right ones among the first 1, 2, ... detections."""
+    """The area under the precision, made monotone, over recall. hits[i]: right ones of the first i + 1 detections."""
     precision = np.maximum.accumulate((hits / np.arange(1, len(hits) + 1))[::-1])[::-1]
     return float(np.sum(np.diff(hits, prepend=0) * precision) / truths)
 
@@ -100,6 +100,6 @@ def _eleven_points(hits: np.ndarray, truths: int) -> float:
     return float(np.mean([np.max(precision[10 * hits >= tenth * truths], initial=0) for tenth in range(11)]))
 
 
-def _mean(of_classes: dict[str, float]) -> float:
-    known = [value for value in of_classes.values() if value >= 0]
+def _mean(per_class: dict[str, float]) -> float:
+    known = [value for value in per_class.values() if value >= 0]
     return sum(known) / len(known) if known else -1.0

@@ -15,7 +15,10 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 from jaxtyping import install_import_hook
 
 # Annotations, shapes included, are checked whenever a function of these packages is called.
-CHECKED = ("errors", "lengths", "labels", "experiments", "ops", "augment", "models")
+CHECKED = (
+    *("errors", "lengths", "labels", "experiments", "ops", "augment", "models", "tasks"),
+    *("runtime", "weights", "evaluation", "training", "commands"),
+)
 install_import_hook([f"morphism.{name}" for name in CHECKED], "checked.check")
 
 import jax

@@ -2,18 +2,34 @@
 
 import numpy as np
 
+from morphism.data.annotations import Annotations
+from morphism.tasks.detections import init_metrics, update_metrics
+
 PADDING = 3
 
 
-def draw_batches(seed, pictures=24, classes=5, batch=8):
+def draw_batches(seed, images=24, classes=5, batch=8):
     rng = np.random.default_rng(seed)
-    rows = [_picture(rng, classes) for _ in range(pictures)]
-    for start in range(0, pictures, batch):
+    rows = [_image(rng, classes) for _ in range(images)]
+    for start in range(0, images, batch):
         found, true = zip(*rows[start : start + batch], strict=True)
         yield {"id": np.arange(start, start + len(found)), **_pad(found), **_pad(true)}
 
 
-def _picture(rng, classes):
+def gathered(batches):
+    """The metrics of batches; true boxes of class -1 are unused slots."""
+    metrics = init_metrics()
+    for batch in batches:
+        names = ("boxes", "classes", "crowd", "difficult", "area")
+        truths = [
+            Annotations(*(batch[f"true_{name}"][row][used] for name in names))
+            for row, used in enumerate(batch["true_classes"] >= 0)
+        ]
+        metrics = update_metrics(metrics, batch, truths)
+    return metrics
+
+
+def _image(rng, classes):
     """Found and true objects. Whole pixels, and scores in hundredths, so that there are ties."""
     count = rng.integers(0, 8)
     x0, y0 = rng.integers(0, 200, (2, count))

@@ -1,4 +1,4 @@
-"""How a training begins: in a workdir that it makes its own, from a checkpoint, trained weights or a random state."""
+"""Starts a training: claims its workdir; its first state is a checkpoint, trained weights or random."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,12 @@ from morphism.weights.opening import Weights, fitting, read_weights
 
 @dataclass(frozen=True)
 class Beginning:
-    """The state after `step`, whose evaluation comes first where it is `owed`; `notes` are lines worth telling."""
+    """Where a training starts.
+
+    step: the step of the checkpoint from which it continues, or 0.
+    owed: whether `step` has yet to be evaluated.
+    notes: lines for the user.
+    """
 
     step: int
     state: TrainState
@@ -33,7 +38,7 @@ class Beginning:
 def begin(
     parts: Parts, workdir: AnyPath, checkpoints: Checkpoints, weights: Weights | None, command: Sequence[str]
 ) -> Beginning:
-    """Claims the workdir, from the main process, and restores the newest checkpoint, or makes the first state."""
+    """Claims the workdir (in the main process), and restores the newest checkpoint or makes the first state."""
     step = checkpoints.latest() or 0
     notes = claim(parts, workdir, step, weights, command) if jax.process_index() == 0 else []
     owed = step > 0 and parts.lengths.evaluates(step) and checkpoints.metrics(step) is None
@@ -49,28 +54,28 @@ def begin(
 
 
 def opened(parts: Parts, workdir: AnyPath) -> Weights | None:
-    """What config.init_from names, where the run in `workdir` is to begin with it.
+    """The weights that config.init_from names; None if there are none, or if the run in `workdir` continues.
 
-    Raises UserError where it does not fit: before there is a workdir.
+    Raises UserError if they do not fit, before a workdir is made.
     """
     config = parts.config
     if not config.init_from or has_steps(workdir):
         return None
     weights = read_weights(config.init_from, print)
-    fitting(weights, _variables(parts.shapes), config)
+    fitting(weights, parts.shapes.variables, config)
     return weights
 
 
 def claim(parts: Parts, workdir: AnyPath, step: int, weights: Weights | None, command: Sequence[str]) -> list[str]:
-    """Makes the workdir this run's own; lines that tell what is worth telling. Raises UserError for another run's."""
+    """Makes the workdir this run's own; returns lines for the user. Raises UserError if it holds another run."""
     config, data = parts.config, parts.data
     notes = claim_config(workdir, config, data.train)
     claim_classes(workdir, data.train.classes)
     splits = {config.data.val_split: data.stored_val, config.data.train_split: data.train}
     prints = {split: fingerprint(source) for split, source in splits.items()}
     notes += claim_data(workdir, prints, config.data.train_split)
-    begun = {"init_from": weights.origin, "init_sha256": weights.sha256} if weights and not step else {}
-    write_manifest(workdir, config, command, _cost(parts) | begun)
+    origin = {"init_from": weights.origin, "init_sha256": weights.sha256} if weights and not step else {}
+    write_manifest(workdir, config, command, _cost(parts) | origin)
     if is_local(workdir):
         return notes
     return [*notes, f"{workdir} cannot be locked: make sure that no other run writes there"]
@@ -79,19 +84,15 @@ def claim(parts: Parts, workdir: AnyPath, step: int, weights: Weights | None, co
 def start_from(
     weights: Weights, state: TrainState, config: ConfigDict, restart: Callable[[TrainState, dict[str, Any]], TrainState]
 ) -> tuple[TrainState, list[str]]:
-    """The fresh `state` with the values of `weights` that are `fitting`, and lines that tell what was left out."""
-    variables = _variables(state)
+    """The fresh `state` with the values of `weights` that fit, and a line for each group that was left out."""
+    variables = state.variables
     tensors, notes = fitting(weights, variables, config)
     state = restart(state, from_torch(tensors, variables))
-    return state, [f"begins with {len(tensors)} arrays of {weights.origin}", *notes]
-
-
-def _variables(state: TrainState) -> dict[str, Any]:
-    return {"params": state.params, "batch_stats": state.batch_stats}
+    return state, [f"starts from {len(tensors)} arrays of {weights.origin}", *notes]
 
 
 def _cost(parts: Parts) -> dict[str, int]:
-    variables, size = _variables(parts.shapes), parts.config.data.image_size
+    variables, size = parts.shapes.variables, parts.config.data.image_size
     return {
         "parameters": cost.parameters(parts.shapes.params),
         "multiply_accumulates": cost.multiply_accumulates(parts.programs.model, variables, (size, size, 3)),

@@ -1,4 +1,4 @@
-"""What a configuration describes, checked before anything of it runs."""
+"""Builds what a configuration describes, and checks it before anything runs."""
 
 from dataclasses import dataclass
 
@@ -26,13 +26,13 @@ class Data:
     """The two splits of a training."""
 
     train: Source
-    stored_val: Source  # as it is stored
+    stored_val: Source  # with the classes that it stores
     val: Source  # with the classes of `train`
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """In steps: the whole training, and the intervals of what happens now and then."""
+    """The length of the training, and the intervals of logs, evaluations and checkpoints, in steps; 0 is never."""
 
     total: int
     log: float
@@ -46,7 +46,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a configuration describes, before anything of it has run."""
+    """What a configuration describes, before anything has run."""
 
     config: ConfigDict
     data: Data
@@ -54,15 +54,16 @@ class Parts:
     lengths: Lengths
     programs: Programs
     hyper: HyperParameters  # on the devices
-    schedule: optax.Schedule  # step, from 0 -> learning rate, on the host
-    shapes: TrainState
+    schedule: optax.Schedule  # step, from 0 -> learning rate; on the host
+    shapes: TrainState  # of the state that `init` makes
 
     def init(self) -> TrainState:
+        """A random first state, on the devices."""
         return self.programs.init(self.hyper, self.shapes.ema is not None)
 
 
 def build(config: ConfigDict) -> Parts:
-    """Raises UserError for what cannot be trained or evaluated as `config` says."""
+    """The parts of `config`. Raises UserError if it cannot be trained or evaluated."""
     check_config(config)
     mesh, task = make_mesh(), tasks.of(config)
     check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
@@ -73,8 +74,7 @@ def build(config: ConfigDict) -> Parts:
     classes = len(data.train.classes)
     made = programs(task.resolve(config, data.train), classes, mesh)
     shapes = initial_shapes(made.init, hyper, config)
-    variables = {"params": shapes.params, "batch_stats": shapes.batch_stats}
-    check_model(made.model, task, config, classes, variables)
+    check_model(made.model, task, config, classes, shapes.variables)
     check_norms(made.train_step, source=data.train, config=config, state=shapes, hyper=hyper, mesh=mesh)
     check_sizes(made.eval_step, eval_variables(shapes), data.val, config, mesh)
     return Parts(
@@ -90,7 +90,7 @@ def build(config: ConfigDict) -> Parts:
 
 
 def load(config: ConfigDict) -> Data:
-    """Raises UserError for splits that cannot be trained or evaluated on."""
+    """The splits of `config`. Raises UserError if one cannot be used for training or evaluation."""
     train_split, val_split = config.data.train_split, config.data.val_split
     train = sources.load(config.data, train_split)
     tasks.of(config).check_classes(config.data.source, train.classes)
@@ -102,6 +102,7 @@ def load(config: ConfigDict) -> Data:
 
 
 def lengths_of(config: ConfigDict, steps_per_epoch: float) -> Lengths:
+    """The lengths in `config`, in steps. Raises UserError if one is malformed."""
     total = to_steps(config.duration, steps_per_epoch, "duration")
     intervals = ("log", "eval", "checkpoint")
     return Lengths(total, **{x: exact_steps(config[f"{x}_every"], steps_per_epoch, f"{x}_every") for x in intervals})

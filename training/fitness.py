@@ -1,4 +1,4 @@
-"""Whether a model fits its configuration and data: found from shapes alone, before any step or workdir."""
+"""Checks that a model fits its configuration and data: from shapes alone, before any step or workdir."""
 
 from collections.abc import Callable
 
@@ -18,12 +18,12 @@ from morphism.training.step import TrainStep
 def initial_shapes(
     init: Callable[[HyperParameters, bool], TrainState], hyper: HyperParameters, config: ConfigDict
 ) -> TrainState:
-    """The shapes of what `init` makes. Raises UserError where the architecture cannot be built as `config` says."""
+    """The shapes of the state that `init` makes. Raises UserError if the architecture rejects the options."""
     try:
         return jax.eval_shape(init, hyper, config.ema.decay > 0)
     except UserError:
         raise
-    except Exception as error:  # whatever an architecture makes of options out of its range
+    except Exception as error:  # an architecture may raise anything for options out of range
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f"config.model: {config.model.name} cannot be built with these options and config.data.image_size="
@@ -36,7 +36,7 @@ def check_norms(
 ) -> None:
     """Raises UserError for a batch norm that would train on one value per channel (models/layers.py).
 
-    That takes a single image to normalise over; the step is traced with the smallest canvas then.
+    That needs a norm over a single image; only then is the step traced, with the smallest canvas.
     """
     images = config.batch_size // config.accumulate // (1 if config.model.sync_bn else mesh.size)
     if images > 1 or config.model.frozen_bn or not state.batch_stats:

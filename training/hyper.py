@@ -1,8 +1,9 @@
-"""The hyper-parameters that change no shape: arguments of the compiled step, so that another value compiles nothing.
+"""Hyper-parameters that change no shape: arguments of the compiled step, so that a new value needs no compilation.
 
-What a part of the step depends on is None where the part is absent: without momentum, weight decay, clipping or a
-warm-up the step is another program. Exponents are no arguments: XLA turns a power that it knows into products, to
-other bits. A division by a number that XLA knows is a product with its inverse, to the bit; here it is written as one.
+A value is None if the part of the step that uses it is absent: without momentum, weight decay, clipping or a warm-up
+the step is another program. Exponents are not arguments: XLA replaces a constant power by products, which round
+differently. XLA replaces a division by a constant by a product with its inverse; here the inverses are the arguments,
+for the same bits.
 """
 
 from typing import Any, NamedTuple
@@ -18,11 +19,11 @@ from morphism.errors import UserError
 from morphism.lengths import to_steps
 from morphism.runtime.mesh import replicated
 
-Number = Any  # a Python number, or in the step a traced one
+Number = Any  # a Python number, or an array, traced inside the step
 
 
 class Share(NamedTuple):
-    """x and 1 - x, each rounded once: in float32 the difference would be that of a rounded x."""
+    """x and 1 - x, each rounded once: computed in float32, 1 - x would inherit the rounding of x."""
 
     value: Number
     rest: Number
@@ -34,7 +35,7 @@ class Share(NamedTuple):
 
 @flax.struct.dataclass
 class OptimizerValues:
-    """config.optimizer's numbers; `patterns` and `factors` are the halves of lr_multipliers."""
+    """The values of config.optimizer; `patterns` and `factors` are the two halves of lr_multipliers."""
 
     momentum: Number | None
     rms_decay: Share
@@ -50,9 +51,9 @@ class OptimizerValues:
 
 @flax.struct.dataclass
 class ScheduleValues:
-    """config.schedule's numbers, lengths in steps, and the peak, which is the rate for config.batch_size."""
+    """The values of config.schedule, lengths in steps; `peak` is the highest learning rate, for config.batch_size."""
 
-    peak: Number | None  # None: 1, by which nothing is multiplied
+    peak: Number | None  # None: 1, so no product
     warmup: Number
     per_warmup: Number | None  # 1 / warmup
     warmup_factor: Share
@@ -64,7 +65,7 @@ class ScheduleValues:
 
 @flax.struct.dataclass
 class EmaValues:
-    """config.ema's numbers, lengths in steps."""
+    """The values of config.ema, lengths in steps."""
 
     decay: Share
     every: Number
@@ -74,7 +75,7 @@ class EmaValues:
 
 @flax.struct.dataclass
 class HyperParameters:
-    """What a training step takes next to its state and batch."""
+    """The arguments of a training step next to its state and batch."""
 
     seed: Number
     optimizer: OptimizerValues
@@ -83,7 +84,7 @@ class HyperParameters:
 
 
 def hyper_parameters(config: ConfigDict, steps_per_epoch: float) -> HyperParameters:
-    """Those of `config`, as numbers on the host. Raises UserError for lengths that make no schedule."""
+    """The hyper-parameters of `config`, as numbers on the host. Raises UserError if its lengths make no schedule."""
     every, ramp = (to_steps(config.ema[name], steps_per_epoch, f"ema.{name}") for name in ("every", "ramp"))
     schedule = schedule_values(config, steps_per_epoch)
     return HyperParameters(
@@ -95,9 +96,9 @@ def hyper_parameters(config: ConfigDict, steps_per_epoch: float) -> HyperParamet
 
 
 def on_devices(hyper: HyperParameters, mesh: Mesh) -> HyperParameters:
-    """The same numbers as arrays on every device, float32, int32 or uint32, so that no step has to send them."""
+    """The same values as float32, int32 or uint32 arrays on every device, so that no step has to send them."""
 
-    def put(number: float | np.ndarray) -> jax.Array:
+    def put(number: float | np.generic | np.ndarray) -> jax.Array:
         array = np.asarray(number, dtypes.canonicalize_dtype(np.result_type(number)))
         return jax.make_array_from_callback(array.shape, replicated(mesh), array.__getitem__)
 
@@ -105,7 +106,7 @@ def on_devices(hyper: HyperParameters, mesh: Mesh) -> HyperParameters:
 
 
 def optimizer_values(config: ConfigDict) -> OptimizerValues:
-    """Of config.optimizer. An optimiser that has no use for a number gets it all the same, and ignores it."""
+    """The values of `config`, which is config.optimizer. An optimiser ignores those that it does not use."""
     return OptimizerValues(
         momentum=_unless_zero(config.momentum),
         rms_decay=Share.of(config.rms_decay),
@@ -125,7 +126,7 @@ def _unless_zero(value: float) -> float | None:
 
 
 def schedule_values(config: ConfigDict, steps_per_epoch: float) -> ScheduleValues:
-    """Of the whole `config`. Raises UserError for a name or for lengths that make no schedule."""
+    """The schedule of the whole `config`. Raises UserError for lengths that make no schedule."""
     schedule = config.schedule
     total = to_steps(config.duration, steps_per_epoch, "duration")
     warmup = to_steps(schedule.warmup, steps_per_epoch, "schedule.warmup")
@@ -153,4 +154,5 @@ def schedule_values(config: ConfigDict, steps_per_epoch: float) -> ScheduleValue
 
 
 def ema_values(decay: float, *, every: int = 1, warmup: int = 0, ramp: int = 0) -> EmaValues:
+    """The values of config.ema, with its lengths in steps; `warmup` is that of the learning rate."""
     return EmaValues(Share.of(decay), every, warmup, 1 / ramp if ramp else None)

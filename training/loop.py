@@ -1,4 +1,4 @@
-"""Training, from a configuration to a finished run. Reads from top to bottom."""
+"""Training, from a configuration to a finished run."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ from morphism.training.build import Parts, build
 from morphism.training.meter import REMEDY, Meter, NonFiniteLoss
 from morphism.training.state import TrainState, eval_variables, not_finite
 
-LOOK = 50  # steps at most between two looks at stop requests and at whether the numbers are finite
+LOOK = 50  # steps at most between two checks for stop requests and for values that are not finite
 
 
 def train(
@@ -38,18 +38,20 @@ def train(
     started: float | None = None,
     command: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Trains as `config` says, going on from the newest checkpoint of `workdir`; returns the last evaluation.
+    """Trains by `config`, continuing from the newest checkpoint in `workdir`.
 
-    It may be called in any thread, and again and again. It listens to no signal: who does passes `stop`.
+    It may be called in any thread, any number of times. It listens to no signals: callers that do pass `stop`.
 
     Args:
-      config: the whole configuration, locked or not; it is left as it is.
-      workdir: the folder of the run, made where there is none.
-      stop: asked after every step; once it is requested the run saves and returns.
-      started: when the caller began, in time.time()'s seconds, for the report of the first step.
-      command: the command line that the manifest records, if one ran this.
+      config: the whole configuration, locked or not; it is not changed.
+      workdir: the folder of the run; it is made if it does not exist.
+      stop: asked after every step; once a stop is requested, the run saves and returns.
+      started: when the caller started, in seconds of time.time(), for the report of the first step.
+      command: the command line, for the manifest; empty if Python code calls this.
 
-    Raises UserError for bad input, before anything is built where that is possible.
+    Returns: the metrics of the last evaluation.
+
+    Raises UserError for bad input, if possible before anything is built.
     """
     started, stop = started or time.time(), stop or StopRequest()
     workdir = folder(workdir) if isinstance(workdir, str) else workdir
@@ -70,7 +72,7 @@ def train(
 
 
 def introduce(parts: Parts, workdir: AnyPath, beginning: Beginning, writer: Writer) -> None:
-    """Says what is trained, on what, and from where it goes on."""
+    """Reports what is trained, on which data and devices, and from which step."""
     source, total, step = parts.data.train, parts.lengths.total, beginning.step
     writer.say(
         f"{parts.config.model.name}: {cost.parameters(parts.shapes.params):,} parameters, "
@@ -85,7 +87,7 @@ def introduce(parts: Parts, workdir: AnyPath, beginning: Beginning, writer: Writ
 
 
 def settled(parts: Parts, workdir: AnyPath, beginning: Beginning, writer: Writer) -> ConfigDict:
-    """The configuration with the pixels and intensities that the run has, or finds now; the workdir keeps them."""
+    """The configuration with the pixels and intensities of the run, known or found now; the workdir records them."""
     known = read_intensity(workdir) if beginning.step else {}
     config = with_fields(parts.config, known) if known else settle(parts.config, parts.data.train, writer.say)
     if jax.process_index() == 0:
@@ -94,7 +96,7 @@ def settled(parts: Parts, workdir: AnyPath, beginning: Beginning, writer: Writer
 
 
 class Loop:
-    """The steps of a run, and between them what is logged, saved, evaluated and asked of the stop request."""
+    """Runs the steps, and between them logs, saves, evaluates and checks the stop request."""
 
     def __init__(
         self,
@@ -106,7 +108,7 @@ class Loop:
         stop: StopRequest,
         started: float,
     ):
-        """`config` is that of `parts`, settled."""
+        """`config` is the `settled` configuration of `parts`."""
         self._config, self._parts, self._started = config, parts, started
         self._checkpoints, self._writer, self._stop = checkpoints, writer, stop
         self._saves = parts.lengths.checkpoint > 0
@@ -115,13 +117,13 @@ class Loop:
         self._val_odd = Oddities(parts.data.val, writer.say, self._odd.said)
 
     def run(self, beginning: Beginning) -> dict[str, float]:
-        """Goes on after `beginning`; returns the last evaluation."""
+        """Continues after `beginning`; returns the metrics of the last evaluation."""
         self._stop.ready()
         results = self._checkpoints.metrics(beginning.step) or {}
         if beginning.owed:
             results = self._evaluate(beginning.step, beginning.state)
             if results is None:
-                self._tell_stop(beginning.step, saved=True, evaluated=False)
+                self._report_stop(beginning.step, saved=True, evaluated=False)
                 return {}
         meter = Meter(self._config.batch_size)
         for step, state, evaluating, stopping in self._steps(beginning, meter):
@@ -137,12 +139,12 @@ class Loop:
             if evaluating or saving or step == beginning.step + 1:  # the first log line compiles the schedule
                 meter.restart_clock()
             if stopping or (evaluating and found is None):
-                self._tell_stop(step, saved=saving, evaluated=not evaluating)
+                self._report_stop(step, saved=saving, evaluated=not evaluating)
                 break
         return results
 
     def _steps(self, beginning: Beginning, meter: Meter) -> Iterator[tuple[int, TrainState, bool, bool]]:
-        """After each step: its number, its state, and whether an evaluation or the end of the run follows."""
+        """After each step: its number, its state, whether an evaluation follows, and whether to stop."""
         parts, state = self._parts, beginning.state
         pairs = to_devices(self._batches(beginning.step), parts.mesh)
         for step, (on_host, batch) in enumerate(meter.timed(pairs), beginning.step + 1):
@@ -155,7 +157,7 @@ class Loop:
             yield step, state, parts.lengths.evaluates(step), self._asks(step) and self._stop.agreed()
 
     def _asks(self, step: int) -> bool:
-        """Whether to look for a stop after `step`: where several processes have to agree, not after every one."""
+        """Whether to check for a stop after `step`: not after every one if several processes have to agree."""
         return jax.process_count() == 1 or due(step, self._look) or self._parts.lengths.evaluates(step)
 
     def _batches(self, start: int) -> Any:
@@ -174,7 +176,7 @@ class Loop:
         self._writer.training_line(step, values, (self._parts.lengths.total - step) * self._config.batch_size)
 
     def _save(self, step: int, state: TrainState) -> None:
-        """Raises NonFiniteLoss, and saves nothing, where the update of `step` made a parameter infinite or NaN."""
+        """Saves `state`. Raises NonFiniteLoss, and saves nothing, if a variable is not finite after `step`."""
         broken = not_finite(eval_variables(state))
         if broken:
             raise NonFiniteLoss(
@@ -183,7 +185,7 @@ class Loop:
         self._checkpoints.save(step, state)
 
     def _evaluate(self, step: int, state: TrainState) -> dict[str, float] | None:
-        """The task's headline over the validation split, written and added to the checkpoint; None where stopped."""
+        """Evaluates on the validation split, and records the task's headline metrics; None if stopped before."""
         parts, config, programs, val = self._parts, self._config, self._parts.programs, self._parts.data.val
         batches = predict(programs.eval_step, eval_variables(state), val, config, parts.mesh, self._val_odd)
         try:
@@ -196,12 +198,12 @@ class Loop:
         self._writer.record(step, {f"val/{key}": value for key, value in results.items()})
         if self._saves:
             self._checkpoints.add_metrics(step, results)
-        table = programs.task.table(summary)  # without what the split has none of
+        table = programs.task.table(summary)  # without metrics of classes that the split lacks
         shown = "  ".join(f"{key} {value:.4f}" for key, value in results.items() if key in table)
         self._writer.say(f"step {step}/{parts.lengths.total}  {config.data.val_split}: {shown}")
         return results
 
-    def _tell_stop(self, step: int, saved: bool, evaluated: bool) -> None:
+    def _report_stop(self, step: int, saved: bool, evaluated: bool) -> None:
         self._odd.tell()
         goes_on = f"the same command goes on from step {step}" + ("" if evaluated else ", with its evaluation")
         done = f"saved; {goes_on}" if saved else "nothing saved"

@@ -1,4 +1,4 @@
-"""The steps since the last report: their numbers, and where the time went."""
+"""The steps since the last report: their scalars, and how long they took."""
 
 import math
 import time
@@ -17,25 +17,25 @@ REMEDY = (
 
 
 class NonFiniteLoss(NonFinite):
-    """The loss, or another of the training's numbers, is not finite."""
+    """The loss, or another value of the training, is not finite."""
 
 
 class Meter:
-    """The scalars of the steps since the last report, still on the device, and how long those steps took."""
+    """Collects the scalars of the steps since the last report, on the device, and times the steps."""
 
     def __init__(self, batch_size: int):
         self._batch_size = batch_size
         self._scalars: list[dict[str, jax.Array]] = []
-        self._ids: list[np.ndarray] = []  # of the steps that are not yet checked
+        self._ids: list[np.ndarray] = []  # records of the steps that are not yet checked
         self._checked = 0
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Leaves what came before (compiling, evaluating, saving) out of images per second."""
+        """Excludes the time before (compiling, evaluating, saving) from images per second."""
         self._since, self._waited, self._timed_from = time.perf_counter(), 0.0, len(self._scalars)
 
     def timed(self, batches: Iterator[tuple[dict, dict]]) -> Iterator[tuple[dict, dict]]:
-        """The batches, counting how long each is waited for."""
+        """The batches unchanged; measures how long each is waited for."""
         while True:
             before = time.perf_counter()
             pair = next(batches, None)
@@ -45,14 +45,14 @@ class Meter:
             yield pair
 
     def add(self, scalars: dict[str, jax.Array], ids: np.ndarray) -> None:
-        """A step's scalars, and the records of this process's rows of its batch."""
+        """Adds a step's scalars, and the record numbers of this process's rows of its batch."""
         self._scalars.append(scalars)
-        self._ids.append(ids.copy())  # a view would keep the batch, which may lie in memory shared with a worker
+        self._ids.append(ids.copy())  # a view would keep the batch, whose memory may be shared with a worker
 
     def check(self, step: int) -> None:
         """Fetches the scalars up to those of `step`, so that none stay on the device.
 
-        Raises NonFiniteLoss naming the first step whose numbers are not finite, which of them, and its examples.
+        Raises NonFiniteLoss naming the first step with a value that is not finite, the value, and the examples.
         """
         steps = jax.device_get(self._scalars[self._checked :])
         for offset, scalars in enumerate(steps):
@@ -66,9 +66,9 @@ class Meter:
         self._checked, self._ids = len(self._scalars), []
 
     def close(self, step: int) -> dict[str, float]:
-        """Means of the scalars over the window that `step` ends, images per second, share of time spent waiting.
+        """Means of the scalars over the steps up to `step`, images per second, share of time spent waiting.
 
-        The last two are absent where no step of the window was timed. Raises NonFiniteLoss as `check` does.
+        The last two are absent if no step was timed. Raises NonFiniteLoss as `check` does.
         """
         self.check(step)
         steps, elapsed = self._scalars, time.perf_counter() - self._since

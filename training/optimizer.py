@@ -1,4 +1,4 @@
-"""The optimisers, each with the update of its torch namesake, so that published recipes carry over unchanged."""
+"""Optimisers with the updates of their torch namesakes, so that published recipes carry over unchanged."""
 
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,7 +13,7 @@ from morphism.errors import UserError
 from morphism.training.hyper import OptimizerValues, Share, optimizer_values
 from morphism.training.parameters import Params, check_patterns, map_by_path, split
 
-# In these, as in torch, weight decay is L2 regularisation: it enters the gradient before all else.
+# In these, as in torch, weight decay is L2 regularisation: it is added to the gradient first.
 L2 = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam")
 
 
@@ -22,12 +22,16 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Gradient -> clipping by global norm -> L2 -> the rule of config.optimizer.name -> times -learning_rate(step).
 
-    `init` and `update` take all parameters; gradients, updates and state are of those that config.optimizer.freeze does
-    not name, which for everything here, the global norm included, are as if they did not exist. An update is that of
-    config.optimizer.lr_multipliers' first pattern that names its parameter times the factor beside it, weight decay
-    included: torch's parameter groups with rates of their own.
-    `values` are the numbers of config.optimizer, which may be traced; by default they are its own.
-    `init` raises UserError for a pattern that names no parameter, and where nothing is left to train.
+    `init` and `update` take all parameters. Gradients, updates and state cover only those that config.optimizer.freeze
+    does not name; the others have no effect here, not even on the global norm. An update, weight decay included, is
+    multiplied by the factor of the first pattern in config.optimizer.lr_multipliers that names its parameter: torch's
+    parameter groups with their own learning rates.
+
+    config: config.optimizer.
+    learning_rate: step, from 0 -> learning rate.
+    values: the hyper-parameters of `config`, which may be traced; by default those of `config`.
+
+    `init` raises UserError if a pattern names no parameter, and if no parameter is left to train.
     """
     values = values or optimizer_values(config)
 
@@ -55,7 +59,7 @@ def _trained(tree: Params, config: ConfigDict) -> Params:
 def _parts(
     config: ConfigDict, values: OptimizerValues, learning_rate: optax.Schedule, params: Params
 ) -> list[optax.GradientTransformation]:
-    """What an update passes through, one after the other."""
+    """The transformations that make an update, in order."""
     mask = _trained(decayed(params, config.decay), config)
     parts = []
     if values.clip_norm is not None:
@@ -70,10 +74,10 @@ def _parts(
 
 
 def decayed(params: Params, which: str) -> Params:
-    """True where weight decay acts.
+    """True for parameters that weight decay affects.
 
-    "all"; "not_norms": all but the scales and shifts of norms (torchvision's --norm-weight-decay 0); "kernels": the
-    weights of convolutions and dense layers.
+    which: "all"; "not_norms", all except the scales and shifts of norms (torchvision's --norm-weight-decay 0); or
+    "kernels", the weights of convolutions and dense layers.
     """
     norms = {".".join(path[:-1]) for path in flatten_dict(params) if path[-1] == "scale"}
     return {
@@ -99,7 +103,7 @@ def _rule(
                 weight_decay,
                 weight_decay_mask=mask,
                 trust_coefficient=values.trust_coefficient,
-                trust_ratio_mask=kernels,  # biases and norms keep the plain rate
+                trust_ratio_mask=kernels,  # biases and norms keep the plain learning rate
                 momentum=momentum,
             )
         ]
@@ -125,7 +129,7 @@ def _factor(path: str, values: OptimizerValues) -> Any:
 
 
 def scale_by_adam(beta1: Share, beta2: Share, epsilon: Any) -> optax.GradientTransformation:
-    """optax.scale_by_adam for betas that may be traced, to the bit: it would take 1 - beta of a beta in float32."""
+    """optax.scale_by_adam, to the bit, for betas that may be traced: optax would compute 1 - beta in float32."""
 
     def update(gradients, state, params=None):
         mu, nu = _average(beta1, gradients, state.mu), _average(beta2, _squares(gradients), state.nu)
@@ -139,7 +143,7 @@ def scale_by_adam(beta1: Share, beta2: Share, epsilon: Any) -> optax.GradientTra
 
 
 def scale_by_rms(decay: Share, epsilon: Any) -> optax.GradientTransformation:
-    """optax.scale_by_rms with epsilon beside the root, for a decay that may be traced, to the bit."""
+    """optax.scale_by_rms with epsilon outside the root, to the bit, for a decay that may be traced."""
 
     def update(gradients, state, params=None):
         nu = _average(decay, _squares(gradients), state.nu)
@@ -149,7 +153,7 @@ def scale_by_rms(decay: Share, epsilon: Any) -> optax.GradientTransformation:
 
 
 def scale_by_adagrad(epsilon: Any) -> optax.GradientTransformation:
-    """g / (sqrt(sum of g^2) + epsilon): torch.optim.Adagrad. optax.scale_by_rss has its epsilon inside the root."""
+    """g / (sqrt(sum of g^2) + epsilon), as torch.optim.Adagrad; optax.scale_by_rss has epsilon inside the root."""
 
     def update(gradients, squares, params=None):
         squares = jax.tree.map(jnp.add, squares, _squares(gradients))

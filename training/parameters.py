@@ -1,6 +1,6 @@
-"""Parameters by their dotted paths, such as layer1.0.conv1.kernel: which of them a pattern names, and their halves.
+"""Selects parameters by patterns of their dotted paths, such as layer1.0.conv1.kernel.
 
-Patterns are fnmatch's: "conv1.*" is everything below conv1, "*.bias" every bias.
+Patterns are those of fnmatch: "conv1.*" is everything below conv1, "*.bias" every bias.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +15,12 @@ Params = dict[str, Any]
 
 
 def map_by_path(function: Callable[[str, Any], Any], params: Params) -> Params:
-    """The same tree, each leaf being function(its dotted path, the leaf)."""
+    """The same tree with function(dotted path, leaf) in place of each leaf."""
     return unflatten_dict({path: function(".".join(path), leaf) for path, leaf in flatten_dict(params).items()})
 
 
 def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
-    """The parameters that no pattern names, and those that one names, each as a tree without the others."""
+    """Two trees: the parameters that no pattern names, and those that a pattern names."""
     if not patterns:
         return params, {}
     halves: tuple[Params, Params] = ({}, {})
@@ -30,12 +30,12 @@ def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
 
 
 def merge(one: Params, other: Params) -> Params:
-    """The tree that `split` took apart."""
+    """The tree that `split` divided."""
     return unflatten_dict(flatten_dict(one) | flatten_dict(other)) if other else one
 
 
 def check_patterns(patterns: Sequence[str], params: Params, field: str) -> None:
-    """Raises UserError, saying `field`, for a pattern that names no parameter."""
+    """Raises UserError if one of `patterns`, the value of `field`, names no parameter."""
     paths = [".".join(path) for path in flatten_dict(params)]
     for pattern in patterns:
         if not any(fnmatchcase(path, pattern) for path in paths):

@@ -1,4 +1,4 @@
-"""What a training compiles. A later one that differs in hyper-parameters alone runs the same programs again."""
+"""The compiled programs of a training. Another one that differs only in hyper-parameters runs the same programs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ from morphism.training.hyper import HyperParameters
 from morphism.training.state import TrainState, init_state, restarted
 from morphism.training.step import TrainStep, make_train_step, optimizer_of
 
-# All of a configuration that a program is made of: what hyper.py takes out of it is no part.
+# The fields of a configuration that programs depend on; those in hyper.py are arguments of the programs.
 WHOLE = ("task", "accumulate", "model", "data", "augment", "loss", "parts")
 PARTS = {"optimizer": ("name", "decay", "freeze"), "schedule": ("name", "warmup_method", "warmup_power", "power")}
-KEPT = 8  # sets of programs that a process keeps, those used last
+KEPT = 8  # sets of programs that a process keeps: the most recently used
 
 
 @dataclass(frozen=True)
 class Programs:
-    """Functions of arrays alone, compiled at their first call.
+    """Functions of arrays only, compiled at their first call.
 
-    init: (hyper, whether averages are kept) -> a fresh state
-    restart: (fresh state, variables, hyper) -> the same with these variables
+    init: (hyper, whether moving averages are kept) -> a random state
+    restart: (fresh state, variables, hyper) -> the state with these variables
     train_step: (state, batch, hyper) -> (state, scalars); the state is donated
     eval_step: (variables, batch) -> predictions
     """
@@ -43,12 +43,12 @@ class Programs:
 
 
 def programs(config: ConfigDict, classes: int, mesh: Mesh) -> Programs:
-    """Those of `config`, as its task resolves it: the same ones for the same `static` part of it."""
+    """The programs of `config`, as its task resolves it; configs with the same `static` part share them."""
     return _programs(static(config), classes, mesh)
 
 
 def static(config: ConfigDict) -> FrozenConfigDict:
-    """The fields that change programs, and none beside them: to read another of these is an error."""
+    """Only the fields that programs depend on: reading any other field raises an error."""
     whole = {name: config[name] for name in WHOLE if name in config}
     parts = {group: {name: config[group][name] for name in names} for group, names in PARTS.items()}
     return FrozenConfigDict(whole | parts)

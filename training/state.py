@@ -1,4 +1,4 @@
-"""Everything that a training step reads and writes."""
+"""The state that a training step reads and writes."""
 
 from collections.abc import Callable
 from functools import cache
@@ -9,30 +9,36 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
 
 from morphism import models
 from morphism.runtime import checkpoint
+from morphism.runtime.digest import by_path
 from morphism.runtime.mesh import compiler_options
 
 
 @flax.struct.dataclass
 class TrainState:
-    """No random key is stored: keys are made of the seed and the step.
+    """The state of a training. It holds no random key: keys are made from the seed and the step.
 
-    `ema` is None or {"params", "batch_stats"}, the moving averages that evaluation then uses.
+    ema: None or {"params", "batch_stats"}, the moving averages that evaluation uses.
     """
 
-    step: Int[Array, ""]
+    step: Any  # int32 []
     params: Any
     batch_stats: Any
     opt_state: Any
     ema: Any
 
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The model's variables."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
 
 def init_state(
     model: nn.Module, optimizer: optax.GradientTransformation, *, image_size: int, seed: Any, ema: bool
 ) -> TrainState:
+    """A random state; `ema`: whether moving averages are kept."""
     variables = models.init(model, jax.random.key(seed), image_size)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(
@@ -45,7 +51,7 @@ def init_state(
 
 
 def restarted(state: TrainState, variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
-    """The fresh `state` with `variables`, "params" and "batch_stats", instead of its own."""
+    """The fresh `state` with other `variables`: "params" and "batch_stats"."""
     return state.replace(
         **variables,
         opt_state=optimizer.init(variables["params"]),
@@ -54,20 +60,18 @@ def restarted(state: TrainState, variables: dict[str, Any], optimizer: optax.Gra
 
 
 def eval_variables(state: TrainState) -> dict[str, Any]:
-    """What the model is evaluated with."""
+    """The variables for evaluation: the moving averages, if they are kept."""
     return checkpoint.eval_variables(state.params, state.batch_stats, state.ema)
 
 
 def not_finite(variables: dict[str, Any]) -> list[str]:
-    """The names of the arrays that hold a number that is not finite."""
-    finite = jax.device_get(_all_finite()(variables))
-    leaves = jax.tree_util.tree_leaves_with_path(finite)
-    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, each in leaves if not each]
+    """The paths of the arrays with a value that is not finite."""
+    return [path for path, finite in by_path(jax.device_get(_all_finite()(variables))).items() if not finite]
 
 
 @cache
 def _all_finite() -> Callable[[Any], Any]:
-    """Variables -> in their structure, whether all of an array is finite."""
+    """Variables -> for each array, in the same structure, whether all its values are finite."""
     return jax.jit(
         lambda variables: jax.tree.map(lambda x: jnp.isfinite(x).all(), variables),
         compiler_options=compiler_options(once=True),

@@ -1,6 +1,6 @@
-"""One training step, for every task, on any number of devices.
+"""The training step for every task, on any number of devices.
 
-It is written for one device with its share of the batch, and mapped over the mesh by jit(shard_map).
+It is written for one device and its share of the batch; jit(shard_map) maps it over the mesh.
 """
 
 from collections.abc import Callable
@@ -32,12 +32,13 @@ TrainStep = Callable[[TrainState, Batch, HyperParameters], tuple[TrainState, Sca
 
 
 def make_train_step(*, model: nn.Module, task: Task, config: ConfigDict, classes: int, mesh: Mesh) -> TrainStep:
-    """(state, batch, hyper) -> (state, scalars): loss, the task's own scalars and the gradient's norm.
+    """(state, batch, hyper) -> (state, scalars): the loss, the task's own scalars and the gradient's norm.
 
-    The state is donated. `config` is as the task resolves it; of what `hyper` holds nothing is read there.
-    Gradients are means over micro-batches and devices; so are the running statistics, which are therefore the same
-    everywhere. Without sync_bn each device, and always each micro-batch, normalises by its own batch statistics.
-    Parameters that config.optimizer.freeze names get no gradient.
+    The state is donated. Gradients are means over micro-batches and devices; so are the running statistics, which are
+    therefore the same on all devices. Without sync_bn each device normalises by its own batch statistics; each
+    micro-batch always does. Parameters that config.optimizer.freeze names get no gradient.
+
+    config: as the task resolves it; the fields in `hyper` are not read.
     """
     step = _Step(model=model, task=task, config=config, classes=classes)
     return jax.jit(
@@ -49,7 +50,7 @@ def make_train_step(*, model: nn.Module, task: Task, config: ConfigDict, classes
 
 @dataclass(frozen=True)
 class _Step:
-    """The step of one device."""
+    """The step on one device."""
 
     model: nn.Module
     task: Task
@@ -57,7 +58,7 @@ class _Step:
     classes: int
 
     def __call__(self, state: TrainState, batch: Batch, hyper: HyperParameters) -> tuple[TrainState, Scalars]:
-        # The same key in every step: an example's augmentation depends on its record and draw alone.
+        # The same key in every step: an example's augmentation depends only on its record and draw.
         augment_key, model_key = jax.random.split(jax.random.key(hyper.seed))
         keys = augment_key, jax.random.fold_in(model_key, state.step)
         halves = split(state.params, self.config.optimizer.freeze)
@@ -76,8 +77,8 @@ class _Step:
     def _gradients(
         self, halves: tuple[Params, Params], batch_stats: Params, batch: Batch, keys: tuple[Array, Array]
     ) -> tuple[Params, Params, Scalars]:
-        """The gradients of the first of `halves`, running statistics and scalars: means over all devices."""
-        # Marked as differing by device, parameters get each device's own gradient, and the mean below is explicit.
+        """Gradients of the trained half of `halves`, running statistics and scalars: means over all devices."""
+        # Marked as varying by device, parameters get each device's own gradient; the mean below is explicit.
         trained, frozen, before = jax.lax.pcast((*halves, batch_stats), AXIS, to="varying")
 
         def micro_step(carry, micro_batch):
@@ -91,15 +92,15 @@ class _Step:
         (total, stats), scalars = scan(micro_step, (zeros, before), parts, count)
         scalars = jax.tree.map(jnp.mean, scalars)
         gradients = jax.tree.map(lambda g: g / count, total)
-        # The mean of changes, not of values: a statistic that no device moved stays as it was, to the bit.
-        moved = jax.tree.map(jnp.subtract, stats, before)
-        gradients, moved, scalars = jax.lax.pmean((gradients, moved, scalars), AXIS)
-        return gradients, jax.tree.map(jnp.add, batch_stats, moved), scalars
+        # The mean of changes, not of values: a statistic that no device changed keeps its bits.
+        changes = jax.tree.map(jnp.subtract, stats, before)
+        gradients, changes, scalars = jax.lax.pmean((gradients, changes, scalars), AXIS)
+        return gradients, jax.tree.map(jnp.add, batch_stats, changes), scalars
 
     def _loss(
         self, trained: Params, frozen: Params, batch_stats: Params, batch: Batch, keys: tuple[Array, Array]
     ) -> tuple[Array, tuple[Params, Scalars]]:
-        """The loss of a micro-batch, and with it the running statistics and the scalars to report."""
+        """The loss of a micro-batch, with the running statistics and the scalars to report."""
         augment_key, model_key = keys
         batch = self.task.augment(augment_key, batch, self.config.augment, self.classes)
         outputs, updates = self.model.apply(
@@ -108,7 +109,7 @@ class _Step:
             train=True,
             **models.inputs(self.model, batch),
             mutable=["batch_stats"],
-            # A detector makes a picture's own key of "sampling", for the same samples on any number of devices.
+            # A detector derives a key per image from "sampling": the same samples on any number of devices.
             rngs={"dropout": jax.random.fold_in(model_key, batch["id"][0]), "sampling": model_key},
         )
         value, scalars = self.task.loss(self.model, outputs, batch, self.config)
@@ -116,17 +117,18 @@ class _Step:
 
 
 def optimizer_of(config: ConfigDict, hyper: HyperParameters) -> optax.GradientTransformation:
-    """That of `config` with the numbers of `hyper`, which may be traced."""
-    rate = partial(learning_rate, config=config.schedule, values=hyper.schedule)
-    return make_optimizer(config.optimizer, rate, hyper.optimizer)
+    """The optimiser of `config` with the values of `hyper`, which may be traced."""
+    schedule = partial(learning_rate, config=config.schedule, values=hyper.schedule)
+    return make_optimizer(config.optimizer, schedule, hyper.optimizer)
 
 
 def update_ema(state: TrainState, values: EmaValues) -> TrainState:
-    """Moves the averages, of parameters and running statistics, towards the present values every `every` steps.
+    """Moves the averages of parameters and running statistics towards their current values, every `every` steps.
 
-    The first update copies, and so do those of the `warmup` steps and the first behind them: torchvision's
-    ExponentialMovingAverage with its reference script, which counts `every` anew in each epoch, here they run through.
-    With a `ramp` none copies, and the decay of step s, counted from 1, is decay (1 - exp(-s / ramp)): YOLOX's ModelEMA.
+    The first update copies the values, and so do all updates up to the first one after the `warmup` steps: as
+    torchvision's ExponentialMovingAverage with its reference script, which however restarts the count of `every` in
+    each epoch. With a `ramp` no update copies, and the decay of step s, from 1, is decay (1 - exp(-s / ramp)): YOLOX's
+    ModelEMA.
     """
     if state.ema is None:
         return state
@@ -136,7 +138,8 @@ def update_ema(state: TrainState, values: EmaValues) -> TrainState:
     else:
         weight, copies = 1 + values.decay.value * jnp.expm1(-state.step * values.per_ramp), False
     weight = jnp.where(due, weight, 0.0)
-    present = {"params": state.params, "batch_stats": state.batch_stats}
-    return state.replace(
-        ema=jax.tree.map(lambda average, x: jnp.where(copies, x, average + weight * (x - average)), state.ema, present)
-    )
+
+    def moved(average: Array, x: Array) -> Array:
+        return jnp.where(copies, x, average + weight * (x - average))
+
+    return state.replace(ema=jax.tree.map(moved, state.ema, state.variables))

@@ -1,11 +1,11 @@
-"""Zip archives as torch.save writes them: members are stored uncompressed and do not overlap."""
+"""Reads zip archives as torch.save writes them: members are stored uncompressed and do not overlap."""
 
 import struct
 import zipfile
 import zlib
-from typing import BinaryIO
+from io import BufferedIOBase
 
-LOCAL_HEADER = "<4s22xHH"  # its signature, and the lengths of the name and of what follows it, before the content
+LOCAL_HEADER = "<4s22xHH"  # signature, lengths of the name and of the extra field that stand before the content
 ENCRYPTED = 0x1
 
 
@@ -16,7 +16,7 @@ class Archive:
     members together are no larger than the file.
     """
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BufferedIOBase):
         self._file, self._members = file, {}
         end = file.seek(0, 2)
         with zipfile.ZipFile(file) as opened:
@@ -33,10 +33,11 @@ class Archive:
         return name in self._members
 
     def names(self) -> list[str]:
+        """The names of all members, in the order of the file."""
         return list(self._members)
 
     def size(self, name: str) -> int:
-        """In bytes. Raises ValueError if there is no such member, or if it is compressed or encrypted."""
+        """The bytes of a member. Raises ValueError if there is none, or if it is compressed or encrypted."""
         member = self._members.get(name)
         if member is None:
             raise ValueError(f"there is no member {name!r:.99}")
@@ -47,7 +48,7 @@ class Archive:
         return member.file_size
 
     def read(self, name: str) -> bytes:
-        """The content of a member. Raises ValueError as `size` does, and if it is cut off or its checksum differs."""
+        """The content of a member. Raises ValueError as `size` does, if it is cut off, and if its checksum differs."""
         size, member = self.size(name), self._members[name]
         self._file.seek(member.header_offset)
         header = self._file.read(struct.calcsize(LOCAL_HEADER))

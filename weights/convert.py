@@ -1,12 +1,12 @@
-"""Between our variables and torch's state dicts: by name and layout alone, the same for every architecture.
+"""Converts between Flax variables and torch's state dicts: by name and layout alone, the same for every architecture.
 
-A submodule is called what its reference calls it, so a path joined with dots is torch's name but for its last part,
-which LAYOUTS translates together with the order of the axes. An array that is not listed there has torch's own name and
-layout.
+A submodule has the name that its reference gives it, so a path joined with dots is torch's name except for its last
+part. LAYOUTS translates that part, together with the order of the axes. An array that is not listed there has torch's
+name and layout.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -17,20 +17,21 @@ from morphism.weights.state_dict import WRAPPERS
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, of arrays or of their shapes
 Shapes = dict[str, tuple[int, ...]]
+Tensors = Mapping[str, np.ndarray]  # torch's name -> array in torch's layout
 
-LAYOUTS = {  # (our name, axes) -> torch's name, and where torch's axes stand in ours
-    ("kernel", 4): ("weight", (3, 2, 0, 1)),  # convolution, in groups too: [h,w,in,out] here, [out,in,h,w] in torch
+LAYOUTS = {  # (our name, number of axes) -> torch's name, and for each of torch's axes its index in ours
+    ("kernel", 4): ("weight", (3, 2, 0, 1)),  # convolution, also grouped: [h,w,in,out] here, [out,in,h,w] in torch
     ("kernel", 2): ("weight", (1, 0)),  # dense: [in,out] here, [out,in] in torch
     ("transposed_kernel", 4): ("weight", (2, 3, 0, 1)),  # ConvTranspose2d: [h,w,in,out] here, [in,out,h,w] in torch
     ("scale", 1): ("weight", (0,)),  # of a norm
     ("mean", 1): ("running_mean", (0,)),
     ("var", 1): ("running_var", (0,)),
 }
-COUNTER = "num_batches_tracked"  # torch's count of a norm's batches, which only momentum=None reads
+COUNTER = "num_batches_tracked"  # torch's count of the batches a norm has seen, which only momentum=None reads
 
 
 def to_torch(variables: Variables) -> dict[str, np.ndarray]:
-    """Torch's name -> array in torch's layout, with a norm's counter of batches, 0, beside its running statistics."""
+    """Torch's name -> array in torch's layout; each norm's batch counter, 0, is added to its running statistics."""
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         name, axes = _layout(path, leaf)
@@ -41,14 +42,14 @@ def to_torch(variables: Variables) -> dict[str, np.ndarray]:
 
 
 def torch_shapes(variables: Variables) -> Shapes:
-    """Torch's name -> shape, of all arrays, without norms' counters."""
+    """Torch's name -> shape of every array, without the norms' counters."""
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     layouts = [(*_layout(path, leaf), leaf.shape) for path, leaf in leaves]
     return {name: tuple(shape[axis] for axis in axes) for name, axes, shape in layouts}
 
 
-def from_torch(tensors: Mapping[str, np.ndarray], like: Variables) -> Variables:
-    """`like` with the values of `tensors`, in the types of `like`; an array that `tensors` lacks stays as it is."""
+def from_torch(tensors: Tensors, like: Variables) -> Variables:
+    """`like` with the values of `tensors`, cast to the types of `like`; an array that `tensors` lacks is kept."""
 
     def take(path: tuple, leaf: Any) -> Any:
         name, axes = _layout(path, leaf)
@@ -59,11 +60,11 @@ def from_torch(tensors: Mapping[str, np.ndarray], like: Variables) -> Variables:
     return jax.tree_util.tree_map_with_path(take, like)
 
 
-def rename(tensors: Mapping[str, np.ndarray], rules: tuple[str, ...], origin: str) -> dict[str, np.ndarray]:
-    """Every name with each rule "pattern -> replacement" applied in turn, as re.sub does; norms' counters left out.
+def rename(tensors: Tensors, rules: tuple[str, ...], origin: str) -> dict[str, np.ndarray]:
+    """Applies the rules "pattern -> replacement" to all names in turn, as re.sub does, and drops the norms' counters.
 
     A rule may also be written for names with a prefix that reading removed, such as "model.".
-    Raises UserError for a rule that is none, or that changes nothing, and where two names become one.
+    Raises UserError for a malformed rule, for a rule that changes no name, and if two names become the same.
     """
     renamed = {name: name for name in tensors if name.rpartition(".")[2] != COUNTER}
     for rule in rules:
@@ -88,30 +89,28 @@ def rename(tensors: Mapping[str, np.ndarray], rules: tuple[str, ...], origin: st
 
 
 def _renamings(names: Mapping[str, str], pattern: str, replacement: str) -> Iterator[dict[str, str]]:
-    """`names` as the rule changes them: as they are, then with each prefix of WRAPPERS; only if it changes some."""
+    """`names` after the rule: first without a prefix, then with each of WRAPPERS; only where the rule changes some."""
     for prefix in ("", *WRAPPERS):
         found = {name: re.sub(pattern, replacement, prefix + now) for name, now in names.items()}
         if any(after != prefix + names[name] for name, after in found.items()):
             yield {name: names[name] if after == prefix + names[name] else after for name, after in found.items()}
 
 
-def without_wrapper(tensors: Mapping[str, np.ndarray], shapes: Shapes) -> tuple[Mapping[str, np.ndarray], str]:
-    """`tensors` without the prefix of WRAPPERS whose removal makes more names match `shapes`, and that prefix, or "".
+def without_wrapper(tensors: Tensors, shapes: Shapes) -> tuple[Tensors, str]:
+    """Removes the prefix of WRAPPERS whose removal makes the most names match `shapes`, if more than now.
 
-    In Lightning's state dicts, "criterion.weight" may be next to "model.conv1.weight".
+    Lightning's state dicts may hold "criterion.weight" next to "model.conv1.weight".
+    Returns: the tensors and the removed prefix, or "".
     """
 
-    def bare(prefix: str) -> dict[str, np.ndarray]:
-        return {name.removeprefix(prefix): x for name, x in tensors.items()}
-
-    ways = {prefix: bare(prefix) for prefix in WRAPPERS}
+    ways = {prefix: {name.removeprefix(prefix): x for name, x in tensors.items()} for prefix in WRAPPERS}
     whole = {prefix: found for prefix, found in ways.items() if len(found) == len(tensors)}
     met = {prefix: len(found.keys() & shapes.keys()) for prefix, found in whole.items()}
     best = max(met, key=met.get, default="")
     return (ways[best], best) if met and met[best] > len(tensors.keys() & shapes.keys()) else (tensors, "")
 
 
-def check_finite(tensors: Mapping[str, np.ndarray], origin: str) -> None:
+def check_finite(tensors: Tensors, origin: str) -> None:
     """Raises UserError naming the first array with a value that is not finite in float32."""
     for name, tensor in tensors.items():
         bad = _not_finite(tensor)
@@ -123,18 +122,18 @@ def check_finite(tensors: Mapping[str, np.ndarray], origin: str) -> None:
             )
 
 
-def _check_types(tensors: Mapping[str, np.ndarray], origin: str) -> None:
-    """Raises UserError naming the first array that is quantised or complex: as floats its values would be others."""
+def _check_types(tensors: Tensors, origin: str) -> None:
+    """Raises UserError naming the first array that is quantised or complex: a cast to float would change its values."""
     for name, tensor in tensors.items():
         if tensor.dtype.itemsize == 1 or tensor.dtype.kind == "c":
             raise UserError(
-                f"{origin}: {name} is of type {tensor.dtype}, whose scale, or imaginary part, would be lost; save the "
+                f"{origin}: {name} is of type {tensor.dtype}, whose scale or imaginary part would be lost; save the "
                 "weights as float32, float16 or bfloat16"
             )
 
 
-def _not_finite(tensor: np.ndarray) -> np.ndarray:
-    """Whether each value is not finite in float32; an axis of stride 0, as of expanded tensors, counts once."""
+def _not_finite(tensor: np.ndarray) -> np.ndarray | np.bool_:
+    """Whether each value is not finite in float32; an axis of stride 0, as expanded tensors have, counts once."""
     values = tensor[tuple(slice(1) if stride == 0 else slice(None) for stride in tensor.strides)]
     if tensor.dtype.kind in "biuc":
         return ~np.isfinite(values)
@@ -143,16 +142,16 @@ def _not_finite(tensor: np.ndarray) -> np.ndarray:
 
 
 def head(shapes_of: Callable[[int], Shapes]) -> set[str]:
-    """The names of the arrays whose shape depends on the number of classes; `shapes_of` gives a model's for a number.
+    """The names of the arrays that depend on the number of classes; `shapes_of`: number of classes -> shapes.
 
-    Arrays that differ by name, as where a model has an array a class, count as well.
+    Arrays that exist for some numbers only count as well: a model may have one array per class.
     """
     two, three = shapes_of(2), shapes_of(3)
     return {name for name in two.keys() | three.keys() if two.get(name) != three.get(name)}
 
 
-def classes_in(tensors: Mapping[str, np.ndarray], shapes_of: Callable[[int], Shapes]) -> int | None:
-    """For how many classes `tensors` are made, by their head; None where they have none of a shape that fits."""
+def classes_in(tensors: Tensors, shapes_of: Callable[[int], Shapes]) -> int | None:
+    """The number of classes for which the head in `tensors` was made; None if no array of a head fits."""
     two, three = shapes_of(2), shapes_of(3)
     for name in sorted(name for name in head(shapes_of) if name in tensors and name in two and name in three):
         for size, with_two, with_three in zip(tensors[name].shape, two[name], three[name], strict=False):
@@ -163,49 +162,50 @@ def classes_in(tensors: Mapping[str, np.ndarray], shapes_of: Callable[[int], Sha
 
 
 def fit(
-    tensors: Mapping[str, np.ndarray],
+    tensors: Tensors,
     shapes: Shapes,
     origin: str,
     *,
-    replaceable: set[str] = frozenset(),
+    replaceable: Set[str] = frozenset(),
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Those of `tensors` that a model of `shapes` takes, and lines that tell a person what was left out, and why.
+    """Those of `tensors` that a model of `shapes` takes, and a line for each group that is left out.
 
-    Where one of `replaceable`, the head, has another shape, all of it is left out. The others must fit one to one, but
-    for names that match the regular expressions of what may be missing, or unexpected, from beginning to end.
-    Raises UserError naming the first few of each kind that does not, if nothing is left, and if what is left is not
-    finite.
+    Args:
+      origin: names the tensors in messages.
+      replaceable: the head's names; if one has another shape, the whole head is left out.
+      allow_missing: regular expressions of names that `tensors` may lack; each must match a whole name.
+      allow_unexpected: the same, of names that the model may lack.
+
+    Raises UserError naming the first few that do not fit, if none is left, and if one that is left is not finite.
     """
     changed = {name for name in shapes.keys() & tensors.keys() if tuple(tensors[name].shape) != shapes[name]}
-    notes, left = [], set()
-    if changed & replaceable:
-        left = replaceable & tensors.keys()
-        first = sorted(changed & replaceable)[0]
-        notes.append(
-            f"{origin}: {first} is {list(tensors[first].shape)} there and {list(shapes[first])} here, so the head "
-            f"begins anew: {_some(replaceable)}"
-        )
+    left = replaceable & tensors.keys() if changed & replaceable else set()
     missing = shapes.keys() - tensors.keys() - (replaceable if left else set())
     unexpected = tensors.keys() - shapes.keys() - left
-    forgiven = _matching(missing, allow_missing, "missing"), _matching(unexpected, allow_unexpected, "unexpected")
-    problems = [
-        f"it lacks {_some(missing - forgiven[0])}" if missing - forgiven[0] else "",
-        f"the model has no {_some(unexpected - forgiven[1])}" if unexpected - forgiven[1] else "",
-        *(
-            f"{name} is {list(tensors[name].shape)} there and {list(shapes[name])} in the model"
-            for name in sorted(changed - left)[:1]
-        ),
-    ]
-    if any(problems):
-        raise UserError(
-            f"{origin}: does not fit: {'; '.join(filter(None, problems))}; is it another architecture? What may differ "
-            "is said by config.init_rename, init_allow_missing and init_allow_unexpected"
-        )
-    notes += [f"{origin}: without {_some(forgiven[0])}, which begin anew"] if forgiven[0] else []
-    notes += [f"{origin}: {_some(forgiven[1])} not used"] if forgiven[1] else []
+    untrained = _matching(missing, allow_missing, "missing")
+    unused = _matching(unexpected, allow_unexpected, "unexpected")
+    problems = [f"it lacks {_some(missing - untrained)}"] if missing - untrained else []
+    problems += [f"the model has no {_some(unexpected - unused)}"] if unexpected - unused else []
+    problems += [f"{_two_shapes(name, tensors, shapes)} in the model" for name in sorted(changed - left)[:1]]
     taken = {name: x for name, x in tensors.items() if name in shapes and name not in left}
+    _check_fit(taken, problems, origin, tensors, shapes)
+    notes = []
+    if left:
+        differs = _two_shapes(min(changed & replaceable), tensors, shapes)
+        notes.append(f"{origin}: {differs} here, so the head starts untrained: {_some(replaceable)}")
+    notes += [f"{origin}: without {_some(untrained)}, which start untrained"] if untrained else []
+    notes += [f"{origin}: {_some(unused)} not used"] if unused else []
+    return taken, notes
+
+
+def _check_fit(taken: Tensors, problems: Sequence[str], origin: str, tensors: Tensors, shapes: Shapes) -> None:
+    if problems:
+        raise UserError(
+            f"{origin}: does not fit: {'; '.join(problems)}; is it another architecture? config.init_rename, "
+            "init_allow_missing and init_allow_unexpected say what may differ"
+        )
     if not taken:
         raise UserError(
             f"{origin}: nothing of it fits: its names are {_some(tensors.keys()) or 'none'}, the model's are "
@@ -213,18 +213,21 @@ def fit(
         )
     _check_types(taken, origin)
     check_finite(taken, origin)
-    return taken, notes
+
+
+def _two_shapes(name: str, tensors: Tensors, shapes: Shapes) -> str:
+    return f"{name} is {list(tensors[name].shape)} there and {list(shapes[name])}"
 
 
 def _layout(path: tuple, leaf: Any) -> tuple[str, tuple[int, ...]]:
-    """Torch's name of the array at `path`, the collection first, and where torch's axes stand in ours."""
+    """Torch's name of the array at `path`, whose first part is the collection, and the order of axes as in LAYOUTS."""
     *modules, last = (step.key for step in path[1:])
     axes = len(leaf.shape)
     name, order = LAYOUTS.get((last, axes), (last, tuple(range(axes))))
     return ".".join([*modules, name]), order
 
 
-def _matching(names: set[str], patterns: Sequence[str], field: str) -> set[str]:
+def _matching(names: Set[str], patterns: Sequence[str], field: str) -> set[str]:
     compiled = []
     for pattern in patterns:
         try:
@@ -234,6 +237,6 @@ def _matching(names: set[str], patterns: Sequence[str], field: str) -> set[str]:
     return {name for name in names if any(each.fullmatch(name) for each in compiled)}
 
 
-def _some(names: set[str]) -> str:
+def _some(names: Set[str]) -> str:
     shown = ", ".join(map(one_line, sorted(names)[:4]))
     return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"

@@ -1,12 +1,13 @@
-"""Darknet's files of weights for YOLOv3, read and written.
+"""Reads and writes Darknet's files of weights for YOLOv3.
 
-A file is a header (int32 major, minor and revision of its format, then how many pictures were seen in training, int64
-from version 0.2 on, int32 before) and float32 numbers, all little-endian: of each convolution in the order of the cfg
-the batch norm's shift, scale, running mean and variance, or without batch norm the bias, then the kernel [out,in,h,w].
-Nothing in it names a layer or says how many there are. Source: darknet's src/parser.c, load_weights_upto.
+A file is a header and float32 values, all little-endian. The header holds the format's major, minor and revision
+number, int32, and the number of images seen in training, int64 since version 0.2, int32 before. The values are those
+of each convolution in the order of the cfg: the batch norm's shift, scale, running mean and variance, or without a
+batch norm the bias; then the kernel [out,in,h,w]. Layers have no names, and their number is not stored.
+Source: darknet's src/parser.c, load_weights_upto.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,16 @@ VERSION = (0, 2, 0)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Name -> array in torch's layout, of models/yolov3.py; the number of classes is told by the file's length.
+    """Name in models/yolov3.py -> array in torch's layout; the number of classes follows from the file's length.
 
-    Raises UserError for a file of any length but that of YOLOv3, of some number of classes, or of its backbone.
+    Raises UserError unless the length is that of YOLOv3, with any number of classes, or of its backbone.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     if len(content) < 20:
-        raise UserError(f"{path}: {len(content)} bytes, less than a header of darknet's; fetch it again")
+        raise UserError(f"{path}: {len(content)} bytes, less than darknet's header; fetch it again")
     major, minor = np.frombuffer(content, "<i4", 2)
     header = 20 if major * 10 + minor >= 2 else 16
     numbers, spare = divmod(len(content) - header, 4)
@@ -49,7 +50,10 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray], seen: int = 0) -> None:
-    """Writes what `read` reads. Raises UserError where `tensors` lack an array or have one of another shape."""
+    """Writes a file for `read`; `seen`: the number of images seen in training.
+
+    Raises UserError if an array is missing or of another shape.
+    """
     last = tensors.get("layers.81.conv.bias", np.zeros(0))
     layers = convolutions(len(last) // PER_CELL - 5) if len(last) else list(backbone())
     parts = [np.array(VERSION, "<i4").tobytes(), np.array(seen, "<i8").tobytes()]
@@ -63,7 +67,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], seen: int = 0) -> None:
 
 
 def _arrays(layer: Convolution) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and shapes, in the file's order."""
+    """Names and shapes of a layer's arrays, in the file's order."""
     name, shape = f"layers.{layer.number}", (layer.outputs,)
     kernel = (f"{name}.conv.weight", (layer.outputs, layer.inputs, layer.kernel, layer.kernel))
     if not layer.normalised:
@@ -71,12 +75,12 @@ def _arrays(layer: Convolution) -> list[tuple[str, tuple[int, ...]]]:
     return [*((f"{name}.bn.{part}", shape) for part in ("bias", "weight", "running_mean", "running_var")), kernel]
 
 
-def _count(layers: Sequence[Convolution]) -> int:
+def _count(layers: Iterable[Convolution]) -> int:
     return sum(int(np.prod(shape)) for layer in layers for _, shape in _arrays(layer))
 
 
 def _layers(numbers: int) -> list[Convolution] | None:
-    """Those of a file of so many numbers."""
+    """The layers of a file that holds `numbers` values; None if it is not YOLOv3's."""
     if numbers == _count(list(backbone())):
         return list(backbone())
     without, each = _count(convolutions(0)), _count(convolutions(1)) - _count(convolutions(0))

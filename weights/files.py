@@ -1,4 +1,4 @@
-"""Files of tensors under torch's names: reads .safetensors, torch's and darknet's files; writes .safetensors."""
+"""Files of tensors with torch's names: reads .safetensors, torch's and darknet's files; writes .safetensors."""
 
 import hashlib
 import json
@@ -20,9 +20,9 @@ FACTS = "morphism"  # key of the JSON in a .safetensors header that describes th
 
 
 def read(path: Path, say: Callable[[str], None] = lambda line: None) -> dict[str, np.ndarray]:
-    """Torch's name -> array in torch's layout; `say` gets a line for each decision that the user should know of.
+    """Torch's name -> array in torch's layout; `say` gets a line for each decision that the user should know.
 
-    Suffixes may be in upper case. Raises UserError if `path` is missing, broken or of another kind.
+    Suffixes may be in upper case. Raises UserError if the file is missing, broken or of another kind.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file of weights")
@@ -37,7 +37,7 @@ def read(path: Path, say: Callable[[str], None] = lambda line: None) -> dict[str
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """What the header of a .safetensors file says of its model (see training/initial.py); {} for other files.
+    """What the header of a .safetensors file states about its model (weights/opening.py); {} for other files.
 
     Raises UserError if the header is broken.
     """
@@ -70,6 +70,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

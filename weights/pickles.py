@@ -1,9 +1,9 @@
-"""Pickles read without running them.
+"""Reads pickles without running them.
 
 Python's own reader imports what a pickle names, calls it with arguments that the pickle chooses, and sets attributes
 on the result. This reader is a stack machine over plain values, tuples, lists and dicts. Its user supplies three
-functions, which decide what a name stands for, what a call returns and what a reference points to; the machine itself
-imports, calls and changes nothing. It does not recurse, its work is linear in the bytes it reads, and its memory has a
+functions: what a name stands for, what a call returns, and what a reference points to. The machine itself imports,
+calls and changes nothing. It does not recurse, its work is linear in the bytes that it reads, and its memory has a
 budget.
 
 Opcodes are those of the binary protocols, 1 to 5. Source: CPython's Lib/pickle.py and Lib/pickletools.py.
@@ -12,35 +12,36 @@ Opcodes are those of the binary protocols, 1 to 5. Source: CPython's Lib/pickle.
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
-LONGEST_NAME = 1000  # bytes of a module's or class's name, characters of a dict's
+LONGEST_NAME = 1000  # bytes of a module's or class's name, characters of a dict's key
 LONGEST_INT = 255  # bytes
 PROTOCOL = 5  # the newest
 
 STOP = b"."
 CONSTANTS = {b"N": None, b"\x88": True, b"\x89": False, b")": ()}
 NUMBERS = {b"J": "<i", b"K": "<B", b"M": "<H", b"G": ">d"}
-TEXTS = {b"U": "<B", b"T": "<I", b"\x8c": "<B", b"X": "<I", b"\x8d": "<Q"}  # opcode -> the form of its length
+TEXTS = {b"U": "<B", b"T": "<I", b"\x8c": "<B", b"X": "<I", b"\x8d": "<Q"}  # opcode -> struct format of its length
 BYTES = {b"C": "<B", b"B": "<I", b"\x8e": "<Q", b"\x96": "<Q"}
 LONGS = {b"\x8a": "<B", b"\x8b": "<I"}
 PUTS = {b"q": "<B", b"r": "<I"}
 GETS = {b"h": "<B", b"j": "<I"}
 TUPLES = {b"\x85": 1, b"\x86": 2, b"\x87": 3}
 
-# Upper bounds of the memory that a step takes, in bytes, on a 64-bit CPython.
+# Upper bounds, in bytes, of the memory that a step takes on 64-bit CPython.
 ANY_STEP, CONTAINER, ITEM, PAIR, REMEMBERED, CALL = 64, 64, 16, 100, 160, 200
 
 
 @dataclass(frozen=True, slots=True)
 class Inert:
-    """Placeholder for a class that is not read, and for its objects; whatever is put into it is dropped."""
+    """Placeholder for a class that is not read, and for its objects; it drops whatever is put into it."""
 
     name: str
 
 
 class Budget:
-    """Counts memory; `left` bytes remain."""
+    """Counts memory: `left` bytes may still be used."""
 
     def __init__(self, left: int):
         self.left = left
@@ -53,9 +54,9 @@ class Budget:
 
 
 class Stream:
-    """The next `length` bytes of `file`. Reads are checked first, so that no length in a file allocates memory."""
+    """The next `length` bytes of `file`. Lengths are checked first, so that none in a file can allocate memory."""
 
-    def __init__(self, file: BinaryIO, length: int):
+    def __init__(self, file: BufferedIOBase, length: int):
         self._file, self._left = file, length
 
     def read(self, count: int) -> bytes:
@@ -80,12 +81,12 @@ class Machine:
     """Reads one pickle.
 
     Args:
-      budget: limits the memory of the content, and with it the work.
+      budget: limits the memory of the content, and so the work.
       name: (module, name) -> what stands for the class or function of that name.
       call: (what a name stands for, tuple of arguments) -> the object that the call returns.
       refer: persistent reference -> the object that it points to.
 
-    The three must return immutable objects: a pickle can put them anywhere, any number of times.
+    The last three must return immutable objects: a pickle can put them anywhere, any number of times.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class Machine:
         return items
 
     def _text(self, length: int) -> str:
-        """Text, and the str of Python 2, which is bytes. Invalid UTF-8 is kept as surrogates."""
+        """Text, or the str of Python 2, which is bytes. Invalid UTF-8 is kept as surrogates."""
         data = self._bytes(length)
         self._spend(4 * length)
         return data.decode(errors="surrogateescape")
@@ -178,7 +179,7 @@ class Machine:
         return self._memo[index]
 
     def _put(self, pairs: list[Any]) -> None:
-        """Puts alternating keys and values into the dict on top of the stack, which keeps those that `named` keeps."""
+        """Puts alternating keys and values into the dict on top of the stack, except those that `named` drops."""
         target = self._top()
         self._spend(PAIR * len(pairs))
         if len(pairs) % 2:
@@ -307,5 +308,5 @@ ACTIONS: dict[bytes, Callable[[Machine], None]] = {
 
 
 def named(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
-    """The pairs whose key is a name. Others belong to optimisers, and hashing a nested tuple can take for ever."""
+    """The pairs whose key is a name. Others belong to optimisers, and hashing a nested tuple can take forever."""
     return {key: value for key, value in pairs if type(key) is str and len(key) <= LONGEST_NAME}

@@ -1,4 +1,4 @@
-"""torchvision's public checkpoints: what each is, where it lies, how its pictures are prepared; fetched once and kept.
+"""torchvision's public checkpoints: their files, results and image preparation. Each file is fetched once and kept.
 
     python eval.py --config experiments/imagenet_resnet.py:50 --weights torchvision:resnet50/IMAGENET1K_V2 ...
 
@@ -7,7 +7,6 @@ https://download.pytorch.org/models, or MORPHISM_WEIGHTS_URL, into ~/.cache/morp
 """
 
 import fcntl
-import hashlib
 import http.client
 import os
 import re
@@ -18,19 +17,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from morphism.errors import UserError, did_you_mean
+from morphism.runtime.paths import cache_folder
+from morphism.weights.files import sha256
 
 PREFIX = "torchvision:"
 BASE = "https://download.pytorch.org/models"
-TIMEOUT_S = 60  # without a byte
+TIMEOUT_S = 60  # between two bytes
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Public(NamedTuple):
-    """A checkpoint; the eight digits in its file's name begin its SHA-256.
+    """A classifier's checkpoint. The eight digits in its file's name are the first of its SHA-256.
 
-    Pictures: the shorter side resized to resize_size, bilinear with antialiasing, the central square of crop_size, in
-    0..1 minus mean, divided by std. top1 and top5 are in percent on ImageNet's validation split, None where the
-    classifier is not trained; its tensors' names then begin with `untrained`.
+    Images: the shorter side is resized to resize_size, bilinear with antialiasing; the central square of crop_size is
+    cut out; values in 0..1 minus mean, divided by std.
+    top1, top5: in percent on ImageNet's validation split; None if the classifier is not trained.
+    untrained: prefix of the tensors that are not trained; "" if all are.
     """
 
     file: str
@@ -43,7 +45,7 @@ class Public(NamedTuple):
     untrained: str = ""
 
 
-CHECKPOINTS = {  # our name of the architecture / torchvision's of the weights
+CHECKPOINTS = {  # our name of the architecture / torchvision's name of the weights
     "alexnet/IMAGENET1K_V1": Public("alexnet-owt-7be5be79.pth", 256, 56.522, 79.066),
     "vgg11/IMAGENET1K_V1": Public("vgg11-8a719046.pth", 256, 69.02, 88.628),
     "vgg11_bn/IMAGENET1K_V1": Public("vgg11_bn-6002323d.pth", 256, 70.37, 89.81),
@@ -83,10 +85,11 @@ CHECKPOINTS = {  # our name of the architecture / torchvision's of the weights
 
 
 class PublicDetector(NamedTuple):
-    """A detector's checkpoint for COCO's 90 ids (data/sources/coco_by_id.py); the digits as of Public.
+    """A detector's checkpoint for COCO's 90 ids (data/sources/coco_by_id.py); digits and `untrained` as in Public.
 
-    Pictures as the experiment prepares them, minus mean, divided by std. options: of the model. ap: box AP in percent
-    on COCO val2017.
+    Images: as the experiment prepares them, minus mean, divided by std.
+    ap: box AP in percent on COCO val2017.
+    options: of the model, as (name, value) pairs.
     """
 
     file: str
@@ -97,8 +100,8 @@ class PublicDetector(NamedTuple):
     untrained: str = ""
 
 
-# Checkpoints of before torchvision 0.13 say "inner_blocks.0.weight" for "inner_blocks.0.0.weight", likewise in the
-# RPN, and count the other heads' convolutions with the activations between them.
+# Checkpoints from before torchvision 0.13 have "inner_blocks.0.weight" for "inner_blocks.0.0.weight", likewise in the
+# RPN; in the other heads they count the activations between the convolutions too.
 OLD_NAMES = {
     r"^(rpn\.head\.conv)\.(weight|bias)$": r"\1.0.0.\2",
     r"^(backbone\.fpn\.(inner|layer)_blocks\.\d)\.(weight|bias)$": r"\1.0.\3",
@@ -120,10 +123,11 @@ DETECTORS = {
 
 
 class PublicSegmenter(NamedTuple):
-    """A segmenter's checkpoint for the 21 classes of VOC; the digits as of Public.
+    """A segmenter's checkpoint for the 21 classes of VOC; digits and `untrained` as in Public.
 
-    Pictures: the shorter side resized to resize_size, bilinear with antialiasing, in 0..1 minus mean, divided by std.
-    miou and pixel_accuracy are in percent on COCO val2017 with the labels of VOC's classes.
+    Images: the shorter side is resized to resize_size, bilinear with antialiasing; values in 0..1 minus mean, divided
+    by std.
+    miou, pixel_accuracy: in percent on COCO val2017 with the labels of VOC's classes.
     """
 
     file: str
@@ -143,15 +147,15 @@ SEGMENTERS = {
 }
 
 
-def modern(name: str) -> str:
-    """A tensor's name in torchvision since 0.13."""
+def current_name(name: str) -> str:
+    """The name of a tensor since torchvision 0.13."""
     for pattern, replacement in OLD_NAMES.items():
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def find(reference: str) -> Public | PublicDetector | PublicSegmenter:
-    """The checkpoint that "torchvision:<architecture>/<weights>" names. Raises UserError where there is none."""
+    """The checkpoint that "torchvision:<architecture>/<weights>" names. Raises UserError if there is none."""
     name = reference.removeprefix(PREFIX)
     known = CHECKPOINTS | DETECTORS | SEGMENTERS
     if name not in known:
@@ -165,14 +169,14 @@ def find(reference: str) -> Public | PublicDetector | PublicSegmenter:
 
 
 def fetch(reference: str, say: Callable[[str], None]) -> Path:
-    """The file of a checkpoint, whole and verified: from the cache, else fetched; `say` is told of that.
+    """The verified file of a checkpoint, from the cache or the network; `say` gets a line before a download.
 
-    A fetch that was interrupted goes on where it stood; two at once wait for one another.
-    Raises UserError where the server, the network or the disk refuses, and for other bytes than torchvision's.
+    An interrupted download continues where it ended; two processes at once wait for each other.
+    Raises UserError if the server, the network or the disk refuses, and if the bytes are not torchvision's.
     """
     public = find(reference)
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "morphism" / "weights"
+        folder = cache_folder("weights")
     except RuntimeError as error:
         raise UserError(
             f"{reference}: this user has no home folder; set XDG_CACHE_HOME to one for downloads"
@@ -203,7 +207,7 @@ def fetch(reference: str, say: Callable[[str], None]) -> Path:
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Appends to `part` what it lacks; begins anew where the server does not give a file in parts."""
+    """Appends to `part` what it lacks; starts again from the first byte if the server ignores the range."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -225,10 +229,8 @@ def _fetch(url: str, part: Path) -> None:
 
 
 def _check(path: Path, url: str) -> None:
-    """Raises UserError, and removes the file, where its SHA-256 does not begin as its name says."""
-    promised = re.search(r"-([0-9a-f]{8})\.pth", path.name)[1]
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    """Raises UserError, and removes the file, if its SHA-256 does not begin with the digits of its name."""
+    promised, found = re.search(r"-([0-9a-f]{8})\.pth", path.name)[1], sha256(path)
     if not found.startswith(promised):
         path.unlink()
         raise UserError(

@@ -13,9 +13,9 @@ from morphism.weights.pickles import Inert
 RAW = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params", "weights")
 AVERAGED = ("state_dict_ema", "model_ema_state_dict", "ema_state_dict", "model_ema", "params_ema", "ema")
 OPTIMISERS = ("optim", "sched", "lr_sched", "scaler", "amp")  # prefixes of parts that are no model
-DEEPEST = 8  # parts within parts
+DEEPEST = 8  # levels of nested parts
 WRAPPERS = ("module.", "_orig_mod.", "model.")  # DataParallel and AveragedModel, torch.compile, Lightning
-AVERAGES = "n_averaged"  # AveragedModel's count of the states it averages
+AVERAGES = "n_averaged"  # AveragedModel's count of averaged states
 
 
 class Part(NamedTuple):
@@ -27,7 +27,7 @@ class Part(NamedTuple):
 
 
 def choose(content: Any, tensor: type) -> Part:
-    """The state dict in `content`; its `path` is "" if that is the content itself.
+    """The model's state dict in `content`; its `path` is "" if `content` itself is the state dict.
 
     Averaged weights are preferred to raw ones if they have all of the raw ones' tensors. `tensor` is the class of
     tensors. Raises UserError if there is no state dict, or if it is unclear which of several is the model's.
@@ -52,9 +52,9 @@ def unwrap(tensors: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, 
 
 
 def unwrapped(names: Iterable[str]) -> tuple[dict[str, str], str]:
-    """Name -> name without its wrappers' prefixes, and what was removed, such as "module._orig_mod.".
+    """Name -> name without the wrappers' prefixes, and the removed prefix, such as "module._orig_mod.".
 
-    A prefix of WRAPPERS is removed if all names begin with it, repeatedly. AveragedModel's counter does not count as a
+    As long as all names begin with a prefix of WRAPPERS, it is removed. AveragedModel's counter does not count as a
     name, and is dropped with the prefix.
     """
     kept = [name for name in names if name != AVERAGES]

@@ -2,7 +2,7 @@
 
 A file holds a pickle, and Python's reader of pickles runs whatever program the file contains. This one runs nothing
 (weights/pickles.py), and accepts a fixed list of names (weights/torch_objects.py). While the pickle is read, a tensor
-is only a description; arrays are made at the end, and only of the tensors in the model's state dict.
+is only a description; arrays are made at the end, and only for the tensors in the model's state dict.
 
 Reads both of torch's formats: the zip archive with one member per storage (torch >= 1.6), and the older sequence of
 pickles followed by the storages. Source: torch/serialization.py.
@@ -11,8 +11,9 @@ pickles followed by the storages. Source: torch/serialization.py.
 import io
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -23,14 +24,14 @@ from morphism.weights.pickles import Budget, Machine, Stream
 from morphism.weights.torch_objects import Foreign, Storage, Tensor, call, is_count, name, storage_of
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older format
-REPEATED = 64 << 20  # bytes of tensors beyond those of their storages, all together: expanded or lazy ones
-BUDGET, PER_BYTE = 32 << 20, 8  # bytes of memory for pickled objects: in any file, plus for each of its bytes
+REPEATED = 64 << 20  # bytes by which all expanded or lazy tensors together may exceed their storages
+BUDGET, PER_BYTE = 32 << 20, 8  # bytes of memory for pickled objects: per file, and per byte of the file
 NOT_TORCHS = {  # beginnings of other files that people have under these names
     b"version https://git-lfs": "a pointer of Git LFS in place of the file; git lfs pull fetches it",
     b"<!DOCTYPE": "a web page; fetch the file itself",
     b"<html": "a web page; fetch the file itself",
     b"\x1f\x8b": "compressed with gzip; unpack it first",
-    b"\x89HDF": "HDF5, of Keras perhaps, which is not read",
+    b"\x89HDF": "HDF5, perhaps Keras's, which is not read",
 }
 
 
@@ -71,7 +72,7 @@ def read(path: Path, say: Callable[[str], None] = lambda line: None) -> dict[str
     return arrays
 
 
-def _check_beginning(file: BinaryIO) -> None:
+def _check_beginning(file: io.BufferedIOBase) -> None:
     start = file.read(512)
     for beginning, meaning in NOT_TORCHS.items():
         if start.startswith(beginning):
@@ -80,8 +81,8 @@ def _check_beginning(file: BinaryIO) -> None:
         raise UserError("is a tar archive; unpack it first")
 
 
-def _read_zip(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
-    """The content, and the bytes of a storage by its key."""
+def _read_zip(file: io.BufferedIOBase, size: int) -> tuple[Any, Callable[[str], bytes]]:
+    """The content, and a function from a storage's key to its bytes."""
     archive = Archive(file)
     indices = [name for name in archive.names() if re.fullmatch(r"([^/]*/)?data\.pkl", name)]
     if len(indices) != 1:
@@ -103,11 +104,8 @@ def _read_zip(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
     return content, lambda key: archive.read(f"{folder}data/{key}")
 
 
-def _read_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
-    """As _read_zip. The pickles: magic number, version, machine, content, keys of the storages; then their bytes.
-
-    A reference may point to a view of a storage.
-    """
+def _read_old(file: io.BufferedIOBase, size: int) -> tuple[Any, Callable[[str], bytes]]:
+    """As _read_zip. The pickles: magic number, version, machine, content, keys of the storages; then their bytes."""
     file.seek(0)
     budget = Budget(BUDGET + PER_BYTE * size)
     kept: dict[str, int] = {}  # key -> bytes
@@ -118,19 +116,6 @@ def _read_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
     def pickled(refer: Callable[[Any], Any] = no_reference) -> Any:
         return Machine(Stream(file, size - file.tell()), budget, name, call, refer).load()
 
-    def refer(reference: Any) -> Storage:
-        storage = storage_of(reference, 6)
-        if kept.setdefault(storage.key, storage.nbytes) != storage.nbytes:
-            raise ValueError("a storage of two sizes")
-        view = reference[5]
-        if view is None:
-            return storage
-        if type(view) is not tuple or len(view) != 3 or not all(map(is_count, view[1:])):
-            raise ValueError("a view of a storage that is none")
-        if sum(view[1:]) > storage.count:
-            raise ValueError("a view beyond its storage")
-        return Storage(storage.key, storage.dtype, *view[1:])
-
     if pickled() != MAGIC:
         raise ValueError("another magic number")
     version, machine = pickled(), pickled()
@@ -138,28 +123,49 @@ def _read_old(file: BinaryIO, size: int) -> tuple[Any, Callable[[str], bytes]]:
         raise ValueError("another version of the format")
     if type(machine) is not dict or machine.get("little_endian") is not True:
         raise UserError("written on a big-endian machine; save it again on a little-endian one")
-    content, keys = pickled(refer), pickled()
-    places = {}
-    for key in keys if type(keys) is list else ():
-        if type(key) is not str or key not in kept or key in places:
-            raise ValueError("a storage that no tensor has")
-        start = file.tell() + 8  # after the number of its values
-        if start + kept[key] > size:
-            raise ValueError("a storage that is cut off")
-        places[key] = start
-        file.seek(start + kept[key])
-    if places.keys() != kept.keys():
-        raise ValueError("a storage that is missing")
+    content, keys = pickled(partial(_old_storage, kept=kept)), pickled()
+    starts = _starts(file, size, keys, kept)
 
     def load(key: str) -> bytes:
-        file.seek(places[key])
+        file.seek(starts[key])
         return file.read(kept[key])
 
     return content, load
 
 
+def _old_storage(reference: Any, kept: dict[str, int]) -> Storage:
+    """The storage that a reference of the older format points to, or a view of it; its bytes are added to `kept`."""
+    storage = storage_of(reference, 6)
+    if kept.setdefault(storage.key, storage.nbytes) != storage.nbytes:
+        raise ValueError("a storage of two sizes")
+    view = reference[5]
+    if view is None:
+        return storage
+    if type(view) is not tuple or len(view) != 3 or not all(map(is_count, view[1:])):
+        raise ValueError("a view of a storage that is none")
+    if sum(view[1:]) > storage.count:
+        raise ValueError("a view beyond its storage")
+    return Storage(storage.key, storage.dtype, *view[1:])
+
+
+def _starts(file: io.BufferedIOBase, size: int, keys: Any, kept: dict[str, int]) -> dict[str, int]:
+    """Key of a storage -> offset of its bytes; `file`, of `size` bytes, is positioned at the first storage."""
+    found = {}
+    for key in keys if type(keys) is list else ():
+        if type(key) is not str or key not in kept or key in found:
+            raise ValueError("a storage that no tensor has")
+        start = file.tell() + 8  # after the number of its values
+        if start + kept[key] > size:
+            raise ValueError("a storage that is cut off")
+        found[key] = start
+        file.seek(start + kept[key])
+    if found.keys() != kept.keys():
+        raise ValueError("a storage that is missing")
+    return found
+
+
 def _arrays(tensors: dict[str, Tensor], load: Callable[[str], bytes]) -> dict[str, np.ndarray]:
-    """Raises ValueError if expanded and lazy tensors are much larger than their storages."""
+    """The arrays of `tensors`. Raises ValueError if expanded and lazy ones are much larger than their storages."""
     held = [(tensor.nbytes, 0 if tensor.lazy else tensor.storage.nbytes) for tensor in tensors.values()]
     if sum(max(0, own - stored) for own, stored in held) > REPEATED:
         raise ValueError("its tensors are much larger than their storages")

@@ -14,10 +14,10 @@ import numpy as np
 
 from morphism.weights.pickles import Inert, named
 
-LARGEST = 2**48  # of a size, stride or offset
-LONGEST_KEY = 100  # of a storage, characters; torch's are numbers
-AXES = 64  # numpy's most
-LAZY = ("conj", "neg")  # of a tensor's metadata: torch._utils.get_tensor_metadata
+LARGEST = 2**48  # size, stride or offset
+LONGEST_KEY = 100  # characters of a storage's key; torch's are numbers
+AXES = 64  # NumPy's maximum
+LAZY = ("conj", "neg")  # in a tensor's metadata: torch._utils.get_tensor_metadata
 STORAGES = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
@@ -32,7 +32,7 @@ STORAGES = {
     "ComplexFloatStorage": np.complex64,
     "ComplexDoubleStorage": np.complex128,
 }
-DTYPES = {  # of views of an UntypedStorage, and in settings
+DTYPES = {  # views of an UntypedStorage have them, and settings
     "float64": np.float64,
     "float32": np.float32,
     "float16": np.float16,
@@ -102,7 +102,7 @@ class Maker:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """`count` values of the bytes stored under `key`, from the value `start` on."""
+    """`count` values of those stored under `key`, from index `start` on."""
 
     key: str
     dtype: np.dtype
@@ -116,7 +116,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Offset and strides are in values of `dtype`. All values lie within the storage.
+    """A view of a storage, in which all its values lie. Offset and strides are in values of `dtype`.
 
     `lazy` names what torch has yet to do to the stored values: "conj" after x.conj(), "neg" after x.conj().imag.
     """
@@ -157,7 +157,7 @@ def call(function: Any, arguments: tuple) -> Any:
 
 
 def storage_of(reference: Any, length: int) -> Storage:
-    """The storage of a reference: a tuple of "storage", dtype, key, location, number of values, ..."""
+    """The storage that a reference points to: a tuple of "storage", dtype, key, location, number of values, ..."""
     if type(reference) is not tuple or len(reference) != length or reference[0] != "storage":
         raise ValueError("a reference to what is no storage")
     _, kind, key, _, count = reference[:5]
@@ -167,6 +167,7 @@ def storage_of(reference: Any, length: int) -> Storage:
 
 
 def is_count(value: Any) -> bool:
+    """Whether `value` can be a size, stride or offset."""
     return type(value) is int and 0 <= value <= LARGEST
 
 
@@ -197,7 +198,7 @@ def _tensor_of_bytes(
     metadata: Any = None,
     *more: Any,
 ) -> Tensor:
-    """torch._utils._rebuild_tensor_v3: dtypes that have no storage class of their own."""
+    """torch._utils._rebuild_tensor_v3: for dtypes without a storage class."""
     if type(storage) is not Storage or type(dtype) is not Dtype:
         raise ValueError("a tensor without a storage or dtype")
     return _within(storage, dtype.dtype, offset, shape, strides, metadata)
@@ -255,7 +256,7 @@ TENSOR, TENSOR_OF_BYTES = Maker(_tensor), Maker(_tensor_of_bytes)
 KNOWN: dict[tuple[str, str], Any] = {
     ("builtins", "getattr"): Maker(_attribute),
     ("collections", "OrderedDict"): Maker(_ordered),
-    ("collections", "defaultdict"): Maker(lambda *factory: {}),
+    ("collections", "defaultdict"): Maker(lambda *_: {}),
     ("torch", "Size"): Maker(_size),
     ("torch._utils", "_rebuild_tensor"): TENSOR,
     ("torch._utils", "_rebuild_tensor_v2"): TENSOR,

@@ -32,7 +32,7 @@ from morphism.data.boxed_files import BoxedFiles
 from morphism.data.files import listed_path, read_bytes
 from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
-from morphism.errors import UserError, apart
+from morphism.errors import UserError, skippable
 
 SPLITS = ("train", *VALIDATION, "test")
 # COCO 2017's own: 80 of 1..90.
@@ -225,7 +225,7 @@ def _picture_folder(root: Path, split: str, file_names: Sequence[str], path: Pat
     with os.scandir(folder) as entries:
         listed = {entry.name for entry in entries}
     for name in file_names:
-        with apart(told_again=True):
+        with skippable(raised_again=True):
             if name not in listed and not (folder / name).is_file():
                 raise UserError(f"{path}: no picture {folder / name}; add it, or remove its entry")
     return folder

@@ -22,7 +22,7 @@ import numpy as np
 from morphism.data import files
 from morphism.data.records import Record
 from morphism.data.sources import VALIDATION
-from morphism.errors import UserError, apart, did_you_mean
+from morphism.errors import UserError, did_you_mean, skippable
 
 SPLITS = ("train", *VALIDATION, "test")
 OTHERWISE = {"train": "training", "test": "testing"}  # what folders of splits are called too
@@ -64,7 +64,7 @@ def load(argument: str, split: str, data_dir: str) -> Folder:
     root = root / held[split] if held else root
     present = _class_folders(root)
     for name in present:
-        with apart():
+        with skippable():
             if name not in classes:
                 raise UserError(
                     f"{root / name}: no such class in {reference[0]}{did_you_mean(name, classes)}; "
@@ -74,7 +74,7 @@ def load(argument: str, split: str, data_dir: str) -> Folder:
     for label, name in enumerate(classes):
         if name in present:
             listed = files.scan(root / name)
-            with apart():
+            with skippable():
                 if not listed.images and (split == "train" or not held):
                     raise UserError(f"{root / name}: a class without images; add some, or remove the folder")
             found += [f"{name}/{image}" for image in listed.images]

@@ -16,7 +16,7 @@ import numpy as np
 from morphism.data import files
 from morphism.data.sources import tfds
 from morphism.data.sources.folder import Folder, root_folder
-from morphism.errors import UserError, apart
+from morphism.errors import UserError, skippable
 
 WNID = re.compile(r"n\d{8}(?=_|$)")
 
@@ -38,7 +38,7 @@ def load(argument: str, split: str, data_dir: str) -> Folder:
         raise UserError(f"{root}: no images below this folder")
     labels = {}
     for path in listed.images:
-        with apart():
+        with skippable():
             labels[path] = _label(path, root, numbers)
     packed = np.array([os.fsencode(path) for path in labels])
     numbered = np.array(list(labels.values()), np.int32)

@@ -39,7 +39,7 @@ from morphism.data.records import Record
 from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
 from morphism.data.sources.voc import CLASSES as VOC_CLASSES
-from morphism.errors import UserError, apart
+from morphism.errors import UserError, skippable
 from morphism.labels import IGNORE
 
 SPLITS = ("train", *VALIDATION, "test")
@@ -157,7 +157,7 @@ def _pairs(
     files, mask_files = by_name(pictures, found.images), by_name(masks, found_masks.images)
     names = read_names(listed, files) if listed else list(files)
     for name in names:
-        with apart():
+        with skippable():
             if name not in files:
                 raise UserError(f"{pictures / name}.jpg: no such image; add it, or mend {listed}")
     names = [name for name in names if name in files]
@@ -170,7 +170,7 @@ def _pairs(
     chosen = {}
     for name in names:
         held = [name + suffix for suffix in SUFFIXES if fits(name, suffix)]
-        with apart():
+        with skippable():
             if common is None and len(held) != 1:
                 image = pictures / files[name]
                 if held:
@@ -198,7 +198,7 @@ def _mode(mask: Path, picture: Path, size: np.ndarray) -> str:
     Inside errors.noting "" for such a mask.
     """
     mode = ""
-    with apart(told_again=True):
+    with skippable(raised_again=True):
         mode = _checked_mode(mask, picture, size)
     return mode
 

@@ -24,7 +24,7 @@ from morphism.data.annotations import named_pictures, pack, packed_names, pictur
 from morphism.data.boxed_files import BoxedFiles
 from morphism.data.files import read_bytes, read_names, read_text
 from morphism.data.sources.folder import root_folder
-from morphism.errors import UserError, apart
+from morphism.errors import UserError, skippable
 
 SPLITS = ("train", "val", "trainval", "test")
 CLASSES = (
@@ -67,12 +67,12 @@ def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
     parsed, own = {}, set(lists[split])
     for name in dict.fromkeys(itertools.chain(*lists.values())):
         if name in own or _xml(root, name).exists():
-            with apart():
+            with skippable():
                 parsed[name] = _parse(_xml(root, name))
     classes = _classes(parsed)
     names = []
     for name in filter(parsed.__contains__, lists[split]):
-        with apart():
+        with skippable():
             if name not in pictures:
                 raise UserError(
                     f"{_xml(root, name)}: no picture {root / 'JPEGImages' / name}.jpg; add it, or mend the list"

@@ -32,7 +32,7 @@ from morphism.data.boxed_files import BoxedFiles
 from morphism.data.files import Listing, by_name, listed_path, passed_over, read_lines, read_text, scan
 from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
-from morphism.errors import UserError, apart
+from morphism.errors import UserError, skippable
 
 SPLITS = ("train", *VALIDATION, "test")
 NAMES = "classes.txt"
@@ -147,7 +147,7 @@ def _images(root: Path, place: str) -> Listing:
     listed, images = root / place, []
     for line in dict.fromkeys(filter(None, read_lines(listed))):
         path = listed.parent / listed_path(line)
-        with apart():
+        with skippable():
             if not path.is_file():
                 raise UserError(f"{listed}: no image {path}; add it, or remove its line")
             images.append(os.path.relpath(path, root))
@@ -198,7 +198,7 @@ def _keypoints(root: Path) -> int:
 def _rows(path: Path, count: int, keypoints: int) -> list[tuple[float, ...]]:
     """Class, cx, cy, w, h of each line."""
     found = []
-    with apart():
+    with skippable():
         for number, line in enumerate(read_lines(path), start=1):
             if not line:
                 continue

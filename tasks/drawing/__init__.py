@@ -9,14 +9,14 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-LABEL = 24  # letters of a class's name in an image
+LABEL = 24  # most letters of a class's name in a drawing
 
-# A class may be called "$$": names are no formulas.
+# A class may be called "$$", which matplotlib would read as a formula.
 plain_text = matplotlib.rc_context({"text.parse_math": False})
 
 
 def png(figure: Any, dpi: int) -> bytes:
-    """The figure, which is closed. Letters that the font lacks are drawn as boxes."""
+    """The figure as PNG; closes it. Letters that the font lacks are drawn as boxes."""
     drawn = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")

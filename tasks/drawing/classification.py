@@ -1,6 +1,8 @@
 """Drawn classifications."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,17 +15,17 @@ from morphism.tasks.drawing import plain_text, png
 from morphism.tasks.task import Predictions, spread
 
 COLUMNS = 8
-DRAWN = 3 * COLUMNS  # images of a split
+DRAWN = 3 * COLUMNS  # images per split
 MISTAKES = 2 * COLUMNS
-CELLS = 500  # rows and columns that a drawn confusion matrix has at most
+CELLS = 500  # most rows and columns of a drawn confusion matrix
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 
 
 @plain_text
 def draw(source: Source, predictions: Predictions, data: ConfigDict) -> bytes:
-    """Images spread over a split, the mistakes made with most confidence, and the confusion matrix, as one PNG.
+    """A PNG of images spread over a split, the most confident mistakes, and the confusion matrix.
 
-    Each image has its predicted class and confidence above; where that is wrong, the true class below it.
+    The predicted class and its confidence stand above each image, and below them the true class if it is another.
     """
     groups = _groups(predictions)
     heights = [math.ceil(len(rows) / COLUMNS) for _, rows in groups]
@@ -43,7 +45,7 @@ def draw(source: Source, predictions: Predictions, data: ConfigDict) -> bytes:
 
 
 def _groups(predictions: Predictions) -> list[tuple[str, np.ndarray]]:
-    """Titles and the rows below them; none without rows."""
+    """Titles with their rows of `predictions`, without empty groups."""
     ids = predictions["id"]
     sample = np.argsort(ids)[spread(len(ids), DRAWN)]
     mistakes = np.flatnonzero(predictions["class"] != predictions["label"])
@@ -55,7 +57,7 @@ def _groups(predictions: Predictions) -> list[tuple[str, np.ndarray]]:
     return [(title, rows) for title, rows in groups if len(rows)]
 
 
-def _draw_image(axis, source: Source, predictions: Predictions, row: int, data: ConfigDict) -> None:
+def _draw_image(axis: Any, source: Source, predictions: Predictions, row: int, data: ConfigDict) -> None:
     predicted, label = predictions["class"][row], predictions["label"][row]
     axis.imshow(to_8_bits(evaluated(source[int(predictions["id"][row])], data)))
     text = f"{source.classes[predicted]} {predictions['confidence'][row]:.0%}"
@@ -63,10 +65,10 @@ def _draw_image(axis, source: Source, predictions: Predictions, row: int, data: 
     axis.set_title(text, fontsize=8, color=RIGHT if predicted == label else WRONG)
 
 
-def _draw_confusion(figure, true: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Rows are true classes, in shares of the row; names and numbers only where they can be read.
+def _draw_confusion(figure: Any, true: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> None:
+    """Rows are true classes, cells shares of their row; names and numbers only where there is room to read them.
 
-    Of more than CELLS classes neighbours share a row and a column.
+    If there are more than CELLS classes, neighbours share a row and a column.
     """
     side = min(len(classes), CELLS)
     pairs = true.astype(np.int64) * side // len(classes) * side + predicted.astype(np.int64) * side // len(classes)

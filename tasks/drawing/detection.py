@@ -18,14 +18,15 @@ from morphism.tasks.palette import palette
 COLUMNS = 4
 
 Found = list[dict[str, Any]]  # "class", "score" and "box" of each detection
+Box = Sequence[float] | np.ndarray  # x0, y0, x1, y1
 
 
 @plain_text
 def draw(source: Source, found: Sequence[tuple[int, Found, Found]], threshold: float, data: ConfigDict) -> bytes:
-    """Images of a split with their objects and detections, as one PNG; of each its id, those shown, and all.
+    """A PNG of images with their objects and detections; `found` holds id, shown and all detections per image.
 
     Each class has its colour. True boxes are dashed, with the class's name below; crowds and difficult ones are dotted.
-    Detections have the class's name and the score above.
+    The class's name and the score stand above detections.
     """
     rows = math.ceil(len(found) / COLUMNS)
     figure, axes = plt.subplots(rows, COLUMNS, figsize=(5.2 * COLUMNS, 4.2 * rows), layout="constrained", squeeze=False)
@@ -41,7 +42,7 @@ def draw(source: Source, found: Sequence[tuple[int, Found, Found]], threshold: f
 
 
 def _draw_image(
-    axis, record: Record, image: np.ndarray, classes: Sequence[str], shown: Found, colours: dict[str, np.ndarray]
+    axis: Any, record: Record, image: np.ndarray, classes: Sequence[str], shown: Found, colours: dict[str, np.ndarray]
 ) -> None:
     height, width = image.shape[:2]
     axis.imshow(image, extent=(0, width, height, 0))  # the first pixel covers 0 to 1, as in boxes
@@ -56,8 +57,8 @@ def _draw_image(
         _label(axis, text, each["box"], (height, width), colours[each["class"]], above=True)
 
 
-def _label(axis: Any, text: str, box: Sequence[float], size: tuple[int, int], colour: np.ndarray, above: bool) -> None:
-    """`text` at the upper (or lower) edge of a box, on the side of that edge where the image has room for it."""
+def _label(axis: Any, text: str, box: Box, size: tuple[int, int], colour: np.ndarray, above: bool) -> None:
+    """Writes `text` at the upper or lower edge of a box, on the side of the edge where the image has room."""
     (x0, y0, x1, y1), (height, width) = box, size
     room = 0.05 * height
     y = y0 if above else y1
@@ -76,6 +77,6 @@ def _label(axis: Any, text: str, box: Sequence[float], size: tuple[int, int], co
     )
 
 
-def _draw_box(axis, box: np.ndarray, color, style: str) -> None:
+def _draw_box(axis: Any, box: Box, colour: np.ndarray, style: str) -> None:
     x0, y0, x1, y1 = box
-    axis.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=color, linestyle=style, linewidth=1.5))
+    axis.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=colour, linestyle=style, linewidth=1.5))

@@ -17,17 +17,17 @@ from morphism.tasks.drawing import LABEL, plain_text, png
 from morphism.tasks.palette import palette
 
 COLUMNS = 2
-LEGEND = 60  # classes, beyond which the others' colours are left out
+LEGEND = 60  # most classes in the legend
 
 Mask = UInt8[np.ndarray, "h w"]
 
 
 @plain_text
 def draw(source: Source, found: Sequence[tuple[int, Mask, Mask]], data: ConfigDict) -> bytes:
-    """Images, each with its true classes, those predicted, and where they differ, as one PNG.
+    """A PNG of images, each with its true mask, the predicted one, and where they differ.
 
-    `found` holds of each image its id, the predicted classes and the true ones. Ignored pixels are white in all of
-    them; the colours of the classes that occur stand below.
+    `found` holds id, predicted and true mask per image. Ignored pixels are white in all three; a legend below shows the
+    colours of the classes that occur.
     """
     rows = math.ceil(len(found) / COLUMNS)
     size = (20, 20 / (4 * COLUMNS) * rows + 1.5)
@@ -56,6 +56,6 @@ def draw(source: Source, found: Sequence[tuple[int, Mask, Mask]], data: ConfigDi
 def _draw_legend(figure: Any, classes: Sequence[str], occurring: np.ndarray) -> None:
     colours, named = palette(), np.flatnonzero(occurring[: len(classes)])[:LEGEND].tolist()
     patches = [plt.Rectangle((0, 0), 1, 1, color=colours[number] / 255) for number in named]
-    # matplotlib leaves out of a legend what begins with an underscore.
+    # The space is for names with a leading underscore, which matplotlib would leave out of the legend.
     names = [f" {classes[number][:LABEL]}" for number in named]
     figure.legend(patches, names, loc="outside lower center", ncols=11, fontsize=8)

@@ -190,7 +190,7 @@ def test_the_ground_that_a_picture_is_zoomed_out_on_is_told_apart_from_it(config
     middles = np.arange(64) + 0.5
     grounds = 0
     for batch in train_batches(MIXED, config, start_step=0, stop_step=8):
-        for image, (x0, y0, x1, y1) in zip(batch["image"].astype(int), batch["picture"], strict=True):
+        for image, (x0, y0, x1, y1) in zip(batch["image"].astype(int), batch["image_box"], strict=True):
             rows, columns = (y0 + 1 < middles) & (middles < y1 - 1), (x0 + 1 < middles) & (middles < x1 - 1)
             inner = image[np.ix_(rows, columns)]
             assert (np.abs(inner - 100) <= 1).all(axis=-1).sum() + (inner > 101).all(axis=-1).sum() == inner[

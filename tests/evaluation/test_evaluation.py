@@ -57,7 +57,7 @@ def test_1003_examples_count_once_each_and_give_the_same_metrics_on_any_number_o
         assert results[devices]["loss"] == pytest.approx(results[1]["loss"], rel=1e-6)
 
 
-def test_predictions_equal_those_of_one_picture_at_a_time(config, mesh_of, model_and_variables):
+def test_predictions_equal_those_of_one_image_at_a_time(config, mesh_of, model_and_variables):
     from morphism.augment import normalise
     from morphism.data.examples import evaluated
 
@@ -87,12 +87,12 @@ def test_views_average_the_probabilities_of_one_view_at_a_time(config, mesh_of, 
     batches = list(predict(step, variables, source, loaded, mesh_of(devices), Oddities(source, print)))
     found = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
-    pictures = np.stack([evaluated(source[index], loaded.data) for index in range(21)])
-    pictures = np.asarray(normalise(pictures, config.augment.mean, config.augment.std))
+    images = np.stack([evaluated(source[index], loaded.data) for index in range(21)])
+    images = np.asarray(normalise(images, config.augment.mean, config.augment.std))
     apply = jax.jit(lambda images: jax.nn.softmax(model.apply(model_and_variables[1], images, train=False)))
     ends = {"flip": [slice(0, 8)], "ten_crop": [slice(0, 8), slice(5, 13)]}[views]
     windows = [(y, x) for y in ends for x in ends] + ([(slice(2, 10), slice(2, 10))] if views == "ten_crop" else [])
-    each = [apply(side[:, y, x]) for side in (pictures, pictures[:, :, ::-1]) for y, x in windows]
+    each = [apply(side[:, y, x]) for side in (images, images[:, :, ::-1]) for y, x in windows]
     expected = np.mean(each, axis=0)
     assert len(each) == {"flip": 2, "ten_crop": 10}[views]
     np.testing.assert_array_equal(found["class"], expected.argmax(-1))

@@ -1,4 +1,4 @@
-"""A file of a checkpoint lost or cut off: told in one line, or not needed."""
+"""A file of a checkpoint lost or cut off: reported in one line, or not needed."""
 
 import shutil
 
@@ -61,16 +61,16 @@ def test_a_run_whose_training_data_or_classes_are_others_is_refused_before_anyth
     config.duration = "1"
     config.schedule.warmup = "0"
     train(config, tmp_path / "run")
-    pictures = tmp_path / "pictures"
-    (pictures / "val" / "cat" / "1.png").rename(pictures / "val" / "cat" / "2.png")
+    images = tmp_path / "images"
+    (images / "val" / "cat" / "1.png").rename(images / "val" / "cat" / "2.png")
     capsys.readouterr()
     train(config, tmp_path / "run")
     assert "\nval has changed since the run was last started: its records have other names" in capsys.readouterr().out
-    (pictures / "train" / "cat" / "1.png").rename(pictures / "train" / "cat" / "2.png")
+    (images / "train" / "cat" / "1.png").rename(images / "train" / "cat" / "2.png")
     with pytest.raises(UserError, match="than there is now: train, its records have other names"):
         train(config, tmp_path / "run")
     for other in (("cat", "dog", "eel"), ("cat", "eel")):
-        shutil.rmtree(pictures)
+        shutil.rmtree(images)
         folder_of_classes(*other)
         before = (tmp_path / "run" / "classes.json").read_text()
         with pytest.raises(UserError, match=rf"holds a run of 2 classes, the data now has {len(other)}.*eel"):
@@ -80,14 +80,14 @@ def test_a_run_whose_training_data_or_classes_are_others_is_refused_before_anyth
 
 @pytest.fixture
 def folder_of_classes(tmp_path):
-    """folder_of_classes(*names): a folder with a picture of each class, for training and validation."""
+    """folder_of_classes(*names): a folder with an image of each class, for training and validation."""
     import corpus
 
     def make(*names):
         for split in ("train", "val"):
             for name in names:
-                (tmp_path / "pictures" / split / name).mkdir(parents=True)
-                (tmp_path / "pictures" / split / name / "1.png").write_bytes(corpus.encode(corpus.photo(), "PNG"))
-        return tmp_path / "pictures"
+                (tmp_path / "images" / split / name).mkdir(parents=True)
+                (tmp_path / "images" / split / name / "1.png").write_bytes(corpus.encode(corpus.photo(), "PNG"))
+        return tmp_path / "images"
 
     return make

@@ -22,8 +22,8 @@ from morphism.runtime.paths import write_json
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"7", b"null"])
 @pytest.mark.parametrize("name", ["config.json", "classes.json", "manifest.json"])
-def test_a_spoilt_file_of_a_workdir_is_named_with_the_remedy(tmp_path, name, content):
-    claim_config(tmp_path, get_config(), range(100))
+def test_a_broken_file_of_a_workdir_is_named_with_the_remedy(tmp_path, name, content):
+    claim_config(tmp_path, get_config(), sources.load(get_config().data, "train"))
     claim_classes(tmp_path, ("a", "b"))
     (tmp_path / name).write_bytes(content)
     use = {
@@ -70,8 +70,8 @@ def test_a_run_knows_its_data_and_goes_on_where_only_that_of_evaluation_has_chan
             claim_data(tmp_path, {"train": train | other}, "train")
     assert (tmp_path / "data.json").read_text() == before
 
-    told = claim_data(tmp_path, {"val": fewer, "train": train}, "train")
-    assert len(told) == 1 and told[0].startswith("val has changed since the run was last started: it had 20 records")
+    lines = claim_data(tmp_path, {"val": fewer, "train": train}, "train")
+    assert len(lines) == 1 and lines[0].startswith("val has changed since the run was last started: it had 20 records")
     assert claim_data(tmp_path, {"val": fewer, "train": train}, "train") == []
     assert data_changed(tmp_path, "val", fewer) == ""
 
@@ -83,8 +83,8 @@ def test_a_run_goes_on_where_its_training_split_is_the_rest_of_a_changed_whole(t
     claim_data(tmp_path, cut, "train")
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     whole = {"whole": {"records": 99, "sha256": "x"}}
-    told = claim_data(tmp_path, {"val": val | {"records": 19} | whole, "train": train | whole}, "train")
-    assert [line.partition(" ")[0] for line in told] == ["val"]
+    lines = claim_data(tmp_path, {"val": val | {"records": 19} | whole, "train": train | whole}, "train")
+    assert [line.partition(" ")[0] for line in lines] == ["val"]
     with pytest.raises(UserError, match="holds .*: train, it had 80 records and has 79"):
         claim_data(tmp_path, {"val": val | whole, "train": train | {"records": 79} | whole}, "train")
 

@@ -77,8 +77,8 @@ def test_a_workdir_that_all_see_is_taken(tmp_path, two_processes):
 
 def test_waiting_for_others_has_an_end(two_processes, monkeypatch):
     two_processes(1)
-    told = []
-    monkeypatch.setattr(processes, "end", told.append)
+    lines = []
+    monkeypatch.setattr(processes, "end", lines.append)
     with processes.time_limit("saving", seconds=0.05):
         time.sleep(0.2)
-    assert told and "saving: no answer from the other processes for 0.05 s" in told[0]
+    assert lines and "saving: no answer from the other processes for 0.05 s" in lines[0]

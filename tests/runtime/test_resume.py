@@ -12,10 +12,14 @@ from morphism.runtime.manifest import claim_config, read_config
 
 
 class Sized:
+    classes, targets = (), {}
     sizes = np.array([[40, 60], [60, 40]] * 50)
 
     def __len__(self):
         return len(self.sizes)
+
+    def __getitem__(self, index):
+        raise NotImplementedError
 
 
 def changed(config, **fields):
@@ -45,7 +49,7 @@ FREE = [
 
 
 @pytest.mark.parametrize("fields", FREE, ids=str)
-def test_what_changes_no_result_may_change_is_told_and_is_then_the_run_s(tmp_path, fields):
+def test_what_changes_no_result_may_change_and_is_reported_once(tmp_path, fields):
     config = quickstart.get_config()
     assert claim_config(tmp_path, config, Sized()) == []
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch):
 
 def test_without_a_home_there_is_no_cache_of_compiled_programs(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(startup.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert startup.compilation_cache() is None
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")  # where nobody may write
     assert startup.compilation_cache() is None

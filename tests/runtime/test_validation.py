@@ -187,7 +187,7 @@ def test_every_field_has_a_meaning_and_a_default_within_its_range(task):
         ("augment", {"hsv": (5.0, 30.0, 300.0)}, "config.augment.hsv is"),
         ("augment", {"closing": "15 epochs"}, "config.augment.closing is"),
         ("augment", {"mixup": 1.0}, "config.augment.mixup: only mosaics are mixed"),
-        ("augment", {"mosaic": 1.0, "iou_crop": True}, "config.augment.mosaic: it takes whole pictures"),
+        ("augment", {"mosaic": 1.0, "iou_crop": True}, "config.augment.mosaic: it takes whole images"),
     ],
 )
 def test_what_detection_cannot_do_is_named(group, changes, message):

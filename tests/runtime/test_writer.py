@@ -48,7 +48,7 @@ def test_tensorboard_has_what_metrics_jsonl_has_after_a_kill_at_any_byte(tmp_pat
         if evaluates_again:
             writer.record(4, {"val/top1": 0.5})
         writer.record(6, {"train/loss": 0.25})
-    told = [
+    found = [
         (line["step"], name)
         for line in map(json.loads, (tmp_path / "metrics.jsonl").open())
         for name in line
@@ -60,8 +60,8 @@ def test_tensorboard_has_what_metrics_jsonl_has_after_a_kill_at_any_byte(tmp_pat
         for _, event in events._records(path.read_bytes())
         for value in event.summary.value
     ]
-    assert sorted(drawn) == sorted(told)
-    assert told == [(1, "train/loss"), (1, "val/top1"), (4, "train/loss"), (4, "val/top1"), (6, "train/loss")]
+    assert sorted(drawn) == sorted(found)
+    assert found == [(1, "train/loss"), (1, "val/top1"), (4, "train/loss"), (4, "val/top1"), (6, "train/loss")]
 
 
 def test_a_number_that_json_cannot_hold_is_an_error(tmp_path):
@@ -76,7 +76,7 @@ def test_all_json_is_strict():
             assert text.count("json.dump") == text.count("allow_nan=False"), path
 
 
-def test_no_speed_is_told_of_an_interval_that_was_not_measured(tmp_path, capsys):
+def test_no_speed_is_reported_for_an_interval_that_was_not_measured(tmp_path, capsys):
     with Writer(tmp_path, 10, resumed_at=0, active=True) as writer:
         writer.training_line(1, {"train/loss": 2.0}, 100)
         writer.training_line(2, {"train/loss": 2.0, "train/images_per_s": 20.0, "train/input_wait": 0.5}, 100)

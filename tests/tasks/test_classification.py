@@ -1,10 +1,11 @@
 import json
 import tracemalloc
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,7 @@ from morphism.experiments.base import get_base
 from morphism.tasks.classification import combine
 
 classification = tasks.get("classification")
+MODEL = nn.Dense(6)  # which a classification does not read
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "losses.npz")
 LOGITS = jnp.array([[3.0, 1, 2, 0, -1, -2], [0, 5, 1, 2, 3, 4], [1, 1, 1, 1, 1, 1], [9, 0, 0, 0, 0, 0]])
 
@@ -27,8 +29,8 @@ def batch(labels, valid=(True,) * 4):
 
 def test_loss_ignores_rows_that_are_not_valid():
     config = get_base()
-    whole, scalars = classification.loss(None, LOGITS[:2], batch([0, 0], (True, True)), config)
-    padded, padded_scalars = classification.loss(None, LOGITS, batch([0, 0, 3, 3], (True, True, False, False)), config)
+    whole, scalars = classification.loss(MODEL, LOGITS[:2], batch([0, 0], (True, True)), config)
+    padded, padded_scalars = classification.loss(MODEL, LOGITS, batch([0, 0, 3, 3], (True, True, False, False)), config)
     assert padded == whole
     assert padded_scalars["top1"] == scalars["top1"] == 0.5
 
@@ -39,7 +41,7 @@ def loss_of(label, valid=None, **fields):
     config.loss.update(fields)
     valid = jnp.ones(len(label), bool) if valid is None else valid
     return classification.loss(
-        None, jnp.array(GOLDENS["logits"], jnp.float32), {"label": label, "valid": valid}, config
+        MODEL, jnp.array(GOLDENS["logits"], jnp.float32), {"label": label, "valid": valid}, config
     )[0]
 
 
@@ -81,10 +83,18 @@ def test_focal_loss_is_the_sum_over_classes():
 @dataclass
 class Labelled:
     labels: np.ndarray
-    classes = ("cat", "dog", "owl")
+    classes: Sequence[str] = ("cat", "dog", "owl")
+    targets = property(lambda self: {"label": self.classes})
 
     def __len__(self):
         return len(self.labels)
+
+    def __getitem__(self, index):
+        raise NotImplementedError
+
+
+def of_classes(count):
+    return Labelled(np.zeros(0, int), list(map(str, range(count))))
 
 
 def test_balanced_weights_are_inverse_to_how_many_examples_a_class_has():
@@ -123,7 +133,7 @@ def test_class_weights_that_do_not_fit_the_data_are_an_error(weights, message):
 
 
 def test_rank_counts_classes_above_the_label_and_breaks_ties_as_argmax():
-    found = classification.predict(None, LOGITS, batch([2, 0, 4, 0]))
+    found = classification.predict(MODEL, LOGITS, batch([2, 0, 4, 0]))
     assert found["rank"].tolist() == [1, 5, 4, 0]
     assert found["class"].tolist() == [0, 1, 0, 0]
     assert np.all((np.asarray(found["rank"]) == 0) == (found["class"] == found["label"]))
@@ -139,10 +149,10 @@ def test_views_are_combined_as_the_mean_of_their_probabilities():
 def test_metrics_equal_a_plain_computation():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(200, 8)) * 2, rng.integers(0, 8, 200)
-    metrics = classification.init_metrics(SimpleNamespace(classes=range(8)))
+    metrics = classification.init_metrics(of_classes(8))
     for rows in np.array_split(np.arange(200), 7):
         one = {"label": jnp.array(labels[rows]), "id": jnp.array(rows)}
-        predictions = classification.predict(None, jnp.array(logits[rows], jnp.float32), one)
+        predictions = classification.predict(MODEL, jnp.array(logits[rows], jnp.float32), one)
         metrics = classification.update_metrics(metrics, {k: np.asarray(v) for k, v in predictions.items()})
     found = classification.summarise(metrics)
 
@@ -170,7 +180,7 @@ def test_many_classes_take_no_matrix_of_all_pairs():
     found = np.where(np.arange(3000) % 3, label, label[::-1])
     one = {"confidence": np.ones(3000), "rank": (found != label).astype(int), "label": label, "class": found}
     tracemalloc.start()
-    metrics = classification.init_metrics(SimpleNamespace(classes=range(classes)))
+    metrics = classification.init_metrics(of_classes(classes))
     for rows in np.array_split(np.arange(3000), 5):
         batch = {name: values[rows] for name, values in (one | {"loss": np.zeros(3000)}).items()}
         metrics = classification.update_metrics(metrics, batch)
@@ -185,7 +195,5 @@ def test_many_classes_take_no_matrix_of_all_pairs():
 
 def test_certain_and_right_has_no_calibration_error():
     sure = {"confidence": np.ones(3), "rank": np.zeros(3, int), "label": np.arange(3), "class": np.arange(3)}
-    metrics = classification.update_metrics(
-        classification.init_metrics(SimpleNamespace(classes=range(3))), sure | {"loss": np.zeros(3)}
-    )
+    metrics = classification.update_metrics(classification.init_metrics(of_classes(3)), sure | {"loss": np.zeros(3)})
     assert classification.summarise(metrics)["calibration_error"] == 0

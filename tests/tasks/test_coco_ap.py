@@ -4,23 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from drawn_detections import draw_batches
+from drawn_detections import draw_batches, gathered
 from pycocotools import mask as reference
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from morphism.errors import UserError
 from morphism.tasks import coco
-from morphism.tasks.detections import init_metrics, update_metrics
 
 CLASSES = ("a", "b", "c", "d", "never there")
-
-
-def gathered(batches):
-    metrics = init_metrics()
-    for batch in batches:
-        metrics = update_metrics(metrics, batch)
-    return metrics
 
 
 class OrdinaryOverlap(COCOeval):
@@ -39,16 +31,16 @@ class OrdinaryOverlap(COCOeval):
 
 def pycocotools(batches):
     """Its twelve numbers and its precision, from records written slot by slot."""
-    pictures, truths, found = [], [], []
+    images, truths, found = [], [], []
     for batch in batches:
-        for row, picture in enumerate(batch["id"].tolist()):
-            pictures.append({"id": picture})
+        for row, image in enumerate(batch["id"].tolist()):
+            images.append({"id": image})
             for slot in np.flatnonzero(batch["true_classes"][row] >= 0):
                 x0, y0, x1, y1 = batch["true_boxes"][row, slot].tolist()
                 truths.append(
                     {
                         "id": len(truths) + 1,
-                        "image_id": picture,
+                        "image_id": image,
                         "category_id": int(batch["true_classes"][row, slot]),
                         "bbox": [x0, y0, x1 - x0, y1 - y0],
                         "area": float(batch["true_area"][row, slot]),
@@ -60,7 +52,7 @@ def pycocotools(batches):
                 x0, y0, x1, y1 = batch["boxes"][row, slot].tolist()
                 found.append(
                     {
-                        "image_id": picture,
+                        "image_id": image,
                         "category_id": int(batch["classes"][row, slot]),
                         "bbox": [x0, y0, x1 - x0, y1 - y0],
                         "score": float(batch["scores"][row, slot]),
@@ -69,7 +61,7 @@ def pycocotools(batches):
     truth = COCO()
     truth.dataset = {
         "info": {},
-        "images": pictures,
+        "images": images,
         "annotations": truths,
         "categories": [{"id": index, "name": name} for index, name in enumerate(CLASSES)],
     }
@@ -88,15 +80,15 @@ def test_the_twelve_numbers_and_each_classs_are_pycocotools(seed):
     found = coco.summarise(gathered(batches), CLASSES)
     stats, precision = pycocotools(batches)
     np.testing.assert_allclose([found[name] for name in coco.NAMES], stats, atol=1e-9)
-    assert 0.05 < found["ap"] < 0.95 and found["pictures"] == 24
+    assert 0.05 < found["ap"] < 0.95 and found["images"] == 24
     for index, name in enumerate(CLASSES[:-1]):
         assert found["per_class"][name] == pytest.approx(precision[:, :, index].mean(), abs=1e-9)
     assert found["per_class"]["never there"] == -1
 
 
-def test_more_than_a_hundred_detections_of_a_class_in_a_picture_are_cut_as_pycocotools_cuts_them():
+def test_more_than_a_hundred_detections_of_a_class_in_an_image_are_cut_as_pycocotools_cuts_them():
     rng = np.random.default_rng(0)
-    (batch,) = draw_batches(5, pictures=4, batch=4)
+    (batch,) = draw_batches(5, images=4, batch=4)
     corners = rng.uniform(0, 100, (4, 250, 2))
     batch["boxes"] = np.concatenate([corners, corners + rng.uniform(5, 90, (4, 250, 2))], axis=-1).astype(np.float32)
     batch["classes"], batch["scores"] = np.zeros((4, 250), np.int32), rng.random((4, 250)).astype(np.float32)
@@ -124,7 +116,7 @@ def test_areas_are_put_into_ranges_as_pycocotools_puts_them_whatever_they_are(se
 
 
 def one(boxes, true_boxes, crowd, difficult):
-    """A picture with detections of one class, the first of the highest score."""
+    """An image with detections of one class, the first of the highest score."""
     count = len(true_boxes)
     return {
         "id": np.array([0]),
@@ -164,17 +156,17 @@ def test_without_a_single_detection_the_ap_is_0():
     assert found["ap"] == found["ar100"] == 0
 
 
-def test_a_detection_that_is_no_number_is_refused_by_the_name_of_its_picture():
+def test_a_detection_that_is_no_number_is_refused_by_the_name_of_its_image():
     batches = list(draw_batches(0))
     batches[1]["boxes"][0, 0], batches[1]["classes"][0, 0] = np.nan, 0
-    with pytest.raises(UserError, match="picture 8 has a detection whose score or box is no finite number"):
+    with pytest.raises(UserError, match="image 8 has a detection whose score or box is not finite"):
         gathered(batches)
 
 
 def test_results_file_has_the_datasets_own_ids_and_cocos_boxes():
     batches = list(draw_batches(1))
-    category_ids, picture_ids = [1, 3, 7, 44, 90], np.arange(24) * 100 + 139
-    results = json.loads(json.dumps(coco.results(gathered(batches), category_ids, picture_ids)))
+    category_ids, image_ids = [1, 3, 7, 44, 90], np.arange(24) * 100 + 139
+    results = json.loads(json.dumps(coco.results(gathered(batches), category_ids, image_ids)))
     first = batches[0]
     slots = np.flatnonzero(first["classes"][0] >= 0)
     x0, y0, x1, y1 = first["boxes"][0, slots[0]].astype(float)

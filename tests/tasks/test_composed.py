@@ -69,7 +69,7 @@ class Network(nn.Module):
         return Boxes() if part == "objects" else self
 
 
-class Only(nn.Module):
+class Only(Detector):
     """One part of the network, as a model of its own."""
 
     reads = ()
@@ -79,6 +79,7 @@ class Only(nn.Module):
     def __call__(self, images, *, train):
         return Network(name="network")(images, train=train)[self.part]
 
+    @nn.nowrap
     def detect(self, outputs, sizes):
         return Boxes().detect(outputs, sizes)
 
@@ -174,12 +175,12 @@ def test_two_parts_of_one_task_read_truths_of_their_own(config):
     rng = np.random.default_rng(0)
     assert lanes.config(config).loss.name == "focal" and config.loss.name == "cross_entropy"
     outputs = {name: {"out": jnp.array(rng.normal(size=(2, 4, 5, 3)), jnp.float32)} for name in ("ground", "lanes")}
-    batch = {name: rng.integers(0, 3, (2, 4, 5)).astype(np.uint8) for name in ("segmentation", "lanes")}
-    batch["valid"] = np.ones(2, bool)
+    batch = {name: jnp.array(rng.integers(0, 3, (2, 4, 5)), jnp.uint8) for name in ("segmentation", "lanes")}
+    batch["valid"] = jnp.ones(2, bool)
     _, scalars = task.loss(Network(), outputs, batch, config)
     for part, key in zip(task.parts, ("segmentation", "lanes"), strict=True):
         alone = batch | {"segmentation": batch[key]}
-        expected, _ = part.task.loss(None, outputs[part.name], alone, part.config(config))
+        expected, _ = part.task.loss(Network(), outputs[part.name], alone, part.config(config))
         assert scalars[f"{part.name}/loss"] == expected
 
 
@@ -195,5 +196,5 @@ def test_what_does_not_fit_names_the_part(config):
         TASK.check_classes("x", {"ground": ("a",), "objects": ("b",)})
     mixing, base = Composed((Part("kind", tasks.get("classification")), *TASK.parts)), get_base()
     base.augment.mixup_alpha = 0.1
-    with pytest.raises(UserError, match="it mixes images, but the targets of kind alone"):
+    with pytest.raises(UserError, match="it mixes images, but only the targets of kind"):
         mixing.mixed(base.augment)

@@ -21,7 +21,10 @@ class Renamed:
     """A source whose classes have awkward names."""
 
     def __init__(self, source, classes):
-        self._source, self.classes = source, classes
+        self._source, self.classes, self.targets = source, classes, source.targets
+
+    def __len__(self):
+        return len(self._source)
 
     def __getitem__(self, index):
         return self._source[index]
@@ -86,7 +89,7 @@ def test_a_legend_names_the_classes_that_occur_however_many_there_are(figures):
     source = Renamed(scene_masks.load("24x32", "val", ""), classes)
     true = source[3]["segmentation"]
     found = np.where(true == 0, 150, true)
-    batch = {"id": [3], "classes": found[None], "true": true[None], "original_size": [true.shape]}
+    batch = {"id": np.array([3]), "classes": found[None], "true": true[None], "original_size": np.array([true.shape])}
     tasks.get("segmentation").draw(source, [batch], get_base("segmentation").data, 0.25, 50)
     (legend,) = figures[0].legends
     occurring = sorted({*np.unique(true).tolist(), 150})

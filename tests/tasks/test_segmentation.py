@@ -23,8 +23,13 @@ from morphism.runtime.validation import check_config
 from morphism.tasks import boundaries, segmentation_views
 
 segmentation = tasks.get("segmentation")
+MODEL = nn.Dense(5)  # which a segmentation does not read
 CLASSES = ("ground", "road", "sky", "sign", "car")
 RNG = np.random.default_rng(0)
+
+
+def arrays(batch):
+    return jax.tree.map(jnp.asarray, batch)
 
 
 class Pictures:
@@ -42,7 +47,7 @@ class Pictures:
         size = self.sizes[index]
         image = rng.integers(0, 256, (*size, 3), np.uint8)
         mask = rng.choice([0, 1, 2, 4, 255], size).astype(np.uint8)
-        return {"image": image, "name": f"picture {index}", "segmentation": mask}
+        return {"image": image, "name": f"image {index}", "segmentation": mask}
 
 
 class Colours(nn.Module):
@@ -104,7 +109,7 @@ def test_the_metrics_are_a_plain_count_at_the_masks_own_size_on_any_number_of_de
 
 
 def test_classes_are_those_of_the_logits_resized_to_the_masks_size(config, mesh_of):
-    """One picture at a time, without a canvas around it."""
+    """One image at a time, without a canvas around it."""
     source = Pictures()
     _, batches = run(config, mesh_of(2))
     config.data.canvases = ()
@@ -113,7 +118,7 @@ def test_classes_are_those_of_the_logits_resized_to_the_masks_size(config, mesh_
             shape = canvases(source, config.data, training=False)[0][0]
             example = eval_example(source, int(index), config, shape)
             image = segmentation.normalise(
-                {"image": example["image"][None], "size": np.array([example["size"]])}, config.augment
+                arrays({"image": example["image"][None], "size": np.array([example["size"]])}), config.augment
             )
             height, width = example["size"]
             logits = Colours().apply({}, image[:, :height, :width], train=False)["out"]
@@ -145,7 +150,7 @@ class Some(Pictures):
         rng = np.random.default_rng(self.numbers[index])
         height, width = self.sizes[index].tolist()
         image = rng.integers(0, 256, (5, 5, 3), np.uint8).repeat(20, axis=0).repeat(20, axis=1)[:height, :width]
-        return {"image": image, "name": f"picture {index}", "segmentation": np.zeros((height, width), np.uint8)}
+        return {"image": image, "name": f"image {index}", "segmentation": np.zeros((height, width), np.uint8)}
 
 
 @pytest.fixture(scope="module")
@@ -187,12 +192,14 @@ def test_what_is_found_depends_neither_on_other_images_nor_on_their_order(config
     assert bool(told) == (exact == "never")
 
 
-def test_a_picture_that_is_not_resized_keeps_its_logits_classes(config, mesh_of):
+def test_an_image_that_is_not_resized_keeps_its_logits_classes(config, mesh_of):
     config.data.update(resize="none", canvases=())
     source = Pictures()
     source.sizes = np.array([(20, 30)] * 5, np.int32)
     _, batches = run(config, mesh_of(1), source=source)
-    image = segmentation.normalise({"image": source[0]["image"][None], "size": np.array([[20, 30]])}, config.augment)
+    image = segmentation.normalise(
+        arrays({"image": source[0]["image"][None], "size": np.array([[20, 30]])}), config.augment
+    )
     expected = np.argmax(Colours().apply({}, image, train=False)["out"], axis=-1)[0]
     np.testing.assert_array_equal(batches[0]["classes"][0], expected)
 
@@ -227,7 +234,7 @@ def test_views_average_probabilities(config, views):
     assert np.array(seen)[:, 0].tolist() == ([[6, 9], [12, 18]] if views.startswith("scales") else [[12, 18]])
 
 
-def test_windows_cover_the_picture_and_their_logits_are_averaged(config):
+def test_windows_cover_the_image_and_their_logits_are_averaged(config):
     config.data.window = (9, 12)
     assert segmentation_views.window_starts(20, 9) == [0, 6, 11] and segmentation_views.window_starts(9, 9) == [0]
     images = jnp.array(RNG.normal(size=(1, 20, 31, 3)), jnp.float32)
@@ -271,7 +278,7 @@ def test_the_loss_adds_the_auxiliary_heads_and_leaves_out_padding(config):
     labels = RNG.choice([0, 1, 2, 255], (3, 6, 7)).astype(np.uint8)
     batch = {"segmentation": labels, "valid": np.array([True, True, False])}
     config.loss.aux_weight = 0.4
-    total, scalars = segmentation.loss(None, {"out": logits, "aux": 2 * logits}, batch, config)
+    total, scalars = segmentation.loss(MODEL, {"out": logits, "aux": 2 * logits}, arrays(batch), config)
     plain, aux = (ops.cross_entropy(x[:2], labels[:2]) for x in (logits, 2 * logits))
     assert total == pytest.approx(float(plain + 0.4 * aux), rel=1e-6)
     assert scalars["aux"] == pytest.approx(float(aux), rel=1e-6)
@@ -279,7 +286,7 @@ def test_the_loss_adds_the_auxiliary_heads_and_leaves_out_padding(config):
     right = (np.argmax(logits[:2], -1) == labels[:2])[counted]
     assert scalars["pixel_accuracy"] == pytest.approx(right.mean())
     config.loss.update(dice_weight=3.0, aux_weight=0.0)
-    total, _ = segmentation.loss(None, {"out": logits, "aux": logits}, batch, config)
+    total, _ = segmentation.loss(MODEL, {"out": logits, "aux": logits}, arrays(batch), config)
     assert total == pytest.approx(float(plain + 3 * ops.dice(logits[:2], labels[:2])), rel=1e-6)
 
 
@@ -289,7 +296,7 @@ def test_every_loss_of_the_config_runs(config, name):
     check_config(config)
     logits = jnp.array(RNG.normal(size=(2, 6, 7, 5)), jnp.float32)
     batch = {"segmentation": RNG.choice([0, 1, 255], (2, 6, 7)).astype(np.uint8), "valid": np.ones(2, bool)}
-    total, _ = segmentation.loss(None, {"out": logits}, batch, config)
+    total, _ = segmentation.loss(MODEL, {"out": logits}, arrays(batch), config)
     assert 0 < total < 10
 
 
@@ -299,7 +306,7 @@ def test_a_batch_of_ignored_pixels_alone_teaches_nothing(config):
     batch["weight"] = np.full((2, 6, 7), 11, np.float32)
 
     def loss(logits):
-        return segmentation.loss(None, {"out": logits, "aux": 2 * logits}, batch, config)
+        return segmentation.loss(MODEL, {"out": logits, "aux": 2 * logits}, arrays(batch), config)
 
     (total, scalars), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.array(RNG.normal(size=(2, 6, 7, 5))))
     assert total == 0 and scalars == {"pixel_accuracy": 0, "aux": 0} and not np.any(gradient)
@@ -310,6 +317,7 @@ def test_weights_of_median_frequency_are_the_papers(config):
 
     class Two:
         classes = ("a", "b", "c")
+        targets = property(lambda self: {"segmentation": self.classes})
 
         def __len__(self):
             return 2
@@ -433,7 +441,7 @@ def test_training_pads_with_the_grey_that_the_configuration_names(fill):
     }
     outside = np.ones((4, 6), bool)
     outside[:3, :5] = False
-    found = np.asarray(segmentation.augment(jax.random.key(0), batch, config, 2)["image"])[0]
+    found = np.asarray(segmentation.augment(jax.random.key(0), arrays(batch), config, 2)["image"])[0]
     expected = (fill / 255 - np.array(config.mean)) / np.array(config.std) if fill >= 0 else 0
     np.testing.assert_allclose(found[outside], np.broadcast_to(expected, (9, 3)), rtol=1e-5, atol=1e-6)
-    assert not np.asarray(segmentation.normalise(batch, config))[0][outside].any()
+    assert not np.asarray(segmentation.normalise(arrays(batch), config))[0][outside].any()

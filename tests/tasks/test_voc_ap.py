@@ -2,19 +2,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from drawn_detections import draw_batches
+from drawn_detections import draw_batches, gathered
 
 from morphism.tasks import voc
-from morphism.tasks.detections import init_metrics, update_metrics
 
 CLASSES = ("a", "b", "c", "d", "never there")
-
-
-def gathered(batches):
-    metrics = init_metrics()
-    for batch in batches:
-        metrics = update_metrics(metrics, batch)
-    return metrics
 
 
 def devkit(batches, label):
@@ -24,29 +16,29 @@ def devkit(batches, label):
     """
     truths, crowds, detections = {}, {}, []
     for batch in batches:
-        for row, picture in enumerate(batch["id"].tolist()):
+        for row, image in enumerate(batch["id"].tolist()):
             slots = np.flatnonzero((batch["true_classes"][row] == label) & ~batch["true_crowd"][row])
-            truths[picture] = [
+            truths[image] = [
                 {"box": pixels(batch["true_boxes"][row, s]), "hard": batch["true_difficult"][row, s], "taken": False}
                 for s in slots
             ]
             slots = np.flatnonzero((batch["true_classes"][row] == label) & batch["true_crowd"][row])
-            crowds[picture] = [pixels(batch["true_boxes"][row, s]) for s in slots]
+            crowds[image] = [pixels(batch["true_boxes"][row, s]) for s in slots]
             for s in np.flatnonzero(batch["classes"][row] == label):
-                detections.append((-batch["scores"][row, s], len(detections), picture, pixels(batch["boxes"][row, s])))
+                detections.append((-batch["scores"][row, s], len(detections), image, pixels(batch["boxes"][row, s])))
     wanted = sum(not truth["hard"] for each in truths.values() for truth in each)
     if not wanted:
         return None
     right = wrong = 0
     curve = []
-    for _, _, picture, box in sorted(detections, key=lambda d: d[:2]):
+    for _, _, image, box in sorted(detections, key=lambda d: d[:2]):
         best, best_overlap = None, Fraction(-1)
-        for truth in truths[picture]:
+        for truth in truths[image]:
             overlap = overlap_of_pixels(box, truth["box"])
             if overlap > best_overlap:
                 best, best_overlap = truth, overlap
         if best is None or best_overlap < Fraction(1, 2):
-            if any(2 * common_pixels(box, crowd) >= common_pixels(box, box) for crowd in crowds[picture]):
+            if any(2 * common_pixels(box, crowd) >= common_pixels(box, box) for crowd in crowds[image]):
                 continue
             wrong += 1
         elif best["hard"]:
@@ -103,7 +95,7 @@ def test_average_precisions_are_the_devkits_rule_in_fractions(seed):
     assert 0.05 < found["map"] < 0.95 and found["map_07"] != found["map"]
 
 
-def one_picture(boxes, scores, true_boxes, difficult):
+def one_image(boxes, scores, true_boxes, difficult):
     count, truths = len(boxes), len(true_boxes)
     return {
         "id": np.array([0]),
@@ -114,15 +106,15 @@ def one_picture(boxes, scores, true_boxes, difficult):
         "true_classes": np.zeros((1, truths), np.int32),
         "true_area": np.ones((1, truths)),
         "true_crowd": np.zeros((1, truths), bool),
-        "true_difficult": np.array(difficult).reshape(1, truths),
+        "true_difficult": np.array(difficult, bool).reshape(1, truths),
     }
 
 
 def test_a_second_detection_of_an_object_is_wrong_and_of_a_difficult_one_is_left_out():
     box, other = [0, 0, 10, 10], [50, 50, 60, 60]
-    doubled = one_picture([box, box, other], [0.9, 0.8, 0.7], [box, other], [False, False])
+    doubled = one_image([box, box, other], [0.9, 0.8, 0.7], [box, other], [False, False])
     assert voc.summarise(gathered([doubled]), ["a"])["map"] == pytest.approx((1 + 2 / 3) / 2)
-    hard = one_picture([box, box, other], [0.9, 0.8, 0.7], [box, other], [True, False])
+    hard = one_image([box, box, other], [0.9, 0.8, 0.7], [box, other], [True, False])
     assert voc.summarise(gathered([hard]), ["a"])["map"] == 1
 
 
@@ -137,18 +129,18 @@ def test_detections_in_a_crowd_are_left_out_unless_they_find_an_object_and_a_cro
         ([aside, person], 0.5),
         ([person, person, aside], 1.0),
     ):
-        found = one_picture(boxes, np.linspace(0.9, 0.1, len(boxes)), [crowd, person], [False, False])
+        found = one_image(boxes, np.linspace(0.9, 0.1, len(boxes)), [crowd, person], [False, False])
         found["true_crowd"] = np.array([[True, False]])
         assert voc.summarise(gathered([found]), ["a"])["map"] == pytest.approx(expected)
 
 
 def test_an_overlap_of_exactly_a_half_suffices():
-    found = one_picture([[0, 0, 10, 5], [20, 0, 30, 4.99]], [0.9, 0.8], [[0, 0, 10, 10], [20, 0, 30, 10]], [False] * 2)
+    found = one_image([[0, 0, 10, 5], [20, 0, 30, 4.99]], [0.9, 0.8], [[0, 0, 10, 10], [20, 0, 30, 10]], [False] * 2)
     assert voc.summarise(gathered([found]), ["a"])["map"] == pytest.approx(0.5)
 
 
 def test_without_truths_or_detections_nothing_fails():
-    nothing = one_picture([], [], [], [])
+    nothing = one_image([], [], [], [])
     assert voc.summarise(gathered([nothing]), ["a"])["map"] == -1
-    missed = one_picture([], [], [[0, 0, 10, 10]], [False])
+    missed = one_image([], [], [[0, 0, 10, 10]], [False])
     assert voc.summarise(gathered([missed]), ["a"])["map"] == 0

@@ -39,7 +39,7 @@ from morphism.training.step import make_train_step, optimizer_of
     ],
 )
 def test_batch_norm_over_one_value_is_refused(config, mesh_of, images, devices, accumulate, field, side, refused):
-    """The last stage's map of a picture of 4 x 4 is a single pixel."""
+    """The last stage's map of an image of 4 x 4 is a single pixel."""
     config.update(batch_size=images, accumulate=accumulate)
     config.data.image_size = side
     if field:
@@ -86,9 +86,9 @@ class OwnDetector(Own, Detector):
     ("task", "model", "message"),
     [
         ("classification", Own(), "it has 10 outputs, the data 3 classes"),
-        ("classification", Own(form="out"), "its outputs are no logits"),
+        ("classification", Own(form="out"), "its outputs are not logits"),
         ("segmentation", Own(form="out"), "'out' has 10 outputs, the data 3 classes"),
-        ("segmentation", Own(), "its outputs are no maps of logits"),
+        ("segmentation", Own(), "its outputs are not maps of logits"),
         ("detection", Own(form="cls_logits"), "it is no detector"),
         ("detection", OwnDetector(form="cls_logits"), "its cls_logits are 10 per box, the data has 3 classes"),
         ("detection", OwnDetector(form="predictions"), "its predictions are 10 per box"),
@@ -110,7 +110,7 @@ def test_outputs_that_are_not_as_many_as_the_classes_are_refused(task, model, me
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model.name": "unet", **LARGER}, "config.model.name=unet: its outputs are no logits"),
+        ({"model.name": "unet", **LARGER}, "config.model.name=unet: its outputs are not logits"),
         (
             {"model.name": "vgg11", "model.sync_bn": True, **LARGER},
             "config.model.sync_bn: vgg11 with these options has no batch norm; set it to False",

@@ -45,10 +45,10 @@ def test_a_run_keeps_the_range_that_it_found_and_everything_scales_by_it(tmp_pat
     run = open_run(workdir, "latest")
     assert {"pixels": run.config.data.pixels, "intensity": list(run.config.data.intensity)} == kept
     source = sources.load(run.config.data, "val")
-    told = []
-    again = evaluate(run.task, source, run.predictions(source, told.append))
+    lines = []
+    again = evaluate(run.task, source, run.predictions(source, lines.append))
     assert again["top1"] == results["top1"]
-    assert told == [
+    assert lines == [
         "data: odd pictures: 16 of more than 8 bits (kept as floats; black and white by config.data.intensity, else by "
         f"each's own bits), first {source[0]['name']}"
     ]
@@ -58,10 +58,10 @@ def test_a_run_keeps_the_range_that_it_found_and_everything_scales_by_it(tmp_pat
     dark.write_bytes(corpus.encode(np.full((8, 8), 2040, np.uint16), "PNG"))
     batch = next(eval_batches(LooseImages([dark], run.classes), run.config, batch_size=1))
     np.testing.assert_allclose(batch["image"], np.full((1, 8, 8, 3), 2040 * 255 / 4095), rtol=1e-6)
-    weights = open_weights(xrays, str(workdir), set(), told.append)
+    weights = open_weights(xrays, str(workdir), set(), lines.append)
     assert tuple(weights.config.data.intensity) == (0, 4095) and weights.config.data.pixels == "float32"
     overridden = xrays.copy_and_resolve_references()
     with overridden.unlocked():
         overridden.data.intensity = (1900, 2200)
-    weights = open_weights(overridden, str(workdir), {"data.intensity"}, told.append)
+    weights = open_weights(overridden, str(workdir), {"data.intensity"}, lines.append)
     assert tuple(weights.config.data.intensity) == (1900, 2200)

@@ -1,4 +1,4 @@
-"""Whole runs, in this process, on the embedded pictures."""
+"""Whole runs, in this process, on the embedded images."""
 
 import json
 import os
@@ -148,7 +148,7 @@ def test_a_finished_run_started_again_changes_nothing(config, tmp_path, capsys):
     assert metrics_of(tmp_path) == before
 
 
-def test_a_workdir_that_only_etils_reaches_is_used_as_a_store_and_told_to_have_no_lock(config, tmp_path, capsys):
+def test_a_workdir_that_only_etils_reaches_is_used_as_a_store_and_reported_to_have_no_lock(config, tmp_path, capsys):
     config.duration = "4"
     store = epath.Path(tmp_path)
     train(config, store)
@@ -156,8 +156,8 @@ def test_a_workdir_that_only_etils_reaches_is_used_as_a_store_and_told_to_have_n
     assert not (tmp_path / "lock").exists()
     config.duration = "6"
     train(config, store)
-    told = capsys.readouterr().out
-    assert "config.duration='4', now it is '6'" in told and "going on from step 4 of 6" in told
+    output = capsys.readouterr().out
+    assert "config.duration='4', now it is '6'" in output and "going on from step 4 of 6" in output
     assert [line["step"] for line in metrics_of(tmp_path)] == [2, 4, 4, 6, 6]
     assert open_run(store, "best").facts["step"] in (4, 6)
 
@@ -214,7 +214,7 @@ def test_an_update_that_is_not_finite_is_not_saved():
     assert not_finite(variables) == ["params.fc.bias"]
 
 
-def test_an_evaluation_size_that_the_network_cannot_take_is_told_before_anything_runs(config):
+def test_an_evaluation_size_that_the_network_cannot_take_is_refused_before_anything_runs(config):
     config.model.name = "alexnet"
     config.data.update(image_size=63, resize_size=63, eval_size=8)
     with pytest.raises(UserError, match="config.data.eval_size: the network cannot evaluate images of 8x8"):

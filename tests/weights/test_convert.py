@@ -140,7 +140,7 @@ def test_the_number_of_classes_is_read_from_the_head():
 def test_a_head_of_other_classes_is_left_out_whole_and_said():
     taken, (note,) = fit(tensors_of(10), shapes_of(7), "w.pth", replaceable=head(shapes_of))
     assert set(shapes_of(7)) - set(taken) == {"fc.weight", "fc.bias"}
-    assert note == "w.pth: fc.bias is [10] there and [7] here, so the head begins anew: fc.bias, fc.weight"
+    assert note == "w.pth: fc.bias is [10] there and [7] here, so the head starts untrained: fc.bias, fc.weight"
     taken, notes = fit(tensors_of(7), shapes_of(7), "w.pth", replaceable=head(shapes_of))
     assert set(taken) == set(shapes_of(7)) and notes == []
 
@@ -164,7 +164,7 @@ def test_what_may_be_missing_or_unexpected_is_left_out_and_said():
     allowed = {"allow_missing": (r"conv1\..*",), "allow_unexpected": (r"stray\.weight", "no")}
     taken, notes = fit(tensors, shapes_of(10), "w.pth", **allowed)
     assert "stray.weight" not in taken and len(taken) == len(tensors) - 1
-    assert notes == ["w.pth: without conv1.weight, which begin anew", "w.pth: stray.weight not used"]
+    assert notes == ["w.pth: without conv1.weight, which start untrained", "w.pth: stray.weight not used"]
     with pytest.raises(UserError, match=re.escape("config.init_allow_missing: '(' is no regular expression")):
         fit(tensors, shapes_of(10), "w.pth", allow_missing=("(",))
     with pytest.raises(UserError, match=re.escape("config.init_allow_unexpected: '(' is no regular expression")):

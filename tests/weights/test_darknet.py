@@ -75,7 +75,7 @@ def test_a_file_cut_off_or_too_long_is_refused(written, tmp_path, change):
 def test_less_than_a_header_is_refused(tmp_path):
     path = tmp_path / "short.weights"
     path.write_bytes(b"1234")
-    with pytest.raises(UserError, match="4 bytes, less than a header"):
+    with pytest.raises(UserError, match="4 bytes, less than darknet's header"):
         files.read(path)
 
 

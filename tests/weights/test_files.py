@@ -44,7 +44,7 @@ def test_a_file_is_read_by_its_suffix(tmp_path):
         assert "conv.weight" in files.read(path)
 
 
-def test_a_wrappers_prefix_is_left_out_and_told(tmp_path):
+def test_a_wrappers_prefix_is_removed_and_reported(tmp_path):
     path, lines = tmp_path / "x.SAFETENSORS", []
     files.write(tmp_path / "x.safetensors", {f"_orig_mod.{name}": np.zeros(1) for name in "ab"})
     (tmp_path / "x.safetensors").rename(path)

@@ -81,23 +81,23 @@ def assert_same(found, expected, names):
 
 def test_a_state_begins_with_the_weights_and_its_averages_and_optimiser_with_it(config, make_state, file):
     (state, optimizer), expected = make_state(), files.read(file)
-    begun, notes = start_from(read_weights(str(file), silent), state, config, partial(restarted, optimizer=optimizer))
-    assert_same(tensors(begun), expected, expected)
-    assert_same(to_torch(begun.ema), expected, expected)
-    fresh = optimizer.init(begun.params)
+    started, notes = start_from(read_weights(str(file), silent), state, config, partial(restarted, optimizer=optimizer))
+    assert_same(tensors(started), expected, expected)
+    assert_same(to_torch(started.ema), expected, expected)
+    fresh = optimizer.init(started.params)
     counters = [name for name in expected if name.endswith("num_batches_tracked")]
-    assert jax.tree.structure(begun.opt_state) == jax.tree.structure(fresh)
-    jax.tree.map(np.testing.assert_array_equal, begun.opt_state, fresh)
-    assert notes == [f"begins with {len(expected) - len(counters)} arrays of {file}"]
+    assert jax.tree.structure(started.opt_state) == jax.tree.structure(fresh)
+    jax.tree.map(np.testing.assert_array_equal, started.opt_state, fresh)
+    assert notes == [f"starts from {len(expected) - len(counters)} arrays of {file}"]
 
 
-def test_a_head_of_other_classes_begins_anew_and_the_rest_does_not(config, make_state, file):
+def test_a_head_of_other_classes_starts_untrained_and_the_rest_does_not(config, make_state, file):
     (state, optimizer), expected = make_state(classes=7), files.read(file)
-    begun, notes = start_from(read_weights(str(file), silent), state, config, partial(restarted, optimizer=optimizer))
-    found, fresh = tensors(begun), tensors(state)
+    started, notes = start_from(read_weights(str(file), silent), state, config, partial(restarted, optimizer=optimizer))
+    found, fresh = tensors(started), tensors(state)
     assert_same(found, fresh, ["fc.weight", "fc.bias"])
     assert_same(found, expected, set(expected) - {"fc.weight", "fc.bias"})
-    assert notes[1].endswith("so the head begins anew: fc.bias, fc.weight")
+    assert notes[1].endswith("so the head starts untrained: fc.bias, fc.weight")
 
 
 def test_renamed_and_missing_arrays_follow_the_config(config, make_state, file, tmp_path):
@@ -111,9 +111,9 @@ def test_renamed_and_missing_arrays_follow_the_config(config, make_state, file, 
         start_from(weights, state, config, partial(restarted, optimizer=optimizer))
     config.init_rename = (r"^backbone\. -> ",)
     config.init_allow_missing = (r"fc\..*",)
-    begun, notes = start_from(weights, state, config, partial(restarted, optimizer=optimizer))
-    assert_same(tensors(begun), expected, set(expected) - {"fc.weight", "fc.bias"})
-    assert notes[1] == f"{path}: without fc.bias, fc.weight, which begin anew"
+    started, notes = start_from(weights, state, config, partial(restarted, optimizer=optimizer))
+    assert_same(tensors(started), expected, set(expected) - {"fc.weight", "fc.bias"})
+    assert notes[1] == f"{path}: without fc.bias, fc.weight, which start untrained"
 
 
 @pytest.fixture(scope="module")
@@ -246,15 +246,15 @@ def test_a_prefix_of_most_names_is_removed(config, make_state, file, tmp_path):
     path = tmp_path / "lightning.safetensors"
     files.write(path, {f"model.{name}": x for name, x in expected.items()} | {"criterion.weight": np.zeros(2)})
     config.init_allow_unexpected = (r"criterion\..*",)
-    begun, notes = start_from(read_weights(str(path), silent), state, config, partial(restarted, optimizer=optimizer))
-    assert_same(tensors(begun), expected, expected)
+    started, notes = start_from(read_weights(str(path), silent), state, config, partial(restarted, optimizer=optimizer))
+    assert_same(tensors(started), expected, expected)
     assert f"{path}: model., which some names begin with, is removed" in notes
 
 
 def test_a_state_begins_with_a_run(trained, make_state, config):
     (state, optimizer), weights = make_state(), read_weights(str(trained[0]), silent)
-    begun, _ = start_from(weights, state, config, partial(restarted, optimizer=optimizer))
-    assert_same(tensors(begun), weights.tensors, weights.tensors)
+    started, _ = start_from(weights, state, config, partial(restarted, optimizer=optimizer))
+    assert_same(tensors(started), weights.tensors, weights.tensors)
     assert weights.origin == f"{trained[0]}, step 2" and len(weights.classes) == 10
 
 
@@ -358,12 +358,12 @@ def test_a_models_options_are_those_a_public_checkpoint_was_trained_with():
     for variant, epsilon in (("v1", 0.0), ("v2", 1e-5)):
         config = coco_faster_rcnn.get_config(variant)
         origin = f"torchvision:{config.model.name}/COCO_V1"
-        found = with_options(config, Weights(origin, "", {}, prepared=public.find(origin)))
+        found = with_options(config, Weights(origin, "", {}, public=public.find(origin)))
         assert models.create(found.model, 90, AXIS).bn_epsilon == epsilon
         assert "bn_epsilon" not in config.model.options
     with pytest.raises(UserError, match="is for config.model.name=retinanet_resnet50_fpn, not fasterrcnn_resnet50_fpn"):
         origin = "torchvision:retinanet_resnet50_fpn/COCO_V1"
-        with_options(coco_faster_rcnn.get_config(), Weights(origin, "", {}, prepared=public.find(origin)))
+        with_options(coco_faster_rcnn.get_config(), Weights(origin, "", {}, public=public.find(origin)))
     run = Weights("runs/first", "", {})
     assert with_options(coco_faster_rcnn.get_config(), run) == coco_faster_rcnn.get_config()
 

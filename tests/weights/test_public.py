@@ -178,10 +178,10 @@ def test_names_of_old_detectors_become_todays_and_todays_stay():
         "head.regression_head.conv.2.bias": "head.regression_head.conv.1.0.bias",
         "rpn.head.conv.weight": "rpn.head.conv.0.0.weight",
     }
-    assert {name: public.modern(name) for name in old} == old
+    assert {name: public.current_name(name) for name in old} == old
     unchanged = ("backbone.body.layer1.0.conv1.weight", "head.regression_head.bbox_reg.bias", "rpn.head.bbox_pred.bias")
     for name in (*old.values(), *unchanged):
-        assert public.modern(name) == name
+        assert public.current_name(name) == name
 
 
 @pytest.mark.parametrize("name", public.SEGMENTERS)

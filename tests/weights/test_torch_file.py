@@ -1,5 +1,6 @@
 """goldens/make_torch_files.py wrote the files with torch, and what torch holds them to be."""
 
+import os
 import pickle
 import re
 import subprocess
@@ -79,7 +80,7 @@ def test_a_file_cut_anywhere_is_one_line(form, tmp_path):
 
 
 def test_broken_bytes_cannot_ask_for_memory(tmp_path):
-    """The pickle names the 33,554,431st of its remembered objects, of which it has none."""
+    """The pickle names the 33,554,431st remembered object, and there is none."""
     (tmp_path / "greedy.pth").write_bytes(b"\x80\x02Nr\xff\xff\xff\x01.")
     tracemalloc.start()
     with pytest.raises(UserError, match="another magic number"):
@@ -142,7 +143,7 @@ def tensor(source=None, offset=0, shape=(4, 4), strides=(4, 1), name="_rebuild_t
 
 
 def write(path, program, compression=zipfile.ZIP_STORED):
-    """`program` leaves on the stack what the file holds beside a tensor."""
+    """`program` leaves on the stack what the file holds next to a tensor."""
     content = {
         "data.pkl": b"\x80\x02}" + text("weight") + program + b"s.",
         "data/0": np.arange(16, dtype="<f4").tobytes(),
@@ -182,11 +183,11 @@ def test_the_files_of_opcodes_that_follow_are_sound_but_for_what_they_try(tmp_pa
         "items into a tensor": (tensor() + number(0) + b"a", "appends to a Tensor"),
         "a tensor called": (tensor() + b")R", "calls a Tensor"),
         "a dtype called": (b"ctorch\nbfloat16\n)R", "calls a Dtype"),
-        "too few arguments": (called("torch._utils/_rebuild_tensor_v2", storage()), "missing 3 required"),
+        "too few arguments": (called("torch._utils/_rebuild_tensor_v2", storage()), "missing .*required"),
         "another reference": (tensor(storage(word="module")), "what is no storage"),
         "a reference that is no tuple": (tensor(text("0") + b"Q"), "what is no storage"),
         "a key that is no text": (tensor(storage(key=number(0))), "a storage that is none"),
-        "a count that is no number": (tensor(storage(count=True)), "a storage that is none"),
+        "a count that is not a number": (tensor(storage(count=True)), "a storage that is none"),
         "a function as a dtype": (tensor(storage(kind="Size")), "a storage that is none"),
         "another count": (tensor(storage(count=15)), "a storage of 64 bytes, where 15 values of float32 should be"),
         "no such member": (tensor(storage(key=text("../data.pkl"))), "no member 'a/data/../data.pkl'"),
@@ -316,7 +317,7 @@ def test_a_storages_bytes_are_read_only_where_the_state_dict_holds_it(tmp_path):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("a/data/1", bytes(64))
     content = path.read_bytes()
-    path.write_bytes(content.replace(bytes(64), bytes(63) + b"x"))  # whose checksum would tell
+    path.write_bytes(content.replace(bytes(64), bytes(63) + b"x"))  # its checksum is wrong
     assert list(read(path)) == ["weight"]
 
 

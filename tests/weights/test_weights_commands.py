@@ -117,7 +117,7 @@ def test_what_a_command_lacks_is_named(arguments, message):
     ("images", "message"),
     [
         (np.zeros((1, 8, 8, 3)), r"images are float64 \[1, 8, 8, 3\]; float32"),
-        (np.zeros((8, 8, 3), np.float32), r"images are float32 \[8, 8, 3\]; float32 \[B,H,W,3\] is wanted"),
+        (np.zeros((8, 8, 3), np.float32), r"images are float32 \[8, 8, 3\]; give float32 \[B,H,W,3\]"),
     ],
 )
 def test_inputs_of_another_form_are_refused(images, message, tmp_path):
