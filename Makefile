@@ -1,6 +1,6 @@
-# make quickstart   installs into .venv, then trains, evaluates and draws on the embedded pictures
+# make quickstart   installs into .venv, then trains, evaluates and draws on the embedded images
 # make test         installs into .venv, then runs the tests
-# make lint         ruff's checks and format
+# make lint         checks and format
 # make bench        the measurements of benchmarks/
 
 PYTHON ?= python3

@@ -1,17 +1,16 @@
-"""RandAugment and TrivialAugment on pixels of 0..255: torchvision's definitions for uint8 images, whose pixels stay
-whole, and for float images, which high-bit ones are.
+"""RandAugment and TrivialAugment of pixels of 0..255.
 
-An image goes through one of four kinds of operation, each written so that its kind costs one pass:
+Both of torchvision's definitions: that for uint8 images, whose pixels stay whole numbers (`whole`), and that for float
+images, which high-bit files give. There are four kinds of operation, and each kind costs one pass over the image:
 
-    geometric   one resampling by a matrix, bilinear, black outside
-    enhancing   one blend with black, the grey image, the mean grey or the blurred image
-    tonal       one table of 256 levels a channel; of float images a formula, and a table for Equalize alone
+    geometric   resampling by a matrix, bilinear, black outside
+    enhancing   a blend with black, the grey image, the mean grey or the blurred image
+    tonal       a table of 256 levels per channel; for float images a formula, and a table for Equalize only
     Identity
 
-What an operation needs (a matrix, or an amount) depends on its bin of magnitude and sign alone, so it is computed
-beforehand in float64, as torchvision does.
-
-Interpolation is bilinear, as in torchvision's references, where the transforms' own default is the nearest pixel.
+An operation's matrix or amount depends only on its sign and the bin of its magnitude, so all are tabulated beforehand
+in float64, as torchvision computes them. Interpolation is bilinear, as in torchvision's references; the default of its
+transforms is the nearest pixel.
 
 Source: Cubuk et al. 2019, "RandAugment"; Müller and Hutter 2021, "TrivialAugment" (its Wide space);
 torchvision.transforms.v2.RandAugment and TrivialAugmentWide.
@@ -27,32 +26,33 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from morphism.augment.colour import grey
+from morphism.augment.colour import Image, grey
 from morphism.augment.geometric import bilinear
 from morphism.ops.platform import choose, per_example
-
-Image = Float[Array, "h w 3"]
 
 GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 ENHANCING = ("Brightness", "Color", "Contrast", "Sharpness")
 TONAL = ("Posterize", "Solarize", "AutoContrast", "Equalize")
 OPERATIONS = ("Identity", *GEOMETRIC, *ENHANCING, *TONAL)
 SIGNED = (*GEOMETRIC, *ENHANCING)
-BINS = 31  # of magnitude, from none to the space's largest
+BINS = 31  # of magnitude, from 0 to the largest of the space
 
-# [highest - lowest, level - lowest] -> level: as torch rounds it in float32, on any device.
+# AutoContrast's levels by [highest - lowest, level - lowest], rounded on every device as torch rounds in float32.
 with np.errstate(divide="ignore", invalid="ignore"):
     STRETCHED = np.arange(256, dtype=np.float32) / (np.arange(256, dtype=np.float32) * np.float32(1 / 255))[:, None]
     STRETCHED = np.floor(np.clip(np.nan_to_num(STRETCHED), 0, 255))
 
 
-class Space(NamedTuple):
-    """The largest magnitude of each operation; Solarize goes from nothing to all, the others have none."""
+Numbers = Array | np.ndarray
 
-    shear: float  # pixels a pixel
-    translate: Callable[[int], float]  # pixels, of the image's side
+
+class Space(NamedTuple):
+    """The largest magnitude of each operation. Solarize's is the same in both spaces; the others have no magnitude."""
+
+    shear: float  # pixels per pixel
+    translate: Callable[[int], float]  # side of the image in pixels -> pixels
     rotate: float  # degrees
-    enhance: float  # how far the blend's factor is from 1
+    enhance: float  # distance of the blend's factor from 1
     posterize: float  # bits lost
 
 
@@ -63,18 +63,26 @@ SPACES = {
 
 
 class Operation(NamedTuple):
-    index: Int[Array, ""]  # in OPERATIONS
-    amount: Float[Array, ""]  # factor of the blend, bits, or threshold
-    rest: Float[Array, ""]  # 1 - amount, before it was rounded to float32
-    matrix: Float[Array, "2 3"]  # output -> input, (x, y, 1) in pixels from the centre
+    """One operation with its magnitude; or, with leading axes, a table of them.
+
+    index: in OPERATIONS.
+    amount: factor of the blend, bits that are kept (Posterize), or threshold (Solarize).
+    rest: 1 - amount, computed before amount was rounded to float32.
+    matrix: maps x, y, 1 of an output pixel to x, y of the input, in pixels from the centre.
+    """
+
+    index: Int[Numbers, "*table"]
+    amount: Float[Numbers, "*table"]
+    rest: Float[Numbers, "*table"]
+    matrix: Float[Numbers, "*table 2 3"]
 
 
 def rand_augment(
     keys: Key[Array, "b"], images: Float[Array, "b h w 3"], operations: int, magnitude: int, whole: bool = True
 ) -> Array:
-    """`operations` of the 14, one after the other, all of the bin `magnitude` (0..30), signs by chance.
+    """Applies `operations` random ones of the 14 in turn, all of the bin `magnitude` (0..30), with random signs.
 
-    `whole`: pixels are whole numbers, and stay so.
+    `whole`: pixels are whole numbers and stay so.
     """
     draw = partial(draw_operation, table=tabulate("randaugment", *images.shape[1:3]), magnitude=magnitude)
     for each in range(operations):
@@ -84,13 +92,13 @@ def rand_augment(
 
 
 def trivial_augment(keys: Key[Array, "b"], images: Float[Array, "b h w 3"], whole: bool = True) -> Array:
-    """One of the 14 operations, of a random bin, sign by chance. `whole` is rand_augment's."""
+    """Applies a random one of the 14 operations, with a random bin and sign. `whole` as in `rand_augment`."""
     draw = partial(draw_operation, table=tabulate("trivialaugment", *images.shape[1:3]), magnitude=None)
     return per_example(partial(apply, whole=whole))(images, jax.vmap(draw)(keys))
 
 
 def draw_operation(key: Key[Array, ""], table: Operation, magnitude: int | None) -> Operation:
-    """An operation out of `table`, of the bin `magnitude`, or of a random one."""
+    """Draws an operation from `table`, of the bin `magnitude` or, if that is None, of a random bin."""
     index_key, sign_key, bin_key = jax.random.split(key, 3)
     index = jax.random.randint(index_key, (), 0, len(OPERATIONS))
     sign = jax.random.bernoulli(sign_key).astype(int)
@@ -99,7 +107,7 @@ def draw_operation(key: Key[Array, ""], table: Operation, magnitude: int | None)
 
 
 def tabulate(space: str, height: int, width: int) -> Operation:
-    """Every operation of a space for images of this size: arrays of [operation, bin, sign, ...]; sign 1 is minus."""
+    """All operations of a space, for images of this size: arrays [operation, bin, sign, ...], where sign 1 is minus."""
     magnitudes = bins(space, height, width)
     index, amount, matrix = [], [], []
     for number, name in enumerate(OPERATIONS):
@@ -118,7 +126,7 @@ def tabulate(space: str, height: int, width: int) -> Operation:
 
 
 def bins(space: str, height: int, width: int) -> dict[str, list[float]]:
-    """The magnitudes of each operation, without sign."""
+    """The magnitudes of each operation, without their signs."""
     largest = SPACES[space]
     return {
         "Identity": [0.0] * BINS,
@@ -136,9 +144,9 @@ def bins(space: str, height: int, width: int) -> dict[str, list[float]]:
 
 
 def _evenly(first: float, last: float) -> list[float]:
-    """In float32, but without torch.linspace's rounding, which depends on the processor.
+    """BINS numbers in float32, without the rounding of torch.linspace, which depends on the processor.
 
-    It matters to TrivialAugment's translation by 16 pixels alone, which is one by 15 on some.
+    The difference matters for one operation: TrivialAugment's translation by 16 pixels, which is 15 on some processors.
     """
     return np.linspace(first, last, BINS).astype(np.float32).tolist()
 
@@ -150,7 +158,7 @@ def _amount(name: str, magnitude: float) -> float:
 
 
 def _matrix(name: str, magnitude: float, height: int, width: int) -> list[list[float]]:
-    """Shears leave the upper left corner where it is, rotations (counter-clockwise) the centre."""
+    """The matrix of an operation. Shears keep the upper left corner fixed; rotations, counter-clockwise, the centre."""
     turn = math.radians(magnitude)
     return {
         "ShearX": [[1, magnitude, magnitude * height / 2], [0, 1, 0]],
@@ -162,7 +170,7 @@ def _matrix(name: str, magnitude: float, height: int, width: int) -> list[list[f
 
 
 def apply(image: Image, operation: Operation, whole: bool = True) -> Image:
-    """The image after one operation; pixels of 0..255 in and out, whole numbers where `whole`."""
+    """Applies one operation to pixels of 0..255, which are whole numbers, before and after, if `whole`."""
     resample, enhance = partial(_resample, whole=whole), partial(_enhance, whole=whole)
     kinds = (lambda image, _: image, resample, enhance, _retone if whole else _retone_floats)
     starts = np.cumsum([1, len(GEOMETRIC), len(ENHANCING)])
@@ -170,7 +178,7 @@ def apply(image: Image, operation: Operation, whole: bool = True) -> Image:
 
 
 def _resample(image: Image, operation: Operation, whole: bool) -> Image:
-    """Each pixel lies between the four around the position that the matrix leads it to; what is outside is black."""
+    """Interpolates each pixel at the position that the matrix maps it to; beyond the image pixels are black."""
     height, width = image.shape[:2]
     pixels = image.reshape(-1, image.shape[-1])
     y, x = jnp.arange(height)[:, None] - (height - 1) / 2, jnp.arange(width)[None, :] - (width - 1) / 2
@@ -194,7 +202,7 @@ def _enhance(image: Image, operation: Operation, whole: bool) -> Image:
         lambda: _blurred(image, whole),
     )
     other = choose(operation.index - OPERATIONS.index(ENHANCING[0]), others)
-    # Torchvision writes the same blend in two ways, which round differently.
+    # torchvision has two formulas for the same blend, which round differently.
     blended = jnp.where(
         operation.index == OPERATIONS.index("Sharpness"),
         image + operation.rest * (other - image),
@@ -205,7 +213,7 @@ def _enhance(image: Image, operation: Operation, whole: bool) -> Image:
 
 
 def _blurred(image: Image, whole: bool) -> Image:
-    """The mean of nine pixels, the middle one counted five times, rounded if `whole`. The border is the image's own."""
+    """The mean of 3x3 pixels with weight 5 at the centre, rounded if `whole`. The border keeps its values."""
     height, width = image.shape[:2]
     if min(height, width) < 3:
         return image
@@ -218,9 +226,10 @@ def _blurred(image: Image, whole: bool) -> Image:
 
 
 def _retone(image: Image, operation: Operation) -> Image:
+    """A tonal operation on pixels that are whole numbers."""
     levels = jnp.arange(256.0)
     pixels = image.reshape(-1, 3).astype(int)
-    counts = jax.vmap(lambda channel: jnp.zeros(256, int).at[channel].add(1), in_axes=1)(pixels)
+    counts = _histograms(pixels)
     lost = jnp.exp2(8 - operation.amount)
     tables = (
         lambda: jnp.tile(jnp.floor(levels / lost) * lost, (3, 1)),
@@ -233,14 +242,14 @@ def _retone(image: Image, operation: Operation) -> Image:
 
 
 def _retone_floats(image: Image, operation: Operation) -> Image:
-    """`_retone` of pixels that need not be whole. Equalize alone reduces them to 256 levels, as torchvision does."""
+    """A tonal operation on pixels that need not be whole. Only Equalize uses 256 levels, as in torchvision."""
     lowest, highest = jnp.min(image, axis=(0, 1)), jnp.max(image, axis=(0, 1))
     is_flat = lowest == highest
     stretched = 255 * (image - jnp.where(is_flat, 0, lowest)) / jnp.where(is_flat, 255, highest - lowest)
     kept = jnp.exp2(operation.amount)  # levels
     levels = jnp.floor(image * (255.999 / 255)).reshape(-1, 3).astype(int)
-    counts = jax.vmap(lambda channel: jnp.zeros(256, int).at[channel].add(1), in_axes=1)(levels)
-    equalised = jnp.take_along_axis(jax.vmap(equalising_table)(counts), levels.T, axis=1).T.reshape(image.shape)
+    tables = jax.vmap(equalising_table)(_histograms(levels))
+    equalised = jnp.take_along_axis(tables, levels.T, axis=1).T.reshape(image.shape)
     results = (
         jnp.clip(jnp.floor(image / 255 * kept), 0, kept - 1) * 255 / kept,
         jnp.where(image >= operation.amount, 255 - image, image),
@@ -250,8 +259,13 @@ def _retone_floats(image: Image, operation: Operation) -> Image:
     return jnp.stack(results)[jnp.clip(operation.index - OPERATIONS.index(TONAL[0]), 0, len(TONAL) - 1)]
 
 
+def _histograms(levels: Int[Array, "n 3"]) -> Int[Array, "3 256"]:
+    """How many pixels of each channel have each level."""
+    return jax.vmap(lambda channel: jnp.zeros(256, int).at[channel].add(1), in_axes=1)(levels)
+
+
 def stretching_table(counts: Int[Array, "256"]) -> Float[Array, "256"]:
-    """Level -> level such that the lowest present becomes 0 and the highest 255; as they are where they are one."""
+    """Maps levels linearly so that the lowest in use becomes 0 and the highest 255; a single level stays as it is."""
     lowest, highest = jnp.argmax(counts > 0), 255 - jnp.argmax(counts[::-1] > 0)
     levels = jnp.arange(256)
     stretched = jnp.asarray(STRETCHED)[highest - lowest, jnp.clip(levels - lowest, 0, 255)]
@@ -259,10 +273,10 @@ def stretching_table(counts: Int[Array, "256"]) -> Float[Array, "256"]:
 
 
 def equalising_table(counts: Int[Array, "256"]) -> Float[Array, "256"]:
-    """Level -> level such that all come about equally often: Pillow's ImageOps.equalize.
+    """Maps levels so that all become about equally frequent: Pillow's ImageOps.equalize.
 
-    A level becomes the number of steps below it, a step being a 255th of the pixels that are not of the highest level;
-    with fewer than 255 of those the levels stay as they are.
+    A level becomes the number of steps below it. A step is 1/255 of the pixels that are not of the highest level; if
+    there are fewer than 255 of them, the levels stay as they are.
     """
     highest = 255 - jnp.argmax(counts[::-1] > 0)
     step = (jnp.sum(counts) - counts[highest]) // 255

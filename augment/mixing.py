@@ -1,25 +1,31 @@
-"""Mixup and cutmix of neighbouring rows: 2i with 2i+1."""
+"""Mixup and cutmix of neighbouring rows: 2i with 2i + 1."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
-Batch = dict[str, Array]
+from morphism.augment.geometric import rectangle
+
+Batch = dict[str, Array | np.ndarray]
 
 
 def mix(keys: Key[Array, "b"], batch: Batch, mixup_alpha: float, cutmix_alpha: float, classes: int) -> Batch:
-    """Mixes each pair of rows by mixup or cutmix, evenly by chance where both alphas are positive.
+    """Mixes each pair of rows by mixup or cutmix; if both alphas are positive, by either with probability 0.5.
 
-    Torchvision draws once a batch and pairs each row with the one before; here each pair has a draw of its own, and no
-    pair crosses a device. An alpha of 0 switches its method off. `image` stays float [B,H,W,C], `label` int [B] becomes
-    float [B,K]; B even.
+    Args:
+      keys: of the examples; a pair uses the key of its first row.
+      batch: image float [B, H, W, C] and label int [B], B even.
+      mixup_alpha, cutmix_alpha: parameters of the beta distributions; 0 switches a method off.
+      classes: number of classes, K.
+
+    Returns the batch with the mixed images, and labels float [B, K]. torchvision draws once per batch and pairs each
+    row with the one before it; here every pair has its own draw, and both rows are on one device.
     """
-    keys = keys[::2]  # the pair's randomness is its first row's
+    keys = keys[::2]
     choice_keys, mixup_keys, cutmix_keys = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
-    share = {"mixup": float(mixup_alpha > 0), "cutmix": float(cutmix_alpha > 0)}
-    use_cutmix = jax.vmap(jax.random.bernoulli, in_axes=(0, None))(
-        choice_keys, share["cutmix"] / (share["mixup"] + share["cutmix"])
-    )
+    share = (cutmix_alpha > 0) / ((mixup_alpha > 0) + (cutmix_alpha > 0))  # of cutmix: 0, 0.5 or 1
+    use_cutmix = jax.vmap(jax.random.bernoulli, in_axes=(0, None))(choice_keys, share)
     height, width = batch["image"].shape[1:3]
     weights = jnp.zeros((len(keys), height, width))
     if mixup_alpha > 0:
@@ -31,7 +37,7 @@ def mix(keys: Key[Array, "b"], batch: Batch, mixup_alpha: float, cutmix_alpha: f
 
 
 def blend_pairs(batch: Batch, weights: Float[Array, "pairs h w"], classes: int) -> Batch:
-    """Each row of a pair keeps `weights` of its own pixels and takes the rest from the other; labels by their mean."""
+    """Blends the rows of each pair: `weights` of a row's own pixels, the rest of the other's; labels by their mean."""
     images, labels = _pairs(batch["image"]), _pairs(jax.nn.one_hot(batch["label"], classes))
     own = jnp.mean(weights, axis=(1, 2))[:, None, None]
     return batch | {
@@ -41,7 +47,7 @@ def blend_pairs(batch: Batch, weights: Float[Array, "pairs h w"], classes: int) 
 
 
 def mixup_weights(key: Key[Array, ""], alpha: float, height: int, width: int) -> Float[Array, "h w"]:
-    """How much of each pixel stays the example's own: one number, drawn from Beta(alpha, alpha).
+    """The weight of an example's own pixels, the same for all: a draw from Beta(alpha, alpha).
 
     Source: Zhang et al. 2017, "mixup: beyond empirical risk minimization", algorithm in figure 1.
     """
@@ -49,30 +55,25 @@ def mixup_weights(key: Key[Array, ""], alpha: float, height: int, width: int) ->
 
 
 def cutmix_weights(key: Key[Array, ""], alpha: float, height: int, width: int) -> Float[Array, "h w"]:
-    """0 in a box, 1 outside: the box has a share of 1 - lambda of the area, lambda drawn from Beta(alpha, alpha).
+    """The weights of an example's own pixels: 0 in a random box, 1 outside.
 
-    The centre is uniform over the pixels and what lies outside the image is cut off, so labels are weighted by the area
-    that is left. Source: Yun et al. 2019, "CutMix", equation 2; torchvision.transforms.v2.CutMix.
+    The box has the fraction 1 - lambda of the area, with lambda from Beta(alpha, alpha). Its centre is uniform over the
+    pixels, and it is clipped to the image, so that labels are weighted by the clipped area.
+
+    Source: Yun et al. 2019, "CutMix", equation 2; torchvision.transforms.v2.CutMix.
     """
     lambda_key, y_key, x_key = jax.random.split(key, 3)
     half = 0.5 * jnp.sqrt(1 - jax.random.beta(lambda_key, alpha, alpha))
     y = jax.random.randint(y_key, (), 0, height)
     x = jax.random.randint(x_key, (), 0, width)
     half_h, half_w = (half * height).astype(int), (half * width).astype(int)
-    return outside((y - half_h, y + half_h), (x - half_w, x + half_w), height, width)
+    return 1.0 - rectangle((y - half_h, y + half_h), (x - half_w, x + half_w), height, width)
 
 
-def outside(ys: tuple[Array, Array], xs: tuple[Array, Array], height: int, width: int) -> Float[Array, "h w"]:
-    """0 for the pixels of ys[0] <= y < ys[1] and xs[0] <= x < xs[1], 1 for the others."""
-    rows, columns = jnp.arange(height), jnp.arange(width)
-    inside = ((rows >= ys[0]) & (rows < ys[1]))[:, None] & ((columns >= xs[0]) & (columns < xs[1]))[None, :]
-    return 1.0 - inside
-
-
-def _pairs(x: Array) -> Array:
+def _pairs(x: Array | np.ndarray) -> Array | np.ndarray:
     return x.reshape(-1, 2, *x.shape[1:])
 
 
-def _blend(pairs: Array, own: Array) -> Array:
-    """[P,2,...]: each of the two keeps the weight `own` of itself and takes the rest from the other."""
+def _blend(pairs: Array | np.ndarray, own: Array) -> Array:
+    """Of pairs [P, 2, ...]: each row times `own`, plus the other row times 1 - own."""
     return own * pairs + (1 - own) * pairs[:, ::-1]

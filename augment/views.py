@@ -1,14 +1,19 @@
-"""Views of a picture in evaluation: the network sees each, and the task combines what it says."""
+"""Views of an image in evaluation: the network sees each of them, and the task combines its outputs."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
 def view(images: Float[Array, "b h w c"], views: str, size: int) -> Float[Array, "v b h2 w2 c"]:
-    """center: the images themselves. flip: they and their mirror images. ten_crop: crops of size x size.
+    """The views of a batch of images.
 
-    Ten crops are the four corners (upper left and right, lower left and right), the centre, and the same five of the
-    mirror image: torchvision.transforms.TenCrop; Krizhevsky et al. 2012, section 4.1, of the central square.
+    Args:
+      images: for "ten_crop", the central squares.
+      views: "center", the images themselves; "flip", the images and their mirror images; or "ten_crop", crops of the
+        four corners (upper left and right, lower left and right) and the centre, then the same of the mirror images.
+      size: side of the crops in pixels.
+
+    Source: Krizhevsky et al. 2012, section 4.1; torchvision.transforms.TenCrop.
     """
     mirrored = images[:, :, ::-1]
     if views == "center":

@@ -21,7 +21,9 @@ from dataclasses import fields, is_dataclass, replace
 from functools import cache, partial
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
@@ -118,7 +120,7 @@ def _check_type(field: str, value: Any, default: Any) -> None:
         raise UserError(f"{field} is {value!r}; it must be {PLAIN[type(default)]}, such as {default!r}")
 
 
-def init(model: Model, key: Key[Array, ""], image_size: int | tuple[int, int]) -> dict[str, Any]:
+def init(model: nn.Module, key: Key[Array, ""], image_size: int | tuple[int, int]) -> dict[str, Any]:
     """Initial variables: the collections params and, for models with batch norm, batch_stats.
 
     `image_size` is height and width in pixels, or one number for both.
@@ -127,7 +129,7 @@ def init(model: Model, key: Key[Array, ""], image_size: int | tuple[int, int]) -
     return model.init(key, jnp.zeros((1, height, width, 3)), train=False)
 
 
-def inputs(model: Model, batch: Mapping[str, Array]) -> dict[str, Any]:
+def inputs(model: nn.Module, batch: Mapping[str, Array | np.ndarray]) -> dict[str, Any]:
     """The keyword arguments of the model's call that are made of a batch: those of its `reads`.
 
     targets: all of the batch but its images. sizes: its `size`, int32 [B, 2], what of each canvas is image.

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from morphism.errors import UserError
-from morphism.models.base import Features, Model
+from morphism.models.base import Features, Images, Model
 from morphism.models.layers import Dtype, adaptive_avg_pool, conv, flatten, max_pool, relu, torch_bias, torch_uniform
 from morphism.ops.precision import full_precision
 
@@ -49,25 +49,13 @@ class AlexNet(Model):
     dropout: float = 0.5
 
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool, features: bool = False
-    ) -> Float[Array, "b k"] | Features:
-        x, maps = images.astype(self.dtype), {}
+    def __call__(self, images: Images, *, train: bool, features: bool = False) -> Float[Array, "b k"] | Features:
+        x, maps = jnp.asarray(images, self.dtype), {}
         for index, channels, *window in CONVOLUTIONS:
             kernel, stride, pad = self.stem if index == 0 else window
-            fan_in = kernel * kernel * x.shape[-1]
-            x = conv(
-                channels,
-                kernel,
-                stride,
-                pad=pad,
-                dtype=self.dtype,
-                bias=True,
-                kernel_init=torch_uniform,
-                bias_init=torch_bias(fan_in),
-                name=f"features.{index}",
-            )(x)
-            x = relu(x)
+            init = {"kernel_init": torch_uniform, "bias_init": torch_bias(kernel * kernel * x.shape[-1])}
+            options = {"pad": pad, "dtype": self.dtype, "bias": True, **init}
+            x = relu(conv(channels, kernel, stride, **options, name=f"features.{index}")(x))
             if index in POOLED:
                 maps[f"features.{index + 1}"] = x
                 if min(x.shape[1:3]) < 3:

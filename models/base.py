@@ -4,8 +4,11 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
+Images = Float[Array | np.ndarray, "b h w 3"]
+Sizes = Int[Array | np.ndarray, "b 2"]  # height and width of the image on each canvas
 Features = dict[str, Float[Array, "b _h _w _c"]]  # feature maps by name
 
 

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from morphism.models.base import Model
+from morphism.models.base import Images, Model
 from morphism.models.layers import BatchNorm, Dtype, conv, kaiming_fan_in, relu, torch_uniform
 from morphism.ops.precision import full_precision
 
@@ -61,21 +61,16 @@ class CifarResNet(Model):
     zero_init_residual: bool = False
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b k"]:
+    def __call__(self, images: Images, *, train: bool) -> Float[Array, "b k"]:
         norm = partial(self.norm, train=train)
-        block = nn.remat(Block) if self.remat else Block
-        x = conv(16, 3, dtype=self.dtype, kernel_init=kaiming_fan_in, name="conv1")(images.astype(self.dtype))
+        options = {"norm": norm, "dtype": self.dtype, "zero_init_residual": self.zero_init_residual}
+        block = partial(nn.remat(Block) if self.remat else Block, **options)
+        x = conv(16, 3, dtype=self.dtype, kernel_init=kaiming_fan_in, name="conv1")(jnp.asarray(images, self.dtype))
         x = relu(norm(name="bn1")(x))
         for stage in range(3):
             for index in range((self.depth - 2) // 6):
-                x = block(
-                    channels=16 * 2**stage,
-                    stride=2 if stage > 0 and index == 0 else 1,
-                    norm=norm,
-                    dtype=self.dtype,
-                    zero_init_residual=self.zero_init_residual,
-                    name=f"layer{stage + 1}.{index}",
-                )(x)
+                stride = 2 if stage > 0 and index == 0 else 1
+                x = block(16 * 2**stage, stride, name=f"layer{stage + 1}.{index}")(x)
         x = jnp.mean(full_precision(x), axis=(1, 2))
         return nn.Dense(self.num_classes, kernel_init=torch_uniform, name="fc")(x)
 

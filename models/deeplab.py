@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from morphism.errors import UserError
-from morphism.models.base import Features
+from morphism.models.base import Features, Sizes
 from morphism.models.layers import BatchNorm, Dtype, conv, relu, torch_uniform
-from morphism.models.segmentation import ConvModule, MMSegmenter, OnResNet, Sizes, classify, conv_seg
+from morphism.models.segmentation import ConvModule, MMSegmenter, OnResNet, classify, conv_seg
 from morphism.ops.pooling import mean_of_parts
 from morphism.ops.resize import resize_bilinear
 

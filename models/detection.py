@@ -19,12 +19,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from morphism.errors import UserError, check_choice
 from morphism.models import resnet
-from morphism.models.base import Features, Model
+from morphism.models.base import Features, Images, Model, Sizes
 from morphism.models.layers import BatchNorm, Dtype
 from morphism.ops.boxes import REGRESSION_LOSSES
 from morphism.ops.losses import masked_mean
@@ -32,7 +32,7 @@ from morphism.ops.nms import nms
 
 CODE_WEIGHTS = (10, 10, 5, 5)  # of the box deltas in SSD and in the second stage of R-CNN
 
-Targets = dict[str, ArrayLike]
+Targets = dict[str, Array | np.ndarray]
 
 # Best first: boxes [B, D, 4] within each image, scores [B, D] in 0..1, classes int32 [B, D] in 0..K-1, and valid bool
 # [B, D], False for unused slots, whose boxes and scores are 0 and whose class is -1.
@@ -92,7 +92,7 @@ class Detector(Model):
         raise NotImplementedError
 
     @nn.nowrap
-    def detect(self, outputs: dict[str, Any], sizes: Int[Array, "b 2"]) -> Detections:
+    def detect(self, outputs: dict[str, Any], sizes: Sizes) -> Detections:
         """The best detections of each image, by descending score; `sizes` are the images' height and width."""
         raise NotImplementedError
 
@@ -128,7 +128,7 @@ class ResNetDetector(Detector):
     box_loss: str = "smooth_l1"
 
     @nn.nowrap
-    def resnet_maps(self, images: Float[Array, "b h w 3"], train: bool, stages: int = 4) -> Features:
+    def resnet_maps(self, images: Images, train: bool, stages: int = 4) -> Features:
         """The feature maps of the first `stages` stages of the ResNet, by their names."""
         make = resnet.MODELS[self.backbone]
         body = make(
@@ -153,12 +153,14 @@ class ResNetDetector(Detector):
             raise UserError(f"config.model.options.version is {self.version}; it must be 1 or 2")
 
 
-def trainable(targets: Targets) -> Bool[Array, "b n"]:
+def trainable(targets: Targets) -> Bool[Array | np.ndarray, "b n"]:
     """Which slots hold an object to train on: no crowd, no box without area, nothing in a row of padding."""
     has_area = jnp.all(targets["boxes"][..., 2:] > targets["boxes"][..., :2], axis=-1)
     return (targets["classes"] >= 0) & ~targets["crowd"] & has_area & targets["valid"][:, None]
 
 
-def mean_over_images(losses: dict[str, Float[Array, "b"]], valid: Bool[Array, "b"]) -> dict[str, Float[Array, ""]]:
+def mean_over_images(
+    losses: dict[str, Float[Array, "b"]], valid: Bool[Array | np.ndarray, "b"]
+) -> dict[str, Float[Array, ""]]:
     """Means over the images that are no padding."""
     return {name: masked_mean(value, valid, jnp.sum(valid)) for name, value in losses.items()}

@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from morphism.errors import UserError, check_choice
 from morphism.models import roi_heads
+from morphism.models.base import Images, Sizes
 from morphism.models.detection import Detections, PostProcess, ResNetDetector, Targets, trainable
 from morphism.models.fpn import FeaturePyramid, Maps
 from morphism.models.rpn import RPNHead, propose, rpn_loss, sample_anchors
@@ -115,9 +116,7 @@ class FasterRCNN(ResNetDetector):
     box_predictor: nn.Module | None = None
 
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool, targets: Targets | None = None
-    ) -> dict[str, Any]:
+    def __call__(self, images: Images, *, train: bool, targets: Targets | None = None) -> dict[str, Any]:
         self.check_options()
         if train and targets is None:
             raise ValueError("a two-stage detector is trained with targets")
@@ -134,7 +133,7 @@ class FasterRCNN(ResNetDetector):
         return outputs | self.further_heads(maps, outputs, canvas, sizes, train)
 
     @nn.nowrap
-    def maps(self, images: Float[Array, "b h w 3"], train: bool) -> Maps:
+    def maps(self, images: Images, train: bool) -> Maps:
         """The feature maps that both stages work on, finest first."""
         if not isinstance(self.backbone, str):
             return self.part(self.backbone, None, "backbone")(images, train=train)
@@ -146,7 +145,7 @@ class FasterRCNN(ResNetDetector):
         return pyramid([stages[f"layer{stage}"] for stage in (1, 2, 3, 4)])
 
     @nn.nowrap
-    def find_proposals(self, maps: Maps, canvas: tuple[int, int], sizes: Int[Array, "b 2"], train: bool) -> dict:
+    def find_proposals(self, maps: Maps, canvas: tuple[int, int], sizes: Sizes, train: bool) -> dict:
         """The first stage: the RPN's outputs and the proposals, as the call returns them."""
         generator = self.rpn_anchor_generator or self._anchor_generator(len(maps))
         levels = [jnp.asarray(level) for level in generator([x.shape[1:3] for x in maps], canvas)]
@@ -195,7 +194,7 @@ class FasterRCNN(ResNetDetector):
 
     @nn.nowrap
     def further_heads(
-        self, maps: Maps, outputs: dict[str, Any], canvas: tuple[int, int], sizes: Int[Array, "b 2"], train: bool
+        self, maps: Maps, outputs: dict[str, Any], canvas: tuple[int, int], sizes: Sizes, train: bool
     ) -> dict[str, Any]:
         """More outputs, of heads that a subclass adds: masks of samples or detections, semantic segmentation."""
         return {}
@@ -209,7 +208,7 @@ class FasterRCNN(ResNetDetector):
         return rpn_loss(*first, *options) | roi_heads.roi_loss(*second, *options)
 
     @nn.nowrap
-    def detect(self, outputs: dict[str, Any], sizes: Int[Array, "b 2"]) -> Detections:
+    def detect(self, outputs: dict[str, Any], sizes: Sizes) -> Detections:
         """The best detections of each image, by descending score; `sizes` are the images' height and width."""
         given = [outputs[name] for name in ("class_logits", "box_regression", "proposals", "proposal_valid")]
         return jax.vmap(partial(roi_heads.detect_in_image, self.post_process))(*given, sizes)

@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from morphism.models.base import Features, Model
+from morphism.models.base import Features, Images, Model, Sizes
 from morphism.models.layers import ConvTranspose, Dtype, bilinear_kernel, conv, max_pool, relu
-from morphism.models.segmentation import FCNHead, Logits, OnResNet, Sizes
+from morphism.models.segmentation import FCNHead, Logits, OnResNet
 from morphism.ops.precision import full_precision
 
 PAD = 100  # around the image: the reference's, so that the coarsest map covers every pixel of any image
@@ -71,8 +71,8 @@ class FCNVGG16(Model):
     hidden: int = 4096
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Logits]:
-        x, pooled, index = images.astype(self.dtype), {}, 0
+    def __call__(self, images: Images, *, train: bool) -> dict[str, Logits]:
+        x, pooled, index = jnp.asarray(images, self.dtype), {}, 0
         for stage, convolutions in enumerate(CONVOLUTIONS, start=1):
             for _ in range(convolutions):
                 pad = PAD if index == 0 else 1

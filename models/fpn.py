@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from morphism.models.base import Images
 from morphism.models.layers import Dtype, conv, relu
 
 kaiming_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")  # torch.nn.init.kaiming_uniform_(a=1)
@@ -67,7 +68,7 @@ class Backbone(nn.Module):
     layers: tuple[str, ...]
     fpn: nn.Module | None = None
 
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> Maps:
+    def __call__(self, images: Images, *, train: bool) -> Maps:
         features = self.body(images, train=train, features=True)
         maps = [features[name] for name in self.layers]
         return maps if self.fpn is None else self.fpn(maps)

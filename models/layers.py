@@ -135,13 +135,8 @@ class ConvTranspose(nn.Module):
         parts = kernel.reshape(reach, stride, reach, stride, channels, self.features)[::-1, :, ::-1]
         parts = parts.transpose(0, 2, 4, 1, 3, 5).reshape(reach, reach, channels, -1)
         pad = (reach - 1, reach - 1)
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            parts.astype(self.dtype),
-            (1, 1),
-            (pad, pad),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        x, parts = x.astype(self.dtype), parts.astype(self.dtype)
+        y = jax.lax.conv_general_dilated(x, parts, (1, 1), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC"))
         batch, rows, columns, _ = y.shape
         y = y.reshape(batch, rows, columns, stride, stride, self.features).transpose(0, 1, 3, 2, 4, 5)
         y = y.reshape(batch, rows * stride, columns * stride, self.features)

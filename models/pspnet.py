@@ -16,9 +16,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from morphism.models.base import Features
+from morphism.models.base import Features, Sizes
 from morphism.models.layers import Dtype, adaptive_avg_pool
-from morphism.models.segmentation import ConvModule, MMSegmenter, Sizes, conv_seg
+from morphism.models.segmentation import ConvModule, MMSegmenter, conv_seg
 from morphism.ops.pooling import mean_of_parts
 from morphism.ops.resize import resize_bilinear, resize_parts
 

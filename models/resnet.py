@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from morphism.errors import UserError
-from morphism.models.base import Features, Model
+from morphism.models.base import Features, Images, Model
 from morphism.models.layers import BatchNorm, Dtype, conv, max_pool, relu, torch_bias, torch_uniform
 from morphism.ops.precision import full_precision
 
@@ -134,12 +134,10 @@ class ResNet(Model):
     deep_stem: bool = False
 
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool, features: bool = False
-    ) -> Float[Array, "b k"] | Features:
+    def __call__(self, images: Images, *, train: bool, features: bool = False) -> Float[Array, "b k"] | Features:
         self._check()
         norm = partial(self.norm, train=train)
-        maps = {"relu": self._stem(images.astype(self.dtype), norm)}
+        maps = {"relu": self._stem(jnp.asarray(images, self.dtype), norm)}
         maps |= self._stages(max_pool(maps["relu"], 3, 2, 1), norm)
         if features:
             return maps

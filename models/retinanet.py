@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from morphism.models.base import Images, Sizes
 from morphism.models.detection import Detections, PostProcess, ResNetDetector, Targets, mean_over_images, trainable
 from morphism.models.fpn import FeaturePyramid, Maps
 from morphism.models.layers import Dtype, conv, relu
@@ -90,7 +91,7 @@ class RetinaNet(ResNetDetector):
     head: nn.Module | None = None
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Any]:
+    def __call__(self, images: Images, *, train: bool) -> dict[str, Any]:
         self.check_options()
         levels = self.levels(images, train)
         generator = self.anchor_generator or AnchorGenerator(
@@ -101,7 +102,7 @@ class RetinaNet(ResNetDetector):
         return jax.tree.map(full_precision, outputs) | {"anchors": tuple(map(jnp.asarray, anchors))}
 
     @nn.nowrap
-    def levels(self, images: Float[Array, "b h w 3"], train: bool) -> Maps:
+    def levels(self, images: Images, train: bool) -> Maps:
         """The feature maps that the heads work on, finest first."""
         if not isinstance(self.backbone, str):
             return self.part(self.backbone, None, "backbone")(images, train=train)
@@ -154,7 +155,7 @@ class RetinaNet(ResNetDetector):
         }
 
     @nn.nowrap
-    def detect(self, outputs: dict[str, Any], sizes: Int[Array, "b 2"]) -> Detections:
+    def detect(self, outputs: dict[str, Any], sizes: Sizes) -> Detections:
         """The best detections of each image, by descending score; `sizes` are the images' height and width.
 
         Candidates are the best pairs of an anchor and a class of every level.

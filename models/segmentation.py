@@ -14,22 +14,21 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from morphism.errors import check_choice
 from morphism.models import resnet
-from morphism.models.base import Features, Model
+from morphism.models.base import Features, Images, Model, Sizes
 from morphism.models.layers import BatchNorm, Dtype, conv, relu, torch_bias, torch_uniform
 from morphism.ops.precision import full_precision
 from morphism.ops.resize import resize_bilinear
 
 Logits = Float[Array, "b h w k"]
-Sizes = Int[Array, "b 2"]
 
 BOTTLENECKS = tuple(name for name in resnet.MODELS if name not in ("resnet18", "resnet34"))
 
 
-def at_size_of(images: Float[Array, "b h w 3"], logits: Float[Array, "b _h _w k"]) -> Logits:
+def at_size_of(images: Images, logits: Float[Array, "b _h _w k"]) -> Logits:
     """Logits of a coarser map, in float32, resized to the images' size (bilinear)."""
     return resize_bilinear(full_precision(logits), *images.shape[1:3])
 
@@ -60,9 +59,7 @@ class OnResNet(Model):
     aux_classifier: nn.Module | None = None
 
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool, sizes: Sizes | None = None
-    ) -> dict[str, Logits]:
+    def __call__(self, images: Images, *, train: bool, sizes: Sizes | None = None) -> dict[str, Logits]:
         self.check_options()
         backbone = resnet.MODELS[self.backbone](
             dtype=self.dtype,

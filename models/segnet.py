@@ -12,9 +12,8 @@ from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from morphism.models.base import Model
+from morphism.models.base import Images, Model
 from morphism.models.layers import BatchNorm, Dtype, conv, kaiming_fan_in, relu
 from morphism.models.segmentation import Logits
 from morphism.models.vgg import STAGES, VGG
@@ -36,7 +35,7 @@ class SegNet(Model):
     width: int = 64
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Logits]:
+    def __call__(self, images: Images, *, train: bool) -> dict[str, Logits]:
         encoder = VGG(16, True, dtype=self.dtype, norm=self.norm, width=self.width, name="encoder")
         *stages, x = encoder(images, train=train, features=True).values()
         for stage in reversed(range(len(stages))):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from morphism.errors import UserError
+from morphism.models.base import Images, Sizes
 from morphism.models.detection import CODE_WEIGHTS, Detections, Detector, PostProcess, Targets, trainable
 from morphism.models.fpn import Maps
 from morphism.models.layers import Dtype, conv, max_pool, relu
@@ -43,11 +44,11 @@ class Backbone(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> list[Float[Array, "b _h _w _c"]]:
+    def __call__(self, images: Images, *, train: bool) -> list[Float[Array, "b _h _w _c"]]:
         def block(x: Array, name: str, *args: int, **options: Any) -> Array:
             return relu(conv(*args, dtype=self.dtype, bias=True, **options, name=name)(x))
 
-        x, index = images.astype(self.dtype), 0
+        x, index = jnp.asarray(images, self.dtype), 0
         for stage, convolutions in enumerate((2, 2, 3, 3)):
             if stage > 0:
                 x = max_pool(x, 2, 2, 0, ceil=stage == 3)
@@ -124,7 +125,7 @@ class SSD(Detector):
     head: nn.Module | None = None
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Array]:
+    def __call__(self, images: Images, *, train: bool) -> dict[str, Array]:
         height, width = images.shape[1:3]
         if self.backbone is None and min(height, width) < MIN_SIZE:
             raise UserError(
@@ -176,7 +177,7 @@ class SSD(Detector):
         }
 
     @nn.nowrap
-    def detect(self, outputs: dict[str, Array], sizes: Int[Array, "b 2"]) -> Detections:
+    def detect(self, outputs: dict[str, Array], sizes: Sizes) -> Detections:
         """The best detections of each image, by descending score; `sizes` are the images' height and width.
 
         Candidates are the best boxes of every class.

@@ -12,6 +12,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from morphism.errors import UserError
@@ -63,7 +64,7 @@ class UNet(Model):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> dict[str, Logits]:
+    def __call__(self, images: Float[Array | np.ndarray, "b h w c"], *, train: bool) -> dict[str, Logits]:
         height, width = images.shape[1:3]
         if self.stages < 1:
             raise UserError(f"config.model.options.stages is {self.stages}; a U-Net has one at least")
@@ -74,7 +75,7 @@ class UNet(Model):
             )
         norm = partial(self.norm, train=train) if self.batch_norm else None
         block = partial(DoubleConv, pad=0 if self.valid else 1, norm=norm, dtype=self.dtype)
-        x = images.astype(self.dtype)
+        x = jnp.asarray(images, self.dtype)
         if self.valid:
             margins = _mirrored(height, self.stages), _mirrored(width, self.stages)
             x = jnp.pad(x, ((0, 0), *margins, (0, 0)), mode="reflect")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from morphism.errors import UserError
-from morphism.models.base import Features, Model
+from morphism.models.base import Features, Images, Model
 from morphism.models.layers import BatchNorm, Dtype, adaptive_avg_pool, conv, flatten, max_pool, relu
 from morphism.ops.precision import full_precision
 
@@ -55,15 +55,13 @@ class VGG(Model):
     dropout: float = 0.5
 
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool, features: bool = False
-    ) -> Float[Array, "b k"] | Features:
+    def __call__(self, images: Images, *, train: bool, features: bool = False) -> Float[Array, "b k"] | Features:
         if min(images.shape[1:3]) < 32:
             raise UserError(
                 f"images of {images.shape[1]}x{images.shape[2]} are too small for VGG, which needs 32x32; enlarge "
                 "config.data.image_size"
             )
-        x, maps, index = images.astype(self.dtype), {}, 0
+        x, maps, index = jnp.asarray(images, self.dtype), {}, 0
         for stage, convolutions in enumerate(STAGES[self.depth]):
             for _ in range(convolutions):
                 channels = self.width * min(2**stage, 8)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from morphism.models.base import Images, Sizes
 from morphism.models.detection import Detections, Detector, PostProcess, Targets, mean_over_images, trainable
 from morphism.models.fpn import upsample
 from morphism.models.layers import BatchNorm, Dtype, conv
@@ -106,7 +107,7 @@ class YOLOv3(Detector):
     )
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Array]:
+    def __call__(self, images: Images, *, train: bool) -> dict[str, Array]:
         height, width = images.shape[1:3]
         check_size("YOLOv3", height, width)
         layers = {layer.number: layer for layer in convolutions(self.num_classes)}
@@ -118,7 +119,7 @@ class YOLOv3(Detector):
             x = conv(outputs, kernel, stride, **options, name=f"layers.{number}.conv")(x)
             return leaky(norm(name=f"layers.{number}.bn")(x)) if normalised else x
 
-        x, number, maps = run(images.astype(self.dtype), 0), 1, []
+        x, number, maps = run(jnp.asarray(images, self.dtype), 0), 1, []
         for blocks in BLOCKS:
             x, number = run(x, number), number + 1
             for _ in range(blocks):
@@ -199,7 +200,7 @@ class YOLOv3(Detector):
         }
 
     @nn.nowrap
-    def detect(self, outputs: dict[str, Array], sizes: Int[Array, "b 2"]) -> Detections:
+    def detect(self, outputs: dict[str, Array], sizes: Sizes) -> Detections:
         """The best detections of each image, by descending score; `sizes` are the images' height and width.
 
         Candidates are the best pairs of an anchor and a class, which score p(object) p(class).

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from morphism.errors import UserError
+from morphism.models.base import Images, Sizes
 from morphism.models.detection import Detections, Detector, PostProcess, Targets, trainable
 from morphism.models.fpn import Maps
 from morphism.models.layers import BatchNorm, Dtype, conv, torch_bias, torch_uniform
@@ -118,7 +119,7 @@ class YOLOX(Detector):
     head: nn.Module | None = None
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> dict[str, Array]:
+    def __call__(self, images: Images, *, train: bool) -> dict[str, Array]:
         height, width = images.shape[1:3]
         check_size("YOLOX", height, width)
         options = {
@@ -128,7 +129,7 @@ class YOLOX(Detector):
         block = partial(BaseConv, **options, activation="lrelu" if self.darknet53 else "silu")
         parts = {"block": block, "wide": partial(Depthwise, **options) if self.depthwise else block}
         body = partial(DarknetFPN, block) if self.darknet53 else partial(PAFPN, self.depth, self.width, **parts)
-        maps = self.part(self.backbone, body, "backbone")(images[..., ::-1].astype(self.dtype), train=train)
+        maps = self.part(self.backbone, body, "backbone")(jnp.asarray(images[..., ::-1], self.dtype), train=train)
         head = partial(Head, self.num_classes, int(256 * self.width), **parts, dtype=self.dtype)
         box, objectness, classes = map(full_precision, self.part(self.head, head, "head")(maps, train=train))
         corners, strides = cells(height, width)
@@ -176,7 +177,7 @@ class YOLOX(Detector):
         }
 
     @nn.nowrap
-    def detect(self, outputs: dict[str, Array], sizes: Int[Array, "b 2"]) -> Detections:
+    def detect(self, outputs: dict[str, Array], sizes: Sizes) -> Detections:
         """The best detections of each image, by descending score; `sizes` are the images' height and width.
 
         Candidates are the best cells; a cell detects its likeliest class, and scores p(object) p(class).

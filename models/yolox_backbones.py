@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from morphism.models.base import Images
 from morphism.models.fpn import upsample
 from morphism.models.layers import Dtype, conv, max_pool, torch_uniform
 
@@ -144,7 +145,7 @@ class PAFPN(nn.Module):
     wide: Any
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> list[Float[Array, "b _h _w _c"]]:
+    def __call__(self, images: Images, *, train: bool) -> list[Float[Array, "b _h _w _c"]]:
         parts = {"block": self.block, "wide": self.wide}
         x2, x1, x0 = CSPDarknet(self.depth, self.width, **parts, name="backbone")(images, train=train)
         c3, c4, c5 = (int(channels * self.width) for channels in (256, 512, 1024))
@@ -201,7 +202,7 @@ class DarknetFPN(nn.Module):
     block: Any
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> list[Float[Array, "b _h _w _c"]]:
+    def __call__(self, images: Images, *, train: bool) -> list[Float[Array, "b _h _w _c"]]:
         x2, x1, x0 = Darknet(self.block, name="backbone")(images, train=train)
 
         def merge(x: Array, other: Array, features: int, name: str) -> Array:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
 
@@ -68,6 +69,8 @@ def smooth(
     return (1 - label_smoothing) * target + label_smoothing / classes
 
 
-def masked_mean(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"], count: Int[Array, ""]) -> Float[Array, ""]:
+def masked_mean(
+    values: Float[Array, "*shape"], mask: Bool[Array | np.ndarray, "*shape"], count: Int[Array, ""]
+) -> Float[Array, ""]:
     """The sum of `values` where `mask`, divided by `count`; 0 where nothing is counted."""
     return jnp.sum(jnp.where(mask, values, 0)) / jnp.maximum(count, 1)

@@ -4,7 +4,7 @@ GPUs and TPUs run XLA's own operations, whole batches at once and loops as loops
 an equivalent replaces them: see benchmarks/train_step.py. Both forms compute the same values.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -42,7 +42,7 @@ def per_example(function: Callable) -> Callable:
     return jax.vmap(function)
 
 
-def choose(index: Int[Array, ""], branches: tuple[Callable, ...], *operands: Any) -> Array:
+def choose(index: Int[Array, ""], branches: Sequence[Callable], *operands: Any) -> Array:
     """branches[index](*operands), an array of the same shape and type in every branch; `index` is clipped.
 
     On CPU only that branch runs. On accelerators all run and one result is selected, as vmap does with lax.switch.

@@ -84,7 +84,7 @@ def _resize(x: Float[Array, "h w c"], rows: Line, columns: Line) -> Float[Array,
     return _looked_up(x, rows, columns) if on_cpu() else _product(x, rows, columns)
 
 
-def _product(x: Array, rows: Array, columns: Array) -> Array:
+def _product(x: Array, rows: Line, columns: Line) -> Array:
     """By two matrix products, at the full precision of x's type, which TPUs would reduce."""
     down, across = (_weights(*each).astype(x.dtype) for each in ((rows, x.shape[0]), (columns, x.shape[1])))
     with jax.named_scope(SCOPE):
@@ -98,7 +98,7 @@ def _weights(positions: Line, length: int) -> Float[Array, "_n {length}"]:
 
 
 @jax.custom_vjp
-def _looked_up(x: Array, rows: Array, columns: Array) -> Array:
+def _looked_up(x: Array, rows: Line, columns: Line) -> Array:
     """By looking up the two neighbours of each coordinate along each axis."""
     for axis, positions in enumerate((rows, columns)):
         before = jnp.asarray(positions).astype(jnp.int32)
@@ -108,7 +108,7 @@ def _looked_up(x: Array, rows: Array, columns: Array) -> Array:
     return x
 
 
-def _looked_up_gradient(residuals: tuple[Array, Array, Array], dy: Array) -> tuple[Array, None, None]:
+def _looked_up_gradient(residuals: tuple[Array, Line, Line], dy: Array) -> tuple[Array, None, None]:
     x, rows, columns = residuals  # only the shape of x is needed: compiled code does not keep the array
     (dx,) = jax.linear_transpose(lambda x: _product(x, rows, columns), x)(dy)
     return dx, None, None

@@ -142,7 +142,7 @@ def _adaptive(
         maps, *boxes = args
 
         @jax.checkpoint
-        def box(args: tuple[Array, Array, Array]) -> Float[Array, "{size} {size} c"]:
+        def box(args: tuple[Array, Array, Array]) -> Float[Array, "s s c"]:
             level, start, side = args
             pooled = 0
             for number, x in enumerate(maps):
@@ -207,7 +207,7 @@ def _sum_of_pixels_gradients(residuals: tuple, gradient: Float[Array, "b n s s c
         update_window_dims=(1, 2), inserted_window_dims=(), scatter_dims_to_operand_dims=(0,)
     )
 
-    def add(step: Array, total: Array) -> Array:
+    def add(step: int | Array, total: Array) -> Array:
         index, weights = _pair(step // ms, step % ms, *where)
         addend = weights[..., None] * gradient[..., None, :]
         return jax.lax.scatter_add(

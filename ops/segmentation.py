@@ -7,20 +7,21 @@ is one number over all pixels of the batch, computed in float32 (float64 for flo
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Integer
 
 from morphism.labels import IGNORE
 from morphism.ops.precision import full_precision
 
 Logits = Float[Array, "*shape k"]
-Labels = Int[Array, "*shape"]
+Labels = Integer[Array | np.ndarray, "*shape"]
 
 
 def cross_entropy(
     logits: Logits,
     labels: Labels,
     class_weights: Float[Array, "k"] | None = None,
-    pixel_weights: Float[Array, "*shape"] | None = None,
+    pixel_weights: Float[Array | np.ndarray, "*shape"] | None = None,
 ) -> Float[Array, ""]:
     """Weighted mean of -log softmax(logits)_label over the pixels.
 
@@ -125,7 +126,7 @@ def _flat(logits: Logits, labels: Labels) -> tuple[Float[Array, "n k"], Float[Ar
     """Softmax probabilities, one-hot labels, and which pixels count, of all pixels in one axis."""
     classes = logits.shape[-1]
     p = jax.nn.softmax(full_precision(logits)).reshape(-1, classes)
-    labels = labels.ravel()
+    labels = jnp.ravel(labels)
     return p, _one_hot(labels, classes).astype(p.dtype), labels != IGNORE
 
 

@@ -14,21 +14,8 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 
 from jaxtyping import install_import_hook
 
-# Annotations, shapes included, are checked whenever a function of these packages is called.
-CHECKED = (
-    "errors",
-    "labels",
-    "experiments",
-    "lengths",
-    "data",
-    "tasks",
-    "runtime",
-    "weights",
-    "evaluation",
-    "training",
-    "commands",
-)
-install_import_hook([f"morphism.{name}" for name in CHECKED], "checked.check")
+# Annotations, shapes included, are checked whenever a function of the package is called.
+install_import_hook("morphism", "checked.check")
 
 import jax
 import numpy as np

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from morphism.augment import augment, normalise
-from morphism.augment.geometric import flip_left_right, random_crop
-from morphism.augment.mixing import blend_pairs, cutmix_weights, mix, mixup_weights, outside
+from morphism.augment.geometric import flip_left_right, random_crop, rectangle
+from morphism.augment.mixing import blend_pairs, cutmix_weights, mix, mixup_weights
 from morphism.experiments.base import get_base
 
 KEY = jax.random.key(0)
@@ -50,8 +50,8 @@ def test_an_example_is_augmented_the_same_way_wherever_it_stands(changes):
 def test_a_pair_is_mixed_as_by_torchvision(kind):
     images = np.stack([GOLDENS[f"picture/{name}"] / np.float32(255) for name in ("busy", "flat")])
     height, width = images.shape[1:3]
-    x0, y0, x1, y1 = GOLDENS["cutmix/box"]
-    weights = outside((y0, y1), (x0, x1), height, width) if kind == "cutmix" else jnp.full((height, width), 0.3)
+    x0, y0, x1, y1 = map(int, GOLDENS["cutmix/box"])
+    weights = 1.0 - rectangle((y0, y1), (x0, x1), height, width) if kind == "cutmix" else jnp.full((height, width), 0.3)
     mixed = blend_pairs({"image": images, "label": jnp.array([2, 0])}, weights[None], 4)
     np.testing.assert_allclose(mixed["image"], GOLDENS[f"{kind}/images"], atol=3e-6)
     np.testing.assert_allclose(mixed["label"], GOLDENS[f"{kind}/labels"], atol=3e-6)
@@ -65,7 +65,7 @@ def test_what_is_switched_on_later_leaves_the_other_draws_as_they_are():
     assert (erased != plain).any(axis=(1, 2, 3)).sum() >= 6
 
 
-def test_an_example_is_augmented_anew_in_every_draw():
+def test_an_example_is_augmented_differently_in_every_draw():
     batch = make_batch([5] * 64)
     batch["draw"] = np.arange(64, dtype=np.int32)
     images = augment(KEY, batch, settings(), 5)["image"]

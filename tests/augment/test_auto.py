@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from morphism.augment import auto
-from morphism.augment.auto import OPERATIONS, SIGNED, SPACES, apply, bins, draw_operation, tabulate
+from morphism.augment.auto import OPERATIONS, SIGNED, SPACES, Operation, apply, bins, draw_operation, tabulate
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "augment.npz")
 CHANGED = [name for name in GOLDENS.files if name.split("/")[0] in SPACES and "/bins/" not in name]
@@ -55,7 +55,7 @@ def test_a_flat_image_stays_as_it_is(name, fill):
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3)])
 def test_images_too_small_to_blur_pass(height, width):
     table = jax.tree.map(lambda values: values[:, 9, 0], tabulate("randaugment", height, width))
-    image = np.full((height, width, 3), 7, np.float32)
+    image = jnp.full((height, width, 3), 7.0)
     found = jax.vmap(apply, (None, 0))(image, table)
     assert found.shape == (len(OPERATIONS), height, width, 3)
     assert (found[OPERATIONS.index("Sharpness")] == 7).all()
@@ -64,7 +64,7 @@ def test_images_too_small_to_blur_pass(height, width):
 @pytest.mark.parametrize("magnitude", [None, 9])
 def test_operations_bins_and_signs_are_drawn_evenly(magnitude):
     marks = np.arange(len(OPERATIONS) * 31 * 2).reshape(len(OPERATIONS), 31, 2)
-    draw = jax.vmap(lambda key: draw_operation(key, marks, magnitude))
+    draw = jax.vmap(lambda key: draw_operation(key, Operation(marks, marks, marks, marks), magnitude).index)
     operations, numbers, signs = np.unravel_index(draw(jax.random.split(jax.random.key(0), 42_000)), marks.shape)
     for found, count in ((operations, len(OPERATIONS)), (signs, 2), (numbers, 31)):
         if magnitude is None or count != 31:

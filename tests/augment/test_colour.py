@@ -31,7 +31,7 @@ PART = np.s_[4:18, 4:20]
 def test_each_adjustment_is_torchvisions_for_float(golden):
     _, picture, name, factor = golden.split("/")
     image = GOLDENS[f"picture/{picture}"][PART].astype(np.float32)
-    found = getattr(colour, f"adjust_{name}")(image, float(factor))
+    found = getattr(colour, f"adjust_{name}")(jnp.array(image), float(factor))
     np.testing.assert_allclose(found / 255, GOLDENS[golden], atol=3e-6)
 
 
@@ -84,7 +84,9 @@ def test_lighting_adds_eigenvectors_by_their_eigenvalues():
     weights = np.array([0.1, -0.2, 0.05])
     image = np.random.default_rng(0).uniform(0, 255, (4, 5, 3)).astype(np.float32)
     added = sum(weights[k] * value * vectors[:, k] for k, value in enumerate((0.2175, 0.0188, 0.0045)))
-    np.testing.assert_allclose(add_components(image, jnp.array(weights)) / 255, image / 255 + added, atol=1e-6)
+    np.testing.assert_allclose(
+        add_components(jnp.array(image), jnp.array(weights)) / 255, image / 255 + added, atol=1e-6
+    )
 
 
 def test_lighting_has_the_covariance_of_its_components():
@@ -109,14 +111,14 @@ def test_ssds_distortion_is_its_steps_in_order():
     np.testing.assert_allclose(nothing, image, atol=1e-2)
 
 
-def test_ssds_distortion_leaves_the_ground_around_a_picture_as_it_is():
-    """The picture's part becomes what it becomes alone."""
-    picture = jax.random.uniform(jax.random.key(0), (5, 6, 3), maxval=255.0)
-    ground = jnp.full((9, 8, 3), 117.0).at[2:7, 1:7].set(picture)
+def test_ssds_distortion_leaves_the_ground_around_an_image_as_it_is():
+    """The part inside changes as the image alone does."""
+    image = jax.random.uniform(jax.random.key(0), (5, 6, 3), maxval=255.0)
+    ground = jnp.full((9, 8, 3), 117.0).at[2:7, 1:7].set(image)
     inside = jnp.zeros((9, 8), bool).at[2:7, 1:7].set(True)
     changes = jnp.array([1.1, 0.6, 1.4, -0.04]), jnp.array(True), jnp.array([2, 0, 1])
     found = distort(ground, *changes, inside)
-    np.testing.assert_allclose(found[2:7, 1:7], distort(picture, *changes), atol=1e-3)
+    np.testing.assert_allclose(found[2:7, 1:7], distort(image, *changes), atol=1e-3)
     assert (found[~inside] == 117).all()
 
 

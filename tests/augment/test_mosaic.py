@@ -21,12 +21,12 @@ from morphism.runtime.mesh import AXIS
 detection = tasks.get("detection")
 
 HEIGHT, WIDTH, SLOTS = 24, 32, 6
-SIZES = np.array([[32, 20], [24, 24], [32, 24], [28, 17]])  # width and height of the four pictures
+SIZES = np.array([[32, 20], [24, 24], [32, 24], [28, 17]])  # width and height of the four images
 CANVAS = jnp.array([WIDTH, HEIGHT], jnp.float32)
 
 
-def pictures():
-    """Four, each on a canvas with rubbish beside it."""
+def four_images():
+    """Each on a canvas with noise next to it."""
     return np.random.default_rng(0).integers(0, 256, (4, HEIGHT, WIDTH, 3), np.uint8)
 
 
@@ -35,7 +35,7 @@ def plan(**changes):
     made = {
         "sources": sources,
         "center": center,
-        "offsets": corners(center, SIZES[sources].astype(np.float32)),
+        "offsets": corners(jnp.array(center), jnp.array(SIZES[sources], jnp.float32)),
         "forward": np.eye(2, 3),
         "flip": False,
         "shown": CANVAS,
@@ -52,7 +52,9 @@ def plan(**changes):
 
 @cache
 def _render():
-    return jax.jit(lambda plan, images: render(jax.tree.map(lambda x: x[None, None], plan), images, SIZES[None], 114))
+    return jax.jit(
+        lambda plan, images: render(jax.tree.map(lambda x: x[None, None], plan), images, jnp.float32(SIZES[None]), 114)
+    )
 
 
 def rendered(plan, images):
@@ -60,7 +62,7 @@ def rendered(plan, images):
 
 
 def composed(images, sources=(2, 3, 0, 1), center=(21, 15)):
-    """The mosaic's canvas, picture by picture."""
+    """The mosaic's canvas, image by image."""
     canvas = np.full((2 * HEIGHT, 2 * WIDTH, 3), 114, np.uint8)
     x, y = center
     for source, (right, below) in zip(sources, [(0, 0), (1, 0), (0, 1), (1, 1)], strict=True):
@@ -83,14 +85,14 @@ def looked_up(canvas, x, y, beyond):
     return total
 
 
-def test_a_mosaic_without_map_is_four_pictures_around_the_center():
-    images = pictures()
+def test_a_mosaic_without_map_is_four_images_around_the_center():
+    images = four_images()
     np.testing.assert_array_equal(rendered(plan(), images), composed(images)[:HEIGHT, :WIDTH])
     np.testing.assert_array_equal(rendered(plan(flip=True), images), composed(images)[:HEIGHT, WIDTH - 1 :: -1])
 
 
 def test_a_mapped_mosaic_is_the_canvas_looked_up_at_each_pixels_origin():
-    images, forward = pictures(), np.array([[0.7, 0.1, 2.5], [-0.15, 0.9, 3.25]])
+    images, forward = four_images(), np.array([[0.7, 0.1, 2.5], [-0.15, 0.9, 3.25]])
     canvas = composed(images).astype(np.float64)
     back = np.linalg.inv(np.vstack([forward, [0, 0, 1]]))
     expected = np.zeros((HEIGHT, WIDTH, 3))
@@ -102,8 +104,8 @@ def test_a_mapped_mosaic_is_the_canvas_looked_up_at_each_pixels_origin():
 
 
 @pytest.mark.parametrize(("scale", "offset", "flip"), [(1.0, (0, 0), True), (0.5, (0, 0), False), (1.5, (7, 5), True)])
-def test_mixup_is_half_of_another_picture_scaled_flipped_and_cut(scale, offset, flip):
-    images, partner = pictures(), 1
+def test_mixup_is_half_of_another_image_scaled_flipped_and_cut(scale, offset, flip):
+    images, partner = four_images(), 1
     canvas = np.full((HEIGHT, WIDTH, 3), 114.0)
     canvas[: SIZES[partner, 1], : SIZES[partner, 0]] = images[partner, : SIZES[partner, 1], : SIZES[partner, 0]]
     height, width = int(HEIGHT * scale), int(WIDTH * scale)
@@ -126,7 +128,7 @@ def test_mixup_is_half_of_another_picture_scaled_flipped_and_cut(scale, offset, 
 
 
 def annotated():
-    """Of each of the four: boxes within the picture, the last slots unused."""
+    """Of each of the four: boxes within the image, the last slots unused."""
     rng = np.random.default_rng(1)
     start = rng.uniform(0, 0.6, (4, SLOTS, 2)) * SIZES[:, None]
     boxes = np.concatenate([start, start + rng.uniform(1, 9, (4, SLOTS, 2))], axis=-1)
@@ -176,7 +178,7 @@ def test_boxes_are_those_around_their_mapped_corners(case):
 def test_boxes_without_a_slot_are_counted_the_mixed_in_last():
     boxes, classes, used = np.full((4, 3, 4), [2, 2, 9, 9], np.float32), np.arange(12).reshape(4, 3), np.ones((4, 3))
     shrunk = plan(forward=np.array([[0.5, 0, 0], [0, 0.5, 0]]), partner_weight=0.5)
-    _, numbers, left_out = place(shrunk, boxes, classes, used.astype(bool), SIZES * 1.0, CANVAS)
+    _, numbers, left_out = place(shrunk, *map(jnp.array, (boxes, classes, used.astype(bool), SIZES * 1.0)), CANVAS)
     assert left_out == 6  # of 9: those left of the mosaic's edge are not seen
     np.testing.assert_array_equal(numbers, classes[3])
 
@@ -248,7 +250,7 @@ def test_closing_begins_with_the_epochs_first_draw():
 
 
 @pytest.mark.parametrize("repeats", [2, 3])
-def test_with_repeats_closing_is_told_by_the_draws_that_an_epoch_makes(repeats):
+def test_with_repeats_closing_follows_from_the_draws_that_an_epoch_makes(repeats):
     """The draws of the last five of forty epochs, as data/sampling.py numbers them, and no others are closed."""
     config = get_base("detection")
     config.update(duration="40ep", batch_size=4)
@@ -274,5 +276,5 @@ def test_hsv_shifts_are_pythons_own():
         hue, saturation, value = colorsys.rgb_to_hsv(*(pixels[at] / 255).tolist())
         saturation, value = (min(max(each, 0), 1) for each in (saturation + 25 / 255, value - 17 / 255))
         expected[at] = 255 * np.array(colorsys.hsv_to_rgb((hue - 4 / 180) % 1, saturation, value))
-    np.testing.assert_allclose(shift_hsv(pixels, shifts), expected, atol=0.01)
+    np.testing.assert_allclose(shift_hsv(jnp.asarray(pixels), jnp.asarray(shifts)), expected, atol=0.01)
     np.testing.assert_allclose(hsv_jitter(jax.random.key(0), jnp.asarray(pixels), (0.0, 0.0, 0.0)), pixels, atol=0.01)

@@ -19,7 +19,7 @@ def test_ten_crops_lie_where_torchvisions_do(case):
     np.testing.assert_array_equal(found[:, 1], -found[:, 0])
 
 
-def test_flip_is_the_picture_and_its_mirror_image():
+def test_flip_is_the_image_and_its_mirror_image():
     images = jnp.arange(12.0).reshape(1, 2, 2, 3)
     found = view(images, "flip", 2)
     np.testing.assert_array_equal(found[0], images)

@@ -1,4 +1,4 @@
-"""Weights, pictures, targets and outputs drawn by name: the same in torch and here, so that none need be stored."""
+"""Weights, images, targets and outputs drawn by name: the same in torch and here, so that none need be stored."""
 
 import zlib
 
@@ -23,7 +23,7 @@ def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return rng.standard_normal(shape, np.float32) * np.float32((2 / fan_in) ** 0.5)
 
 
-def picture(height: int, width: int, batch: int = 1) -> np.ndarray:
+def random_image(height: int, width: int, batch: int = 1) -> np.ndarray:
     """Normalised images [B,H,W,3], smooth as photographs are, with a little noise."""
     rng = np.random.default_rng(height * 10_000 + width)
     y, x = np.meshgrid(np.linspace(0, 3, height), np.linspace(0, 4, width), indexing="ij")
@@ -39,7 +39,7 @@ def sample(x: np.ndarray, count: int) -> np.ndarray:
     return x[np.unravel_index(places, x.shape)]  # reshape would copy all of a transposed array
 
 
-# Of three pictures: boxes, and classes from 0. None; one; and small, large, thin, nested, equal ones of many places.
+# Of three images: boxes, and classes from 0. None; one; and small, large, thin, nested, equal ones of many places.
 BOXES = (
     ([], []),
     ([[20.0, 30.0, 75.5, 90.25]], [2]),
@@ -51,7 +51,7 @@ BOXES = (
         [0, 1, 2, 4, 3, 0, 1, 2, 3],
     ),
 )
-SIZES = [(96, 128), (80, 101), (64, 128)]  # of the pictures in their canvas, height and width
+SIZES = [(96, 128), (80, 101), (64, 128)]  # of the images in their canvas, height and width
 SUPPRESSION = {  # torchvision's names
     "published": {},
     "strict": {"score_thresh": 0.2, "nms_thresh": 0.3, "detections_per_img": 20, "topk_candidates": 30},
@@ -61,7 +61,7 @@ SUPPRESSION = {  # torchvision's names
 def detector_outputs(name: str, batch: int, anchors: int, outputs: int) -> dict[str, np.ndarray]:
     """Of a head that is seldom sure: cls_logits [B,A,outputs] and bbox_regression [B,A,4].
 
-    SSD is mostly sure of the background, its first output. In the second picture little is likely. Some boxes are asked
+    SSD is mostly sure of the background, its first output. In the second image little is likely. Some boxes are asked
     to grow without bound.
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -77,7 +77,7 @@ def detector_outputs(name: str, batch: int, anchors: int, outputs: int) -> dict[
     return {"cls_logits": logits.astype(np.float32), "bbox_regression": deltas.astype(np.float32)}
 
 
-# Faster R-CNN and ROI Align: make_faster_rcnn.py. Three pictures of SIZES on a canvas.
+# Faster R-CNN and ROI Align: make_faster_rcnn.py. Three images of SIZES on a canvas.
 CANVAS = (128, 160)
 SMALL = {  # torchvision's names
     "rpn": {
@@ -105,7 +105,7 @@ POOLING = {"torchvision": (7, 2, False), "aligned": (7, 2, True), "detectron2": 
 
 
 def pyramid() -> list[np.ndarray]:
-    """Maps of two pictures of CANVAS at strides 4 to 32, of six channels."""
+    """Maps of two images of CANVAS at strides 4 to 32, of six channels."""
     rng = np.random.default_rng(4)
     return [rng.standard_normal((2, CANVAS[0] // s, CANVAS[1] // s, 6), np.float32) for s in (4, 8, 16, 32)]
 

@@ -15,7 +15,7 @@ with contextlib.suppress(ImportError):
 
 import numpy as np
 import torch
-from drawn import drawn, picture, sample
+from drawn import drawn, random_image, sample
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -58,7 +58,7 @@ def logits(found):
         model = build(name)
         for size in SIZES if name in SQUARE else SIZES[1:]:
             with torch.no_grad():
-                found[f"logits/{name}/{size[0]}x{size[1]}"] = model(to_torch(picture(*size)))[0].numpy()
+                found[f"logits/{name}/{size[0]}x{size[1]}"] = model(to_torch(random_image(*size)))[0].numpy()
         print(name, flush=True)
 
 
@@ -67,7 +67,7 @@ def features(found):
     for case, (name, options, nodes) in FEATURES.items():
         extractor = create_feature_extractor(build(name, **options), nodes)
         with torch.no_grad():
-            for node, value in extractor(to_torch(picture(height, width))).items():
+            for node, value in extractor(to_torch(random_image(height, width))).items():
                 found[f"features/{case}/{node}"] = sample(value, 64)
                 found[f"shape/{case}/{node}"] = np.array(value.shape)[[0, 2, 3, 1]]
 
@@ -80,7 +80,7 @@ def steps(found):
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-        images, labels = to_torch(picture(64, 64, batch=8)).double(), torch.arange(8)
+        images, labels = to_torch(random_image(64, 64, batch=8)).double(), torch.arange(8)
         for step in (0, 1):
             loss = torch.nn.functional.cross_entropy(model(images), labels)
             optimizer.zero_grad()

@@ -14,7 +14,7 @@ with contextlib.suppress(ImportError):
 
 import numpy as np
 import torch
-from drawn import BOXES, SIZES, SUPPRESSION, detector_outputs, drawn, picture, sample
+from drawn import BOXES, SIZES, SUPPRESSION, detector_outputs, drawn, random_image, sample
 from torchvision.models import detection, resnet18
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
@@ -96,7 +96,7 @@ def heads(found):
         model = build(name, CLASSES)
         for height, width in canvases:
             with torch.no_grad():
-                outputs, anchors, _ = forward(model, picture(height, width))
+                outputs, anchors, _ = forward(model, random_image(height, width))
             for key, value in (outputs | {"anchors": anchors[0]}).items():
                 found[f"heads/{name}/{height}x{width}/{key}"] = sample(value, 1000)
                 found[f"shape/{name}/{height}x{width}/{key}"] = np.array(value.shape)
@@ -140,7 +140,7 @@ def steps(found):
     """The targets and anchors are float32 also beside float64, so that equal overlaps stay equal."""
     for name, (height, width, dtype) in STEPPED.items():
         model = build(name, 5).to(dtype).train()
-        outputs, anchors, _ = forward(model, picture(height, width))
+        outputs, anchors, _ = forward(model, random_image(height, width))
         loss = losses(model, outputs, [boxes.float() for boxes in anchors], to_targets(BOXES[2:], torch.float32))
         sum(loss.values()).backward()
         for key, value in loss.items():

@@ -18,7 +18,7 @@ with contextlib.suppress(ImportError):
 
 import numpy as np
 import torch
-from drawn import BOXES, CANVAS, POOLING, ROIS, SIZES, SMALL, drawn_calm, picture, pyramid, sample
+from drawn import BOXES, CANVAS, POOLING, ROIS, SIZES, SMALL, drawn_calm, pyramid, random_image, sample
 from torchvision.models import detection, resnet18
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
@@ -39,7 +39,7 @@ def roi_align(found):
     for case, (size, sampling_ratio, aligned) in POOLING.items():
         # Boxes without area have no points where their number follows the area, and the definition divides by it.
         used = rois if sampling_ratio else rois[torch.all(rois[:, 2:] > rois[:, :2], dim=1)]
-        indexed = torch.cat([torch.ones(len(used), 1), used], dim=1).double()  # of the second picture
+        indexed = torch.cat([torch.ones(len(used), 1), used], dim=1).double()  # of the second image
         pooled = _roi_align(maps[0], indexed, 0.25, size, size, sampling_ratio, aligned)
         maps[0].grad = None
         (pooled**2).sum().backward()
@@ -68,7 +68,7 @@ def published(found):
     name = "fasterrcnn_resnet50_fpn"
     model = fill(getattr(detection, name)(weights=None, weights_backbone=None, num_classes=CLASSES + 1)).eval()
     with torch.no_grad():
-        features = list(model.backbone(torch.from_numpy(picture(96, 128).transpose(0, 3, 1, 2).copy())).values())
+        features = list(model.backbone(torch.from_numpy(random_image(96, 128).transpose(0, 3, 1, 2).copy())).values())
         outputs = model.rpn.head(features)
     for key, levels in zip(("objectness", "rpn_bbox_regression"), outputs, strict=True):
         width = 1 if key == "objectness" else 4
@@ -97,7 +97,7 @@ def small(version):
 
 
 def run(model, targets=None):
-    tensors = torch.from_numpy(picture(*CANVAS, len(SIZES)).transpose(0, 3, 1, 2).copy()).double()
+    tensors = torch.from_numpy(random_image(*CANVAS, len(SIZES)).transpose(0, 3, 1, 2).copy()).double()
     features = model.backbone(tensors)
     proposals, rpn_losses = model.rpn(ImageList(tensors, SIZES), features, targets)
     results, losses = model.roi_heads(features, proposals, SIZES, targets)

@@ -15,7 +15,7 @@ with contextlib.suppress(ImportError):
 
 import numpy as np
 import torch
-from drawn import drawn, picture, sample
+from drawn import drawn, random_image, sample
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet50, segmentation
@@ -317,7 +317,7 @@ def outputs(found):
         model = build(name)
         found[f"parameters/{name}"] = np.array(sum(each.numel() for each in model.parameters()))
         for height, width in sizes:
-            images = torch.from_numpy(picture(height, width, 2).transpose(0, 3, 1, 2).copy())
+            images = torch.from_numpy(random_image(height, width, 2).transpose(0, 3, 1, 2).copy())
             with torch.no_grad():
                 result = model(images)
             for key, value in result.items():
@@ -341,7 +341,7 @@ def step(found):
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    images = torch.from_numpy(picture(*STEP_SIZE, 2).transpose(0, 3, 1, 2).copy()).double()
+    images = torch.from_numpy(random_image(*STEP_SIZE, 2).transpose(0, 3, 1, 2).copy()).double()
     target = torch.from_numpy(labels(*STEP_SIZE, 2)).long()
     result = model(images)
     losses = {key: F.cross_entropy(value, target, ignore_index=255) for key, value in result.items()}

@@ -19,7 +19,7 @@ with contextlib.suppress(ImportError):
 
 import numpy as np
 import torch
-from drawn import BOXES, drawn_yolox, picture, sample, yolox_outputs
+from drawn import BOXES, drawn_yolox, random_image, sample, yolox_outputs
 from torch import nn
 
 for name in ("cv2", "loguru", "psutil", "tabulate", "thop", "tqdm", "pycocotools.coco"):
@@ -55,7 +55,7 @@ def build(name: str, classes: int) -> YOLOX:
 
 def images(height: int, width: int, batch: int = 1, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Blue first, as OpenCV reads them; not up to 255, since no batch norm of drawn statistics would take that down."""
-    return torch.from_numpy(picture(height, width, batch)[..., ::-1].transpose(0, 3, 1, 2).copy()).to(dtype)
+    return torch.from_numpy(random_image(height, width, batch)[..., ::-1].transpose(0, 3, 1, 2).copy()).to(dtype)
 
 
 def labels(boxes_and_classes: tuple, slots: int = 12) -> torch.Tensor:
@@ -135,7 +135,7 @@ def drawn_outputs(found: dict) -> None:
         matches[mask.numpy()] = slots.numpy()
         found[f"assigned/{index}/matches"] = matches
         found[f"assigned/{index}/iou"] = iou.detach().numpy()
-        print("picture", index, mask.sum().item(), "places", np.bincount(slots.numpy()), flush=True)
+        print("image", index, mask.sum().item(), "places", np.bincount(slots.numpy()), flush=True)
     print({key: value.item() for key, value in terms.items()}, flush=True)
 
 

@@ -65,7 +65,7 @@ def test_an_image_that_the_network_pools_away_is_an_error(name, size):
 
 
 @pytest.mark.parametrize("stem", [(11, 4, 2), (5, 2, 2), (3, 1, 1)])
-def test_an_image_too_small_for_alexnet_is_told_the_size_that_its_stem_takes(stem):
+def test_an_image_too_small_for_alexnet_gets_the_size_that_its_stem_takes(stem):
     model = make("alexnet", 5, stem=stem)
     with pytest.raises(UserError, match="images of 8x8 are too small for AlexNet .* which needs") as error:
         jax.eval_shape(lambda: models.init(model, jax.random.key(0), 8))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from goldens.drawn import BOXES, SIZES, SUPPRESSION, detector_outputs, drawn, picture, sample
+from goldens.drawn import BOXES, SIZES, SUPPRESSION, detector_outputs, drawn, random_image, sample
 from ml_collections import ConfigDict
 
 from morphism import models
@@ -67,7 +67,7 @@ def outputs_of(name, batch):
 
 
 def padded(boxes_and_classes, slots=12):
-    """Targets of a batch: beside the objects crowds, boxes without area and unused slots; and a row of padding."""
+    """Targets of a batch: besides the objects crowds, boxes without area and unused slots; and a row of padding."""
     rows = []
     for boxes, classes in [*boxes_and_classes, BOXES[1]]:
         odd = [[0, 0, 60, 60], [10, 10, 10, 50]]
@@ -109,7 +109,7 @@ def test_parameters_and_multiply_accumulates_are_torchvisions(name, frozen_bn, s
 def test_heads_outputs_and_anchors_are_torchvisions(name, canvas):
     size = tuple(map(int, canvas.split("x")))
     model = make(name, 20)
-    outputs = jax.jit(partial(model.apply, train=False))(drawn_variables(model, size), picture(*size))
+    outputs = jax.jit(partial(model.apply, train=False))(drawn_variables(model, size), random_image(*size))
     if isinstance(outputs["anchors"], tuple):
         outputs["anchors"] = np.concatenate(outputs["anchors"])
     for key, value in outputs.items():
@@ -121,7 +121,7 @@ def test_heads_outputs_and_anchors_are_torchvisions(name, canvas):
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_losses_and_their_gradients_are_torchvisions(name):
-    """Of a batch with an empty picture; crowds, boxes without area and a row of padding, which torch has not, add 0."""
+    """Of a batch with an empty image; crowds, boxes without area and a row of padding, which torch has not, add 0."""
     model = make(name, 5)
     outputs, anchors = outputs_of(name, len(BOXES)), anchors_of(name)
     padding = {key: np.full((1, *value.shape[1:]), 3, np.float32) for key, value in outputs.items()}
@@ -145,7 +145,7 @@ def test_losses_and_their_gradients_are_torchvisions(name):
 
 
 @pytest.mark.parametrize("name", ["ssd300_vgg16", "retinanet_resnet50_fpn"])
-def test_pictures_without_boxes_have_finite_losses_and_gradients(name):
+def test_images_without_boxes_have_finite_losses_and_gradients(name):
     model = make(name, 5)
     outputs, anchors = outputs_of(name, 2), anchors_of(name)
     nothing = {key: value[:2] for key, value in padded([([], []), ([], [])]).items()}
@@ -154,7 +154,7 @@ def test_pictures_without_boxes_have_finite_losses_and_gradients(name):
     )(outputs)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((value, gradients)))
     assert not np.any(gradients["bbox_regression"])
-    assert bool(np.any(gradients["cls_logits"])) == (name != "ssd300_vgg16")  # SSD mines only beside matches
+    assert bool(np.any(gradients["cls_logits"])) == (name != "ssd300_vgg16")  # SSD mines only where there are matches
 
 
 @pytest.mark.parametrize("name", ["ssd300_vgg16", "retinanet_resnet50_fpn"])
@@ -194,7 +194,7 @@ def assert_step_is_torchs(step, model, size, dtype, tolerance):
     targets = {key: value[:1] for key, value in padded(BOXES[2:]).items()}
 
     def total(params):
-        outputs = model.apply(variables | {"params": params}, picture(*size).astype(dtype), train=True)
+        outputs = model.apply(variables | {"params": params}, random_image(*size).astype(dtype), train=True)
         losses = model.loss(outputs, targets)
         return sum(losses.values()), losses
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from goldens.drawn import BOXES, CANVAS, SIZES, SMALL, drawn_calm, picture, sample
+from goldens.drawn import BOXES, CANVAS, SIZES, SMALL, drawn_calm, random_image, sample
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
@@ -61,7 +61,7 @@ def small(version):
 
 
 def targets_of(slots=12, rows=BOXES):
-    """Targets of a batch: beside the objects a crowd, a box without area and unused slots."""
+    """Targets of a batch: besides the objects a crowd, a box without area and unused slots."""
     found = []
     for boxes, classes in rows:
         odd = [[0, 0, 60, 60], [10, 10, 10, 50]]
@@ -119,7 +119,7 @@ def test_rpns_outputs_of_the_published_network_are_torchvisions():
         found = model.apply(variables, images, train=False)
         return {key: found[key] for key in ("objectness", "rpn_bbox_regression")}
 
-    for key, value in jax.jit(outputs)(variables, picture(96, 128)).items():
+    for key, value in jax.jit(outputs)(variables, random_image(96, 128)).items():
         assert value.dtype == jnp.float32
         assert_close(sample(value, 1000), GOLDENS[f"rpn/{name}/{key}"].ravel(), 2e-5)
 
@@ -134,7 +134,9 @@ def test_proposals_heads_and_detections_are_torchvisions(version):
             outputs = model.apply(variables, images, train=False, targets={"size": sizes})
             return outputs | model.detect(outputs, sizes)
 
-        found = run(drawn_variables(model, dtype=np.float64), picture(*CANVAS, 3).astype(np.float64), np.array(SIZES))
+        found = run(
+            drawn_variables(model, dtype=np.float64), random_image(*CANVAS, 3).astype(np.float64), np.array(SIZES)
+        )
     for index in range(len(SIZES)):
         golden = {
             key.rpartition("/")[2]: GOLDENS[key] for key in GOLDENS if key.startswith(f"detect/{version}/{index}/")
@@ -180,11 +182,11 @@ def in_order(key, count):
 @pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("version", [1, 2])
 def test_losses_and_gradients_of_all_parameters_are_torchvisions(version, monkeypatch):
-    """In float64, of three pictures, one of them empty; crowds and boxes without area, which torch has not, add 0."""
+    """In float64, of three images, one of them empty; crowds and boxes without area, which torch has not, add 0."""
     monkeypatch.setattr(sampling, "random_order", in_order)
     with jax.enable_x64(True):
         variables = drawn_variables(small(version), dtype=np.float64)
-        images = picture(*CANVAS, 3).astype(np.float64)
+        images = random_image(*CANVAS, 3).astype(np.float64)
         gradients, (losses, _) = stepped(version)(
             variables["params"], variables["batch_stats"], images, targets_of(rows=BOXES)
         )
@@ -228,7 +230,7 @@ def tiny():
 
 def batch_of_four():
     targets = targets_of(rows=[*BOXES, BOXES[1]])
-    return picture(64, 64, 4), targets | {"size": np.array([[64, 64], [50, 64], [64, 40], [64, 64]], np.int32)}
+    return random_image(64, 64, 4), targets | {"size": np.array([[64, 64], [50, 64], [64, 40], [64, 64]], np.int32)}
 
 
 @jax.jit
@@ -243,7 +245,7 @@ def drawn_samples(images, targets):
     return compute_samples(tiny()[1], images, targets)
 
 
-def test_a_pictures_samples_are_the_same_on_four_devices_and_in_another_batch(mesh_of):
+def test_an_images_samples_are_the_same_on_four_devices_and_in_another_batch(mesh_of):
     images, targets = batch_of_four()
     whole, variables = drawn_samples(images, targets), tiny()[1]
 
@@ -262,10 +264,10 @@ def test_a_pictures_samples_are_the_same_on_four_devices_and_in_another_batch(me
     for key, value in whole["losses"].items():
         assert float(value) == pytest.approx(float(np.mean(spread["losses"][key])), rel=1e-4)
     rows = np.asarray(whole["anchor_samples"]["number"])
-    assert (rows[1] != rows[3]).any()  # two pictures alike, but for their ids
+    assert (rows[1] != rows[3]).any()  # two images alike, but for their ids
 
 
-def test_another_draw_of_a_picture_has_other_samples():
+def test_another_draw_of_an_image_has_other_samples():
     targets = batch_of_four()[1]
     key = jax.random.key(0)
     first, second = (image_keys(key, targets | {"draw": np.full(4, draw)}) for draw in (0, 1))
@@ -284,13 +286,13 @@ def test_a_row_of_padding_crowds_and_boxes_without_area_change_nothing():
         nonsense["boxes"][row, len(boxes) + 1] = [5, 5, 40, 5]
         nonsense["classes"][row, len(boxes) : len(boxes) + 2] = 4
     nonsense["boxes"][3] += 7
-    pictures = images.copy()
-    pictures[3] *= -1
-    for key, value in drawn_samples(pictures, nonsense)["losses"].items():
+    changed = images.copy()
+    changed[3] *= -1
+    for key, value in drawn_samples(changed, nonsense)["losses"].items():
         assert float(value) == pytest.approx(float(losses[key]), rel=1e-5)
 
 
-def test_a_batch_without_boxes_or_without_pictures_has_finite_losses_and_gradients():
+def test_a_batch_without_boxes_or_without_images_has_finite_losses_and_gradients():
     model, variables = tiny()
     images, targets = batch_of_four()
     empty = targets | {"classes": np.full_like(targets["classes"], -1)}
@@ -309,7 +311,7 @@ def test_a_batch_without_boxes_or_without_pictures_has_finite_losses_and_gradien
     assert value == 0 and not any(np.any(leaf) for leaf in jax.tree.leaves(gradients))
 
 
-def test_proposals_and_detections_lie_within_each_picture_not_its_canvas():
+def test_proposals_and_detections_lie_within_each_image_not_its_canvas():
     model, variables = tiny()
     images, targets = batch_of_four()
 
@@ -351,8 +353,8 @@ def test_the_network_without_a_pyramid_learns_in_all_its_parts():
 
 
 def test_only_two_stages_are_given_the_targets():
-    batch = {"image": 0, "size": 1, "boxes": 2}
-    assert models.inputs(make("fasterrcnn_resnet50_fpn", 5), batch) == {"targets": {"size": 1, "boxes": 2}}
+    batch = {name: np.zeros(1) for name in ("image", "size", "boxes")}
+    assert models.inputs(make("fasterrcnn_resnet50_fpn", 5), batch)["targets"].keys() == {"size", "boxes"}
     assert models.inputs(make("retinanet_resnet50_fpn", 5), batch) == {}
 
 

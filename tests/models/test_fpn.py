@@ -14,7 +14,7 @@ def test_upsampling_takes_the_pixels_that_torchs_nearest_takes(height, less):
     x = np.random.default_rng(0).normal(size=(1, height, 3, 2)).astype(np.float32)
     rows = (np.arange(n, dtype=np.float32) * np.float32(height / n)).astype(int)
     columns = (np.arange(5, dtype=np.float32) * np.float32(3 / 5)).astype(int)
-    np.testing.assert_array_equal(upsample(x, n, 5), x[:, rows][:, :, columns])
+    np.testing.assert_array_equal(upsample(jnp.asarray(x), n, 5), x[:, rows][:, :, columns])
 
 
 def test_the_pooled_level_is_every_second_pixel_of_the_last():

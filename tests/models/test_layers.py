@@ -19,7 +19,7 @@ def apply_batch_norm(x, train, axis_name=None):
     module = BatchNorm(train=train, axis_name=axis_name)
     stats = {"mean": jnp.full(3, 0.5), "var": jnp.full(3, 2.0)}
     params = {"scale": jnp.array([1.0, 2.0, 3.0]), "bias": jnp.array([0.0, 1.0, 2.0])}
-    return module.apply({"params": params, "batch_stats": stats}, x, mutable=["batch_stats"])
+    return module.apply({"params": params, "batch_stats": stats}, jnp.asarray(x), mutable=["batch_stats"])
 
 
 def reference_batch_norm(x):
@@ -105,7 +105,7 @@ def test_adaptive_average_pooling_has_torchs_overlapping_bins():
 
 
 def test_flatten_puts_channels_first_as_torch():
-    assert flatten(jnp.arange(12).reshape(1, 2, 2, 3))[0].tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
+    assert flatten(jnp.arange(12.0).reshape(1, 2, 2, 3))[0].tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
 
 
 @pytest.mark.parametrize(

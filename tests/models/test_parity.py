@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from goldens.drawn import drawn, picture, sample
+from goldens.drawn import drawn, random_image, sample
 from ml_collections import ConfigDict
 
 from morphism import models
@@ -47,7 +47,7 @@ def test_logits_are_torchvisions(name):
     apply = jax.jit(lambda variables, images: model.apply(variables, images, train=False))
     for height, width in [size for size in SIZES if f"logits/{name}/{size[0]}x{size[1]}" in GOLDENS]:
         expected = GOLDENS[f"logits/{name}/{height}x{width}"]
-        assert_close(apply(variables, picture(height, width))[0], expected, 1e-5)
+        assert_close(apply(variables, random_image(height, width))[0], expected, 1e-5)
 
 
 @pytest.mark.parametrize("case", FEATURES)
@@ -56,7 +56,7 @@ def test_features_are_torchvisions(case):
     name, _, stride = case.partition(":")
     model = make(name, **({"output_stride": int(stride)} if stride else {}))
     found = jax.jit(lambda variables, images: model.apply(variables, images, train=False, features=True))(
-        drawn_variables(model, 224), picture(*SIZES[1])
+        drawn_variables(model, 224), random_image(*SIZES[1])
     )
     nodes = [key.split("/")[2] for key in GOLDENS if key.startswith(f"features/{case}/")]
     assert set(found) == set(nodes)
@@ -79,7 +79,7 @@ def test_two_steps_of_sgd_are_torchs(name):
         params, stats = variables["params"], variables["batch_stats"]
         optimizer = optax.chain(optax.add_decayed_weights(1e-2), optax.trace(0.9), optax.scale(-0.01))
         opt_state = optimizer.init(params)
-        images, labels = picture(64, 64, batch=8).astype(np.float64), np.arange(8)
+        images, labels = random_image(64, 64, batch=8).astype(np.float64), np.arange(8)
 
         def loss(params, stats):
             logits, updates = model.apply(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from goldens.drawn import drawn, picture, sample
+from goldens.drawn import drawn, random_image, sample
 from ml_collections import ConfigDict
 
 from morphism import models
@@ -115,7 +115,7 @@ def test_outputs_are_torchs_at_the_images_size(name, size):
         assert cost.parameters(variables["params"]) == GOLDENS[f"parameters/{name}"]
     # Where pooling is over a part of the map, here all of it, at one of the two sizes; at the other over the map.
     whole = models.inputs(model, {"size": np.array([[height, width]] * 2)}) if height % 2 else {}
-    outputs = jax.jit(partial(model.apply, train=False))(variables, picture(height, width, 2), **whole)
+    outputs = jax.jit(partial(model.apply, train=False))(variables, random_image(height, width, 2), **whole)
     expected = {key.rsplit("/", 1)[1] for key in GOLDENS if key.startswith(f"outputs/{name}/{size}/")}
     assert outputs.keys() == expected
     for key, value in outputs.items():
@@ -179,11 +179,11 @@ def test_a_training_steps_loss_gradients_and_statistics_are_torchs():
             with nn.intercept_methods(without_dropout):
                 outputs, updates = model.apply(
                     variables | {"params": params},
-                    picture(*size, 2).astype(np.float64),
+                    random_image(*size, 2).astype(np.float64),
                     train=True,
                     mutable=["batch_stats"],
                 )
-            target = labels(*size, 2)
+            target = jnp.asarray(labels(*size, 2))
             total = cross_entropy(outputs["out"], target) + 0.5 * cross_entropy(outputs["aux"], target)
             return total, updates["batch_stats"]
 

@@ -65,7 +65,7 @@ def test_a_place_is_a_cell_and_an_anchor_and_decodes_by_the_papers_equations():
     assert (corners[place].tolist(), strides[place], anchors[place].tolist()) == ([5, 2], 16, [62, 45])
     regression = np.zeros((len(corners), 4), np.float32)
     regression[place] = [0.3, -1.2, 0.5, -0.25]
-    box = np.asarray(yolov3.decode(regression, corners, strides, anchors))[place]
+    box = np.asarray(yolov3.decode(*map(jnp.asarray, (regression, corners, strides, anchors))))[place]
     x, y = 16 * (5 + sigmoid(0.3)), 16 * (2 + sigmoid(-1.2))
     w, h = 62 * np.exp(0.5), 45 * np.exp(-0.25)
     np.testing.assert_allclose(box, [x - w / 2, y - h / 2, x + w / 2, y + h / 2], rtol=1e-5)
@@ -75,20 +75,19 @@ def boxed(x, y, w, h):
     return [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
 
 
-def test_an_object_is_learnt_where_its_center_lies_by_the_anchor_of_its_shape():
+def test_an_object_is_trained_where_its_center_lies_by_the_anchor_of_its_shape():
     boxes = np.array([boxed(50, 33, 60, 50), boxed(95.9, 63.9, 12, 11), boxed(10, 10, 300, 400), boxed(96, 64, 30, 30)])
     expected = [
         *(at(64, 96, 16, 2, 3, 1), at(64, 96, 8, 7, 11, 0), at(64, 96, 32, 0, 0, 2)),
         at(64, 96, 8, 7, 11, 2),  # on the edge: 33 x 23 has 690 / 969 in common, 16 x 30 only 480 / 900
     ]
-    size = yolov3.extent(*yolov3.anchors_of(64, 96)[:2])
+    size = yolov3.extent(*map(jnp.asarray, yolov3.anchors_of(64, 96)[:2]))
     np.testing.assert_array_equal(size, (96, 64))
-    np.testing.assert_array_equal(yolov3.anchor_of(boxes, size), expected)
+    np.testing.assert_array_equal(yolov3.anchor_of(jnp.asarray(boxes), size), expected)
 
 
 def known():
-    corners, strides, anchors = yolov3.anchors_of(64, 96)
-    return {"corners": corners, "strides": strides, "anchors": anchors}
+    return dict(zip(("corners", "strides", "anchors"), map(jnp.asarray, yolov3.anchors_of(64, 96)), strict=True))
 
 
 def case():
@@ -114,8 +113,8 @@ def test_losses_are_those_worked_by_hand():
     losses = jax.jit(make().loss)(known() | {"predictions": predictions}, targets)
     p = predictions[0].astype(np.float64)
 
-    def entropy(logit, goal):
-        return -(goal * np.log(sigmoid(logit)) + (1 - goal) * np.log(1 - sigmoid(logit)))
+    def entropy(logit, target):
+        return -(target * np.log(sigmoid(logit)) + (1 - target) * np.log(1 - sigmoid(logit)))
 
     weight = 2 - 64 * 44 / (96 * 64)  # the last object gives the box
     expected = {
@@ -139,10 +138,10 @@ def test_gradients_are_those_that_darknet_writes():
     gradient = np.asarray(jax.jit(jax.grad(total))(predictions))
     assert not gradient[1].any()
     p, weight = predictions[0].astype(np.float64), 2 - 64 * 44 / (96 * 64)
-    goal = [52 / 16 - 3, 35 / 16 - 2, np.log(64 / 62), np.log(44 / 45), 1, 1, 0, 1]
+    target = [52 / 16 - 3, 35 / 16 - 2, np.log(64 / 62), np.log(44 / 45), 1, 1, 0, 1]
     made = [*sigmoid(p[place, :2]), *p[place, 2:4], *sigmoid(p[place, 4:])]
     weights = np.array([weight] * 4 + [1] * 4)
-    np.testing.assert_allclose(-gradient[0, place], weights * (np.array(goal) - made), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(-gradient[0, place], weights * (np.array(target) - made), rtol=1e-4, atol=1e-6)
     assert not gradient[0, other].any()
     elsewhere = np.delete(np.arange(len(p)), [place, other])
     np.testing.assert_allclose(gradient[0, elsewhere, 4], sigmoid(p[elsewhere, 4]), rtol=1e-4)
@@ -166,7 +165,7 @@ def test_a_place_detects_each_class_that_is_likely_enough():
     np.testing.assert_allclose(found["boxes"][0, :2], [box, box], rtol=1e-5)
 
 
-def test_outputs_of_a_small_picture_are_finite_and_float32():
+def test_outputs_of_a_small_image_are_finite_and_float32():
     model = make()
     variables = jax.tree.map(lambda x: jnp.full(x.shape, 0.01), shapes(model, 32))
     outputs = jax.jit(partial(model.apply, train=False))(variables, jnp.ones((1, 32, 64, 3)))

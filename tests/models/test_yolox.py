@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from goldens.drawn import BOXES, drawn_yolox, picture, sample, yolox_outputs
+from goldens.drawn import BOXES, drawn_yolox, random_image, sample, yolox_outputs
 from ml_collections import ConfigDict
 
 from morphism import models
@@ -41,7 +41,7 @@ def drawn_variables(model, size):
 
 
 def padded(boxes_and_classes, slots=12):
-    """Targets of a batch: beside the objects crowds, boxes without area and unused slots; and a row of padding."""
+    """Targets of a batch: besides the objects crowds, boxes without area and unused slots; and a row of padding."""
     rows = []
     for boxes, classes in [*boxes_and_classes, BOXES[1]]:
         odd = [[0, 0, 60, 60], [10, 10, 10, 50]]
@@ -96,7 +96,7 @@ def test_head_outputs_and_decoded_boxes_are_the_authors(name, canvas):
     height, width = map(int, canvas.split("x"))
     model = make(name, 20)
     outputs = jax.jit(partial(model.apply, train=False))(
-        drawn_variables(model, (height, width)), picture(height, width)
+        drawn_variables(model, (height, width)), random_image(height, width)
     )
     raw = np.concatenate(
         [
@@ -116,8 +116,8 @@ def test_head_outputs_and_decoded_boxes_are_the_authors(name, canvas):
 
 
 def test_simota_assigns_what_the_authors_assigns():
-    outputs, known = drawn_outputs()
-    targets = padded(BOXES)
+    outputs, known = jax.tree.map(jnp.asarray, drawn_outputs())
+    targets = jax.tree.map(jnp.asarray, padded(BOXES))
     used = trainable(targets)
     for index in (1, 2):
         predicted = yolox.decode(outputs["bbox_regression"][index], known["corners"], known["strides"])
@@ -131,12 +131,12 @@ def test_simota_assigns_what_the_authors_assigns():
 
 
 def test_every_term_of_the_loss_and_its_gradient_are_the_authors():
-    """Of a batch with an empty picture; crowds, boxes without area and a row of padding, which torch has not, add 0."""
+    """Of a batch with an empty image; crowds, boxes without area and a row of padding, which torch has not, add 0."""
     model = make("yolox_s", 5)
     outputs, known = drawn_outputs()
 
     def total(outputs):
-        losses = model.loss(outputs | known, padded(BOXES))
+        losses = model.loss(outputs | jax.tree.map(jnp.asarray, known), padded(BOXES))
         return sum(losses.values()), losses
 
     gradients, losses = jax.jit(jax.grad(total, has_aux=True))(outputs)
@@ -148,7 +148,7 @@ def test_every_term_of_the_loss_and_its_gradient_are_the_authors():
         np.testing.assert_allclose(gradient[:-1], GOLDENS[f"loss/gradient/{key}"], rtol=1e-3, atol=1e-6)
 
 
-def test_l1_is_of_closed_pictures_alone():
+def test_l1_is_of_closed_images_alone():
     model = make("yolox_s", 5)
     outputs, known = drawn_outputs()
     targets = padded(BOXES)
@@ -167,12 +167,13 @@ def test_infinite_sides_and_an_empty_batch_have_a_finite_gradient():
     outputs, known = drawn_outputs()
     outputs["bbox_regression"] = outputs["bbox_regression"].copy()
     outputs["bbox_regression"][:, ::3, 2:] = 1e4
+    known = jax.tree.map(jnp.asarray, known)
     gradient = jax.jit(jax.grad(lambda outputs, targets: sum(model.loss(outputs | known, targets).values())))
     for targets in (padded(BOXES), padded([([], [])] * 3)):
         assert all(np.isfinite(each).all() for each in gradient(outputs, targets).values())
 
 
-def test_detections_are_the_best_of_each_class_within_the_picture():
+def test_detections_are_the_best_of_each_class_within_the_image():
     """Against a plain loop: the likeliest class of each place, its score, and no two of a class that overlap."""
     model = make("yolox_s", 5, score_threshold=0.3, detections=20)
     outputs, known = drawn_outputs()
@@ -215,7 +216,7 @@ def test_a_training_step_is_the_authors():
 
     def total(params):
         outputs, updates = model.apply(
-            {**variables, "params": params}, picture(*CANVAS, 2), train=True, mutable=["batch_stats"]
+            {**variables, "params": params}, random_image(*CANVAS, 2), train=True, mutable=["batch_stats"]
         )
         losses = model.loss(outputs, targets)
         return sum(losses.values()), (losses, updates["batch_stats"])

@@ -1,6 +1,7 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,7 +11,7 @@ from morphism.ops.sampling import sample_balanced
 def masks(positives, negatives, between=3):
     kinds = np.array([1] * positives + [0] * negatives + [-1] * between)
     kinds = np.random.default_rng(0).permutation(kinds)
-    return kinds == 1, kinds == 0
+    return jnp.asarray(kinds == 1), jnp.asarray(kinds == 0)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ _jitted = {}
 
 
 def blocked(block, outputs):
-    """nms with blocks of so many boxes, compiled once."""
+    """nms with blocks of `block` boxes, compiled once."""
     if (block, outputs) not in _jitted:
 
         def run(*args):
@@ -82,11 +82,11 @@ def crowd(count, seed):
     return boxes, rng.random(count).astype(np.float32), np.repeat(rng.integers(3, size=count // 10), 10)
 
 
-def test_many_boxes_of_a_batch_are_each_pictures_own():
-    pictures = [crowd(400, seed) for seed in range(3)]
-    batch = [jnp.array(np.stack(each)) for each in zip(*pictures, strict=True)]
+def test_many_boxes_of_a_batch_are_each_images_own():
+    images = [crowd(400, seed) for seed in range(3)]
+    batch = [jnp.array(np.stack(each)) for each in zip(*images, strict=True)]
     indices, used = jax.jit(jax.vmap(lambda b, s, c: nms(b, s, 0.5, 400, c)))(*batch)
-    for row, (boxes, scores, classes) in enumerate(pictures):
+    for row, (boxes, scores, classes) in enumerate(images):
         expected = greedy(boxes, scores, 0.5, classes, np.ones(400, bool))
         assert indices[row][used[row]].tolist() == expected
 

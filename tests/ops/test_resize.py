@@ -14,14 +14,14 @@ from morphism.ops.resize import argmax_of_parts, resize_bilinear, resize_parts
 from morphism.weights.convert import from_torch
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "segmenters.npz")
-X = GOLDENS["layers/x"]
+X = jnp.array(GOLDENS["layers/x"])
 SIZES = [key.rsplit("/", 1)[1] for key in GOLDENS if key.startswith("layers/bilinear/")]
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_bilinear_resizing_is_torchs(size):
     expected = GOLDENS[f"layers/bilinear/{size}"]
-    np.testing.assert_allclose(resize_bilinear(jnp.array(X), *expected.shape[1:3]), expected, atol=2e-6)
+    np.testing.assert_allclose(resize_bilinear(X, *expected.shape[1:3]), expected, atol=2e-6)
 
 
 def test_resizing_keeps_a_constant_and_its_type():
@@ -32,11 +32,11 @@ def test_resizing_keeps_a_constant_and_its_type():
 
 def test_parts_of_a_batch_are_resized_each_to_its_size():
     sizes, to = np.array([[7, 9], [4, 3]]), np.array([[20, 13], [5, 16]])
-    found = jax.jit(lambda x: resize_parts(x, sizes, to, 20, 16))(X)
+    found = jax.jit(lambda x: resize_parts(x, jnp.array(sizes), jnp.array(to), 20, 16))(X)
     assert found.shape == (2, 20, 16, 3)
     for row in range(2):
         part = X[row : row + 1, : sizes[row][0], : sizes[row][1]]
-        expected = resize_bilinear(jnp.array(part), *to[row].tolist())
+        expected = resize_bilinear(part, *to[row].tolist())
         np.testing.assert_allclose(found[row : row + 1, : to[row][0], : to[row][1]], expected, atol=1e-5)
 
 
@@ -55,7 +55,7 @@ def test_on_cpu_resizing_and_its_gradient_are_those_of_accelerators(monkeypatch,
 @pytest.mark.parametrize(("strip", "height"), [(2**24, 13), (100, 13), (1, 7)])
 def test_the_highest_of_resized_parts_is_found_strip_by_strip(monkeypatch, strip, height):
     sizes, to = jnp.array([(6, 8), (3, 5)]), jnp.array([(height, 11), (5, 3)])
-    expected = jnp.argmax(resize_parts(jnp.array(X), sizes, to, height, 11), axis=-1)
+    expected = jnp.argmax(resize_parts(X, sizes, to, height, 11), axis=-1)
     monkeypatch.setattr("morphism.ops.resize.STRIP", strip)
     np.testing.assert_array_equal(jax.jit(argmax_of_parts, static_argnums=(3, 4))(X, sizes, to, height, 11), expected)
 
@@ -80,7 +80,7 @@ def test_unpooling_and_its_gradient_are_torchs_with_ties(kernel):
         pooled = max_pool(x, kernel, kernel, 0)
         return max_unpool(pooled, max_pool_positions(x, kernel), *x.shape[1:3], kernel)
 
-    ties = jnp.round(jnp.array(X) * 2)
+    ties = jnp.round(X * 2)
     np.testing.assert_array_equal(unpooled(ties), GOLDENS[f"layers/unpool/{kernel}"])
     gradient = jax.grad(lambda x: jnp.sum(unpooled(x) * X))(ties)
     np.testing.assert_allclose(gradient, GOLDENS[f"layers/unpool/{kernel}/gradient"], atol=1e-6)
@@ -96,8 +96,8 @@ def test_transposed_convolution_is_torchs(kernel, stride):
     np.testing.assert_allclose(sample(found, 500), GOLDENS[f"layers/transposed/{kernel}/{stride}"], atol=2e-5)
 
 
-def test_a_transposed_convolution_begun_as_bilinear_is_the_resize():
+def test_a_transposed_convolution_initialised_as_bilinear_is_the_resize():
     """Away from the border, which it mixes with zeros."""
     module = ConvTranspose(3, 8, 4, bias=False, kernel_init=bilinear_kernel)
     found = module.apply(module.init(jax.random.key(0), X), X)[:, 2:-2, 2:-2]
-    np.testing.assert_allclose(found[:, 2:-2, 2:-2], resize_bilinear(jnp.array(X), 28, 36)[:, 2:-2, 2:-2], atol=1e-5)
+    np.testing.assert_allclose(found[:, 2:-2, 2:-2], resize_bilinear(X, 28, 36)[:, 2:-2, 2:-2], atol=1e-5)

@@ -25,7 +25,7 @@ EDGES = (  # beyond the edges by more than a pixel, beyond the map, inside out o
 
 
 def by_definition(x, boxes, scale, size, ratio, aligned):
-    """The compiled kernels' loops, for one picture [H,W,C], in float64."""
+    """The compiled kernels' loops, for one image [H, W, C], in float64."""
     height, width, channels = x.shape
     pooled = np.zeros((len(boxes), size, size, channels))
     for number, box in enumerate(np.asarray(boxes, np.float64) * scale - 0.5 * aligned):
@@ -113,7 +113,7 @@ def test_maps_one_pixel_wide_or_high(case, shape):
     size, ratio, aligned = POOLING[case]
     x = np.random.default_rng(0).standard_normal((1, *shape, 3)).astype(np.float32)
     boxes = [[0.0, 0.0, 4.0 * shape[1], 4.0 * shape[0]], [1.0, 2.0, 3.5, 3.0]]
-    pooled = roi_align(x, jnp.array([boxes]), 0.25, size, ratio, aligned)
+    pooled = roi_align(jnp.array(x), jnp.array([boxes]), 0.25, size, ratio, aligned)
     np.testing.assert_allclose(pooled[0], by_definition(x[0], boxes, 0.25, size, ratio, aligned), atol=1e-5)
 
 

@@ -96,9 +96,9 @@ def test_slots_that_are_not_valid_change_nothing():
     case = drawn(0)
     odd = dict(case, boxes=case["boxes"].copy(), classes=case["classes"].copy())
     odd["boxes"][2], odd["classes"][2] = [0, 0, 96, 96], -1
-    for value, other in zip(simota(**case), simota(**odd), strict=True):
+    for value, other in zip(*(simota(**jax.tree.map(jnp.asarray, each)) for each in (case, odd)), strict=True):
         np.testing.assert_array_equal(value, other)
-    matches, iou = simota(**dict(case, valid=np.zeros(SLOTS, bool)))
+    matches, iou = simota(**jax.tree.map(jnp.asarray, dict(case, valid=np.zeros(SLOTS, bool))))
     assert (matches == -1).all() and not iou.any()
 
 

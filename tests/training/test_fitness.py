@@ -14,6 +14,7 @@ from morphism.errors import UserError
 from morphism.evaluation.fitness import check_model
 from morphism.experiments import quickstart
 from morphism.experiments.base import get_base
+from morphism.models.base import Model
 from morphism.models.detection import Detector
 from morphism.models.layers import BatchNorm
 from morphism.runtime.mesh import AXIS
@@ -60,10 +61,8 @@ def test_batch_norm_over_one_value_is_refused(config, mesh_of, images, devices, 
 LARGER = {"data.image_size": 32, "data.resize_size": 32}
 
 
-class Own(nn.Module):
+class Own(Model):
     """An architecture of somebody's own, whose number of outputs nobody sets."""
-
-    reads = ()
 
     outputs: int = 10
     form: str = "logits"

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from goldens.drawn import drawn, drawn_yolox, picture
+from goldens.drawn import drawn, drawn_yolox, random_image
 from ml_collections import ConfigDict
 from PIL import Image
 from test_commands import MORPHISM, run, train
@@ -39,7 +39,7 @@ def run_weights(path, inputs, outputs, *more, experiment="imagenet_resnet.py:18"
 
 def test_a_networks_outputs_and_features_are_torchvisions(resnet18, tmp_path):
     """The number of classes, 1000, is the file's, although the data has ten."""
-    np.savez(tmp_path / "in.npz", images=picture(139, 181))
+    np.savez(tmp_path / "in.npz", images=random_image(139, 181))
     done = run_weights(resnet18, tmp_path / "in.npz", tmp_path / "out.npz")
     assert done.returncode == 0, done.stderr
     assert "1000 classes, on 1 images" in done.stdout and "float32 [1, 1000]" in done.stdout
@@ -135,7 +135,7 @@ def test_of_a_detector_the_final_boxes_are_written_beside_its_raw_outputs(tmp_pa
     like = jax.eval_shape(lambda: models.init(model, jax.random.key(0), 64))
     tensors = {name: drawn_yolox(name, shape) for name, shape in torch_shapes(like).items()}
     files.write(tmp_path / "detector.safetensors", tensors)
-    images = picture(64, 96, batch=2)
+    images = random_image(64, 96, batch=2)
     np.savez(tmp_path / "in.npz", images=images)
     done = run_weights(
         tmp_path / "detector.safetensors",
