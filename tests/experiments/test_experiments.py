@@ -1,6 +1,7 @@
 import importlib
 import json
 import pkgutil
+import re
 from functools import cache
 
 import jax
@@ -60,7 +61,7 @@ def test_every_experiment_builds(file, variant):
 @pytest.mark.parametrize("file", FILES)
 def test_every_experiment_tells_its_command_and_the_published_number(file):
     text = importlib.import_module(f"morphism.experiments.{file}").__doc__
-    assert f"python train.py --config experiments/{file}.py" in text
+    assert re.search(rf"(python train\.py|morphism train) --config experiments/{file}\.py", text)
     assert "Published" in text
 
 
