@@ -35,6 +35,22 @@ class Classification:
     views: ClassVar[tuple[str, ...]] = ("center", "flip", "ten_crop")
     masks: ClassVar[tuple[str, ...]] = ()
 
+    def check(self, config: ConfigDict) -> None:
+        data, loss = config.data, config.loss
+        evaluated = "eval_size" if data.eval_size else "image_size"
+        for size in {evaluated, "image_size"} if data.train_crop == "center" else {evaluated}:
+            if data[size] > data.resize_size:
+                raise UserError(
+                    f"config.data.{size} is {data[size]}, larger than config.data.resize_size={data.resize_size}, "
+                    "from whose middle it is cut; enlarge resize_size"
+                )
+        if loss.class_weights and loss.name == "focal":
+            raise UserError("config.loss.class_weights: focal has no use for it, it has focal_alpha; set it to ()")
+        if loss.bce_threshold > 0 and loss.name != "bce":
+            raise UserError(
+                f"config.loss.bce_threshold: {loss.name} has no use for it; set it to 0.0, or name to 'bce'"
+            )
+
     def check_classes(self, source: str, classes: Sequence[str]) -> None:
         check_count(self, 2, source, classes)
 

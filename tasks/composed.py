@@ -136,6 +136,10 @@ class Composed:
     def _names(self, of: Callable[[Task], Sequence[str]]) -> tuple[str, ...]:
         return tuple(f"{part.name}/{name}" for part in self.parts for name in of(part.task))
 
+    def check(self, config: ConfigDict) -> None:
+        for part in self.parts:
+            part.task.check(part.config(config))
+
     def check_classes(self, source: str, classes: Classes) -> None:
         for part in self.parts:
             part.task.check_classes(f"{source}, {part.name},", classes[part.name])

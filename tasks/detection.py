@@ -19,6 +19,7 @@ from morphism import augment as augmentation
 from morphism.augment.colour import hsv_jitter, photometric_distortion
 from morphism.augment.mosaic import GROUP, mosaic
 from morphism.data.records import Source
+from morphism.errors import UserError
 from morphism.lengths import to_steps
 from morphism.models.detection import Detector
 from morphism.tasks import canvas, coco, detections, voc
@@ -37,6 +38,28 @@ class Detection:
     higher_is_better: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75")
     views: ClassVar[tuple[str, ...]] = ("center",)
     masks: ClassVar[tuple[str, ...]] = ()
+
+    def check(self, config: ConfigDict) -> None:
+        if config.data.balanced:
+            raise UserError("config.data.balanced: an image of several objects has no single class; set it to False")
+        if config.data.resize != "shorter" and config.data.train_sizes:
+            raise UserError(
+                f"config.data.train_sizes: resize={config.data.resize} makes every image as large as its canvas; set "
+                'it to (), or resize to "shorter"'
+            )
+        data, augment = config.data, config.augment
+        if data.multi_scale and (data.resize == "shorter" or data.canvases):
+            raise UserError(
+                "config.data.multi_scale: it is itself the canvas into which images are fitted; set "
+                'config.data.resize to "fit" or "stretch", and canvases to ()'
+            )
+        if augment.mixup > 0 and augment.mosaic == 0:
+            raise UserError("config.augment.mixup: only mosaics are mixed; set it to 0.0, or mosaic to a probability")
+        if augment.mosaic > 0 and (augment.zoom_out > 0 or augment.iou_crop or augment.scale_jitter):
+            raise UserError(
+                "config.augment.mosaic: it takes whole images; set zoom_out to 0.0, iou_crop to False and scale_jitter "
+                "to ()"
+            )
 
     def check_classes(self, source: str, classes: Sequence[str]) -> None:
         check_count(self, 1, source, classes)

@@ -39,6 +39,20 @@ class Segmentation:
     views: ClassVar[tuple[str, ...]] = segmentation_views.VIEWS
     masks: ClassVar[tuple[str, ...]] = ("",)
 
+    def check(self, config: ConfigDict) -> None:
+        data, loss = config.data, config.loss
+        if data.balanced:
+            raise UserError("config.data.balanced: an image of several classes has no single one; set it to False")
+        if loss.class_weights and loss.name in ("lovasz", "dice"):
+            raise UserError(f"config.loss.class_weights: {loss.name} has no use for it; set it to ()")
+        if data.border_weight > 0 and loss.name != "cross_entropy":
+            raise UserError(
+                f"config.data.border_weight: {loss.name} has no use for it; set it to 0.0, or loss.name to "
+                "'cross_entropy'"
+            )
+        if loss.dice_weight > 0 and loss.name == "dice":
+            raise UserError("config.loss.dice_weight: the loss is Dice's already; set it to 0.0")
+
     def check_classes(self, source: str, classes: Sequence[str]) -> None:
         check_count(self, 2, source, classes)
 

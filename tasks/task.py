@@ -60,11 +60,18 @@ class Task(Protocol):
 
     # Before training
 
+    def check(self, config: ConfigDict) -> None:
+        """Raises UserError if two fields of the whole `config` do not go together; each alone is in its range."""
+
     def check_classes(self, source: str, classes: Sequence[str]) -> None:
         """Raises UserError if `source`, config.data.source, has too few classes."""
 
     def resolve(self, config: ConfigDict, source: Source) -> ConfigDict:
-        """`config` with the fields that depend on `source`, the train split. Raises UserError."""
+        """The whole `config` with the fields that depend on `source`, the train split. Raises UserError.
+
+        Only the compiled programs get the result: augment, loss, normalise, infer. The loading of data and the saved
+        configuration have the fields as they were written.
+        """
 
     def misfit(self, model: nn.Module, outputs: Outputs, classes: int) -> str:
         """What is wrong with the shapes of a model's outputs for K classes; "" if nothing."""
@@ -83,7 +90,10 @@ class Task(Protocol):
     def loss(
         self, model: nn.Module, outputs: Outputs, batch: Batch, config: ConfigDict
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The loss, a mean over the valid examples of a device's share of the batch; scalars to report."""
+        """The loss, a mean over the valid examples of a device's share of the batch; scalars to report.
+
+        `config` is the whole configuration, where `augment` gets config.augment alone.
+        """
 
     # The evaluation step
 

@@ -198,3 +198,11 @@ def test_what_does_not_fit_names_the_part(config):
     base.augment.mixup_alpha = 0.1
     with pytest.raises(UserError, match="it mixes images, but only the targets of kind"):
         mixing.mixed(base.augment)
+
+
+def test_a_composed_task_checks_the_configuration_of_each_part(config):
+    TASK.check(config)
+    with config.unlocked():
+        config.parts.ground.loss = ConfigDict({"name": "dice", "dice_weight": 1.0})
+    with pytest.raises(UserError, match="config.loss.dice_weight: the loss is Dice's already"):
+        TASK.check(config)
