@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
+from morphism.data import targets
 from morphism.data.annotations import Annotations, Store
-from morphism.data.records import Record, Source, first_target
+from morphism.data.records import Record, Source
 from morphism.errors import UserError, did_you_mean
-from morphism.labels import IGNORE
 
 
 def _passed_on(name: str) -> property:
@@ -79,7 +80,9 @@ class Subset(View):
 
 @dataclass(frozen=True)
 class Mapped(View):
-    """The records of `source` with other classes: its class k becomes table[k] of `classes`.
+    """The records of `source` with other classes: class k of its main target becomes table[k] of `classes`.
+
+    So do the classes of other targets that are named alike.
 
     table[k] may be -1 where the source has no record of class k.
     """
@@ -94,7 +97,7 @@ class Mapped(View):
 
     @property
     def targets(self) -> Mapping[str, Sequence[str]]:
-        return {**self.source.targets, first_target(self.source): self.classes}
+        return {name: self.classes if self._is_mapped(name) else own for name, own in self.source.targets.items()}
 
     @property
     def category_ids(self) -> Sequence[int | None]:
@@ -107,36 +110,39 @@ class Mapped(View):
 
     @cached_property
     def labels(self) -> Int[np.ndarray, "records"]:
-        return self.table[self.source.labels]
+        return self.table[self.source.labels] if self._is_mapped("label") else self.source.labels
 
     @property
     def store(self) -> Store:
-        return replace(self.source.store, flat=self._mapped(self.source.store.flat))
+        return replace(self.source.store, flat=self._mapped("boxes", self.source.store.flat))
 
     def annotations(self, index: int) -> Annotations:
-        return self._mapped(self.source.annotations(index))
+        return self._mapped("boxes", self.source.annotations(index))
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Record:
         record = dict(self.source[index])
-        if "label" in record:
-            record["label"] = int(self.table[record["label"]])
-        if "annotations" in record:
-            record["annotations"] = self._mapped(record["annotations"])
-        elif "segmentation" in record:
-            record["segmentation"] = self._of_pixels[record["segmentation"]]
+        for name in self.source.targets:
+            key = targets.get(name).KEY
+            if key in record:
+                record[key] = self._mapped(name, record[key])
         return record
 
-    def _mapped(self, annotations: Annotations) -> Annotations:
-        return replace(annotations, classes=self.table[annotations.classes])
+    def _is_mapped(self, target: str) -> bool:
+        return tuple(self.source.targets.get(target, ())) == tuple(self.source.classes)
 
-    @cached_property
-    def _of_pixels(self) -> np.ndarray:
-        table = np.full(IGNORE + 1, IGNORE, np.uint8)
-        table[: len(self.table)] = self.table
-        return table
+    def _mapped(self, target: str, truth: Any) -> Any:
+        return targets.get(target).mapped(truth, self.table) if self._is_mapped(target) else truth
+
+
+def column(source: Source, name: str) -> np.ndarray | None:
+    """The attribute `name`, one row per record, of the source that `source` is derived from; None if it has none."""
+    if isinstance(source, Subset):
+        found = column(source.source, name)
+        return None if found is None else np.asarray(found)[source.indices]
+    return column(source.source, name) if isinstance(source, View) else getattr(source, name, None)
 
 
 def with_classes(source: Source, classes: Sequence[str], where: str) -> Source:

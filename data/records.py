@@ -1,10 +1,17 @@
 """Sources and their records: random access to images and their truth.
 
 The `targets` of a source say which truths its records have, and with which classes; what else it offers follows from
-them: `Labelled`, `Boxed` and `Masked`. The following are optional, and looked for where they are used: `files` (paths
-below the root as bytes), `store` (annotations.Store: the boxes of all records), `oddities` (a line on what was odd when
-the source was opened), `by_id` (classes are identified by their ids), `version`, `mask_stamps` and `legend`
-(data/fingerprint.py).
+them: `Labelled`, `Boxed` and `Masked`. The following are optional, and looked for where they are used:
+
+    files         paths below the root as bytes: what records are called (`names`)
+    sizes         height and width of each image; needed by targets with positions in the image
+    store         annotations.Store: the boxes of all records
+    version       a text that identifies the data where reading all its truths would take long
+    mask_stamps   a number per mask that changes with it; legend: what the numbers in masks mean
+    oddities      a line on what was odd when the source was opened
+    by_id         classes are identified by their ids
+
+A source that has none of these is identified by its length, its classes and what its targets add (data/fingerprint.py).
 """
 
 from collections.abc import Mapping, Sequence

@@ -15,6 +15,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from morphism.data.records import Source
+from morphism.errors import UserError
 
 
 class Draw(NamedTuple):
@@ -39,6 +40,13 @@ class Plan:
     seed: int
     batch_size: int
     canvases: Int[np.ndarray, "records"]
+
+    def __post_init__(self) -> None:
+        if self.data.balanced and "label" not in self.source.targets:
+            raise UserError(
+                f"config.data.balanced: {self.data.source} has no label per record, but "
+                f"{' and '.join(self.source.targets)}; set it to False"
+            )
 
     @cached_property
     def members(self) -> list[np.ndarray]:

@@ -37,6 +37,7 @@ class Placement:
 class Target(Protocol):
     """The functions and constants of a file in this folder. `read` returns the truth that the other functions take."""
 
+    KEY: str  # the key of a record that holds its truth
     FIELDS: Sequence[str]  # the config fields that the target needs
     IS_PLACED: bool  # whether it has positions in the image; examples then hold the image's size
     OF_IMAGE_SIZE: bool  # whether evaluation keeps it at the size of the decoded image, whatever the canvas
@@ -48,6 +49,15 @@ class Target(Protocol):
 
     def read(self, record: Record, size: Size, source: Source, index: int) -> Any:
         """The truth of a record whose image has `size`, or an empty one. Raises UserError if the two do not match."""
+
+    def mapped(self, truth: Any, table: Int[np.ndarray, "own"]) -> Any:
+        """The truth of a record with class table[k] in place of k; itself if the target has no classes."""
+
+    def fingerprint(self, source: Source) -> bytes | None:
+        """What is known of the truths of all records without reading an image, so that changed truth is noticed.
+
+        None if nothing is known, or if something else stands for it in the fingerprint (data/fingerprint.py).
+        """
 
     def train(self, truth: Any, placement: Placement, data: ConfigDict) -> dict[str, Any]:
         """The target's values in a training example."""

@@ -6,19 +6,22 @@ the image.
 """
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
 from morphism.data import marks
 from morphism.data.annotations import NO_OBJECTS, Annotations, check_size
-from morphism.data.records import Boxed, Record, Sized, name_of
+from morphism.data.records import Boxed, Record, Sized, Source, name_of
 from morphism.data.targets import Placement
 from morphism.data.windows import Size, placed
 from morphism.errors import UserError
 
+KEY = "annotations"
 FIELDS = ("data.max_boxes",)
 IS_PLACED, OF_IMAGE_SIZE = True, False
 COUNTED, ODD = "objects", "odd boxes"
@@ -41,6 +44,19 @@ def read(record: Record, size: Size, source: Sized, index: int) -> Annotations:
             f"{record['name']}: label {wrong[0]} is outside the {len(source.targets['boxes'])} classes; mend it"
         )
     return found
+
+
+def mapped(truth: Annotations, table: Int[np.ndarray, "own"]) -> Annotations:
+    return replace(truth, classes=table[truth.classes])
+
+
+def fingerprint(source: Source) -> bytes | None:
+    """Sizes, counts and all boxes, of a source with a store."""
+    if not hasattr(source, "store"):
+        return None
+    flat = source.store.flat
+    columns = (source.sizes, source.box_counts, *(getattr(flat, field.name) for field in fields(flat)))
+    return b"".join(np.ascontiguousarray(column).tobytes() for column in columns)
 
 
 def train(truth: Annotations, placement: Placement, data: ConfigDict) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
@@ -16,6 +17,7 @@ from morphism.data.targets import Placement
 from morphism.data.windows import Size
 from morphism.errors import UserError
 
+KEY = "label"
 FIELDS = ()
 IS_PLACED = OF_IMAGE_SIZE = False
 COUNTED, ODD = "labels", "odd files"
@@ -36,6 +38,16 @@ def read(record: Record, size: Size, source: Source, index: int) -> int:
             "or choose another split"
         )
     return label
+
+
+def mapped(truth: int, table: Int[np.ndarray, "own"]) -> int:
+    return int(table[truth])
+
+
+def fingerprint(source: Source) -> bytes | None:
+    """All labels; of TFDS, which would read all records for them, the version stands for them."""
+    labels = None if hasattr(source, "version") else getattr(source, "labels", None)
+    return None if labels is None else np.ascontiguousarray(labels).tobytes()
 
 
 def train(truth: int, placement: Placement, data: ConfigDict) -> dict[str, Any]:

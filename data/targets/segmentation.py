@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 from scipy import ndimage
@@ -26,6 +26,7 @@ from morphism.labels import IGNORE
 
 Mask = UInt8[np.ndarray, "h w"]
 
+KEY = "segmentation"
 FIELDS = ("data.border_weight", "data.border_sigma")
 IS_PLACED = OF_IMAGE_SIZE = True
 COUNTED, ODD = "images with", "odd masks"
@@ -44,6 +45,25 @@ def read(record: Record, size: Size, source: Source, index: int) -> Mask:
         return np.full(size, IGNORE, np.uint8)
     check_mask(record["name"], size, record["segmentation"], len(source.targets["segmentation"]))
     return record["segmentation"]
+
+
+def mapped(truth: Mask, table: Int[np.ndarray, "own"]) -> Mask:
+    pixels = np.full(IGNORE + 1, IGNORE, np.uint8)
+    pixels[: len(table)] = table
+    return pixels[truth]
+
+
+def fingerprint(source: Source) -> bytes | None:
+    """Sizes, and of masks in files the sizes of the files and the legend."""
+    if hasattr(source, "version") or not hasattr(source, "sizes"):
+        return None
+    columns = [source.sizes]
+    if hasattr(source, "mask_stamps"):
+        columns.append(source.mask_stamps)
+    if hasattr(source, "legend"):
+        colours = np.array([(*colour, index) for colour, index in source.legend.colours.items()], np.int64)
+        columns += [source.legend.table, colours]
+    return b"".join(np.ascontiguousarray(column).tobytes() for column in columns)
 
 
 def train(truth: Mask, placement: Placement, data: ConfigDict) -> dict[str, Any]:

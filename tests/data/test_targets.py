@@ -10,9 +10,11 @@ from morphism.data import sources, survey, targets
 from morphism.data.annotations import Annotations
 from morphism.data.checks import check_split
 from morphism.data.derived import Subset, with_classes
+from morphism.data.fingerprint import changed, fingerprint
 from morphism.data.loose import LooseImages
 from morphism.data.pipeline import eval_batches, train_batches
 from morphism.data.records import Boxed, Labelled, Masked, Source
+from morphism.data.sampling import Plan
 from morphism.errors import UserError
 from morphism.experiments.base import FIELDS, get_base
 
@@ -121,14 +123,14 @@ def test_a_truth_that_a_record_lacks_is_empty_and_changes_no_other(recipe):
 def test_a_target_is_a_file_and_one_of_single_objects_keeps_to_the_slots_of_the_boxes(tmp_path, monkeypatch):
     (tmp_path / "order.py").write_text(
         "import numpy as np\n"
-        "FIELDS, COUNTED, ODD = (), 'orders', 'odd orders'\n"
+        "KEY, FIELDS, COUNTED, ODD = 'order', (), 'orders', 'odd orders'\n"
         "IS_PLACED, OF_IMAGE_SIZE = True, False\n"
         "empty = lambda rows, shape, data: {'order': np.full((rows, data.max_boxes), -1, np.int32)}\n"
         "read = lambda record, size, source, index: 10 * np.arange(4)\n"
         "def train(truth, placement, data):\n"
         "    kept = truth[placement.objects]\n"
         "    return {'order': np.pad(kept, (0, data.max_boxes - len(kept)), constant_values=-1)}\n"
-        "evaluate = check = classes = draw = lambda *args: {}\n"
+        "mapped = fingerprint = evaluate = check = classes = draw = lambda *args: {}\n"
     )
     monkeypatch.setattr(targets, "__path__", [*targets.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "morphism.data.targets.order", raising=False)
@@ -171,6 +173,58 @@ def test_a_source_must_have_what_examples_are_learned_from():
     config.data.targets = ("boxes", "bones")
     with pytest.raises(UserError, match="config.data.targets is 'bones', which is none of boxes, label, segmentation"):
         list(train_batches(opened("scenes:4x96"), config, start_step=0, stop_step=1))
+
+
+def test_other_classes_reach_the_truths_of_all_targets_that_have_them():
+    source = with_classes(Things(), tuple("dcba"), "")
+    record, own = source[1], Things()[1]
+    assert record["label"] == 2 and record["annotations"].classes.tolist() == [3, 2, 1, 0]
+    np.testing.assert_array_equal(record["segmentation"], own["segmentation"])  # its classes have other names
+    assert source.targets == {"boxes": tuple("dcba"), "segmentation": (*"abcd", "ground"), "label": tuple("dcba")}
+
+
+class Heights:
+    """A source of a target from outside, without labels, sizes, version or store."""
+
+    classes, targets = ("metres",), {"height": ("metres",)}
+
+    def __init__(self, *heights):
+        self.heights = np.array(heights)
+
+    def __len__(self):
+        return len(self.heights)
+
+    def __getitem__(self, index):
+        return {"image": b"", "height": float(self.heights[index]), "name": str(index)}
+
+
+def with_more_classes(source):
+    return with_classes(source, ("feet", "metres"), "")
+
+
+@pytest.mark.parametrize("view", [lambda source: source, lambda s: Subset(s, np.array([1])), with_more_classes])
+def test_a_target_from_outside_keeps_its_truth_and_is_in_the_fingerprint(view, tmp_path, monkeypatch):
+    (tmp_path / "height.py").write_text(
+        "from morphism.data.derived import column\n"
+        "KEY, FIELDS, COUNTED, ODD = 'height', (), 'heights', 'odd heights'\n"
+        "IS_PLACED = OF_IMAGE_SIZE = False\n"
+        "mapped = lambda truth, table: truth\n"
+        "fingerprint = lambda source: column(source, 'heights').tobytes()\n"
+        "empty = read = train = evaluate = check = classes = draw = lambda *args: {}\n"
+    )
+    monkeypatch.setattr(targets, "__path__", [*targets.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "morphism.data.targets.height", raising=False)
+    before, now = fingerprint(view(Heights(1.5, 2.5))), fingerprint(view(Heights(1.5, 3.5)))
+    assert before == fingerprint(view(Heights(1.5, 2.5)))
+    assert changed(before, now) == "its records have other names, classes or annotations"
+    assert view(Heights(2.5, 2.5))[0]["height"] == 2.5
+
+
+def test_balanced_sampling_needs_labels():
+    config = configured(*RECIPES["square"], wanted=("label",))
+    config.data.update(source="heights:a", balanced=True)
+    with pytest.raises(UserError, match=r"^config.data.balanced: heights:a has no label per record, but height; set "):
+        Plan(Heights(1.5), config.data, 0, 1, np.zeros(1, int))
 
 
 def test_the_check_of_a_source_counts_and_draws_all_its_truths(tmp_path):
