@@ -37,13 +37,8 @@ class Classification:
 
     def check(self, config: ConfigDict) -> None:
         data, loss = config.data, config.loss
-        evaluated = "eval_size" if data.eval_size else "image_size"
-        for size in {evaluated, "image_size"} if data.train_crop == "center" else {evaluated}:
-            if data[size] > data.resize_size:
-                raise UserError(
-                    f"config.data.{size} is {data[size]}, larger than config.data.resize_size={data.resize_size}, "
-                    "from whose middle it is cut; enlarge resize_size"
-                )
+        if data.window_rule == "square":
+            _check_sizes(data)
         if loss.class_weights and loss.name == "focal":
             raise UserError("config.loss.class_weights: focal has no use for it, it has focal_alpha; set it to ()")
         if loss.bce_threshold > 0 and loss.name != "bce":
@@ -229,6 +224,16 @@ class Classification:
 
         together = {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
         return drawing.draw(source, together, data)
+
+
+def _check_sizes(data: ConfigDict) -> None:
+    evaluated = "eval_size" if data.eval_size else "image_size"
+    for size in {evaluated, "image_size"} if data.train_crop == "center" else {evaluated}:
+        if data[size] > data.resize_size:
+            raise UserError(
+                f"config.data.{size} is {data[size]}, larger than config.data.resize_size={data.resize_size}, "
+                "from whose middle it is cut; enlarge resize_size"
+            )
 
 
 def combine(logits: Float[Array, "v b k"]) -> Float[Array, "b k"]:

@@ -40,22 +40,23 @@ class Detection:
     masks: ClassVar[tuple[str, ...]] = ()
 
     def check(self, config: ConfigDict) -> None:
-        if config.data.balanced:
-            raise UserError("config.data.balanced: an image of several objects has no single class; set it to False")
-        if config.data.resize != "shorter" and config.data.train_sizes:
-            raise UserError(
-                f"config.data.train_sizes: resize={config.data.resize} makes every image as large as its canvas; set "
-                'it to (), or resize to "shorter"'
-            )
         data, augment = config.data, config.augment
-        if data.multi_scale and (data.resize == "shorter" or data.canvases):
+        if data.balanced:
+            raise UserError("config.data.balanced: an image of several objects has no single class; set it to False")
+        if data.get("train_sizes") and data.resize != "shorter":
+            raise UserError(
+                f"config.data.train_sizes: resize={data.resize} makes every image as large as its canvas; set it to (), "
+                'or resize to "shorter"'
+            )
+        if data.get("multi_scale") and (data.resize == "shorter" or data.canvases):
             raise UserError(
                 "config.data.multi_scale: it is itself the canvas into which images are fitted; set "
                 'config.data.resize to "fit" or "stretch", and canvases to ()'
             )
-        if augment.mixup > 0 and augment.mosaic == 0:
+        mosaic = augment.get("mosaic", 0)  # as a part that is not the first, it may lack what it does not augment
+        if augment.get("mixup", 0) > 0 and mosaic == 0:
             raise UserError("config.augment.mixup: only mosaics are mixed; set it to 0.0, or mosaic to a probability")
-        if augment.mosaic > 0 and (augment.zoom_out > 0 or augment.iou_crop or augment.scale_jitter):
+        if mosaic > 0 and (augment.zoom_out > 0 or augment.iou_crop or augment.scale_jitter):
             raise UserError(
                 "config.augment.mosaic: it takes whole images; set zoom_out to 0.0, iou_crop to False and scale_jitter "
                 "to ()"
