@@ -45,8 +45,8 @@ class Detection:
             raise UserError("config.data.balanced: an image of several objects has no single class; set it to False")
         if data.get("train_sizes") and data.resize != "shorter":
             raise UserError(
-                f"config.data.train_sizes: resize={data.resize} makes every image as large as its canvas; set it to (), "
-                'or resize to "shorter"'
+                f"config.data.train_sizes: resize={data.resize} makes every image as large as its canvas; set it to "
+                '(), or resize to "shorter"'
             )
         if data.get("multi_scale") and (data.resize == "shorter" or data.canvases):
             raise UserError(
