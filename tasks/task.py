@@ -109,7 +109,7 @@ class Task(Protocol):
         """The network's outputs, combined if it sees each image several times. `data` is config.data."""
 
     def predict(self, model: nn.Module, outputs: Outputs, batch: Batch) -> dict[str, Array]:
-        """Arrays [B,...], among them the batch's "id". Numbers of valid examples are finite: others stop an evaluation."""
+        """Arrays [B,...], among them the batch's "id". Numbers of valid examples must be finite."""
 
     # Metrics, in float64 or integers, each example once
 
