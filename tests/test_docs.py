@@ -2,7 +2,9 @@
 
 import importlib.util
 import inspect
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from morphism import models
 from morphism.commands import COMMANDS
@@ -120,6 +123,37 @@ def test_python_runs(page, tmp_path, monkeypatch):
         for name in (each for each in vars(module) if each.startswith("test_")):
             test = getattr(module, name)
             test(*(tmp_path for argument in inspect.signature(test).parameters if argument == "tmp_path"))
+
+
+def test_what_is_added_by_the_docs_trains(tmp_path):
+    """The files of docs/adding-a-model.md, with the lines that it adds to existing ones, in a copy of the project."""
+    copy = tmp_path / "morphism"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "tests", "docs", "runs"))
+    for block in (each for each in PYTHON if each.page == "adding-a-model.md"):
+        file = copy / block.kind.split()[-1]
+        if file == copy / "experiments/base.py":  # what a block says of COMMON and FIELDS is added to them
+            added = re.sub(r"^(COMMON|FIELDS) = ", r"\1 = \1 | ", block.text, flags=re.MULTILINE)
+            file.write_text(f"{file.read_text()}\n{added}")
+        elif "tests" not in block.kind:
+            assert not file.exists(), file
+            file.write_text(block.text)
+    registry = copy / "tasks" / "__init__.py"
+    registered = "from morphism.tasks.regression import Regression\n\n_TASKS[Regression.name] = Regression()\n"
+    registry.write_text(f"{registry.read_text()}\n{registered}")
+    for index in range(20):
+        Image.new("L", (8, 8), 10 * index).save(tmp_path / f"{index}.png")
+    (tmp_path / "train.csv").write_text("".join(f"{index}.png,{index / 20}\n" for index in range(20)))
+    fields = {"batch_size": 8, "duration": 2, "data.image_size": 8, "data.resize_size": 8}
+    fields["data.source"] = f"table:{tmp_path}"
+    flags = ["--workdir", str(tmp_path / "run"), *(f"--config.{name}={value}" for name, value in fields.items())]
+    done = subprocess.run(
+        [sys.executable, "-m", "morphism", "train", "--config", "experiments/table_resnet.py", *flags],
+        cwd=copy,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert "val: error" in done.stdout + done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
