@@ -52,9 +52,10 @@ def mapped(truth: Annotations, table: Int[np.ndarray, "own"]) -> Annotations:
 
 def fingerprint(source: Source) -> bytes | None:
     """Sizes, counts and all boxes, of a source with a store."""
-    if not hasattr(source, "store"):
+    store = getattr(source, "store", None)
+    if store is None:
         return None
-    flat = source.store.flat
+    flat = store.flat
     columns = (source.sizes, source.box_counts, *(getattr(flat, field.name) for field in fields(flat)))
     return b"".join(np.ascontiguousarray(column).tobytes() for column in columns)
 

@@ -220,6 +220,18 @@ def test_a_target_from_outside_keeps_its_truth_and_is_in_the_fingerprint(view, t
     assert view(Heights(2.5, 2.5))[0]["height"] == 2.5
 
 
+@pytest.mark.parametrize(
+    ("spec", "digest"),
+    [
+        ("embedded", "62e51784dcfd22fe"),
+        ("scenes:4x32", "4db827ade40fa289"),
+        ("scene_masks:4x32", "ef717796b69d89e1"),
+    ],
+)
+def test_fingerprints_stay_as_runs_have_written_them(spec, digest):
+    assert fingerprint(opened(spec))["sha256"].startswith(digest)
+
+
 def test_balanced_sampling_needs_labels():
     config = configured(*RECIPES["square"], wanted=("label",))
     config.data.update(source="heights:a", balanced=True)
