@@ -122,7 +122,7 @@ def _finite(batches: Iterator[Predictions]) -> Iterator[Predictions]:
         ) from error
 
 
-def _loose(image: Image) -> Path | UInt8[np.ndarray, "..."]:
+def _loose(image: Any) -> Path | UInt8[np.ndarray, "..."]:
     """A path, or uint8 pixels. Raises UserError for what is no image: a folder, an array that is not of 8 bits."""
     if isinstance(image, str | Path):
         if Path(image).is_dir():

@@ -91,7 +91,7 @@ def test_what_a_split_lacks_as_a_whole_is_reported_and_what_validation_has_beyon
     write_coco(tmp_path, other, "val")
     assert refusals(tmp_path, "train") == refusals(tmp_path, "train[:2]") == []
     assert "max_boxes=1, up to 2" in refusals(tmp_path, "train", max_boxes=1)[0]
-    assert "its cart is none of the classes trained on (car, toothbrush)" in refusals(tmp_path, "val", max_boxes=1)[0]
+    assert "cart is not among the classes trained on (car, toothbrush)" in refusals(tmp_path, "val", max_boxes=1)[0]
     crowds = coco()
     for each in crowds["annotations"]:
         each["iscrowd"] = 1
