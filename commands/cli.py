@@ -104,7 +104,7 @@ class Command:
     def explained(self, error: flags.Error) -> str:
         """One line on a flag that is unknown or has no valid value."""
         if isinstance(error, flags.UnrecognizedFlagError) and self.config and (path := meant_field(error.flagname)):
-            return f"--{error.flagname} is no flag; write --config.{path}"
+            return f"--{error.flagname} is no flag; write --config.{path}=..."
         found = re.match(r"flag --(\w+)=(.*?): ", str(error), re.DOTALL)
         if found and found[1] in self.flags:
             parser = self.flags[found[1]].parser
@@ -177,9 +177,9 @@ class ConfigFlag:
 
 def _check_argument(argument: str) -> None:
     """Raises UserError for an argument that is a field with a value, without the dashes of a flag."""
-    name, equals, value = argument.partition("=")
+    name, equals, _ = argument.partition("=")
     if equals and (path := meant_field(name)) and not Path(argument).exists():
-        raise UserError(f"unexpected argument {argument!r}; write --config.{path}={value}")
+        raise UserError(f"unexpected argument {argument!r}; write --config.{path}=...")
 
 
 def with_config_of_workdir(argv: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import tuple_parser
 
 from morphism import experiments
-from morphism.errors import UserError, nearest
+from morphism.errors import ALIASES, UserError, nearest
 from morphism.experiments.base import FIELDS, get_base
 from morphism.experiments.fields import TUPLE_OR_TEXT, flat
 
@@ -187,10 +187,10 @@ def overridden(argv: list[str]) -> dict[str, str]:
 
 
 def meant_field(name: str) -> str:
-    """The path, such as "data.source", of the only field that `name` is, whole or its last part; or ''."""
+    """The path, such as "data.source", of the only field that has `name`, or what others call so, at its end; or ''."""
     paths = {path for fields in FIELDS.values() for path in flat(fields)}
     name = name.removeprefix("config.")
-    found = [path for path in paths if name == path.rpartition(".")[2]]
+    found = [path for path in paths if path.rpartition(".")[2] in (name, ALIASES.get(name))]
     return name if name in paths else found[0] if len(found) == 1 else ""
 
 

@@ -72,9 +72,9 @@ def draw(
     sample: Image.Image, truth: Mask, scale: float, names: Sequence[str], colours: Sequence[marks.Colour]
 ) -> Image.Image:
     paint = np.zeros((IGNORE + 1, 3), np.uint8)  # what is ignored is darkened
-    paint[: len(colours)] = colours
+    paint[: min(IGNORE, len(colours))] = colours[:IGNORE]
     opacity = np.full(IGNORE + 1, 128, np.uint8)
-    opacity[: len(names)] *= np.array([name != marks.BACKGROUND for name in names], np.uint8)
+    opacity[[label for label, name in enumerate(names[:IGNORE]) if name == marks.BACKGROUND]] = 0
     mask, share = (
         Image.fromarray(table[truth]).resize(sample.size, Image.Resampling.NEAREST) for table in (paint, opacity)
     )

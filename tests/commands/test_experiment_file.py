@@ -222,8 +222,9 @@ def test_a_message_shows_what_a_terminal_would_obey():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch_size=3"], "--batch_size is no flag; write --config.batch_size"),
-        (["batch_size=3"], "unexpected argument 'batch_size=3'; write --config.batch_size=3"),
+        (["--batch_size=3"], "--batch_size is no flag; write --config.batch_size=..."),
+        (["--epochs=3"], "--epochs is no flag; write --config.duration=..."),
+        (["batch_size=3"], "unexpected argument 'batch_size=3'; write --config.batch_size=..."),
         (["--threshold=a"], "--threshold is 'a'; it must be a number in the range [0.0, 1.0]"),
         (["--draw=maybe"], "--draw is 'maybe'; it must be True or False"),
     ],
