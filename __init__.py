@@ -19,6 +19,13 @@ __all__ = ["open_run", "open_weights"]
 
 def __getattr__(name: str) -> Any:
     """Imports JAX only when a run is opened, so that a command's --help need not wait for it."""
+    if name == "__version__":
+        from importlib import metadata
+
+        try:
+            return metadata.version("morphism")
+        except metadata.PackageNotFoundError:
+            return "not installed"
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from morphism.evaluation import run

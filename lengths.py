@@ -23,6 +23,11 @@ def exact_steps(length: str, steps_per_epoch: float, field: str) -> float:
     steps = number * {"": 1, "k": 1000, "ep": steps_per_epoch}[unit]
     if (number if unit == "ep" else steps) > MOST:
         raise UserError(f"config.{field} is {length:.30}, more than the {MOST:,} steps that can be counted; write less")
+    if round(steps) == 0 and number > 0 and unit == "ep" and steps_per_epoch < 1:
+        raise UserError(
+            f"config.batch_size is larger than the number of examples: an epoch has {steps_per_epoch:.3g} steps, and "
+            f"config.{field} is {length!r}, less than a step; lower config.batch_size to that number at most"
+        )
     if round(steps) == 0 and number > 0:
         raise UserError(
             f"config.{field} is {length!r}, less than a step, where an epoch has {steps_per_epoch:.3g} steps; "

@@ -2,6 +2,7 @@
 
 import sys
 
+import morphism
 from morphism.commands import cli
 from morphism.errors import did_you_mean
 
@@ -25,7 +26,9 @@ def main() -> None:
     if name in ("--help", "-h", "help"):
         print("morphism COMMAND ...; morphism COMMAND --help\n")
         print("\n".join(f"  {each:<10}{meaning}" for each, meaning in COMMANDS.items()))
+    elif name == "--version":
+        print(f"morphism {morphism.__version__}")
     elif name in COMMANDS:
         cli.run(name, f"morphism {name}", sys.argv[2:])
     else:
-        cli.fail("morphism", f"there is no command {name!r}{did_you_mean(name, COMMANDS)}; see morphism --help")
+        cli.fail("morphism", f"there is no command {name!r}; see morphism --help{did_you_mean(name, COMMANDS)}")

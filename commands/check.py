@@ -5,8 +5,9 @@
 
 Every image is decoded, and its size is compared with that in its annotations. Everything that training would refuse is
 listed, and the exit status is then 1: files that are missing or cannot be read, and what the split as a whole lacks for
-the fields of --config, or for their defaults. Splits other than train's may only have classes of train's. The first
-annotations that cannot be read at all end the command with status 2.
+the fields of --config, or for their defaults; with --config also a validation split that cannot be opened. Splits other
+than train's may only have classes of train's. The first annotations that cannot be read at all end the command with
+status 2.
 `--draw` writes a grid of samples with their ground truth; `--json` prints the figures for other programs.
 """
 
@@ -65,10 +66,20 @@ def examine(spec: str, data_dir: str, split: str, given: ConfigDict | None) -> t
         config = _base(first_target(source))
         config.data.update(opened)
     with noting():  # bad files of train are reported when train is checked
-        refused = refusals(source, config, split)
+        refused = refusals(source, config, split) + (_unopened(config.data, split) if given else [])
         report = survey(source)
     title = f"{config.data.source} {split}"
     return title, source, report | {"refused": refused, "bad": [*notes, *report["bad"]]}
+
+
+def _unopened(data: ConfigDict, split: str) -> list[str]:
+    """Why the validation split, which a training opens too, cannot be opened; [] if it can."""
+    try:
+        if split != data.val_split:
+            sources.load(data, data.val_split)
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def _base(target: str) -> ConfigDict:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from morphism.commands.experiment_file import ExperimentParser, misfit, overridden, suggest_field
+from morphism.commands.experiment_file import ExperimentParser, meant_field, misfit, overridden, suggest_field
 from morphism.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -93,9 +94,23 @@ class Command:
             argv = with_config_of_workdir(argv) if changes or "weights" not in self.flags else argv
         sys.argv = argv  # where ml_collections looks for --config.field=value
         rest = self.flags(argv)
+        if self.config:
+            for argument in rest[1:]:
+                _check_argument(argument)
         if self._trained:
             self._check_trained()
         return rest
+
+    def explained(self, error: flags.Error) -> str:
+        """One line on a flag that is unknown or has no valid value."""
+        if isinstance(error, flags.UnrecognizedFlagError) and self.config and (path := meant_field(error.flagname)):
+            return f"--{error.flagname} is no flag; write --config.{path}=..."
+        found = re.match(r"flag --(\w+)=(.*?): ", str(error), re.DOTALL)
+        if found and found[1] in self.flags:
+            parser = self.flags[found[1]].parser
+            words = "True or False" if isinstance(parser, flags.BooleanParser) else parser.syntactic_help
+            return f"--{found[1]} is {found[2]!r}; it must be {words}"
+        return _last_line(error)
 
     def _check_trained(self) -> None:
         workdir, weights = self.workdir.value, self.weights.value
@@ -106,6 +121,8 @@ class Command:
 
     def help(self, program: str, documentation: str) -> str:
         lines = self.flags.get_help().splitlines()
+        if not list(self.flags):
+            return f"{program}: {documentation.strip()}"
         return f"{program}: {documentation.strip()}\n\nFlags:\n" + "\n".join(lines[1:])
 
 
@@ -158,6 +175,13 @@ class ConfigFlag:
         return self._flag.value
 
 
+def _check_argument(argument: str) -> None:
+    """Raises UserError for an argument that is a field with a value, without the dashes of a flag."""
+    name, equals, _ = argument.partition("=")
+    if equals and (path := meant_field(name)) and not Path(argument).exists():
+        raise UserError(f"unexpected argument {argument!r}; write --config.{path}=...")
+
+
 def with_config_of_workdir(argv: list[str]) -> list[str]:
     """`argv` with the configuration of the run in --workdir as --config, unless --config or --weights is given."""
     flagged = [argument.lstrip("-") if argument.startswith("-") else "" for argument in argv]
@@ -186,7 +210,7 @@ def run(name: str, program: str, argv: list[str]) -> None:
         try:
             rest = command.parse(argv)
         except flags.Error as error:
-            fail(program, explain_override(sys.argv) or _last_line(error))
+            fail(program, explain_override(sys.argv) or command.explained(error))
         except UserError as error:
             fail(program, _one_line(error))
         except (AttributeError, KeyError, TypeError, ValueError) as error:

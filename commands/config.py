@@ -4,15 +4,17 @@
     morphism config [experiments/quickstart.py] --explain data.canvases
 
 The first prints a line per field; "*" marks a value that differs from the default in experiments/base.py, which the
-line also shows. The second prints the default, the range and the meaning of a field, or of a group such as data.
+line also shows. The second prints the default, the range and the meaning of a field, or of a group such as data. With
+an experiment, `--explain model.options` lists the options of its architecture.
 """
 
 import json
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from morphism.commands import cli
-from morphism.errors import UserError, nearest
+from morphism.errors import UserError, did_you_mean, nearest
 from morphism.experiments.base import FIELDS
 from morphism.experiments.fields import Field, flat
 
@@ -24,13 +26,19 @@ _EXPLAIN = COMMAND.string("explain", None, "A field to explain, such as data.can
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; the experiment comes first, then the flags")
+    if _EXPLAIN.value is not None and _JSON.value:
+        raise UserError("--json prints the whole configuration; leave out --explain, or --json")
     if _EXPLAIN.value is not None and not COMMAND.config.given:
         print(explained(_EXPLAIN.value.removeprefix("config.")))
         return
+    from morphism import models
+    from morphism.data import sources
     from morphism.runtime.validation import check_config
 
     config = COMMAND.config.value
     check_config(config)
+    models.create(config.model, 2, axis="")  # checks its name and options
+    sources.check_kind(config.data.source)
     if _EXPLAIN.value is not None:
         print(explained(_EXPLAIN.value.removeprefix("config."), config))
     else:
@@ -55,8 +63,13 @@ def explained(name: str, config: ConfigDict | None = None) -> str:
     """
     declared = {task: flat(FIELDS[task]) for task in ([config.task] if config else FIELDS)}
     names = list(dict.fromkeys(each for fields in declared.values() for each in fields))
+    if config and name.startswith("model.options."):
+        return "\n".join(_option(config, name.removeprefix("model.options.")))
     name = "model.options" if name.startswith("model.options.") else name
     found = [each for each in names if f"{each}.".startswith(f"{name}.")]
+    tasks = [task for task in FIELDS if any(f"{each}.".startswith(f"{name}.") for each in flat(FIELDS[task]))]
+    if not found and tasks:
+        raise UserError(f"--explain {name}: a field of {' and '.join(tasks)} only; the experiment is {config.task}")
     if not found:
         raise UserError(f"--explain {name}: no such field{_suggestion(name, names)}")
     entries = []
@@ -67,9 +80,40 @@ def explained(name: str, config: ConfigDict | None = None) -> str:
                 field = fields[each]
                 alike.setdefault((field.meaning, field.range.words), {})[task] = field
         for (meaning, words), by_task in alike.items():
-            head = _lines(each, by_task[config.task], config) if config else [_defaults(each, by_task)]
+            if not config:
+                head = [_defaults(each, by_task)]
+            elif each == "model.options":
+                head = _options(config)
+            else:
+                head = _lines(each, by_task[config.task], config)
             entries.append("\n".join([*head, f"    {meaning}", f"    Range: {words}"]))
     return "\n\n".join(entries)
+
+
+def _options(config: ConfigDict) -> list[str]:
+    """A line per option of the architecture, marked if the experiment sets another value than the default."""
+    from morphism import models
+
+    given = config.model.options
+    values = {name: (given.get(name, default), default) for name, default in models.options(config.model.name).items()}
+    lines = [_valued(f"model.options.{name}", *each) for name, each in values.items()]
+    return lines or [f"  model.options = {{}}  ({config.model.name} has none)"]
+
+
+def _option(config: ConfigDict, name: str) -> list[str]:
+    """The value of one option of the architecture, and its type. Raises UserError if it has no such option."""
+    from morphism import models
+
+    known = models.options(config.model.name)
+    if name not in known:
+        hint = did_you_mean(name, known) or f"; its options are {', '.join(known) or 'none'}"
+        raise UserError(f"--explain model.options.{name}: {config.model.name} has no such option{hint}")
+    head = _valued(f"model.options.{name}", config.model.options.get(name, known[name]), known[name])
+    return [head, f"    An option of {config.model.name}.", f"    Range: {models.PLAIN[type(known[name])]}"]
+
+
+def _valued(name: str, value: Any, default: Any) -> str:
+    return f"  {name} = {value!r}" if value == default else f"* {name} = {value!r}  (default {default!r})"
 
 
 def _lines(name: str, field: Field, config: ConfigDict) -> list[str]:
@@ -81,7 +125,7 @@ def _lines(name: str, field: Field, config: ConfigDict) -> list[str]:
         return [f"* {name}.{option} = {each!r}  (default: the architecture's)" for option, each in value.items()]
     if isinstance(value, ConfigDict):
         return [f"  {name} = {{}}"]
-    return [f"  {name} = {value!r}" if value == field.default else f"* {name} = {value!r}  (default {field.default!r})"]
+    return [_valued(name, value, field.default)]
 
 
 def _defaults(name: str, by_task: dict[str, Field]) -> str:

@@ -1,7 +1,7 @@
 """Evaluates a run's checkpoint, or other trained weights, on any split, each example exactly once, on all devices.
 
     python eval.py --workdir runs/quickstart [--split val] [--checkpoint best|latest|STEP] [--views ten_crop] [--draw]
-    python eval.py --config experiments/imagenet_resnet.py:50 --weights torchvision:resnet50/IMAGENET1K_V2 \
+    python eval.py --config experiments/imagenet_resnet.py:50 --weights torchvision:resnet50/IMAGENET1K_V2 \\
         [--config.data.source=imagenet:images/val] [--output result.json]
 
 Prints a table, and writes it as JSON to --output; with --draw also a .png next to it. The default of --output is

@@ -11,9 +11,10 @@ from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags import tuple_parser
 
 from morphism import experiments
-from morphism.errors import UserError, nearest
+from morphism.errors import ALIASES, UserError, nearest
 from morphism.experiments.base import FIELDS, get_base
 from morphism.experiments.fields import TUPLE_OR_TEXT, flat
 
@@ -49,8 +50,12 @@ class ExperimentParser(flags.ArgumentParser):
         except Exception as error:
             raise UserError(f"--config {argument}: {_explained(error, file)}") from error
         if not isinstance(config, ConfigDict):
-            kind = "nothing" if config is None else f"a {type(config).__name__}"
+            kind = type(config).__name__
+            kind = "nothing" if config is None else f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
             raise UserError(f"--config {argument}: get_config returns {kind}; return the config that get_base made")
+        task = overridden(sys.argv).get("task")
+        if task and task != config.get("task", task):
+            raise UserError("config.task cannot be changed; choose an experiment of that task")
         _add_options(config, sys.argv)
         return config.lock()
 
@@ -69,7 +74,15 @@ class TupleOrTextParser(flags.ArgumentParser):
         return "tuple or text"
 
 
+class WordsParser(tuple_parser.TupleParser):
+    """Parses --config.field=value for a tuple, as it is written in Python or as words with commas: 10ep,20ep."""
+
+    def parse(self, argument: str | tuple) -> tuple:
+        return super().parse(_words(argument) if isinstance(argument, str) else argument)
+
+
 config_flags.register_flag_parser_for_type(TUPLE_OR_TEXT, TupleOrTextParser())
+config_flags.register_flag_parser_for_type(tuple, WordsParser())
 
 
 def _suggest_file(file: Path) -> str:
@@ -130,6 +143,13 @@ def _literal(text: str) -> Any:
     return value if isinstance(value, (bool, int, float, str, tuple)) else text
 
 
+def _words(text: str) -> str | tuple[str, ...]:
+    """The words between the commas of `text`; `text` itself if it is Python, or if a comma may be part of a word."""
+    if "," not in text or not isinstance(_literal(text), str) or text[0] in "([" or set(text) & set("'\"{}"):
+        return text
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 def misfit(config: ConfigDict, path: str, text: str) -> str:
     """What is wrong with `text` as the value of the field `path`, such as "data.crop"; '' if nothing."""
     from morphism.runtime.validation import check_field
@@ -148,7 +168,7 @@ def _written(text: str, like: Any) -> Any:
     """The value of `text` in a field whose values have the type of `like`."""
     if isinstance(like, str):
         return text
-    value = _literal(text)
+    value = _literal(text) if _words(text) == text else _words(text)
     return (value,) if isinstance(like, tuple) and not isinstance(value, tuple) and "," not in text else value
 
 
@@ -164,6 +184,14 @@ def overridden(argv: list[str]) -> dict[str, str]:
             following = "True" if after.startswith("--") else after
             found[match[1]] = following if match[2] is None else match[2]
     return found
+
+
+def meant_field(name: str) -> str:
+    """The path, such as "data.source", of the only field that has `name`, or what others call so, at its end; or ''."""
+    paths = {path for fields in FIELDS.values() for path in flat(fields)}
+    name = name.removeprefix("config.")
+    found = [path for path in paths if path.rpartition(".")[2] in (name, ALIASES.get(name))]
+    return name if name in paths else found[0] if len(found) == 1 else ""
 
 
 def suggest_field(config: ConfigDict, parent: str, field: str, value: str) -> str:

@@ -1,6 +1,8 @@
 """The layers of a model with output shapes, parameters and multiply-accumulates, and the totals.
 
-morphism summary experiments/imagenet_resnet.py:50 [--size 224] [--classes 1000] [--json]
+    morphism summary experiments/imagenet_resnet.py:50 [--size 224] [--classes 1000] [--json]
+
+`--json` prints the same for other programs.
 """
 
 import dataclasses

@@ -164,10 +164,11 @@ def with_classes(source: Source, classes: Sequence[str], where: str) -> Source:
         unknown = [own[k] for k in used_classes(source) if table[k] < 0]
         if unknown:
             numbered = ", under the same category id; coco: goes by names alone" if by_id else ""
+            verb = "is" if len(unknown) == 1 else "are"
             raise UserError(
-                f"{where}: its {', '.join(unknown)[:200]} is none of the classes trained on "
-                f"({', '.join(classes)[:200]}){did_you_mean(unknown[0], classes)}; rename it there, or remove what is "
-                f"of it{numbered}"
+                f"{where}: {', '.join(unknown)[:200]} {verb} not among the classes trained on "
+                f"({', '.join(classes)[:200]}); rename it there, or remove what is of it"
+                f"{numbered}{did_you_mean(unknown[0], classes)}"
             )
     return Mapped(source, tuple(classes), np.array(table, np.int32))
 

@@ -1,6 +1,7 @@
 """Marks on drawn samples: the colours and names of classes."""
 
 import colorsys
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import ImageDraw
@@ -8,9 +9,18 @@ from PIL import ImageDraw
 Colour = tuple[int, int, int]
 
 
-def colour(label: int) -> Colour:
-    """The colour of class `label`; neighbouring classes get distinct hues."""
-    return tuple(int(255 * part) for part in colorsys.hsv_to_rgb(label * 0.382 % 1, 0.9, 1))
+BACKGROUND = "background"  # a class of masks with this name is not painted
+GROUND: Colour = (0, 0, 0)
+
+
+def colours(classes: Iterable[Sequence[str]]) -> dict[str, Colour]:
+    """A colour per name in the lists of `classes`, one list per target; neighbours in a list get distinct hues."""
+    names = dict.fromkeys(name for each in classes for name in each if name != BACKGROUND)
+    return {name: _colour(index) for index, name in enumerate(names)} | {BACKGROUND: GROUND}
+
+
+def _colour(index: int) -> Colour:
+    return tuple(int(255 * part) for part in colorsys.hsv_to_rgb(index * 0.382 % 1, 0.9, 1))
 
 
 def write(

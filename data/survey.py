@@ -170,19 +170,20 @@ def _counts(counts: dict[str, int]) -> list[str]:
 def draw(source: Source, path: Path) -> None:
     """Draws a grid of records, evenly spread over the split; those that cannot be read stay black.
 
-    For masks, the colours of the first LEGEND classes are shown below.
+    For masks, the colours of the first LEGEND classes are shown below; the other truths have the same ones.
     """
+    colours = marks.colours(source.targets.values())
     count = min(COLUMNS * ROWS, len(source))
-    named = source.targets.get("segmentation", ())[:LEGEND]
+    named = [name for name in source.targets.get("segmentation", ()) if name != marks.BACKGROUND][:LEGEND]
     top, columns = -(-count // COLUMNS) * CELL, COLUMNS * CELL // NAME
     sheet = Image.new("RGB", (COLUMNS * CELL, top + -(-len(named) // columns) * LINE))
     pen = ImageDraw.Draw(sheet)
-    for label, name in enumerate(named):
-        corner = (label % columns * NAME, top + label // columns * LINE + 3)
-        marks.write(pen, name, corner, sheet.size, marks.colour(label))
+    for index, name in enumerate(named):
+        corner = (index % columns * NAME, top + index // columns * LINE + 3)
+        marks.write(pen, name, corner, sheet.size, colours[name])
     for place, index in enumerate(np.linspace(0, len(source) - 1, count).astype(int)):
         try:
-            sheet.paste(_sample(source, int(index)), (place % COLUMNS * CELL, place // COLUMNS * CELL))
+            sheet.paste(_sample(source, int(index), colours), (place % COLUMNS * CELL, place // COLUMNS * CELL))
         except UserError:
             continue
     try:
@@ -191,7 +192,7 @@ def draw(source: Source, path: Path) -> None:
         raise UserError(f"--draw {path}: cannot be written ({error}); name a .png in a folder that exists") from error
 
 
-def _sample(source: Source, index: int) -> Image.Image:
+def _sample(source: Source, index: int, colours: dict[str, marks.Colour]) -> Image.Image:
     """Draws a record with all its truths, the main target on top."""
     record = source[index]
     pixels = image.to_8_bits(image.decode(record["image"], record["name"])[0])
@@ -200,5 +201,5 @@ def _sample(source: Source, index: int) -> Image.Image:
     sample = sample.resize([max(1, int(side * scale)) for side in sample.size])
     for name, classes in reversed(source.targets.items()):
         truth = targets.get(name).read(record, pixels.shape[:2], source, index)
-        sample = targets.get(name).draw(sample, truth, scale, classes)
+        sample = targets.get(name).draw(sample, truth, scale, classes, [colours[each] for each in classes])
     return sample

@@ -1,6 +1,6 @@
 """Opens a trained run, or public weights, for evaluation and prediction."""
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -55,13 +55,16 @@ class Run:
     variables: dict[str, Any]
     _steps: dict[tuple[str, str], Callable] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        return f"<Run: {self.config.model.name}, {self.config.task}, {len(self.classes)} classes, {self.name}>"
+
     def predict(self, images: Image | Sequence[Image], say: Callable[[str], None] = print) -> list[dict[str, Any]]:
         """The predictions for each image: a dictionary of JSON values, as `morphism predict --output` writes.
 
         An image is a path, a PIL image, or uint8 pixels [H,W,3] (RGB) or [H,W]. `say` gets a line about odd images.
-        Raises UserError for an image that cannot be read.
+        Raises UserError for an image that cannot be read, and for anything else, a folder among them.
         """
-        several = [images] if isinstance(images, Image) else images
+        several = images if isinstance(images, Iterable) and not isinstance(images, Image) else [images]
         source = LooseImages([_loose(image) for image in several], self.classes)
         batches = self.predictions(source, say) if len(source) else ()
         found = {
@@ -119,10 +122,16 @@ def _finite(batches: Iterator[Predictions]) -> Iterator[Predictions]:
         ) from error
 
 
-def _loose(image: Image) -> Path | UInt8[np.ndarray, "..."]:
-    """A path, or uint8 pixels. Raises UserError for an array that is no 8-bit image."""
+def _loose(image: Any) -> Path | UInt8[np.ndarray, "..."]:
+    """A path, or uint8 pixels. Raises UserError for what is no image: a folder, an array that is not of 8 bits."""
     if isinstance(image, str | Path):
+        if Path(image).is_dir():
+            raise UserError(f"{image} is a folder; give a list of its images, so that each has its place in the result")
         return Path(image)
+    if not isinstance(image, Image):
+        raise UserError(
+            f"an image is {image!r:.60}; give a path, a PIL image, or uint8 pixels [H,W,3] or [H,W], or a list of these"
+        )
     pixels = np.asarray(image.convert("RGB")) if isinstance(image, PIL.Image.Image) else image
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
         raise UserError(

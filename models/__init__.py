@@ -16,7 +16,7 @@ dataclass among them. Fields that are None by default take modules, which replac
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -64,6 +64,8 @@ def build(name: str, num_classes: int = 1000, **options: Any) -> Model:
     Raises UserError for an unknown name or option.
     """
     plain = {field: unused for field, (_, unused) in UNUSED.items()}
+    if name in models() and (unknown := _unknown(name, options)):
+        raise UserError(f"{unknown[0]}: {name} has no such option{unknown[1]}")
     return create(ConfigDict({"name": name, "options": options, **plain}), num_classes, axis="")
 
 
@@ -97,11 +99,12 @@ def _grouped(given: dict[str, Any], arguments: Any) -> dict[str, Any]:
 def _check_fields(config: ConfigDict, arguments: Any) -> None:
     """Raises UserError for unknown fields and options, for options of a wrong type, and for fields without a use."""
     known = options(config.name)
+    if unknown := _unknown(config.name, config.options):
+        option, hint = unknown
+        kept = {name: given for name, given in config.options.items() if name in known}
+        leave = "" if hint.startswith("; did") else f'; leave it out: --config.model.options="{kept}"'
+        raise UserError(f"config.model.options.{option}: {config.name} has no such option{hint}{leave}")
     for option, value in config.options.items():
-        if option not in known:
-            kept = {name: given for name, given in config.options.items() if name in known}
-            meant = did_you_mean(option, known) or f'; leave it out: --config.model.options="{kept}"'
-            raise UserError(f"config.model.options.{option}: {config.name} has no such option{meant}")
         _check_type(f"config.model.options.{option}", value, known[option])
     for field in sorted(set(config) - {"name", "options", *UNUSED}):
         near = f"; an option of {config.name} is config.model.options.{field}" if field in known else ""
@@ -111,6 +114,15 @@ def _check_fields(config: ConfigDict, arguments: Any) -> None:
             raise UserError(f"config.model.{field}: {config.name} has no use for it; set it to {unused}")
     if config.sync_bn and config.frozen_bn:
         raise UserError("config.model.sync_bn: frozen batch norms have no use for it; set it to False")
+
+
+def _unknown(name: str, given: Iterable[str]) -> tuple[str, str] | None:
+    """The first of the `given` options that the architecture does not have, and what was meant or what it has."""
+    known = options(name)
+    for option in given:
+        if option not in known:
+            return option, did_you_mean(option, known) or f"; it has {', '.join(known) or 'none'}"
+    return None
 
 
 def _check_type(field: str, value: Any, default: Any) -> None:

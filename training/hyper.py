@@ -132,10 +132,14 @@ def schedule_values(config: ConfigDict, steps_per_epoch: float) -> ScheduleValue
     warmup = to_steps(schedule.warmup, steps_per_epoch, "schedule.warmup")
     hold = to_steps(schedule.hold, steps_per_epoch, "schedule.hold")
     if warmup > total:
-        raise UserError(f"config.schedule.warmup is {warmup} steps, longer than config.duration's {total}")
+        raise UserError(
+            f"config.schedule.warmup is {warmup} steps, longer than config.duration's {total}; shorten it, such as to "
+            f'"{total // 10}", or lengthen config.duration'
+        )
     if hold and warmup + hold > total:
         raise UserError(
-            f"config.schedule.hold is {hold} steps, with the warm-up's {warmup} more than config.duration's {total}"
+            f"config.schedule.hold is {hold} steps, with the warm-up's {warmup} more than config.duration's {total}; "
+            "shorten one of them, or lengthen config.duration"
         )
     boundaries = [to_steps(b, steps_per_epoch, "schedule.boundaries") for b in schedule.boundaries]
     peak, reference = config.optimizer.learning_rate, config.optimizer.reference_batch

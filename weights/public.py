@@ -162,8 +162,8 @@ def find(reference: str) -> Public | PublicDetector | PublicSegmenter:
         architecture = name.partition("/")[0] + "/"
         held = [each for each in known if each.startswith(architecture)] or list(known)
         raise UserError(
-            f"{reference}: torchvision has no such weights{did_you_mean(name, known)}; there are "
-            f"{', '.join(held[:4])}{' ...' if len(held) > 4 else ''}"
+            f"{reference}: torchvision has no such weights; there are {', '.join(held[:4])}"
+            f"{' ...' if len(held) > 4 else ''}{did_you_mean(name, known)}"
         )
     return known[name]
 

@@ -80,6 +80,11 @@ def has_split(data: ConfigDict, split: str) -> bool:
     return _own(split.partition("[")[0], available) in available
 
 
+def check_kind(spec: str) -> None:
+    """Raises UserError if `data.source` is of no kind that there is; does not look for the data."""
+    _format(spec)
+
+
 def classes(data: ConfigDict) -> Sequence[str]:
     """The names of the classes of `data.source`. Raises UserError if they are unknown without data that is missing."""
     module, argument = _format(data.source)

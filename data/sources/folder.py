@@ -61,8 +61,8 @@ def load(argument: str, split: str, data_dir: str) -> Folder:
         with skippable():
             if name not in classes:
                 raise UserError(
-                    f"{root / name}: no such class in {reference[0]}{did_you_mean(name, classes)}; "
-                    "rename or remove the folder"
+                    f"{root / name}: no such class in {reference[0]}; rename or remove the folder"
+                    f"{did_you_mean(name, classes)}"
                 )
     found, labels, others = [], [], []
     for label, name in enumerate(classes):
@@ -88,9 +88,9 @@ def root_folder(argument: str, kind: str = "folder") -> Path:
     try:
         root = Path(argument).expanduser().absolute()
         if not root.is_dir():
-            raise UserError(f"{root}: no such folder; see config.data.source")
+            raise UserError(f"{root}: no such folder; correct the path after {kind}:")
     except (OSError, RuntimeError) as error:  # a parent that may not be read; ~ of a user who does not exist
-        raise UserError(f"{argument}: {getattr(error, 'strerror', error)}; see config.data.source") from error
+        raise UserError(f"{argument}: {getattr(error, 'strerror', error)}; correct the path after {kind}:") from error
     return root
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 from PIL import Image
 
+from morphism.data.marks import Colour
 from morphism.data.records import Record, Source
 from morphism.data.windows import Size, Window
 from morphism.errors import check_choice
@@ -71,8 +72,10 @@ class Target(Protocol):
     def classes(self, truth: Any) -> list[int]:
         """The classes that a record counts for: its own, one per object, or those of its pixels."""
 
-    def draw(self, sample: Image.Image, truth: Any, scale: float, names: Sequence[str]) -> Image.Image:
-        """Draws the truth on `sample`, an image resized by `scale`."""
+    def draw(
+        self, sample: Image.Image, truth: Any, scale: float, names: Sequence[str], colours: Sequence[Colour]
+    ) -> Image.Image:
+        """Draws the truth on `sample`, an image resized by `scale`; each class has a name and a colour."""
 
 
 def names() -> list[str]:

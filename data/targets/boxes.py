@@ -100,10 +100,12 @@ def classes(truth: Annotations) -> list[int]:
     return truth.classes.tolist()
 
 
-def draw(sample: Image.Image, truth: Annotations, scale: float, names: Sequence[str]) -> Image.Image:
+def draw(
+    sample: Image.Image, truth: Annotations, scale: float, names: Sequence[str], colours: Sequence[marks.Colour]
+) -> Image.Image:
     pen = ImageDraw.Draw(sample)
     for box, label in zip((truth.boxes * scale).tolist(), truth.classes.tolist(), strict=True):
         x0, y0, x1, y1 = box
-        pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=marks.colour(label), width=2)
-        marks.write(pen, names[label], (x0, y0), sample.size, marks.colour(label))
+        pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colours[label], width=2)
+        marks.write(pen, names[label], (x0, y0), sample.size, colours[label])
     return sample

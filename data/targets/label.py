@@ -66,7 +66,9 @@ def classes(truth: int) -> list[int]:
     return [] if truth == UNKNOWN else [truth]
 
 
-def draw(sample: Image.Image, truth: int, scale: float, names: Sequence[str]) -> Image.Image:
+def draw(
+    sample: Image.Image, truth: int, scale: float, names: Sequence[str], colours: Sequence[marks.Colour]
+) -> Image.Image:
     for label in classes(truth):
         marks.write(ImageDraw.Draw(sample), names[label], (0, 0), sample.size, (0, 0, 0))
     return sample

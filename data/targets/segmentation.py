@@ -88,10 +88,17 @@ def classes(truth: Mask) -> list[int]:
     return [label for label in np.unique(truth).tolist() if label != IGNORE]
 
 
-def draw(sample: Image.Image, truth: Mask, scale: float, names: Sequence[str]) -> Image.Image:
-    colours = np.array([marks.colour(label) for label in range(IGNORE)] + [(0, 0, 0)], np.uint8)
-    mask = Image.fromarray(colours[truth]).resize(sample.size, Image.Resampling.NEAREST)
-    return Image.blend(sample, mask, 0.5)
+def draw(
+    sample: Image.Image, truth: Mask, scale: float, names: Sequence[str], colours: Sequence[marks.Colour]
+) -> Image.Image:
+    paint = np.zeros((IGNORE + 1, 3), np.uint8)  # what is ignored is darkened
+    paint[: min(IGNORE, len(colours))] = colours[:IGNORE]
+    opacity = np.full(IGNORE + 1, 128, np.uint8)
+    opacity[[label for label, name in enumerate(names[:IGNORE]) if name == marks.BACKGROUND]] = 0
+    mask, share = (
+        Image.fromarray(table[truth]).resize(sample.size, Image.Resampling.NEAREST) for table in (paint, opacity)
+    )
+    return Image.composite(mask, sample, share)
 
 
 def check_mask(name: str, decoded: tuple[int, ...], mask: Mask, classes: int) -> None:

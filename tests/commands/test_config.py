@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from morphism.commands.config import explained, table
+from morphism.commands.config import COMMAND, explained, main, table
 from morphism.errors import UserError
 from morphism.experiments import cifar10_resnet, quickstart
 from morphism.experiments.base import FIELDS
@@ -54,8 +54,32 @@ def test_a_field_of_an_experiment_is_explained_with_its_value():
     config = quickstart.get_config("detection")
     assert explained("data.max_boxes", config).startswith("* data.max_boxes = 8  (default 100)\n")
     assert explained("model.options.width") == explained("model.options")
-    with pytest.raises(UserError, match="^--explain data.crop: no such field"):
+    with pytest.raises(UserError, match="^--explain data.crop: a field of segmentation only; .* detection$"):
         explained("data.crop", config)
+
+
+def test_the_options_of_an_architecture_are_explained_with_its_defaults():
+    config = quickstart.get_config("segmentation")
+    assert "* model.options.width = 24  (default 64)" in explained("model.options", config).splitlines()
+    assert explained("model.options.width", config).splitlines()[0] == "* model.options.width = 24  (default 64)"
+    with pytest.raises(UserError, match="options.widht: unet has no such option; did you mean width"):
+        explained("model.options.widht", config)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.name=resnet19", "config.model.name is 'resnet19'"),
+        ("model.options.zz=1", "config.model.options.zz: "),
+        ("data.source=nope:x", "config.data.source is 'nope'"),
+    ],
+)
+def test_what_training_refuses_of_a_model_or_source_is_refused(monkeypatch, override, message):
+    argv = ["morphism config", "experiments/quickstart.py", f"--config.{override}"]
+    monkeypatch.setattr("sys.argv", argv)
+    COMMAND.parse(argv)
+    with pytest.raises(UserError, match=f"^{message}"):
+        main(argv[:1])
 
 
 def test_a_group_is_explained_field_by_field():

@@ -78,9 +78,25 @@ def test_class_weights_are_a_word_or_a_tuple(monkeypatch, text, value, apart):
 
 def test_patterns_are_given_as_a_tuple_or_one_by_one(monkeypatch):
     name = "--config.init_allow_missing"
-    for given in ([rf"{name}=(r'fc\..*', 'a|b')"], [rf"{name}=fc\..*", f"{name}=a|b"]):
+    for given in ([rf"{name}=(r'fc\..*', 'a|b')"], [rf"{name}=fc\..*", f"{name}=a|b"], [rf"{name}=fc\..*,a|b"]):
         config = parsed(monkeypatch, "--config", QUICKSTART, *given)
         assert config.init_allow_missing == (r"fc\..*", "a|b")
+
+
+def test_words_with_commas_are_a_tuple_but_a_comma_of_a_pattern_is_not_split(monkeypatch):
+    for given, value in (("10ep,20ep", ("10ep", "20ep")), ("10ep, 20ep", ("10ep", "20ep")), ("9k", ("9k",))):
+        config = parsed(monkeypatch, "--config", QUICKSTART, f"--config.schedule.boundaries={given}")
+        assert config.schedule.boundaries == value
+    config = parsed(monkeypatch, "--config", QUICKSTART, "--config.optimizer.freeze=('a{1,2}', 'b')")
+    assert config.optimizer.freeze == ("a{1,2}", "b")
+    with pytest.raises(flags.Error):
+        parsed(monkeypatch, "--config", QUICKSTART, "--config.optimizer.freeze=a{1,2}")
+
+
+def test_the_task_of_an_experiment_stays(monkeypatch):
+    parsed(monkeypatch, "--config", QUICKSTART, "--config.task=classification")
+    with pytest.raises(UserError, match="^config.task cannot be changed; choose an experiment of that task"):
+        parsed(monkeypatch, "--config", QUICKSTART, "--config.task=segmentation")
 
 
 @pytest.mark.parametrize(
@@ -201,3 +217,29 @@ def test_what_was_meant_is_found_whatever_the_case_or_the_codebase():
 
 def test_a_message_shows_what_a_terminal_would_obey():
     assert one_line("a\nb\x1b[31m \udc80.jpg\x00 Zürich 東京 😀") == r"a b\x1b[31m \udc80.jpg\x00 Zürich 東京 😀"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch_size=3"], "--batch_size is no flag; write --config.batch_size=..."),
+        (["--epochs=3"], "--epochs is no flag; write --config.duration=..."),
+        (["batch_size=3"], "unexpected argument 'batch_size=3'; write --config.batch_size=..."),
+        (["--threshold=a"], "--threshold is 'a'; it must be a number in the range [0.0, 1.0]"),
+        (["--draw=maybe"], "--draw is 'maybe'; it must be True or False"),
+    ],
+)
+def test_a_flag_that_is_unknown_or_has_no_valid_value_is_told_with_the_remedy(monkeypatch, arguments, message):
+    monkeypatch.setattr("sys.argv", ["morphism eval"])
+    command = cli.Command(config="flag")
+    command.number("threshold", 0.25, "", 0.0, 1.0)
+    command.boolean("draw", False, "")
+    try:
+        command.parse(["morphism eval", *arguments])
+    except flags.Error as error:
+        assert command.explained(error) == message
+    except UserError as error:
+        assert str(error) == message
+    else:
+        pytest.fail("nothing is refused")
+    assert "Flags:" not in cli.Command().help("morphism list", "Lists.")

@@ -83,5 +83,5 @@ def test_an_image_without_a_class_is_named(tmp_path, name, message):
 def test_a_folder_that_is_not_there_or_empty_is_named(tmp_path):
     with pytest.raises(UserError, match="no images below this folder"):
         source(tmp_path)
-    with pytest.raises(UserError, match="/nowhere: no such folder; see config.data.source"):
+    with pytest.raises(UserError, match="/nowhere: no such folder; correct the path after imagenet:"):
         source("/nowhere")

@@ -163,7 +163,7 @@ def test_a_spoilt_folder_is_named(folder, spoil, message):
         ("embedded", "test", "embedded has no split 'test', it has train, val"),
         ("folder:", "train", "without a path"),
         ("folder:/no/such/place", "train", "/no/such/place: no such folder"),
-        ("folder:~no_such_user/x", "train", "~no_such_user/x: .*; see config.data.source"),
+        ("folder:~no_such_user/x", "train", "~no_such_user/x: .*; correct the path after folder:"),
         ("folder:/dev/null", "train", "/dev/null: no such folder"),
         ("tfds:", "train", "without a name"),
         ("tfds:fashion_mnits", "train", "knows no such dataset; did you mean fashion_mnist"),

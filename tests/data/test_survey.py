@@ -91,7 +91,7 @@ def test_what_a_split_lacks_as_a_whole_is_reported_and_what_validation_has_beyon
     write_coco(tmp_path, other, "val")
     assert refusals(tmp_path, "train") == refusals(tmp_path, "train[:2]") == []
     assert "max_boxes=1, up to 2" in refusals(tmp_path, "train", max_boxes=1)[0]
-    assert "its cart is none of the classes trained on (car, toothbrush)" in refusals(tmp_path, "val", max_boxes=1)[0]
+    assert "cart is not among the classes trained on (car, toothbrush)" in refusals(tmp_path, "val", max_boxes=1)[0]
     crowds = coco()
     for each in crowds["annotations"]:
         each["iscrowd"] = 1
@@ -140,8 +140,31 @@ def test_the_colours_of_masks_are_named_below_them(tmp_path):
     survey.draw(open_source("scene_masks:3x32"), tmp_path / "out.png")
     drawn = np.asarray(Image.open(tmp_path / "out.png"))
     assert drawn.shape == (320 + 20, 1600, 3)
-    for label in range(6):
-        assert (drawn[320:, 160 * label : 160 * (label + 1)] == marks.colour(label)).all(-1).sum() > 100
+    colours = marks.colours([open_source("scene_masks:3x32").classes])
+    for index, colour in enumerate(list(colours.values())[:5]):
+        assert (drawn[320:, 160 * index : 160 * (index + 1)] == colour).all(-1).sum() > 100
+
+
+def test_a_class_has_one_colour_in_boxes_and_masks_and_the_background_none():
+    source = open_source("scenes:3x32")
+    boxes, masks = source.targets["boxes"], source.targets["segmentation"]
+    colours = marks.colours([boxes, masks])
+    assert len({colours[name] for name in boxes}) == len(boxes) and set(masks) == {*boxes, "background"}
+    sample = Image.new("RGB", (2, 2), (200, 200, 200))
+    truth = np.array([[0, 1], [2, 255]], np.uint8)
+    draw = survey.targets.get("segmentation").draw
+    drawn = np.asarray(draw(sample, truth, 1.0, masks, [colours[name] for name in masks]))
+    assert drawn[0, 0].tolist() == [200, 200, 200] and drawn[1, 1].max() < 120
+    for place, name in (((0, 1), masks[1]), ((1, 0), masks[2])):
+        assert np.abs(drawn[place] * 2.0 - 200 - colours[name]).max() < 6
+
+
+def test_a_validation_split_that_training_could_not_open_is_refused(folder):
+    config = get_base()
+    config.data.val_split = "nope"
+    refused = examine(f"folder:{folder}", "", "train", config)[2]["refused"]
+    assert len(refused) == 1 and "has no split 'nope'" in refused[0]
+    assert examine(f"folder:{folder}", "", "train", None)[2]["refused"] == []
 
 
 def spoilt_coco(root):

@@ -1,3 +1,5 @@
+import inspect
+
 import jax
 import numpy as np
 import pytest
@@ -123,3 +125,13 @@ def test_a_second_call_of_predict_traces_nothing(config, monkeypatch, model_and_
 def test_ten_crops_of_what_is_no_larger_than_the_input_are_an_error(config):
     with pytest.raises(UserError, match="--views ten_crop: .*config.data.resize_size=8"):
         tasks.get("classification").prepared(config, "ten_crop")
+
+
+def test_an_opened_run_is_short_to_print_and_tells_what_is_no_image(config, model_and_variables, tmp_path):
+    model, variables = model_and_variables
+    run = Run(config, tasks.of(config), ("a", "b"), "step 1 of runs/x", {}, model, variables)
+    assert repr(run) == f"<Run: {config.model.name}, classification, 2 classes, step 1 of runs/x>"
+    for wrong, message in ((5, "an image is 5; give"), (None, "an image is None; give"), (tmp_path, "is a folder")):
+        for given in (wrong, [wrong]):
+            with pytest.raises(UserError, match=message):
+                inspect.unwrap(Run.predict)(run, given)  # without the checks of annotations in these tests

@@ -236,3 +236,8 @@ def test_box_losses_are_options_normalised_alike(kind, loss):
 def test_each_version_of_retinanet_has_torchvisions_box_loss():
     found = {version: RetinaNet(version=version)._versions_box_loss() for version in (1, 2)}
     assert found == {1: "l1", 2: "giou"}
+
+
+def test_an_unknown_option_in_python_is_told_with_the_options_that_there_are():
+    with pytest.raises(UserError, match="^zzz: unet has no such option; it has .*width.*[^}]$"):
+        models.build("unet", zzz=1)
