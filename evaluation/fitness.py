@@ -1,6 +1,6 @@
 """Checks, from shapes alone, that a model fits its task and the sizes of its images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +17,9 @@ from morphism.runtime.mesh import HOST_ONLY
 from morphism.tasks import Task
 
 
-def check_model(model: nn.Module, task: Task, config: ConfigDict, classes: int, variables: dict[str, Any]) -> None:
+def check_model(
+    model: nn.Module, task: Task, config: ConfigDict, classes: int | Mapping[str, int], variables: dict[str, Any]
+) -> None:
     """Checks the shapes of a model's outputs, and that it has the batch norms that the config sets.
 
     Args:

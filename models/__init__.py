@@ -87,8 +87,8 @@ def _group(default: Any) -> dict[str, Any]:
 
 
 def _grouped(given: dict[str, Any], arguments: Any) -> dict[str, Any]:
-    """Options as arguments: those that are fields of an argument's dataclass go there."""
-    result = dict(given)
+    """Options as arguments, lists as tuples: those that are fields of an argument's dataclass go there."""
+    result = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     for argument, parameter in arguments.items():
         inside = {name: result.pop(name) for name in _group(parameter.default).keys() & result.keys()}
         if inside:

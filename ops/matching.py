@@ -36,7 +36,9 @@ def match(
     return matches
 
 
-def match_ssd(iou: Float[Array, "slots n"], valid: Bool[Array, "slots"], threshold: float) -> Int[Array, "n"]:
+def match_ssd(
+    iou: Float[Array, "slots n"], valid: Bool[Array, "slots"], threshold: float | Float[Array, ""]
+) -> Int[Array, "n"]:
     """Matches each anchor with the box of highest IoU, if that is at least `threshold`, and each box with one anchor.
 
     A box forces its best anchor, of equally good ones the first. If several boxes force the same anchor, the last one

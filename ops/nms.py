@@ -12,7 +12,7 @@ BLOCK = 256  # boxes that are resolved together; benchmarks/nms.py
 def nms(
     boxes: Float[Array, "n 4"],
     scores: Float[Array, "n"],
-    iou_threshold: float,
+    iou_threshold: float | Float[Array, ""],
     max_outputs: int,
     classes: Int[Array, "n"] | None = None,
     valid: Bool[Array, "n"] | None = None,

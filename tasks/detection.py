@@ -3,7 +3,7 @@
 A detector (models/ssd.py, faster_rcnn.py, yolox.py, ...) interprets its own outputs: models/detection.py, Detector.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -65,7 +65,7 @@ class Detection:
     def check_classes(self, source: str, classes: Sequence[str]) -> None:
         check_count(self, 1, source, classes)
 
-    def resolve(self, config: ConfigDict, source: Source) -> ConfigDict:
+    def resolve(self, config: ConfigDict, source: Sized) -> ConfigDict:
         """Adds augment.closing_from: the first draw of a record without mosaic, or -1."""
         epoch = len(source) / config.batch_size  # in steps
         lengths = {"duration": config.duration, "augment.closing": config.augment.closing}

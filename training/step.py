@@ -3,7 +3,7 @@
 It is written for one device and its share of the batch; jit(shard_map) maps it over the mesh.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,7 +31,9 @@ Scalars = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch, HyperParameters], tuple[TrainState, Scalars]]
 
 
-def make_train_step(*, model: nn.Module, task: Task, config: ConfigDict, classes: int, mesh: Mesh) -> TrainStep:
+def make_train_step(
+    *, model: nn.Module, task: Task, config: ConfigDict, classes: int | Mapping[str, int], mesh: Mesh
+) -> TrainStep:
     """(state, batch, hyper) -> (state, scalars): the loss, the task's own scalars and the gradient's norm.
 
     The state is donated. Gradients are means over micro-batches and devices; so are the running statistics, which are
@@ -55,7 +57,7 @@ class _Step:
     model: nn.Module
     task: Task
     config: ConfigDict
-    classes: int
+    classes: int | Mapping[str, int]
 
     def __call__(self, state: TrainState, batch: Batch, hyper: HyperParameters) -> tuple[TrainState, Scalars]:
         # The same key in every step: an example's augmentation depends only on its record and draw.

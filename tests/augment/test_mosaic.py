@@ -236,7 +236,7 @@ def test_closing_begins_with_the_epochs_first_draw():
     config = config_of(hsv=(0.0, 0.0, 0.0), flip_probability=0.0)
     assert config.augment.closing_from == 35
     assert config_of(closing="0").augment.closing_from == -1
-    batch = batch_of([34, 35, 0, 39])
+    batch = jax.tree.map(jnp.asarray, batch_of([34, 35, 0, 39]))
     made = jax.jit(lambda batch: detection.augment(jax.random.key(0), batch, config.augment, 30))(batch)
     plain = detection.normalise(batch, config.augment)
     np.testing.assert_array_equal(made["closed"], [False, True, False, True])
@@ -264,7 +264,8 @@ def test_with_repeats_closing_follows_from_the_draws_that_an_epoch_makes(repeats
 
 def test_nothing_is_closed_unless_the_config_says_so():
     config = config_of(mosaic=0.0, mixup=0.0, closing="0", hsv=(0.0, 0.0, 0.0)).augment
-    made = detection.augment(jax.random.key(0), batch_of([0, 1, 2, 10**6]), config, 30)
+    batch = jax.tree.map(jnp.asarray, batch_of([0, 1, 2, 10**6]))
+    made = detection.augment(jax.random.key(0), batch, config, 30)
     assert not made["closed"].any() and "left_out" not in made
 
 

@@ -261,9 +261,8 @@ def test_ids_of_any_size_and_kind_reach_the_results_file(tmp_path, ids):
         "scores": np.ones((3, 1)),
         "classes": np.array([[0], [1], [0]]),
     }
-    truth = {"boxes": np.zeros((3, 0, 4))} | dict.fromkeys(("area", "crowd", "difficult"), np.zeros((3, 0)))
-    truth = {f"true_{name}": value for name, value in truth.items()} | {"true_classes": np.zeros((3, 0))}
-    gathered = detections.update_metrics(detections.init_metrics(), found | truth)
+    nothing = source.annotations(0)[np.zeros(len(source.annotations(0)), bool)]
+    gathered = detections.update_metrics(detections.init_metrics(), found, [nothing] * 3)
     results = json.loads(json.dumps(coco_ap.results(gathered, source.category_ids, source.image_ids)))
     assert [each["image_id"] for each in results] == list(ids)
     assert [each["category_id"] for each in results] == [2**70, "car", 2**70]

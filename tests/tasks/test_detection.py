@@ -29,7 +29,7 @@ def perfect(source, ids, scale):
         "classes": np.full((len(ids), slots), -1, np.int32),
     }
     for row, index in enumerate(ids):
-        truth = source.annotations(index)
+        truth = source.annotations(int(index))
         found["boxes"][row, : len(truth)] = truth.boxes * np.tile(scale[::-1], 2)
         found["scores"][row, : len(truth)] = 0.9
         found["classes"][row, : len(truth)] = truth.classes

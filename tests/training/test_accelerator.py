@@ -268,8 +268,8 @@ def test_one_module_asks_which_device_it_is():
     root = Path(__file__).parents[2]
     asking = [
         str(path.relative_to(root))
-        for folder in ("augment", "evaluation", "models", "ops", "tasks", "training", "weights", "data")
+        for folder in ("augment", "evaluation", "models", "ops", "tasks", "runtime", "training", "weights", "data")
         for path in sorted((root / folder).rglob("*.py"))
         if re.search(r"jax\.default_backend|\]\.platform", path.read_text())
     ]
-    assert asking == ["ops/platform.py", "training/manifest.py"]  # which records what it says
+    assert asking == ["ops/platform.py", "runtime/manifest.py"]  # which records what it says

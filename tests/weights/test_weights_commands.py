@@ -116,7 +116,7 @@ def test_what_a_command_lacks_is_named(arguments, message):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((1, 8, 8, 3)), r"images are float64 \[1, 8, 8, 3\]; float32"),
+        (np.zeros((1, 8, 8, 3)), r"images are float64 \[1, 8, 8, 3\]; give float32"),
         (np.zeros((8, 8, 3), np.float32), r"images are float32 \[8, 8, 3\]; give float32 \[B,H,W,3\]"),
     ],
 )
