@@ -4,7 +4,6 @@ What makes it fail there fails in tracing: every architecture, augmentation, los
 where the two forms differ both are run and compared. ops/platform.py decides which form is taken.
 """
 
-import inspect
 import re
 from functools import partial
 from pathlib import Path
@@ -99,10 +98,10 @@ def shallow(name):
     """The options that make an architecture as small as its kind can be."""
     constructor = partial(models.models()[name])
     found = {}
-    for field, parameter in inspect.signature(constructor).parameters.items():
+    for field, default in models.options(name).items():
         value = SHALLOW.get(field)
         value = value.get(constructor.func.__name__) if isinstance(value, dict) else value
-        if value is not None and not (field == "groups" and parameter.default == 1):
+        if value is not None and not (field == "groups" and default == 1):
             found[field] = value
     return found
 
