@@ -1,6 +1,6 @@
 """The compiled programs of a training. Another one that differs only in hyper-parameters runs the same programs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -42,7 +42,7 @@ class Programs:
     eval_step: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 
-def programs(config: ConfigDict, classes: int | Mapping[str, int], mesh: Mesh) -> Programs:
+def programs(config: ConfigDict, classes: int, mesh: Mesh) -> Programs:
     """The programs of `config`, as its task resolves it; configs with the same `static` part share them."""
     return _programs(static(config), classes, mesh)
 
@@ -55,7 +55,7 @@ def static(config: ConfigDict) -> FrozenConfigDict:
 
 
 @lru_cache(maxsize=KEPT)
-def _programs(config: FrozenConfigDict, classes: int | Mapping[str, int], mesh: Mesh) -> Programs:
+def _programs(config: FrozenConfigDict, classes: int, mesh: Mesh) -> Programs:
     task = tasks.of(config)
     model = models.create(config.model, classes, AXIS)
 
