@@ -4,7 +4,8 @@ Run lengths count pixels column by column, alternately outside and inside the ob
 Source: pycocotools, common/maskApi.c.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,34 @@ class Outline(NamedTuple):
 
     counts: bytes | None
     dropped: int = 0
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """The outlines of objects, one after another in one array: small in memory, and quick to send to a worker process.
+
+    counts: compressed run lengths of all objects. The outline of object i is counts[ends[i]:ends[i + 1]]; it is empty
+      for an object whose outline is unknown.
+    """
+
+    ends: Int[np.ndarray, "ends"]  # 0, then where each outline ends
+    counts: bytes
+
+    @classmethod
+    def of(cls, each: Iterable[bytes | None]) -> "Outlines":
+        """The outlines in `each`; None is unknown."""
+        known = [counts or b"" for counts in each]
+        return cls(np.cumsum([0, *map(len, known)], dtype=np.int64), b"".join(known))
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.counts[self.ends[index] : self.ends[index + 1]]
+
+    def take(self, rows: Int[np.ndarray, "n"]) -> "Outlines":
+        """The outlines of these objects, in this order."""
+        return Outlines.of(self[row] for row in rows.tolist())
 
 
 def read(segmentation: Any, size: Sequence[int]) -> Outline:

@@ -1,7 +1,7 @@
 """Sources and their records: random access to images and their truth.
 
 The `targets` of a source say which truths its records have, and with which classes; what else it offers follows from
-them: `Labelled`, `Boxed` and `Masked`. The following are optional, and looked for where they are used:
+them: `Labelled`, `Boxed`, `Outlined` and `Masked`. The following are optional, and looked for where they are used:
 
     files         paths below the root as bytes: what records are called (`names`)
     sizes         height and width of each image; needed by targets with positions in the image
@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from morphism.data.annotations import Annotations
+from morphism.data.outlines import Outlines
 from morphism.errors import UserError
 
 
@@ -31,6 +32,7 @@ class Record(TypedDict):
     name: str  # of the record, for errors
     label: NotRequired[int]
     annotations: NotRequired[Annotations]
+    masks: NotRequired[Outlines]  # of the objects in `annotations`, row by row
     segmentation: NotRequired[UInt8[np.ndarray, "h w"]]  # the class of each pixel, or IGNORE
 
 
@@ -90,6 +92,14 @@ class Boxed(Sized, Protocol):
 
     def annotations(self, index: int) -> Annotations:
         """The annotations of a record, without reading its image."""
+
+
+@runtime_checkable
+class Outlined(Boxed, Protocol):
+    """Records have `masks` as well as `annotations`."""
+
+    def masks(self, index: int) -> Outlines:
+        """The outlines of a record's objects, in the order of its annotations, without reading its image."""
 
 
 @runtime_checkable

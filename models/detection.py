@@ -5,6 +5,8 @@ A batch's targets, for a detector's loss:
     boxes [B, N, 4]      x0, y0, x1, y1 in pixels of the network's input
     classes int32 [B, N] 0..K-1, -1 for an unused slot
     crowd bool [B, N]    boxes around many objects, which are not trained on
+    masks uint8 [B, N, M, M]  1 within each object, 0 outside, IGNORE where unknown, in the frame of its box (frames.py);
+                         only for detectors with a mask head
     valid bool [B]       False for rows of padding
     size int32 [B, 2]    height and width of the image on its canvas, which two-stage detectors read
 
@@ -35,7 +37,8 @@ CODE_WEIGHTS = (10, 10, 5, 5)  # of the box deltas in SSD and in the second stag
 Targets = dict[str, Array | np.ndarray]
 
 # Best first: boxes [B, D, 4] within each image, scores [B, D] in 0..1, classes int32 [B, D] in 0..K-1, and valid bool
-# [B, D], False for unused slots, whose boxes and scores are 0 and whose class is -1.
+# [B, D], False for unused slots, whose boxes and scores are 0 and whose class is -1. A detector with a mask head adds
+# masks [B, D, S, S]: the probability of each of S x S equal parts of the box to belong to the object.
 Detections = dict[str, Array]
 
 

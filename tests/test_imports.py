@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = (
-    ("errors", "experiments", "labels"),
+    ("errors", "experiments", "frames", "labels"),
     ("lengths",),
     ("ops",),
     ("augment",),
