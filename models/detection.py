@@ -5,8 +5,8 @@ A batch's targets, for a detector's loss:
     boxes [B, N, 4]      x0, y0, x1, y1 in pixels of the network's input
     classes int32 [B, N] 0..K-1, -1 for an unused slot
     crowd bool [B, N]    boxes around many objects, which are not trained on
-    masks uint8 [B, N, M, M]  1 within each object, 0 outside, IGNORE where unknown, in the frame of its box (frames.py);
-                         only for detectors with a mask head
+    masks uint8 [B, N, M, M]  1 within each object, 0 outside, IGNORE where unknown, in the frame of its box
+                         (frames.py); only for detectors with a mask head
     valid bool [B]       False for rows of padding
     size int32 [B, 2]    height and width of the image on its canvas, which two-stage detectors read
 
