@@ -51,7 +51,7 @@ def by_sets(found, true):
 
 @st.composite
 def pairs(draw):
-    """A found and a true map of blocks, much alike, with void, segments without pixels, and at most a crowd per class."""
+    """A found and a true map of blocks, much alike, with void, empty segments, and at most one crowd per class."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     height, width = draw(st.integers(1, 12)), draw(st.integers(1, 12))
     block = draw(st.integers(1, 5))
