@@ -202,7 +202,7 @@ DETECTION = dict(
 INSTANCES = dict(
     task="instances",
     best="mask_ap",
-    data=dict(targets=("boxes", "masks")),
+    data=dict(targets=("boxes", "masks"), mask_size=MASK_SIZE),
 )
 SEGMENTATION = dict(
     task="segmentation",
