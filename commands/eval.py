@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     table = run.task.table(summary)
     width = max(19, *map(len, table))
     for name, value in table.items():
-        print(f"  {name:<{width}} {value:.4f}")
+        print(f"  {name:<{width}} {value:,}" if isinstance(value, int) else f"  {name:<{width}} {value:.4f}")
     if COMMAND.workdir.value or _OUTPUT.value:
         _write(run, source, split, metrics, summary, kept)
 
@@ -91,7 +91,7 @@ def _load(run: "Run", split: str) -> "Source":
         difference = data_changed(folder(COMMAND.workdir.value), split, fingerprint(found))
         if difference:
             print(f"data: {where} has changed since the run was last started: {difference}")
-    return sources.with_classes(found, run.classes, where)
+    return run.task.with_classes(found, run.classes, where)
 
 
 def _keeping(batches: Iterator[Predictions], drawn: np.ndarray, kept: list[Predictions]) -> Iterator[Predictions]:

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from etils import epath
@@ -71,7 +72,7 @@ def write_bytes(path: AnyPath, content: bytes, remedy: str = REMEDY) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
 
 
-def read_json(path: AnyPath, kind: type) -> Any:
+def read_json(path: AnyPath, kind: type | UnionType) -> Any:
     """The value in a JSON file. Raises UserError if there is no such file, or if the value is not a `kind`."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -82,5 +83,5 @@ def read_json(path: AnyPath, kind: type) -> Any:
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); restore it, or start in another --workdir") from error
     if not isinstance(value, kind):
-        raise UserError(f"{path}: holds a {type(value).__name__}, not a {kind.__name__}; restore it")
+        raise UserError(f"{path}: holds a {type(value).__name__}, not a {getattr(kind, '__name__', kind)}; restore it")
     return value

@@ -14,6 +14,7 @@ from morphism import models, tasks
 from morphism.evaluation.step import make_eval_step
 from morphism.runtime.mesh import AXIS, compiler_options, replicated
 from morphism.tasks import Task
+from morphism.tasks.task import Counts
 from morphism.training.hyper import HyperParameters
 from morphism.training.state import TrainState, init_state, restarted
 from morphism.training.step import TrainStep, make_train_step, optimizer_of
@@ -42,7 +43,7 @@ class Programs:
     eval_step: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 
-def programs(config: ConfigDict, classes: int, mesh: Mesh) -> Programs:
+def programs(config: ConfigDict, classes: Counts, mesh: Mesh) -> Programs:
     """The programs of `config`, as its task resolves it; configs with the same `static` part share them."""
     return _programs(static(config), classes, mesh)
 
@@ -55,7 +56,7 @@ def static(config: ConfigDict) -> FrozenConfigDict:
 
 
 @lru_cache(maxsize=KEPT)
-def _programs(config: FrozenConfigDict, classes: int, mesh: Mesh) -> Programs:
+def _programs(config: FrozenConfigDict, classes: Counts, mesh: Mesh) -> Programs:
     task = tasks.of(config)
     model = models.create(config.model, classes, AXIS)
 

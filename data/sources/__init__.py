@@ -16,8 +16,8 @@ import importlib
 import os
 import pkgutil
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
@@ -90,6 +90,21 @@ def classes(data: ConfigDict) -> Sequence[str]:
     module, argument = _format(data.source)
     known = getattr(module, "classes", None)
     return known(argument, data.data_dir) if known else load(data, data.train_split).classes
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of `data.source`, read only when they are asked for: those of its main target, and of each target."""
+
+    data: ConfigDict
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return classes(self.data)
+
+    @property
+    def targets(self) -> Mapping[str, Sequence[str]]:
+        return load(self.data, self.data.train_split).targets
 
 
 def held_out(names: Sequence[bytes], fraction: float, seed: int) -> np.ndarray:
