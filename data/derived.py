@@ -14,7 +14,7 @@ from morphism.data.records import Record, Source
 from morphism.errors import UserError, did_you_mean
 
 
-def _passed_on(name: str) -> property:
+def passed_on(name: str) -> property:
     return property(lambda view: getattr(view.source, name))
 
 
@@ -31,11 +31,11 @@ class View:
 
     source: Source
 
-    targets = _passed_on("targets")
-    oddities = _passed_on("oddities")
-    by_id = _passed_on("by_id")
-    version = _passed_on("version")
-    legend = _passed_on("legend")
+    targets = passed_on("targets")
+    oddities = passed_on("oddities")
+    by_id = passed_on("by_id")
+    version = passed_on("version")
+    legend = passed_on("legend")
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Subset(View):
     indices: np.ndarray
     note: str = ""
 
-    classes = _passed_on("classes")
-    category_ids = _passed_on("category_ids")
+    classes = passed_on("classes")
+    category_ids = passed_on("category_ids")
     image_ids = _selected("image_ids")
     files = _selected("files")
     mask_stamps = _selected("mask_stamps")
@@ -90,10 +90,10 @@ class Mapped(View):
     classes: Sequence[str]
     table: Int[np.ndarray, "own"]
 
-    sizes = _passed_on("sizes")
-    image_ids = _passed_on("image_ids")
-    files = _passed_on("files")
-    box_counts = _passed_on("box_counts")
+    sizes = passed_on("sizes")
+    image_ids = passed_on("image_ids")
+    files = passed_on("files")
+    box_counts = passed_on("box_counts")
 
     @property
     def targets(self) -> Mapping[str, Sequence[str]]:

@@ -74,6 +74,12 @@ def splits(data: ConfigDict) -> Sequence[str]:
     return module.splits(argument, data.data_dir)
 
 
+def within(spec: str, data_dir: str, masks: bool = False) -> ConfigDict:
+    """The fields of config.data for `load` of a source within another one. masks: whether to read masks of objects."""
+    targets = ("masks",) if masks else ()
+    return ConfigDict({"source": spec, "data_dir": data_dir, "val_fraction": 0.0, "split_seed": 0, "targets": targets})
+
+
 def has_split(data: ConfigDict, split: str) -> bool:
     """Whether `data.source` itself has `split`, which may be a slice, so that it need not be cut from train."""
     available = splits(data)
