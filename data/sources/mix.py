@@ -109,8 +109,8 @@ def _open(entry: Entry, name: str, part: str, data_dir: str, masks: bool, where:
     if not sources.has_split(data, own):
         held = ", ".join(sources.splits(data))
         raise UserError(
-            f"{where}: {entry.source} has no split {own!r}, it has {held}; state another as {name}_split in the file of "
-            f'the mix, or {name}_split: "" to leave this source out'
+            f"{where}: {entry.source} has no split {own!r}, it has {held}; state another as {name}_split in the mix's "
+            f'file, or {name}_split: "" to leave this source out'
         )
     if part and "[" in own:
         raise UserError(
@@ -178,7 +178,7 @@ def _odd(entry: Entry, part: Renamed, own: Names) -> list[str]:
             lines.append(f"odd classes of {entry.source}: {_left_out(target, lost, part)}")
         if lacking and target != "label":
             lines.append(
-                f"odd classes of {entry.source}: its {target} have no {_few(lacking)}; if its images show any, they are "
+                f"odd classes of {entry.source}: its {target} have no {_few(lacking)}; what its images show of these is "
                 "learned as something else"
             )
     return lines
@@ -246,7 +246,7 @@ def _entry(given: Any, where: str) -> Entry:
         raise UserError(f"{where}: a mix within a mix; list its sources here, each with its weight")
     classes = given.get("classes") or {}
     if not isinstance(classes, dict) or not all(
-        isinstance(each, str | None) for pair in classes.items() for each in pair
+        isinstance(own, str) and isinstance(name, str | None) for own, name in classes.items()
     ):
         raise UserError(f"{where}: classes must map own names to common ones: {{person: pedestrian}}; mend it")
     stated = {split: given[f"{split}_split"] or "" for split in SPLITS if f"{split}_split" in given}
