@@ -37,6 +37,7 @@ class View:
     by_id = passed_on("by_id")
     version = passed_on("version")
     legend = passed_on("legend")
+    weights = passed_on("weights")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Subset(View):
     files = _selected("files")
     mask_stamps = _selected("mask_stamps")
     box_counts = _selected("box_counts")
+    part_of = _selected("part_of")
 
     @property
     def oddities(self) -> str:
@@ -101,6 +103,7 @@ class Mapped(View):
     image_ids = passed_on("image_ids")
     files = passed_on("files")
     box_counts = passed_on("box_counts")
+    part_of = passed_on("part_of")
 
     @property
     def targets(self) -> Mapping[str, Sequence[str]]:

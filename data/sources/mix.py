@@ -178,7 +178,7 @@ def _odd(entry: Entry, part: Renamed, own: Names) -> list[str]:
             lines.append(f"odd classes of {entry.source}: {_left_out(target, lost, part)}")
         if lacking and target != "label":
             lines.append(
-                f"odd classes of {entry.source}: its {target} have no {_few(lacking)}; what its images show of these is "
+                f"odd classes of {entry.source}: its {target} have no {_few(lacking)}; what images show of these is "
                 "learned as something else"
             )
     return lines
