@@ -6,15 +6,16 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
 from morphism.data import targets
 from morphism.data.annotations import Annotations, Store
+from morphism.data.outlines import Outlines
 from morphism.data.records import Record, Source, first_target
 from morphism.errors import UserError, did_you_mean
 
 
-def _passed_on(name: str) -> property:
+def passed_on(name: str) -> property:
     return property(lambda view: getattr(view.source, name))
 
 
@@ -31,11 +32,12 @@ class View:
 
     source: Source
 
-    targets = _passed_on("targets")
-    oddities = _passed_on("oddities")
-    by_id = _passed_on("by_id")
-    version = _passed_on("version")
-    legend = _passed_on("legend")
+    targets = passed_on("targets")
+    oddities = passed_on("oddities")
+    by_id = passed_on("by_id")
+    version = passed_on("version")
+    legend = passed_on("legend")
+    weights = passed_on("weights")
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,13 @@ class Subset(View):
     indices: np.ndarray
     note: str = ""
 
-    classes = _passed_on("classes")
-    category_ids = _passed_on("category_ids")
+    classes = passed_on("classes")
+    category_ids = passed_on("category_ids")
     image_ids = _selected("image_ids")
     files = _selected("files")
     mask_stamps = _selected("mask_stamps")
     box_counts = _selected("box_counts")
+    part_of = _selected("part_of")
 
     @property
     def oddities(self) -> str:
@@ -71,6 +74,12 @@ class Subset(View):
     def annotations(self, index: int) -> Annotations:
         return self.source.annotations(int(self.indices[index]))
 
+    def masks(self, index: int) -> Outlines:
+        return self.source.masks(int(self.indices[index]))
+
+    def segmentation(self, index: int) -> UInt8[np.ndarray, "h w"]:
+        return self.source.segmentation(int(self.indices[index]))
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -88,10 +97,11 @@ class Mapped(View):
     names: Mapping[str, Sequence[str]]
     tables: Mapping[str, Int[np.ndarray, "_"]]
 
-    sizes = _passed_on("sizes")
-    image_ids = _passed_on("image_ids")
-    files = _passed_on("files")
-    box_counts = _passed_on("box_counts")
+    sizes = passed_on("sizes")
+    image_ids = passed_on("image_ids")
+    files = passed_on("files")
+    box_counts = passed_on("box_counts")
+    part_of = passed_on("part_of")
 
     @property
     def targets(self) -> Mapping[str, Sequence[str]]:
@@ -122,6 +132,12 @@ class Mapped(View):
 
     def annotations(self, index: int) -> Annotations:
         return self._mapped("boxes", self.source.annotations(index))
+
+    def masks(self, index: int) -> Outlines:
+        return self.source.masks(index)
+
+    def segmentation(self, index: int) -> UInt8[np.ndarray, "h w"]:
+        return self._mapped("segmentation", self.source.segmentation(index))
 
     def __len__(self) -> int:
         return len(self.source)

@@ -43,6 +43,8 @@ from morphism.experiments.fields import (
     optional,
 )
 
+MASK_SIZE = Field(112, at_least(1), "Training: a mask of each object has this many cells per side (frames.py).")
+
 
 def get_base(task: str = "classification", parts: Mapping[str, str] | None = None) -> ConfigDict:
     """The configuration of a task in which every field has its default.
