@@ -83,7 +83,8 @@ def refusals(source: Source, config: ConfigDict, split: str) -> list[str]:
     checks = [lambda: check_split(source, config, split, training=training)]
     if not training and trained in sources.splits(config.data):
         train = sources.load(config.data, config.data.train_split)
-        checks.append(lambda: sources.with_classes(source, train.classes, f"{config.data.source} {split}"))
+        classes = {target: train.targets[target] for target in config.data.targets if target in train.targets}
+        checks.append(lambda: sources.with_classes(source, classes, f"{config.data.source} {split}"))
     found = []
     for check in checks:
         try:

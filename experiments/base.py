@@ -4,6 +4,8 @@
 values. The ranges are those of fields.py; with an integer bound, as in at_least(1), only integers are accepted.
 """
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
 from morphism.experiments.fields import (
@@ -26,12 +28,14 @@ from morphism.experiments.fields import (
     TEXT,
     TEXTS,
     Field,
+    Fields,
     above,
     at_least,
     at_most,
     below,
     between,
     defaults,
+    flat,
     interval,
     merged,
     numbers_or,
@@ -42,13 +46,60 @@ from morphism.experiments.fields import (
 MASK_SIZE = Field(112, at_least(1), "Training: a mask of each object has this many cells per side (frames.py).")
 
 
-def get_base(task: str = "classification") -> ConfigDict:
-    """The configuration of a task in which every field has its default."""
-    return defaults(FIELDS[task]).lock()
+def get_base(task: str = "classification", parts: Mapping[str, str] | None = None) -> ConfigDict:
+    """The configuration of a task in which every field has its default.
+
+    For "multitask", `parts` are the tasks that are learned together, by names for them: {"objects": "detection",
+    "ground": "segmentation"}. The part that comes first leads (tasks/composed.py), and its best metric is config.best.
+    """
+    config = defaults(FIELDS[task])
+    for part, each in (parts or {}).items():
+        config.parts[part] = defaults(part_fields(each))
+        config.parts[part].task = each
+        config.model.heads[part] = ConfigDict({"name": HEADS[each], "options": ConfigDict({}, convert_dict=False)})
+    if parts:
+        targets = [target for each in parts.values() for target in FIELDS[each]["data"]["targets"].default]
+        config.data.targets = tuple(dict.fromkeys(targets))
+        first, of = next(iter(parts.items()))
+        config.best = f"{first}/{FIELDS[of]['best'].default}"
+    return config.lock()
+
+
+def part_fields(task: str) -> Fields:
+    """The fields of a part of a multitask configuration, config.parts.<part>: those of its task that are its own."""
+    return PART | {group: each for group, each in FIELDS[task].items() if group not in COMMON}
+
+
+def declared(config: ConfigDict) -> dict[str, Field]:
+    """Every field that `config` should have: dotted name -> Field, in the order of declaration.
+
+    Those of parts and heads follow their group. A part whose task does not exist has the field `task` alone.
+    """
+    found = {}
+    for name, field in flat(FIELDS[config.task]).items():
+        found[name] = field
+        if name == "parts":
+            for part, given in _groups(config.get("parts")).items():
+                known = given.get("task") in HEADS
+                found |= flat(part_fields(given.task) if known else {"task": PART["task"]}, f"parts.{part}.")
+        if name == "model.heads":
+            for part in _groups(config.model.get("heads")):
+                found |= flat(HEAD, f"model.heads.{part}.")
+    return found
+
+
+def _groups(value: ConfigDict | None) -> dict[str, ConfigDict]:
+    """The groups among the values of a group."""
+    values = value.items() if isinstance(value, ConfigDict) else ()
+    return {name: each for name, each in values if isinstance(each, ConfigDict)}
 
 
 COMMON = dict(
-    task=Field("", one_of("classification", "detection", "instances", "segmentation"), "What the model learns."),
+    task=Field(
+        "",
+        one_of("classification", "detection", "instances", "segmentation", "multitask"),
+        "What the model learns.",
+    ),
     seed=Field(0, between(0, 2**32 - 1), "Seed of initialisation, shuffling, cropping and augmentation."),
     batch_size=Field(128, at_least(1), "Examples per step, over all devices and processes."),
     eval_batch_size=Field(0, at_least(0), "Examples per evaluation step, rounded up to the devices; 0: batch_size."),
@@ -246,3 +297,61 @@ FIELDS = {
     "instances": merged(merged(COMMON, DETECTION), INSTANCES),
     "segmentation": merged(COMMON, SEGMENTATION),
 }
+
+# Several tasks on one network. The parts share the fields of data and augment that their tasks have; those that mean
+# different things to different tasks are declared here.
+HEADS = {  # the defaults
+    "classification": "linear",
+    "detection": "retinanet",
+    "instances": "mask_rcnn",
+    "segmentation": "semantic_fpn",
+}
+HEAD = dict(name=Field("", TEXT, "Head of the part: a name in HEADS of models/multitask.py; its options beside it."))
+PART = dict(
+    task=Field("", one_of(*HEADS), "What the part learns."),
+    weight=Field(1.0, at_least(0.0), "Factor of the part's loss in the sum."),
+    targets=Field({}, GROUP, "Targets of the task that have other names in the data: segmentation='lanes'."),
+)
+MULTITASK = dict(
+    task="multitask",
+    model=dict(
+        name="multitask",
+        heads=Field({}, GROUP, "A head for each part: its name and options."),
+    ),
+    data=dict(
+        targets=Field(
+            ("boxes", "segmentation"), NAMES, "What examples are learned from; the part that has the first one leads."
+        ),
+        window_rule=Field("canvas", one_of("square", "canvas", "crop"), "How windows are drawn (data/examples.py)."),
+        image_size=Field(640, at_least(1), "Pixels of the shorter side, or of both sides, after resizing."),
+        resize=Field(
+            "shorter", one_of("shorter", "stretch", "fit", "none"), "With crop shorter or none, else not none."
+        ),
+        max_size=Field(1333, at_least(1), "shorter: the longer side is at most this."),
+        canvases=Field((), SHAPES, "Sizes of batches; an image is put on the smallest that holds it; (): found."),
+    ),
+    augment=dict(
+        photometric=Field(False, SWITCH, "Brightness, contrast, saturation and hue, as the leading task has them."),
+        fill=Field(-1, between(-1, 255), "Grey of the canvas around an image; -1: zero after normalising."),
+        mosaic=Field(0.0, between(0.0, 1.0), "YOLOX's mosaics, which have only boxes: refused for several parts."),
+    ),
+    fusion=dict(
+        things=Field("", TEXT, 'Part whose objects are fused with the classes of pixels of another; "": none.'),
+        stuff=Field("", TEXT, "Part whose classes of pixels are fused; those of things are left out."),
+        score=Field(0.5, between(0.0, 1.0), "Objects with a lower score are left out."),
+        overlap=Field(0.5, between(0.0, 1.0), "So are objects of which a larger share lies on better ones."),
+        stuff_area=Field(4096, at_least(0), "So is stuff of fewer pixels of the decoded image."),
+    ),
+    parts=Field({}, GROUP, "The tasks by name, each with its own fields; get_base('multitask', parts=...) makes them."),
+)
+
+
+def _shared(*tasks: str) -> Fields:
+    """The fields of data and augment that any of `tasks` has."""
+    found: Fields = {}
+    for task in tasks:
+        found = merged(found, {group: FIELDS[task][group] for group in ("data", "augment")})
+    return found
+
+
+FIELDS["multitask"] = merged(merged(COMMON, _shared(*HEADS)), MULTITASK)

@@ -17,6 +17,7 @@ from morphism.data.sampling import Shuffled
 from morphism.data.sources.scenes import load
 from morphism.experiments.base import get_base
 from morphism.runtime.mesh import AXIS
+from morphism.tasks.detection import closed
 
 detection = tasks.get("detection")
 
@@ -239,11 +240,12 @@ def test_closing_begins_with_the_epochs_first_draw():
     batch = jax.tree.map(jnp.asarray, batch_of([34, 35, 0, 39]))
     made = jax.jit(lambda batch: detection.augment(jax.random.key(0), batch, config.augment, 30))(batch)
     plain = detection.normalise(batch, config.augment)
-    np.testing.assert_array_equal(made["closed"], [False, True, False, True])
-    np.testing.assert_array_equal(made["size"], np.where(made["closed"][:, None], batch["size"], (HEIGHT, WIDTH)))
-    for row, closed in enumerate(made["closed"]):
-        assert np.allclose(made["image"][row], plain[row], atol=1e-5) == closed
-        if closed:
+    marked = closed(made, config.augment)
+    np.testing.assert_array_equal(marked, [False, True, False, True])
+    np.testing.assert_array_equal(made["size"], np.where(marked[:, None], batch["size"], (HEIGHT, WIDTH)))
+    for row, is_closed in enumerate(marked):
+        assert np.allclose(made["image"][row], plain[row], atol=1e-5) == is_closed
+        if is_closed:
             held = batch["classes"][row] >= 0
             held &= (batch["boxes"][row][:, 2:] - batch["boxes"][row][:, :2] > 1).all(axis=1)
             np.testing.assert_allclose(made["boxes"][row][: held.sum()], batch["boxes"][row][held], atol=1e-5)
@@ -266,7 +268,7 @@ def test_nothing_is_closed_unless_the_config_says_so():
     config = config_of(mosaic=0.0, mixup=0.0, closing="0", hsv=(0.0, 0.0, 0.0)).augment
     batch = jax.tree.map(jnp.asarray, batch_of([0, 1, 2, 10**6]))
     made = detection.augment(jax.random.key(0), batch, config, 30)
-    assert not made["closed"].any() and "left_out" not in made
+    assert not closed(made, config).any() and "left_out" not in made
 
 
 def test_hsv_shifts_are_pythons_own():
