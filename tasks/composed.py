@@ -14,7 +14,7 @@ targets of all parts. Scalars, metrics, predictions and files of a part have its
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -218,6 +218,11 @@ class Composed:
     def _predictions(self, part: Part, predictions: Predictions) -> Predictions:
         return {"id": predictions["id"], **part.own(predictions)}
 
+    def measured(self, config: ConfigDict) -> "Composed":
+        return replace(
+            self, parts=tuple(replace(part, task=part.task.measured(part.config(config))) for part in self.parts)
+        )
+
     def init_metrics(self, source: Source) -> Metrics:
         return {part.name: part.task.init_metrics(part.source(source)) for part in self.parts}
 
@@ -233,8 +238,8 @@ class Composed:
             found |= part.named(part.task.summarise(metrics[part.name]))
         return found | {"examples": found[f"{self.parts[0].name}/examples"]}
 
-    def table(self, summary: dict[str, Any]) -> dict[str, float]:
-        rows: dict[str, float] = {}
+    def table(self, summary: dict[str, Any]) -> dict[str, float | int]:
+        rows: dict[str, float | int] = {}
         for part in self.parts:
             rows |= part.named(part.task.table(part.own(summary)))
         return rows

@@ -145,6 +145,9 @@ class Detection:
             "id": batch["id"],
         }
 
+    def measured(self, config: ConfigDict) -> "Detection":
+        return self
+
     def init_metrics(self, source: Source) -> Metrics:
         return {"source": source, "gathered": detections.init_metrics()}
 
