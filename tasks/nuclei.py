@@ -29,11 +29,14 @@ from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
+from morphism.tasks import detections
+
 THRESHOLDS = tuple(range(50, 100, 5))  # of the IoU, in percent
 SHOWN = (50, 60, 70, 80, 90)
 COUNTS = ("images", "missed", "invented", "absent")  # images: those that count, missed and invented among them
 
-Size = tuple[int, int]  # height and width
+Outline = dict[str, Any]  # COCO's: "size" is height and width, "counts" compressed run lengths
+Outlined = Sequence[Outline] | np.ndarray
 Shared = Int[np.ndarray, "found true"]  # pixels
 
 
@@ -61,11 +64,29 @@ def empty() -> Sums:
     return Sums(np.zeros((3, count), np.int64), np.zeros(count), np.zeros(3), np.zeros(4, np.int64))
 
 
-def measure(found: Sequence[bytes], true: Sequence[bytes], size: Size, ignored: Sequence[bytes] = ()) -> Sums:
-    """The sums of one image of `size`, from the objects' outlines: COCO's compressed run lengths."""
-    found, true = (_with_pixels(each, size) for each in (found, true))
+def sums_of(metrics: detections.Metrics, score: float) -> Sums:
+    """The sums over all images that tasks/detections.py has gathered with outlines; of detections from `score` on."""
+    sums = empty()
+    for images, found, true in zip(*(metrics[name] for name in ("images", "found", "true")), strict=True):
+        counts = found["score"] >= score
+        ignored = true["crowd"] | true["difficult"] | ~true["known"]
+        for image in images:
+            of_image = true["image"] == image
+            sums = sums.plus(
+                measure(
+                    found["segmentation"][counts & (found["image"] == image)],
+                    true["segmentation"][of_image & ~ignored],
+                    true["segmentation"][of_image & ignored],
+                )
+            )
+    return sums
+
+
+def measure(found: Outlined, true: Outlined, ignored: Outlined = ()) -> Sums:
+    """The sums of one image."""
+    found, true, ignored = (_with_pixels(each) for each in (found, true, ignored))
     shared, (areas_found, areas_true) = _shared(found, true), (_areas(each) for each in (found, true))
-    spared = _spared(found, _with_pixels(ignored, size))
+    spared = _spared(found, ignored)
     union = areas_found[:, None] + areas_true - shared
     objects = np.array([_matches(100 * shared > each * union, spared) for each in THRESHOLDS]).T
     paired, intersection, union = _aggregated(shared, union, areas_true)
@@ -115,17 +136,16 @@ def table(summary: dict[str, Any]) -> dict[str, float | int]:
     return {title: value for title, value in rows.items() if value is not None}
 
 
-def _with_pixels(outlines: Sequence[bytes], size: Size) -> list[dict[str, Any]]:
-    """COCO's form of each outline with a pixel."""
-    known = [{"size": list(size), "counts": each} for each in outlines if each]
-    return [each for each, area in zip(known, _areas(known), strict=True) if area > 0]
+def _with_pixels(outlines: Outlined) -> list[Outline]:
+    every = list(outlines)
+    return [each for each, area in zip(every, _areas(every), strict=True) if area > 0]
 
 
-def _areas(objects: list[dict[str, Any]]) -> Int[np.ndarray, "n"]:
+def _areas(objects: list[Outline]) -> Int[np.ndarray, "n"]:
     return np.asarray(rle.area(objects) if objects else (), np.int64)
 
 
-def _shared(found: list[dict[str, Any]], true: list[dict[str, Any]]) -> Shared:
+def _shared(found: list[Outline], true: list[Outline]) -> Shared:
     """The pixels that each pair of objects shares."""
     if not found or not true:
         return np.zeros((len(found), len(true)), np.int64)
@@ -133,7 +153,7 @@ def _shared(found: list[dict[str, Any]], true: list[dict[str, Any]]) -> Shared:
     return np.rint(np.asarray(shares) * _areas(found)[:, None]).astype(np.int64)
 
 
-def _spared(found: list[dict[str, Any]], ignored: list[dict[str, Any]]) -> Bool[np.ndarray, "found"]:
+def _spared(found: list[Outline], ignored: list[Outline]) -> Bool[np.ndarray, "found"]:
     """Which objects have more than half of their pixels on ignored ones."""
     region = [rle.merge(ignored)] if ignored else []
     return 2 * _shared(found, region).sum(axis=1) > _areas(found)
