@@ -6,10 +6,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
 from morphism.data import targets
 from morphism.data.annotations import Annotations, Store
+from morphism.data.outlines import Outlines
 from morphism.data.records import Record, Source
 from morphism.errors import UserError, did_you_mean
 
@@ -71,6 +72,12 @@ class Subset(View):
     def annotations(self, index: int) -> Annotations:
         return self.source.annotations(int(self.indices[index]))
 
+    def masks(self, index: int) -> Outlines:
+        return self.source.masks(int(self.indices[index]))
+
+    def segmentation(self, index: int) -> UInt8[np.ndarray, "h w"]:
+        return self.source.segmentation(int(self.indices[index]))
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -118,6 +125,12 @@ class Mapped(View):
 
     def annotations(self, index: int) -> Annotations:
         return self._mapped("boxes", self.source.annotations(index))
+
+    def masks(self, index: int) -> Outlines:
+        return self.source.masks(index)
+
+    def segmentation(self, index: int) -> UInt8[np.ndarray, "h w"]:
+        return self._mapped("segmentation", self.source.segmentation(index))
 
     def __len__(self) -> int:
         return len(self.source)

@@ -83,8 +83,9 @@ def train_example(
     example = {"image": pixels, "odd": odd, **_sizes(size, window, data)}
     if data.window_rule == "canvas":
         example["image_box"] = mirrored(mapped(whole(size), window), window)[0]
-    seen = kept[windows.is_seen(boxes.boxes[kept], window)] if len(kept) else kept
-    placement = Placement(record["name"], window, seen)
+    for name, truth in truths.items():
+        kept = targets.get(name).kept(truth, window, kept)
+    placement = Placement(record["name"], window, kept)
     for name, truth in truths.items():
         example |= targets.get(name).train(truth, placement, data)
     return example

@@ -40,6 +40,8 @@ from morphism.experiments.fields import (
     optional,
 )
 
+MASK_SIZE = Field(112, at_least(1), "Training: a mask of each object has this many cells per side (frames.py).")
+
 
 def get_base(task: str = "classification") -> ConfigDict:
     """The configuration of a task in which every field has its default."""
@@ -47,7 +49,7 @@ def get_base(task: str = "classification") -> ConfigDict:
 
 
 COMMON = dict(
-    task=Field("", one_of("classification", "detection", "segmentation"), "What the model learns."),
+    task=Field("", one_of("classification", "detection", "instances", "segmentation"), "What the model learns."),
     seed=Field(0, between(0, 2**32 - 1), "Seed of initialisation, shuffling, cropping and augmentation."),
     batch_size=Field(128, at_least(1), "Examples per step, over all devices and processes."),
     eval_batch_size=Field(0, at_least(0), "Examples per evaluation step, rounded up to the devices; 0: batch_size."),
@@ -198,6 +200,11 @@ DETECTION = dict(
         closing=Field("0", LENGTH, "Length of the final part without mosaic, in which YOLOX adds an L1 loss."),
     ),
 )
+INSTANCES = dict(
+    task="instances",
+    best="mask_ap",
+    data=dict(targets=("boxes", "masks")),
+)
 SEGMENTATION = dict(
     task="segmentation",
     eval_batch_size=1,  # as mmsegmentation
@@ -242,5 +249,6 @@ SEGMENTATION = dict(
 FIELDS = {
     "classification": merged(COMMON, CLASSIFICATION),
     "detection": merged(COMMON, DETECTION),
+    "instances": merged(merged(COMMON, DETECTION), INSTANCES),
     "segmentation": merged(COMMON, SEGMENTATION),
 }

@@ -1,4 +1,4 @@
-"""`coco:<path>`: boxes in COCO's JSON format (Lin et al. 2014).
+"""`coco:<path>`: boxes and masks in COCO's JSON format (Lin et al. 2014).
 
     <path>/annotations/instances_<split>2017.json    or ...2014.json, instances_<split>.json, <split>.json,
                                                      or <path>/<split>.json, <split>/_annotations.coco.json
@@ -9,6 +9,9 @@
 gaps in COCO. The format's boxes are x, y, width, height, continuous. Crowds are kept and marked; images without boxes
 are kept, also in training, where torchvision's references drop them. An area that is missing or impossible is computed
 from the outline, or without one from the box.
+
+Outlines are polygons or run lengths, compressed or not. An outline that cannot be read is an error. Polygons with fewer
+than three points are left out. The mask of an object without an outline, or with one that covers no pixel, is unknown.
 
 What pycocotools accepts is not refused, but counted and reported. An annotation of an image that is not listed, and an
 image or annotation that is listed twice in the same words, are dropped. Annotations that share an id are kept, and so
@@ -30,11 +33,15 @@ from morphism.data import outlines
 from morphism.data.annotations import image_size, pack, packed_ids, packed_names, stated_size
 from morphism.data.file_source import BoxedFiles
 from morphism.data.files import listed_path, read_bytes
+from morphism.data.outlines import Outline, Outlines
 from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError, skippable
 
 SPLITS = ("train", *VALIDATION, "test")
+MASKS = True
+FEW_POINTS = "objects with polygons of fewer than 3 points or an odd number of coordinates (these are left out)"
+BEYOND = 2  # pixels: an outline that reaches farther out of its box is reported
 # Those of COCO 2017: 80 of 1..90.
 CATEGORY_IDS = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 
@@ -67,10 +74,12 @@ class Content:
     oddities: str
 
 
-def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
+def load(argument: str, split: str, data_dir: str, masks: bool = False) -> BoxedFiles:
     content = read(root_folder(argument, "coco"), split)
     path, objects = content.path, content.objects
     boxes = _boxes(objects, path)
+    boxes[:, 2:] += boxes[:, :2]
+    known, odd_outlines = _outlines(content, boxes) if masks else (None, "")
 
     def outline_area(row: int) -> float:
         size = content.sizes[content.owner[row]].tolist()
@@ -82,16 +91,18 @@ def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
 
     store = pack(
         owner=content.owner,
-        boxes=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
+        boxes=boxes,
         classes=content.classes,
         crowd=np.array([_crowd(each, path) for each in objects], bool),
         area=np.array([area(each) for each in objects], np.float64),
         outline_area=outline_area,
+        outlines=known,
         sizes=content.sizes,
         name=lambda index: f"{path}: {content.file_names[index]}",
         where=str(path),
     )
     classes, shared = _distinct(content.names, content.category_ids)
+    lines = (shared, content.oddities, store.oddities, odd_outlines)
     return BoxedFiles(
         root=content.folder,
         files=packed_names(content.file_names),
@@ -99,7 +110,7 @@ def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
         category_ids=content.category_ids,
         image_ids=packed_ids(content.image_ids),
         sizes=content.sizes,
-        store=replace(store, oddities="; ".join(filter(None, (shared, content.oddities, store.oddities)))),
+        store=replace(store, oddities="; ".join(filter(None, lines))),
     )
 
 
@@ -198,6 +209,40 @@ def _distinct(names: Sequence[str], ids: Sequence[int | str]) -> tuple[tuple[str
         return classes, ""
     rule = "names of several categories (told apart by their ids)"
     return classes, f"odd categories: {len(shared):,} {rule}, first {shared[0]!r:.60}"
+
+
+def outline(annotation: dict[str, Any], size: Sequence[int], path: Path) -> Outline:
+    """The object's `segmentation` in an image of `size`. Raises UserError where it cannot be read."""
+    try:
+        return outlines.read(annotation.get("segmentation"), size)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: annotation {annotation['id']} has a segmentation that cannot be read: {error}; mend or remove it"
+        ) from error
+
+
+def _outlines(content: Content, boxes: Float[np.ndarray, "objects 4"]) -> tuple[Outlines, str]:
+    """The outlines of all objects, and a line on what was odd; `boxes` are x0, y0, x1, y1."""
+    read = [Outline(None)] * len(content.objects)
+    for row, (annotation, owner) in enumerate(zip(content.objects, content.owner.tolist(), strict=True)):
+        with skippable():
+            read[row] = outline(annotation, content.sizes[owner].tolist(), content.path)
+    known = Outlines.of(each.counts for each in read)
+    around = known.boxes(content.sizes[content.owner, 0])
+    is_empty = known.known & (around[:, 2] == 0)
+    far = np.maximum(boxes[:, :2] - around[:, :2], around[:, 2:] - boxes[:, 2:]).max(axis=1, initial=0)
+    rules = {
+        FEW_POINTS: np.array([each.dropped > 0 for each in read], bool),
+        "objects without an outline (their masks are unknown)": ~known.known,
+        "outlines without a pixel (their masks are unknown)": is_empty,
+        f"outlines more than {BEYOND} pixels out of their boxes (kept)": (far > BEYOND) & known.known & ~is_empty,
+    }
+    odd = [
+        line
+        for rule, rows in rules.items()
+        for line in _counted(rule, [content.objects[row]["id"] for row in np.flatnonzero(rows).tolist()])
+    ]
+    return known.without(is_empty), f"odd outlines in {content.path}: {'; '.join(odd)}" if odd else ""
 
 
 def area(annotation: dict[str, Any]) -> float:

@@ -18,7 +18,7 @@ from morphism.data import marks
 from morphism.data.annotations import NO_OBJECTS, Annotations, check_size
 from morphism.data.records import Boxed, Record, Sized, Source, name_of
 from morphism.data.targets import Placement
-from morphism.data.windows import Size, placed
+from morphism.data.windows import Size, Window, is_seen, placed
 from morphism.errors import UserError
 
 KEY = "annotations"
@@ -58,6 +58,11 @@ def fingerprint(source: Source) -> bytes | None:
     flat = store.flat
     columns = (source.sizes, source.box_counts, *(getattr(flat, field.name) for field in fields(flat)))
     return b"".join(np.ascontiguousarray(column).tobytes() for column in columns)
+
+
+def kept(truth: Annotations, window: Window, objects: Int[np.ndarray, "n"]) -> Int[np.ndarray, "k"]:
+    """The objects of whose boxes some part is in the window."""
+    return objects[is_seen(truth.boxes[objects], window)]
 
 
 def train(truth: Annotations, placement: Placement, data: ConfigDict) -> dict[str, Any]:
