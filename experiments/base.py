@@ -204,6 +204,10 @@ INSTANCES = dict(
     task="instances",
     best="mask_ap",
     data=dict(targets=("boxes", "masks")),
+    metrics=dict(
+        medical=Field(False, SWITCH, "morphism eval adds AJI and the nuclei papers' precision (tasks/nuclei.py)."),
+        score=Field(0.5, between(0.0, 1.0), "Detections with a lower score do not count for metrics.medical."),
+    ),
 )
 SEGMENTATION = dict(
     task="segmentation",
@@ -242,7 +246,7 @@ SEGMENTATION = dict(
         dice_weight=Field(0.0, at_least(0.0), "Above 0: the Dice loss is added with this weight."),
     ),
     metrics=dict(
-        medical=Field(False, SWITCH, "Also Dice per image, HD95, surface distance and Dice (tasks/surfaces.py)."),
+        medical=Field(False, SWITCH, "morphism eval adds Dice per image, HD95 and more (tasks/surfaces.py)."),
         tolerance=Field(2.0, at_least(0.0), "Surface Dice: largest distance of a match, in the unit of spacing."),
     ),
 )

@@ -65,7 +65,7 @@ def empty() -> Sums:
 
 
 def sums_of(metrics: detections.Metrics, score: float) -> Sums:
-    """The sums over all images that tasks/detections.py has gathered with outlines; of detections from `score` on."""
+    """The sums over the images that `summarise` is called with."""
     sums = empty()
     for images, found, true in zip(*(metrics[name] for name in ("images", "found", "true")), strict=True):
         counts = found["score"] >= score
@@ -101,8 +101,16 @@ def measure(found: Outlined, true: Outlined, ignored: Outlined = ()) -> Sums:
     )
 
 
-def summarise(sums: Sums) -> dict[str, Any]:
-    """In 0..1; None where nothing counts. jaccard: by threshold, in percent. found, true: objects that count at 0.5."""
+def summarise(metrics: detections.Metrics, score: float) -> dict[str, Any]:
+    """The measures over all images that tasks/detections.py has gathered with outlines; of detections from `score` on.
+
+    In 0..1; None where nothing counts. jaccard: by threshold, in percent. found, true: objects that count at 0.5.
+    """
+    return {"score": score, **numbers(sums_of(metrics, score))}
+
+
+def numbers(sums: Sums) -> dict[str, Any]:
+    """What `summarise` returns, but for the score."""
     matched, wrong, missed = sums.objects
     every, images = sums.objects.sum(axis=0), int(sums.images[0])
     jaccard = dict(zip(map(str, THRESHOLDS), _ratios(matched, every), strict=True))
@@ -125,7 +133,7 @@ def table(summary: dict[str, Any]) -> dict[str, float | int]:
         "aji": "aji, mean over images",
         "aji_pooled": "aji, pooled",
         "dsb": "dsb, mean over images",
-        "found": "objects found",
+        "found": f"objects found, of score {summary['score']:g}",
         "true": "objects true",
         "images": "images counted",
         "missed": "of these missed",

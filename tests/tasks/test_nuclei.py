@@ -10,6 +10,11 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
+from morphism import tasks
+from morphism.data.annotations import Annotations
+from morphism.data.outlines import Outlines
+from morphism.experiments.base import get_base
+from morphism.runtime.validation import check_config
 from morphism.tasks import nuclei
 
 SIZE = (26, 34)
@@ -24,7 +29,7 @@ def measured(found, true, ignored=()):
 
 
 def summary(found, true, ignored=()):
-    return nuclei.summarise(measured(found, true, ignored))
+    return nuclei.numbers(measured(found, true, ignored))
 
 
 def box(top, left, bottom, right):
@@ -130,11 +135,11 @@ def test_a_case_by_hand():
 def test_pooled_and_mean_over_images():
     one = measured([box(0, 0, 4, 4)], [box(0, 0, 4, 4)])
     many = measured([], [box(0, left, 9, left + 3) for left in (0, 4, 8)])
-    got = nuclei.summarise(one.plus(many))
+    got = nuclei.numbers(one.plus(many))
     assert got["jaccard"]["50"] == 1 / 4 and got["jaccard_per_image"]["50"] == got["dsb"] == 1 / 2
     assert got["aji"] == 1 / 2 and got["aji_pooled"] == 16 / (16 + 81)
     assert (got["images"], got["missed"]) == (2, 1)
-    rows = nuclei.table(got)
+    rows = nuclei.table({"score": 0.5, **got})
     assert rows["TP / (TP + FP + FN) at IoU 0.5"] == 0.25 and rows["of these missed"] == 1
 
 
@@ -151,7 +156,7 @@ def test_what_is_empty_counts_by_one_rule():
         assert [got["aji"], got["dsb"], got["aji_pooled"], got["jaccard"]["50"]] == [value] * 4
         assert tuple(got[name] for name in nuclei.COUNTS) == counts
         json.dumps(got, allow_nan=False)
-    assert nuclei.table(summary([], []))["images without objects"] == 1
+    assert nuclei.table({"score": 0.5, **summary([], [])})["images without objects"] == 1
 
 
 def test_ignored_objects_are_neither_missed_nor_found_wrongly():
@@ -181,3 +186,52 @@ def test_measures_do_not_change_with_what_is_no_matter(seed):
     np.testing.assert_array_equal(sums.objects, mirrored.objects)
     np.testing.assert_array_equal(sums.aji, mirrored.aji)
     np.testing.assert_array_equal(sums.objects, swapped.objects[[0, 2, 1]])
+
+
+class Cells:
+    """Three images: a cell and a crowd, a cell of unknown outline, nothing."""
+
+    classes, image_ids, category_ids = ("nucleus",), (1, 2, 3), (1,)
+    masks_of = ([box(2, 2, 12, 12), box(0, 16, 20, 34)], [None], [])
+
+    def annotations(self, index):
+        count = len(self.masks_of[index])
+        boxes = np.float32([[2, 2, 12, 12], [16, 0, 34, 20]])[:count]
+        crowd = np.array([False, True])[:count]
+        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        return Annotations(boxes, np.zeros(count, np.int32), crowd, np.zeros(count, bool), area.astype(np.float64))
+
+    def masks(self, index):
+        return Outlines.of(None if mask is None else outlines([mask])[0]["counts"] for mask in self.masks_of[index])
+
+
+def test_the_task_reports_them_only_when_asked_from_a_score_on():
+    boxes = np.float32([[2, 2, 12, 12], [18, 2, 30, 12], [1, 14, 6, 19], [2, 2, 12, 12]])
+    predictions = {
+        "id": np.arange(3),
+        "boxes": np.tile(boxes, (3, 1, 1)),
+        "scores": np.tile(np.float32([0.9, 0.8, 0.7, 0.4]), (3, 1)),
+        "classes": np.int32([[0, 0, 0, 0], [0, -1, -1, -1], [-1, -1, 0, -1]]),
+        "masks": np.ones((3, 4, 28, 28), np.float32),
+        "original_size": np.tile(np.int32(SIZE), (3, 1)),
+    }
+    config = get_base("instances")
+    plain = tasks.of(config).measured(config)
+    config.metrics.medical = True
+    check_config(config)
+    medical = tasks.of(config).measured(config)
+    summaries = [
+        task.summarise(task.update_metrics(task.init_metrics(Cells()), predictions)) for task in (plain, medical)
+    ]
+    assert "nuclei" not in summaries[0]
+    got = summaries[1].pop("nuclei")
+    assert summaries[0] == summaries[1]
+    # Counted: in the first image one found and one wrong, in the last one wrong; on the crowd and the unknown none.
+    assert (got["jaccard"]["50"], got["found"], got["true"]) == (1 / 3, 3, 1)
+    assert [got[name] for name in nuclei.COUNTS] == [2, 0, 1, 1]
+    rows = medical.table(summaries[1] | {"nuclei": got})
+    assert rows["objects found, of score 0.5"] == 3 and rows["mask_ap"] == summaries[0]["mask_ap"]
+    config.metrics.score = 0.95
+    strict = tasks.of(config).measured(config)
+    got = strict.summarise(strict.update_metrics(strict.init_metrics(Cells()), predictions))["nuclei"]
+    assert [got[name] for name in nuclei.COUNTS] == [1, 1, 0, 2] and got["aji"] == 0
