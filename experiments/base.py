@@ -203,7 +203,7 @@ DETECTION = dict(
 INSTANCES = dict(
     task="instances",
     best="mask_ap",
-    data=dict(targets=("boxes", "masks")),
+    data=dict(targets=("boxes", "masks"), mask_size=MASK_SIZE),
     metrics=dict(
         medical=Field(False, SWITCH, "morphism eval adds AJI and the nuclei papers' precision (tasks/nuclei.py)."),
         score=Field(0.5, between(0.0, 1.0), "Detections with a lower score do not count for metrics.medical."),

@@ -3,11 +3,15 @@
 import contextlib
 import io
 import json
+from typing import ClassVar
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawn_detections import draw_batches
+from PIL import Image
 from pycocotools import mask as reference
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -145,7 +149,14 @@ class Discs:
     """A source of three images with two discs each, the last without outlines."""
 
     classes, image_ids, category_ids = ("disc", "other"), (7, 8, 9), (1, 3)
+    targets: ClassVar = {"boxes": classes, "masks": classes}
     boxes = np.float32([[4, 6, 24, 26], [30, 10, 58, 38]])
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return {"image": np.full((40, 60, 3), 90, np.uint8), "name": f"{index}", "annotations": self.annotations(index)}
 
     def annotations(self, index):
         none = np.zeros(2, bool)
@@ -185,15 +196,16 @@ def predicted(scale=2):
         "size": np.tile(np.int32([40 * scale, 60 * scale]), (3, 1)),
         "original_size": np.tile(np.int32([40, 60]), (3, 1)),
     }
-    found = instances.predict(Finds(), found_discs(scale), batch)
-    return {name: np.asarray(value) for name, value in found.items()}
+    found = instances.predict(Finds(), *jax.tree.map(jnp.asarray, (found_discs(scale), batch)))
+    return jax.tree.map(np.asarray, found)
 
 
 def test_discs_that_are_found_have_an_average_precision_of_1_in_boxes_and_masks():
     source = Discs()
     metrics = instances.update_metrics(instances.init_metrics(source), predicted())
     summary = instances.summarise(metrics)
-    assert summary["ap"] == pytest.approx(1) and summary["mask_ap75"] == pytest.approx(1) > summary["mask_ap"] > 0.85
+    assert summary["ap"] == summary["mask_ap75"] == pytest.approx(1)
+    assert 0.8 < summary["mask_ap"] < 0.99
     assert set(NAMES) < set(summary) and summary["examples"] == 3
     table = instances.table(summary)
     assert next(iter(table)) == "mask_ap" and "mask_ap, disc" in table and "mask_ap_large" not in table
@@ -201,12 +213,7 @@ def test_discs_that_are_found_have_an_average_precision_of_1_in_boxes_and_masks(
     (file,) = instances.files(metrics, source)
     results = json.loads(json.dumps(file.value))
     assert [(each["image_id"], each["category_id"]) for each in results] == [(i, k) for i in (7, 8, 9) for k in (1, 3)]
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = {"info": {}, "annotations": [], "categories": [{"id": 1}, {"id": 3}]}
-        truth.dataset["images"] = [{"id": image, "height": 40, "width": 60} for image in (7, 8, 9)]
-        truth.createIndex()
-        assert truth.loadRes(results).anns[1]["area"] == pytest.approx(np.pi * 10**2, rel=0.15)
+    assert reference.area(results[0]["segmentation"]) == pytest.approx(np.pi * 10**2, rel=0.1)
 
 
 def test_masks_are_described_as_run_lengths_best_first():
@@ -229,3 +236,13 @@ def test_the_configuration_is_that_of_detection_with_masks():
     config = get_base("instances")
     assert tasks.of(config) == instances and tuple(config.data.targets) == instances.targets
     assert config.best == "mask_ap" and config.data.max_boxes == get_base("detection").data.max_boxes
+
+
+def test_masks_are_drawn_in_the_colours_of_their_classes():
+    source, data = Discs(), get_base("instances").data
+    with_masks = Image.open(io.BytesIO(instances.draw(source, [predicted()], data, 0.8, 9))).convert("RGB")
+    boxes_alone = Image.open(io.BytesIO(tasks.get("detection").draw(source, [predicted()], data, 0.8, 9))).convert(
+        "RGB"
+    )
+    differs = (np.asarray(with_masks) != np.asarray(boxes_alone)).any(axis=-1)
+    assert 0.01 < differs.mean() < 0.2  # a disc of 616 of 2,400 pixels in three of four images and their margins
