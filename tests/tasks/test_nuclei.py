@@ -191,8 +191,15 @@ def test_measures_do_not_change_with_what_is_no_matter(seed):
 class Cells:
     """Three images: a cell and a crowd, a cell of unknown outline, nothing."""
 
-    classes, image_ids, category_ids = ("nucleus",), (1, 2, 3), (1,)
+    classes, oddities, image_ids, category_ids = ("nucleus",), "", (1, 2, 3), (1,)
+    targets, sizes = {"boxes": classes, "masks": classes}, np.full((3, 2), SIZE, np.int32)
     masks_of = ([box(2, 2, 12, 12), box(0, 16, 20, 34)], [None], [])
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        raise NotImplementedError
 
     def annotations(self, index):
         count = len(self.masks_of[index])
