@@ -1,7 +1,8 @@
 """The fields of a configuration that may change when a run continues."""
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,11 @@ FREE = (
 OF_EVALUATION = (*FREE, "data.canvases", "data.max_boxes", "data.exact")
 
 
+def among(names: Collection[str], field: str) -> bool:
+    """Whether a dotted `field` is one of `names`, in the configuration itself or in one of its parts."""
+    return re.sub(r"^parts\.\w+\.", "", field) in names
+
+
 def changes(before: ConfigDict, now: ConfigDict, source: Source) -> list[str]:
     """A line for each field of `now` that differs from `before`; `source` is the split that the run trains on.
 
@@ -34,7 +40,7 @@ def changes(before: ConfigDict, now: ConfigDict, source: Source) -> list[str]:
             continue
         differs = f"config.{field}={old.get(field)!r}, now it is {new.get(field)!r}"
         allowed, rule = _RULES.get(field, (lambda *_: False, "give the same config to resume"))
-        if field not in FREE and not (field in old and field in new and allowed(before, now, source)):
+        if not among(FREE, field) and not (field in old and field in new and allowed(before, now, source)):
             raise UserError(f"holds a run with {differs}; choose another --workdir, or {rule}")
         lines.append(f"the run began with {differs}{_EFFECTS.get(field, '')}")
     return lines
