@@ -103,13 +103,14 @@ def _options(config: ConfigDict) -> list[str]:
 def _option(config: ConfigDict, name: str) -> list[str]:
     """The value of one option of the architecture, and its type. Raises UserError if it has no such option."""
     from morphism import models
+    from morphism.models.arguments import PLAIN
 
     known = models.options(config.model.name)
     if name not in known:
         hint = did_you_mean(name, known) or f"; its options are {', '.join(known) or 'none'}"
         raise UserError(f"--explain model.options.{name}: {config.model.name} has no such option{hint}")
     head = _valued(f"model.options.{name}", config.model.options.get(name, known[name]), known[name])
-    return [head, f"    An option of {config.model.name}.", f"    Range: {models.PLAIN[type(known[name])]}"]
+    return [head, f"    An option of {config.model.name}.", f"    Range: {PLAIN[type(known[name])]}"]
 
 
 def _valued(name: str, value: Any, default: Any) -> str:

@@ -25,6 +25,10 @@ class Model(nn.Module):
     has_features: ClassVar[bool] = False
 
     @nn.nowrap
+    def check_parts(self) -> None:
+        """Raises UserError for parts of the network that do not go together; models.create asks."""
+
+    @nn.nowrap
     def part(self, given: nn.Module | None, standard: Callable[..., nn.Module] | None, name: str) -> nn.Module:
         """The submodule `name`: the field `given`, if it holds a module, or else standard(name=name).
 

@@ -70,6 +70,38 @@ class ASPP(nn.Module):
         return nn.Dropout(0.5, deterministic=not train)(x)
 
 
+class DeepLabHead(nn.Module):
+    """torchvision's DeepLabHead: ASPP, a 3x3 convolution, a 1x1 to classes. `rates` and `cells` as for ASPP."""
+
+    num_classes: int
+    rates: tuple[int, int, int]
+    norm: partial = partial(BatchNorm)
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], cells: Sizes | None, *, train: bool
+    ) -> Float[Array, "b h w {self.num_classes}"]:
+        return _deeplab_head(x, cells, train, self.num_classes, self.rates, self.norm, self.dtype, prefix="")
+
+
+def _deeplab_head(
+    x: Float[Array, "b h w c"],
+    cells: Sizes | None,
+    train: bool,
+    num_classes: int,
+    rates: tuple[int, int, int],
+    norm: partial,
+    dtype: Dtype,
+    prefix: str,
+) -> Float[Array, "b h w k"]:
+    """The layers of DeepLabHead, in the module that is being called, with `prefix` in front of their names."""
+    x = ASPP(rates, norm, dtype, name=f"{prefix}0")(x, cells, train=train)
+    x = conv(x.shape[-1], 3, dtype=dtype, kernel_init=torch_uniform, name=f"{prefix}1")(x)
+    x = relu(norm(train=train, name=f"{prefix}2")(x))
+    return classify(num_classes, x.shape[-1], dtype, f"{prefix}4")(x)
+
+
 class DeepLabV3(OnResNet):
     """images [B, H, W, 3], any H and W >= 1  ->  models/segmentation.py's outputs.
 
@@ -83,11 +115,8 @@ class DeepLabV3(OnResNet):
     def head(self, maps: Features, cells: Sizes | None, train: bool) -> Float[Array, "b h w k"]:
         if self.classifier is not None:
             return self.part(self.classifier, None, "classifier")(maps["layer4"], cells, train=train)
-        pyramid = ASPP(rates(self.output_stride), self.norm, self.dtype, name="classifier.0")
-        x = pyramid(maps["layer4"], cells, train=train)
-        x = conv(x.shape[-1], 3, dtype=self.dtype, kernel_init=torch_uniform, name="classifier.1")(x)
-        x = relu(self.norm(train=train, name="classifier.2")(x))
-        return classify(self.num_classes, x.shape[-1], self.dtype, "classifier.4")(x)
+        options = (rates(self.output_stride), self.norm, self.dtype)
+        return _deeplab_head(maps["layer4"], cells, train, self.num_classes, *options, prefix="classifier.")
 
     @nn.nowrap
     def check_options(self) -> None:

@@ -27,6 +27,7 @@ from jaxtyping import Array, Bool, Float, Int
 from morphism.errors import UserError, check_choice
 from morphism.models import resnet
 from morphism.models.base import Features, Images, Model, Sizes
+from morphism.models.fpn import FeaturePyramid
 from morphism.models.layers import BatchNorm, Dtype
 from morphism.ops.boxes import REGRESSION_LOSSES
 from morphism.ops.losses import masked_mean
@@ -86,7 +87,8 @@ class PostProcess:
 class Detector(Model):
     """A model whose outputs are read by its own loss and last step, which have no parameters.
 
-    A field `post_process` holds the PostProcess of its last step.
+    A field `post_process` holds the PostProcess of its last step. Where the call takes `maps`, they are feature maps in
+    place of the model's own backbone's, of which then nothing is built.
     """
 
     @nn.nowrap
@@ -144,6 +146,11 @@ class ResNetDetector(Detector):
             name="backbone.body",
         )
         return body(images, train=train, features=True)
+
+    @nn.nowrap
+    def pyramid(self, train: bool) -> FeaturePyramid:
+        """The feature pyramid that the heads work on, as a part of the module that is being called."""
+        raise NotImplementedError
 
     @nn.nowrap
     def check_options(self) -> None:

@@ -39,7 +39,8 @@ class FasterRCNN(ResNetDetector):
     """images [B, H, W, 3], any H and W >= 1  ->  what `loss` and `detect` read.
 
     The call also takes `targets`, as models/detection.py lists them. Evaluation reads their `size` alone; without
-    targets all of every canvas is image. Training draws its samples with the rng "sampling", those of an image by its
+    targets all of every canvas is image. It takes `maps` in place of the backbone's: four of a pyramid, at strides 4 to
+    32, and one at stride 64. Training draws its samples with the rng "sampling", those of an image by its
     `id` and `draw`.
 
     Args:
@@ -55,6 +56,8 @@ class FasterRCNN(ResNetDetector):
       anchor_samples, box_samples: anchors and proposals sampled per image for the loss.
       smooth_l1_beta: of the box losses of both stages, for the box_loss "smooth_l1"; 0 is L1, which detectron2 has.
       box_loss: of both stages.
+      background: the second stage has box deltas of the background too, which are never trained, as torchvision has
+        them and detectron2 has not.
       post_process: options of the last step.
       rpn_anchor_generator: AnchorGenerator with the sizes of each map's anchors.
       rpn_head: module, called as rpn_head(maps, train=) -> objectness [B, A], deltas [B, A, 4].
@@ -108,6 +111,7 @@ class FasterRCNN(ResNetDetector):
     anchor_samples: int = 256
     box_samples: int = 512
     smooth_l1_beta: float = 1 / 9
+    background: bool = True
     post_process: PostProcess = PostProcess(score_threshold=0.05, nms_threshold=0.5, detections=100)
     rpn_anchor_generator: AnchorGenerator | None = None
     rpn_head: nn.Module | None = None
@@ -116,14 +120,16 @@ class FasterRCNN(ResNetDetector):
     box_predictor: nn.Module | None = None
 
     @nn.compact
-    def __call__(self, images: Images, *, train: bool, targets: Targets | None = None) -> dict[str, Any]:
+    def __call__(
+        self, images: Images, *, train: bool, targets: Targets | None = None, maps: Maps | None = None
+    ) -> dict[str, Any]:
         self.check_options()
         if train and targets is None:
             raise ValueError("a two-stage detector is trained with targets")
         canvas = images.shape[1:3]
         sizes = jnp.tile(jnp.array(canvas), (len(images), 1)) if targets is None else targets["size"]
 
-        maps = self.maps(images, train)
+        maps = self.maps(images, train) if maps is None else maps
         outputs = self.find_proposals(maps, canvas, sizes, train)
         boxes = outputs["proposals"]
         if train:
@@ -140,9 +146,12 @@ class FasterRCNN(ResNetDetector):
         stages = self.resnet_maps(images, train, stages=3 if self.neck == "c4" else 4)
         if self.neck == "c4":
             return [stages["layer3"]]
+        return self.pyramid(train)([stages[f"layer{stage}"] for stage in (1, 2, 3, 4)])
+
+    @nn.nowrap
+    def pyramid(self, train: bool) -> FeaturePyramid:
         norm = partial(self.norm, epsilon=self.bn_epsilon, train=train) if self.version == 2 else None
-        pyramid = FeaturePyramid("pool", self.channels, self.dtype, norm, name="backbone.fpn")
-        return pyramid([stages[f"layer{stage}"] for stage in (1, 2, 3, 4)])
+        return FeaturePyramid("pool", self.channels, self.dtype, norm, name="backbone.fpn")
 
     @nn.nowrap
     def find_proposals(self, maps: Maps, canvas: tuple[int, int], sizes: Sizes, train: bool) -> dict:
@@ -186,7 +195,7 @@ class FasterRCNN(ResNetDetector):
         """The second stage: class logits and box deltas of each box."""
         pooled = (self.box_roi_pool or self._pool)(maps, boxes, canvas)
         head = self.part(self.box_head, self._box_head(), "roi_heads.box_head")
-        standard = partial(roi_heads.FastRCNNPredictor, self.num_classes + 1)
+        standard = partial(roi_heads.FastRCNNPredictor, self.num_classes + 1, self.background)
         predictor = self.part(self.box_predictor, standard, "roi_heads.box_predictor")
         logits, deltas = map(full_precision, predictor(head(pooled.reshape(-1, *pooled.shape[2:]), train=train)))
         shape = boxes.shape[:2]
@@ -222,10 +231,13 @@ class FasterRCNN(ResNetDetector):
 
     @nn.nowrap
     def _pool(self, maps: Maps, boxes: Float[Array, "b p 4"], canvas: tuple[int, int]) -> Float[Array, "b p s s c"]:
-        """RoI Align; the standard pyramid's coarsest map is for the RPN alone."""
-        pyramid = self.neck == "fpn" and isinstance(self.backbone, str)
         options = (POOLED[self.neck], self.sampling_ratio, self.aligned)
-        return multilevel_roi_align(maps[:-1] if pyramid else maps, boxes, canvas, *options)
+        return multilevel_roi_align(self.second_stage(maps), boxes, canvas, *options)
+
+    @nn.nowrap
+    def second_stage(self, maps: Maps) -> Maps:
+        """The maps that boxes are cropped from: the standard pyramid's coarsest is for the RPN alone."""
+        return maps[:-1] if self.neck == "fpn" and isinstance(self.backbone, str) else maps
 
     @nn.nowrap
     def _box_head(self) -> partial:

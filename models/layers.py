@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from morphism.errors import UserError
 from morphism.ops.platform import on_cpu
@@ -275,6 +275,9 @@ class BatchNorm(nn.Module):
         parameters, but constants next to them in batch_stats.
       momentum: torch's, the weight of the newest batch in the running statistics.
 
+    With `counted`, only those rows of a batch have a part in its statistics; where they have less than two values per
+    channel, the running ones stay as they are.
+
     Raises UserError, while it is traced, for training on one value per channel, as torch.nn.BatchNorm2d does.
     """
 
@@ -287,7 +290,7 @@ class BatchNorm(nn.Module):
     scale_init: Any = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(self, x: Float[Array, "b h w c"], counted: Bool[Array, "b"] | None = None) -> Float[Array, "b h w c"]:
         channels = x.shape[-1]
         if self.frozen:
             scale = self.variable("batch_stats", "scale", self.scale_init, None, (channels,), jnp.float32).value
@@ -299,12 +302,16 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
 
         if self.train and not self.frozen:
-            mean, var, count = _moments(full_precision(x), self.axis_name)
+            mean, var, count = _moments(full_precision(x), self.axis_name, counted)
             if not self.is_initializing():
-                self._check_count(count, x.shape)
+                momentum = self.momentum
+                if counted is None:
+                    self._check_count(count, x.shape)
+                else:
+                    momentum, count = jnp.where(count > 1, momentum, 0), jnp.maximum(count, 2)
                 unbiased = var * (count / (count - 1))
-                running_mean.value += self.momentum * (mean - running_mean.value)
-                running_var.value += self.momentum * (unbiased - running_var.value)
+                running_mean.value += momentum * (mean - running_mean.value)
+                running_var.value += momentum * (unbiased - running_var.value)
         else:
             mean, var = running_mean.value, running_var.value
 
@@ -324,12 +331,16 @@ class BatchNorm(nn.Module):
         )
 
 
-def _moments(x: Float[Array, "b h w c"], axis_name: str | None) -> tuple[Array, Array, int]:
+def _moments(
+    x: Float[Array, "b h w c"], axis_name: str | None, counted: Bool[Array, "b"] | None
+) -> tuple[Array, Array, int | Array]:
     """Mean and biased variance of every channel, and the number of values that they are over.
 
     Two passes, because the one-pass E[x^2] - E[x]^2 loses the variance of channels with a large mean. The gradient of
     the variance through the mean is 0, since the mean minimises it, and is not computed.
     """
+    if counted is not None:
+        return _moments_of_rows(x, axis_name, counted)
     count = x.size // x.shape[-1]
     mean = jnp.mean(x, axis=(0, 1, 2))
     if axis_name is not None:
@@ -338,4 +349,20 @@ def _moments(x: Float[Array, "b h w c"], axis_name: str | None) -> tuple[Array, 
     var = jnp.mean(jnp.square(x - jax.lax.stop_gradient(mean)), axis=(0, 1, 2))
     if axis_name is not None:
         var = jax.lax.pmean(var, axis_name)
+    return mean, var, count
+
+
+def _moments_of_rows(
+    x: Float[Array, "b h w c"], axis_name: str | None, counted: Bool[Array, "b"]
+) -> tuple[Array, Array, Array]:
+    """`_moments` of the `counted` rows; 0 without any."""
+
+    def total(x: Array) -> Array:
+        return x if axis_name is None else jax.lax.psum(x, axis_name)
+
+    weight = counted[:, None, None, None].astype(x.dtype)
+    count = total(jnp.sum(counted) * (x.shape[1] * x.shape[2]))
+    divisor = jnp.maximum(count, 1)
+    mean = total(jnp.sum(weight * x, axis=(0, 1, 2))) / divisor
+    var = total(jnp.sum(weight * jnp.square(x - jax.lax.stop_gradient(mean)), axis=(0, 1, 2))) / divisor
     return mean, var, count

@@ -76,7 +76,8 @@ class RetinaNet(ResNetDetector):
       post_process: options of the last step.
       anchor_generator: AnchorGenerator with the sizes of each map's anchors.
       head: module, called as head(maps, train=) -> {"cls_logits": [B, A, K + 1], "bbox_regression": [B, A, 4]}.
-    The others are those of ResNetDetector. A `backbone` in Python gives all the maps that the heads work on.
+    The others are those of ResNetDetector. A `backbone` in Python gives all the maps that the heads work on; so do the
+    `maps` that the call takes in place of a backbone's: five, at strides 8 to 128.
 
     Returns, all float32:
       cls_logits [B, A, K + 1], where output c + 1 is class c and output 0 is never trained to be any, as in
@@ -91,9 +92,9 @@ class RetinaNet(ResNetDetector):
     head: nn.Module | None = None
 
     @nn.compact
-    def __call__(self, images: Images, *, train: bool) -> dict[str, Any]:
+    def __call__(self, images: Images, *, train: bool, maps: Maps | None = None) -> dict[str, Any]:
         self.check_options()
-        levels = self.levels(images, train)
+        levels = self.levels(images, train) if maps is None else maps
         generator = self.anchor_generator or AnchorGenerator(
             tuple(octave(self.anchor_size * 2**level) for level in range(len(levels)))
         )
@@ -107,8 +108,11 @@ class RetinaNet(ResNetDetector):
         if not isinstance(self.backbone, str):
             return self.part(self.backbone, None, "backbone")(images, train=train)
         maps = self.resnet_maps(images, train)
-        pyramid = FeaturePyramid("p5" if self.version == 1 else "c5", self.channels, self.dtype, name="backbone.fpn")
-        return pyramid([maps["layer2"], maps["layer3"], maps["layer4"]])
+        return self.pyramid(train)([maps["layer2"], maps["layer3"], maps["layer4"]])
+
+    @nn.nowrap
+    def pyramid(self, train: bool) -> FeaturePyramid:
+        return FeaturePyramid("p5" if self.version == 1 else "c5", self.channels, self.dtype, name="backbone.fpn")
 
     @nn.nowrap
     def predict(self, levels: Maps, anchors: int, train: bool) -> dict[str, Array]:

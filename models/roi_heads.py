@@ -96,16 +96,21 @@ class Res5Head(nn.Module):
 
 
 class FastRCNNPredictor(nn.Module):
-    """Logits [n, K + 1] and box deltas per class [n, K + 1, 4] of box features [n, F], in float32."""
+    """Logits [n, K + 1] and box deltas per class [n, K + 1, 4] of box features [n, F], in float32.
+
+    Without `background` that output has no deltas of its own but zeros, which nothing reads, as in detectron2.
+    """
 
     outputs: int  # K + 1
+    background: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "n f"]) -> tuple[Float[Array, "n k"], Float[Array, "n k 4"]]:
         x = full_precision(x)
         logits = linear(self.outputs, "cls_score", x.dtype, x.shape[-1])(x)
-        deltas = linear(4 * self.outputs, "bbox_pred", x.dtype, x.shape[-1])(x)
-        return logits, deltas.reshape(len(x), self.outputs, 4)
+        regressed = self.outputs if self.background else self.outputs - 1
+        deltas = linear(4 * regressed, "bbox_pred", x.dtype, x.shape[-1])(x).reshape(len(x), regressed, 4)
+        return logits, jnp.pad(deltas, ((0, 0), (self.outputs - regressed, 0), (0, 0)))
 
 
 def sample_proposals(
@@ -128,7 +133,8 @@ def sample_proposals(
       valid: False for a row of padding.
 
     Returns, per sample, its `boxes`, the `label` (0 for the background, c + 1 for class c), the ground truth that it is
-    `matched` with, and whether the slot is `used`; in a row of padding none is.
+    `matched` with and the `object`, its slot, and whether the sample is `used`; in a row of padding none is. Positive
+    samples come first.
     """
     proposals, usable = jnp.concatenate([proposals, boxes]), jnp.concatenate([used, trainable])
     matches = match(iou(boxes, proposals), trainable, *MATCH_IOU, force_best=False)
@@ -139,6 +145,7 @@ def sample_proposals(
         "boxes": proposals[number],
         "label": jnp.where(positive & valid, classes[matched] + 1, 0),
         "matched": boxes[matched],
+        "object": matched,
         "used": used & valid,
     }
 

@@ -93,6 +93,7 @@ class YOLOX(Detector):
       post_process: options of the last step.
       backbone: module, called as backbone(images, train=) -> three maps at strides 8, 16 and 32; images are blue first.
       head: module, called as head(maps, train=) -> box [B, A, 4], objectness [B, A], class logits [B, A, K].
+    The call takes `maps`, three at strides 8, 16 and 32, in place of the backbone's.
 
     Returns, all float32:
       bbox_regression [B, A, 4], objectness [B, A], cls_logits [B, A, K]; corners [A, 2], the upper left corner of each
@@ -119,17 +120,12 @@ class YOLOX(Detector):
     head: nn.Module | None = None
 
     @nn.compact
-    def __call__(self, images: Images, *, train: bool) -> dict[str, Array]:
+    def __call__(self, images: Images, *, train: bool, maps: Maps | None = None) -> dict[str, Array]:
         height, width = images.shape[1:3]
         check_size("YOLOX", height, width)
-        options = {
-            "norm": partial(self.norm, epsilon=self.bn_epsilon, momentum=self.bn_momentum),
-            "dtype": self.dtype,
-        }
-        block = partial(BaseConv, **options, activation="lrelu" if self.darknet53 else "silu")
-        parts = {"block": block, "wide": partial(Depthwise, **options) if self.depthwise else block}
-        body = partial(DarknetFPN, block) if self.darknet53 else partial(PAFPN, self.depth, self.width, **parts)
-        maps = self.part(self.backbone, body, "backbone")(jnp.asarray(images[..., ::-1], self.dtype), train=train)
+        parts = self.blocks()
+        if maps is None:
+            maps = self.maps(images, train)
         head = partial(Head, self.num_classes, int(256 * self.width), **parts, dtype=self.dtype)
         box, objectness, classes = map(full_precision, self.part(self.head, head, "head")(maps, train=train))
         corners, strides = cells(height, width)
@@ -140,6 +136,25 @@ class YOLOX(Detector):
             "corners": jnp.asarray(corners),
             "strides": jnp.asarray(strides),
         }
+
+    @nn.nowrap
+    def blocks(self) -> dict[str, partial]:
+        """What makes a convolution with batch norm and activation, and what makes those of 3x3."""
+        options = {
+            "norm": partial(self.norm, epsilon=self.bn_epsilon, momentum=self.bn_momentum),
+            "dtype": self.dtype,
+        }
+        block = partial(BaseConv, **options, activation="lrelu" if self.darknet53 else "silu")
+        return {"block": block, "wide": partial(Depthwise, **options) if self.depthwise else block}
+
+    @nn.nowrap
+    def maps(self, images: Images, train: bool) -> Maps:
+        """The maps of the backbone, a part of the module that is being called; images are RGB of 0..255."""
+        parts = self.blocks()
+        neck = (
+            partial(DarknetFPN, parts["block"]) if self.darknet53 else partial(PAFPN, self.depth, self.width, **parts)
+        )
+        return self.part(self.backbone, neck, "backbone")(jnp.asarray(images[..., ::-1], self.dtype), train=train)
 
     @nn.nowrap
     def loss(self, outputs: dict[str, Array], targets: Targets) -> dict[str, Float[Array, ""]]:
