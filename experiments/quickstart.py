@@ -68,4 +68,29 @@ def _segmentation() -> ConfigDict:
     return config
 
 
-VARIANTS = {"classification": _classification, "detection": _detection, "segmentation": _segmentation}
+def _panoptic() -> ConfigDict:
+    config = get_base("multitask", parts={"objects": "detection", "ground": "segmentation"})
+    config.batch_size = config.eval_batch_size = 8
+    config.duration = "2ep"
+    config.eval_every = "2ep"
+    config.log_every = "100"
+    config.model.options = ConfigDict(dict(backbone="darknet", depth=0.33, width=0.25))
+    config.model.heads.objects.name = "yolox"
+    config.model.heads.objects.options = ConfigDict(dict(detections=100, nms_threshold=0.5))
+    config.model.heads.ground.options = ConfigDict(dict(channels=32, groups=8, finest=1))
+    config.parts.ground.loss.dice_weight = 1.0
+    config.data.update(source="scenes:7000x96", image_size=96, max_boxes=8)
+    config.augment.update(mean=(0.0,) * 3, std=(1 / 255,) * 3, fill=114)
+    config.fusion.update(things="objects", stuff="ground", stuff_area=64)
+    config.optimizer.update(name="adamw", learning_rate=4e-3, weight_decay=1e-2, clip_norm=10.0, decay="kernels")
+    config.schedule.update(name="cosine", warmup="200")
+    config.ema.update(decay=0.998, ramp="100")
+    return config
+
+
+VARIANTS = {
+    "classification": _classification,
+    "detection": _detection,
+    "segmentation": _segmentation,
+    "panoptic": _panoptic,
+}

@@ -102,7 +102,7 @@ class Multitask(Model):
 
     Which maps a head works on:
       yolox: strides 8, 16 and 32. retinanet: P3 to P7. faster_rcnn, mask_rcnn: P2 to P5, and a fifth for the RPN.
-      semantic_fpn: all maps up to stride 32.
+      semantic_fpn: all maps up to stride 32; with its option `finest` also finer ones, the backbone's own.
       fcn, deeplabv3: the neck's finest map, at its stride; without a neck the backbone's last.
       linear: the backbone's last map; the darknet's is the neck's last.
 
@@ -146,7 +146,7 @@ class Multitask(Model):
     @nn.compact
     def __call__(self, images: Images, *, train: bool, targets: Targets | None = None) -> dict[str, Any]:
         self.check_parts()
-        levels, last = self._maps(images, train)
+        levels, finer, last = self._maps(images, train)
         sizes = None if targets is None else targets["size"]
         outputs: dict[str, Any] = {}
         for part in self.heads:
@@ -157,7 +157,7 @@ class Multitask(Model):
             elif isinstance(head, LinearHead):
                 outputs[part] = head(last, train=train)
             else:
-                logits = self._segment(head, levels, last, sizes, train)
+                logits = self._segment(head, levels, finer, last, sizes, train)
                 outputs[part] = {"out": at_size_of(images, logits)}
         if self.loss_weights == "learnt":
             zeros = nn.initializers.zeros
@@ -196,11 +196,11 @@ class Multitask(Model):
 
     @nn.nowrap
     def _segment(
-        self, head: nn.Module, levels: Levels, last: Array, sizes: Sizes | None, train: bool
+        self, head: nn.Module, levels: Levels, finer: Levels, last: Array, sizes: Sizes | None, train: bool
     ) -> Float[Array, "b _h _w k"]:
         """The logits of a segmentation head at the size of its map."""
         if isinstance(head, SemanticFPNHead):
-            return head([x for level, x in levels.items() if level <= 5], train=train)
+            return head([x for level, x in (finer | levels).items() if head.level <= level <= 5], train=train)
         x = last if self.neck == "none" else levels[min(levels)]
         if isinstance(head, FCNHead):
             return head(x, train=train)
@@ -208,33 +208,36 @@ class Multitask(Model):
         return head(x, None if sizes is None else -(-sizes // stride), train=train)
 
     @nn.nowrap
-    def _maps(self, images: Images, train: bool) -> tuple[Levels, Array]:
-        """The maps by level, finest first, and the backbone's last map."""
+    def _maps(self, images: Images, train: bool) -> tuple[Levels, Levels, Array]:
+        """The maps of the neck, finest first; the backbone's own that are finer; and the backbone's last map."""
         if self.backbone == DARKNET:
             check_size(DARKNET, *images.shape[1:3])
             options = {name: getattr(self, name) for name in ("dtype", "norm", "depth", "width", "depthwise")}
-            maps = YOLOX(**options, parent=None).maps(images, train)
-            return dict(enumerate(maps, start=3)), maps[-1]
+            stem, dark2, *maps = YOLOX(**options, parent=None).maps(images, train, finer=True)
+            return dict(enumerate(maps, start=3)), {1: stem, 2: dark2}, maps[-1]
         maps = self._features(images, train)
-        if self.neck == "none":
-            return (dict(enumerate(maps, start=2)) if self.output_stride == 32 else {}), maps[-1]
-        pyramid, first = self._pyramid(train)
-        return dict(enumerate(pyramid(maps[first - 2 :]), start=first)), maps[-1]
+        pyramid, first = self._pyramid(train) if self.neck == "fpn" else (None, 2)
+        finer, coarser = dict(enumerate(maps[: first - 1], start=1)), maps[first - 1 :]
+        if pyramid is not None:
+            coarser = pyramid(coarser)
+        elif self.output_stride != 32:
+            coarser = []
+        return dict(enumerate(coarser, start=first)), finer, maps[-1]
 
     @nn.nowrap
     def _features(self, images: Images, train: bool) -> list[Array]:
-        """The backbone's maps at strides 4, 8, 16 and 32, or as its output stride has them."""
+        """The backbone's maps at strides 2, 4, 8, 16 and 32, or as its output stride has them."""
         name = "backbone" if self.neck == "none" else "backbone.body"
         options: dict[str, Any] = {"dtype": self.dtype, "width": self.backbone_width, "name": name}
         if self.backbone in vgg.MODELS:
             if self.neck == "fpn":
                 check_size(self.backbone, *images.shape[1:3])  # its poolings round down, the pyramid's maps up
             body = vgg.MODELS[self.backbone](**options, norm=self.norm)
-            return list(body(images, train=train, features=True).values())[2:]
+            return list(body(images, train=train, features=True).values())[1:]
         options |= {"norm": partial(self.norm, epsilon=self.bn_epsilon), "remat": self.remat}
         options |= {"output_stride": self.output_stride, "stride_in_1x1": self.stride_in_1x1}
         body = resnet.MODELS[self.backbone](**options)
-        return list(body(images, train=train, features=True).values())[1:]
+        return list(body(images, train=train, features=True).values())
 
     @nn.nowrap
     def _pyramid(self, train: bool) -> tuple[FeaturePyramid, int]:
@@ -292,6 +295,8 @@ class Multitask(Model):
             raise UserError(
                 f"{path}.name: {name} needs maps at strides up to 32; set config.model.options.output_stride to 32"
             )
+        if not 0 <= head.get("options", {}).get("finest", 0) <= 5:
+            raise UserError(f"{path}.options.finest: a map has a level of 1 to 5; 0 is the neck's finest")
         if name == "deeplabv3" and self.neck == "none":
             rates(self.output_stride)
 

@@ -148,13 +148,17 @@ class YOLOX(Detector):
         return {"block": block, "wide": partial(Depthwise, **options) if self.depthwise else block}
 
     @nn.nowrap
-    def maps(self, images: Images, train: bool) -> Maps:
-        """The maps of the backbone, a part of the module that is being called; images are RGB of 0..255."""
+    def maps(self, images: Images, train: bool, **options: bool) -> Maps:
+        """The maps of the backbone, a part of the module that is being called; images are RGB of 0..255.
+
+        `options` are those of the backbone's call.
+        """
         parts = self.blocks()
         neck = (
             partial(DarknetFPN, parts["block"]) if self.darknet53 else partial(PAFPN, self.depth, self.width, **parts)
         )
-        return self.part(self.backbone, neck, "backbone")(jnp.asarray(images[..., ::-1], self.dtype), train=train)
+        images = jnp.asarray(images[..., ::-1], self.dtype)
+        return self.part(self.backbone, neck, "backbone")(images, train=train, **options)
 
     @nn.nowrap
     def loss(self, outputs: dict[str, Array], targets: Targets) -> dict[str, Float[Array, ""]]:

@@ -109,7 +109,7 @@ def focus(x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w _c"]:
 
 
 class CSPDarknet(nn.Module):
-    """images -> maps at strides 8, 16 and 32. `depth` and `width` are fractions of yolox_l's."""
+    """images -> maps at strides 2, 4, 8, 16 and 32. `depth` and `width` are fractions of yolox_l's."""
 
     depth: float
     width: float
@@ -121,7 +121,7 @@ class CSPDarknet(nn.Module):
         base, depth = int(self.width * 64), max(round(self.depth * 3), 1)
         layer = partial(CSPLayer, block=self.block, wide=self.wide)
         x = self.block(base, 3, name="stem.conv")(focus(x), train=train)
-        maps = []
+        maps = [x]
         for stage, blocks in enumerate((depth, 3 * depth, 3 * depth, depth), start=2):
             features = base * 2 ** (stage - 1)
             x = self.wide(features, 3, stride=2, name=f"dark{stage}.0")(x, train=train)
@@ -130,11 +130,13 @@ class CSPDarknet(nn.Module):
             name = f"dark{stage}.{2 if stage == 5 else 1}"
             x = layer(features, blocks, shortcut=stage < 5, name=name)(x, train=train)
             maps.append(x)
-        return maps[1:]
+        return maps
 
 
 class PAFPN(nn.Module):
     """images -> three maps, finest first: a top-down path by upsampling, then a bottom-up path by strided layers.
+
+    With `finer` the backbone's own maps at strides 2 and 4 come before them.
 
     Source: Liu et al. 2018, "Path aggregation network for instance segmentation"; yolox/models/yolo_pafpn.py.
     """
@@ -145,9 +147,9 @@ class PAFPN(nn.Module):
     wide: Any
 
     @nn.compact
-    def __call__(self, images: Images, *, train: bool) -> list[Float[Array, "b _h _w _c"]]:
+    def __call__(self, images: Images, *, train: bool, finer: bool = False) -> list[Float[Array, "b _h _w _c"]]:
         parts = {"block": self.block, "wide": self.wide}
-        x2, x1, x0 = CSPDarknet(self.depth, self.width, **parts, name="backbone")(images, train=train)
+        *finest, x2, x1, x0 = CSPDarknet(self.depth, self.width, **parts, name="backbone")(images, train=train)
         c3, c4, c5 = (int(channels * self.width) for channels in (256, 512, 1024))
 
         def merge(x: Array, other: Array, features: int, name: str) -> Array:
@@ -161,7 +163,7 @@ class PAFPN(nn.Module):
         x = self.wide(c3, 3, stride=2, name="bu_conv2")(fine, train=train)
         medium = merge(x, middle, c4, "C3_n3")
         x = self.wide(c4, 3, stride=2, name="bu_conv1")(medium, train=train)
-        return [fine, medium, merge(x, top, c5, "C3_n4")]
+        return [*(finest if finer else ()), fine, medium, merge(x, top, c5, "C3_n4")]
 
 
 def _double(x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w c"]:
