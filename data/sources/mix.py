@@ -177,8 +177,8 @@ def _odd(entry: Entry, part: Renamed, own: Names) -> list[str]:
             lines.append(f"odd classes of {entry.source}: {_left_out(target, lost, part)}")
         if lacking and target != "label":
             lines.append(
-                f"odd classes of {entry.source}: its {target} have no {_few(lacking)}; what images show of these is "
-                "learned as something else"
+                f"odd classes of {entry.source}: it has no {target} of {_few(lacking)}; what its images show of them "
+                "is learned as something else"
             )
     return lines
 

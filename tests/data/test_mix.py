@@ -199,8 +199,8 @@ def test_labels_are_renamed_and_images_without_a_class_lose_theirs(folder, tmp_p
 def test_classes_that_a_source_does_not_annotate_are_reported(roots, tmp_path):
     first, _ = roots
     source = opened(f"mix:coco:{first} + scenes:4x32")
-    assert f"coco:{first}: its boxes have no top, trouser, dress, shoe, bag; what images show" in source.oddities
-    assert "scenes:4x32: its boxes have no car, toothbrush; what images show" in source.oddities
+    assert f"coco:{first}: it has no boxes of top, trouser, dress, shoe, bag; what its images show" in source.oddities
+    assert "scenes:4x32: it has no boxes of car, toothbrush; what its images show" in source.oddities
 
 
 def test_classes_can_be_stated_in_order(roots, tmp_path):
