@@ -11,13 +11,13 @@ are not opened may lack annotations, as VOC's test set does. The size of an imag
 or without one that of its header. Parts of objects are left out. <difficult> is 0 where it is missing or empty; any
 whole number above 0 means 1. Each <bndbox> of an <object> is an object.
 
-Masks of objects, if they are wanted, are in
+Masks of objects, if they are wanted and the folder is there, are in
 
     <path>/SegmentationObject/<name>.png                    palette indices: 0 background, 1, 2, ... objects, 255 void
 
-Object k of the file is the k-th of the annotation where their boxes fit; where they do not, objects are matched by the
-IoU of their boxes, which must be LEAST_IOU or more: void along its edge makes a small object's mask smaller. What finds
-no match is counted, and so are images without a file: their masks are unknown.
+Object k of the file is the k-th of the annotation if their boxes fit, for all objects of the file; else objects are
+matched by their boxes. Two boxes fit if their IoU is LEAST_IOU or more: void along the edge of a small object makes its
+mask smaller. What finds no match is counted, and so are images without a file: their masks are unknown.
 """
 
 import itertools
@@ -88,10 +88,11 @@ def load(argument: str, split: str, data_dir: str, masks: bool = False) -> Boxed
     found = [parsed[name] for name in names]
     sizes = [each.size or image_size(root / file) for each, file in zip(found, files, strict=True)]
     boxes = [np.array(each.boxes, np.float64).reshape(-1, 4) - (1, 1, 0, 0) for each in found]
-    outlines, odd_masks = _outlines(root, names, boxes, sizes) if masks else (None, [])
+    folder = root / "SegmentationObject"
+    outlines, odd_masks = _outlines(folder, names, boxes, sizes) if masks and folder.is_dir() else (None, [])
     store = pack(
         owner=np.repeat(np.arange(len(names)), [len(each.names) for each in found]),
-        boxes=np.concatenate(boxes),
+        boxes=np.concatenate([*boxes, np.zeros((0, 4))]),
         classes=np.array([classes.index(name) for each in found for name in each.names], np.int32),
         difficult=np.array([value for each in found for value in each.difficult], bool),
         sizes=np.array(sizes, np.int32),
@@ -112,12 +113,9 @@ def load(argument: str, split: str, data_dir: str, masks: bool = False) -> Boxed
 
 
 def _outlines(
-    root: Path, names: Sequence[str], boxes: Sequence[Float[np.ndarray, "_ 4"]], sizes: Sequence[tuple[int, int]]
+    folder: Path, names: Sequence[str], boxes: Sequence[Float[np.ndarray, "_ 4"]], sizes: Sequence[tuple[int, int]]
 ) -> tuple[Outlines, list[str]]:
     """The outlines of all objects, image by image, and what was odd about the files of masks."""
-    folder = root / "SegmentationObject"
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder, so there are no masks; add it, or use an experiment without masks")
     outlines: list[bytes | None] = []
     without: list[Path] = []  # images that have no file
     objects: list[Path] = []  # the file of each object that has no match, and of each mask
@@ -155,10 +153,11 @@ def _matched(found: IdMap, boxes: Float[np.ndarray, "n 4"]) -> tuple[Int[np.ndar
     iou = shared / (_areas(boxes)[:, None] + _areas(around)[None] - shared)
     fits = iou >= LEAST_IOU
     own = np.arange(1, len(boxes) + 1)[:, None] == found.ids[masks][None]
-    # An object's own number counts more than any IoU, and a pair that fits more than one that does not.
-    objects, chosen = linear_sum_assignment(fits * (1 + 2 * own + iou), maximize=True)
+    numbered = (fits & own).any(axis=0).all()  # every mask fits the object that has its number
+    score = np.where(fits, own if numbered else iou, 0)
+    objects, chosen = linear_sum_assignment(score, maximize=True)
     rows = np.full(len(boxes), -1)
-    kept = fits[objects, chosen]
+    kept = score[objects, chosen] > 0
     rows[objects[kept]] = masks[chosen[kept]]
     return rows, len(masks) - int(kept.sum())
 

@@ -213,7 +213,27 @@ def spoilt_folder(root):
     return ["broken.jpg: cannot be", "lost.png: cannot be read", "photo.heic: its format", "eel: a class without"], 2
 
 
-@pytest.mark.parametrize("spoilt", [spoilt_coco, spoilt_voc, spoilt_yolo, spoilt_masks, spoilt_folder])
+def spoilt_object_masks(root):
+    for name, size in (("good", (8, 9)), ("wide", (8, 20)), ("two", (8, 9))):
+        write_image(root / name / "images" / "1.png", 8, 9)
+        write_image(root / name / "masks" / "1.png", *size)
+    write_image(root / "two" / "images" / "2.png", 8, 9)
+    (root / "good" / "masks" / "2.png").write_bytes(b"no mask")
+    return ["wide/masks/1.png: is 20 x 8, its", "two/images: holds 2", "good/masks/2.png: cannot be"], 2
+
+
+def spoilt_cityscapes(root):
+    for name, number in (("good", 26_000), ("strange", 34_000), ("alone", 26_000)):
+        write_image(root / "leftImg8bit" / "train" / "a" / f"{name}_leftImg8bit.png", 8, 9)
+        write_mask(root / "gtFine/train/a" / f"{name}_gtFine_instanceIds.png", np.full((8, 9), number, np.uint16))
+    (root / "gtFine/train/a/alone_gtFine_instanceIds.png").unlink()
+    return ["alone_leftImg8bit.png: no map of ids", "strange_gtFine_instanceIds.png: holds the id 34000"], 1
+
+
+SPOILT = [spoilt_coco, spoilt_voc, spoilt_yolo, spoilt_masks, spoilt_folder, spoilt_object_masks, spoilt_cityscapes]
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
 def test_all_that_is_missing_or_bad_is_named_once_and_the_rest_is_counted(tmp_path, spoilt):
     expected, good = spoilt(tmp_path)
     spec = f"{spoilt.__name__.removeprefix('spoilt_')}:{tmp_path}"
@@ -260,7 +280,8 @@ def test_the_command_lists_what_is_bad_draws_the_rest_and_exits_with_1(tmp_path)
     drawn = np.asarray(Image.open(tmp_path / "out.png"))
     done = run("embedded", "--split", "val", "--draw", str(tmp_path / "none" / "out.png"))
     assert done.returncode == 2 and "none/out.png: cannot be written" in done.stderr
-    assert drawn.shape == (320, 1600, 3) and drawn[:, 320:640].any() and not drawn[:, :320].any()
+    assert drawn.shape == (320 + 2 * survey.LINE, 1600, 3) and drawn[320:].any()  # the legend of 20 classes
+    assert drawn[:320, 320:640].any() and not drawn[:320, :320].any()
 
 
 def test_the_command_prints_json_and_exits_with_0():
