@@ -44,6 +44,7 @@ from morphism.experiments.fields import (
 )
 
 MASK_SIZE = Field(112, at_least(1), "Training: a mask of each object has this many cells per side (frames.py).")
+from morphism.experiments.parts import HEAD, HEADS, MULTITASK, PART
 
 
 def get_base(task: str = "classification", parts: Mapping[str, str] | None = None) -> ConfigDict:
@@ -95,7 +96,11 @@ def _groups(value: ConfigDict | None) -> dict[str, ConfigDict]:
 
 
 COMMON = dict(
-    task=Field("", one_of("classification", "detection", "segmentation", "multitask"), "What the model learns."),
+    task=Field(
+        "",
+        one_of("classification", "detection", "instances", "segmentation", "multitask"),
+        "What the model learns.",
+    ),
     seed=Field(0, between(0, 2**32 - 1), "Seed of initialisation, shuffling, cropping and augmentation."),
     batch_size=Field(128, at_least(1), "Examples per step, over all devices and processes."),
     eval_batch_size=Field(0, at_least(0), "Examples per evaluation step, rounded up to the devices; 0: batch_size."),
@@ -246,6 +251,11 @@ DETECTION = dict(
         closing=Field("0", LENGTH, "Length of the final part without mosaic, in which YOLOX adds an L1 loss."),
     ),
 )
+INSTANCES = dict(
+    task="instances",
+    best="mask_ap",
+    data=dict(targets=("boxes", "masks"), mask_size=MASK_SIZE),
+)
 SEGMENTATION = dict(
     task="segmentation",
     eval_batch_size=1,  # as mmsegmentation
@@ -285,43 +295,9 @@ SEGMENTATION = dict(
 FIELDS = {
     "classification": merged(COMMON, CLASSIFICATION),
     "detection": merged(COMMON, DETECTION),
+    "instances": merged(merged(COMMON, DETECTION), INSTANCES),
     "segmentation": merged(COMMON, SEGMENTATION),
 }
-
-# Several tasks on one network. The parts share the fields of data and augment that their tasks have; those that mean
-# different things to different tasks are declared here.
-HEADS = {"classification": "linear", "detection": "retinanet", "segmentation": "semantic_fpn"}  # the defaults
-HEAD = dict(name=Field("", TEXT, "Head of the part: a name in HEADS of models/multitask.py; its options beside it."))
-PART = dict(
-    task=Field("", one_of(*HEADS), "What the part learns."),
-    weight=Field(1.0, at_least(0.0), "Factor of the part's loss in the sum."),
-    targets=Field({}, GROUP, "Targets of the task that have other names in the data: segmentation='lanes'."),
-)
-MULTITASK = dict(
-    task="multitask",
-    model=dict(
-        name="multitask",
-        heads=Field({}, GROUP, "A head for each part: its name and options."),
-    ),
-    data=dict(
-        targets=Field(
-            ("boxes", "segmentation"), NAMES, "What examples are learned from; the part that has the first one leads."
-        ),
-        window_rule=Field("canvas", one_of("square", "canvas", "crop"), "How windows are drawn (data/examples.py)."),
-        image_size=Field(640, at_least(1), "Pixels of the shorter side, or of both sides, after resizing."),
-        resize=Field(
-            "shorter", one_of("shorter", "stretch", "fit", "none"), "With crop shorter or none, else not none."
-        ),
-        max_size=Field(1333, at_least(1), "shorter: the longer side is at most this."),
-        canvases=Field((), SHAPES, "Sizes of batches; an image is put on the smallest that holds it; (): found."),
-    ),
-    augment=dict(
-        photometric=Field(False, SWITCH, "Brightness, contrast, saturation and hue, as the leading task has them."),
-        fill=Field(-1, between(-1, 255), "Grey of the canvas around an image; -1: zero after normalising."),
-        mosaic=Field(0.0, between(0.0, 1.0), "YOLOX's mosaics, which have only boxes: refused for several parts."),
-    ),
-    parts=Field({}, GROUP, "The tasks by name, each with its own fields; get_base('multitask', parts=...) makes them."),
-)
 
 
 def _shared(*tasks: str) -> Fields:

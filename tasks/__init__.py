@@ -1,6 +1,7 @@
 """Tasks: what a model learns and how it is evaluated, each an object of pure functions (tasks/task.py).
 
 classification.py, detection.py, segmentation.py    one class per image, objects in boxes, one class per pixel
+instances.py                                        objects in boxes, each with a mask
 composed.py, parts.py                               several of them on one network
 """
 
@@ -10,13 +11,14 @@ from morphism.errors import check_choice
 from morphism.tasks.classification import Classification
 from morphism.tasks.composed import Composed
 from morphism.tasks.detection import Detection
+from morphism.tasks.instances import Instances
 from morphism.tasks.parts import Part
 from morphism.tasks.segmentation import Segmentation
 from morphism.tasks.task import Task
 
 __all__ = ["Task", "get", "of"]
 
-_TASKS = {task.name: task for task in (Classification(), Detection(), Segmentation())}
+_TASKS = {task.name: task for task in (Classification(), Detection(), Instances(), Segmentation())}
 
 
 def get(name: str) -> Task:

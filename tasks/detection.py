@@ -21,7 +21,7 @@ from morphism.augment.mosaic import GROUP, mosaic
 from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.lengths import to_steps
-from morphism.models.detection import Detector
+from morphism.models.detection import Detections, Detector
 from morphism.tasks import canvas, coco, detections, voc
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, spread
 
@@ -131,14 +131,7 @@ class Detection(SingleTask):
 
     def predict(self, model: Detector, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
         """boxes [B,D,4] in pixels of the decoded image; scores [B,D]; classes [B,D], -1 in unused slots; id [B]."""
-        found = model.detect(outputs, batch["size"])
-        scale = (batch["original_size"] / batch["size"])[:, ::-1]
-        return {
-            "boxes": found["boxes"] * jnp.tile(scale, 2)[:, None],
-            "scores": found["scores"],
-            "classes": jnp.where(found["valid"], found["classes"], -1),
-            "id": batch["id"],
-        }
+        return in_decoded(model.detect(outputs, batch["size"]), batch)
 
     def init_metrics(self, source: Source) -> Metrics:
         return {"source": source, "gathered": detections.init_metrics()}
@@ -176,7 +169,6 @@ class Detection(SingleTask):
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """All detections that evaluation counts, best first; boxes: x0, y0, x1, y1 in pixels of the decoded image."""
         numbers, scores, boxes = (predictions[name][row] for name in ("classes", "scores", "boxes"))
-        order = [index for index in np.argsort(-scores, kind="stable") if numbers[index] >= 0]
         return {
             "detections": [
                 {
@@ -184,7 +176,7 @@ class Detection(SingleTask):
                     "score": round(float(scores[index]), 4),
                     "box": np.round(boxes[index].astype(float), 1).tolist(),
                 }
-                for index in order
+                for index in ranked(predictions, row)
             ]
         }
 
@@ -222,6 +214,23 @@ def closed(batch: Batch, config: ConfigDict) -> Bool[Array, "b"]:
     Whether an example is closed depends only on its own draw. `config` is config.augment.
     """
     return (batch["draw"] >= config.closing_from) & (config.closing_from >= 0)
+
+
+def ranked(predictions: Predictions, row: int) -> list[int]:
+    """The used slots of an image, best first."""
+    numbers = predictions["classes"][row]
+    return [index for index in np.argsort(-predictions["scores"][row], kind="stable").tolist() if numbers[index] >= 0]
+
+
+def in_decoded(found: Detections, batch: Batch) -> dict[str, Array]:
+    """Detections on canvases as `predict` returns them: boxes in pixels of the decoded images, class -1 if unused."""
+    scale = (batch["original_size"] / batch["size"])[:, ::-1]
+    return {
+        "boxes": found["boxes"] * jnp.tile(scale, 2)[:, None],
+        "scores": found["scores"],
+        "classes": jnp.where(found["valid"], found["classes"], -1),
+        "id": batch["id"],
+    }
 
 
 def shown(detections: list[dict[str, Any]], threshold: float, most: int) -> list[dict[str, Any]]:

@@ -7,8 +7,10 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
+from morphism.data import outlines
 from morphism.data.image import for_display
 from morphism.data.records import Record, Source
 from morphism.labels import IGNORE
@@ -16,6 +18,7 @@ from morphism.tasks.drawing import LABEL, plain_text, png
 from morphism.tasks.palette import palette
 
 COLUMNS = 4
+TINT = 0.5  # opacity of masks
 
 Found = list[dict[str, Any]]  # "class", "score" and "box" of each detection
 Box = Sequence[float] | np.ndarray  # x0, y0, x1, y1
@@ -26,7 +29,7 @@ def draw(source: Source, found: Sequence[tuple[int, Found, Found]], threshold: f
     """A PNG of images with their objects and detections; `found` holds id, shown and all detections per image.
 
     Each class has its colour. True boxes are dashed, with the class's name below; crowds and difficult ones are dotted.
-    The class's name and the score stand above detections.
+    The class's name and the score stand above detections, and their masks, if they have some, are tinted.
     """
     rows = math.ceil(len(found) / COLUMNS)
     figure, axes = plt.subplots(rows, COLUMNS, figsize=(5.2 * COLUMNS, 4.2 * rows), layout="constrained", squeeze=False)
@@ -51,6 +54,9 @@ def _draw_image(
         name = classes[number]
         _draw_box(axis, box, colours[name], ":" if ignored else "--")
         _label(axis, name, box, (height, width), colours[name], above=False)
+    for each in reversed(shown):  # the best on top
+        if "mask" in each:
+            _draw_mask(axis, mask_of(each["mask"]), colours[each["class"]])
     for each in shown:
         _draw_box(axis, each["box"], colours[each["class"]], "-")
         text = f"{each['class'][:LABEL]} {each['score']:.2f}"
@@ -75,6 +81,17 @@ def _label(axis: Any, text: str, box: Box, size: tuple[int, int], colour: np.nda
         clip_on=True,
         bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.5},
     )
+
+
+def mask_of(outline: dict[str, Any]) -> UInt8[np.ndarray, "h w"]:
+    """1 for pixels within an outline of `describe`, 0 for the others."""
+    return outlines.mask(outline["counts"].encode(), outline["size"])
+
+
+def _draw_mask(axis: Any, mask: UInt8[np.ndarray, "h w"], colour: np.ndarray) -> None:
+    height, width = mask.shape
+    tinted = np.concatenate([np.broadcast_to(colour, (height, width, 3)), TINT * mask[..., None]], axis=-1)
+    axis.imshow(tinted, extent=(0, width, height, 0), interpolation="nearest")
 
 
 def _draw_box(axis: Any, box: Box, colour: np.ndarray, style: str) -> None:

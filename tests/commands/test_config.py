@@ -40,14 +40,16 @@ def test_what_differs_from_the_defaults_is_marked_and_shows_them():
 def test_a_field_is_explained_for_each_task_that_has_another():
     shapes = "    Range: pairs of a height and a width, such as ((800, 1344), (1344, 800))"
     first, second = explained("data.canvases").split("\n\n")
-    assert first.splitlines()[::2] == ["data.canvases = () (detection)", shapes]
+    assert first.splitlines()[::2] == ["data.canvases = () (detection, instances)", shapes]
     assert second.splitlines()[::2] == ["data.canvases = () (segmentation)", shapes]
     assert explained("batch_size").splitlines() == [
         "batch_size = 128",
         "    Examples per step, over all devices and processes.",
         "    Range: a whole number of at least 1",
     ]
-    assert explained("best").startswith("best = 'top1' (classification), 'ap' (detection), 'miou' (segmentation)\n")
+    assert explained("best").startswith(
+        "best = 'top1' (classification), 'ap' (detection), 'mask_ap' (instances), 'miou' (segmentation)\n"
+    )
 
 
 def test_a_field_of_an_experiment_is_explained_with_its_value():

@@ -172,7 +172,9 @@ def test_a_source_must_have_what_examples_are_learned_from():
     with pytest.raises(UserError, match="^scenes:4x96 train has no label, which .* asks for, but boxes and"):
         check_split(opened("scenes:4x96"), config, "train", training=True)
     config.data.targets = ("boxes", "bones")
-    with pytest.raises(UserError, match="config.data.targets is 'bones', which is none of boxes, label, masks, segmentation"):
+    with pytest.raises(
+        UserError, match="config.data.targets is 'bones', which is none of boxes, label, masks, segmentation"
+    ):
         list(train_batches(opened("scenes:4x96"), config, start_step=0, stop_step=1))
 
 
