@@ -42,9 +42,9 @@ from morphism.experiments.fields import (
     one_of,
     optional,
 )
+from morphism.experiments.parts import HEAD, HEADS, MULTITASK, PART
 
 MASK_SIZE = Field(112, at_least(1), "Training: a mask of each object has this many cells per side (frames.py).")
-from morphism.experiments.parts import HEAD, HEADS, MULTITASK, PART
 
 
 def get_base(task: str = "classification", parts: Mapping[str, str] | None = None) -> ConfigDict:
