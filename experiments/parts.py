@@ -49,7 +49,6 @@ MULTITASK = dict(
     augment=dict(
         photometric=Field(False, SWITCH, "Brightness, contrast, saturation and hue, as the leading task has them."),
         fill=Field(-1, between(-1, 255), "Grey of the canvas around an image; -1: zero after normalising."),
-        mosaic=Field(0.0, between(0.0, 1.0), "YOLOX's mosaics, which have only boxes: refused for several parts."),
     ),
     parts=Field({}, GROUP, "The tasks by name, each with its own fields; get_base('multitask', parts=...) makes them."),
 )

@@ -130,7 +130,7 @@ def shapes_of(config: ConfigDict, part: str = "") -> Callable[[int], convert.Sha
 
     With a `part` it is the number of that part's classes; the others have two.
     """
-    others = dict.fromkeys(config.model.get("heads", {}), 2)
+    others = dict.fromkeys(config.get("parts", {}), 2)
 
     @cache
     def shapes(classes: int) -> convert.Shapes:
@@ -184,9 +184,8 @@ def variables_from(weights: Weights, config: ConfigDict, classes: Counts) -> tup
 def classes_of(weights: Weights, config: ConfigDict) -> int | dict[str, int | None] | None:
     """The number of classes of the head in `weights`, for a network of parts by part; None if they have no head."""
     tensors, _ = _named(weights, config, shapes_of(config)(2))
-    parts = config.model.get("heads")
-    if parts:
-        return {part: convert.classes_in(tensors, shapes_of(config, part)) for part in parts}
+    if config.get("parts"):
+        return {part: convert.classes_in(tensors, shapes_of(config, part)) for part in config.parts}
     return convert.classes_in(tensors, shapes_of(config))
 
 
