@@ -77,6 +77,7 @@ class Composed:
             with part.explained(config):
                 part.task.check(part.config(config))
         check_together(self.parts, config)
+        self.mixed(config.augment)
 
     def class_names(self, source: Source | sources.Classes) -> Classes:
         known = source.targets

@@ -142,6 +142,9 @@ class OfAnyLength:
     def __len__(self):
         return 100
 
+    def __getitem__(self, index):
+        raise NotImplementedError
+
 
 def configured(task, name, options, augment=(), loss=()):
     config = get_base(task, PARTS.get(name))
