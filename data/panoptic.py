@@ -42,10 +42,12 @@ class Segments:
     categories: Int[np.ndarray, "segments"]
 
     @classmethod
-    def of(cls, owner: Int[np.ndarray, "n"], ids: Sequence[int], categories: Int[np.ndarray, "n"], images: int):
+    def of(
+        cls, owner: Int[np.ndarray, "n"], ids: Int[np.ndarray, "n"], categories: Int[np.ndarray, "n"], images: int
+    ) -> "Segments":
         """owner: the image of each segment, in rising order."""
         offsets = np.searchsorted(owner, np.arange(images + 1))
-        return cls(offsets, np.array(ids, np.int64), np.asarray(categories, np.int64))
+        return cls(offsets, ids, categories)
 
     def __getitem__(self, index: int) -> "Segments":
         """The segments of one image."""

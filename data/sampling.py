@@ -212,7 +212,7 @@ class Mixed:
     rows: what each sampler's records are among those of the mix.
     """
 
-    rows: Sequence[Int[np.ndarray, "n"]]
+    rows: Sequence[Int[np.ndarray, "_"]]
     samplers: Sequence[Sampler]
     shares: Sequence[Fraction]
 

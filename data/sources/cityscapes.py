@@ -52,7 +52,7 @@ BOX_CLASS = np.full(LARGEST + 1, -1, np.int32)
 BOX_CLASS[[NUMBERS[name] for name in THINGS]] = np.arange(len(THINGS))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cityscapes(BoxedFiles):
     """Image files with a map of ids each."""
 

@@ -12,6 +12,7 @@ from the outline, or without one from the box.
 
 Outlines are polygons or run lengths, compressed or not. An outline that cannot be read is an error. Polygons with fewer
 than three points are left out. The mask of an object without an outline, or with one that covers no pixel, is unknown.
+A file without any outline has no masks.
 
 What pycocotools accepts is not refused, but counted and reported. An annotation of an image that is not listed, and an
 image or annotation that is listed twice in the same words, are dropped. Annotations that share an id are kept, and so
@@ -225,13 +226,15 @@ def outline(annotation: dict[str, Any], size: Sequence[int], path: Path) -> Outl
         ) from error
 
 
-def _outlines(content: Content, boxes: Float[np.ndarray, "objects 4"]) -> tuple[Outlines, str]:
-    """The outlines of all objects, and a line on what was odd; `boxes` are x0, y0, x1, y1."""
+def _outlines(content: Content, boxes: Float[np.ndarray, "objects 4"]) -> tuple[Outlines | None, str]:
+    """The outlines of all objects, None if none has one, and a line on what was odd; `boxes` are x0, y0, x1, y1."""
     read = [Outline(None)] * len(content.objects)
     for row, (annotation, owner) in enumerate(zip(content.objects, content.owner.tolist(), strict=True)):
         with skippable():
             read[row] = outline(annotation, content.sizes[owner].tolist(), content.path)
     known = Outlines.of(each.counts for each in read)
+    if not known.counts:
+        return None, ""
     around = known.boxes(content.sizes[content.owner, 0])
     is_empty = known.known & (around[:, 2] == 0)
     far = np.maximum(boxes[:, :2] - around[:, :2], around[:, 2:] - boxes[:, 2:]).max(axis=1, initial=0)

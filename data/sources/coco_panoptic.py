@@ -38,7 +38,7 @@ SPLITS = ("train", *VALIDATION, "test")
 KIND = "coco_panoptic"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CocoPanoptic(BoxedFiles):
     """Images with a PNG of segment ids each. things: the segment of each row of `store`."""
 
@@ -105,12 +105,13 @@ def load(
     read = coco.read_json(path)
     segments, maps = _flattened(read["annotations"], path)
     content = coco.content_of({**read, "annotations": segments}, path, root, split)
+    files = _maps_of(content, maps, path)
     names, shared = coco.distinct(content.names, content.category_ids)
     is_thing = _is_thing(read["categories"], content.category_ids, path)
     kinds = form(names, is_thing)
     order = np.argsort(content.owner, kind="stable")
     segments = [content.objects[row] for row in order.tolist()]
-    ids = [each["segment"] for each in segments]
+    ids = np.array([each["segment"] for each in segments], np.int64)
     found = Segments.of(content.owner[order], ids, content.classes[order], len(content.sizes))
     boxes = coco.stated_boxes(segments, path)
     store, things = panoptic.pack_things(
@@ -132,7 +133,7 @@ def load(
         sizes=content.sizes,
         store=replace(store, oddities="; ".join(filter(None, (shared, content.oddities, store.oddities)))),
         map_folder=_map_folder(root, path),
-        map_files=packed_names(_maps_of(content, maps, path)),
+        map_files=packed_names(files),
         listed=str(path),
         kinds=kinds,
         segments=found,

@@ -82,7 +82,7 @@ def load(argument: str, split: str, data_dir: str, masks: bool = False) -> Mix:
     name, bracket, rest = split.partition("[")
     if bracket and not re.fullmatch(r"(\d+(\.\d+)?%)?:(\d+(\.\d+)?%)?\]", rest):
         raise UserError(
-            f"{recipe.where}: the split {split!r}: each source is cut alike; write percents, as train[:10%]"
+            f"{recipe.where}: the split {split!r} must have percents, as train[:10%]: each source is cut alike"
         )
     entries = [entry for entry in recipe.entries if entry.split(name)]
     if not entries:
@@ -114,7 +114,7 @@ def _open(entry: Entry, name: str, part: str, data_dir: str, masks: bool, where:
         )
     if part and "[" in own:
         raise UserError(
-            f"{where}: {name}{part} cannot be cut from {entry.source}'s {own}; state the part that you mean"
+            f"{where}: {name}{part} is no part of {own}, to which {entry.source} is cut; change one of them"
         )
     return sources.load(data, own + part)
 
@@ -127,9 +127,8 @@ def _names(entry: Entry, source: Source, where: str) -> Names:
     known = {name for own in source.targets.values() for name in own}
     for name in entry.classes:
         if name not in known:
-            raise UserError(
-                f"{where}: {entry.source} has no class {name!r}{did_you_mean(name, known)}; mend its classes"
-            )
+            near = did_you_mean(name, known)
+            raise UserError(f"{where}: {entry.source} has no class {name!r}; mend its classes{near}")
     if not entry.classes:
         return {target: tuple(own) for target, own in source.targets.items()}
     return {target: tuple(map(entry.classes.get, own)) for target, own in source.targets.items()}
@@ -219,9 +218,7 @@ def _read(path: Path, where: str) -> Recipe:
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())}); mend it") from error
     content = {"sources": content} if isinstance(content, list) else content
     if not isinstance(content, dict) or not isinstance(content.get("sources"), list) or not content["sources"]:
-        raise UserError(
-            f"{path}: holds no list of sources; write '- source: coco:/data/coco', and a line per field below"
-        )
+        raise UserError(f"{path}: holds no list of sources; write '- source: coco:/data/coco' for each")
     for key in content:
         check_choice(f"{path}: the field", str(key), ("sources", "classes"))
     classes = content.get("classes") or {}

@@ -69,9 +69,7 @@ def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
         where=str(folder),
         area=np.array([each.area for each in flat], np.float64),
         outlines=Outlines.of(each.outline for each in flat),
-        notes=_empty_masks(
-            [(folder / name / "masks", held.count(None)) for name, held in zip(names, found, strict=True)]
-        ),
+        notes=_empty_masks([folder / name / "masks" for name in names], [held.count(None) for held in found]),
     )
     return BoxedFiles(
         root=folder,

@@ -15,9 +15,9 @@ Masks of objects, if they are wanted, are in
 
     <path>/SegmentationObject/<name>.png                    palette indices: 0 background, 1, 2, ... objects, 255 void
 
-Object k of the file is the k-th of the annotation where their boxes fit; where they do not, objects are matched by the
-IoU of their boxes, which must be LEAST_IOU or more: void along its edge makes a small object's mask smaller. What finds
-no match is counted, and so are images without a file: their masks are unknown.
+Object k of the file is the k-th of the annotation if their boxes fit, for all objects of the file; else objects are
+matched by their boxes. Two boxes fit if their IoU is LEAST_IOU or more: void along the edge of a small object makes its
+mask smaller. What finds no match is counted, and so are images without a file: their masks are unknown.
 """
 
 import itertools
@@ -155,10 +155,11 @@ def _matched(found: IdMap, boxes: Float[np.ndarray, "n 4"]) -> tuple[Int[np.ndar
     iou = shared / (_areas(boxes)[:, None] + _areas(around)[None] - shared)
     fits = iou >= LEAST_IOU
     own = np.arange(1, len(boxes) + 1)[:, None] == found.ids[masks][None]
-    # An object's own number counts more than any IoU, and a pair that fits more than one that does not.
-    objects, chosen = linear_sum_assignment(fits * (1 + 2 * own + iou), maximize=True)
+    numbered = (fits & own).any(axis=0).all()  # every mask fits the object that has its number
+    score = np.where(fits, own if numbered else iou, 0)
+    objects, chosen = linear_sum_assignment(score, maximize=True)
     rows = np.full(len(boxes), -1)
-    kept = fits[objects, chosen]
+    kept = score[objects, chosen] > 0
     rows[objects[kept]] = masks[chosen[kept]]
     return rows, len(masks) - int(kept.sum())
 
