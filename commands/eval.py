@@ -107,7 +107,7 @@ def _write(
     run: "Run", source: "Source", split: str, metrics: Any, summary: dict[str, Any], kept: list[Predictions]
 ) -> None:
     """Writes the JSON file, next to it the task's own files, and with --draw a drawing."""
-    from morphism.runtime.paths import folder, write_bytes, write_json, write_text
+    from morphism.runtime.paths import folder, write_bytes, write_files, write_json, write_text
 
     name = split if _VIEWS.value == "center" else f"{split}_{_VIEWS.value}"
     name = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
@@ -119,6 +119,7 @@ def _write(
     for file in run.task.files(metrics, source):
         own = path.with_name(f"{path.stem}_{file.name}.json")
         write_text(own, json.dumps(file.value, allow_nan=False), remedy)
+        write_files(own.with_suffix(""), file.images, remedy)
         print(f"  {file.title} in {own}")
     if _DRAW.value:
         drawing = path.with_suffix(".png")

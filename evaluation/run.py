@@ -152,7 +152,9 @@ def open_run(workdir: AnyPath | str, which: str = "best") -> Run:
     wanted = jax.eval_shape(lambda: models.init(model, jax.random.key(0), config.data.image_size))
     check_same(shapes(variables), shapes(wanted), workdir / "checkpoints" / str(step))
     check_finite(to_torch(variables), f"{workdir}, step {step}")
-    return Run(config, tasks.of(config), classes, f"step {step} of {workdir}", {"step": step}, model, variables)
+    return Run(
+        config, tasks.of(config, classes), classes, f"step {step} of {workdir}", {"step": step}, model, variables
+    )
 
 
 def open_weights(
@@ -187,7 +189,7 @@ def open_weights(
     model = models.create(config.model, wanted, AXIS)
     check_model(model, task, config, wanted, variables)
     facts = {"weights": weights.origin, "sha256": weights.sha256}
-    return Run(config, task, names, weights.origin, facts, model, variables)
+    return Run(config, tasks.of(config, names), names, weights.origin, facts, model, variables)
 
 
 def _prepare(config: ConfigDict, weights: Weights, overrides: Set[str]) -> None:

@@ -50,5 +50,12 @@ MULTITASK = dict(
         photometric=Field(False, SWITCH, "Brightness, contrast, saturation and hue, as the leading task has them."),
         fill=Field(-1, between(-1, 255), "Grey of the canvas around an image; -1: zero after normalising."),
     ),
+    fusion=dict(
+        things=Field("", TEXT, 'Part whose objects are fused with the classes of pixels of another; "": none.'),
+        stuff=Field("", TEXT, "Part whose classes of pixels are fused; those of things are left out."),
+        score=Field(0.5, between(0.0, 1.0), "Objects with a lower score are left out."),
+        overlap=Field(0.5, between(0.0, 1.0), "So are objects of which a larger share lies on better ones."),
+        stuff_area=Field(4096, at_least(0), "So is stuff of fewer pixels of the decoded image."),
+    ),
     parts=Field({}, GROUP, "The tasks by name, each with its own fields; get_base('multitask', parts=...) makes them."),
 )

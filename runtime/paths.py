@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -70,6 +71,16 @@ def write_bytes(path: AnyPath, content: bytes, remedy: str = REMEDY) -> None:
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
+
+
+def write_files(into: AnyPath, files: Iterable[tuple[str, bytes]], remedy: str = REMEDY) -> None:
+    """Writes files, each a name and its content, into a folder, which is made for the first of them."""
+    for name, content in files:
+        try:
+            into.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{into}: cannot be made ({error.strerror or error}); {remedy}") from error
+        write_bytes(into / name, content, remedy)
 
 
 def read_json(path: AnyPath, kind: type | UnionType) -> Any:

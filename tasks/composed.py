@@ -34,6 +34,7 @@ from PIL import Image
 from morphism.data import sources
 from morphism.data.records import Source
 from morphism.errors import UserError
+from morphism.tasks.fusion import Fusion
 from morphism.tasks.parts import Network, Part, check_together
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, RowMean, Task
 
@@ -45,7 +46,13 @@ class Composed:
     """The task of a model whose outputs are {part: outputs}. tasks/task.py describes the members."""
 
     parts: tuple[Part, ...]
+    fusion: Fusion | None = None
     name: ClassVar[str] = "multitask"
+
+    @property
+    def judged(self) -> tuple[Part | Fusion, ...]:
+        """What is evaluated and shown: the parts, and what is fused of two of them."""
+        return self.parts if self.fusion is None else (*self.parts, self.fusion)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -70,7 +77,7 @@ class Composed:
         return tuple("/".join(filter(None, (part.name, mask))) for part in self.parts for mask in part.task.masks)
 
     def _names(self, of: Callable[[Task], Sequence[str]]) -> tuple[str, ...]:
-        return tuple(f"{part.name}/{name}" for part in self.parts for name in of(part.task))
+        return tuple(f"{part.name}/{name}" for part in self.judged for name in of(part.task))
 
     def check(self, config: ConfigDict) -> None:
         for part in self.parts:
@@ -78,6 +85,8 @@ class Composed:
                 part.task.check(part.config(config))
         check_together(self.parts, config)
         self.mixed(config.augment)
+        if self.fusion:
+            self.fusion.check()
 
     def class_names(self, source: Source | sources.Classes) -> Classes:
         known = source.targets
@@ -92,6 +101,8 @@ class Composed:
     def check_classes(self, source: str, classes: Classes) -> None:
         for part in self.parts:
             part.task.check_classes(f"{source}, {part.name},", classes[part.name])
+        if self.fusion:
+            self.fusion.check_classes(classes)
 
     def resolve(self, config: ConfigDict, source: Source) -> ConfigDict:
         resolved = config.copy_and_resolve_references()
@@ -103,6 +114,8 @@ class Composed:
             resolved.augment = own[self.parts[0].name].augment
             for name, each in own.items():
                 resolved.parts[name].update({group: each[group] for group in ("augment", "loss") if group in each})
+            if self.fusion:
+                resolved.fusion.update(self.fusion.resolved(self.class_names(source)))
         return resolved
 
     def misfit(self, model: Network, outputs: Any, classes: Mapping[str, int]) -> str:
@@ -183,22 +196,22 @@ class Composed:
             own = part.task.predict(model.reader(part.name), outputs[part.name], part.batch(batch))
             own = {name: value for name, value in own.items() if name != "id"}
             found |= part.named(own | {"labelled": part.labelled(batch)})
-        return found
+        return found if self.fusion is None else found | self.fusion.predict(found)
 
-    def _predictions(self, part: Part, predictions: Predictions) -> Predictions:
+    def _predictions(self, part: Part | Fusion, predictions: Predictions) -> Predictions:
         return {"id": predictions["id"], **part.own(predictions)}
 
     def init_metrics(self, source: Source) -> Metrics:
         """Per part its task's metrics, and how many examples they count; how many examples there were."""
         return {
-            "parts": {part.name: part.task.init_metrics(part.source(source)) for part in self.parts},
-            "labelled": dict.fromkeys((part.name for part in self.parts), 0),
+            "parts": {part.name: part.task.init_metrics(part.source(source)) for part in self.judged},
+            "labelled": dict.fromkeys((part.name for part in self.judged), 0),
             "examples": 0,
         }
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
         own, labelled = dict(metrics["parts"]), dict(metrics["labelled"])
-        for part in self.parts:
+        for part in self.judged:
             found = self._predictions(part, predictions)
             rows = found.pop("labelled")
             if rows.any():
@@ -214,7 +227,7 @@ class Composed:
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
         """The parts' summaries, each over the examples that carry its truths; -1 where there is none."""
         found: dict[str, Any] = {}
-        for part in self.parts:
+        for part in self.judged:
             empty = dict.fromkeys(part.task.headline, -1.0) | {"examples": 0}
             some = metrics["labelled"][part.name] > 0
             found |= part.named(part.task.summarise(metrics["parts"][part.name]) if some else empty)
@@ -223,7 +236,7 @@ class Composed:
     def table(self, summary: dict[str, Any]) -> dict[str, float]:
         """The parts' tables; if not all examples carry the truths of a part, first how many do."""
         rows: dict[str, float] = {}
-        for part in self.parts:
+        for part in self.judged:
             own = part.own(summary)
             if own["examples"] < summary["examples"]:
                 rows |= part.named({"examples": own["examples"]})
@@ -232,41 +245,43 @@ class Composed:
 
     def files(self, metrics: Metrics, source: Source) -> tuple[File, ...]:
         return tuple(
-            File(f"{part.name}_{file.name}", f"{part.name}: {file.title}", file.value)
-            for part in self.parts
+            file._replace(name=f"{part.name}_{file.name}", title=f"{part.name}: {file.title}")
+            for part in self.judged
             if metrics["labelled"][part.name]
             for file in part.task.files(metrics["parts"][part.name], part.source(source))
         )
 
     def describe(self, predictions: Predictions, row: int, classes: Classes) -> dict[str, Any]:
         return {
-            part.name: part.task.describe(self._predictions(part, predictions), row, classes[part.name])
-            for part in self.parts
+            part.name: part.task.describe(self._predictions(part, predictions), row, part.classes(classes))
+            for part in self.judged
         }
 
     def lines(self, described: dict[str, Any], threshold: float, most: int) -> list[tuple[Any, ...]]:
         return [
-            (part.name, *line) for part in self.parts for line in part.task.lines(described[part.name], threshold, most)
+            (part.name, *line)
+            for part in self.judged
+            for line in part.task.lines(described[part.name], threshold, most)
         ]
 
     def counts(self, described: dict[str, Any], threshold: float, most: int) -> tuple[int, int]:
-        counts = [part.task.counts(described[part.name], threshold, most) for part in self.parts]
+        counts = [part.task.counts(described[part.name], threshold, most) for part in self.judged]
         return sum(shown for shown, _ in counts), sum(every for _, every in counts)
 
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         own, _, mask = name.partition("/")
-        part = next(part for part in self.parts if part.name == own)
+        part = next(part for part in self.judged if part.name == own)
         return part.task.mask(self._predictions(part, predictions), row, mask)
 
     def drawn(self, count: int) -> Sequence[int]:
-        return sorted({index for part in self.parts for index in part.task.drawn(count)})
+        return sorted({index for part in self.judged for index in part.task.drawn(count)})
 
     def draw(
         self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
     ) -> bytes:
         """The drawings of the parts, one below the other."""
         drawings = []
-        for part in self.parts:
+        for part in self.judged:
             own = part.source(source)
             kept = []
             for batch in batches:

@@ -208,14 +208,6 @@ class Detection(SingleTask):
         return drawing.draw(source, sorted(found, key=lambda each: each[0]), threshold, data)
 
 
-def closed(batch: Batch, config: ConfigDict) -> Bool[Array, "b"]:
-    """The examples from draw config.closing_from on (`resolve`), which have neither mosaic nor mixup; none if it is -1.
-
-    Whether an example is closed depends only on its own draw. `config` is config.augment.
-    """
-    return (batch["draw"] >= config.closing_from) & (config.closing_from >= 0)
-
-
 def ranked(predictions: Predictions, row: int) -> list[int]:
     """The used slots of an image, best first."""
     numbers = predictions["classes"][row]
@@ -231,6 +223,14 @@ def in_decoded(found: Detections, batch: Batch) -> dict[str, Array]:
         "classes": jnp.where(found["valid"], found["classes"], -1),
         "id": batch["id"],
     }
+
+
+def closed(batch: Batch, config: ConfigDict) -> Bool[Array, "b"]:
+    """The examples from draw config.closing_from on (`resolve`), which have neither mosaic nor mixup; none if it is -1.
+
+    Whether an example is closed depends only on its own draw. `config` is config.augment.
+    """
+    return (batch["draw"] >= config.closing_from) & (config.closing_from >= 0)
 
 
 def shown(detections: list[dict[str, Any]], threshold: float, most: int) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ from morphism.data.records import Record, Source
 from morphism.errors import UserError
 from morphism.tasks.task import Batch, Task
 
-RESERVED = ("backbone", "examples", "log_variance")  # keys beside those of parts in a network's outputs and in results
+# Keys beside those of parts in a network's outputs and in results.
+RESERVED = ("backbone", "examples", "log_variance", "panoptic")
 
 
 @runtime_checkable
@@ -28,8 +29,23 @@ class Network(Protocol):
         """
 
 
+class Named:
+    """Something of a `name`, which its values have in front of theirs where they are among those of others."""
+
+    name: str
+
+    def named(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The task's `values`, with the part's name in front of theirs."""
+        return {f"{self.name}/{name}": value for name, value in values.items()}
+
+    def own(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The inverse of `named`: this part's values, by the task's own names."""
+        front = f"{self.name}/"
+        return {name.removeprefix(front): value for name, value in values.items() if name.startswith(front)}
+
+
 @dataclass(frozen=True)
-class Part:
+class Part(Named):
     """One of the tasks.
 
     weight: factor of its loss in the sum.
@@ -48,7 +64,11 @@ class Part:
 
     def source(self, source: Source) -> Source:
         """The split as the task knows it."""
-        return _Seen(source, source.targets[self.targets[0]], self.keys)
+        return Seen(source, source.targets[self.targets[0]], self.keys)
+
+    def classes(self, classes: Mapping[str, Any]) -> Any:
+        """Of names, or numbers, of classes by part: the task's."""
+        return classes[self.name]
 
     def labelled(self, batch: Batch) -> Bool[Array, "b"]:
         """The examples that carry all truths of this part."""
@@ -76,22 +96,13 @@ class Part:
         except UserError as error:
             raise UserError(re.sub(rf"\bconfig\.({own})\.", rf"config.parts.{self.name}.\1.", str(error))) from error
 
-    def named(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The task's `values`, with the part's name in front of theirs."""
-        return {f"{self.name}/{name}": value for name, value in values.items()}
-
-    def own(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The inverse of `named`: this part's values, by the task's own names."""
-        front = f"{self.name}/"
-        return {name.removeprefix(front): value for name, value in values.items() if name.startswith(front)}
-
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """A source with the classes and the targets of one part; everything else is the source's own."""
 
     source: Source
-    classes: Sequence[str]
+    classes: Any  # names, as the part's task takes them
     keys: Mapping[str, str]
 
     def __len__(self) -> int:

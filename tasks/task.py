@@ -1,6 +1,6 @@
 """The interface between tasks and the code that trains, evaluates and predicts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -24,11 +24,16 @@ RowMean = Callable[[Bool[Array, "b"]], Float[Array, ""]]
 
 
 class File(NamedTuple):
-    """A file that an evaluation writes next to its result. title: what the console calls it."""
+    """A file that an evaluation writes next to its result.
+
+    title: what the console calls it. value: its content, of JSON. images: names and contents of files for a folder of
+    the file's own name.
+    """
 
     name: str
     title: str
-    value: Any  # of JSON
+    value: Any
+    images: Iterable[tuple[str, bytes]] = ()
 
 
 @runtime_checkable

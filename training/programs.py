@@ -20,7 +20,7 @@ from morphism.training.state import TrainState, init_state, restarted
 from morphism.training.step import TrainStep, make_train_step, optimizer_of
 
 # The fields of a configuration that programs depend on; those in hyper.py are arguments of the programs.
-WHOLE = ("task", "accumulate", "model", "data", "augment", "loss", "parts")
+WHOLE = ("task", "accumulate", "model", "data", "augment", "loss", "parts", "fusion")
 PARTS = {"optimizer": ("name", "decay", "freeze"), "schedule": ("name", "warmup_method", "warmup_power", "power")}
 KEPT = 8  # sets of programs that a process keeps: the most recently used
 
