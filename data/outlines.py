@@ -135,7 +135,8 @@ def read(segmentation: Any, size: Sequence[int]) -> Outline:
     polygons = [_numbers(each, "a polygon") for each in given]
     usable = [each for each in polygons if len(each) >= 6 and len(each) % 2 == 0]
     drawn = [_polygon(each, *size) for each in usable]
-    return Outline(rle.merge(drawn)["counts"] if drawn else None, len(given) - len(usable))
+    whole = rle.merge(drawn) if len(drawn) > 1 else (drawn or [{"counts": None}])[0]
+    return Outline(whole["counts"], len(given) - len(usable))
 
 
 def area(counts: bytes, size: Sequence[int]) -> int:
