@@ -52,7 +52,7 @@ def get_config():
     config.data.update(source="coco:nuclei", image_size=512, max_size=1088, max_boxes=400, mask_size=56)
     config.data.canvases = ((512, 512), (512, 704), (512, 1088))
     with config.unlocked():  # random parts, as segmentation is trained
-        config.data.update(window_rule="crop", crop=(256, 256), scale=(0.6, 1.6), exact="never")
+        config.data.update(window_rule="crop", crop=(256, 256), scale=(0.6, 1.6), exact="auto")
         config.data.update(cat_max_ratio=1.0, antialias=False)
         config.augment.elastic = 0.0
     config.optimizer.update(name="adamw", learning_rate=2e-4, weight_decay=1e-2, clip_norm=10.0)

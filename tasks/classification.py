@@ -153,9 +153,6 @@ class Classification(SingleTask):
             "id": batch["id"],
         }
 
-    def measured(self, config: ConfigDict) -> "Classification":
-        return self
-
     def init_metrics(self, source: Source) -> Metrics:
         bins = np.zeros((CALIBRATION_BINS, 3))  # per bin of confidence: examples, correct ones, sum of confidences
         return {"classes": len(source.classes), "loss": 0.0, "top5": 0, "pairs": (), "bins": bins}

@@ -84,6 +84,7 @@ class Composed:
             with part.explained(config):
                 part.task.check(part.config(config))
         check_together(self.parts, config)
+        self.mixed(config.augment)
         if self.fusion:
             self.fusion.check()
 

@@ -133,9 +133,6 @@ class Detection(SingleTask):
         """boxes [B,D,4] in pixels of the decoded image; scores [B,D]; classes [B,D], -1 in unused slots; id [B]."""
         return in_decoded(model.detect(outputs, batch["size"]), batch)
 
-    def measured(self, config: ConfigDict) -> "Detection":
-        return self
-
     def init_metrics(self, source: Source) -> Metrics:
         return {"source": source, "gathered": detections.init_metrics()}
 

@@ -58,6 +58,14 @@ class Sums(NamedTuple):
         return Sums(*(a + b for a, b in zip(self, other, strict=True)))
 
 
+def summarise(metrics: detections.Metrics, score: float) -> dict[str, Any]:
+    """The measures over all images that tasks/detections.py has gathered with outlines; of detections from `score` on.
+
+    In 0..1; None where nothing counts. jaccard: by threshold, in percent. found, true: objects that count at 0.5.
+    """
+    return {"score": score, **numbers(sums_of(metrics, score))}
+
+
 def empty() -> Sums:
     """The sums over no images."""
     count = len(THRESHOLDS)
@@ -99,14 +107,6 @@ def measure(found: Outlined, true: Outlined, ignored: Outlined = ()) -> Sums:
         np.array([intersection / max(union, 1), intersection, union]),
         np.array(counts, np.int64),
     )
-
-
-def summarise(metrics: detections.Metrics, score: float) -> dict[str, Any]:
-    """The measures over all images that tasks/detections.py has gathered with outlines; of detections from `score` on.
-
-    In 0..1; None where nothing counts. jaccard: by threshold, in percent. found, true: objects that count at 0.5.
-    """
-    return {"score": score, **numbers(sums_of(metrics, score))}
 
 
 def numbers(sums: Sums) -> dict[str, Any]:

@@ -162,9 +162,8 @@ def _check_names(parts: Sequence[Part], config: ConfigDict) -> None:
                 f"config.parts.{part.name}.targets.{unknown[0]}: {part.task.name} has no such target, but "
                 f"{' and '.join(part.task.targets)}"
             )
-    heads = config.model.get("heads", {})
-    names = {part.name for part in parts}
-    if "heads" in config.model and set(heads) != names:
+    heads, names = config.model.get("heads", {}), {part.name for part in parts}
+    if heads and set(heads) != names:  # an architecture may have heads of its own
         lone = sorted(set(heads) ^ names)[0]
         has, lacks = ("config.parts", "config.model.heads") if lone in names else ("config.model.heads", "config.parts")
         raise UserError(f"{lacks}.{lone}: missing, {has} has it; each part has a head of its name")

@@ -13,9 +13,10 @@ What is empty counts by one rule: in an image in which a class is in one map onl
 (found alone); its Dice and surface Dice are 0, its distances the image's diagonal, which no real distance exceeds.
 A class in neither map is absent from the image, which then does not count for it. Results hold the number of each.
 
-Sources: Taha & Hanbury 2015, "Metrics for evaluating 3D medical image segmentation"; Nikolov et al. 2018, section on
-surface Dice; surfaces, percentile and means are those of MONAI 1.6 (HausdorffDistanceMetric with percentile=95,
-SurfaceDistanceMetric with symmetric=True, SurfaceDiceMetric).
+Sources: Taha & Hanbury 2015, "Metrics for evaluating 3D medical image segmentation"; surface Dice: Nikolov et al. 2018,
+"Deep learning to achieve clinically applicable segmentation of head and neck anatomy for radiotherapy". Surfaces,
+percentile and means are those of MONAI 1.6: HausdorffDistanceMetric with percentile=95, SurfaceDistanceMetric with
+symmetric=True, SurfaceDiceMetric.
 """
 
 from collections.abc import Sequence

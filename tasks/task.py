@@ -192,6 +192,9 @@ class SingleTask:
     def shared(self, batch: Batch, mean: RowMean) -> Batch:
         return batch
 
+    def measured(self, config: ConfigDict) -> Task:
+        return self
+
 
 def counts(classes: Names) -> Counts:
     """How many classes there are."""

@@ -114,7 +114,7 @@ def with_options(config: ConfigDict, weights: Weights, overrides: Set[str] = fro
             given = {name: x for name, x in config.model.options.items() if f"model.options.{name}" in overrides}
             config.model.options = ConfigDict(weights.trained["model.options"] | given, convert_dict=False)
             if "model.heads" in weights.trained:
-                config.model.heads = ConfigDict(weights.trained["model.heads"])
+                config.model.heads = _with_overrides(weights.trained["model.heads"], config.model.heads, overrides)
     if weights.public:
         architecture = weights.origin.removeprefix(PREFIX).partition("/")[0]
         if config.model.name != architecture:
@@ -125,12 +125,22 @@ def with_options(config: ConfigDict, weights: Weights, overrides: Set[str] = fro
     return config
 
 
+def _with_overrides(trained: dict[str, Any], heads: ConfigDict, overrides: Set[str]) -> ConfigDict:
+    """The `trained` heads of a network of parts, with the options of `heads` that `overrides` name."""
+    found = ConfigDict(trained)
+    for part, head in heads.items():
+        given = {x: y for x, y in head.get("options", {}).items() if f"model.heads.{part}.options.{x}" in overrides}
+        if given and part in found:
+            found[part].options = ConfigDict({**found[part].get("options", {}), **given})
+    return found
+
+
 def shapes_of(config: ConfigDict, part: str = "") -> Callable[[int], convert.Shapes]:
     """Number of classes -> torch's names and shapes of the arrays of the model that `config` describes.
 
     With a `part` it is the number of that part's classes; the others have two.
     """
-    others = dict.fromkeys(config.model.get("heads", {}), 2)
+    others = dict.fromkeys(config.get("parts", {}), 2)
 
     @cache
     def shapes(classes: int) -> convert.Shapes:
@@ -184,9 +194,8 @@ def variables_from(weights: Weights, config: ConfigDict, classes: Counts) -> tup
 def classes_of(weights: Weights, config: ConfigDict) -> int | dict[str, int | None] | None:
     """The number of classes of the head in `weights`, for a network of parts by part; None if they have no head."""
     tensors, _ = _named(weights, config, shapes_of(config)(2))
-    parts = config.model.get("heads")
-    if parts:
-        return {part: convert.classes_in(tensors, shapes_of(config, part)) for part in parts}
+    if config.get("parts"):
+        return {part: convert.classes_in(tensors, shapes_of(config, part)) for part in config.parts}
     return convert.classes_in(tensors, shapes_of(config))
 
 

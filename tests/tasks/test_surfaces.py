@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from morphism import tasks
+from morphism.errors import UserError
 from morphism.experiments.base import get_base
 from morphism.runtime.validation import check_config
 from morphism.tasks import surfaces
@@ -234,6 +235,15 @@ def test_the_task_reports_them_only_when_asked_and_never_a_mean_without_counts()
     assert rows["images without, nothing"] == 4 and "hd95 in mm, nothing" not in rows
     assert [rows[f"{name}, all classes"] for name in counts] == [7, 1, 1, 5]
     assert rows["hd95 in mm, all classes"] == pytest.approx((tumour["hd95"] + rows["hd95 in mm, ground"]) / 2)
+
+
+@pytest.mark.parametrize("spacing", [(0.5,), (0.5, 0.0), (1.0, 1.0, 3.0), 0.5])
+def test_a_spacing_is_the_height_and_width_of_a_pixel(spacing):
+    config = get_base("segmentation")
+    with config.ignore_type():
+        config.data.spacing = spacing
+    with pytest.raises(UserError, match=r"^config.data.spacing is .*; it must be \(\) or two numbers above 0"):
+        check_config(config)
 
 
 def test_a_part_of_a_composed_task_has_the_measures_that_its_fields_ask_for():
