@@ -4,7 +4,8 @@
     morphism predict --config experiments/imagenet_resnet.py:50 --weights torchvision:resnet50/IMAGENET1K_V2 cat.jpg
     morphism predict --workdir runs/camvid --masks masks/ street.jpg
 
-Prints a line per image, object or class. With --output it writes JSON instead: a list with an entry per image.
+Prints a line per image, object or class. With --output it writes JSON instead: a list with an entry per image, or with
+the suffix .jsonl a line per image.
 Detections with a score below --threshold are not printed; --output contains all that evaluation would count.
 """
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from morphism.evaluation.run import Run
 
 COMMAND = cli.Command(config="flag", distributed=True, trained=True)
-_OUTPUT = COMMAND.string("output", None, "A JSON file to write, instead of printing.")
+_OUTPUT = COMMAND.string("output", None, "A JSON file to write, instead of printing; .jsonl: a line per image.")
 _THRESHOLD = COMMAND.number("threshold", 0.25, "Detections with a lower score are not printed.", 0.0, 1.0)
 _MAX_SHOWN = COMMAND.integer("max_shown", 50, "Most detections to print per image.", 1)
 _MASKS = COMMAND.string("masks", None, "Segmentation: a folder for a PNG per image, with the class of every pixel.")
@@ -78,11 +79,12 @@ def _finish(
     say: Callable[[str], None],
 ) -> None:
     """Writes the JSON file, or says how many detections were not printed; then says what could not be read."""
-    from morphism.runtime.paths import write_json
+    from morphism.runtime.paths import write_json, write_json_lines
 
     if _OUTPUT.value:
         entries = [{"file": str(path)} | (found[path] if path in found else {"error": broken[path]}) for path in files]
-        write_json(Path(_OUTPUT.value), entries, "name a file that can be written as --output")
+        write = write_json_lines if _OUTPUT.value.endswith(".jsonl") else write_json
+        write(Path(_OUTPUT.value), entries, "name a file that can be written as --output")
         say(f"predictions of {len(found):,} images in {_OUTPUT.value}")
     else:
         counts = [run.task.counts(each, _THRESHOLD.value, _MAX_SHOWN.value) for each in found.values()]

@@ -42,11 +42,19 @@ def write_json(path: AnyPath, value: Any, remedy: str = REMEDY) -> None:
 
     Raises UserError with `remedy` if the disk refuses, and if a number is not finite, which JSON cannot hold.
     """
+    write_text(path, _text(path, value, indent=2) + "\n", remedy)
+
+
+def write_json_lines(path: AnyPath, values: Iterable[Any], remedy: str = REMEDY) -> None:
+    """Writes each value as JSON on a line of its own, as `write_json` does."""
+    write_text(path, "".join(f"{_text(path, value)}\n" for value in values), remedy)
+
+
+def _text(path: AnyPath, value: Any, indent: int | None = None) -> str:
     try:
-        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
         raise UserError(f"{path}: not written, because a number in it is not finite") from error
-    write_text(path, text + "\n", remedy)
 
 
 def write_text(path: AnyPath, text: str, remedy: str = REMEDY) -> None:

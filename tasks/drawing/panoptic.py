@@ -7,10 +7,11 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from morphism.data.image import for_display
+from morphism.data.marks import BACKGROUND
 from morphism.data.records import Source
 from morphism.labels import IGNORE
 from morphism.tasks.drawing import LABEL, plain_text, png
@@ -27,8 +28,9 @@ TINT = 0.55  # opacity of regions
 def draw(source: Source, found: Sequence[tuple[int, Segments, list[dict[str, Any]]]], data: ConfigDict) -> bytes:
     """A PNG of images with their segments; `found` holds id, segments and the things to label per image.
 
-    Regions have the colours of their classes and white borders; what is void is dark. Boxes of things are labelled with
-    their id, class, score and agreement. A legend below shows the colours of the classes that occur.
+    Regions have the colours of their classes and white borders; background has no colour, and what is void is dark.
+    Boxes of things are labelled with their id, class, score and agreement. A legend below shows the colours of the
+    classes that occur.
     """
     rows = math.ceil(len(found) / COLUMNS)
     size = (6 * COLUMNS, 5 * rows + 1)
@@ -37,25 +39,33 @@ def draw(source: Source, found: Sequence[tuple[int, Segments, list[dict[str, Any
         axis.axis("off")
     categories = source.classes.names
     colours = np.resize(palette()[1:IGNORE], (len(categories), 3))  # as those of detections
+    tints = np.array([0 if name == BACKGROUND else TINT for name in categories])
     occurring: set[int] = set()
     for axis, (index, segments, things) in zip(axes.ravel(), found, strict=False):
         record = source[index]
         occurring |= set(segments.classes[np.unique(segments.map[segments.map > 0]).astype(int) - 1].tolist())
-        image = painted(for_display(record, data), segments, colours)
-        _draw_things(axis, image, things, dict(zip(categories, colours / 255, strict=True)))
+        image = painted(for_display(record, data), segments, colours, tints)
+        _draw_things(axis, image, things, dict(zip(source.classes.things, colours / 255, strict=False)))
         axis.set_title(f"{Path(record['name']).name}: {len(things)} things", fontsize=8)
-    named = sorted(occurring)
+    named = [number for number in sorted(occurring) if tints[number]]
     draw_legend(figure, [categories[number] for number in named], list(colours[named]))
     figure.suptitle("Fused segments; of things the id, class, score, and share of pixels that agree", fontsize=10)
     return png(figure, dpi=80)
 
 
 def painted(
-    image: UInt8[np.ndarray, "h w 3"], segments: Segments, colours: UInt8[np.ndarray, "k 3"]
+    image: UInt8[np.ndarray, "h w 3"],
+    segments: Segments,
+    colours: UInt8[np.ndarray, "k 3"],
+    tints: Float[np.ndarray, "k"],
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with each segment tinted in the colour of its class and outlined in white; what is void is dark."""
+    """The image with each segment tinted in the colour of its class and outlined in white; what is void is dark.
+
+    tints: the opacity of each class.
+    """
     table = np.concatenate([np.zeros((1, 3), np.uint8), colours[segments.classes]])
-    mixed = (1 - TINT) * image + TINT * table[segments.map]
+    tint = np.append(TINT, tints[segments.classes])[segments.map][..., None]
+    mixed = (1 - tint) * image + tint * table[segments.map]
     border = np.zeros(segments.map.shape, bool)
     border[:-1] |= segments.map[:-1] != segments.map[1:]
     border[:, :-1] |= segments.map[:, :-1] != segments.map[:, 1:]

@@ -151,7 +151,8 @@ def test_a_resumed_run_with_partial_labels_ends_with_the_same_bits(config, tmp_p
 
 def test_a_run_is_evaluated_exported_and_predicts_as_any_other(config, tmp_path):
     config.parts.objects.weight = 0.5
-    train(config, tmp_path / "run")
+    config.fusion.update(things="objects", stuff="ground", score=0.1, stuff_area=9)
+    assert "panoptic/pq" in train(config, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "classes.json").read_text()).keys() == CLASSES.keys()
     run = open_run(tmp_path / "run", "best")
     weights = read_run(tmp_path / "run", "best")
@@ -159,12 +160,13 @@ def test_a_run_is_evaluated_exported_and_predicts_as_any_other(config, tmp_path)
     exported = open_weights(config, str(tmp_path / "tiny.safetensors"))
     assert exported.classes == run.classes == CLASSES and "classes: " in repr(exported)
     val = sources.load(config.data, "val")
-    assert evaluate(run.task, val, run.predictions(val, print)) == evaluate(
-        exported.task, val, exported.predictions(val, print)
-    )
+    found = evaluate(run.task, val, run.predictions(val, print))
+    assert found == evaluate(exported.task, val, exported.predictions(val, print))
+    assert found["panoptic/examples"] == len(val) and 0 <= found["panoptic/pq"] <= 1
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3)).astype(np.uint8))
     (found,) = run.predict(image)
-    assert found.keys() == CLASSES.keys()
+    assert found.keys() == {*CLASSES, "panoptic"}
+    assert sum(each["area"] for each in found["panoptic"]["segments"]) <= 40 * 30
     assert len(found["objects"]["detections"]) == SLOTS
     assert {each["class"] for each in found["ground"]["classes"]} <= set(scene_masks.CLASSES)
     config.data.source = f"scene_masks:24x{SIDE}"
