@@ -49,6 +49,13 @@ class Runs:
         """Whether each run lies inside its object."""
         return _places(self.offsets) % 2 == 1
 
+    @property
+    def areas(self) -> Int[np.ndarray, "n"]:
+        """The number of pixels within each outline."""
+        inside = np.flatnonzero(self.is_inside)
+        lengths = self.ends[inside] - self.ends[inside - 1]
+        return np.bincount(self.owner[inside], lengths, minlength=len(self.offsets) - 1).astype(np.int64)
+
 
 def decompressed(
     counts: UInt8[np.ndarray, "n"], offsets: Int[np.ndarray, "offsets"]

@@ -4,6 +4,8 @@
 values. The ranges are those of fields.py; with an integer bound, as in at_least(1), only integers are accepted.
 """
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
 from morphism.experiments.fields import (
@@ -27,29 +29,79 @@ from morphism.experiments.fields import (
     TEXT,
     TEXTS,
     Field,
+    Fields,
     above,
     at_least,
     at_most,
     below,
     between,
     defaults,
+    flat,
     interval,
     merged,
     numbers_or,
     one_of,
     optional,
 )
+from morphism.experiments.parts import HEAD, HEADS, MULTITASK, PART
 
 MASK_SIZE = Field(112, at_least(1), "Training: a mask of each object has this many cells per side (frames.py).")
 
 
-def get_base(task: str = "classification") -> ConfigDict:
-    """The configuration of a task in which every field has its default."""
-    return defaults(FIELDS[task]).lock()
+def get_base(task: str = "classification", parts: Mapping[str, str] | None = None) -> ConfigDict:
+    """The configuration of a task in which every field has its default.
+
+    For "multitask", `parts` are the tasks that are learned together, by names for them: {"objects": "detection",
+    "ground": "segmentation"}. The part that comes first leads (tasks/composed.py), and its best metric is config.best.
+    """
+    config = defaults(FIELDS[task])
+    for part, each in (parts or {}).items():
+        config.parts[part] = defaults(part_fields(each))
+        config.parts[part].task = each
+        config.model.heads[part] = ConfigDict({"name": HEADS[each], "options": ConfigDict({}, convert_dict=False)})
+    if parts:
+        targets = [target for each in parts.values() for target in FIELDS[each]["data"]["targets"].default]
+        config.data.targets = tuple(dict.fromkeys(targets))
+        first, of = next(iter(parts.items()))
+        config.best = f"{first}/{FIELDS[of]['best'].default}"
+    return config.lock()
+
+
+def part_fields(task: str) -> Fields:
+    """The fields of a part of a multitask configuration, config.parts.<part>: those of its task that are its own."""
+    return PART | {group: each for group, each in FIELDS[task].items() if group not in COMMON}
+
+
+def declared(config: ConfigDict) -> dict[str, Field]:
+    """Every field that `config` should have: dotted name -> Field, in the order of declaration.
+
+    Those of parts and heads follow their group. A part whose task does not exist has the field `task` alone.
+    """
+    found = {}
+    for name, field in flat(FIELDS[config.task]).items():
+        found[name] = field
+        if name == "parts":
+            for part, given in _groups(config.get("parts")).items():
+                known = given.get("task") in HEADS
+                found |= flat(part_fields(given.task) if known else {"task": PART["task"]}, f"parts.{part}.")
+        if name == "model.heads":
+            for part in _groups(config.model.get("heads")):
+                found |= flat(HEAD, f"model.heads.{part}.")
+    return found
+
+
+def _groups(value: ConfigDict | None) -> dict[str, ConfigDict]:
+    """The groups among the values of a group."""
+    values = value.items() if isinstance(value, ConfigDict) else ()
+    return {name: each for name, each in values if isinstance(each, ConfigDict)}
 
 
 COMMON = dict(
-    task=Field("", one_of("classification", "detection", "instances", "segmentation"), "What the model learns."),
+    task=Field(
+        "",
+        one_of("classification", "detection", "instances", "segmentation", "multitask"),
+        "What the model learns.",
+    ),
     seed=Field(0, between(0, 2**32 - 1), "Seed of initialisation, shuffling, cropping and augmentation."),
     batch_size=Field(128, at_least(1), "Examples per step, over all devices and processes."),
     eval_batch_size=Field(0, at_least(0), "Examples per evaluation step, rounded up to the devices; 0: batch_size."),
@@ -256,3 +308,14 @@ FIELDS = {
     "instances": merged(merged(COMMON, DETECTION), INSTANCES),
     "segmentation": merged(COMMON, SEGMENTATION),
 }
+
+
+def _shared(*tasks: str) -> Fields:
+    """The fields of data and augment that any of `tasks` has."""
+    found: Fields = {}
+    for task in tasks:
+        found = merged(found, {group: FIELDS[task][group] for group in ("data", "augment")})
+    return found
+
+
+FIELDS["multitask"] = merged(merged(COMMON, _shared(*HEADS)), MULTITASK)

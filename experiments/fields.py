@@ -56,6 +56,15 @@ def flat(fields: Fields, prefix: str = "") -> dict[str, Field]:
     return found
 
 
+def leaves(config: ConfigDict, prefix: str = "") -> list[str]:
+    """The dotted names of all fields in `config` that are no groups, and of empty groups."""
+    found = []
+    for name, value in config.items():
+        below = leaves(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else []
+        found += below or [prefix + name]
+    return found
+
+
 def defaults(fields: Fields) -> ConfigDict:
     """The configuration in which every field has its default."""
     found = {}

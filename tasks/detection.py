@@ -23,13 +23,13 @@ from morphism.errors import UserError
 from morphism.lengths import to_steps
 from morphism.models.detection import Detections, Detector
 from morphism.tasks import canvas, coco, detections, voc
-from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, check_count, spread
+from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, spread
 
 DRAWN = 12  # images per split
 
 
 @dataclass(frozen=True)
-class Detection:
+class Detection(SingleTask):
     """The task of a model that is a Detector. tasks/task.py describes the members."""
 
     name: ClassVar[str] = "detection"
@@ -92,15 +92,10 @@ class Detection:
         return GROUP if config.mosaic > 0 else 1
 
     def augment(self, key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: int) -> Batch:
-        """Mosaics and distorted colours, as configured, then `normalise`; other geometry is the host's.
-
-        Adds `closed` bool [B]: the examples from draw config.closing_from on (`resolve`), which have neither mosaic nor
-        mixup; none if that is -1. Whether an example is closed depends only on its own draw.
-        """
-        batch = batch | {"closed": (batch["draw"] >= config.closing_from) & (config.closing_from >= 0)}
+        """Mosaics and distorted colours, as configured, then `normalise`; other geometry is the host's."""
         keys = partial(augmentation.example_keys, key, batch)
         if config.mosaic > 0:
-            batch = mosaic(keys("mosaic"), keys("mixup"), keys("flip"), batch, batch["closed"], config)
+            batch = mosaic(keys("mosaic"), keys("mixup"), keys("flip"), batch, closed(batch, config), config)
         images = batch["image"].astype(jnp.float32)
         if config.photometric:
             # As if colours were distorted before zooming out: the ground around an image keeps the mean colour. A
@@ -116,7 +111,7 @@ class Detection:
         self, model: Detector, outputs: dict[str, Array], batch: Batch, config: ConfigDict
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The sum of the detector's terms, and the terms; with mosaics also the boxes per image that had no slot."""
-        terms = model.loss(outputs, batch)
+        terms = model.loss(outputs, batch | {"closed": closed(batch, config.augment)})
         total = sum(terms.values())
         if "left_out" in batch:
             terms |= {"boxes_left_out": jnp.mean(batch["left_out"].astype(jnp.float32))}
@@ -137,9 +132,6 @@ class Detection:
     def predict(self, model: Detector, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
         """boxes [B,D,4] in pixels of the decoded image; scores [B,D]; classes [B,D], -1 in unused slots; id [B]."""
         return in_decoded(model.detect(outputs, batch["size"]), batch)
-
-    def measured(self, config: ConfigDict) -> "Detection":
-        return self
 
     def init_metrics(self, source: Source) -> Metrics:
         return {"source": source, "gathered": detections.init_metrics()}
@@ -231,6 +223,14 @@ def in_decoded(found: Detections, batch: Batch) -> dict[str, Array]:
         "classes": jnp.where(found["valid"], found["classes"], -1),
         "id": batch["id"],
     }
+
+
+def closed(batch: Batch, config: ConfigDict) -> Bool[Array, "b"]:
+    """The examples from draw config.closing_from on (`resolve`), which have neither mosaic nor mixup; none if it is -1.
+
+    Whether an example is closed depends only on its own draw. `config` is config.augment.
+    """
+    return (batch["draw"] >= config.closing_from) & (config.closing_from >= 0)
 
 
 def shown(detections: list[dict[str, Any]], threshold: float, most: int) -> list[dict[str, Any]]:

@@ -25,13 +25,13 @@ from morphism.labels import IGNORE
 from morphism.ops import segmentation as ops
 from morphism.ops.resize import argmax_of_parts
 from morphism.tasks import boundaries, canvas, class_weights, segmentation_views, surfaces
-from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, check_count, spread
+from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, spread
 
 DRAWN = 12  # images per split
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class Segmentation(SingleTask):
     """The task of a model whose outputs are {"out": logits [B,H,W,K]}. tasks/task.py describes the members.
 
     surface_options: how surfaces are compared; None: they are not.
@@ -275,7 +275,10 @@ def _median_frequency(source: Source, config: ConfigDict) -> Float[np.ndarray, "
     pixels = np.zeros(count, np.int64)
     pixels_around = np.zeros(count, np.int64)  # of the images that the class occurs in
     for index in range(len(source)):
-        found = np.bincount(source[index]["segmentation"].ravel(), minlength=256)[:count]
+        record = source[index]
+        if "segmentation" not in record:
+            continue
+        found = np.bincount(record["segmentation"].ravel(), minlength=256)[:count]
         pixels += found
         pixels_around += (found > 0) * found.sum()
     if not pixels.all():

@@ -18,8 +18,8 @@ import importlib
 import os
 import pkgutil
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
@@ -80,6 +80,12 @@ def splits(data: ConfigDict) -> Sequence[str]:
     return module.splits(argument, data.data_dir)
 
 
+def within(spec: str, data_dir: str, masks: bool = False) -> ConfigDict:
+    """The fields of config.data for `load` of a source within another one. masks: whether to read masks of objects."""
+    targets = ("masks",) if masks else ()
+    return ConfigDict({"source": spec, "data_dir": data_dir, "val_fraction": 0.0, "split_seed": 0, "targets": targets})
+
+
 def has_split(data: ConfigDict, split: str) -> bool:
     """Whether `data.source` itself has `split`, which may be a slice, so that it need not be cut from train."""
     available = splits(data)
@@ -96,6 +102,21 @@ def classes(data: ConfigDict) -> Sequence[str]:
     module, argument = _format(data.source)
     known = getattr(module, "classes", None)
     return known(argument, data.data_dir) if known else load(data, data.train_split).classes
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of `data.source`, read only when they are asked for: those of its main target, and of each target."""
+
+    data: ConfigDict
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return classes(self.data)
+
+    @property
+    def targets(self) -> Mapping[str, Sequence[str]]:
+        return load(self.data, self.data.train_split).targets
 
 
 def held_out(names: Sequence[bytes], fraction: float, seed: int) -> np.ndarray:

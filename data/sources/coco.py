@@ -12,6 +12,7 @@ from the outline, or without one from the box.
 
 Outlines are polygons or run lengths, compressed or not. An outline that cannot be read is an error. Polygons with fewer
 than three points are left out. The mask of an object without an outline, or with one that covers no pixel, is unknown.
+A file without any outline has no masks.
 
 What pycocotools accepts is not refused, but counted and reported. An annotation of an image that is not listed, and an
 image or annotation that is listed twice in the same words, are dropped. Annotations that share an id are kept, and so
@@ -77,7 +78,7 @@ class Content:
 def load(argument: str, split: str, data_dir: str, masks: bool = False) -> BoxedFiles:
     content = read(root_folder(argument, "coco"), split)
     path, objects = content.path, content.objects
-    boxes = _boxes(objects, path)
+    boxes = stated_boxes(objects, path)
     boxes[:, 2:] += boxes[:, :2]
     known, odd_outlines = _outlines(content, boxes) if masks else (None, "")
 
@@ -93,7 +94,7 @@ def load(argument: str, split: str, data_dir: str, masks: bool = False) -> Boxed
         owner=content.owner,
         boxes=boxes,
         classes=content.classes,
-        crowd=np.array([_crowd(each, path) for each in objects], bool),
+        crowd=np.array([is_crowd(each, path) for each in objects], bool),
         area=np.array([area(each) for each in objects], np.float64),
         outline_area=outline_area,
         outlines=known,
@@ -101,7 +102,7 @@ def load(argument: str, split: str, data_dir: str, masks: bool = False) -> Boxed
         name=lambda index: f"{path}: {content.file_names[index]}",
         where=str(path),
     )
-    classes, shared = _distinct(content.names, content.category_ids)
+    classes, shared = distinct(content.names, content.category_ids)
     lines = (shared, content.oddities, store.oddities, odd_outlines)
     return BoxedFiles(
         root=content.folder,
@@ -117,7 +118,11 @@ def load(argument: str, split: str, data_dir: str, masks: bool = False) -> Boxed
 def read(root: Path, split: str) -> Content:
     """Reads the JSON of a split. Raises UserError if it is not in COCO's format or refers to missing entries."""
     path = annotation_file(root, split)
-    content = _json(path)
+    return content_of(read_json(path), path, root, split)
+
+
+def content_of(content: dict[str, list[Any]], path: Path, root: Path, split: str) -> Content:
+    """Checks the lists that were read from `path`. Raises UserError as `read` does."""
     images, objects, categories = (content[key] for key in ("images", "annotations", "categories"))
 
     category_ids = _converted(categories, "id", _id, path, "category")
@@ -198,7 +203,7 @@ def _counted(rule: str, ids: Sequence[int | str], what: str = "annotation") -> l
     return [f"{len(ids):,} {rule}, first {what} {ids[0]!r:.60}"] if ids else []
 
 
-def _distinct(names: Sequence[str], ids: Sequence[int | str]) -> tuple[tuple[str, ...], str]:
+def distinct(names: Sequence[str], ids: Sequence[int | str]) -> tuple[tuple[str, ...], str]:
     """A distinct name for each category, and a line on those that share one, "" if none do."""
     counts = Counter(names)
     shared = [name for name, count in counts.items() if count > 1]
@@ -221,13 +226,15 @@ def outline(annotation: dict[str, Any], size: Sequence[int], path: Path) -> Outl
         ) from error
 
 
-def _outlines(content: Content, boxes: Float[np.ndarray, "objects 4"]) -> tuple[Outlines, str]:
-    """The outlines of all objects, and a line on what was odd; `boxes` are x0, y0, x1, y1."""
+def _outlines(content: Content, boxes: Float[np.ndarray, "objects 4"]) -> tuple[Outlines | None, str]:
+    """The outlines of all objects, None if none has one, and a line on what was odd; `boxes` are x0, y0, x1, y1."""
     read = [Outline(None)] * len(content.objects)
     for row, (annotation, owner) in enumerate(zip(content.objects, content.owner.tolist(), strict=True)):
         with skippable():
             read[row] = outline(annotation, content.sizes[owner].tolist(), content.path)
     known = Outlines.of(each.counts for each in read)
+    if not known.counts:
+        return None, ""
     around = known.boxes(content.sizes[content.owner, 0])
     is_empty = known.known & (around[:, 2] == 0)
     far = np.maximum(boxes[:, :2] - around[:, :2], around[:, 2:] - boxes[:, 2:]).max(axis=1, initial=0)
@@ -277,7 +284,8 @@ def _image_folder(root: Path, split: str, file_names: Sequence[str], path: Path)
     return folder
 
 
-def _json(path: Path) -> dict[str, list[Any]]:
+def read_json(path: Path) -> dict[str, list[Any]]:
+    """The content of a JSON file. Raises UserError if COCO's lists are missing or empty."""
     try:
         content = json.loads(read_bytes(path, "mend it"))
     except (ValueError, RecursionError) as error:
@@ -349,7 +357,7 @@ def _indices(
     return np.array(found, np.int64)
 
 
-def _boxes(objects: Sequence[dict], path: Path) -> Float[np.ndarray, "objects 4"]:
+def stated_boxes(objects: Sequence[dict], path: Path) -> Float[np.ndarray, "objects 4"]:
     """The boxes as in the file: x, y, width, height."""
     boxes = _column(objects, "bbox", path, "annotation")
     found = numbers(boxes)
@@ -370,7 +378,7 @@ def numbers(values: Any) -> Float[np.ndarray, "..."] | None:
         return None
 
 
-def _crowd(annotation: dict[str, Any], path: Path) -> bool:
+def is_crowd(annotation: dict[str, Any], path: Path) -> bool:
     value = annotation.get("iscrowd")
     if value is None:
         return False

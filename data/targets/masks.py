@@ -34,7 +34,7 @@ from morphism.labels import IGNORE
 KEY = "masks"
 FIELDS = ("data.max_boxes", "data.mask_size")
 IS_PLACED, OF_IMAGE_SIZE = True, False
-COUNTED, ODD = "masks", "odd outlines"
+COUNTED, ODD = "objects with masks", "odd outlines"
 OPACITY = 110  # of 255, of drawn masks
 
 

@@ -52,19 +52,21 @@ def _draw_image(
     truth = record["annotations"]
     for box, number, ignored in zip(truth.boxes, truth.classes, truth.crowd | truth.difficult, strict=True):
         name = classes[number]
-        _draw_box(axis, box, colours[name], ":" if ignored else "--")
-        _label(axis, name, box, (height, width), colours[name], above=False)
+        draw_box(axis, box, colours[name], ":" if ignored else "--")
+        label(axis, name, box, (height, width), colours[name], above=False)
     for each in reversed(shown):  # the best on top
         if "mask" in each:
             _draw_mask(axis, mask_of(each["mask"]), colours[each["class"]])
     for each in shown:
-        _draw_box(axis, each["box"], colours[each["class"]], "-")
+        draw_box(axis, each["box"], colours[each["class"]], "-")
         text = f"{each['class'][:LABEL]} {each['score']:.2f}"
-        _label(axis, text, each["box"], (height, width), colours[each["class"]], above=True)
+        label(axis, text, each["box"], (height, width), colours[each["class"]], above=True)
 
 
-def _label(axis: Any, text: str, box: Box, size: tuple[int, int], colour: np.ndarray, above: bool) -> None:
-    """Writes `text` at the upper or lower edge of a box, on the side of the edge where the image has room."""
+def label(
+    axis: Any, text: str, box: Box, size: tuple[int, int], colour: np.ndarray, above: bool, most: int = LABEL + 5
+) -> None:
+    """Writes `text`, `most` letters of it, at the upper or lower edge of a box, on the side of the edge where the image has room."""
     (x0, y0, x1, y1), (height, width) = box, size
     room = 0.05 * height
     y = y0 if above else y1
@@ -73,7 +75,7 @@ def _label(axis: Any, text: str, box: Box, size: tuple[int, int], colour: np.nda
     light = float(np.dot(colour, (0.299, 0.587, 0.114))) > 0.5  # luma: ITU-R BT.601
     axis.text(
         *(max(x0, 0) if left else min(x1, width), min(max(y, 0), height)),
-        text[: LABEL + 5],
+        text[:most],
         fontsize=6,
         va="top" if downwards else "bottom",
         ha="left" if left else "right",
@@ -94,6 +96,6 @@ def _draw_mask(axis: Any, mask: UInt8[np.ndarray, "h w"], colour: np.ndarray) ->
     axis.imshow(tinted, extent=(0, width, height, 0), interpolation="nearest")
 
 
-def _draw_box(axis: Any, box: Box, colour: np.ndarray, style: str) -> None:
+def draw_box(axis: Any, box: Box, colour: np.ndarray, style: str) -> None:
     x0, y0, x1, y1 = box
     axis.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=colour, linestyle=style, linewidth=1.5))

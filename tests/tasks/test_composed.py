@@ -176,7 +176,8 @@ def test_two_parts_of_one_task_read_truths_of_their_own(config):
     assert lanes.config(config).loss.name == "focal" and config.loss.name == "cross_entropy"
     outputs = {name: {"out": jnp.array(rng.normal(size=(2, 4, 5, 3)), jnp.float32)} for name in ("ground", "lanes")}
     batch = {name: jnp.array(rng.integers(0, 3, (2, 4, 5)), jnp.uint8) for name in ("segmentation", "lanes")}
-    batch["valid"] = jnp.ones(2, bool)
+    batch |= {name: jnp.ones(2, bool) for name in ("valid", "has_segmentation", "has_lanes")}
+    batch = task.shared(batch, jnp.sum)
     _, scalars = task.loss(Network(), outputs, batch, config)
     for part, key in zip(task.parts, ("segmentation", "lanes"), strict=True):
         alone = batch | {"segmentation": batch[key]}
@@ -204,5 +205,5 @@ def test_a_composed_task_checks_the_configuration_of_each_part(config):
     TASK.check(config)
     with config.unlocked():
         config.parts.ground.loss = ConfigDict({"name": "dice", "dice_weight": 1.0})
-    with pytest.raises(UserError, match="config.loss.dice_weight: the loss is Dice's already"):
+    with pytest.raises(UserError, match="config.parts.ground.loss.dice_weight: the loss is Dice's already"):
         TASK.check(config)
