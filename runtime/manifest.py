@@ -99,7 +99,7 @@ def claim_classes(workdir: AnyPath, classes: Names) -> None:
 
 def _listed(classes: Names) -> list[str]:
     """All names of classes, with that of their part in front where there are parts."""
-    return [f"{part}/{name}".lstrip("/") for part, names in by_part(classes).items() for name in names]
+    return [f"{part}/{name}" if part else name for part, names in by_part(classes).items() for name in names]
 
 
 def claim_data(workdir: AnyPath, found: dict[str, Fingerprint], train_split: str) -> list[str]:

@@ -11,7 +11,6 @@ Predictions, [B,...] of D detections, T classes of things and K classes of pixel
     original_size [B,2]         what of H and W is the image
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -82,7 +81,7 @@ class Panoptic:
             known = source.masks(index) if "masks" in source.targets else Outlines.of([None] * len(objects))
             true = truth_of(objects, known, predictions["true"][row, :height, :width], source.classes)
             sums += sums_of(found, true, len(sums))
-            maps.append((index, found.map.shape, zlib.compress(found.map.tobytes(), 1), found.classes))
+            maps.append(panoptic_files.stored(index, found))
         return metrics | {"sums": sums, "maps": maps}
 
     def summarise(self, metrics: Metrics) -> dict[str, Any]:

@@ -7,16 +7,28 @@ import io
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt16
 from PIL import Image
 
 from morphism.data.records import Source
+from morphism.tasks.panoptic_quality import Segments
 from morphism.tasks.task import File
 
-Stored = tuple[int, tuple[int, int], bytes, Int[np.ndarray, "n"]]  # record, size, compressed map, class per segment
+
+class Stored(NamedTuple):
+    """The segments of a record, small in memory. classes: the category of each segment."""
+
+    index: int
+    size: tuple[int, int]
+    compressed: bytes
+    classes: Int[np.ndarray, "n"]
+
+
+def stored(index: int, found: Segments) -> Stored:
+    return Stored(index, found.map.shape, zlib.compress(found.map.tobytes(), 1), found.classes)
 
 
 def written(maps: Sequence[Stored], source: Source) -> File:
@@ -28,19 +40,18 @@ def written(maps: Sequence[Stored], source: Source) -> File:
     listed = [{"id": i, "name": name, "isthing": int(thing)} for i, name, thing, used in kinds if used]
     annotations = [
         {
-            "image_id": image_id(source, stored[0]),
-            "file_name": file_name(source, stored[0]),
-            "segments_info": segments_info(restored(stored), stored[3], ids),
+            "image_id": image_id(source, each.index),
+            "file_name": file_name(source, each.index),
+            "segments_info": segments_info(restored(each), each.classes, ids),
         }
-        for stored in maps
+        for each in maps
     ]
     value = {"annotations": annotations, "categories": listed}
     return File("panoptic", "segments, in COCO's panoptic format,", value, _images(maps, source))
 
 
-def restored(stored: Stored) -> UInt16[np.ndarray, "h w"]:
-    _, size, compressed, _ = stored
-    return np.frombuffer(zlib.decompress(compressed), np.uint16).reshape(size)
+def restored(each: Stored) -> UInt16[np.ndarray, "h w"]:
+    return np.frombuffer(zlib.decompress(each.compressed), np.uint16).reshape(each.size)
 
 
 def segments_info(segments: UInt16[np.ndarray, "h w"], classes: Int[np.ndarray, "n"], ids: Sequence[Any]) -> list[Any]:
@@ -84,8 +95,8 @@ def file_name(source: Source, index: int) -> str:
 
 
 def _images(maps: Sequence[Stored], source: Source) -> Iterator[tuple[str, bytes]]:
-    for stored in maps:
-        segments, content = restored(stored).astype(np.uint32), io.BytesIO()
+    for each in maps:
+        segments, content = restored(each).astype(np.uint32), io.BytesIO()
         colours = np.stack([segments >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
         Image.fromarray(colours).save(content, "PNG")
-        yield file_name(source, stored[0]), content.getvalue()
+        yield file_name(source, each.index), content.getvalue()

@@ -114,7 +114,7 @@ def with_options(config: ConfigDict, weights: Weights, overrides: Set[str] = fro
             given = {name: x for name, x in config.model.options.items() if f"model.options.{name}" in overrides}
             config.model.options = ConfigDict(weights.trained["model.options"] | given, convert_dict=False)
             if "model.heads" in weights.trained:
-                config.model.heads = ConfigDict(weights.trained["model.heads"])
+                config.model.heads = _with_overrides(weights.trained["model.heads"], config.model.heads, overrides)
     if weights.public:
         architecture = weights.origin.removeprefix(PREFIX).partition("/")[0]
         if config.model.name != architecture:
@@ -123,6 +123,16 @@ def with_options(config: ConfigDict, weights: Weights, overrides: Set[str] = fro
             with config.model.options.unlocked():
                 config.model.options.update(dict(weights.public.options))
     return config
+
+
+def _with_overrides(trained: dict[str, Any], heads: ConfigDict, overrides: Set[str]) -> ConfigDict:
+    """The `trained` heads of a network of parts, with the options of `heads` that `overrides` name."""
+    found = ConfigDict(trained)
+    for part, head in heads.items():
+        given = {x: y for x, y in head.get("options", {}).items() if f"model.heads.{part}.options.{x}" in overrides}
+        if given and part in found:
+            found[part].options = ConfigDict({**found[part].get("options", {}), **given})
+    return found
 
 
 def shapes_of(config: ConfigDict, part: str = "") -> Callable[[int], convert.Shapes]:

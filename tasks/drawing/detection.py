@@ -66,7 +66,7 @@ def _draw_image(
 def label(
     axis: Any, text: str, box: Box, size: tuple[int, int], colour: np.ndarray, above: bool, most: int = LABEL + 5
 ) -> None:
-    """Writes `text`, `most` letters of it, at the upper or lower edge of a box, on the side of the edge where the image has room."""
+    """Writes `most` letters of `text` at the upper or lower edge of a box, on the side where the image has room."""
     (x0, y0, x1, y1), (height, width) = box, size
     room = 0.05 * height
     y = y0 if above else y1

@@ -46,9 +46,7 @@ def draw(source: Source, found: Sequence[tuple[int, Segments, list[dict[str, Any
         axis.set_title(f"{Path(record['name']).name}: {len(things)} things", fontsize=8)
     named = sorted(occurring)
     draw_legend(figure, [categories[number] for number in named], list(colours[named]))
-    figure.suptitle(
-        "Fused segments; of things the id, class, score, and share of pixels whose class agrees", fontsize=10
-    )
+    figure.suptitle("Fused segments; of things the id, class, score, and share of pixels that agree", fontsize=10)
     return png(figure, dpi=80)
 
 

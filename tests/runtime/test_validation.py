@@ -209,7 +209,10 @@ def of_parts(change):
             lambda c: c.data.update(targets=("label", "boxes", "segmentation")),
             "config.data.targets: kind leads, and wo",
         ),
-        (lambda c: c.data.update(window_rule="square"), "config.data.window_rule: square evaluates the middle"),
+        (
+            lambda c: c.data.update(window_rule="square", resize_size=640),
+            "config.data.window_rule: square evaluates the middle",
+        ),
         (lambda c: c.data.update(resize="none"), "config.data.resize: canvas has no 'none'"),
         (lambda c: c.augment.update(mosaic=0.5), "config.augment: it mixes images, but only the targets of objects"),
         (lambda c: c.augment.update(photometric=True), ""),
