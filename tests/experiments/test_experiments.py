@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from morphism import experiments, models, tasks
-from morphism.experiments import coco_faster_rcnn, coco_yolox, imagenet_resnet
+from morphism.experiments import coco_faster_rcnn, coco_mask_rcnn, coco_panoptic, coco_yolox, imagenet_resnet
 from morphism.experiments.base import get_base
 from morphism.runtime.mesh import AXIS
 from morphism.runtime.validation import check_config
@@ -31,12 +31,14 @@ VARIANTS = {
     "cityscapes_deeplabv3plus": ("50", "101"),
     "cityscapes_pspnet": ("50", "101"),
     "coco_deeplabv3": ("resnet50", "resnet101"),
+    "coco_mask_rcnn": coco_mask_rcnn.VARIANTS,
+    "coco_panoptic": tuple(coco_panoptic.STEPS),
     "coco_retinanet": (None, "multiscale"),
     "coco_yolox": coco_yolox.SIZES,
     "imagenet_alexnet": (None, "lighting"),
     "imagenet_resnet": (*imagenet_resnet.NETWORKS, "50,recipe=v2", "101,recipe=v2", "50,stride_in_1x1"),
     "imagenet_vgg": ("11", "13", "16", "19", "11_bn", "13_bn", "16_bn", "19_bn"),
-    "quickstart": (None, "detection", "segmentation"),
+    "quickstart": (None, "detection", "segmentation", "panoptic"),
     "voc_fcn": ("32s", "16s", "8s", "8s_at_once", "resnet50", "resnet101"),
 }
 ALL = [(file, variant) for file in FILES for variant in VARIANTS.get(file, (None,))]
