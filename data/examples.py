@@ -51,7 +51,7 @@ def needed_fields(data: ConfigDict) -> list[str]:
     return [*FIELDS[data.window_rule], *(field for name in data.targets for field in targets.get(name).FIELDS)]
 
 
-def empty(rows: int, shape: Shape, config: ConfigDict) -> dict[str, np.ndarray]:
+def empty(rows: int, shape: Shape, config: ConfigDict, training: bool = True) -> dict[str, np.ndarray]:
     """The arrays of a batch besides its images, without any record.
 
     size int32 [rows,2]: height and width of the image on the canvas; original_size int32 [rows,2]: of the decoded
@@ -65,7 +65,8 @@ def empty(rows: int, shape: Shape, config: ConfigDict) -> dict[str, np.ndarray]:
     if data.window_rule == "canvas":
         found["image_box"] = np.zeros((rows, 4), np.float32)
     for name in data.targets:
-        found |= targets.get(name).empty(rows, shape, data)
+        if training or targets.get(name).IN_EVALUATION:
+            found |= targets.get(name).empty(rows, shape, data)
     return found
 
 

@@ -66,40 +66,13 @@ class Outlines:
 
     def take(self, rows: Int[np.ndarray, "n"]) -> "Outlines":
         """The outlines of these objects, in this order. Rows that follow one another are copied at once."""
-        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-        firsts, lasts = rows[np.append(0, breaks)[: len(rows)]], rows[np.append(breaks, len(rows))[: len(rows)] - 1]
+        if not len(rows):
+            return Outlines.of(())
+        breaks = np.flatnonzero(np.diff(rows) != 1)
+        firsts, lasts = rows[np.append(0, breaks + 1)], rows[np.append(breaks, -1)]
         spans = zip(self.ends[firsts].tolist(), self.ends[lasts + 1].tolist(), strict=True)
         ends = np.concatenate([[0], np.cumsum(np.diff(self.ends)[rows])])
         return Outlines(ends, b"".join([self.counts[start:end] for start, end in spans]))
-
-    def without(self, unwanted: Bool[np.ndarray, "n"]) -> "Outlines":
-        """All outlines, but those that are `unwanted` become unknown."""
-        if not unwanted.any():
-            return self
-        return Outlines.of(None if drop else self[row] for row, drop in enumerate(unwanted.tolist()))
-
-    def boxes(self, heights: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n 4"]:
-        """The boxes x0, y0, x1, y1 around the pixels of each outline, zeros without any; of images of these heights."""
-        runs = self.runs()
-        inside = np.flatnonzero(runs.is_inside & (np.diff(runs.ends, prepend=0) != 0))
-        owner = runs.owner[inside]
-        height = heights[owner]
-        first, last = runs.ends[inside - 1], runs.ends[inside] - 1
-        spans = first // height != last // height  # over several columns: from the top to the bottom
-        top, bottom = np.where(spans, 0, first % height), np.where(spans, height, last % height + 1)
-        starts = np.flatnonzero(np.diff(owner, prepend=-1))
-        found = np.zeros((len(self), 4), np.int64)
-        if len(starts):
-            found[owner[starts]] = np.stack(
-                [
-                    np.minimum.reduceat(first // height, starts),
-                    np.minimum.reduceat(top, starts),
-                    np.maximum.reduceat(last // height + 1, starts),
-                    np.maximum.reduceat(bottom, starts),
-                ],
-                axis=1,
-            )
-        return found
 
     def runs(self) -> Runs:
         """Decompresses the run lengths."""
@@ -135,12 +108,21 @@ def read(segmentation: Any, size: Sequence[int]) -> Outline:
     polygons = [_numbers(each, "a polygon") for each in given]
     usable = [each for each in polygons if len(each) >= 6 and len(each) % 2 == 0]
     drawn = [_polygon(each, *size) for each in usable]
-    return Outline(rle.merge(drawn)["counts"] if drawn else None, len(given) - len(usable))
+    if not drawn:
+        return Outline(None, len(given))
+    whole = rle.merge(drawn) if len(drawn) > 1 else drawn[0]
+    return Outline(whole["counts"], len(given) - len(usable))
 
 
 def area(counts: bytes, size: Sequence[int]) -> int:
     """The number of pixels within an outline."""
     return int(rle.area({"size": list(size), "counts": counts}))
+
+
+def box(counts: bytes, size: Sequence[int]) -> tuple[float, ...]:
+    """The box x0, y0, x1, y1 around the pixels within an outline; zeros if there are none."""
+    x, y, width, height = rle.toBbox({"size": list(size), "counts": counts}).tolist()
+    return x, y, x + width, y + height
 
 
 def mask(counts: bytes, size: Sequence[int]) -> UInt8[np.ndarray, "h w"]:

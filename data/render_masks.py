@@ -66,7 +66,7 @@ def _inside(
     position = np.where(first == cells, cells * cells, position)  # behind them all: in a spare column
     switches = np.zeros((count, cells + 1, cells), np.uint8)
     np.add.at(switches.reshape(-1), owner * (cells + 1) * cells + position, np.uint8(1))
-    values = np.cumsum(switches.reshape(count, -1), axis=1, dtype=np.uint8) & 1
+    values = np.cumsum(switches.reshape(count, (cells + 1) * cells), axis=1, dtype=np.uint8) & 1
     of_column = rank + np.arange(count)[:, None] * (cells + 1)
     return values.reshape(-1, cells)[of_column]
 

@@ -42,7 +42,10 @@ from morphism.errors import UserError, skippable
 SPLITS = ("train", *VALIDATION, "test")
 MASKS = True
 FEW_POINTS = "objects with polygons of fewer than 3 points or an odd number of coordinates (these are left out)"
-BEYOND = 2  # pixels: an outline that reaches farther out of its box is reported
+NO_OUTLINE = "objects without an outline (their masks are unknown)"
+NO_PIXEL = "outlines without a pixel (their masks are unknown)"
+BEYOND = 2  # pixels
+FAR_OUT = f"outlines more than {BEYOND} pixels out of their boxes (kept)"
 # Those of COCO 2017: 80 of 1..90.
 CATEGORY_IDS = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 
@@ -228,28 +231,27 @@ def outline(annotation: dict[str, Any], size: Sequence[int], path: Path) -> Outl
 
 def _outlines(content: Content, boxes: Float[np.ndarray, "objects 4"]) -> tuple[Outlines | None, str]:
     """The outlines of all objects, None if none has one, and a line on what was odd; `boxes` are x0, y0, x1, y1."""
-    read = [Outline(None)] * len(content.objects)
-    for row, (annotation, owner) in enumerate(zip(content.objects, content.owner.tolist(), strict=True)):
+    known: list[bytes | None] = []
+    odd: dict[str, list[Any]] = {rule: [] for rule in (FEW_POINTS, NO_OUTLINE, NO_PIXEL, FAR_OUT)}  # annotations' ids
+    for annotation, owner, (x0, y0, x1, y1) in zip(
+        content.objects, content.owner.tolist(), boxes.tolist(), strict=True
+    ):
+        size, found = content.sizes[owner].tolist(), Outline(None)
         with skippable():
-            read[row] = outline(annotation, content.sizes[owner].tolist(), content.path)
-    known = Outlines.of(each.counts for each in read)
-    if not known.counts:
+            found = outline(annotation, size, content.path)
+        odd[FEW_POINTS] += [annotation["id"]] * (found.dropped > 0)
+        odd[NO_OUTLINE] += [annotation["id"]] * (found.counts is None)
+        left, top, right, bottom = outlines.box(found.counts or b"", size)
+        has_pixels = right > 0
+        if found.counts and not has_pixels:
+            odd[NO_PIXEL].append(annotation["id"])
+        if has_pixels and max(x0 - left, y0 - top, right - x1, bottom - y1) > BEYOND:
+            odd[FAR_OUT].append(annotation["id"])
+        known.append(found.counts if has_pixels else None)
+    if not any(known):
         return None, ""
-    around = known.boxes(content.sizes[content.owner, 0])
-    is_empty = known.known & (around[:, 2] == 0)
-    far = np.maximum(boxes[:, :2] - around[:, :2], around[:, 2:] - boxes[:, 2:]).max(axis=1, initial=0)
-    rules = {
-        FEW_POINTS: np.array([each.dropped > 0 for each in read], bool),
-        "objects without an outline (their masks are unknown)": ~known.known,
-        "outlines without a pixel (their masks are unknown)": is_empty,
-        f"outlines more than {BEYOND} pixels out of their boxes (kept)": (far > BEYOND) & known.known & ~is_empty,
-    }
-    odd = [
-        line
-        for rule, rows in rules.items()
-        for line in _counted(rule, [content.objects[row]["id"] for row in np.flatnonzero(rows).tolist()])
-    ]
-    return known.without(is_empty), f"odd outlines in {content.path}: {'; '.join(odd)}" if odd else ""
+    lines = [line for rule, ids in odd.items() for line in _counted(rule, ids)]
+    return Outlines.of(known), f"odd outlines in {content.path}: {'; '.join(lines)}" if lines else ""
 
 
 def area(annotation: dict[str, Any]) -> float:

@@ -24,6 +24,7 @@ from morphism.errors import UserError
 KEY = "annotations"
 FIELDS = ("data.max_boxes",)
 IS_PLACED, OF_IMAGE_SIZE = True, False
+IN_EVALUATION = True
 COUNTED, ODD = "objects", "odd boxes"
 
 

@@ -20,6 +20,7 @@ from morphism.errors import UserError
 KEY = "label"
 FIELDS = ()
 IS_PLACED = OF_IMAGE_SIZE = False
+IN_EVALUATION = True
 COUNTED, ODD = "labels", "odd files"
 UNKNOWN = -1
 

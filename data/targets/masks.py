@@ -34,6 +34,7 @@ from morphism.labels import IGNORE
 KEY = "masks"
 FIELDS = ("data.max_boxes", "data.mask_size")
 IS_PLACED, OF_IMAGE_SIZE = True, False
+IN_EVALUATION = False
 COUNTED, ODD = "objects with masks", "odd outlines"
 OPACITY = 110  # of 255, of drawn masks
 
@@ -78,8 +79,6 @@ def fingerprint(source: Source) -> bytes | None:
 
 def kept(truth: Shapes, window: Window, objects: Int[np.ndarray, "n"]) -> Int[np.ndarray, "k"]:
     """The objects with a pixel in the window, or with an unknown outline."""
-    if not len(objects):
-        return objects
     left = (seen_pixels(truth.runs, truth.size, window) > 0) | ~truth.outlines.known
     return objects[left[objects]]
 
@@ -90,10 +89,9 @@ def train(truth: Shapes, placement: Placement, data: ConfigDict) -> dict[str, An
         raise UserError("config.augment.elastic: masks cannot be deformed with their image; set it to 0.0")
     rows, slots = placement.objects, data.max_boxes
     found = np.zeros((slots, data.mask_size, data.mask_size), np.uint8)
-    if len(rows):
-        boxes = placed(truth.objects.boxes[rows], placement.window)
-        found[: len(rows)] = render_masks(truth.runs.take(rows), truth.size, placement.window, boxes, data.mask_size)
-        found[: len(rows)][~truth.outlines.known[rows]] = IGNORE
+    boxes = placed(truth.objects.boxes[rows], placement.window)
+    found[: len(rows)] = render_masks(truth.runs.take(rows), truth.size, placement.window, boxes, data.mask_size)
+    found[: len(rows)][~truth.outlines.known[rows]] = IGNORE
     return {"masks": found}
 
 

@@ -155,7 +155,7 @@ def batch_of(config, training=True):
         "id": np.zeros(ROWS, np.int32),
         "draw": np.zeros(ROWS, np.int32),
         "valid": np.zeros(ROWS, bool),
-        **examples.empty(ROWS, shape, config),
+        **examples.empty(ROWS, shape, config, training),
     }
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
 
