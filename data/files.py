@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Int
 from PIL import Image
 
 from morphism.errors import UserError, skippable
@@ -119,6 +121,11 @@ def passed_over(*folders: tuple[Path, list[str]], what: str = "images") -> str:
     """A line that reports the files below each folder that are not `what` is expected there; "" if there are none."""
     named = [str(folder / path) for folder, others in folders for path in others]
     return f"odd files: {len(named):,} that are no {what} (passed over), first {named[0]}" if named else ""
+
+
+def stamps(paths: Iterable[Path]) -> Int[np.ndarray, "files"]:
+    """The size of each file, which nearly always changes with its content; -1 for a missing file."""
+    return np.array([path.stat().st_size if path.is_file() else -1 for path in paths], np.int64)
 
 
 def by_name(folder: Path, paths: Iterable[str]) -> dict[str, str]:

@@ -89,17 +89,9 @@ class IdMap:
 def read_ids(encoded: bytes, name: str, colours: bool = False) -> Integer[np.ndarray, "h w"]:
     """Decodes a map of ids: grey of up to 16 bits or palette indices, or with `colours` R + 256 G + 65536 B.
 
-    Raises UserError, naming the file, if it cannot be decoded, is stored with loss or has other pixels.
+    Raises UserError, naming the file, if it has other pixels, and as `stored_pixels` does.
     """
-    try:
-        with Image.open(file := io.BytesIO(encoded)) as opened:
-            check_header(opened, file, name)
-            mode, pixels = opened.mode, np.asarray(opened)
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to
-        reason = str(error).split(" <")[0].rstrip(".")
-        raise UserError(f"{name}: cannot be decoded ({reason}); replace or remove it") from error
+    mode, pixels = stored_pixels(encoded, name)
     if colours and mode in ("RGB", "RGBA"):
         red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
         return red | green << 8 | blue << 16
@@ -109,3 +101,19 @@ def read_ids(encoded: bytes, name: str, colours: bool = False) -> Integer[np.nda
     if pixels.min() < 0:
         raise UserError(f"{name}: holds {pixels.min()}, ids are at least 0; mend it")
     return pixels
+
+
+def stored_pixels(encoded: bytes, name: str) -> tuple[str, np.ndarray]:
+    """Pillow's mode of a mask, and its pixels as they are stored: [h,w], or [h,w,bands].
+
+    Raises UserError, naming the file, if it cannot be decoded or is stored with loss.
+    """
+    try:
+        with Image.open(file := io.BytesIO(encoded)) as opened:
+            check_header(opened, file, name)
+            return opened.mode, np.asarray(opened)
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to
+        reason = str(error).split(" <")[0].rstrip(".")
+        raise UserError(f"{name}: cannot be decoded ({reason}); replace or remove it") from error

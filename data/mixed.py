@@ -179,9 +179,10 @@ class Mix:
 
     @cached_property
     def version(self) -> str:
-        """The fingerprints of the sources, with their weights and tables."""
+        """The fingerprints of the sources, their weights, and how their classes are renamed."""
         tables = [{name: table.tolist() for name, table in part.tables.items()} for part in self.parts]
-        return f"{[fingerprint(part.source) for part in self.parts]} {list(map(str, self.weights))} {tables}"
+        found = [fingerprint(part.source) for part in self.parts]
+        return f"{found} {list(map(str, self.weights))} {dict(self.common)} {tables}"
 
     def annotations(self, index: int) -> Annotations:
         part, row = self._place(index)

@@ -27,7 +27,7 @@ from jaxtyping import Int, UInt8
 
 from morphism.data.annotations import check_size, image_size, pack, packed_names
 from morphism.data.file_source import BoxedFiles
-from morphism.data.files import passed_over, read_bytes, scan
+from morphism.data.files import passed_over, read_bytes, scan, stamps
 from morphism.data.id_maps import IdMap, read_ids
 from morphism.data.outlines import Outlines
 from morphism.data.sources.folder import root_folder
@@ -69,9 +69,7 @@ class Cityscapes(BoxedFiles):
 
     @property
     def mask_stamps(self) -> Int[np.ndarray, "records"]:
-        """The size of each map's file, which nearly always changes with its content; -1 for a missing file."""
-        paths = [self.root / os.fsdecode(file) for file in self.map_files]
-        return np.array([path.stat().st_size if path.is_file() else -1 for path in paths], np.int64)
+        return stamps(self.root / os.fsdecode(file) for file in self.map_files)
 
     def masks(self, index: int) -> Outlines:
         found = self._map(index)

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Int, UInt8
 from morphism.data import panoptic
 from morphism.data.annotations import check_size, packed_ids, packed_names
 from morphism.data.file_source import BoxedFiles
-from morphism.data.files import listed_path, read_bytes
+from morphism.data.files import listed_path, read_bytes, stamps
 from morphism.data.id_maps import read_ids
 from morphism.data.outlines import Outlines
 from morphism.data.panoptic import Categories, Segments
@@ -55,9 +55,7 @@ class CocoPanoptic(BoxedFiles):
 
     @property
     def mask_stamps(self) -> Int[np.ndarray, "records"]:
-        """The size of each PNG, which nearly always changes with its content; -1 for a missing file."""
-        paths = [self._map_path(index) for index in range(len(self))]
-        return np.array([path.stat().st_size if path.is_file() else -1 for path in paths], np.int64)
+        return stamps(map(self._map_path, range(len(self))))
 
     def masks(self, index: int) -> Outlines:
         return self._outlines(index, self._segments(index))

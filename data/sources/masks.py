@@ -36,7 +36,7 @@ from PIL import Image
 from morphism.data import orientation
 from morphism.data.annotations import image_size, packed_names
 from morphism.data.file_source import FileSource
-from morphism.data.files import Listing, by_name, passed_over, read_bytes, read_names, read_text, scan
+from morphism.data.files import Listing, by_name, passed_over, read_bytes, read_names, read_text, scan, stamps
 from morphism.data.masks import COLOURS, Legend, black_and_white, check_header, classes_of, parse_legend, read_mask
 from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
@@ -71,9 +71,7 @@ class Masks(FileSource):
 
     @property
     def mask_stamps(self) -> Int[np.ndarray, "records"]:
-        """The size of each mask file, which nearly always changes with its content; -1 for a missing file."""
-        paths = [self.root / os.fsdecode(file) for file in self.mask_files]
-        return np.array([path.stat().st_size if path.is_file() else -1 for path in paths], np.int64)
+        return stamps(self.root / os.fsdecode(file) for file in self.mask_files)
 
     def truth(self, index: int) -> dict[str, Any]:
         path = self.root / os.fsdecode(self.mask_files[index])

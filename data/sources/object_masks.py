@@ -9,7 +9,6 @@ each object keeps all its pixels. A mask without a pixel is dropped, and counted
 then has no objects. Opening a split reads all masks, in threads; boxes are tight around them.
 """
 
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from PIL import Image
 
 from morphism.data import orientation
 from morphism.data.annotations import image_size, pack, packed_names
 from morphism.data.file_source import BoxedFiles
 from morphism.data.files import entries, is_folder, read_bytes, scan
-from morphism.data.id_maps import IdMap
-from morphism.data.masks import check_header
+from morphism.data.id_maps import IdMap, stored_pixels
 from morphism.data.outlines import Outlines
 from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
@@ -123,19 +120,11 @@ def _empty_masks(folders: Sequence[Path], counts: Sequence[int]) -> list[str]:
 
 def _inside(path: Path, size: np.ndarray) -> Bool[np.ndarray, "h w"]:
     """The pixels within a mask. Raises UserError if it cannot be read or has another size than its image."""
-    encoded = read_bytes(path)
-    try:
-        with Image.open(file := io.BytesIO(encoded)) as mask:
-            check_header(mask, file, str(path))
-            pixels = np.asarray(mask.convert("RGB") if mask.mode not in ("1", "L", "I", "I;16") else mask)
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's decoders raise whatever broken bytes lead them to
-        reason = str(error).split(" <")[0].rstrip(".")
-        raise UserError(f"{path}: cannot be decoded ({reason}); replace or remove it") from error
+    mode, pixels = stored_pixels(read_bytes(path), str(path))
     if pixels.shape[:2] != tuple(size.tolist()):
         raise UserError(
             f"{path}: is {pixels.shape[1]} x {pixels.shape[0]}, its image is {size[1]} x {size[0]}: masks must have "
             f"their image's size{orientation.hint(size.tolist(), pixels.shape[:2])}"
         )
-    return (pixels > 0).any(axis=2) if pixels.ndim == 3 else pixels > 0
+    bands = pixels.reshape(*pixels.shape[:2], -1)
+    return (bands[..., : 1 if mode == "LA" else 3] > 0).any(axis=2)  # without alpha
