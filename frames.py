@@ -17,3 +17,10 @@ def frame(boxes: Float[Array, "*n 4"], cells: int) -> tuple[Float[Array, "*n 2"]
     xp = boxes.__array_namespace__()
     corner = xp.floor(boxes[..., :2])
     return corner, xp.maximum((xp.ceil(boxes[..., 2:]) - corner) / cells, 1)
+
+
+def middles(boxes: Float[Array, "*n 4"], cells: int) -> Float[Array, "*n 2 cells"]:
+    """Where the middles of the cells lie, in pixels: x of the columns of each box's mask, then y of its rows."""
+    xp = boxes.__array_namespace__()
+    corner, side = frame(boxes, cells)
+    return corner[..., None] + side[..., None] * (xp.arange(cells, dtype=boxes.dtype) + 0.5)

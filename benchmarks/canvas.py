@@ -73,7 +73,7 @@ def found(step: Any, variables: Any, config: Any, images: np.ndarray, canvas: tu
 
     count, height, width = images.shape[:3]
     shape = (*canvas, height, width) if tasks.of(config).masks else canvas
-    batch = examples.empty(count, shape, config)
+    batch = examples.empty(count, shape, config, training=False)
     spare = [(0, 0), *((0, side - own) for side, own in zip(canvas, (height, width), strict=True)), (0, 0)]
     batch |= {"image": np.pad(images, spare), "id": np.arange(count, dtype=np.int32), "valid": np.ones(count, bool)}
     batch["size"][:] = batch["original_size"][:] = (height, width)

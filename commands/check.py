@@ -54,6 +54,8 @@ def examine(spec: str, data_dir: str, split: str, given: ConfigDict | None) -> t
     config = (given or get_base()).copy_and_resolve_references()
     opened = {"source": spec or config.data.source, "data_dir": data_dir or config.data.data_dir}
     config.data.update(opened)
+    if not given:
+        config.data.targets = (*config.data.targets, "masks")  # whatever the source has
     split = split or config.data.train_split
     with noting() as notes:
         try:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from morphism.commands import cli
 from morphism.errors import UserError, did_you_mean, nearest
-from morphism.experiments.base import FIELDS
+from morphism.experiments.base import FIELDS, declared
 from morphism.experiments.fields import Field, flat
 
 COMMAND = cli.Command(config="first")
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
 def table(config: ConfigDict) -> str:
     """A line per field, in the order of declaration; groups are separated by blank lines."""
     lines, group = [], ""
-    for name, field in flat(FIELDS[config.task]).items():
+    for name, field in declared(config).items():
         if name.rpartition(".")[0] != group:
             group = name.rpartition(".")[0]
             lines.append("")
@@ -61,8 +61,8 @@ def explained(name: str, config: ConfigDict | None = None) -> str:
 
     Raises UserError where no task, or not that of `config`, has such a field.
     """
-    declared = {task: flat(FIELDS[task]) for task in ([config.task] if config else FIELDS)}
-    names = list(dict.fromkeys(each for fields in declared.values() for each in fields))
+    of_tasks = {config.task: declared(config)} if config else {task: flat(FIELDS[task]) for task in FIELDS}
+    names = list(dict.fromkeys(each for fields in of_tasks.values() for each in fields))
     if config and name.startswith("model.options."):
         return "\n".join(_option(config, name.removeprefix("model.options.")))
     name = "model.options" if name.startswith("model.options.") else name
@@ -75,7 +75,7 @@ def explained(name: str, config: ConfigDict | None = None) -> str:
     entries = []
     for each in found:
         alike: dict[tuple[str, str], dict[str, Field]] = {}  # meaning and range -> the tasks that have them
-        for task, fields in declared.items():
+        for task, fields in of_tasks.items():
             if each in fields:
                 field = fields[each]
                 alike.setdefault((field.meaning, field.range.words), {})[task] = field
@@ -118,12 +118,22 @@ def _valued(name: str, value: Any, default: Any) -> str:
 
 
 def _lines(name: str, field: Field, config: ConfigDict) -> list[str]:
-    """The value of a field, marked if it is not the default; for model.options a line per option."""
+    """The value of a field, marked if it is not the default; for model.options a line per option.
+
+    No line for parts, and for heads one per option: the fields of their own follow.
+    """
     value = config
     for each in name.split("."):
         value = value[each]
+    if name == "parts" and value:
+        return []
+    if name == "model.heads" and value:
+        options = {f"{part}.options": head.get("options", {}) for part, head in value.items()}
+        lines = [(f"{name}.{path}.{option}", each) for path, given in options.items() for option, each in given.items()]
+        return [f"* {field} = {each!r}  (default: the head's)" for field, each in lines]
     if isinstance(value, ConfigDict) and value:
-        return [f"* {name}.{option} = {each!r}  (default: the architecture's)" for option, each in value.items()]
+        default = "the architecture's" if name == "model.options" else "none"
+        return [f"* {name}.{option} = {each!r}  (default: {default})" for option, each in value.items()]
     if isinstance(value, ConfigDict):
         return [f"  {name} = {{}}"]
     return [_valued(name, value, field.default)]

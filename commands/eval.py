@@ -52,15 +52,16 @@ def main(argv: list[str]) -> None:
     source = _load(run, split)
     drawn = np.isin(np.arange(len(source)), run.task.drawn(len(source)) if _DRAW.value else ())
     kept: list[Predictions] = []
-    metrics = gather(run.task, source, _keeping(run.predictions(source, print, _VIEWS.value), drawn, kept))
+    task = run.task.measured(run.config)
+    metrics = gather(task, source, _keeping(run.predictions(source, print, _VIEWS.value), drawn, kept))
     if jax.process_index() != 0:  # every process has all predictions; one of them prints
         return
-    summary = summarise(run.task, metrics)
+    summary = summarise(task, metrics)
     print(f"{run.config.data.source} {split} ({_VIEWS.value}), {run.name}, {summary['examples']:,} examples")
-    table = run.task.table(summary)
+    table = task.table(summary)
     width = max(19, *map(len, table))
     for name, value in table.items():
-        print(f"  {name:<{width}} {value:.4f}")
+        print(f"  {name:<{width}} {value:,}" if isinstance(value, int) else f"  {name:<{width}} {value:.4f}")
     if COMMAND.workdir.value or _OUTPUT.value:
         _write(run, source, split, metrics, summary, kept)
 
@@ -91,7 +92,7 @@ def _load(run: "Run", split: str) -> "Source":
         difference = data_changed(folder(COMMAND.workdir.value), split, fingerprint(found))
         if difference:
             print(f"data: {where} has changed since the run was last started: {difference}")
-    return sources.with_classes(found, run.classes, where)
+    return run.task.with_classes(found, run.classes, where)
 
 
 def _keeping(batches: Iterator[Predictions], drawn: np.ndarray, kept: list[Predictions]) -> Iterator[Predictions]:
@@ -107,7 +108,7 @@ def _write(
     run: "Run", source: "Source", split: str, metrics: Any, summary: dict[str, Any], kept: list[Predictions]
 ) -> None:
     """Writes the JSON file, next to it the task's own files, and with --draw a drawing."""
-    from morphism.runtime.paths import folder, write_bytes, write_json, write_text
+    from morphism.runtime.paths import folder, write_bytes, write_files, write_json, write_text
 
     name = split if _VIEWS.value == "center" else f"{split}_{_VIEWS.value}"
     name = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
@@ -119,6 +120,7 @@ def _write(
     for file in run.task.files(metrics, source):
         own = path.with_name(f"{path.stem}_{file.name}.json")
         write_text(own, json.dumps(file.value, allow_nan=False), remedy)
+        write_files(own.with_suffix(""), file.images, remedy)
         print(f"  {file.title} in {own}")
     if _DRAW.value:
         drawing = path.with_suffix(".png")

@@ -15,10 +15,8 @@ from ml_collections.config_flags import tuple_parser
 
 from morphism import experiments
 from morphism.errors import ALIASES, UserError, nearest
-from morphism.experiments.base import FIELDS, get_base
+from morphism.experiments.base import FIELDS, declared, get_base
 from morphism.experiments.fields import TUPLE_OR_TEXT, flat
-
-OPTIONS = "config.model.options."
 
 
 class ExperimentParser(flags.ArgumentParser):
@@ -89,7 +87,9 @@ def _suggest_file(file: Path) -> str:
     """Suggests the experiment next to `file`, or in experiments/, that was probably meant."""
     folder = file.parent if file.parent != Path() else Path("experiments")
     found = folder if folder != Path("experiments") or folder.is_dir() else Path(experiments.__path__[0])
-    names = [path.stem for path in sorted(found.glob("*.py")) if path.stem not in ("__init__", "base", "fields")]
+    names = [
+        path.stem for path in sorted(found.glob("*.py")) if path.stem not in ("__init__", "base", "fields", "parts")
+    ]
     near = nearest(file.stem, names)
     return f"; did you mean {folder / near}.py?" if near else "; give an experiment, such as experiments/quickstart.py"
 
@@ -122,13 +122,17 @@ def _explained(error: Exception, file: str) -> str:
 
 
 def _add_options(config: ConfigDict, argv: list[str]) -> None:
-    """Adds a field for each option that `argv` sets and the config does not list, of the type of its value."""
-    options = config.get("model", {}).get("options")
-    if not isinstance(options, ConfigDict):
-        return
+    """Adds a field for each option that `argv` sets and the config does not list, of the type of its value.
+
+    Options are those of the architecture, and those of the heads of a network of parts.
+    """
     for path, text in overridden(argv).items():
-        name = f"config.{path}".removeprefix(OPTIONS)
-        if name.isidentifier() and name not in options:
+        *parents, name = path.split(".")
+        options = config
+        for each in parents:
+            options = options.get(each) if isinstance(options, ConfigDict) else None
+        known = parents[:1] == ["model"] and parents[-1:] == ["options"] and isinstance(options, ConfigDict)
+        if known and name.isidentifier() and name not in options:
             with options.unlocked():
                 options[name] = _literal(text)
 
@@ -154,11 +158,11 @@ def misfit(config: ConfigDict, path: str, text: str) -> str:
     """What is wrong with `text` as the value of the field `path`, such as "data.crop"; '' if nothing."""
     from morphism.runtime.validation import check_field
 
-    declared = flat(FIELDS.get(config.get("task"), {}))
-    if path not in declared:  # an option of an architecture, or a config that get_base did not make
+    fields = declared(config) if config.get("task") in FIELDS else {}
+    if path not in fields:  # an option of an architecture, or a config that get_base did not make
         return ""
     try:
-        check_field(path, declared[path], _written(text, declared[path].default))
+        check_field(path, fields[path], _written(text, fields[path].default))
     except UserError as error:
         return str(error)
     return ""

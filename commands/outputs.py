@@ -35,17 +35,20 @@ def main(argv: list[str]) -> None:
             raise UserError(f"--{flag.name} is missing; see morphism outputs --help")
     config = COMMAND.config.value
     COMMAND.start_jax()
-    from morphism import models
+    from morphism import models, tasks
     from morphism.data import sources
     from morphism.runtime.mesh import AXIS
     from morphism.runtime.validation import check_config
+    from morphism.tasks.task import by_part, counted, counts
     from morphism.weights.opening import classes_of, read_weights, variables_from, with_options
 
     check_config(config)
     images = read_images(Path(_INPUTS.value))
     weights = read_weights(_WEIGHTS.value, print)
     config = with_options(config, weights, COMMAND.config.overrides)
-    classes = classes_of(weights, config) or len(sources.classes(config.data))
+    classes = classes_of(weights, config)
+    if None in by_part(classes).values():
+        classes = counts(tasks.of(config).class_names(sources.Classes(config.data)))
     variables, notes = variables_from(weights, config, classes)
     model = models.create(config.model, classes, AXIS)
     if _FEATURES.value and not model.has_features:
@@ -58,7 +61,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{_OUTPUTS.value}: cannot be written ({error.strerror}); name another as --outputs") from error
     for note in notes:
         print(note)
-    print(f"{weights.origin}, {classes} classes, on {len(images)} images:")
+    print(f"{weights.origin}, {counted(classes)}, on {len(images)} images:")
     for name, array in named.items():
         print(f"  {name:<20}{array.dtype} {list(array.shape)}")
     print(f"  in {_OUTPUTS.value}")

@@ -25,15 +25,16 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {argv[1]!r}; the experiment comes first, then the flags")
     import jax
 
-    from morphism import models
+    from morphism import models, tasks
     from morphism.data import sources
     from morphism.models import cost
     from morphism.models.summary import layers, table
+    from morphism.tasks.task import counted, counts
 
     config = COMMAND.config.value
     classes = _CLASSES.value
     if classes is None:
-        classes = len(sources.classes(config.data))
+        classes = counts(tasks.of(config).class_names(sources.Classes(config.data)))
     size = _size(_SIZE.value) if _SIZE.value else (config.data.image_size,) * 2
     model = models.create(config.model, classes, axis="")
     variables = jax.eval_shape(lambda: models.init(model, jax.random.key(0), size))
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
     else:
         print(table(found, **totals))
         print(
-            f"{config.model.name}, {classes} classes, {size[0]}x{size[1]}: {totals['parameters']:,} parameters, "
+            f"{config.model.name}, {counted(classes)}, {size[0]}x{size[1]}: {totals['parameters']:,} parameters, "
             f"{totals['multiply_accumulates'] / 1e9:.3f} GMAC, {_megabytes(variables):.1f} MB in float32"
         )
 

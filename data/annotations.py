@@ -6,7 +6,7 @@ width W and height H is 0, 0, W, H.
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 
 from morphism.data import image, orientation
 from morphism.data.files import by_name, scan
+from morphism.data.outlines import Outlines
+from morphism.data.runs import entries_of
 from morphism.errors import UserError, skippable
 
 LARGEST_AREA = 1e10  # square pixels; COCO's evaluation ignores objects beyond it
@@ -57,21 +59,26 @@ class Store:
     """The annotations of all images of a split: image i has rows offsets[i] to offsets[i + 1] of `flat`.
 
     oddities: one line on what was corrected, "" if nothing was.
+    outlines: of the rows of `flat`; None of a split that was read without them.
     """
 
     flat: Annotations
     offsets: Int[np.ndarray, "offsets"]
     oddities: str
+    outlines: Outlines | None = None
 
     def __getitem__(self, index: int) -> Annotations:
         return self.flat[self.offsets[index] : self.offsets[index + 1]]
 
+    def masks(self, index: int) -> Outlines:
+        """The outlines of an image's objects."""
+        return self.outlines.part(int(self.offsets[index]), int(self.offsets[index + 1]))
+
     def take(self, images: Int[np.ndarray, "m"]) -> "Store":
         """The annotations of these images, in this order."""
-        counts = np.diff(self.offsets)[images]
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[images] - offsets[:-1], counts)
-        return Store(self.flat[rows], offsets, self.oddities)
+        rows, offsets = entries_of(self.offsets, images)
+        outlines = None if self.outlines is None else self.outlines.take(rows)
+        return replace(self, flat=self.flat[rows], offsets=offsets, outlines=outlines)
 
     @property
     def owner(self) -> Int[np.ndarray, "n"]:
@@ -101,6 +108,7 @@ def pack(
     difficult: Bool[np.ndarray, "n"] | None = None,
     area: Float[np.ndarray, "n"] | None = None,
     outline_area: Callable[[int], float] = lambda row: np.nan,
+    outlines: Outlines | None = None,
     notes: Sequence[str] = (),
 ) -> Store:
     """Checks and corrects boxes, and stores them by image; the boxes of an image keep their order.
@@ -119,6 +127,7 @@ def pack(
       crowd, difficult: none where not given.
       area: square pixels; where not given, all are those of the boxes.
       outline_area: box -> the area within its outline, NaN for a box without one.
+      outlines: of the boxes; that of a dropped box is dropped.
       notes: further oddities, reported last.
 
     Raises:
@@ -153,7 +162,8 @@ def pack(
         found.append(ALL_IGNORED)
     flat = Annotations(clipped[keep], np.asarray(classes, np.int32)[keep], crowd[keep], difficult[keep], areas[keep])
     offsets = np.searchsorted(owner[keep], np.arange(len(sizes) + 1))
-    return Store(flat, offsets, f"odd boxes: {'; '.join(found)}" if found else "")
+    oddities = f"odd boxes: {'; '.join(found)}" if found else ""
+    return Store(flat, offsets, oddities, None if outlines is None else outlines.take(keep))
 
 
 def _finite(

@@ -18,7 +18,8 @@ def check_split(source: Source, config: ConfigDict, split: str, *, training: boo
     (data/targets).
     """
     where, wanted = f"{config.data.source} {split}", config.data.targets
-    if first_target(source) != wanted[0]:
+    mains = wanted if "parts" in config else wanted[:1]  # each part of a task has the classes of its own target
+    if first_target(source) not in mains:
         raise UserError(
             f"{where} is data for {first_target(source)}, config.task is {config.task}, which learns from "
             f"{' and '.join(wanted)}; give another config.data.source, or an experiment for that data"

@@ -6,15 +6,16 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
 from morphism.data import targets
 from morphism.data.annotations import Annotations, Store
-from morphism.data.records import Record, Source
+from morphism.data.outlines import Outlines
+from morphism.data.records import Record, Source, first_target
 from morphism.errors import UserError, did_you_mean
 
 
-def _passed_on(name: str) -> property:
+def passed_on(name: str) -> property:
     return property(lambda view: getattr(view.source, name))
 
 
@@ -31,11 +32,12 @@ class View:
 
     source: Source
 
-    targets = _passed_on("targets")
-    oddities = _passed_on("oddities")
-    by_id = _passed_on("by_id")
-    version = _passed_on("version")
-    legend = _passed_on("legend")
+    targets = passed_on("targets")
+    oddities = passed_on("oddities")
+    by_id = passed_on("by_id")
+    version = passed_on("version")
+    legend = passed_on("legend")
+    weights = passed_on("weights")
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,13 @@ class Subset(View):
     indices: np.ndarray
     note: str = ""
 
-    classes = _passed_on("classes")
-    category_ids = _passed_on("category_ids")
+    classes = passed_on("classes")
+    category_ids = passed_on("category_ids")
     image_ids = _selected("image_ids")
     files = _selected("files")
     mask_stamps = _selected("mask_stamps")
     box_counts = _selected("box_counts")
+    part_of = _selected("part_of")
 
     @property
     def oddities(self) -> str:
@@ -71,6 +74,12 @@ class Subset(View):
     def annotations(self, index: int) -> Annotations:
         return self.source.annotations(int(self.indices[index]))
 
+    def masks(self, index: int) -> Outlines:
+        return self.source.masks(int(self.indices[index]))
+
+    def segmentation(self, index: int) -> UInt8[np.ndarray, "h w"]:
+        return self.source.segmentation(int(self.indices[index]))
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -80,37 +89,42 @@ class Subset(View):
 
 @dataclass(frozen=True)
 class Mapped(View):
-    """The records of `source` with other classes: class k of its main target becomes table[k] of `classes`.
+    """The records of `source` with other classes: class k of target t becomes tables[t][k] of names[t].
 
-    So do the classes of other targets that are named alike.
-
-    table[k] may be -1 where the source has no record of class k.
+    Targets without a table keep their classes. A number may be -1 where the source has no record of class k.
     """
 
-    classes: Sequence[str]
-    table: Int[np.ndarray, "own"]
+    names: Mapping[str, Sequence[str]]
+    tables: Mapping[str, Int[np.ndarray, "_"]]
 
-    sizes = _passed_on("sizes")
-    image_ids = _passed_on("image_ids")
-    files = _passed_on("files")
-    box_counts = _passed_on("box_counts")
+    sizes = passed_on("sizes")
+    image_ids = passed_on("image_ids")
+    files = passed_on("files")
+    box_counts = passed_on("box_counts")
+    part_of = passed_on("part_of")
 
     @property
     def targets(self) -> Mapping[str, Sequence[str]]:
-        return {name: self.classes if self._is_mapped(name) else own for name, own in self.source.targets.items()}
+        return {name: self.names.get(name, own) for name, own in self.source.targets.items()}
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return self.targets[first_target(self)]
 
     @property
     def category_ids(self) -> Sequence[int | None]:
         """The dataset's own id of each class; None for a class that it lacks."""
-        ids: list[int | None] = [None] * len(self.classes)
-        for position, own in zip(self.table.tolist(), self.source.category_ids, strict=True):
+        if "boxes" not in self.tables:
+            return self.source.category_ids
+        ids: list[int | None] = [None] * len(self.names["boxes"])
+        for position, own in zip(self.tables["boxes"].tolist(), self.source.category_ids, strict=True):
             if position >= 0:
                 ids[position] = own
         return ids
 
     @cached_property
     def labels(self) -> Int[np.ndarray, "records"]:
-        return self.table[self.source.labels] if self._is_mapped("label") else self.source.labels
+        return self.tables["label"][self.source.labels] if "label" in self.tables else self.source.labels
 
     @property
     def store(self) -> Store:
@@ -118,6 +132,12 @@ class Mapped(View):
 
     def annotations(self, index: int) -> Annotations:
         return self._mapped("boxes", self.source.annotations(index))
+
+    def masks(self, index: int) -> Outlines:
+        return self.source.masks(index)
+
+    def segmentation(self, index: int) -> UInt8[np.ndarray, "h w"]:
+        return self._mapped("segmentation", self.source.segmentation(index))
 
     def __len__(self) -> int:
         return len(self.source)
@@ -130,11 +150,8 @@ class Mapped(View):
                 record[key] = self._mapped(name, record[key])
         return record
 
-    def _is_mapped(self, target: str) -> bool:
-        return tuple(self.source.targets.get(target, ())) == tuple(self.source.classes)
-
     def _mapped(self, target: str, truth: Any) -> Any:
-        return targets.get(target).mapped(truth, self.table) if self._is_mapped(target) else truth
+        return targets.get(target).mapped(truth, self.tables[target]) if target in self.tables else truth
 
 
 def column(source: Source, name: str) -> np.ndarray | None:
@@ -145,23 +162,36 @@ def column(source: Source, name: str) -> np.ndarray | None:
     return column(source.source, name) if isinstance(source, View) else getattr(source, name, None)
 
 
-def with_classes(source: Source, classes: Sequence[str], where: str) -> Source:
+def with_classes(source: Source, classes: Sequence[str] | Mapping[str, Sequence[str]], where: str) -> Source:
     """`source` with its classes numbered as in `classes`, those that a model was trained on.
 
-    Classes are matched by name, whatever their order and numbers; where they are identified by id (`by_id`), by name
-    and id. The source may lack some of `classes`. It may list others as long as no record has them; a source of masks,
-    which are read one by one, may not.
+    `classes` are those of the main target, and of others that are named alike; or a mapping from targets. Classes are
+    matched by name, whatever their order and numbers; where they are identified by id (`by_id`), by name and id. The
+    source may lack some of `classes`. It may list others as long as no record has them; a source of masks, which are
+    read one by one, may not.
 
     Raises:
       UserError: a record has a class that is not in `classes`; `where` names the source.
     """
-    own, by_id = source.classes, getattr(source, "by_id", False)
-    if tuple(own) == tuple(classes):
-        return source
+    if not isinstance(classes, Mapping):
+        alike = [target for target, own in source.targets.items() if tuple(own) == tuple(source.classes)]
+        classes = dict.fromkeys(alike, classes)
+    names = {
+        target: tuple(each)
+        for target, each in classes.items()
+        if target in source.targets and tuple(source.targets[target]) != tuple(each)
+    }
+    tables = {target: _table(source, target, each, where) for target, each in names.items()}
+    return Mapped(source, names, tables) if names else source
+
+
+def _table(source: Source, target: str, classes: Sequence[str], where: str) -> Int[np.ndarray, "_"]:
+    """For each class of `target` its position in `classes`, or -1. Raises UserError as `with_classes` does."""
+    own, by_id = source.targets[target], getattr(source, "by_id", False)
     known = {(position if by_id else None, name): position for position, name in enumerate(classes)}
     table = [known.get((position if by_id else None, name), -1) for position, name in enumerate(own)]
     if min(table) < 0:
-        unknown = [own[k] for k in used_classes(source) if table[k] < 0]
+        unknown = [own[k] for k in used_classes(source, target) if table[k] < 0]
         if unknown:
             numbered = ", under the same category id; coco: goes by names alone" if by_id else ""
             verb = "is" if len(unknown) == 1 else "are"
@@ -170,11 +200,15 @@ def with_classes(source: Source, classes: Sequence[str], where: str) -> Source:
                 f"({', '.join(classes)[:200]}); rename it there, or remove what is of it"
                 f"{numbered}{did_you_mean(unknown[0], classes)}"
             )
-    return Mapped(source, tuple(classes), np.array(table, np.int32))
+    return np.array(table, np.int32)
 
 
-def used_classes(source: Source) -> Sequence[int]:
-    """The classes that occur in the records, as far as known without reading images; for masks all classes."""
-    if hasattr(source, "store"):
+def used_classes(source: Source, target: str = "") -> Sequence[int]:
+    """The classes that occur in the records, as far as known without reading images; for masks all classes.
+
+    They are those of the main target unless another is named.
+    """
+    target = target or first_target(source)
+    if target in ("boxes", "masks") and hasattr(source, "store"):
         return np.unique(source.store.flat.classes).tolist()
-    return np.unique(source.labels).tolist() if "label" in source.targets else range(len(source.classes))
+    return np.unique(source.labels).tolist() if target == "label" else range(len(source.targets[target]))

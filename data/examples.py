@@ -51,13 +51,14 @@ def needed_fields(data: ConfigDict) -> list[str]:
     return [*FIELDS[data.window_rule], *(field for name in data.targets for field in targets.get(name).FIELDS)]
 
 
-def empty(rows: int, shape: Shape, config: ConfigDict) -> dict[str, np.ndarray]:
+def empty(rows: int, shape: Shape, config: ConfigDict, training: bool = True) -> dict[str, np.ndarray]:
     """The arrays of a batch besides its images, without any record.
 
     size int32 [rows,2]: height and width of the image on the canvas; original_size int32 [rows,2]: of the decoded
       image. Both only where a target IS_PLACED.
     image_box float32 [rows,4]: where on the canvas the whole image lies, possibly reaching beyond it. Only with the
       window rule `canvas`; in training the rest of the canvas is filled with the mean colour.
+    has_<target> bool [rows]: per target of config.data.targets, whether the record carries that truth.
     """
     data, found = config.data, {}
     if _are_placed(data):
@@ -65,7 +66,9 @@ def empty(rows: int, shape: Shape, config: ConfigDict) -> dict[str, np.ndarray]:
     if data.window_rule == "canvas":
         found["image_box"] = np.zeros((rows, 4), np.float32)
     for name in data.targets:
-        found |= targets.get(name).empty(rows, shape, data)
+        found[f"has_{name}"] = np.zeros(rows, bool)
+        if training or targets.get(name).IN_EVALUATION:
+            found |= targets.get(name).empty(rows, shape, data)
     return found
 
 
@@ -80,11 +83,12 @@ def train_example(
     learned = np.flatnonzero(~boxes.difficult)  # training ignores difficult objects
     window, kept = _RULES[data.window_rule](size, truths, learned, shape, config, rng)
     pixels, odd = _rendered(opened, record, window, config, training=True)
-    example = {"image": pixels, "odd": odd, **_sizes(size, window, data)}
+    example = {"image": pixels, "odd": odd, **_sizes(size, window, data), **_has(record, data)}
     if data.window_rule == "canvas":
         example["image_box"] = mirrored(mapped(whole(size), window), window)[0]
-    seen = kept[windows.is_seen(boxes.boxes[kept], window)] if len(kept) else kept
-    placement = Placement(record["name"], window, seen)
+    for name, truth in truths.items():
+        kept = targets.get(name).kept(truth, window, kept)
+    placement = Placement(record["name"], window, kept)
     for name, truth in truths.items():
         example |= targets.get(name).train(truth, placement, data)
     return example
@@ -97,7 +101,7 @@ def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -
     truths = _truths(source, index, record, size, data)
     window = _eval_window(size, shape[:2], data)
     pixels, odd = _rendered(opened, record, window, config, training=False)
-    example = {"image": pixels, "odd": odd, **_sizes(size, window, data)}
+    example = {"image": pixels, "odd": odd, **_sizes(size, window, data), **_has(record, data)}
     for name, truth in truths.items():
         example |= targets.get(name).evaluate(truth, shape, data)
     return example
@@ -125,6 +129,10 @@ def _open(record: Record, data: ConfigDict, training: bool) -> tuple[Opened, Siz
 
 def _truths(source: Source, index: int, record: Record, size: Size, data: ConfigDict) -> Truths:
     return {name: targets.get(name).read(record, size, source, index) for name in data.targets}
+
+
+def _has(record: Record, data: ConfigDict) -> dict[str, bool]:
+    return {f"has_{name}": targets.get(name).KEY in record for name in data.targets}
 
 
 def _rendered(opened: Opened, record: Record, window: Window, config: ConfigDict, training: bool) -> tuple[Pixels, int]:

@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 from morphism.data.annotations import Annotations, Store
 from morphism.data.files import read_bytes
+from morphism.data.outlines import Outlines
 from morphism.data.records import Record
 
 
@@ -43,7 +44,7 @@ class FileSource(ABC):
 
 @dataclass(frozen=True)
 class BoxedFiles(FileSource):
-    """Image files with boxes."""
+    """Image files with boxes, and with masks if the store has outlines."""
 
     target = "boxes"
 
@@ -52,6 +53,10 @@ class BoxedFiles(FileSource):
     sizes: Int[np.ndarray, "images 2"]  # height, width
     store: Store
     by_id: bool = False  # whether classes are identified by id instead of name
+
+    @property
+    def targets(self) -> Mapping[str, Sequence[str]]:
+        return dict.fromkeys(("boxes",) if self.store.outlines is None else ("boxes", "masks"), self.classes)
 
     @property
     def oddities(self) -> str:
@@ -64,5 +69,9 @@ class BoxedFiles(FileSource):
     def annotations(self, index: int) -> Annotations:
         return self.store[index]
 
+    def masks(self, index: int) -> Outlines:
+        return self.store.masks(index)
+
     def truth(self, index: int) -> dict[str, Any]:
-        return {"annotations": self.store[index]}
+        found = {"annotations": self.store[index]}
+        return found if self.store.outlines is None else found | {"masks": self.store.masks(index)}

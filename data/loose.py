@@ -1,7 +1,7 @@
 """Single images, as files or arrays, to predict on."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +22,7 @@ class LooseImages:
     """Images as records without truth; `classes` are those of the network that predicts."""
 
     files: Sequence[Path | UInt8[np.ndarray, "..."]]  # or pixels [H,W,3] or [H,W]
-    classes: Sequence[str]
+    classes: Sequence[str] | Mapping[str, Sequence[str]]  # for a network of several parts by part
     targets: ClassVar = {}
 
     @cached_property

@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from faster_coco_eval.core import mask as rle
-from jaxtyping import Float, Int, Real, UInt8
+from jaxtyping import Bool, Float, Int, Integer, Real, UInt8
+
+from morphism.data import runs
+from morphism.data.runs import Runs
 
 STEPS = 5  # per pixel: the grid on which pycocotools draws polygons
 FAR = 8  # image sides; for corners farther away the library takes too many steps
@@ -51,9 +54,36 @@ class Outlines:
     def __getitem__(self, index: int) -> bytes:
         return self.counts[self.ends[index] : self.ends[index + 1]]
 
+    @property
+    def known(self) -> Bool[np.ndarray, "n"]:
+        """Whether each outline is known."""
+        return np.diff(self.ends) > 0
+
+    def part(self, start: int, stop: int) -> "Outlines":
+        """The outlines of the objects from `start` to before `stop`."""
+        first, last = self.ends[start], self.ends[stop]
+        return Outlines(self.ends[start : stop + 1] - first, self.counts[first:last])
+
     def take(self, rows: Int[np.ndarray, "n"]) -> "Outlines":
-        """The outlines of these objects, in this order."""
-        return Outlines.of(self[row] for row in rows.tolist())
+        """The outlines of these objects, in this order. Rows that follow one another are copied at once."""
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        firsts, lasts = rows[np.append(0, breaks)[: len(rows)]], rows[np.append(breaks, len(rows))[: len(rows)] - 1]
+        spans = zip(self.ends[firsts].tolist(), self.ends[lasts + 1].tolist(), strict=True)
+        ends = np.concatenate([[0], np.cumsum(np.diff(self.ends)[rows])])
+        return Outlines(ends, b"".join([self.counts[start:end] for start, end in spans]))
+
+    def runs(self) -> Runs:
+        """Decompresses the run lengths."""
+        return Runs.of(np.frombuffer(self.counts, np.uint8), self.ends)
+
+
+def of_map(numbers: Integer[np.ndarray, "h w"], wanted: Integer[np.ndarray, "n"]) -> Outlines:
+    """The outlines of the areas of a map that have each of the numbers `wanted`, in this order.
+
+    The outline of a number that is not in the map is empty, that is, unknown.
+    """
+    counts, ends = runs.compressed(*runs.of_map(numbers, wanted))
+    return Outlines(ends, counts.tobytes())
 
 
 def read(segmentation: Any, size: Sequence[int]) -> Outline:
@@ -76,12 +106,19 @@ def read(segmentation: Any, size: Sequence[int]) -> Outline:
     polygons = [_numbers(each, "a polygon") for each in given]
     usable = [each for each in polygons if len(each) >= 6 and len(each) % 2 == 0]
     drawn = [_polygon(each, *size) for each in usable]
-    return Outline(rle.merge(drawn)["counts"] if drawn else None, len(given) - len(usable))
+    whole = rle.merge(drawn) if len(drawn) > 1 else (drawn or [{"counts": None}])[0]
+    return Outline(whole["counts"], len(given) - len(usable))
 
 
 def area(counts: bytes, size: Sequence[int]) -> int:
     """The number of pixels within an outline."""
     return int(rle.area({"size": list(size), "counts": counts}))
+
+
+def box(counts: bytes, size: Sequence[int]) -> tuple[float, ...]:
+    """The box x0, y0, x1, y1 around the pixels within an outline; zeros if there are none."""
+    x, y, width, height = rle.toBbox({"size": list(size), "counts": counts}).tolist()
+    return x, y, x + width, y + height
 
 
 def mask(counts: bytes, size: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
@@ -112,25 +149,14 @@ def _run_lengths(given: dict[str, Any], size: tuple[int, int]) -> bytes:
 
 
 def _decompressed(counts: str) -> Int[np.ndarray, "n"]:
-    """Decodes compressed run lengths, with checks that the library omits.
-
-    Each character holds five bits, lowest first, and a sixth bit if more characters of the number follow. The fifth bit
-    of the last character is the sign. From the fourth number on, each is the difference to the second one before it.
-    """
-    codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
-    last = (codes & 32) == 0
-    if not len(codes) or codes.min() < 0 or codes.max() > 63 or not last[-1]:
+    """Decompresses run lengths, with checks that the library omits."""
+    codes = np.frombuffer(counts.encode(), np.uint8)
+    last = (codes.astype(np.int64) - runs.FIRST) & runs.MORE == 0
+    if not len(codes) or codes.min() < runs.FIRST or codes.max() > runs.FIRST + 63 or not last[-1]:
         raise ValueError("its compressed run lengths are damaged")
-    starts = np.flatnonzero(np.append(True, last[:-1]))
-    digits = np.diff(np.append(starts, len(codes)))
-    if digits.max() > 7:
+    if np.diff(np.flatnonzero(np.append(True, last))).max() > runs.MOST_DIGITS:
         raise ValueError("its compressed run lengths are damaged")
-    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, digits))
-    numbers = np.add.reduceat((codes & 31) << shifts, starts)
-    numbers -= np.where(codes[last] & 16, 1 << 5 * digits, 0)
-    numbers[1::2] = np.cumsum(numbers[1::2])
-    numbers[2::2] = np.cumsum(numbers[2::2])
-    return numbers
+    return runs.decompressed(codes, np.array([0, len(codes)]))[0]
 
 
 def _polygon(points: Float[np.ndarray, "n"], height: int, width: int) -> dict[str, Any]:

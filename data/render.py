@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from scipy import ndimage
 
 from morphism.data.image import Pixels, resample, resize
@@ -33,7 +33,7 @@ def render(pixels: Pixels, window: Window, fill: Rgb = BLACK, antialias: bool = 
         box = (columns.low, rows.low, columns.high, rows.high)
         size = (rows.end - rows.start, columns.end - columns.start)
         canvas[rows.start : rows.end, columns.start : columns.end] = _resample(piece, box, size, antialias)
-    return _finished(canvas, window, nearest=False)
+    return _finished(canvas, window)
 
 
 def resize_and_cut(pixels: Pixels, window: Window) -> Pixels:
@@ -41,7 +41,7 @@ def resize_and_cut(pixels: Pixels, window: Window) -> Pixels:
     (x0, y0, x1, y1), (top, left), (height, width) = window.rect, window.offset, window.canvas
     cut = resize(pixels[y0:y1, x0:x1], *window.size)[-top : height - top, -left : width - left]
     if window.flip or window.origins is not None:  # in place, so in a copy: `cut` may be the record's own array
-        return _finished(np.array(cut), window, nearest=False)
+        return _finished(np.array(cut), window)
     return cut
 
 
@@ -49,24 +49,36 @@ def render_classes(
     segmentation: UInt8[np.ndarray, "h w"], window: Window, fill: int = IGNORE
 ) -> UInt8[np.ndarray, "H W"]:
     """The canvas of a class map, resampled as by torch's interpolate "nearest"; `fill` where there is no image."""
+    rows, columns = nearest(segmentation.shape, window)
+    canvas = np.full(window.canvas, fill, np.uint8)
+    canvas[np.ix_(rows >= 0, columns >= 0)] = segmentation[np.ix_(rows[rows >= 0], columns[columns >= 0])]
+    return deformed(canvas, window, nearest=True)
+
+
+def nearest(size: Size, window: Window) -> tuple[Int[np.ndarray, "H"], Int[np.ndarray, "W"]]:
+    """The row and the column of an image of `size` that each canvas pixel shows, -1 where it shows none.
+
+    As torch's interpolate "nearest", then flipped; a deformation is not included.
+    """
     rows, columns = (
         _nearest(
-            window.rect[1 - axis], window.rect[3 - axis], window.size[axis], window.offset[axis], window.canvas[axis]
+            *(window.rect[1 - axis], window.rect[3 - axis], window.size[axis], window.offset[axis]),
+            *(window.canvas[axis], size[axis]),
         )
         for axis in (0, 1)
     )
-    inside = [(0 <= at) & (at < length) for at, length in zip((rows, columns), segmentation.shape, strict=True)]
-    canvas = np.full(window.canvas, fill, np.uint8)
-    canvas[np.ix_(*inside)] = segmentation[np.ix_(rows[inside[0]], columns[inside[1]])]
-    return _finished(canvas, window, nearest=True)
+    if window.flip:
+        width = window.shown[1]
+        columns[:width] = columns[:width][::-1].copy()
+    return rows, columns
 
 
-def _finished(canvas: np.ndarray, window: Window, nearest: bool) -> np.ndarray:
+def _finished(canvas: np.ndarray, window: Window) -> np.ndarray:
     """Applies the window's flip and deformation to the canvas, in place."""
     if window.flip:
         shown = canvas[:, : window.shown[1]]
         shown[:] = shown[:, ::-1].copy()
-    return deformed(canvas, window, nearest)
+    return deformed(canvas, window, nearest=False)
 
 
 def deformed(canvas: np.ndarray, window: Window, nearest: bool) -> np.ndarray:
@@ -89,11 +101,12 @@ def deform(x: np.ndarray, origins: Float[np.ndarray, "2 h w"], nearest: bool) ->
     return (moved + 0.5).astype(x.dtype) if x.dtype == np.uint8 else moved
 
 
-def _nearest(rect0: int, rect1: int, size: int, offset: int, canvas: int) -> np.ndarray:
-    """Along one axis, the image pixel that each canvas pixel shows; -1 outside the rect."""
+def _nearest(rect0: int, rect1: int, size: int, offset: int, canvas: int, extent: int) -> Int[np.ndarray, "canvas"]:
+    """Along one axis, the image pixel that each canvas pixel shows; -1 outside the rect, and outside the image."""
     to = np.arange(canvas) - offset
     at = np.minimum((to.astype(np.float32) * np.float32((rect1 - rect0) / size)).astype(np.int64), rect1 - rect0 - 1)
-    return np.where((0 <= to) & (to < size), at + rect0, -1)
+    at += rect0
+    return np.where((0 <= to) & (to < size) & (0 <= at) & (at < extent), at, -1)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ An epoch is as many draws as the source has records, so that lengths in epochs m
 sampler. A draw is a record and how many times it was drawn before, so that no augmentation is repeated.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -33,6 +34,10 @@ class Plan:
     A batch holds records of one canvas, and each canvas has a sampler of its own. By the end of epoch e a canvas with n
     records has had floor(n e / batch_size) batches; those that an epoch adds come in random order. So no record is left
     out.
+
+    A source may consist of parts that are drawn in given proportions: it has `part_of`, the part of each record, and
+    `weights`, one per part. Then n is the sum of what falls to the canvas's records if each part's draws are spread
+    evenly over its records. So the proportions hold over all canvases, and all records of a part are drawn as often.
     """
 
     source: Source
@@ -47,6 +52,43 @@ class Plan:
                 f"config.data.balanced: {self.data.source} has no label per record, but "
                 f"{' and '.join(self.source.targets)}; set it to False"
             )
+        if self.data.balanced and self.weights:
+            raise UserError(
+                f"config.data.balanced: {self.data.source} is drawn from in proportions of its own; set it to False"
+            )
+        lost = [part for part, count in enumerate(self.part_sizes) if not count]
+        if lost:
+            raise UserError(
+                f"{self.data.source}: no record of its source number {lost[0] + 1} is left in this split; remove that "
+                "source, or take a larger part of the split"
+            )
+
+    @cached_property
+    def weights(self) -> list[Fraction]:
+        """The weights of the parts of the source; empty for a source without parts."""
+        return list(getattr(self.source, "weights", ()))
+
+    @cached_property
+    def part_of(self) -> Int[np.ndarray, "records"]:
+        """The part of the source that each record belongs to."""
+        return self.source.part_of if self.weights else np.zeros(len(self.canvases), np.int64)
+
+    @cached_property
+    def part_sizes(self) -> list[int]:
+        return np.bincount(self.part_of, minlength=len(self.weights)).tolist()
+
+    @cached_property
+    def shares(self) -> list[dict[int, Fraction]]:
+        """For each canvas and each part that has records there: the draws per epoch."""
+        weights, total = self.weights or [Fraction(1)], len(self.canvases)
+        per_record = [total * w / sum(weights) / count for w, count in zip(weights, self.part_sizes, strict=True)]
+        counts = [np.bincount(self.part_of[each], minlength=len(weights)).tolist() for each in self.members]
+        return [{part: count * per_record[part] for part, count in enumerate(held) if count} for held in counts]
+
+    @cached_property
+    def draws(self) -> list[Fraction]:
+        """The draws per epoch of each canvas: as many as it has records, unless the source has parts."""
+        return [sum(each.values()) for each in self.shares]
 
     @cached_property
     def members(self) -> list[np.ndarray]:
@@ -57,7 +99,15 @@ class Plan:
     def samplers(self) -> list[Sampler]:
         if self.data.balanced:
             return [Balanced(np.asarray(self.source.labels)[each], self.seed) for each in self.members]
+        if self.weights:
+            return [self._mixed(*each) for each in zip(self.members, self.shares, strict=True)]
         return [Shuffled(len(each), self.data.repeats, self.seed) for each in self.members]
+
+    def _mixed(self, members: Int[np.ndarray, "n"], shares: dict[int, Fraction]) -> "Mixed":
+        rows = {part: np.flatnonzero(self.part_of[members] == part) for part in shares}
+        seeds = np.random.SeedSequence(self.seed).generate_state(len(self.weights)).tolist()
+        samplers = [Shuffled(len(each), self.data.repeats, seeds[part]) for part, each in rows.items()]
+        return Mixed(list(rows.values()), samplers, list(shares.values()))
 
     def __call__(self, step: int, rows: slice) -> tuple[int, list[Draw]]:
         canvas, turn = self._place(step)
@@ -80,7 +130,7 @@ class Plan:
 
     def _until(self, epoch: int) -> Int[np.ndarray, "canvases"]:
         """How many batches each canvas has had when `epoch` starts."""
-        return np.array([len(each) * epoch // self.batch_size for each in self.members])
+        return np.array([each * epoch // self.batch_size for each in self.draws])
 
 
 @lru_cache(maxsize=4)
@@ -149,6 +199,32 @@ class Balanced:
         turn = position // len(self.members)
         members = self.members[which]
         return Draw(int(members[self.member_orders[which][turn]]), turn // len(members))
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """Draws from several samplers in the proportions of `shares`, evenly spread.
+
+    Of the first n positions, sampler 0 has floor(n s), where s is its share of the sum; what remains is divided between
+    the others in the same way. So with two samplers their draws never deviate from the proportions by one or more, and
+    with m by m - 1 or more, however long the run; over any window, by twice that.
+
+    rows: what each sampler's records are among those of the mix.
+    """
+
+    rows: Sequence[Int[np.ndarray, "_"]]
+    samplers: Sequence[Sampler]
+    shares: Sequence[Fraction]
+
+    def __call__(self, position: int) -> Draw:
+        remaining = sum(self.shares)
+        for rows, sampler, share in zip(self.rows, self.samplers, self.shares, strict=True):
+            before = position * share // remaining
+            if (position + 1) * share // remaining > before:
+                index, count = sampler(int(before))
+                return Draw(int(rows[index]), count)
+            position, remaining = position - before, remaining - share
+        raise AssertionError("the last share is all that remains")
 
 
 def _shuffled(count: int, seed: int) -> grain.MapDataset:

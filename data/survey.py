@@ -1,5 +1,6 @@
 """Surveys a source: reads every record, counts what it holds, lists what is bad, and draws samples."""
 
+import itertools
 import os
 import sys
 from collections import Counter
@@ -18,12 +19,13 @@ from morphism.data.annotations import Annotations
 from morphism.data.checks import check_split
 from morphism.data.odd import RULES, Odd
 from morphism.data.records import Source
+from morphism.data.targets.masks import Shapes
 from morphism.errors import UserError
 
 SMALL, MEDIUM = 32**2, 96**2  # square pixels: upper limits of COCO's small and medium boxes
 COLUMNS, ROWS, CELL = 5, 4, 320  # the grid of samples, and pixels per side of a cell
 GAP = 6  # pixels between samples
-LEGEND, NAME, LINE = 100, 160, 20  # most classes in the legend of masks; width and height of a name in pixels
+LEGEND, NAME, LINE = 100, 160, 20  # most classes in the legend; width and height of a name in pixels
 
 
 class Look(NamedTuple):
@@ -67,6 +69,8 @@ def survey(source: Source) -> dict[str, Any]:
     }
     if "boxes" in source.targets and read:
         report |= _survey_boxes([each.truths["boxes"] for each in read])
+    if "masks" in source.targets and read:
+        report |= _survey_masks([each.truths["masks"] for each in read])
     return report | {targets.get(first).ODD: getattr(source, "oddities", "")}
 
 
@@ -83,7 +87,8 @@ def refusals(source: Source, config: ConfigDict, split: str) -> list[str]:
     checks = [lambda: check_split(source, config, split, training=training)]
     if not training and trained in sources.splits(config.data):
         train = sources.load(config.data, config.data.train_split)
-        checks.append(lambda: sources.with_classes(source, train.classes, f"{config.data.source} {split}"))
+        classes = {target: train.targets[target] for target in config.data.targets if target in train.targets}
+        checks.append(lambda: sources.with_classes(source, classes, f"{config.data.source} {split}"))
     found = []
     for check in checks:
         try:
@@ -121,6 +126,18 @@ def _survey_boxes(annotated: list[Annotations]) -> dict[str, Any]:
     }
 
 
+def _survey_masks(outlined: list[Shapes]) -> dict[str, Any]:
+    known = np.concatenate([each.outlines.known for each in outlined])
+    areas = np.concatenate([each.runs.areas for each in outlined])
+    boxes = np.concatenate([each.objects.boxes for each in outlined])
+    return {
+        "masks": int(known.sum()),
+        "unknown masks": int((~known).sum()),
+        "mask area": _spread(areas[known]),
+        "mask / box area": _spread((areas / np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))[known]),
+    }
+
+
 def _survey_values(source: Source, found: list[Look]) -> str:
     """A clause on the values of high-bit images; "" if there are none."""
     if not any(each.odd & Odd.DEEP for each in found):
@@ -148,6 +165,11 @@ def describe(title: str, report: dict[str, Any]) -> str:
         for name in ("boxes per image", "box width", "box height", "box width / height"):
             lines.append(_line(name, [f"{key} {value:g}" for key, value in report[name].items()]))
         lines.append(_line("without boxes", [f"{report['images without boxes']:,} images"]))
+    if "masks" in report:
+        unknown = [f"{report['unknown masks']:,} unknown"] if report["unknown masks"] else []
+        lines.append(_line("masks", [f"{report['masks']:,}", *unknown]))
+        for name in ("mask area", "mask / box area"):
+            lines.append(_line(name, [f"{key} {value:g}" for key, value in report[name].items()]))
     odd = report[targets.get(report["targets"][0]).ODD]
     lines += [odd] if odd else []
     if report["odd images"]:
@@ -170,11 +192,12 @@ def _counts(counts: dict[str, int]) -> list[str]:
 def draw(source: Source, path: Path) -> None:
     """Draws a grid of records, evenly spread over the split; those that cannot be read stay black.
 
-    For masks, the colours of the first LEGEND classes are shown below; the other truths have the same ones.
+    Below are the colours of the first LEGEND classes that have positions in the image; a small box has no name.
     """
     colours = marks.colours(source.targets.values())
     count = min(COLUMNS * ROWS, len(source))
-    named = [name for name in source.targets.get("segmentation", ()) if name != marks.BACKGROUND][:LEGEND]
+    placed = (classes for target, classes in source.targets.items() if targets.get(target).IS_PLACED)
+    named = [name for name in dict.fromkeys(itertools.chain(*placed)) if name != marks.BACKGROUND][:LEGEND]
     top, columns = -(-count // COLUMNS) * CELL, COLUMNS * CELL // NAME
     sheet = Image.new("RGB", (COLUMNS * CELL, top + -(-len(named) // columns) * LINE))
     pen = ImageDraw.Draw(sheet)

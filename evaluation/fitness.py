@@ -1,6 +1,6 @@
 """Checks, from shapes alone, that a model fits its task and the sizes of its images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -15,11 +15,10 @@ from morphism.errors import UserError
 from morphism.evaluation.loop import eval_batch_size
 from morphism.runtime.mesh import HOST_ONLY
 from morphism.tasks import Task
+from morphism.tasks.task import Counts
 
 
-def check_model(
-    model: nn.Module, task: Task, config: ConfigDict, classes: int | Mapping[str, int], variables: dict[str, Any]
-) -> None:
+def check_model(model: nn.Module, task: Task, config: ConfigDict, classes: Counts, variables: dict[str, Any]) -> None:
     """Checks the shapes of a model's outputs, and that it has the batch norms that the config sets.
 
     Args:

@@ -30,7 +30,7 @@ from morphism.runtime.mesh import AXIS, make_mesh, replicated
 from morphism.runtime.paths import AnyPath, folder
 from morphism.runtime.validation import check_config
 from morphism.tasks import Task
-from morphism.tasks.task import Predictions
+from morphism.tasks.task import Names, Predictions, by_part, counted, counts
 from morphism.weights.convert import check_finite, to_torch
 from morphism.weights.opening import PREPARATION, Weights, classes_of, read_weights, variables_from, with_options
 from morphism.weights.public import Public, PublicSegmenter
@@ -48,7 +48,7 @@ class Run:
 
     config: ConfigDict
     task: Task
-    classes: Sequence[str]
+    classes: Names
     name: str
     facts: dict[str, Any]
     model: nn.Module
@@ -56,7 +56,7 @@ class Run:
     _steps: dict[tuple[str, str], Callable] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __repr__(self) -> str:
-        return f"<Run: {self.config.model.name}, {self.config.task}, {len(self.classes)} classes, {self.name}>"
+        return f"<Run: {self.config.model.name}, {self.config.task}, {counted(counts(self.classes))}, {self.name}>"
 
     def predict(self, images: Image | Sequence[Image], say: Callable[[str], None] = print) -> list[dict[str, Any]]:
         """The predictions for each image: a dictionary of JSON values, as `morphism predict --output` writes.
@@ -148,11 +148,13 @@ def open_run(workdir: AnyPath | str, which: str = "best") -> Run:
     check_config(config)
     classes = read_classes(workdir)
     step, variables = read_trained(workdir, config.best, which)
-    model = models.create(config.model, len(classes), AXIS)
+    model = models.create(config.model, counts(classes), AXIS)
     wanted = jax.eval_shape(lambda: models.init(model, jax.random.key(0), config.data.image_size))
     check_same(shapes(variables), shapes(wanted), workdir / "checkpoints" / str(step))
     check_finite(to_torch(variables), f"{workdir}, step {step}")
-    return Run(config, tasks.of(config), classes, f"step {step} of {workdir}", {"step": step}, model, variables)
+    return Run(
+        config, tasks.of(config, classes), classes, f"step {step} of {workdir}", {"step": step}, model, variables
+    )
 
 
 def open_weights(
@@ -168,22 +170,26 @@ def open_weights(
     config = with_options(config, weights, overrides)
     _prepare(config, weights, overrides)
     check_config(config)
-    names = weights.classes or tuple(sources.classes(config.data))
-    classes = classes_of(weights, config)
-    if classes not in (None, len(names)):
+    task = tasks.of(config)
+    names = weights.classes or task.class_names(sources.Classes(config.data))
+    wanted, classes = counts(names), classes_of(weights, config)
+    for part, found in by_part(classes).items():
+        if found in (None, by_part(wanted)[part]):
+            continue
+        made = f"{weights.origin} is made for {found} classes{f' of {part}' if part else ''}"
         if weights.classes:
-            raise UserError(f"{weights.origin} is made for {classes} classes, but names {len(names)}; export it again")
+            raise UserError(f"{made}, but names {by_part(wanted)[part]}; export it again")
         raise UserError(
-            f"{weights.origin} is made for {classes} classes, {config.data.source} has {len(names)}; give the data "
-            "that it was trained for as config.data.source"
+            f"{made}, {config.data.source} has {by_part(wanted)[part]}; give the data that it was trained for as "
+            "config.data.source"
         )
-    variables, notes = variables_from(weights, config, len(names))
+    variables, notes = variables_from(weights, config, wanted)
     for note in notes:
         say(note)
-    model = models.create(config.model, len(names), AXIS)
-    check_model(model, tasks.of(config), config, len(names), variables)
+    model = models.create(config.model, wanted, AXIS)
+    check_model(model, task, config, wanted, variables)
     facts = {"weights": weights.origin, "sha256": weights.sha256}
-    return Run(config, tasks.of(config), names, weights.origin, facts, model, variables)
+    return Run(config, tasks.of(config, names), names, weights.origin, facts, model, variables)
 
 
 def _prepare(config: ConfigDict, weights: Weights, overrides: Set[str]) -> None:

@@ -4,6 +4,8 @@
 values. The ranges are those of fields.py; with an integer bound, as in at_least(1), only integers are accepted.
 """
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
 from morphism.experiments.fields import (
@@ -21,32 +23,85 @@ from morphism.experiments.fields import (
     SHAPE,
     SHAPES,
     SIZES,
+    SPACING,
     STDS,
     SWITCH,
     TEXT,
     TEXTS,
     Field,
+    Fields,
     above,
     at_least,
     at_most,
     below,
     between,
     defaults,
+    flat,
     interval,
     merged,
     numbers_or,
     one_of,
     optional,
 )
+from morphism.experiments.parts import HEAD, HEADS, MULTITASK, PART
+
+MASK_SIZE = Field(112, at_least(1), "Training: a mask of each object has this many cells per side (frames.py).")
 
 
-def get_base(task: str = "classification") -> ConfigDict:
-    """The configuration of a task in which every field has its default."""
-    return defaults(FIELDS[task]).lock()
+def get_base(task: str = "classification", parts: Mapping[str, str] | None = None) -> ConfigDict:
+    """The configuration of a task in which every field has its default.
+
+    For "multitask", `parts` are the tasks that are learned together, by names for them: {"objects": "detection",
+    "ground": "segmentation"}. The part that comes first leads (tasks/composed.py), and its best metric is config.best.
+    """
+    config = defaults(FIELDS[task])
+    for part, each in (parts or {}).items():
+        config.parts[part] = defaults(part_fields(each))
+        config.parts[part].task = each
+        config.model.heads[part] = ConfigDict({"name": HEADS[each], "options": ConfigDict({}, convert_dict=False)})
+    if parts:
+        targets = [target for each in parts.values() for target in FIELDS[each]["data"]["targets"].default]
+        config.data.targets = tuple(dict.fromkeys(targets))
+        first, of = next(iter(parts.items()))
+        config.best = f"{first}/{FIELDS[of]['best'].default}"
+    return config.lock()
+
+
+def part_fields(task: str) -> Fields:
+    """The fields of a part of a multitask configuration, config.parts.<part>: those of its task that are its own."""
+    return PART | {group: each for group, each in FIELDS[task].items() if group not in COMMON}
+
+
+def declared(config: ConfigDict) -> dict[str, Field]:
+    """Every field that `config` should have: dotted name -> Field, in the order of declaration.
+
+    Those of parts and heads follow their group. A part whose task does not exist has the field `task` alone.
+    """
+    found = {}
+    for name, field in flat(FIELDS[config.task]).items():
+        found[name] = field
+        if name == "parts":
+            for part, given in _groups(config.get("parts")).items():
+                known = given.get("task") in HEADS
+                found |= flat(part_fields(given.task) if known else {"task": PART["task"]}, f"parts.{part}.")
+        if name == "model.heads":
+            for part in _groups(config.model.get("heads")):
+                found |= flat(HEAD, f"model.heads.{part}.")
+    return found
+
+
+def _groups(value: ConfigDict | None) -> dict[str, ConfigDict]:
+    """The groups among the values of a group."""
+    values = value.items() if isinstance(value, ConfigDict) else ()
+    return {name: each for name, each in values if isinstance(each, ConfigDict)}
 
 
 COMMON = dict(
-    task=Field("", one_of("classification", "detection", "segmentation"), "What the model learns."),
+    task=Field(
+        "",
+        one_of("classification", "detection", "instances", "segmentation", "multitask"),
+        "What the model learns.",
+    ),
     seed=Field(0, between(0, 2**32 - 1), "Seed of initialisation, shuffling, cropping and augmentation."),
     batch_size=Field(128, at_least(1), "Examples per step, over all devices and processes."),
     eval_batch_size=Field(0, at_least(0), "Examples per evaluation step, rounded up to the devices; 0: batch_size."),
@@ -197,6 +252,15 @@ DETECTION = dict(
         closing=Field("0", LENGTH, "Length of the final part without mosaic, in which YOLOX adds an L1 loss."),
     ),
 )
+INSTANCES = dict(
+    task="instances",
+    best="mask_ap",
+    data=dict(targets=("boxes", "masks"), mask_size=MASK_SIZE),
+    metrics=dict(
+        medical=Field(False, SWITCH, "morphism eval adds AJI and the nuclei papers' precision (tasks/nuclei.py)."),
+        score=Field(0.5, between(0.0, 1.0), "Detections with a lower score do not count for metrics.medical."),
+    ),
+)
 SEGMENTATION = dict(
     task="segmentation",
     eval_batch_size=1,  # as mmsegmentation
@@ -217,6 +281,7 @@ SEGMENTATION = dict(
         canvases=Field((), SHAPES, "Evaluation, if not exact: each image is on the smallest that holds it; (): one."),
         window=Field((), optional(SHAPE), "Evaluation: size of windows that overlap by a third; (): the whole image."),
         view_scales=Field((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), SCALES, "Scales of eval.py --views scales."),
+        spacing=Field((), SPACING, "Height and width of a stored pixel in mm, for metrics.medical; (): use pixels."),
     ),
     augment=dict(
         photometric=Field(False, SWITCH, "mmsegmentation's brightness, contrast, saturation and hue."),
@@ -232,9 +297,25 @@ SEGMENTATION = dict(
         ohem_pixels=Field(100_000, at_least(0), "ohem: the fewest pixels per device that count as hard."),
         dice_weight=Field(0.0, at_least(0.0), "Above 0: the Dice loss is added with this weight."),
     ),
+    metrics=dict(
+        medical=Field(False, SWITCH, "morphism eval adds Dice per image, HD95 and more (tasks/surfaces.py)."),
+        tolerance=Field(2.0, at_least(0.0), "Surface Dice: largest distance of a match, in the unit of spacing."),
+    ),
 )
 FIELDS = {
     "classification": merged(COMMON, CLASSIFICATION),
     "detection": merged(COMMON, DETECTION),
+    "instances": merged(merged(COMMON, DETECTION), INSTANCES),
     "segmentation": merged(COMMON, SEGMENTATION),
 }
+
+
+def _shared(*tasks: str) -> Fields:
+    """The fields of data and augment that any of `tasks` has."""
+    found: Fields = {}
+    for task in tasks:
+        found = merged(found, {group: FIELDS[task][group] for group in ("data", "augment")})
+    return found
+
+
+FIELDS["multitask"] = merged(merged(COMMON, _shared(*HEADS)), MULTITASK)

@@ -24,6 +24,7 @@ from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.runtime.paths import AnyPath, is_local, read_json, write_json
 from morphism.runtime.resume import changes
+from morphism.tasks.task import Names, by_part
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
 
@@ -81,18 +82,24 @@ def claim_config(workdir: AnyPath, config: ConfigDict, source: Source) -> list[s
     return notes
 
 
-def claim_classes(workdir: AnyPath, classes: Sequence[str]) -> None:
+def claim_classes(workdir: AnyPath, classes: Names) -> None:
     """Writes classes.json. Raises UserError if the run in `workdir` has other classes, or another order."""
     if not has_steps(workdir):
-        write_json(workdir / "classes.json", list(classes))
+        write_json(workdir / "classes.json", classes)
         return
     before = read_classes(workdir)
-    if before != tuple(classes):
-        differing = sorted(set(before) ^ set(classes)) or classes
+    if before != with_tuples(classes):
+        old, new = _listed(before), _listed(classes)
+        differing = sorted(set(old) ^ set(new)) or new
         raise UserError(
-            f"{workdir}: holds a run of {len(before)} classes, the data now has {len(classes)}, different in "
+            f"{workdir}: holds a run of {len(old)} classes, the data now has {len(new)}, different in "
             f"{', '.join(differing)[:200]}; choose another --workdir, or restore the data"
         )
+
+
+def _listed(classes: Names) -> list[str]:
+    """All names of classes, with that of their part in front where there are parts."""
+    return [f"{part}/{name}" if part else name for part, names in by_part(classes).items() for name in names]
 
 
 def claim_data(workdir: AnyPath, found: dict[str, Fingerprint], train_split: str) -> list[str]:
@@ -137,9 +144,9 @@ def read_config(workdir: AnyPath) -> ConfigDict:
     return ConfigDict(with_tuples(read_json(workdir / "config.json", dict))).lock()
 
 
-def read_classes(workdir: AnyPath) -> tuple[str, ...]:
-    """The names of a run's classes. Raises UserError if `workdir` holds none."""
-    return tuple(read_json(workdir / "classes.json", list))
+def read_classes(workdir: AnyPath) -> Names:
+    """The names of a run's classes, as tuples. Raises UserError if `workdir` holds none."""
+    return with_tuples(read_json(workdir / "classes.json", list | dict))
 
 
 def settled_config(workdir: AnyPath) -> ConfigDict:

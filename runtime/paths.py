@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from etils import epath
@@ -71,7 +73,17 @@ def write_bytes(path: AnyPath, content: bytes, remedy: str = REMEDY) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
 
 
-def read_json(path: AnyPath, kind: type) -> Any:
+def write_files(into: AnyPath, files: Iterable[tuple[str, bytes]], remedy: str = REMEDY) -> None:
+    """Writes files, each a name and its content, into a folder, which is made for the first of them."""
+    for name, content in files:
+        try:
+            into.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{into}: cannot be made ({error.strerror or error}); {remedy}") from error
+        write_bytes(into / name, content, remedy)
+
+
+def read_json(path: AnyPath, kind: type | UnionType) -> Any:
     """The value in a JSON file. Raises UserError if there is no such file, or if the value is not a `kind`."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -82,5 +94,5 @@ def read_json(path: AnyPath, kind: type) -> Any:
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); restore it, or start in another --workdir") from error
     if not isinstance(value, kind):
-        raise UserError(f"{path}: holds a {type(value).__name__}, not a {kind.__name__}; restore it")
+        raise UserError(f"{path}: holds a {type(value).__name__}, not a {getattr(kind, '__name__', kind)}; restore it")
     return value

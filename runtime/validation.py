@@ -1,14 +1,15 @@
 """Checks a configuration: each field against its declaration, then the combinations of fields."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from morphism import tasks
 from morphism.data import examples, targets
-from morphism.errors import UserError, check_choice
-from morphism.experiments.base import FIELDS
-from morphism.experiments.fields import Field, flat
+from morphism.errors import UserError, check_choice, did_you_mean
+from morphism.experiments.base import FIELDS, declared
+from morphism.experiments.fields import Field, leaves
 
 
 def check_config(config: ConfigDict) -> None:
@@ -16,9 +17,11 @@ def check_config(config: ConfigDict) -> None:
 
     Names of models, sources and splits are checked where they are looked up.
     """
-    task = tasks.get(_value(config, "task"))
-    for name, field in flat(FIELDS[config.task]).items():
+    check_choice("config.task", _value(config, "task"), FIELDS)
+    fields = declared(config)
+    for name, field in fields.items():
         check_field(name, field, _value(config, name))
+    _check_parts(config, fields)
     for name in config.data.targets:
         check_choice("config.data.targets", name, targets.names())
     for name in examples.needed_fields(config.data):
@@ -27,9 +30,26 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(
             f"config.data.repeats is {config.data.repeats}, which balanced sampling has no use for; set it to 1"
         )
+    task = tasks.of(config)
     task.check(config)
     if config.best:
         check_choice("config.best", config.best, task.higher_is_better)
+
+
+def _check_parts(config: ConfigDict, fields: Mapping[str, Field]) -> None:
+    """Raises UserError if a multitask configuration has no parts, and for a field of one that is none of its own."""
+    if "parts" not in fields:
+        return
+    if not config.parts:
+        raise UserError('config.parts: empty; start from get_base("multitask", parts={"objects": "detection", ...})')
+    for name in leaves(config.parts, "parts."):
+        _, part, field = name.split(".", 2) if name.count(".") > 1 else (*name.split("."), "")
+        if name in fields or field.startswith("targets."):
+            continue
+        if field in fields:
+            raise UserError(f"config.{name}: the parts share config.{field}; set that, and leave this out")
+        own = [each.removeprefix(f"parts.{part}.") for each in fields if each.startswith(f"parts.{part}.")]
+        raise UserError(f"config.{name}: no such field{did_you_mean(field, own)}")
 
 
 def check_field(name: str, field: Field, value: Any) -> None:
@@ -45,7 +65,10 @@ def _value(config: ConfigDict, name: str) -> Any:
     node, path = config, "config"
     for each in name.split("."):
         if not isinstance(node, ConfigDict) or each not in node:
-            raise UserError(f"config.{name}: missing; is the configuration of another version? See experiments/base.py")
+            made = 'get_base("multitask", parts=...) makes the fields of parts' if name.startswith("parts.") else ""
+            raise UserError(
+                f"config.{name}: missing; {made or 'is the configuration of another version? See experiments/base.py'}"
+            )
         node, path = node[each], f"{path}.{each}"
         if node is None:
             raise UserError(f"{path} is None; give it a value, see experiments/base.py")

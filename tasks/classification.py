@@ -18,14 +18,14 @@ from morphism.errors import UserError
 from morphism.ops.losses import binary_cross_entropy, cross_entropy, sigmoid_focal, smooth
 from morphism.ops.platform import scan
 from morphism.tasks import class_weights
-from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, check_count
+from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count
 
 CALIBRATION_BINS = 15  # Guo et al. 2017, section 4
 WHOLE_MATRIX = 1000  # most classes for which the whole confusion matrix is written
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(SingleTask):
     """The task of a model whose outputs are logits [B,K]. tasks/task.py describes the members."""
 
     name: ClassVar[str] = "classification"
@@ -65,7 +65,7 @@ class Classification:
                     f"config.loss.class_weights is 'balanced', but {source.classes[np.argmin(examples)]} has no "
                     f"example in {config.data.train_split}; add one, or write a number for each class"
                 )
-            return len(source) / (count * examples)
+            return examples.sum() / (count * examples)
 
         return class_weights.resolved(config, source, "balanced", balanced)
 

@@ -11,6 +11,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval.core import mask as rle
 
 from morphism.tasks.detections import Columns, Metrics, areas, columns
 
@@ -20,24 +21,29 @@ NAMES = (
 )
 
 
-def summarise(metrics: Metrics, classes: Sequence[str]) -> dict[str, Any]:
+def summarise(metrics: Metrics, classes: Sequence[str], of_outlines: bool = False) -> dict[str, Any]:
     """COCO's twelve numbers, in its order, and `per_class`, the AP per class; in 0..1, -1 if there are no objects.
+
+    Overlaps are those of boxes, or `of_outlines`; an object whose outline is unknown is then ignored as a difficult
+    one is (`with_outlines` of detections.py).
 
     ap: the mean precision over IoU thresholds 0.50, 0.55, ..., 0.95, classes and 101 recalls. ar: the mean over
     thresholds and classes of the highest recall with 1, 10 or 100 detections per image and class. Small objects have
     up to 32^2 square pixels, medium ones up to 96^2, large ones up to 1e10; an object on a limit belongs to both.
     """
     images, found, true = columns(metrics)
+    ignored, area = true["crowd"] | true["difficult"], areas(found["box"])
+    if of_outlines:
+        ignored = ignored | ~true["known"]
+        area = np.array([rle.area(each) for each in found["segmentation"]], np.float64)
     dataset = {
-        "images": [{"id": image} for image in images.tolist()],
+        "images": _images(images.tolist(), (found, true) if of_outlines else ()),
         "categories": [{"id": index, "name": name} for index, name in enumerate(classes)],
     }
-    ignored = true["crowd"] | true["difficult"]
     truth = _annotations(true, area=true["area"], iscrowd=ignored.astype(int), crowd=true["crowd"].astype(int))
-    detections = _annotations(found, area=areas(found["box"]), score=found["score"])
-    run = _Evaluation(
-        COCO(dataset | {"annotations": truth}), COCO(dataset | {"annotations": detections}), iouType="bbox"
-    )
+    detections = _annotations(found, area=area, score=found["score"])
+    kind = "segm" if of_outlines else "bbox"
+    run = _Evaluation(COCO(dataset | {"annotations": truth}), COCO(dataset | {"annotations": detections}), iouType=kind)
     run.run()
     precision = run.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class, area range, detections per image
     return dict(zip(NAMES, map(float, run.all_stats), strict=False)) | {
@@ -64,7 +70,7 @@ class _Evaluation(COCOeval_faster):
 def results(
     metrics: Metrics, category_ids: Sequence[int | str | None], image_ids: Sequence[int | str] | np.ndarray
 ) -> list[dict[str, Any]]:
-    """All detections in the format of COCO's evaluation server.
+    """All detections in the format of COCO's evaluation server, with their outlines if they have some.
 
     `category_ids` and `image_ids` are the dataset's own ids of classes and images, integers or strings. Detections of a
     class whose id is None, which the dataset does not have, are left out.
@@ -72,15 +78,34 @@ def results(
     _, found, _ = columns(metrics)
     rows = zip(*(found[name].tolist() for name in ("image", "class", "score")), _xywh(found["box"]), strict=True)
     images = image_ids.tolist() if isinstance(image_ids, np.ndarray) else image_ids
-    return [
+    records = [
         {"image_id": images[image], "category_id": category_ids[kind], "bbox": box, "score": score}
         for image, kind, score, box in rows
-        if category_ids[kind] is not None
     ]
+    if "segmentation" in found:
+        records = [a | {"segmentation": text_of(b)} for a, b in zip(records, found["segmentation"], strict=True)]
+    return [each for each in records if each["category_id"] is not None]
+
+
+def text_of(outline: dict[str, Any]) -> dict[str, Any]:
+    """An outline, {"size": [height, width], "counts": run lengths}, as JSON has it."""
+    return outline | {"counts": outline["counts"].decode()}
+
+
+def _images(images: Sequence[int], outlined: Sequence[Columns]) -> list[dict[str, int]]:
+    """COCO's records of the images; those that rows of `outlined` have an outline in also have their size."""
+    sizes = {
+        image: dict(zip(("height", "width"), outline["size"], strict=True))
+        for rows in outlined
+        for image, outline in zip(rows["image"].tolist(), rows["segmentation"], strict=True)
+    }
+    return [{"id": image, **sizes.get(image, {})} for image in images]
 
 
 def _annotations(rows: Columns, **more: np.ndarray) -> list[dict[str, Any]]:
     """COCO's records, numbered from 1, since 0 means "no record" in its matching."""
+    if "segmentation" in rows:
+        more["segmentation"] = rows["segmentation"]
     names = ("id", "image_id", "category_id", "bbox", *more)
     count = len(rows["image"])
     values = (range(1, count + 1), rows["image"].tolist(), rows["class"].tolist(), _xywh(rows["box"]))

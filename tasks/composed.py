@@ -1,107 +1,44 @@
 """A task of tasks: one network learns several at once, and each is evaluated as if it were alone.
 
-The network returns {part: outputs of that part} and has what interprets them (Network). Sources and batches have the
-targets of all parts. Scalars, metrics, predictions and files of a part have its name and a slash in front:
-"objects/ap", "ground/miou".
+The network returns {part: outputs of that part} and has what interprets them (Network). Scalars, metrics, predictions
+and files of a part have its name and a slash in front: "objects/ap", "ground/miou".
 
-    config.parts.<part>    the part's own values of fields of config: {"loss": {"name": "focal"}}
+    config.parts.<part>    the part's task, its weight, and its own values of fields: {"loss": {"name": "focal"}}
     config.augment         augmentation of the images, by the rules of the first part; they must leave the targets of
                            the other parts valid: only the host changes geometry, and no images are mixed
     config.best            such as "objects/ap"
 
-`classes`, wherever a Task takes them, are a mapping from the parts' names.
+An example may lack the truths of some parts: then it counts neither in their losses nor in their metrics.
+
+The loss of a step is a sum over the parts. Each part's is the mean over all of its labelled examples, wherever they
+are: a device or micro-batch with twice as many of them as another counts twice. So the number of devices changes
+nothing where a task's loss is a mean of losses of single images; others are normalised within each device, as they are
+alone. A part without a labelled example in the whole step adds nothing.
+
+A network that returns "log_variance", {part: s}, learns the weights as well: a part then adds exp(-s) weight L + s / 2
+(Kendall, Gal & Cipolla 2018, "Multi-task learning using uncertainty to weigh losses", equation 10, the form of a
+classification; that of a regression has another factor of 1/2 in front of L, by which its s would be shifted).
 """
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Bool, Float, Key, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
-from morphism.data.records import Record, Source
+from morphism.data import sources
+from morphism.data.records import Source
 from morphism.errors import UserError
-from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, Task
+from morphism.tasks.fusion import Fusion
+from morphism.tasks.parts import Network, Part, check_together
+from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, RowMean, Task
 
 Classes = Mapping[str, Sequence[str]]
-
-
-@runtime_checkable
-class Network(Protocol):
-    """A model of a composed task."""
-
-    def reader(self, part: str) -> Any:
-        """The model that the part's task gets: for Detection a Detector that interprets that part's outputs.
-
-        In a linen module this is a method that is not wrapped (nn.nowrap).
-        """
-
-
-@dataclass(frozen=True)
-class Part:
-    """One of the tasks.
-
-    weight: factor of its loss in the sum.
-    keys: names of the task's targets -> names of this part's, so that two parts can have the same task:
-    {"segmentation": "lanes"}.
-    """
-
-    name: str
-    task: Task
-    weight: float = 1.0
-    keys: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        return tuple(self.keys.get(target, target) for target in self.task.targets)
-
-    def source(self, source: Source) -> Source:
-        """The split as the task knows it."""
-        return _Seen(source, source.targets[self.targets[0]], self.keys)
-
-    def batch(self, batch: Batch) -> Batch:
-        """The batch as the task knows it."""
-        return _renamed(batch, self.keys)
-
-    def config(self, config: ConfigDict) -> ConfigDict:
-        """The configuration as the task knows it."""
-        own = ConfigDict(config.to_dict(), type_safe=False)
-        own.update(config.parts[self.name].to_dict())
-        return own
-
-    def named(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The task's `values`, with the part's name in front of theirs."""
-        return {f"{self.name}/{name}": value for name, value in values.items()}
-
-    def own(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The inverse of `named`: this part's values, by the task's own names."""
-        front = f"{self.name}/"
-        return {name.removeprefix(front): value for name, value in values.items() if name.startswith(front)}
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A source with the classes and the targets of one part; everything else is the source's own."""
-
-    source: Source
-    classes: Sequence[str]
-    keys: Mapping[str, str]
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Record:
-        return _renamed(self.source[index], self.keys)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.source, name)
-
-
-def _renamed(values: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
-    return values | {own: values[key] for own, key in keys.items() if key in values}
 
 
 @dataclass(frozen=True)
@@ -109,7 +46,13 @@ class Composed:
     """The task of a model whose outputs are {part: outputs}. tasks/task.py describes the members."""
 
     parts: tuple[Part, ...]
-    name: ClassVar[str] = "composed"
+    fusion: Fusion | None = None
+    name: ClassVar[str] = "multitask"
+
+    @property
+    def judged(self) -> tuple[Part | Fusion, ...]:
+        """What is evaluated and shown: the parts, and what is fused of two of them."""
+        return self.parts if self.fusion is None else (*self.parts, self.fusion)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -134,23 +77,45 @@ class Composed:
         return tuple("/".join(filter(None, (part.name, mask))) for part in self.parts for mask in part.task.masks)
 
     def _names(self, of: Callable[[Task], Sequence[str]]) -> tuple[str, ...]:
-        return tuple(f"{part.name}/{name}" for part in self.parts for name in of(part.task))
+        return tuple(f"{part.name}/{name}" for part in self.judged for name in of(part.task))
 
     def check(self, config: ConfigDict) -> None:
         for part in self.parts:
-            part.task.check(part.config(config))
+            with part.explained(config):
+                part.task.check(part.config(config))
+        check_together(self.parts, config)
+        self.mixed(config.augment)
+        if self.fusion:
+            self.fusion.check()
+
+    def class_names(self, source: Source | sources.Classes) -> Classes:
+        known = source.targets
+        return {part.name: tuple(known[part.targets[0]]) for part in self.parts}
+
+    def with_classes(self, source: Source, classes: Classes, where: str) -> Source:
+        """Every target with the classes of the part that learns from it."""
+        return sources.with_classes(
+            source, {target: classes[part.name] for part in self.parts for target in part.targets}, where
+        )
 
     def check_classes(self, source: str, classes: Classes) -> None:
         for part in self.parts:
             part.task.check_classes(f"{source}, {part.name},", classes[part.name])
+        if self.fusion:
+            self.fusion.check_classes(classes)
 
     def resolve(self, config: ConfigDict, source: Source) -> ConfigDict:
         resolved = config.copy_and_resolve_references()
-        own = {part.name: part.task.resolve(part.config(config), part.source(source)) for part in self.parts}
+        own = {}
+        for part in self.parts:
+            with part.explained(config):
+                own[part.name] = part.task.resolve(part.config(config), part.source(source))
         with resolved.unlocked():
             resolved.augment = own[self.parts[0].name].augment
             for name, each in own.items():
                 resolved.parts[name].update({group: each[group] for group in ("augment", "loss") if group in each})
+            if self.fusion:
+                resolved.fusion.update(self.fusion.resolved(self.class_names(source)))
         return resolved
 
     def misfit(self, model: Network, outputs: Any, classes: Mapping[str, int]) -> str:
@@ -173,19 +138,36 @@ class Composed:
     def augment(self, key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: Mapping[str, int]) -> Batch:
         first = self.parts[0]
         augmented = first.task.augment(key, first.batch(batch), config, classes[first.name])
-        return augmented | {own: batch[own] for own in first.keys if own in batch}
+        return augmented | {own: batch[own] for own in ("valid", *first.keys) if own in batch}
+
+    def shared(self, batch: Batch, mean: RowMean) -> Batch:
+        """Adds share_<part> float32 [B]: 1 / `mean` of the part's labelled examples; 0 if there are none."""
+        found = {}
+        for part in self.parts:
+            rows = mean(part.labelled(batch))
+            found[f"share_{part.name}"] = jnp.full(len(batch["valid"]), jnp.where(rows > 0, 1 / rows, 0))
+        return batch | found
 
     def loss(
         self, model: Network, outputs: dict[str, Any], batch: Batch, config: ConfigDict
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The weighted sum of the parts' losses; per part "<part>/loss", without its weight, and its scalars."""
-        total, scalars = 0.0, {}
+        """The weighted sum of the parts' losses; per part "<part>/loss", without its weight, and its scalars.
+
+        A part's loss and scalars here are those of its labelled examples, times their number over the mean number per
+        micro-batch of all devices (`shared`): the mean over micro-batches and devices is one over examples.
+        """
+        total, scalars = jnp.zeros(()), {}
         for part in self.parts:
-            value, more = part.task.loss(
-                model.reader(part.name), outputs[part.name], part.batch(batch), part.config(config)
-            )
-            total += part.weight * value
-            scalars |= part.named({"loss": value, **more})
+            own, share = part.batch(batch), batch[f"share_{part.name}"][0]
+            value, more = part.task.loss(model.reader(part.name), outputs[part.name], own, part.config(config))
+            count = share * jnp.sum(own["valid"])
+            values = {name: count * each for name, each in {"loss": value, **more}.items()}
+            weighted = part.weight * values["loss"]
+            if "log_variance" in outputs:
+                values["log_variance"] = outputs["log_variance"][part.name]
+                weighted = _uncertain(weighted, values["log_variance"], share > 0)
+            total += weighted
+            scalars |= part.named(values)
         return total, scalars
 
     def prepared(self, config: ConfigDict, views: str) -> ConfigDict:
@@ -212,69 +194,99 @@ class Composed:
         found = {"id": batch["id"]}
         for part in self.parts:
             own = part.task.predict(model.reader(part.name), outputs[part.name], part.batch(batch))
-            found |= part.named({name: value for name, value in own.items() if name != "id"})
-        return found
+            own = {name: value for name, value in own.items() if name != "id"}
+            found |= part.named(own | {"labelled": part.labelled(batch)})
+        return found if self.fusion is None else found | self.fusion.predict(found)
 
-    def _predictions(self, part: Part, predictions: Predictions) -> Predictions:
+    def _predictions(self, part: Part | Fusion, predictions: Predictions) -> Predictions:
         return {"id": predictions["id"], **part.own(predictions)}
 
+    def measured(self, config: ConfigDict) -> "Composed":
+        return replace(
+            self, parts=tuple(replace(part, task=part.task.measured(part.config(config))) for part in self.parts)
+        )
+
     def init_metrics(self, source: Source) -> Metrics:
-        return {part.name: part.task.init_metrics(part.source(source)) for part in self.parts}
+        """Per part its task's metrics, and how many examples they count; how many examples there were."""
+        return {
+            "parts": {part.name: part.task.init_metrics(part.source(source)) for part in self.judged},
+            "labelled": dict.fromkeys((part.name for part in self.judged), 0),
+            "examples": 0,
+        }
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
-        return {
-            part.name: part.task.update_metrics(metrics[part.name], self._predictions(part, predictions))
-            for part in self.parts
+        own, labelled = dict(metrics["parts"]), dict(metrics["labelled"])
+        for part in self.judged:
+            found = self._predictions(part, predictions)
+            rows = found.pop("labelled")
+            if rows.any():
+                known = {name: value[rows] for name, value in found.items()}
+                own[part.name] = part.task.update_metrics(own[part.name], known)
+                labelled[part.name] += int(rows.sum())
+        return metrics | {
+            "parts": own,
+            "labelled": labelled,
+            "examples": metrics["examples"] + len(predictions["id"]),
         }
 
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
+        """The parts' summaries, each over the examples that carry its truths; -1 where there is none."""
         found: dict[str, Any] = {}
-        for part in self.parts:
-            found |= part.named(part.task.summarise(metrics[part.name]))
-        return found | {"examples": found[f"{self.parts[0].name}/examples"]}
+        for part in self.judged:
+            empty = dict.fromkeys(part.task.headline, -1.0) | {"examples": 0}
+            some = metrics["labelled"][part.name] > 0
+            found |= part.named(part.task.summarise(metrics["parts"][part.name]) if some else empty)
+        return found | {"examples": metrics["examples"]}
 
-    def table(self, summary: dict[str, Any]) -> dict[str, float]:
-        rows: dict[str, float] = {}
-        for part in self.parts:
-            rows |= part.named(part.task.table(part.own(summary)))
+    def table(self, summary: dict[str, Any]) -> dict[str, float | int]:
+        """The parts' tables; if not all examples carry the truths of a part, first how many do."""
+        rows: dict[str, float | int] = {}
+        for part in self.judged:
+            own = part.own(summary)
+            if own["examples"] < summary["examples"]:
+                rows |= part.named({"examples": own["examples"]})
+            rows |= part.named(part.task.table(own) if own["examples"] else {})
         return rows
 
     def files(self, metrics: Metrics, source: Source) -> tuple[File, ...]:
         return tuple(
-            File(f"{part.name}_{file.name}", f"{part.name}: {file.title}", file.value)
-            for part in self.parts
-            for file in part.task.files(metrics[part.name], part.source(source))
+            file._replace(name=f"{part.name}_{file.name}", title=f"{part.name}: {file.title}")
+            for part in self.judged
+            if metrics["labelled"][part.name]
+            for file in part.task.files(metrics["parts"][part.name], part.source(source))
         )
 
     def describe(self, predictions: Predictions, row: int, classes: Classes) -> dict[str, Any]:
         return {
-            part.name: part.task.describe(self._predictions(part, predictions), row, classes[part.name])
-            for part in self.parts
+            part.name: part.task.describe(self._predictions(part, predictions), row, part.classes(classes))
+            for part in self.judged
         }
 
     def lines(self, described: dict[str, Any], threshold: float, most: int) -> list[tuple[Any, ...]]:
         return [
-            (part.name, *line) for part in self.parts for line in part.task.lines(described[part.name], threshold, most)
+            (part.name, *line)
+            for part in self.judged
+            for line in part.task.lines(described[part.name], threshold, most)
         ]
 
     def counts(self, described: dict[str, Any], threshold: float, most: int) -> tuple[int, int]:
-        counts = [part.task.counts(described[part.name], threshold, most) for part in self.parts]
+        counts = [part.task.counts(described[part.name], threshold, most) for part in self.judged]
         return sum(shown for shown, _ in counts), sum(every for _, every in counts)
 
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         own, _, mask = name.partition("/")
-        part = next(part for part in self.parts if part.name == own)
+        part = next(part for part in self.judged if part.name == own)
         return part.task.mask(self._predictions(part, predictions), row, mask)
 
     def drawn(self, count: int) -> Sequence[int]:
-        return sorted({index for part in self.parts for index in part.task.drawn(count)})
+        return sorted({index for part in self.judged for index in part.task.drawn(count)})
 
     def draw(
         self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
     ) -> bytes:
         """The drawings of the parts, one below the other."""
         drawings = []
-        for part in self.parts:
+        for part in self.judged:
             own = part.source(source)
             kept = []
             for batch in batches:
@@ -283,6 +295,11 @@ class Composed:
                     kept.append({name: value[rows] for name, value in self._predictions(part, batch).items()})
             drawings.append(part.task.draw(own, kept, data, threshold, most))
         return _stacked(drawings)
+
+
+def _uncertain(loss: Float[Array, ""], log_variance: Float[Array, ""], present: Bool[Array, ""]) -> Float[Array, ""]:
+    """A part's loss weighed by what the network has learned of its uncertainty; 0 for a part that is not `present`."""
+    return jnp.exp(-log_variance) * loss + jnp.where(present, log_variance / 2, 0)
 
 
 def _stacked(drawings: Sequence[bytes]) -> bytes:

@@ -21,15 +21,15 @@ from morphism.augment.mosaic import GROUP, mosaic
 from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.lengths import to_steps
-from morphism.models.detection import Detector
+from morphism.models.detection import Detections, Detector
 from morphism.tasks import canvas, coco, detections, voc
-from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, check_count, spread
+from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, spread
 
 DRAWN = 12  # images per split
 
 
 @dataclass(frozen=True)
-class Detection:
+class Detection(SingleTask):
     """The task of a model that is a Detector. tasks/task.py describes the members."""
 
     name: ClassVar[str] = "detection"
@@ -92,15 +92,10 @@ class Detection:
         return GROUP if config.mosaic > 0 else 1
 
     def augment(self, key: Key[Array, ""], batch: Batch, config: ConfigDict, classes: int) -> Batch:
-        """Mosaics and distorted colours, as configured, then `normalise`; other geometry is the host's.
-
-        Adds `closed` bool [B]: the examples from draw config.closing_from on (`resolve`), which have neither mosaic nor
-        mixup; none if that is -1. Whether an example is closed depends only on its own draw.
-        """
-        batch = batch | {"closed": (batch["draw"] >= config.closing_from) & (config.closing_from >= 0)}
+        """Mosaics and distorted colours, as configured, then `normalise`; other geometry is the host's."""
         keys = partial(augmentation.example_keys, key, batch)
         if config.mosaic > 0:
-            batch = mosaic(keys("mosaic"), keys("mixup"), keys("flip"), batch, batch["closed"], config)
+            batch = mosaic(keys("mosaic"), keys("mixup"), keys("flip"), batch, closed(batch, config), config)
         images = batch["image"].astype(jnp.float32)
         if config.photometric:
             # As if colours were distorted before zooming out: the ground around an image keeps the mean colour. A
@@ -116,7 +111,7 @@ class Detection:
         self, model: Detector, outputs: dict[str, Array], batch: Batch, config: ConfigDict
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The sum of the detector's terms, and the terms; with mosaics also the boxes per image that had no slot."""
-        terms = model.loss(outputs, batch)
+        terms = model.loss(outputs, batch | {"closed": closed(batch, config.augment)})
         total = sum(terms.values())
         if "left_out" in batch:
             terms |= {"boxes_left_out": jnp.mean(batch["left_out"].astype(jnp.float32))}
@@ -136,14 +131,7 @@ class Detection:
 
     def predict(self, model: Detector, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
         """boxes [B,D,4] in pixels of the decoded image; scores [B,D]; classes [B,D], -1 in unused slots; id [B]."""
-        found = model.detect(outputs, batch["size"])
-        scale = (batch["original_size"] / batch["size"])[:, ::-1]
-        return {
-            "boxes": found["boxes"] * jnp.tile(scale, 2)[:, None],
-            "scores": found["scores"],
-            "classes": jnp.where(found["valid"], found["classes"], -1),
-            "id": batch["id"],
-        }
+        return in_decoded(model.detect(outputs, batch["size"]), batch)
 
     def init_metrics(self, source: Source) -> Metrics:
         return {"source": source, "gathered": detections.init_metrics()}
@@ -181,7 +169,6 @@ class Detection:
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """All detections that evaluation counts, best first; boxes: x0, y0, x1, y1 in pixels of the decoded image."""
         numbers, scores, boxes = (predictions[name][row] for name in ("classes", "scores", "boxes"))
-        order = [index for index in np.argsort(-scores, kind="stable") if numbers[index] >= 0]
         return {
             "detections": [
                 {
@@ -189,7 +176,7 @@ class Detection:
                     "score": round(float(scores[index]), 4),
                     "box": np.round(boxes[index].astype(float), 1).tolist(),
                 }
-                for index in order
+                for index in ranked(predictions, row)
             ]
         }
 
@@ -219,6 +206,31 @@ class Detection:
                 every = self.describe(batch, row, source.classes)["detections"]
                 found.append((index, shown(every, threshold, most), every))
         return drawing.draw(source, sorted(found, key=lambda each: each[0]), threshold, data)
+
+
+def ranked(predictions: Predictions, row: int) -> list[int]:
+    """The used slots of an image, best first."""
+    numbers = predictions["classes"][row]
+    return [index for index in np.argsort(-predictions["scores"][row], kind="stable").tolist() if numbers[index] >= 0]
+
+
+def in_decoded(found: Detections, batch: Batch) -> dict[str, Array]:
+    """Detections on canvases as `predict` returns them: boxes in pixels of the decoded images, class -1 if unused."""
+    scale = (batch["original_size"] / batch["size"])[:, ::-1]
+    return {
+        "boxes": found["boxes"] * jnp.tile(scale, 2)[:, None],
+        "scores": found["scores"],
+        "classes": jnp.where(found["valid"], found["classes"], -1),
+        "id": batch["id"],
+    }
+
+
+def closed(batch: Batch, config: ConfigDict) -> Bool[Array, "b"]:
+    """The examples from draw config.closing_from on (`resolve`), which have neither mosaic nor mixup; none if it is -1.
+
+    Whether an example is closed depends only on its own draw. `config` is config.augment.
+    """
+    return (batch["draw"] >= config.closing_from) & (config.closing_from >= 0)
 
 
 def shown(detections: list[dict[str, Any]], threshold: float, most: int) -> list[dict[str, Any]]:

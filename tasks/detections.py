@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
+from morphism.data import outlines
 from morphism.data.annotations import Annotations
+from morphism.data.outlines import Outlines
 from morphism.errors import UserError
 
 Metrics = dict[str, Any]
@@ -43,6 +46,46 @@ def update_metrics(metrics: Metrics, predictions: dict[str, np.ndarray], truths:
         "found": [*metrics["found"], found],
         "true": [*metrics["true"], truth],
     }
+
+
+def with_outlines(
+    metrics: Metrics, found: Sequence[bytes], truths: Sequence[Outlines], sizes: Int[np.ndarray, "b 2"]
+) -> Metrics:
+    """Adds the outlines of the detections and objects of the batch that was added last, as `segmentation`.
+
+    The box of an object whose outline is unknown stands for it; `known` says which are.
+
+    Args:
+      found: COCO's compressed run lengths of the detections, in the order of the rows and slots in use.
+      truths: the outlines of each image's objects.
+      sizes: height and width of each image.
+    """
+    (*found_before, last_found), (*true_before, last_true) = metrics["found"], metrics["true"]
+    size_of = dict(zip(metrics["images"][-1].tolist(), sizes.tolist(), strict=True))
+    own = [counts for each in truths for counts in each]
+    true = [
+        counts or _around(box, size_of[image])
+        for counts, box, image in zip(own, last_true["box"], last_true["image"].tolist(), strict=True)
+    ]
+    last_found = last_found | {"segmentation": _outlines(found, last_found["image"], size_of)}
+    last_true = last_true | {
+        "segmentation": _outlines(true, last_true["image"], size_of),
+        "known": np.array([len(counts) > 0 for counts in own], bool),
+    }
+    return metrics | {"found": [*found_before, last_found], "true": [*true_before, last_true]}
+
+
+def _outlines(counts: Sequence[bytes], images: np.ndarray, size_of: dict[int, list[int]]) -> np.ndarray:
+    """COCO's dictionaries of outlines, in an array of objects."""
+    found = np.empty(len(counts), object)
+    found[:] = [{"size": size_of[image], "counts": each} for image, each in zip(images.tolist(), counts, strict=True)]
+    return found
+
+
+def _around(box: Float[np.ndarray, "4"], size: Sequence[int]) -> bytes:
+    """The outline of a box."""
+    x0, y0, x1, y1 = box.tolist()
+    return outlines.read([x0, y0, x1, y0, x1, y1, x0, y1], size).counts
 
 
 def columns(metrics: Metrics) -> tuple[np.ndarray, Columns, Columns]:

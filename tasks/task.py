@@ -1,13 +1,15 @@
 """The interface between tasks and the code that trains, evaluates and predicts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from flax.core import FrozenDict
+from jaxtyping import Array, Bool, Float, Key, UInt8
 from ml_collections import ConfigDict
 
+from morphism.data import sources
 from morphism.data.records import Source
 from morphism.errors import UserError
 
@@ -16,14 +18,22 @@ Outputs = Any  # what a model returns: a tree of arrays
 Apply = Callable[[Float[Array, "b h w 3"], Batch], Outputs]  # the network: (images, the rest of the batch) -> outputs
 Predictions = dict[str, np.ndarray]
 Metrics = Any
+Names = Sequence[str] | Mapping[str, Sequence[str]]  # of classes, ordered by number; for a task of parts by part
+Counts = int | Mapping[str, int]  # of classes; for a task of parts by part, hashable
+RowMean = Callable[[Bool[Array, "b"]], Float[Array, ""]]
 
 
 class File(NamedTuple):
-    """A file that an evaluation writes next to its result. title: what the console calls it."""
+    """A file that an evaluation writes next to its result.
+
+    title: what the console calls it. value: its content, of JSON. images: names and contents of files for a folder of
+    the file's own name.
+    """
 
     name: str
     title: str
-    value: Any  # of JSON
+    value: Any
+    images: Iterable[tuple[str, bytes]] = ()
 
 
 @runtime_checkable
@@ -31,7 +41,8 @@ class Task(Protocol):
     """What a model learns and how it is evaluated, as pure functions. No code outside tasks/ asks which task it has.
 
     Shapes: B examples per batch, K classes. augment, normalise, loss, infer and predict run on the device, in the
-    training or the evaluation step; all others run on the host. `classes` are names, ordered by number.
+    training or the evaluation step; all others run on the host. `classes` are Names, as `class_names` gives them, or
+    on the device their Counts.
     """
 
     @property
@@ -63,7 +74,13 @@ class Task(Protocol):
     def check(self, config: ConfigDict) -> None:
         """Raises UserError if two fields of the whole `config` do not go together; each alone is in its range."""
 
-    def check_classes(self, source: str, classes: Sequence[str]) -> None:
+    def class_names(self, source: Source | sources.Classes) -> Names:
+        """The names of the classes that it learns from `source`."""
+
+    def with_classes(self, source: Source, classes: Names, where: str) -> Source:
+        """`source`, called `where`, with its classes numbered as in `classes`. Raises UserError for other classes."""
+
+    def check_classes(self, source: str, classes: Names) -> None:
         """Raises UserError if `source`, config.data.source, has too few classes."""
 
     def resolve(self, config: ConfigDict, source: Source) -> ConfigDict:
@@ -85,6 +102,12 @@ class Task(Protocol):
         """The batch with augmented and normalised images, float32 [B,H,W,3], made from pixels 0..255.
 
         `config` is config.augment.
+        """
+
+    def shared(self, batch: Batch, mean: RowMean) -> Batch:
+        """The batch, not yet split into micro-batches, with what the loss must know of those of all devices.
+
+        mean: from rows of the batch to how many are True per micro-batch, on average over all devices.
         """
 
     def loss(
@@ -113,6 +136,9 @@ class Task(Protocol):
 
     # Metrics, in float64 or integers, each example once
 
+    def measured(self, config: ConfigDict) -> "Task":
+        """This task with the further metrics of config.metrics, which `morphism eval` reports and training does not."""
+
     def init_metrics(self, source: Source) -> Metrics:
         """Empty metrics for the split `source`."""
 
@@ -122,8 +148,8 @@ class Task(Protocol):
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
         """JSON values: the metrics of the headline, "examples", and more."""
 
-    def table(self, summary: dict[str, Any]) -> dict[str, float]:
-        """The numbers of a summary to print, one per line."""
+    def table(self, summary: dict[str, Any]) -> dict[str, float | int]:
+        """The numbers of a summary to print, one per line; counts are integers."""
 
     def files(self, metrics: Metrics, source: Source) -> tuple[File, ...]:
         """Files for other programs, besides the summary."""
@@ -152,6 +178,41 @@ class Task(Protocol):
         self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
     ) -> bytes:
         """A PNG of images of `source`, loaded by `data`, config.data, with predictions; the rest as for `lines`."""
+
+
+class SingleTask:
+    """What tasks have in common that are not made of others. Their classes are those of the source's main target."""
+
+    def class_names(self, source: Source | sources.Classes) -> Names:
+        return tuple(source.classes)
+
+    def with_classes(self, source: Source, classes: Names, where: str) -> Source:
+        return sources.with_classes(source, classes, where)
+
+    def shared(self, batch: Batch, mean: RowMean) -> Batch:
+        return batch
+
+    def measured(self, config: ConfigDict) -> Task:
+        return self
+
+
+def counts(classes: Names) -> Counts:
+    """How many classes there are."""
+    if isinstance(classes, Mapping):
+        return FrozenDict({part: len(names) for part, names in classes.items()})
+    return len(classes)
+
+
+def by_part(value: Any) -> Mapping[str, Any]:
+    """What a task of parts has by part; of other tasks the `value` itself, whose part has no name."""
+    return value if isinstance(value, Mapping) else {"": value}
+
+
+def counted(classes: Counts) -> str:
+    """The number of classes in words, such as "10 classes" or "classes: 6 of ground, 5 of objects"."""
+    if not isinstance(classes, Mapping):
+        return f"{classes} classes"
+    return f"classes: {', '.join(f'{count} of {part}' for part, count in classes.items())}"
 
 
 def check_count(task: Task, least: int, source: str, classes: Sequence[str]) -> None:

@@ -70,7 +70,7 @@ def claim(parts: Parts, workdir: AnyPath, step: int, weights: Weights | None, co
     """Makes the workdir this run's own; returns lines for the user. Raises UserError if it holds another run."""
     config, data = parts.config, parts.data
     notes = claim_config(workdir, config, data.train)
-    claim_classes(workdir, data.train.classes)
+    claim_classes(workdir, parts.programs.task.class_names(data.train))
     splits = {config.data.val_split: data.stored_val, config.data.train_split: data.train}
     prints = {split: fingerprint(source) for split, source in splits.items()}
     notes += claim_data(workdir, prints, config.data.train_split)

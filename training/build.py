@@ -14,6 +14,7 @@ from morphism.evaluation.fitness import check_model, check_sizes
 from morphism.lengths import due, exact_steps, to_steps
 from morphism.runtime.mesh import check_batch, make_mesh
 from morphism.runtime.validation import check_config
+from morphism.tasks.task import counts
 from morphism.training.fitness import check_norms, initial_shapes
 from morphism.training.hyper import HyperParameters, hyper_parameters, on_devices
 from morphism.training.programs import Programs, programs
@@ -71,7 +72,7 @@ def build(config: ConfigDict) -> Parts:
     epoch = len(data.train) / config.batch_size  # in steps
     lengths = lengths_of(config, epoch)
     hyper = on_devices(hyper_parameters(config, epoch), mesh)
-    classes = len(data.train.classes)
+    classes = counts(task.class_names(data.train))
     made = programs(task.resolve(config, data.train), classes, mesh)
     shapes = initial_shapes(made.init, hyper, config)
     check_model(made.model, task, config, classes, shapes.variables)
@@ -92,11 +93,12 @@ def build(config: ConfigDict) -> Parts:
 def load(config: ConfigDict) -> Data:
     """The splits of `config`. Raises UserError if one cannot be used for training or evaluation."""
     train_split, val_split = config.data.train_split, config.data.val_split
-    train = sources.load(config.data, train_split)
-    tasks.of(config).check_classes(config.data.source, train.classes)
+    train, task = sources.load(config.data, train_split), tasks.of(config)
     check_split(train, config, train_split, training=True)
+    classes = task.class_names(train)
+    task.check_classes(config.data.source, classes)
     stored = sources.load(config.data, val_split)
-    val = sources.with_classes(stored, train.classes, f"{config.data.source} {val_split}")
+    val = task.with_classes(stored, classes, f"{config.data.source} {val_split}")
     check_split(val, config, val_split, training=False)
     return Data(train, stored, val)
 

@@ -22,11 +22,13 @@ from morphism.runtime.paths import AnyPath, folder
 from morphism.runtime.processes import check_shared
 from morphism.runtime.stopping import Stopped, StopRequest
 from morphism.runtime.writer import Writer
+from morphism.tasks.task import counted, counts
 from morphism.training.begin import Beginning, begin, opened
 from morphism.training.build import Parts, build
 from morphism.training.meter import REMEDY, Meter, NonFiniteLoss
 from morphism.training.state import TrainState, eval_variables, not_finite
 
+SHOWN = 3  # metrics of each part of a task that a line shows
 LOOK = 50  # steps at most between two checks for stop requests and for values that are not finite
 
 
@@ -74,9 +76,10 @@ def train(
 def introduce(parts: Parts, workdir: AnyPath, beginning: Beginning, writer: Writer) -> None:
     """Reports what is trained, on which data and devices, and from which step."""
     source, total, step = parts.data.train, parts.lengths.total, beginning.step
+    classes = parts.programs.task.class_names(source)
     writer.say(
         f"{parts.config.model.name}: {cost.parameters(parts.shapes.params):,} parameters, "
-        f"{len(source):,} examples, {len(source.classes)} classes; {parts.mesh.size} "
+        f"{len(source):,} examples, {counted(counts(classes))}; {parts.mesh.size} "
         f"{jax.devices()[0].device_kind} device(s); {workdir}"
     )
     for note in beginning.notes:
@@ -199,7 +202,7 @@ class Loop:
         if self._saves:
             self._checkpoints.add_metrics(step, results)
         table = programs.task.table(summary)  # without metrics of classes that the split lacks
-        shown = "  ".join(f"{key} {value:.4f}" for key, value in results.items() if key in table)
+        shown = in_line({key: value for key, value in results.items() if key in table})
         self._writer.say(f"step {step}/{parts.lengths.total}  {config.data.val_split}: {shown}")
         return results
 
@@ -208,3 +211,12 @@ class Loop:
         goes_on = f"the same command goes on from step {step}" + ("" if evaluated else ", with its evaluation")
         done = f"saved; {goes_on}" if saved else "nothing saved"
         self._writer.say(f"stopped {self._stop.reason} after step {step} of {self._parts.lengths.total}, {done}")
+
+
+def in_line(results: dict[str, float]) -> str:
+    """Metrics as a line; those of a part of a task, "<part>/<name>", follow its name, and only its first are shown."""
+    parts: dict[str, list[str]] = {}
+    for name, value in results.items():
+        part, _, own = name.rpartition("/")
+        parts.setdefault(part, []).append(f"{own} {value:.4f}")
+    return "  ".join(f"{part} ({'  '.join(own[:SHOWN])})" if part else "  ".join(own) for part, own in parts.items())

@@ -14,12 +14,13 @@ from morphism import models, tasks
 from morphism.evaluation.step import make_eval_step
 from morphism.runtime.mesh import AXIS, compiler_options, replicated
 from morphism.tasks import Task
+from morphism.tasks.task import Counts
 from morphism.training.hyper import HyperParameters
 from morphism.training.state import TrainState, init_state, restarted
 from morphism.training.step import TrainStep, make_train_step, optimizer_of
 
 # The fields of a configuration that programs depend on; those in hyper.py are arguments of the programs.
-WHOLE = ("task", "accumulate", "model", "data", "augment", "loss", "parts")
+WHOLE = ("task", "accumulate", "model", "data", "augment", "loss", "parts", "fusion")
 PARTS = {"optimizer": ("name", "decay", "freeze"), "schedule": ("name", "warmup_method", "warmup_power", "power")}
 KEPT = 8  # sets of programs that a process keeps: the most recently used
 
@@ -42,7 +43,7 @@ class Programs:
     eval_step: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 
-def programs(config: ConfigDict, classes: int, mesh: Mesh) -> Programs:
+def programs(config: ConfigDict, classes: Counts, mesh: Mesh) -> Programs:
     """The programs of `config`, as its task resolves it; configs with the same `static` part share them."""
     return _programs(static(config), classes, mesh)
 
@@ -55,7 +56,7 @@ def static(config: ConfigDict) -> FrozenConfigDict:
 
 
 @lru_cache(maxsize=KEPT)
-def _programs(config: FrozenConfigDict, classes: int, mesh: Mesh) -> Programs:
+def _programs(config: FrozenConfigDict, classes: Counts, mesh: Mesh) -> Programs:
     task = tasks.of(config)
     model = models.create(config.model, classes, AXIS)
 

@@ -3,7 +3,7 @@
 It is written for one device and its share of the batch; jit(shard_map) maps it over the mesh.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,6 +20,7 @@ from morphism import models
 from morphism.ops.platform import scan
 from morphism.runtime.mesh import AXIS, compiler_options
 from morphism.tasks import Task
+from morphism.tasks.task import Counts
 from morphism.training.hyper import EmaValues, HyperParameters
 from morphism.training.optimizer import make_optimizer
 from morphism.training.parameters import Params, merge, split
@@ -31,9 +32,7 @@ Scalars = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch, HyperParameters], tuple[TrainState, Scalars]]
 
 
-def make_train_step(
-    *, model: nn.Module, task: Task, config: ConfigDict, classes: int | Mapping[str, int], mesh: Mesh
-) -> TrainStep:
+def make_train_step(*, model: nn.Module, task: Task, config: ConfigDict, classes: Counts, mesh: Mesh) -> TrainStep:
     """(state, batch, hyper) -> (state, scalars): the loss, the task's own scalars and the gradient's norm.
 
     The state is donated. Gradients are means over micro-batches and devices; so are the running statistics, which are
@@ -57,7 +56,7 @@ class _Step:
     model: nn.Module
     task: Task
     config: ConfigDict
-    classes: int | Mapping[str, int]
+    classes: Counts
 
     def __call__(self, state: TrainState, batch: Batch, hyper: HyperParameters) -> tuple[TrainState, Scalars]:
         # The same key in every step: an example's augmentation depends only on its record and draw.
@@ -89,6 +88,11 @@ class _Step:
             return (jax.tree.map(jnp.add, total, gradients), stats), scalars
 
         count = self.config.accumulate
+
+        def mean(rows: Array) -> Array:  # rows per micro-batch
+            return jax.lax.pmean(jnp.sum(rows) / count, AXIS)
+
+        batch = self.task.shared(batch, mean)
         parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
         zeros = jax.tree.map(jnp.zeros_like, trained)
         (total, stats), scalars = scan(micro_step, (zeros, before), parts, count)

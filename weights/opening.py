@@ -17,6 +17,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.core import FrozenDict
 from ml_collections import ConfigDict
 
 from morphism import models
@@ -26,6 +27,7 @@ from morphism.runtime.digest import digest
 from morphism.runtime.manifest import read_classes, settled_config, with_tuples
 from morphism.runtime.mesh import AXIS
 from morphism.runtime.paths import AnyPath, folder
+from morphism.tasks.task import Counts, Names, by_part
 from morphism.weights import convert, files, public
 from morphism.weights.public import PREFIX, Public, PublicDetector, PublicSegmenter
 
@@ -34,7 +36,7 @@ PREPARATION = (  # fields of a config that say how images reach the model
     *("data.resize", "data.max_size", "data.antialias", "data.canvases", "data.window"),
     *("data.pixels", "data.intensity"),
 )
-TRAINED = ("task", "model.name", "model.options", *PREPARATION)  # fields that trained weights depend on
+TRAINED = ("task", "model.name", "model.options", "model.heads", *PREPARATION)  # fields that trained weights depend on
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Weights:
     origin: str
     sha256: str
     tensors: dict[str, np.ndarray]
-    classes: tuple[str, ...] | None = None
+    classes: Names | None = None
     public: Public | PublicDetector | PublicSegmenter | None = None
     trained: dict[str, Any] = field(default_factory=dict)
 
@@ -94,7 +96,7 @@ def read_run(workdir: AnyPath, which: str) -> Weights:
 
 def facts(weights: Weights) -> dict[str, Any]:
     """What the header of an exported file states, for `read_weights`; JSON values."""
-    return {"classes": list(weights.classes or ()), **weights.trained}
+    return {"classes": weights.classes or [], **weights.trained}
 
 
 def with_options(config: ConfigDict, weights: Weights, overrides: Set[str] = frozenset()) -> ConfigDict:
@@ -111,6 +113,8 @@ def with_options(config: ConfigDict, weights: Weights, overrides: Set[str] = fro
         with config.model.unlocked():
             given = {name: x for name, x in config.model.options.items() if f"model.options.{name}" in overrides}
             config.model.options = ConfigDict(weights.trained["model.options"] | given, convert_dict=False)
+            if "model.heads" in weights.trained:
+                config.model.heads = _with_overrides(weights.trained["model.heads"], config.model.heads, overrides)
     if weights.public:
         architecture = weights.origin.removeprefix(PREFIX).partition("/")[0]
         if config.model.name != architecture:
@@ -121,12 +125,27 @@ def with_options(config: ConfigDict, weights: Weights, overrides: Set[str] = fro
     return config
 
 
-def shapes_of(config: ConfigDict) -> Callable[[int], convert.Shapes]:
-    """Number of classes -> torch's names and shapes of the arrays of the model that `config` describes."""
+def _with_overrides(trained: dict[str, Any], heads: ConfigDict, overrides: Set[str]) -> ConfigDict:
+    """The `trained` heads of a network of parts, with the options of `heads` that `overrides` name."""
+    found = ConfigDict(trained)
+    for part, head in heads.items():
+        given = {x: y for x, y in head.get("options", {}).items() if f"model.heads.{part}.options.{x}" in overrides}
+        if given and part in found:
+            found[part].options = ConfigDict({**found[part].get("options", {}), **given})
+    return found
+
+
+def shapes_of(config: ConfigDict, part: str = "") -> Callable[[int], convert.Shapes]:
+    """Number of classes -> torch's names and shapes of the arrays of the model that `config` describes.
+
+    With a `part` it is the number of that part's classes; the others have two.
+    """
+    others = dict.fromkeys(config.get("parts", {}), 2)
 
     @cache
     def shapes(classes: int) -> convert.Shapes:
-        return convert.torch_shapes(variables_like(models.create(config.model, classes, AXIS), config))
+        each = FrozenDict(others | {part: classes}) if part else classes
+        return convert.torch_shapes(variables_like(models.create(config.model, each, AXIS), config))
 
     return shapes
 
@@ -162,7 +181,7 @@ def fitting(
     return taken, notes + more
 
 
-def variables_from(weights: Weights, config: ConfigDict, classes: int) -> tuple[dict[str, Any], list[str]]:
+def variables_from(weights: Weights, config: ConfigDict, classes: Counts) -> tuple[dict[str, Any], list[str]]:
     """All variables of config's model with `classes` classes, and a line for each group of `weights` left out.
 
     Raises UserError if an array is missing, or not finite.
@@ -172,10 +191,12 @@ def variables_from(weights: Weights, config: ConfigDict, classes: int) -> tuple[
     return convert.from_torch(tensors, like), notes
 
 
-def classes_of(weights: Weights, config: ConfigDict) -> int | None:
-    """The number of classes of the head in `weights`; None if they have no head."""
-    shapes = shapes_of(config)
-    return convert.classes_in(_named(weights, config, shapes(2))[0], shapes)
+def classes_of(weights: Weights, config: ConfigDict) -> int | dict[str, int | None] | None:
+    """The number of classes of the head in `weights`, for a network of parts by part; None if they have no head."""
+    tensors, _ = _named(weights, config, shapes_of(config)(2))
+    if config.get("parts"):
+        return {part: convert.classes_in(tensors, shapes_of(config, part)) for part in config.parts}
+    return convert.classes_in(tensors, shapes_of(config))
 
 
 def _named(weights: Weights, config: ConfigDict, shapes: convert.Shapes) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -201,16 +222,18 @@ def _trained(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _exported(facts: dict[str, Any], path: Path) -> tuple[tuple[str, ...] | None, dict[str, Any]]:
+def _exported(facts: dict[str, Any], path: Path) -> tuple[Names | None, dict[str, Any]]:
     """The classes and the fields of TRAINED in a file's header. Raises UserError if they are malformed."""
     trained = {name: with_tuples(value) for name, value in facts.items() if name != "classes"}
-    unknown, names = trained.keys() - set(TRAINED), facts.get("classes") or None
+    unknown, classes = trained.keys() - set(TRAINED), facts.get("classes") or None
     if unknown:
         raise UserError(f"{path}: its header says {sorted(unknown)[0]}, which is not known here; update this program")
-    if names is not None and not (isinstance(names, list) and all(isinstance(each, str) for each in names)):
-        raise UserError(f"{path}: the classes in its header are no list of texts; export it again")
-    if names and len(set(names)) < len(names):
-        raise UserError(f"{path}: the classes in its header are not {len(names)} different ones; export it again")
-    if not isinstance(trained.get("model.options", {}), dict):
-        raise UserError(f"{path}: model.options in its header are no fields; export it again")
-    return names and tuple(names), trained
+    for names in by_part(classes).values() if classes else ():
+        if not (isinstance(names, list) and all(isinstance(each, str) for each in names)):
+            raise UserError(f"{path}: the classes in its header are no list of texts; export it again")
+        if len(set(names)) < len(names):
+            raise UserError(f"{path}: the classes in its header are not {len(names)} different ones; export it again")
+    for name in ("model.options", "model.heads"):
+        if not isinstance(trained.get(name, {}), dict):
+            raise UserError(f"{path}: {name} in its header are no fields; export it again")
+    return with_tuples(classes), trained

@@ -6,7 +6,9 @@ Each kind is one file in this folder, with two functions:
     load(argument, split, data_dir) -> Source
 
 and, if the classes are known before the data is there, classes(argument, data_dir) -> their names. So a new format is a
-new file. A kind whose `load` itself understands slices, such as "train[:6%]", has SLICES = True.
+new file. A kind whose `load` itself understands slices, such as "train[:6%]", has SLICES = True. A kind whose masks of
+objects take time to read has MASKS = True: its `load` has a further argument, `masks`, and if that is False its records
+have none.
 
 data/records.py says what a source offers.
 """
@@ -16,8 +18,8 @@ import importlib
 import os
 import pkgutil
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
@@ -41,25 +43,29 @@ def load(data: ConfigDict, split: str) -> Source:
     `split` is a name or a slice: "train[:6%]", "train[100:200]", "train[-50:]", in the source's own order, with shares
     rounded to the nearest record, as in TFDS. "val", "validation", "valid" and "dev" mean the same split.
 
+    Masks of objects, which take time to read, are read only where `data.targets` has "masks".
+
     With `data.val_fraction` > 0, "train" and "val" are both cut from the source's train split: see `held_out`.
     Raises UserError for an unknown kind or split, and for data that is missing or broken.
     """
     spec, data_dir = data.source, data.data_dir
     module, argument = _format(spec)
     available = module.splits(argument, data_dir)
+    options = {"masks": "masks" in data.get("targets", ())} if getattr(module, "MASKS", False) else {}
     name, bracket, _ = split.partition("[")
     if data.val_fraction > 0 and name in ("train", "val"):
         if "train" not in available:
             raise UserError(f"{spec} has no train split to cut config.data.val_fraction from")
-        source = _cut(module.load(argument, "train", data_dir), spec, name, data.val_fraction, data.split_seed)
+        whole = module.load(argument, "train", data_dir, **options)
+        source = _cut(whole, spec, name, data.val_fraction, data.split_seed)
     else:
         own = _own(name, available)
         if own not in available:
             hint = "; to cut one from train, set config.data.val_fraction" if name == "val" else ""
             raise UserError(f"{spec} has no split {name!r}, it has {', '.join(available)}{hint}")
         if bracket and getattr(module, "SLICES", False):
-            return module.load(argument, own + split.removeprefix(name), data_dir)
-        source = module.load(argument, own, data_dir)
+            return module.load(argument, own + split.removeprefix(name), data_dir, **options)
+        source = module.load(argument, own, data_dir, **options)
     if bracket:
         part = Subset(source, _slice(split, len(source), spec))
         source = replace(part, note=_without_classes(part, split))
@@ -72,6 +78,12 @@ def splits(data: ConfigDict) -> Sequence[str]:
     """The names of the splits of `data.source`."""
     module, argument = _format(data.source)
     return module.splits(argument, data.data_dir)
+
+
+def within(spec: str, data_dir: str, masks: bool = False) -> ConfigDict:
+    """The fields of config.data for `load` of a source within another one. masks: whether to read masks of objects."""
+    targets = ("masks",) if masks else ()
+    return ConfigDict({"source": spec, "data_dir": data_dir, "val_fraction": 0.0, "split_seed": 0, "targets": targets})
 
 
 def has_split(data: ConfigDict, split: str) -> bool:
@@ -90,6 +102,21 @@ def classes(data: ConfigDict) -> Sequence[str]:
     module, argument = _format(data.source)
     known = getattr(module, "classes", None)
     return known(argument, data.data_dir) if known else load(data, data.train_split).classes
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of `data.source`, read only when they are asked for: those of its main target, and of each target."""
+
+    data: ConfigDict
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return classes(self.data)
+
+    @property
+    def targets(self) -> Mapping[str, Sequence[str]]:
+        return load(self.data, self.data.train_split).targets
 
 
 def held_out(names: Sequence[bytes], fraction: float, seed: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`coco:<path>`: boxes in COCO's JSON format (Lin et al. 2014).
+"""`coco:<path>`: boxes and masks in COCO's JSON format (Lin et al. 2014).
 
     <path>/annotations/instances_<split>2017.json    or ...2014.json, instances_<split>.json, <split>.json,
                                                      or <path>/<split>.json, <split>/_annotations.coco.json
@@ -9,6 +9,10 @@
 gaps in COCO. The format's boxes are x, y, width, height, continuous. Crowds are kept and marked; images without boxes
 are kept, also in training, where torchvision's references drop them. An area that is missing or impossible is computed
 from the outline, or without one from the box.
+
+Outlines are polygons or run lengths, compressed or not. An outline that cannot be read is an error. Polygons with fewer
+than three points are left out. The mask of an object without an outline, or with one that covers no pixel, is unknown.
+A file without any outline has no masks.
 
 What pycocotools accepts is not refused, but counted and reported. An annotation of an image that is not listed, and an
 image or annotation that is listed twice in the same words, are dropped. Annotations that share an id are kept, and so
@@ -30,11 +34,18 @@ from morphism.data import outlines
 from morphism.data.annotations import image_size, pack, packed_ids, packed_names, stated_size
 from morphism.data.file_source import BoxedFiles
 from morphism.data.files import listed_path, read_bytes
+from morphism.data.outlines import Outline, Outlines
 from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError, skippable
 
 SPLITS = ("train", *VALIDATION, "test")
+MASKS = True
+FEW_POINTS = "objects with polygons of fewer than 3 points or an odd number of coordinates (these are left out)"
+NO_OUTLINE = "objects without an outline (their masks are unknown)"
+NO_PIXEL = "outlines without a pixel (their masks are unknown)"
+BEYOND = 2  # pixels
+FAR_OUT = f"outlines more than {BEYOND} pixels out of their boxes (kept)"
 # Those of COCO 2017: 80 of 1..90.
 CATEGORY_IDS = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 
@@ -67,10 +78,12 @@ class Content:
     oddities: str
 
 
-def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
+def load(argument: str, split: str, data_dir: str, masks: bool = False) -> BoxedFiles:
     content = read(root_folder(argument, "coco"), split)
     path, objects = content.path, content.objects
-    boxes = _boxes(objects, path)
+    boxes = stated_boxes(objects, path)
+    boxes[:, 2:] += boxes[:, :2]
+    known, odd_outlines = _outlines(content, boxes) if masks else (None, "")
 
     def outline_area(row: int) -> float:
         size = content.sizes[content.owner[row]].tolist()
@@ -82,16 +95,18 @@ def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
 
     store = pack(
         owner=content.owner,
-        boxes=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
+        boxes=boxes,
         classes=content.classes,
-        crowd=np.array([_crowd(each, path) for each in objects], bool),
+        crowd=np.array([is_crowd(each, path) for each in objects], bool),
         area=np.array([area(each) for each in objects], np.float64),
         outline_area=outline_area,
+        outlines=known,
         sizes=content.sizes,
         name=lambda index: f"{path}: {content.file_names[index]}",
         where=str(path),
     )
-    classes, shared = _distinct(content.names, content.category_ids)
+    classes, shared = distinct(content.names, content.category_ids)
+    lines = (shared, content.oddities, store.oddities, odd_outlines)
     return BoxedFiles(
         root=content.folder,
         files=packed_names(content.file_names),
@@ -99,14 +114,18 @@ def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
         category_ids=content.category_ids,
         image_ids=packed_ids(content.image_ids),
         sizes=content.sizes,
-        store=replace(store, oddities="; ".join(filter(None, (shared, content.oddities, store.oddities)))),
+        store=replace(store, oddities="; ".join(filter(None, lines))),
     )
 
 
 def read(root: Path, split: str) -> Content:
     """Reads the JSON of a split. Raises UserError if it is not in COCO's format or refers to missing entries."""
     path = annotation_file(root, split)
-    content = _json(path)
+    return content_of(read_json(path), path, root, split)
+
+
+def content_of(content: dict[str, list[Any]], path: Path, root: Path, split: str) -> Content:
+    """Checks the lists that were read from `path`. Raises UserError as `read` does."""
     images, objects, categories = (content[key] for key in ("images", "annotations", "categories"))
 
     category_ids = _converted(categories, "id", _id, path, "category")
@@ -187,7 +206,7 @@ def _counted(rule: str, ids: Sequence[int | str], what: str = "annotation") -> l
     return [f"{len(ids):,} {rule}, first {what} {ids[0]!r:.60}"] if ids else []
 
 
-def _distinct(names: Sequence[str], ids: Sequence[int | str]) -> tuple[tuple[str, ...], str]:
+def distinct(names: Sequence[str], ids: Sequence[int | str]) -> tuple[tuple[str, ...], str]:
     """A distinct name for each category, and a line on those that share one, "" if none do."""
     counts = Counter(names)
     shared = [name for name, count in counts.items() if count > 1]
@@ -198,6 +217,41 @@ def _distinct(names: Sequence[str], ids: Sequence[int | str]) -> tuple[tuple[str
         return classes, ""
     rule = "names of several categories (told apart by their ids)"
     return classes, f"odd categories: {len(shared):,} {rule}, first {shared[0]!r:.60}"
+
+
+def outline(annotation: dict[str, Any], size: Sequence[int], path: Path) -> Outline:
+    """The object's `segmentation` in an image of `size`. Raises UserError where it cannot be read."""
+    try:
+        return outlines.read(annotation.get("segmentation"), size)
+    except ValueError as error:
+        raise UserError(
+            f"{path}: annotation {annotation['id']} has a segmentation that cannot be read: {error}; mend or remove it"
+        ) from error
+
+
+def _outlines(content: Content, boxes: Float[np.ndarray, "objects 4"]) -> tuple[Outlines | None, str]:
+    """The outlines of all objects, None if none has one, and a line on what was odd; `boxes` are x0, y0, x1, y1."""
+    known: list[bytes | None] = []
+    odd: dict[str, list[Any]] = {rule: [] for rule in (FEW_POINTS, NO_OUTLINE, NO_PIXEL, FAR_OUT)}  # annotations' ids
+    for annotation, owner, (x0, y0, x1, y1) in zip(
+        content.objects, content.owner.tolist(), boxes.tolist(), strict=True
+    ):
+        size, found = content.sizes[owner].tolist(), Outline(None)
+        with skippable():
+            found = outline(annotation, size, content.path)
+        odd[FEW_POINTS] += [annotation["id"]] * (found.dropped > 0)
+        odd[NO_OUTLINE] += [annotation["id"]] * (found.counts is None)
+        left, top, right, bottom = outlines.box(found.counts or b"", size)
+        has_pixels = right > 0
+        if found.counts and not has_pixels:
+            odd[NO_PIXEL].append(annotation["id"])
+        if has_pixels and max(x0 - left, y0 - top, right - x1, bottom - y1) > BEYOND:
+            odd[FAR_OUT].append(annotation["id"])
+        known.append(found.counts if has_pixels else None)
+    if not any(known):
+        return None, ""
+    lines = [line for rule, ids in odd.items() for line in _counted(rule, ids)]
+    return Outlines.of(known), f"odd outlines in {content.path}: {'; '.join(lines)}" if lines else ""
 
 
 def area(annotation: dict[str, Any]) -> float:
@@ -232,7 +286,8 @@ def _image_folder(root: Path, split: str, file_names: Sequence[str], path: Path)
     return folder
 
 
-def _json(path: Path) -> dict[str, list[Any]]:
+def read_json(path: Path) -> dict[str, list[Any]]:
+    """The content of a JSON file. Raises UserError if COCO's lists are missing or empty."""
     try:
         content = json.loads(read_bytes(path, "mend it"))
     except (ValueError, RecursionError) as error:
@@ -304,7 +359,7 @@ def _indices(
     return np.array(found, np.int64)
 
 
-def _boxes(objects: Sequence[dict], path: Path) -> Float[np.ndarray, "objects 4"]:
+def stated_boxes(objects: Sequence[dict], path: Path) -> Float[np.ndarray, "objects 4"]:
     """The boxes as in the file: x, y, width, height."""
     boxes = _column(objects, "bbox", path, "annotation")
     found = numbers(boxes)
@@ -325,7 +380,7 @@ def numbers(values: Any) -> Float[np.ndarray, "..."] | None:
         return None
 
 
-def _crowd(annotation: dict[str, Any], path: Path) -> bool:
+def is_crowd(annotation: dict[str, Any], path: Path) -> bool:
     value = annotation.get("iscrowd")
     if value is None:
         return False

@@ -12,12 +12,13 @@ from morphism.data.sources import coco
 from morphism.data.sources.coco import splits as splits
 from morphism.errors import UserError
 
+MASKS = True
 MAX_ID = 1000  # with larger ids, most classes would be unused
 NO_CLASS = "N/A"
 
 
-def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
-    source = coco.load(argument, split, data_dir)
+def load(argument: str, split: str, data_dir: str, masks: bool = False) -> BoxedFiles:
+    source = coco.load(argument, split, data_dir, masks)
     ids = source.category_ids
     if not all(isinstance(each, int) and 1 <= each <= MAX_ID for each in ids):
         raise UserError(

@@ -12,7 +12,6 @@ import itertools
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,9 @@ from jaxtyping import Float, Int, UInt8
 from morphism.data import outlines
 from morphism.data.annotations import ODD_AREA, packed_ids, packed_names, usable_area
 from morphism.data.file_source import FileSource
-from morphism.data.outlines import Outline
+from morphism.data.outlines import Outlines
 from morphism.data.sources import coco
+from morphism.data.sources.coco import FEW_POINTS
 from morphism.data.sources.coco import splits as splits
 from morphism.data.sources.folder import root_folder
 from morphism.data.sources.voc import CLASSES as VOC_CLASSES
@@ -39,16 +39,12 @@ COCO_NAMES = {  # COCO's names of VOC's classes where they differ
     "tv": "tvmonitor",
 }
 LEAST_AREA = 1000
-FEW_POINTS = "objects with polygons of fewer than 3 points or an odd number of coordinates (these are left out)"
 NO_OUTLINE = "objects without an outline (their boxes are ignored)"
 
 
 @dataclass(frozen=True)
 class CocoVoc(FileSource):
-    """The objects of image i are rows offsets[i] to offsets[i + 1] of `kinds`; `ends` says where their outlines end.
-
-    outlines: COCO's compressed run lengths, one after another.
-    """
+    """The objects of image i are rows offsets[i] to offsets[i + 1] of `kinds` and `outlines`."""
 
     target = "segmentation"
 
@@ -56,23 +52,21 @@ class CocoVoc(FileSource):
     sizes: Int[np.ndarray, "images 2"]
     offsets: Int[np.ndarray, "offsets"]
     kinds: UInt8[np.ndarray, "objects"]
-    ends: Int[np.ndarray, "ends"]
-    outlines: bytes
+    outlines: Outlines
     oddities: str
 
     @property
     def mask_stamps(self) -> Int[np.ndarray, "records"]:
         """A checksum of each image's classes and outlines."""
         spans = itertools.pairwise(self.offsets.tolist())
-        parts = ((self.kinds[a:b].tobytes(), self.outlines[self.ends[a] : self.ends[b]]) for a, b in spans)
+        parts = ((self.kinds[a:b].tobytes(), self.outlines.part(a, b).counts) for a, b in spans)
         return np.array([zlib.crc32(outlines, zlib.crc32(kinds)) for kinds, outlines in parts], np.int64)
 
     def truth(self, index: int) -> dict[str, Any]:
         size = self.sizes[index].tolist()
         classes, covered = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
         for row in range(*self.offsets[index : index + 2]):
-            counts = self.outlines[self.ends[row] : self.ends[row + 1]]
-            shape = outlines.mask(counts, size)
+            shape = outlines.mask(self.outlines[row], size)
             classes = np.maximum(classes, shape * self.kinds[row])
             covered = np.minimum(covered + shape, 2)
         return {"segmentation": np.where(covered > 1, IGNORE, classes).astype(np.uint8)}
@@ -110,8 +104,7 @@ def load(argument: str, split: str, data_dir: str) -> CocoVoc:
         sizes=content.sizes[kept],
         offsets=np.cumsum([0, *(len(found[row]) for row in kept)]),
         kinds=np.array([kind for kind, _ in flat], np.uint8),
-        ends=np.cumsum([0, *(len(counts) for _, counts in flat)]),
-        outlines=b"".join(counts for _, counts in flat),
+        outlines=Outlines.of(counts for _, counts in flat),
         oddities="; ".join(
             filter(None, (content.oddities, f"odd outlines in {path}: {'; '.join(lines)}" if lines else ""))
         ),
@@ -129,7 +122,7 @@ def _drawn(
         if not kinds[row]:
             continue
         size = content.sizes[owner].tolist()
-        outline = _outline(annotation, size, content.path)
+        outline = coco.outline(annotation, size, content.path)
         odd[FEW_POINTS] += [annotation["id"]] * (outline.dropped > 0)
         kind, counts = kinds[row], outline.counts
         if counts is None:
@@ -142,16 +135,6 @@ def _drawn(
             stated = outlines.area(counts, size) if counts else 0
         area[owner] += stated
     return found, area, odd
-
-
-def _outline(annotation: dict[str, Any], size: Sequence[int], path: Path) -> Outline:
-    """The object's `segmentation` in an image of `size`. Raises UserError where it cannot be read."""
-    try:
-        return outlines.read(annotation.get("segmentation"), size)
-    except ValueError as error:
-        raise UserError(
-            f"{path}: annotation {annotation['id']} has a segmentation that cannot be read: {error}; mend or remove it"
-        ) from error
 
 
 def _box(annotation: dict[str, Any], size: Sequence[int]) -> bytes | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from jaxtyping import UInt8
 
 from morphism.data.records import Record
 from morphism.data.sources import scenes
@@ -32,8 +33,11 @@ class SceneMasks:
     def sizes(self) -> np.ndarray:
         return self.scenes.sizes
 
+    def segmentation(self, index: int) -> UInt8[np.ndarray, "s s"]:
+        return self.scenes.segmentation(index)
+
     def __getitem__(self, index: int) -> Record:
-        return self.scenes.masked(index)[0]
+        return self.scenes.masked(index)
 
 
 def classes(argument: str, data_dir: str) -> tuple[str, ...]:

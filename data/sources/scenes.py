@@ -12,18 +12,21 @@ slightly stretched, possibly mirrored, and between a quarter and a half of the i
 may be cut by the image's edge, but at least half of the pixels of each stay visible; if no such position is found,
 there are fewer garments.
 
-Boxes are tight around all pixels of a garment within the image, hidden ones included (amodal). In `segmentation`, uint8
-[H,W], visible pixels of a garment have its class + 1; 0 is background.
+Boxes are tight around all pixels of a garment within the image, hidden ones included (amodal). Masks are of its visible
+pixels. In `segmentation`, uint8 [H,W], visible pixels of a garment have its class + 1; 0 is background.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from morphism.data import outlines
 from morphism.data.annotations import Annotations
+from morphism.data.outlines import Outlines
 from morphism.data.records import Record
 from morphism.data.sources import embedded
 from morphism.errors import UserError
@@ -32,6 +35,7 @@ CLASSES = ("top", "trouser", "dress", "shoe", "bag")
 PIXEL_CLASSES = ("background", *CLASSES)
 KINDS = np.array([0, 1, 0, 2, 0, 3, 0, 3, 4, 3])  # the kind of each of embedded.CLASSES
 SPLITS = ("train", "val")
+MASKS = True
 SEED = 20170825
 SIZE, SMALLEST, LARGEST = 128, 32, 4096
 MAX_GARMENTS = 6
@@ -64,10 +68,15 @@ class Scenes:
     split: str
     count: int
     size: int
+    outlined: bool = False  # whether records have masks
     classes = CLASSES
-    targets: ClassVar = {"boxes": CLASSES, "segmentation": PIXEL_CLASSES}
     category_ids = range(1, len(CLASSES) + 1)
     oddities = ""
+
+    @property
+    def targets(self) -> Mapping[str, Sequence[str]]:
+        own = {"masks": CLASSES} if self.outlined else {}
+        return {"boxes": CLASSES, **own, "segmentation": PIXEL_CLASSES}
 
     def __len__(self) -> int:
         return self.count
@@ -88,17 +97,25 @@ class Scenes:
     def annotations(self, index: int) -> Annotations:
         return _annotations(self._garments(index)[0], self.size)
 
-    def __getitem__(self, index: int) -> Record:
-        record, garments = self.masked(index)
-        return record | {"annotations": _annotations(garments, self.size)}
+    def masks(self, index: int) -> Outlines:
+        return _outlines(*self._garments(index))
 
-    def masked(self, index: int) -> tuple[Record, list[Garment]]:
-        """The record without boxes, and its garments."""
+    def segmentation(self, index: int) -> UInt8[np.ndarray, "s s"]:
+        return _classes(*self._garments(index))
+
+    def __getitem__(self, index: int) -> Record:
         garments, owner = self._garments(index)
+        own = {"masks": _outlines(garments, owner)} if self.outlined else {}
+        return self._painted(index, garments, owner) | {"annotations": _annotations(garments, self.size)} | own
+
+    def masked(self, index: int) -> Record:
+        """The record without boxes."""
+        return self._painted(index, *self._garments(index))
+
+    def _painted(self, index: int, garments: list[Garment], owner: UInt8[np.ndarray, "s s"]) -> Record:
         rng = np.random.default_rng((SEED, SPLITS.index(self.split), index, 1))
-        class_of = np.array([0] + [garment.label + 1 for garment in garments], np.uint8)
         image, name = _paint(garments, owner, rng), f"scenes/{self.split}/{index}"
-        return {"image": image, "name": name, "segmentation": class_of[owner]}, garments
+        return {"image": image, "name": name, "segmentation": _classes(garments, owner)}
 
     def _garments(self, index: int) -> tuple[list[Garment], UInt8[np.ndarray, "s s"]]:
         if not 0 <= index < self.count:
@@ -115,9 +132,9 @@ def classes(argument: str, data_dir: str) -> tuple[str, ...]:
     return CLASSES
 
 
-def load(argument: str, split: str, data_dir: str) -> Scenes:
+def load(argument: str, split: str, data_dir: str, masks: bool = False) -> Scenes:
     count, size = _parse(argument)
-    return Scenes(split, count if split == "train" else max(1, count // 4), size)
+    return Scenes(split, count if split == "train" else max(1, count // 4), size, masks)
 
 
 def _parse(argument: str) -> tuple[int, int]:
@@ -212,6 +229,14 @@ def _annotations(garments: list[Garment], size: int) -> Annotations:
         difficult=none,
         area=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1),
     )
+
+
+def _outlines(garments: list[Garment], owner: UInt8[np.ndarray, "s s"]) -> Outlines:
+    return outlines.of_map(owner, np.arange(1, len(garments) + 1))
+
+
+def _classes(garments: list[Garment], owner: UInt8[np.ndarray, "s s"]) -> UInt8[np.ndarray, "s s"]:
+    return np.array([0] + [garment.label + 1 for garment in garments], np.uint8)[owner]
 
 
 def _paint(garments: list[Garment], owner: np.ndarray, rng: np.random.Generator) -> UInt8[np.ndarray, "s s 3"]:

@@ -20,17 +20,12 @@ from PIL import Image
 from morphism.data import image
 from morphism.data.masks import MAX_CLASSES
 from morphism.data.records import Record
+from morphism.data.sources.cityscapes import NUMBERS as CITYSCAPES
 from morphism.data.sources.tfds import SLICES, Tfds, builder, prepared_builder, split_of, splits
 from morphism.errors import UserError
 from morphism.labels import IGNORE
 
 __all__ = ["SLICES", "classes", "load", "splits"]
-
-CITYSCAPES = {  # the dataset's own numbers (labelIds) of the classes that are evaluated
-    **{"road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19},
-    **{"traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26},
-    **{"truck": 27, "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33},
-}
 
 
 class Known(NamedTuple):

@@ -10,24 +10,39 @@ The classes are VOC's twenty, in its order, if no other names occur; else the so
 are not opened may lack annotations, as VOC's test set does. The size of an image is the one that its annotation states,
 or without one that of its header. Parts of objects are left out. <difficult> is 0 where it is missing or empty; any
 whole number above 0 means 1. Each <bndbox> of an <object> is an object.
+
+Masks of objects, if they are wanted, are in
+
+    <path>/SegmentationObject/<name>.png                    palette indices: 0 background, 1, 2, ... objects, 255 void
+
+Object k of the file is the k-th of the annotation if their boxes fit, for all objects of the file; else objects are
+matched by their boxes. Two boxes fit if their IoU is LEAST_IOU or more: void along the edge of a small object makes its
+mask smaller. What finds no match is counted, and so are images without a file: their masks are unknown.
 """
 
 import itertools
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+from jaxtyping import Float, Int
+from scipy.optimize import linear_sum_assignment
 
-from morphism.data.annotations import image_size, named_images, pack, packed_names, stated_size
+from morphism.data.annotations import check_size, image_size, named_images, pack, packed_names, stated_size
 from morphism.data.file_source import BoxedFiles
 from morphism.data.files import read_bytes, read_names, read_text
+from morphism.data.id_maps import IdMap, read_ids
+from morphism.data.outlines import Outlines
 from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError, skippable
 
+MASKS = True
 SPLITS = ("train", "val", "trainval", "test")
+LEAST_IOU = 0.25  # of the box of an object's mask and its annotated box
+NOT_OBJECTS = (0, 255)  # in SegmentationObject
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
@@ -58,7 +73,7 @@ def splits(argument: str, data_dir: str) -> tuple[str, ...]:
     return held
 
 
-def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
+def load(argument: str, split: str, data_dir: str, masks: bool = False) -> BoxedFiles:
     root = root_folder(argument, "voc")
     images = named_images(root / "JPEGImages")
     paths = {each: root / "ImageSets" / "Main" / f"{each}.txt" for each in splits(argument, data_dir)}
@@ -72,15 +87,18 @@ def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
     files = [f"JPEGImages/{images[name]}" for name in names]
     found = [parsed[name] for name in names]
     sizes = [each.size or image_size(root / file) for each, file in zip(found, files, strict=True)]
+    boxes = [np.array(each.boxes, np.float64).reshape(-1, 4) - (1, 1, 0, 0) for each in found]
+    outlines, odd_masks = _outlines(root, names, boxes, sizes) if masks else (None, [])
     store = pack(
         owner=np.repeat(np.arange(len(names)), [len(each.names) for each in found]),
-        boxes=np.array([box for each in found for box in each.boxes]).reshape(-1, 4) - (1, 1, 0, 0),
+        boxes=np.concatenate(boxes),
         classes=np.array([classes.index(name) for each in found for name in each.names], np.int32),
         difficult=np.array([value for each in found for value in each.difficult], bool),
         sizes=np.array(sizes, np.int32),
         name=lambda index: str(_xml(root, names[index])),
         where=str(root / "ImageSets" / "Main" / f"{split}.txt"),
-        notes=_second_boxes({_xml(root, name): parsed[name].second for name in names}),
+        outlines=outlines,
+        notes=_second_boxes({_xml(root, name): parsed[name].second for name in names}) + odd_masks,
     )
     return BoxedFiles(
         root=root,
@@ -91,6 +109,63 @@ def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
         sizes=np.array(sizes, np.int32),
         store=store,
     )
+
+
+def _outlines(
+    root: Path, names: Sequence[str], boxes: Sequence[Float[np.ndarray, "_ 4"]], sizes: Sequence[tuple[int, int]]
+) -> tuple[Outlines, list[str]]:
+    """The outlines of all objects, image by image, and what was odd about the files of masks."""
+    folder = root / "SegmentationObject"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder, so there are no masks; add it, or use an experiment without masks")
+    outlines: list[bytes | None] = []
+    without: list[Path] = []  # images that have no file
+    objects: list[Path] = []  # the file of each object that has no match, and of each mask
+    masks: list[Path] = []
+    for name, each, size in zip(names, boxes, sizes, strict=True):
+        path = folder / f"{name}.png"
+        rows = np.full(len(each), -1)
+        if path.is_file():
+            with skippable():
+                ids = read_ids(read_bytes(path), str(path))
+                check_size(str(path), ids.shape, size)
+                found = IdMap.of(ids)
+                rows, left = _matched(found, each)
+                objects += [path] * int((rows < 0).sum())
+                masks += [path] * left
+                outlines += found.outlines(rows)
+                continue
+        without += [path]
+        outlines += [None] * len(each)
+    rules = {
+        "images have no file of masks (these are unknown), first": without,
+        "objects have no mask (it is unknown), first in": objects,
+        "masks have no object (dropped), first in": masks,
+    }
+    return Outlines.of(outlines), [f"{len(paths):,} {rule} {paths[0]}" for rule, paths in rules.items() if paths]
+
+
+def _matched(found: IdMap, boxes: Float[np.ndarray, "n 4"]) -> tuple[Int[np.ndarray, "n"], int]:
+    """For each box the row of its mask in `found`, -1 without one; and the number of masks that have no box."""
+    masks = np.flatnonzero(~np.isin(found.ids, NOT_OBJECTS))
+    around = found.boxes[masks]
+    low = np.maximum(boxes[:, None, :2], around[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], around[None, :, 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=-1)
+    iou = shared / (_areas(boxes)[:, None] + _areas(around)[None] - shared)
+    fits = iou >= LEAST_IOU
+    own = np.arange(1, len(boxes) + 1)[:, None] == found.ids[masks][None]
+    numbered = (fits & own).any(axis=0).all()  # every mask fits the object that has its number
+    score = np.where(fits, own if numbered else iou, 0)
+    objects, chosen = linear_sum_assignment(score, maximize=True)
+    rows = np.full(len(boxes), -1)
+    kept = score[objects, chosen] > 0
+    rows[objects[kept]] = masks[chosen[kept]]
+    return rows, len(masks) - int(kept.sum())
+
+
+def _areas(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n"]:
+    return np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
 
 
 def _with_images(root: Path, names: Iterable[str], images: Container[str]) -> list[str]:

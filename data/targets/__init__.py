@@ -2,9 +2,9 @@
 
 config.data.targets lists the targets that batches hold. A record may lack a truth; its target is then empty or ignored.
 
-A truth about single objects (boxes; later a mask each) has one row per object of the record. The window rule decides
-once which objects an example keeps, and in which order (`Placement.objects`), so all such targets of an example have
-the same objects in the same slots.
+A truth about single objects (boxes, masks) has one row per object of the record. The window rule and the targets'
+`kept` decide once which objects an example keeps, and in which order (`Placement.objects`), so all such targets of an
+example have the same objects in the same slots. An object remains only if all targets keep it.
 """
 
 import importlib
@@ -42,6 +42,7 @@ class Target(Protocol):
     FIELDS: Sequence[str]  # the config fields that the target needs
     IS_PLACED: bool  # whether it has positions in the image; examples then hold the image's size
     OF_IMAGE_SIZE: bool  # whether evaluation keeps it at the size of the decoded image, whatever the canvas
+    IN_EVALUATION: bool  # whether batches of evaluation have its keys
     COUNTED: str  # the title of its class counts in a report
     ODD: str  # the title of its oddities in a report
 
@@ -59,6 +60,9 @@ class Target(Protocol):
 
         None if nothing is known, or if something else stands for it in the fingerprint (data/fingerprint.py).
         """
+
+    def kept(self, truth: Any, window: Window, objects: Int[np.ndarray, "n"]) -> Int[np.ndarray, "k"]:
+        """Those of these objects that remain in the window, as far as this target can tell. Others are dropped."""
 
     def train(self, truth: Any, placement: Placement, data: ConfigDict) -> dict[str, Any]:
         """The target's values in a training example."""

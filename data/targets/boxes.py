@@ -18,12 +18,13 @@ from morphism.data import marks
 from morphism.data.annotations import NO_OBJECTS, Annotations, check_size
 from morphism.data.records import Boxed, Record, Sized, Source, name_of
 from morphism.data.targets import Placement
-from morphism.data.windows import Size, placed
+from morphism.data.windows import Size, Window, is_seen, placed
 from morphism.errors import UserError
 
 KEY = "annotations"
 FIELDS = ("data.max_boxes",)
 IS_PLACED, OF_IMAGE_SIZE = True, False
+IN_EVALUATION = True
 COUNTED, ODD = "objects", "odd boxes"
 
 
@@ -58,6 +59,11 @@ def fingerprint(source: Source) -> bytes | None:
     flat = store.flat
     columns = (source.sizes, source.box_counts, *(getattr(flat, field.name) for field in fields(flat)))
     return b"".join(np.ascontiguousarray(column).tobytes() for column in columns)
+
+
+def kept(truth: Annotations, window: Window, objects: Int[np.ndarray, "n"]) -> Int[np.ndarray, "k"]:
+    """The objects of whose boxes some part is in the window."""
+    return objects[is_seen(truth.boxes[objects], window)]
 
 
 def train(truth: Annotations, placement: Placement, data: ConfigDict) -> dict[str, Any]:
@@ -103,9 +109,12 @@ def classes(truth: Annotations) -> list[int]:
 def draw(
     sample: Image.Image, truth: Annotations, scale: float, names: Sequence[str], colours: Sequence[marks.Colour]
 ) -> Image.Image:
+    """Draws each box, and writes its class into it if it is large enough."""
     pen = ImageDraw.Draw(sample)
     for box, label in zip((truth.boxes * scale).tolist(), truth.classes.tolist(), strict=True):
         x0, y0, x1, y1 = box
         pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colours[label], width=2)
-        marks.write(pen, names[label], (x0, y0), sample.size, colours[label])
+        _, _, width, height = pen.textbbox((0, 0), names[label])
+        if width < x1 - x0 and height < y1 - y0:
+            marks.write(pen, names[label], (x0, y0), sample.size, colours[label])
     return sample

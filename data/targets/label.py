@@ -14,12 +14,13 @@ from PIL import Image, ImageDraw
 from morphism.data import marks
 from morphism.data.records import Record, Source
 from morphism.data.targets import Placement
-from morphism.data.windows import Size
+from morphism.data.windows import Size, Window
 from morphism.errors import UserError
 
 KEY = "label"
 FIELDS = ()
 IS_PLACED = OF_IMAGE_SIZE = False
+IN_EVALUATION = True
 COUNTED, ODD = "labels", "odd files"
 UNKNOWN = -1
 
@@ -48,6 +49,11 @@ def fingerprint(source: Source) -> bytes | None:
     """All labels; of TFDS, which would read all records for them, the version stands for them."""
     labels = None if hasattr(source, "version") else getattr(source, "labels", None)
     return None if labels is None else np.ascontiguousarray(labels).tobytes()
+
+
+def kept(truth: int, window: Window, objects: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """All: it tells nothing of single objects."""
+    return objects
 
 
 def train(truth: int, placement: Placement, data: ConfigDict) -> dict[str, Any]:

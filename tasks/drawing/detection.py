@@ -7,8 +7,10 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
+from morphism.data import outlines
 from morphism.data.image import for_display
 from morphism.data.records import Record, Source
 from morphism.labels import IGNORE
@@ -16,6 +18,7 @@ from morphism.tasks.drawing import LABEL, plain_text, png
 from morphism.tasks.palette import palette
 
 COLUMNS = 4
+TINT = 0.5  # opacity of masks
 
 Found = list[dict[str, Any]]  # "class", "score" and "box" of each detection
 Box = Sequence[float] | np.ndarray  # x0, y0, x1, y1
@@ -26,7 +29,7 @@ def draw(source: Source, found: Sequence[tuple[int, Found, Found]], threshold: f
     """A PNG of images with their objects and detections; `found` holds id, shown and all detections per image.
 
     Each class has its colour. True boxes are dashed, with the class's name below; crowds and difficult ones are dotted.
-    The class's name and the score stand above detections.
+    The class's name and the score stand above detections, and their masks, if they have some, are tinted.
     """
     rows = math.ceil(len(found) / COLUMNS)
     figure, axes = plt.subplots(rows, COLUMNS, figsize=(5.2 * COLUMNS, 4.2 * rows), layout="constrained", squeeze=False)
@@ -49,16 +52,21 @@ def _draw_image(
     truth = record["annotations"]
     for box, number, ignored in zip(truth.boxes, truth.classes, truth.crowd | truth.difficult, strict=True):
         name = classes[number]
-        _draw_box(axis, box, colours[name], ":" if ignored else "--")
-        _label(axis, name, box, (height, width), colours[name], above=False)
+        draw_box(axis, box, colours[name], ":" if ignored else "--")
+        label(axis, name, box, (height, width), colours[name], above=False)
+    for each in reversed(shown):  # the best on top
+        if "mask" in each:
+            _draw_mask(axis, mask_of(each["mask"]), colours[each["class"]])
     for each in shown:
-        _draw_box(axis, each["box"], colours[each["class"]], "-")
+        draw_box(axis, each["box"], colours[each["class"]], "-")
         text = f"{each['class'][:LABEL]} {each['score']:.2f}"
-        _label(axis, text, each["box"], (height, width), colours[each["class"]], above=True)
+        label(axis, text, each["box"], (height, width), colours[each["class"]], above=True)
 
 
-def _label(axis: Any, text: str, box: Box, size: tuple[int, int], colour: np.ndarray, above: bool) -> None:
-    """Writes `text` at the upper or lower edge of a box, on the side of the edge where the image has room."""
+def label(
+    axis: Any, text: str, box: Box, size: tuple[int, int], colour: np.ndarray, above: bool, most: int = LABEL + 5
+) -> None:
+    """Writes `most` letters of `text` at the upper or lower edge of a box, on the side where the image has room."""
     (x0, y0, x1, y1), (height, width) = box, size
     room = 0.05 * height
     y = y0 if above else y1
@@ -67,7 +75,7 @@ def _label(axis: Any, text: str, box: Box, size: tuple[int, int], colour: np.nda
     light = float(np.dot(colour, (0.299, 0.587, 0.114))) > 0.5  # luma: ITU-R BT.601
     axis.text(
         *(max(x0, 0) if left else min(x1, width), min(max(y, 0), height)),
-        text[: LABEL + 5],
+        text[:most],
         fontsize=6,
         va="top" if downwards else "bottom",
         ha="left" if left else "right",
@@ -77,6 +85,17 @@ def _label(axis: Any, text: str, box: Box, size: tuple[int, int], colour: np.nda
     )
 
 
-def _draw_box(axis: Any, box: Box, colour: np.ndarray, style: str) -> None:
+def mask_of(outline: dict[str, Any]) -> UInt8[np.ndarray, "h w"]:
+    """1 for pixels within an outline of `describe`, 0 for the others."""
+    return outlines.mask(outline["counts"].encode(), outline["size"])
+
+
+def _draw_mask(axis: Any, mask: UInt8[np.ndarray, "h w"], colour: np.ndarray) -> None:
+    height, width = mask.shape
+    tinted = np.concatenate([np.broadcast_to(colour, (height, width, 3)), TINT * mask[..., None]], axis=-1)
+    axis.imshow(tinted, extent=(0, width, height, 0), interpolation="nearest")
+
+
+def draw_box(axis: Any, box: Box, colour: np.ndarray, style: str) -> None:
     x0, y0, x1, y1 = box
     axis.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=colour, linestyle=style, linewidth=1.5))

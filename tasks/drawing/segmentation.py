@@ -49,13 +49,14 @@ def draw(source: Source, found: Sequence[tuple[int, Mask, Mask]], data: ConfigDi
         if row == 0:
             for offset, title in enumerate(("true", "predicted", "wrong"), start=1):
                 axes[row, 4 * column + offset].set_title(title, fontsize=8)
-    _draw_legend(figure, source.classes, occurring)
+    named = np.flatnonzero(occurring[: len(source.classes)]).tolist()
+    draw_legend(figure, [source.classes[number] for number in named], list(colours[named]))
     return png(figure, dpi=80)
 
 
-def _draw_legend(figure: Any, classes: Sequence[str], occurring: np.ndarray) -> None:
-    colours, named = palette(), np.flatnonzero(occurring[: len(classes)])[:LEGEND].tolist()
-    patches = [plt.Rectangle((0, 0), 1, 1, color=colours[number] / 255) for number in named]
+def draw_legend(figure: Any, classes: Sequence[str], colours: Sequence[UInt8[np.ndarray, "3"]]) -> None:
+    """The colours of the first LEGEND classes, below the figure."""
+    patches = [plt.Rectangle((0, 0), 1, 1, color=colour / 255) for colour in colours[:LEGEND]]
     # The space is for names with a leading underscore, which matplotlib would leave out of the legend.
-    names = [f" {classes[number][:LABEL]}" for number in named]
+    names = [f" {name[:LABEL]}" for name in classes[:LEGEND]]
     figure.legend(patches, names, loc="outside lower center", ncols=11, fontsize=8)

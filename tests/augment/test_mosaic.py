@@ -9,45 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
+from mosaics import CANVAS, HEIGHT, PLACED, SIZES, SLOTS, WIDTH, annotated, plan
 
 from morphism import tasks
 from morphism.augment.colour import hsv_jitter, shift_hsv
-from morphism.augment.mosaic import Plan, affine_matrix, corners, place, render
+from morphism.augment.mosaic import place, render
+from morphism.augment.mosaic_plan import affine_matrix
 from morphism.data.sampling import Shuffled
 from morphism.data.sources.scenes import load
 from morphism.experiments.base import get_base
 from morphism.runtime.mesh import AXIS
+from morphism.tasks.detection import closed
 
 detection = tasks.get("detection")
-
-HEIGHT, WIDTH, SLOTS = 24, 32, 6
-SIZES = np.array([[32, 20], [24, 24], [32, 24], [28, 17]])  # width and height of the four images
-CANVAS = jnp.array([WIDTH, HEIGHT], jnp.float32)
 
 
 def four_images():
     """Each on a canvas with noise next to it."""
     return np.random.default_rng(0).integers(0, 256, (4, HEIGHT, WIDTH, 3), np.uint8)
-
-
-def plan(**changes):
-    sources, center = np.array([2, 3, 0, 1]), np.array([21.0, 15.0])
-    made = {
-        "sources": sources,
-        "center": center,
-        "offsets": corners(jnp.array(center), jnp.array(SIZES[sources], jnp.float32)),
-        "forward": np.eye(2, 3),
-        "flip": False,
-        "shown": CANVAS,
-        "partner": 0,
-        "partner_weight": 0.0,
-        "partner_scale": 1.0,
-        "partner_flip": False,
-        "partner_offset": np.zeros(2),
-    }
-    dtypes = {bool: jnp.bool_, int: jnp.int32, float: jnp.float32}
-    changed = {name: np.asarray(value) for name, value in (made | changes).items()}
-    return Plan(**{k: jnp.asarray(x, dtypes.get(type(x.flat[0].item()))) for k, x in changed.items()})
 
 
 @cache
@@ -127,30 +106,12 @@ def test_mixup_is_half_of_another_image_scaled_flipped_and_cut(scale, offset, fl
     np.testing.assert_allclose(rendered(mixed, images), expected, atol=0.01)
 
 
-def annotated():
-    """Of each of the four: boxes within the image, the last slots unused."""
-    rng = np.random.default_rng(1)
-    start = rng.uniform(0, 0.6, (4, SLOTS, 2)) * SIZES[:, None]
-    boxes = np.concatenate([start, start + rng.uniform(1, 9, (4, SLOTS, 2))], axis=-1)
-    boxes = np.minimum(boxes, np.tile(SIZES, 2)[:, None]).astype(np.float32)
-    classes = np.arange(4 * SLOTS).reshape(4, SLOTS)
-    used = np.arange(SLOTS) < np.array([[2], [0], [1], [2]])
-    return boxes, classes, used
-
-
-PLACED = {
-    "as it is": {},
-    "mapped": {"forward": np.array([[0.7, 0.1, 2.5], [-0.15, 0.9, 3.25]])},
-    "flipped": {"forward": np.array([[0.6, 0, 1], [0, 0.6, 2]]), "flip": True},
-    "mixed": {"partner_weight": 0.5, "partner_scale": 1.25, "partner_flip": True, "partner_offset": np.array([5, 3])},
-}
-
-
 @pytest.mark.parametrize("case", PLACED)
 def test_boxes_are_those_around_their_mapped_corners(case):
     boxes, classes, used = annotated()
     made = plan(**PLACED[case])
-    found, numbers, left_out = map(np.asarray, jax.jit(place)(made, boxes, classes, used, SIZES * 1.0, CANVAS))
+    placed = jax.tree.map(np.asarray, jax.jit(place)(made, boxes, classes, used, SIZES * 1.0, CANVAS))
+    found, numbers, left_out = placed.boxes, placed.classes, placed.left_out
     expected = []
     for slot, source in enumerate(np.asarray(made.sources)):
         for box, number in zip(boxes[source][used[source]], classes[source][used[source]], strict=True):
@@ -173,14 +134,17 @@ def test_boxes_are_those_around_their_mapped_corners(case):
     np.testing.assert_array_equal(numbers, [number for _, number in kept] + [-1] * (SLOTS - len(kept)))
     np.testing.assert_allclose(found[: len(kept)], [box for box, _ in kept], atol=1e-4)
     assert not found[len(kept) :].any()
+    own = classes[placed.sources, placed.slots]
+    np.testing.assert_array_equal(np.where(numbers < 0, -1, own), numbers)
+    assert placed.mixed[numbers >= 0].any() == (case == "mixed")
 
 
 def test_boxes_without_a_slot_are_counted_the_mixed_in_last():
     boxes, classes, used = np.full((4, 3, 4), [2, 2, 9, 9], np.float32), np.arange(12).reshape(4, 3), np.ones((4, 3))
     shrunk = plan(forward=np.array([[0.5, 0, 0], [0, 0.5, 0]]), partner_weight=0.5)
-    _, numbers, left_out = place(shrunk, *map(jnp.array, (boxes, classes, used.astype(bool), SIZES * 1.0)), CANVAS)
-    assert left_out == 6  # of 9: those left of the mosaic's edge are not seen
-    np.testing.assert_array_equal(numbers, classes[3])
+    placed = place(shrunk, *map(jnp.array, (boxes, classes, used.astype(bool), SIZES * 1.0)), CANVAS)
+    assert placed.left_out == 6  # of 9: those left of the mosaic's edge are not seen
+    np.testing.assert_array_equal(placed.classes, classes[3])
 
 
 def test_the_affine_map_turns_scales_and_shears_as_the_reference():
@@ -209,6 +173,7 @@ def batch_of(draws):
         "boxes": repeat(boxes),
         "classes": repeat(np.where(used, classes, -1).astype(np.int32)),
         "crowd": np.zeros((rows, SLOTS), bool),
+        "masks": repeat(np.broadcast_to(np.eye(9, dtype=np.uint8), (4, SLOTS, 9, 9))),
         "size": repeat(SIZES[:, ::-1].astype(np.int32)),
         "id": np.arange(rows, dtype=np.int32),
         "draw": np.array(draws, np.int32),
@@ -239,11 +204,12 @@ def test_closing_begins_with_the_epochs_first_draw():
     batch = jax.tree.map(jnp.asarray, batch_of([34, 35, 0, 39]))
     made = jax.jit(lambda batch: detection.augment(jax.random.key(0), batch, config.augment, 30))(batch)
     plain = detection.normalise(batch, config.augment)
-    np.testing.assert_array_equal(made["closed"], [False, True, False, True])
-    np.testing.assert_array_equal(made["size"], np.where(made["closed"][:, None], batch["size"], (HEIGHT, WIDTH)))
-    for row, closed in enumerate(made["closed"]):
-        assert np.allclose(made["image"][row], plain[row], atol=1e-5) == closed
-        if closed:
+    marked = closed(made, config.augment)
+    np.testing.assert_array_equal(marked, [False, True, False, True])
+    np.testing.assert_array_equal(made["size"], np.where(marked[:, None], batch["size"], (HEIGHT, WIDTH)))
+    for row, is_closed in enumerate(marked):
+        assert np.allclose(made["image"][row], plain[row], atol=1e-5) == is_closed
+        if is_closed:
             held = batch["classes"][row] >= 0
             held &= (batch["boxes"][row][:, 2:] - batch["boxes"][row][:, :2] > 1).all(axis=1)
             np.testing.assert_allclose(made["boxes"][row][: held.sum()], batch["boxes"][row][held], atol=1e-5)
@@ -266,7 +232,7 @@ def test_nothing_is_closed_unless_the_config_says_so():
     config = config_of(mosaic=0.0, mixup=0.0, closing="0", hsv=(0.0, 0.0, 0.0)).augment
     batch = jax.tree.map(jnp.asarray, batch_of([0, 1, 2, 10**6]))
     made = detection.augment(jax.random.key(0), batch, config, 30)
-    assert not made["closed"].any() and "left_out" not in made
+    assert not closed(made, config).any() and "left_out" not in made
 
 
 def test_hsv_shifts_are_pythons_own():

@@ -10,7 +10,7 @@ import pytest
 from morphism.commands.config import COMMAND, explained, main, table
 from morphism.errors import UserError
 from morphism.experiments import cifar10_resnet, quickstart
-from morphism.experiments.base import FIELDS
+from morphism.experiments.base import FIELDS, get_base
 from morphism.experiments.fields import flat
 
 
@@ -40,22 +40,46 @@ def test_what_differs_from_the_defaults_is_marked_and_shows_them():
 def test_a_field_is_explained_for_each_task_that_has_another():
     shapes = "    Range: pairs of a height and a width, such as ((800, 1344), (1344, 800))"
     first, second = explained("data.canvases").split("\n\n")
-    assert first.splitlines()[::2] == ["data.canvases = () (detection)", shapes]
+    assert first.splitlines()[::2] == ["data.canvases = () (detection, instances, multitask)", shapes]
     assert second.splitlines()[::2] == ["data.canvases = () (segmentation)", shapes]
     assert explained("batch_size").splitlines() == [
         "batch_size = 128",
         "    Examples per step, over all devices and processes.",
         "    Range: a whole number of at least 1",
     ]
-    assert explained("best").startswith("best = 'top1' (classification), 'ap' (detection), 'miou' (segmentation)\n")
+    assert explained("best").startswith(
+        "best = 'top1' (classification), 'ap' (detection), 'mask_ap' (instances), 'miou' (segmentation), "
+        "'' (multitask)\n"
+    )
 
 
 def test_a_field_of_an_experiment_is_explained_with_its_value():
     config = quickstart.get_config("detection")
     assert explained("data.max_boxes", config).startswith("* data.max_boxes = 8  (default 100)\n")
     assert explained("model.options.width") == explained("model.options")
-    with pytest.raises(UserError, match="^--explain data.crop: a field of segmentation only; .* detection$"):
+    with pytest.raises(
+        UserError, match="^--explain data.crop: a field of segmentation and multitask only; .* detection$"
+    ):
         explained("data.crop", config)
+
+
+def test_the_fields_of_parts_and_heads_are_printed_and_explained():
+    config = get_base("multitask", {"objects": "detection", "ground": "segmentation"})
+    with config.unlocked():
+        config.model.heads.ground.options.channels = 64
+    config.parts.ground.loss.name = "focal"
+    lines = table(config).splitlines()
+    for line in (
+        "* model.heads.ground.options.channels = 64  (default: the head's)",
+        "* model.heads.objects.name = 'retinanet'  (default '')",
+        "* parts.ground.loss.name = 'focal'  (default 'cross_entropy')",
+        "  parts.objects.weight = 1.0",
+        "  parts.ground.targets = {}",
+    ):
+        assert lines.count(line) == 1, line
+    assert explained("parts.ground.loss.name", config).startswith("* parts.ground.loss.name = 'focal'")
+    assert "  parts.objects.weight = 1.0\n    Factor of the part's loss in the sum.\n" in explained("parts", config)
+    assert explained("parts").startswith("parts = {} (multitask)\n")
 
 
 def test_the_options_of_an_architecture_are_explained_with_its_defaults():

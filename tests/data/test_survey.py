@@ -260,7 +260,8 @@ def test_the_command_lists_what_is_bad_draws_the_rest_and_exits_with_1(tmp_path)
     drawn = np.asarray(Image.open(tmp_path / "out.png"))
     done = run("embedded", "--split", "val", "--draw", str(tmp_path / "none" / "out.png"))
     assert done.returncode == 2 and "none/out.png: cannot be written" in done.stderr
-    assert drawn.shape == (320, 1600, 3) and drawn[:, 320:640].any() and not drawn[:, :320].any()
+    assert drawn.shape == (320 + 2 * survey.LINE, 1600, 3) and drawn[320:].any()  # the legend of 20 classes
+    assert drawn[:320, 320:640].any() and not drawn[:320, :320].any()
 
 
 def test_the_command_prints_json_and_exits_with_0():

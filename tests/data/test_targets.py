@@ -124,9 +124,10 @@ def test_a_target_is_a_file_and_one_of_single_objects_keeps_to_the_slots_of_the_
     (tmp_path / "order.py").write_text(
         "import numpy as np\n"
         "KEY, FIELDS, COUNTED, ODD = 'order', (), 'orders', 'odd orders'\n"
-        "IS_PLACED, OF_IMAGE_SIZE = True, False\n"
+        "IS_PLACED, OF_IMAGE_SIZE, IN_EVALUATION = True, False, True\n"
         "empty = lambda rows, shape, data: {'order': np.full((rows, data.max_boxes), -1, np.int32)}\n"
         "read = lambda record, size, source, index: 10 * np.arange(4)\n"
+        "kept = lambda truth, window, objects: objects\n"
         "def train(truth, placement, data):\n"
         "    kept = truth[placement.objects]\n"
         "    return {'order': np.pad(kept, (0, data.max_boxes - len(kept)), constant_values=-1)}\n"
@@ -146,7 +147,7 @@ def test_a_target_is_a_file_and_one_of_single_objects_keeps_to_the_slots_of_the_
 def test_every_target_and_every_source_is_what_its_protocol_says():
     for name in targets.names():
         assert isinstance(targets.get(name), targets.Target)
-    assert {"label", "boxes", "segmentation"} <= set(targets.names())
+    assert {"label", "boxes", "masks", "segmentation"} <= set(targets.names())
     kinds = {"embedded": (Labelled,), "scenes:4x32": (Boxed, Masked), "scene_masks:4x32": (Masked,)}
     for spec, own in kinds.items():
         source = opened(spec)
@@ -171,7 +172,9 @@ def test_a_source_must_have_what_examples_are_learned_from():
     with pytest.raises(UserError, match="^scenes:4x96 train has no label, which .* asks for, but boxes and"):
         check_split(opened("scenes:4x96"), config, "train", training=True)
     config.data.targets = ("boxes", "bones")
-    with pytest.raises(UserError, match="config.data.targets is 'bones', which is none of boxes, label, segmentation"):
+    with pytest.raises(
+        UserError, match="config.data.targets is 'bones', which is none of boxes, label, masks, segmentation"
+    ):
         list(train_batches(opened("scenes:4x96"), config, start_step=0, stop_step=1))
 
 
@@ -207,10 +210,10 @@ def test_a_target_from_outside_keeps_its_truth_and_is_in_the_fingerprint(view, t
     (tmp_path / "height.py").write_text(
         "from morphism.data.derived import column\n"
         "KEY, FIELDS, COUNTED, ODD = 'height', (), 'heights', 'odd heights'\n"
-        "IS_PLACED = OF_IMAGE_SIZE = False\n"
+        "IS_PLACED = OF_IMAGE_SIZE = IN_EVALUATION = False\n"
         "mapped = lambda truth, table: truth\n"
         "fingerprint = lambda source: column(source, 'heights').tobytes()\n"
-        "empty = read = train = evaluate = check = classes = draw = lambda *args: {}\n"
+        "empty = read = kept = train = evaluate = check = classes = draw = lambda *args: {}\n"
     )
     monkeypatch.setattr(targets, "__path__", [*targets.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "morphism.data.targets.height", raising=False)

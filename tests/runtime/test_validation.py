@@ -1,9 +1,14 @@
 import pytest
+from ml_collections import ConfigDict
 
+from morphism import tasks
 from morphism.errors import UserError
 from morphism.experiments.base import FIELDS, get_base
 from morphism.experiments.fields import flat
+from morphism.experiments.parts import MULTITASK
 from morphism.runtime.validation import check_config
+
+PARTS = {"objects": "detection", "ground": "segmentation", "kind": "classification"}
 
 
 def changed(**changes):
@@ -140,7 +145,7 @@ def test_a_choice_that_was_meant_is_named():
         ({"targets": ()}, "config.data.targets is "),
         (
             {"targets": ("boxes", "bones")},
-            "config.data.targets is 'bones', which is none of boxes, label, segm",
+            "config.data.targets is 'bones', which is none of boxes, label, masks, segm",
         ),
         ({"targets": ("boxes", "segmentation")}, "config.data.border_weight: missing"),
         ({"window_rule": "crop"}, "config.data.scale: missing"),
@@ -169,7 +174,81 @@ def test_every_field_has_a_meaning_and_a_default_within_its_range(task):
         assert field.meaning.endswith(".") and field.range.words, name
         assert field.range.holds(field.default), name
         assert not field.range.holds(object()), name
-    check_config(get_base(task))
+    check_config(get_base(task, PARTS if task == "multitask" else None))
+
+
+def of_parts(change):
+    config = get_base("multitask", PARTS).unlock()
+    change(config)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.parts.ground.update(los=1), "config.parts.ground.los: no such field"),
+        (lambda c: c.parts.ground.loss.update(nme="focal"), "config.parts.ground.loss.nme: no such field; did .*.name"),
+        (lambda c: c.parts.ground.loss.update(name="focl"), "config.parts.ground.loss.name is 'focl', .* mean focal"),
+        (lambda c: c.parts.ground.update(weight=-1.0), "config.parts.ground.weight is -1.0; it must be"),
+        (lambda c: c.parts.ground.update(task="boxes"), "config.parts.ground.task is 'boxes', which is none of"),
+        (
+            lambda c: c.parts.ground.update(data=ConfigDict({"max_boxes": 3})),
+            "config.parts.ground.data.max_boxes: the parts share config.data.max_boxes; set that",
+        ),
+        (
+            lambda c: c.parts.ground.loss.update(name="dice", dice_weight=1.0),
+            "config.parts.ground.loss.dice_weight: the loss is Dice's already",
+        ),
+        (
+            lambda c: c.parts.update(other=ConfigDict({"task": "detection"})),
+            "config.parts.other.weight: missing; get_base",
+        ),
+        (lambda c: c.update(best="ap"), "config.best is 'ap', which is none of ground/dice, .*objects/ap, "),
+        (lambda c: c.data.update(targets=("boxes",)), "config.data.targets has no segmentation, which config.parts.gr"),
+        (
+            lambda c: c.data.update(targets=("label", "boxes", "segmentation")),
+            "config.data.targets: kind leads, and wo",
+        ),
+        (
+            lambda c: c.data.update(window_rule="square", resize_size=640),
+            "config.data.window_rule: square evaluates the middle",
+        ),
+        (lambda c: c.data.update(resize="none"), "config.data.resize: canvas has no 'none'"),
+        (lambda c: c.augment.update(mosaic=0.5), "config.augment: it mixes images, but only the targets of objects"),
+        (lambda c: c.augment.update(photometric=True), ""),
+        (lambda c: c.augment.update(hsv=(5.0, 30.0, 30.0)), ""),
+        (
+            lambda c: c.parts.ground.targets.update(pixels="lanes"),
+            "config.parts.ground.targets.pixels: segmentation has",
+        ),
+        (lambda c: c.__delitem__("parts") or c.update(parts=ConfigDict()), "config.parts: empty; start from get_base"),
+        (lambda c: c.model.heads.__delitem__("kind"), "config.model.heads.kind: missing, config.parts has it"),
+    ],
+)
+def test_the_fields_of_parts_are_checked_by_name(change, message):
+    if not message:
+        return check_config(of_parts(change))
+    with pytest.raises(UserError, match=f"^{message}"):
+        check_config(of_parts(change))
+
+
+def test_the_part_that_has_the_first_target_leads():
+    order = [part.name for part in tasks.of(get_base("multitask", PARTS)).parts]
+    assert order == ["objects", "ground", "kind"]
+    config = of_parts(lambda c: c.data.update(targets=("segmentation", "boxes", "label")))
+    assert [part.name for part in tasks.of(config).parts] == ["ground", "objects", "kind"]
+
+
+def test_fields_that_mean_different_things_to_tasks_are_declared_for_their_parts():
+    for group in ("data", "augment"):
+        for name, field in FIELDS["multitask"][group].items():
+            alike = {
+                (each[group][name].meaning, each[group][name].range.words)
+                for task, each in FIELDS.items()
+                if task != "multitask" and name in each[group]
+            }
+            assert len(alike) <= 1 or name in MULTITASK[group], name
+            assert field.range.holds(field.default)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Two tasks over one small network: they train together, and each is judged as it is alone."""
 
 import io
+from dataclasses import replace
 
 import flax.linen as nn
 import jax
@@ -176,7 +177,8 @@ def test_two_parts_of_one_task_read_truths_of_their_own(config):
     assert lanes.config(config).loss.name == "focal" and config.loss.name == "cross_entropy"
     outputs = {name: {"out": jnp.array(rng.normal(size=(2, 4, 5, 3)), jnp.float32)} for name in ("ground", "lanes")}
     batch = {name: jnp.array(rng.integers(0, 3, (2, 4, 5)), jnp.uint8) for name in ("segmentation", "lanes")}
-    batch["valid"] = jnp.ones(2, bool)
+    batch |= {name: jnp.ones(2, bool) for name in ("valid", "has_segmentation", "has_lanes")}
+    batch = task.shared(batch, jnp.sum)
     _, scalars = task.loss(Network(), outputs, batch, config)
     for part, key in zip(task.parts, ("segmentation", "lanes"), strict=True):
         alone = batch | {"segmentation": batch[key]}
@@ -204,5 +206,25 @@ def test_a_composed_task_checks_the_configuration_of_each_part(config):
     TASK.check(config)
     with config.unlocked():
         config.parts.ground.loss = ConfigDict({"name": "dice", "dice_weight": 1.0})
-    with pytest.raises(UserError, match="config.loss.dice_weight: the loss is Dice's already"):
+    with pytest.raises(UserError, match="config.parts.ground.loss.dice_weight: the loss is Dice's already"):
         TASK.check(config)
+
+
+def test_what_is_fused_is_judged_and_shown_beside_the_parts(config, mesh_of, variables):
+    ground, objects = TASK.parts
+    categories = Categories(CLASSES["objects"], CLASSES["ground"])
+    task = replace(TASK, fusion=Fusion(objects, ground, score=0.1, stuff_area=9, categories=categories))
+    source = load(config.data, "val")
+    batches = predicted(task, Network(), variables, config, mesh_of(2), source)
+    assert set(np.unique(batches[0]["panoptic/segments"]).tolist()) > {0}
+    metrics = loop.gather(task, source, batches)
+    summary, alone = loop.summarise(task, metrics), loop.summarise(TASK, loop.gather(TASK, source, batches))
+    assert {name: value for name, value in summary.items() if not name.startswith("panoptic/")} == alone
+    assert 0 <= summary["panoptic/pq"] <= 1 and summary["panoptic/examples"] == len(source)
+    assert "panoptic/pq" in task.headline and "panoptic/pq" in task.higher_is_better
+    assert "panoptic/pq" in task.table(summary) and task.masks == TASK.masks
+    described = task.describe(batches[0], 0, CLASSES)
+    assert list(described) == ["ground", "objects", "panoptic"] and described["panoptic"]["segments"]
+    assert {line[0] for line in task.lines(described, 0.0, 9)} >= {"ground", "panoptic"}
+    (file,) = (file for file in task.files(metrics, source) if file.name == "panoptic_panoptic")
+    assert len(file.value["annotations"]) == len(list(file.images)) == len(source)

@@ -12,7 +12,7 @@ from morphism.experiments.base import get_base
 from morphism.tasks.composed import Composed, Part
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("classification", "detection", "segmentation")
+NAMES = ("classification", "detection", "instances", "segmentation")
 OUTSIDE = ("augment", "commands", "data", "evaluation", "models", "ops", "runtime", "training", "weights", "benchmarks")
 
 

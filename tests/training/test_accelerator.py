@@ -33,6 +33,11 @@ ROWS, CLASSES = 16, 3  # of a batch on two devices, in two micro-batches
 # Architectures that differ in these numbers alone are traced once, with these: the code is the same.
 SHALLOW = {"layers": (1, 1, 1, 1), "depth": {"YOLOX": 0.33, "VGG": 11, "CifarResNet": 8}, "width_per_group": 64}
 SHALLOW |= {"backbone": "resnet50", "groups": 32, "width": {"YOLOX": 0.25}}
+# The parts of networks that have several; they are traced with trained weights of the losses.
+PARTS = {
+    "multitask": {"objects": "detection", "ground": "segmentation", "kind": "classification"},
+    "panoptic_fpn_resnet50": {"instances": "instances", "segmentation": "segmentation"},
+}
 SIDES = {"ssd300_vgg16": 300, "alexnet": 64}  # else 32, or 64 for detectors
 
 # What switches each field of augment and loss on. Those that only the host reads are no part of a step.
@@ -117,6 +122,8 @@ def kinds():
 
 def task_of(name):
     """The task whose experiments a model is for: by what it returns."""
+    if name in PARTS:
+        return "multitask"
     if hasattr(models.models()[name](num_classes=CLASSES), "detect"):
         return "detection"
     config = get_base().model
@@ -128,46 +135,58 @@ def task_of(name):
     return "segmentation" if isinstance(outputs, dict) else "classification"
 
 
+class OfAnyLength:
+    classes = ("a", "b", "c")[:CLASSES]
+    targets = dict.fromkeys(("boxes", "masks", "segmentation", "label"), classes)
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        raise NotImplementedError
+
+
 def configured(task, name, options, augment=(), loss=()):
-    config = get_base(task)
+    config = get_base(task, PARTS.get(name))
     config.model.name = name
     with config.model.options.unlocked():
         config.model.options.update(options)
     config.batch_size = ROWS
     config.accumulate = 2
     config.data.pixels = "uint8"
-    side = SIDES.get(name, 64 if task == "detection" else 32)
+    side = SIDES.get(name, 64 if task in ("detection", "multitask") else 32)
     config.data.image_size = side
     if task == "segmentation":
         config.data.crop = (side, side)
     config.augment.update(dict(augment))
     if loss:
         config.loss.update(dict(loss))
-    return config if task != "detection" else tasks.get(task).resolve(config, range(100))  # a source of any length
+    return tasks.of(config).resolve(config, OfAnyLength())
 
 
 def batch_of(config, training=True):
     """The shapes and types of a batch, as data/pipeline.py makes them."""
     side = config.data.image_size
-    shape = (side, side) if training or config.task != "segmentation" else (side, side, side, side)
+    shape = (side, side) if training or "segmentation" not in config.data.targets else (side, side, side, side)
     batch = {
         "image": np.zeros((ROWS, side, side, 3), config.data.pixels),
         "id": np.zeros(ROWS, np.int32),
         "draw": np.zeros(ROWS, np.int32),
         "valid": np.zeros(ROWS, bool),
-        **examples.empty(ROWS, shape, config),
+        **examples.empty(ROWS, shape, config, training),
     }
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
 
 
 def trace(config, mesh, views=("center",)):
     """Traces the training step, and the evaluation step with each of `views`, and returns what each gives."""
-    task = tasks.get(config.task)
-    model = models.create(config.model, CLASSES, AXIS)
+    task = tasks.of(config)
+    classes = {part: CLASSES for part in config.parts} if "parts" in config else CLASSES
+    model = models.create(config.model, classes, AXIS)
     hyper = hyper_parameters(config, 100)
     optimizer = optimizer_of(config, hyper)
     state = jax.eval_shape(lambda: init_state(model, optimizer, image_size=config.data.image_size, seed=0, ema=True))
-    train_step = make_train_step(model=model, task=task, config=config, classes=CLASSES, mesh=mesh)
+    train_step = make_train_step(model=model, task=task, config=config, classes=classes, mesh=mesh)
     after, scalars = jax.eval_shape(train_step, state, batch_of(config), hyper)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert scalars.keys() >= {"loss", "grad_norm"} and not any(value.shape for value in scalars.values())
@@ -180,7 +199,8 @@ def trace(config, mesh, views=("center",)):
 @pytest.mark.parametrize("name", kinds())
 def test_every_architecture_is_traced(accelerator, mesh_of, name):
     """In bfloat16, as accelerators train; what follows is in float32."""
-    config = configured(task_of(name), name, shallow(name))
+    learnt = {"loss_weights": "learnt"} if name in PARTS else {}
+    config = configured(task_of(name), name, shallow(name) | learnt)
     config.model.dtype = "bfloat16"
     trace(config, mesh_of(2))
 

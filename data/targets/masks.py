@@ -1,0 +1,129 @@
+"""A mask of each object: the pixels that are seen of it.
+
+masks uint8 [B,N,M,M], in the slots of the boxes and in the frames of their boxes (frames.py): 1 inside the object, 0
+outside, IGNORE where its outline is unknown; 0 in unused slots. N is config.data.max_boxes, M config.data.mask_size.
+Only training batches hold them: evaluation takes masks from the source, in pixels of the image.
+
+An object of which no pixel of its mask is left in the window is dropped, with its box.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from ml_collections import ConfigDict
+from PIL import Image
+from scipy import ndimage
+
+from morphism.data import marks
+from morphism.data.annotations import NO_OBJECTS, Annotations
+from morphism.data.outlines import Outlines, mask
+from morphism.data.records import Outlined, Record, Source
+from morphism.data.render import render_classes
+from morphism.data.render_masks import render_masks, seen_pixels
+from morphism.data.runs import Runs
+from morphism.data.targets import Placement
+from morphism.data.windows import Size, Window, placed, whole
+from morphism.errors import UserError
+from morphism.labels import IGNORE
+
+KEY = "masks"
+FIELDS = ("data.max_boxes", "data.mask_size")
+IS_PLACED, OF_IMAGE_SIZE = True, False
+IN_EVALUATION = False
+COUNTED, ODD = "objects with masks", "odd outlines"
+OPACITY = 110  # of 255, of drawn masks
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The objects of an image of `size`, and their outlines."""
+
+    objects: Annotations
+    outlines: Outlines
+    size: Size
+
+    @cached_property
+    def runs(self) -> Runs:
+        return self.outlines.runs()
+
+
+def empty(rows: int, shape: tuple[int, ...], data: ConfigDict) -> dict[str, np.ndarray]:
+    return {"masks": np.zeros((rows, data.max_boxes, data.mask_size, data.mask_size), np.uint8)}
+
+
+def read(record: Record, size: Size, source: Source, index: int) -> Shapes:
+    """Without masks in the record, those of all its objects are unknown."""
+    objects = record.get("annotations", NO_OBJECTS)
+    return Shapes(objects, record.get("masks") or Outlines.of([None] * len(objects)), size)
+
+
+def mapped(truth: Outlines, table: Int[np.ndarray, "own"]) -> Outlines:
+    """Outlines have no classes of their own."""
+    return truth
+
+
+def fingerprint(source: Source) -> bytes | None:
+    """A checksum of all outlines, of a source with a store."""
+    outlines = getattr(getattr(source, "store", None), "outlines", None)
+    if outlines is None:
+        return None
+    digest = hashlib.sha256(np.diff(outlines.ends).astype(np.int64).tobytes())
+    digest.update(outlines.counts)
+    return digest.digest()
+
+
+def kept(truth: Shapes, window: Window, objects: Int[np.ndarray, "n"]) -> Int[np.ndarray, "k"]:
+    """The objects with a pixel in the window, or with an unknown outline."""
+    left = (seen_pixels(truth.runs, truth.size, window) > 0) | ~truth.outlines.known
+    return objects[left[objects]]
+
+
+def train(truth: Shapes, placement: Placement, data: ConfigDict) -> dict[str, Any]:
+    """Raises UserError for a deformed image."""
+    if placement.window.origins is not None:
+        raise UserError("config.augment.elastic: masks cannot be deformed with their image; set it to 0.0")
+    rows, slots = placement.objects, data.max_boxes
+    found = np.zeros((slots, data.mask_size, data.mask_size), np.uint8)
+    boxes = placed(truth.objects.boxes[rows], placement.window)
+    found[: len(rows)] = render_masks(truth.runs.take(rows), truth.size, placement.window, boxes, data.mask_size)
+    found[: len(rows)][~truth.outlines.known[rows]] = IGNORE
+    return {"masks": found}
+
+
+def evaluate(truth: Shapes, shape: tuple[int, ...], data: ConfigDict) -> dict[str, Any]:
+    return {}
+
+
+def check(source: Outlined, data: ConfigDict, where: str, training: bool) -> None:
+    """Refuses masks without boxes, and a split in which no outline is known, as far as its store shows."""
+    if "boxes" not in data.targets:
+        raise UserError('config.data.targets: masks lie in boxes; add "boxes" in front of "masks"')
+    outlines = getattr(getattr(source, "store", None), "outlines", None)
+    if outlines is not None and not outlines.known.any():
+        raise UserError(
+            f"{where}: none of its objects has a mask; look at the outlines in its annotations, or take a "
+            "config.task that needs only boxes"
+        )
+
+
+def classes(truth: Shapes) -> list[int]:
+    return truth.objects.classes[truth.outlines.known].tolist()
+
+
+def draw(
+    sample: Image.Image, truth: Shapes, scale: float, names: Sequence[str], colours: Sequence[marks.Colour]
+) -> Image.Image:
+    """Fills each mask with the colour of its class, translucent, within an opaque outline."""
+    shown = sample.size[::-1]
+    paint, opacity = np.zeros((*shown, 3), np.uint8), np.zeros(shown, np.uint8)
+    for row in np.flatnonzero(truth.outlines.known).tolist():
+        inside = render_classes(mask(truth.outlines[row], truth.size), Window(whole(truth.size), shown, shown)) == 1
+        paint[inside] = colours[truth.objects.classes[row]]
+        opacity[inside] = OPACITY
+        opacity[inside & ~ndimage.binary_erosion(inside)] = 255
+    return Image.composite(Image.fromarray(paint), sample, Image.fromarray(opacity))

@@ -1,0 +1,225 @@
+"""Panoptic segmentation, as fused from the results of two parts of a task: each pixel has a class and an object.
+
+Evaluated by panoptic quality (tasks/panoptic_quality.py). The truth of an image is made of its objects and of the class
+of each pixel (`truth_of`); results are also written in COCO's panoptic format.
+
+Predictions, [B,...] of D detections, T classes of things and K classes of pixels:
+
+    segments uint16 [B,H,W]     0 void, 1 + d for detection d, 1 + D + k for class k of pixels
+    boxes, scores, classes      of the detections, as Detection predicts them
+    pixels, true uint8 [B,H,W]  predicted and true class of each pixel, as Segmentation predicts them
+    original_size [B,2]         what of H and W is the image
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+from ml_collections import ConfigDict
+
+from morphism.data import outlines
+from morphism.data.annotations import Annotations
+from morphism.data.outlines import Outlines
+from morphism.data.records import Source
+from morphism.tasks import coco, panoptic_files
+from morphism.tasks.panoptic_quality import Segments, means, qualities, sums_of
+from morphism.tasks.task import File, Metrics, Predictions, spread
+
+DRAWN = 12  # images per split
+THINGS = "things"  # a class of pixels with this name is that of all things
+NAMES = tuple(f"{name}{of}" for of in ("", "_things", "_stuff") for name in ("pq", "sq", "rq"))
+
+Map = Integer[np.ndarray, "h w"]
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The categories of segments: classes of objects, then classes of pixels.
+
+    things: the names of the classes of objects. pixels: of the classes of pixels.
+    """
+
+    things: tuple[str, ...]
+    pixels: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.things + self.pixels
+
+    @property
+    def stuff(self) -> tuple[bool, ...]:
+        """Whether each class of pixels is stuff: all but those of things."""
+        return tuple(name not in self.things and name != THINGS for name in self.pixels)
+
+    @property
+    def same(self) -> tuple[int, ...]:
+        """For each class of objects the class of pixels of its name, -1 if there is none."""
+        return tuple(self.pixels.index(name) if name in self.pixels else -1 for name in self.things)
+
+
+@dataclass(frozen=True)
+class Panoptic:
+    """How fused results are evaluated and shown. tasks/task.py describes the members.
+
+    `classes`, and the `classes` of a source, are Categories.
+    """
+
+    headline: ClassVar[tuple[str, ...]] = ("pq", "sq", "rq", "pq_things", "pq_stuff")
+    higher_is_better: ClassVar[tuple[str, ...]] = headline
+    masks: ClassVar[tuple[str, ...]] = ()
+
+    def init_metrics(self, source: Source) -> Metrics:
+        return {"source": source, "sums": np.zeros((len(source.classes.names), 4)), "maps": []}
+
+    def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
+        source, sums, maps = metrics["source"], metrics["sums"].copy(), list(metrics["maps"])
+        for row, index in enumerate(predictions["id"].tolist()):
+            found, (height, width) = found_in(predictions, row, source.classes), predictions["original_size"][row]
+            objects = source.annotations(index)
+            known = source.masks(index) if "masks" in source.targets else Outlines.of([None] * len(objects))
+            true = truth_of(objects, known, predictions["true"][row, :height, :width], source.classes)
+            sums += sums_of(found, true, len(sums))
+            maps.append(panoptic_files.stored(index, found))
+        return metrics | {"sums": sums, "maps": maps}
+
+    def summarise(self, metrics: Metrics) -> dict[str, Any]:
+        """PQ, SQ and RQ over all categories, over things and over stuff; -1 if none occurs. Shares in 0..1.
+
+        `per_class` has the three, and the numbers of segments, for each category that occurs.
+        """
+        categories, sums = metrics["source"].classes, metrics["sums"]
+        is_thing = np.arange(len(sums)) < len(categories.things)
+        values = [value for of in (is_thing | True, is_thing, ~is_thing) for value in means(sums, of)]
+        each = np.concatenate([qualities(sums), sums[:, 1:]], axis=1)
+        names = ("pq", "sq", "rq", "right", "wrong", "missed")
+        return dict(zip(NAMES, values, strict=True)) | {
+            "examples": len(metrics["maps"]),
+            "per_class": {
+                name: dict(zip(names, row.tolist(), strict=True))
+                for name, row in zip(categories.names, each, strict=True)
+                if row[0] >= 0
+            },
+        }
+
+    def table(self, summary: dict[str, Any]) -> dict[str, float]:
+        """The nine numbers that are known, then PQ per category that occurs."""
+        rows = {name: summary[name] for name in NAMES if summary[name] >= 0 or name == "pq"}
+        return rows | {f"pq, {name}": each["pq"] for name, each in summary["per_class"].items()}
+
+    def files(self, metrics: Metrics, source: Source) -> tuple[File, ...]:
+        return (panoptic_files.written(metrics["maps"], source),)
+
+    def describe(self, predictions: Predictions, row: int, classes: Categories) -> dict[str, Any]:
+        """The segments, things first and best first: id in the map, class, area and mask in COCO's run lengths.
+
+        Things have a score, a box, `pixels`, the most frequent class of their pixels, and `agreement`, the share of
+        their pixels whose class has their name or is that of all things.
+        """
+        found = found_in(predictions, row, classes)
+        (height, width), slots = found.map.shape, len(predictions["classes"][row])
+        areas = np.bincount(found.map.ravel(), minlength=len(found.classes) + 1)
+        order = np.append(-predictions["scores"][row], np.arange(len(classes.pixels)) + 1.0)
+        ids = [int(slot) + 1 for slot in np.argsort(order, kind="stable") if areas[slot + 1]]
+        masks = outlines.of_map(found.map.astype(np.int64), np.array(ids, np.int64))
+        pixels = predictions["pixels"][row, :height, :width]
+        segments = []
+        for number, counts in zip(ids, masks, strict=True):
+            each = {"id": number, "class": classes.names[found.classes[number - 1]], "area": int(areas[number])}
+            if number <= slots:
+                each |= _thing(predictions, row, number - 1, pixels[found.map == number], classes)
+            segments.append(each | {"mask": coco.text_of({"size": [height, width], "counts": counts})})
+        return {"segments": segments}
+
+    def lines(self, described: dict[str, Any], threshold: float, most: int) -> list[tuple[Any, ...]]:
+        """Of each thing its class, score and box, and the class of its pixels with the agreement; then of each stuff
+        its class and area.
+        """
+        segments = described["segments"]
+        things = [
+            (each["class"], each["score"], each["box"], each["pixels"], each["agreement"])
+            for each in shown(segments, threshold, most)
+        ]
+        return things + [(each["class"], each["area"]) for each in segments if "score" not in each]
+
+    def counts(self, described: dict[str, Any], threshold: float, most: int) -> tuple[int, int]:
+        things = [each for each in described["segments"] if "score" in each]
+        return len(shown(things, threshold, most)), len(things)
+
+    def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
+        raise KeyError(name)
+
+    def drawn(self, count: int) -> Sequence[int]:
+        return spread(count, DRAWN)
+
+    def draw(
+        self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
+    ) -> bytes:
+        """Images with their segments: regions in the colours of their classes, boxes and ids of things, a legend."""
+        from morphism.tasks.drawing import panoptic as drawing
+
+        found = []
+        for batch in batches:
+            for row, index in enumerate(batch["id"].tolist()):
+                segments = found_in(batch, row, source.classes)
+                things = shown(self.describe(batch, row, source.classes)["segments"], threshold, most)
+                found.append((index, segments, things))
+        return drawing.draw(source, sorted(found, key=lambda each: each[0]), data)
+
+
+def shown(segments: list[dict[str, Any]], threshold: float, most: int) -> list[dict[str, Any]]:
+    """The first `most` of `describe`'s things with a score of at least `threshold`, which people are shown."""
+    return [each for each in segments if each.get("score", -1) >= threshold][:most]
+
+
+def found_in(predictions: Predictions, row: int, categories: Categories) -> Segments:
+    """The predicted segments of an image: detections, then classes of pixels."""
+    height, width = predictions["original_size"][row]
+    classes = np.concatenate(
+        [predictions["classes"][row], len(categories.things) + np.arange(len(categories.pixels))]
+    ).astype(np.int64)
+    return Segments(predictions["segments"][row, :height, :width], classes, np.zeros(len(classes), bool))
+
+
+def truth_of(
+    objects: Annotations, known: Outlines, pixels: UInt8[np.ndarray, "h w"], categories: Categories
+) -> Segments:
+    """The true segments of an image: objects, then classes of stuff.
+
+    Where outlines share pixels, the smaller object has them. An object of unknown outline has, of the pixels that are
+    left, those in its box whose class has its name; the smallest box first. Pixels that are then of things, but of no
+    object, are void. Difficult objects are like crowds.
+    """
+    things = len(objects)
+    numbers = np.zeros(256, np.int32)
+    numbers[: len(categories.pixels)] = np.where(categories.stuff, things + 1 + np.arange(len(categories.pixels)), 0)
+    segments = numbers[pixels]
+    areas = np.prod(objects.boxes[:, 2:] - objects.boxes[:, :2], axis=1)
+    rows = np.argsort(-objects.area, kind="stable")
+    for row in rows[known.known[rows]].tolist():
+        segments[outlines.mask(known[row], pixels.shape) > 0] = 1 + row
+    rows = np.argsort(areas, kind="stable")
+    for row in rows[~known.known[rows]].tolist():
+        x0, y0, x1, y1 = np.round(objects.boxes[row]).astype(int).tolist()
+        part = segments[y0:y1, x0:x1]
+        own = pixels[y0:y1, x0:x1] == categories.same[objects.classes[row]]
+        part[own & (part == 0)] = 1 + row
+    classes = np.concatenate([objects.classes, len(categories.things) + np.arange(len(categories.pixels))])
+    crowd = np.concatenate([objects.crowd | objects.difficult, np.zeros(len(categories.pixels), bool)])
+    return Segments(segments, classes.astype(np.int64), crowd)
+
+
+def _thing(
+    predictions: Predictions, row: int, slot: int, pixels: UInt8[np.ndarray, "n"], categories: Categories
+) -> dict[str, Any]:
+    """What `describe` says of a thing besides what it says of stuff; `pixels` are the classes of its pixels."""
+    shares = np.bincount(pixels, minlength=len(categories.pixels)) / len(pixels)
+    name = categories.things[predictions["classes"][row, slot]]
+    agreeing = [index for index, each in enumerate(categories.pixels) if each in (name, THINGS)]
+    return {
+        "score": round(float(predictions["scores"][row, slot]), 4),
+        "box": np.round(predictions["boxes"][row, slot].astype(float), 1).tolist(),
+        "pixels": categories.pixels[int(np.argmax(shares))],
+        "agreement": round(float(shares[agreeing].sum()), 4),
+    }
