@@ -61,7 +61,8 @@ def weights() -> Rows:
         top1 = "backbone only" if public.top1 is None else f"ImageNet top-1 {public.top1:g} %"
         yield PREFIX + name, top1
     for name, public in DETECTORS.items():
-        yield PREFIX + name, f"COCO box AP {public.ap:g}"
+        masks = f", mask AP {public.mask_ap:g}" if public.mask_ap else ""
+        yield PREFIX + name, f"COCO box AP {public.ap:g}{masks}"
     for name, public in SEGMENTERS.items():
         yield PREFIX + name, f"COCO with VOC's classes, mIoU {public.miou:g} %"
 

@@ -148,7 +148,8 @@ class MaskRCNN(FasterRCNN):
         samples, logits = self._positives(outputs), outputs["mask_logits"]
         cells = jax.vmap(lambda masks, number: masks[number])(jnp.asarray(targets["masks"]), samples["object"])
         known = cells[..., 0, 0] != IGNORE
-        masks = project_masks(cells == 1, samples["matched"], samples["boxes"], targets["size"], logits.shape[-1])
+        where = samples["matched"], samples["boxes"], jnp.asarray(targets["size"])
+        masks = project_masks(cells == 1, *where, bins=logits.shape[-1])
         each = jnp.mean(binary_cross_entropy(logits, masks), axis=(-2, -1))
         counted = (samples["label"] > 0) & known
         return losses | {"mask": masked_mean(each, counted, jnp.sum(counted))}

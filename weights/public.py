@@ -88,7 +88,7 @@ class PublicDetector(NamedTuple):
     """A detector's checkpoint for COCO's 90 ids (data/sources/coco_by_id.py); digits and `untrained` as in Public.
 
     Images: as the experiment prepares them, minus mean, divided by std.
-    ap: box AP in percent on COCO val2017.
+    ap: box AP in percent on COCO val2017; mask_ap: mask AP, if the detector has masks.
     options: of the model, as (name, value) pairs.
     """
 
@@ -98,20 +98,28 @@ class PublicDetector(NamedTuple):
     std: tuple[float, float, float] = STD
     options: tuple[tuple[str, float], ...] = ()
     untrained: str = ""
+    mask_ap: float | None = None
 
 
 # Checkpoints from before torchvision 0.13 have "inner_blocks.0.weight" for "inner_blocks.0.0.weight", likewise in the
-# RPN; in the other heads they count the activations between the convolutions too.
+# RPN; the mask head's are "mask_fcn1" to 4; in the other heads they count the activations between the convolutions too.
 OLD_NAMES = {
     r"^(rpn\.head\.conv)\.(weight|bias)$": r"\1.0.0.\2",
     r"^(backbone\.fpn\.(inner|layer)_blocks\.\d)\.(weight|bias)$": r"\1.0.\3",
     **{rf"_head\.conv\.{2 * index}\.(weight|bias)$": rf"_head.conv.{index}.0.\1" for index in range(4)},
+    **{rf"_head\.mask_fcn{index + 1}\.(weight|bias)$": rf"_head.{index}.0.\1" for index in range(4)},
 }
 DETECTORS = {
     "fasterrcnn_resnet50_fpn/COCO_V1": PublicDetector(
         "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", 37.0, options=(("bn_epsilon", 0.0),)
     ),
     "fasterrcnn_resnet50_fpn_v2/COCO_V1": PublicDetector("fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth", 46.7),
+    "maskrcnn_resnet50_fpn/COCO_V1": PublicDetector(
+        "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", 37.9, options=(("bn_epsilon", 0.0),), mask_ap=34.6
+    ),
+    "maskrcnn_resnet50_fpn_v2/COCO_V1": PublicDetector(
+        "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth", 47.4, mask_ap=41.8
+    ),
     "retinanet_resnet50_fpn/COCO_V1": PublicDetector(
         "retinanet_resnet50_fpn_coco-eeacb38b.pth", 36.4, options=(("bn_epsilon", 0.0),)
     ),

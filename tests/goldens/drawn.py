@@ -124,3 +124,51 @@ def drawn_yolox(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """`drawn`, but weak at the end of residual blocks, and in the last layers, whose outputs are exponents."""
     factor = 0.3 if name.endswith("layer2.bn.weight") else 0.005 if "_preds." in name else 1
     return drawn(name, shape) * np.float32(factor)
+
+
+# Mask R-CNN: make_mask_rcnn.py. The heads alone, on drawn maps of three images of odd sizes.
+INSTANCE_CANVAS = (97, 131)
+INSTANCE_SIZES = [(97, 120), (80, 101), (64, 131)]
+INSTANCES = (  # boxes, and classes from 0
+    ([[20.0, 30.0, 75.5, 90.25], [70, 50, 120, 97]], [2, 0]),
+    ([], []),
+    (
+        [
+            *([3, 4, 8, 11], [40, 20, 72, 50], [42, 18, 70, 51], [42, 18, 70, 51], [0, 0, 131, 64]),
+            *([100, 10, 104, 60], [10, 58, 120, 63], [60.5, 20.25, 90.75, 51.5]),
+        ],
+        [0, 1, 2, 4, 3, 0, 1, 2],
+    ),
+)
+INSTANCE_WIDTHS = {"maps": 16, "boxes": 32, "masks": 24}
+LEARNING_RATE, MOMENTUM = 1e-3, 0.9
+
+
+def masks_of(boxes: list, size: tuple[int, int]) -> np.ndarray:
+    """A mask [n, h, w] per box, uint8, of pixels whose middle lies in the box: an ellipse with a wavy border."""
+    y, x = np.meshgrid(np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5, indexing="ij")
+    found = []
+    for number, (x0, y0, x1, y1) in enumerate(boxes):
+        u, v = (2 * x - x0 - x1) / (x1 - x0), (2 * y - y0 - y1) / (y1 - y0)
+        wavy = u**2 + v**2 < 1.3 + 0.4 * np.sin(5 * np.arctan2(v, u) + number)
+        found.append(wavy & (abs(u) < 1) & (abs(v) < 1))
+    return np.array(found, np.uint8).reshape(-1, *size)
+
+
+def instance_maps() -> list[np.ndarray]:
+    """Five maps at strides 4 to 64 of the three images."""
+    rng = np.random.default_rng(6)
+    sides = [tuple(-(-side // stride) for side in INSTANCE_CANVAS) for stride in (4, 8, 16, 32, 64)]
+    return [rng.standard_normal((3, *side, INSTANCE_WIDTHS["maps"]), np.float32) for side in sides]
+
+
+SEMANTIC = {  # sizes of maps at strides 4 to 32: each twice the next, and not
+    "doubles": ((16, 24), (8, 12), (4, 6), (2, 3)),
+    "odd": ((13, 21), (7, 11), (4, 6), (2, 3)),
+}
+
+
+def semantic_maps(case: str) -> list[np.ndarray]:
+    """Maps of two images, of eight channels."""
+    rng = np.random.default_rng(len(case))
+    return [rng.standard_normal((2, *size, 8), np.float32) for size in SEMANTIC[case]]

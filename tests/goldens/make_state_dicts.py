@@ -19,6 +19,7 @@ NAMES = (
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
 )
 
+DETECTORS = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2")
 SEGMENTERS = ("fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101")
 
 
@@ -26,12 +27,15 @@ def make(name):
     if name in SEGMENTERS:
         options = {"weights": None, "weights_backbone": None, "num_classes": 1000, "aux_loss": True}
         return getattr(torchvision.models.segmentation, name)(**options)
+    if name in DETECTORS:
+        options = {"weights": None, "weights_backbone": None, "num_classes": 1001}  # with the background
+        return getattr(torchvision.models.detection, name)(**options)
     return getattr(torchvision.models, name)()
 
 
 if __name__ == "__main__":
     found = {}
-    for name in NAMES + SEGMENTERS:
+    for name in NAMES + SEGMENTERS + DETECTORS:
         with torch.device("meta"):
             tensors = make(name).state_dict()
         lines = "".join(f"{key} {tuple(value.shape)}\n" for key, value in sorted(tensors.items()))

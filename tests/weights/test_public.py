@@ -177,6 +177,8 @@ def test_names_of_old_detectors_become_todays_and_todays_stay():
         "head.classification_head.conv.6.weight": "head.classification_head.conv.3.0.weight",
         "head.regression_head.conv.2.bias": "head.regression_head.conv.1.0.bias",
         "rpn.head.conv.weight": "rpn.head.conv.0.0.weight",
+        "roi_heads.mask_head.mask_fcn1.weight": "roi_heads.mask_head.0.0.weight",
+        "roi_heads.mask_head.mask_fcn4.bias": "roi_heads.mask_head.3.0.bias",
     }
     assert {name: public.current_name(name) for name in old} == old
     unchanged = ("backbone.body.layer1.0.conv1.weight", "head.regression_head.bbox_reg.bias", "rpn.head.bbox_pred.bias")
@@ -199,3 +201,11 @@ def test_every_segmenter_is_an_architecture_here_and_quotes_its_miou(name):
 def test_every_detector_is_an_architecture_here(name):
     assert name.partition("/")[0] in models.models()
     assert re.fullmatch(r"[a-z0-9_]+-[0-9a-f]{8}\.pth", public.DETECTORS[name].file)
+
+
+@pytest.mark.parametrize(("version", "box", "mask"), [("", 37.9, 34.6), ("_v2", 47.4, 41.8)])
+def test_mask_r_cnns_quote_both_of_their_published_results(version, box, mask):
+    known = find(f"{public.PREFIX}maskrcnn_resnet50_fpn{version}/COCO_V1")
+    assert (known.ap, known.mask_ap) == (box, mask)
+    line = next(line for line in models.mask_rcnn.__doc__.splitlines() if f"fpn{version} " in line)
+    assert f"{box}" in line and f"{mask}" in line
