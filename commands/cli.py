@@ -156,9 +156,11 @@ class ConfigFlag:
 
     def override(self, config: ConfigDict, allowed: Collection[str]) -> None:
         """Sets what --config.field=value gave in a run's own `config`. Raises UserError for a field not `allowed`."""
+        from morphism.runtime.resume import among
+
         given = config_flags.get_override_values(self._values["config"]) if self.given else {}
         for field in given:
-            if field not in allowed:
+            if not among(allowed, field):
                 instead = {"data.source": "source", "data.val_split": "split"}.get(field)
                 remedy = f"give --{instead} instead" if instead in self._values else "leave it out"
                 raise UserError(

@@ -52,12 +52,13 @@ def main(argv: list[str]) -> None:
     source = _load(run, split)
     drawn = np.isin(np.arange(len(source)), run.task.drawn(len(source)) if _DRAW.value else ())
     kept: list[Predictions] = []
-    metrics = gather(run.task, source, _keeping(run.predictions(source, print, _VIEWS.value), drawn, kept))
+    task = run.task.measured(run.config)
+    metrics = gather(task, source, _keeping(run.predictions(source, print, _VIEWS.value), drawn, kept))
     if jax.process_index() != 0:  # every process has all predictions; one of them prints
         return
-    summary = summarise(run.task, metrics)
+    summary = summarise(task, metrics)
     print(f"{run.config.data.source} {split} ({_VIEWS.value}), {run.name}, {summary['examples']:,} examples")
-    table = run.task.table(summary)
+    table = task.table(summary)
     width = max(19, *map(len, table))
     for name, value in table.items():
         print(f"  {name:<{width}} {value:,}" if isinstance(value, int) else f"  {name:<{width}} {value:.4f}")

@@ -23,6 +23,7 @@ from morphism.experiments.fields import (
     SHAPE,
     SHAPES,
     SIZES,
+    SPACING,
     STDS,
     SWITCH,
     TEXT,
@@ -255,6 +256,10 @@ INSTANCES = dict(
     task="instances",
     best="mask_ap",
     data=dict(targets=("boxes", "masks"), mask_size=MASK_SIZE),
+    metrics=dict(
+        medical=Field(False, SWITCH, "morphism eval adds AJI and the nuclei papers' precision (tasks/nuclei.py)."),
+        score=Field(0.5, between(0.0, 1.0), "Detections with a lower score do not count for metrics.medical."),
+    ),
 )
 SEGMENTATION = dict(
     task="segmentation",
@@ -276,6 +281,7 @@ SEGMENTATION = dict(
         canvases=Field((), SHAPES, "Evaluation, if not exact: each image is on the smallest that holds it; (): one."),
         window=Field((), optional(SHAPE), "Evaluation: size of windows that overlap by a third; (): the whole image."),
         view_scales=Field((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), SCALES, "Scales of eval.py --views scales."),
+        spacing=Field((), SPACING, "Height and width of a stored pixel in mm, for metrics.medical; (): use pixels."),
     ),
     augment=dict(
         photometric=Field(False, SWITCH, "mmsegmentation's brightness, contrast, saturation and hue."),
@@ -290,6 +296,10 @@ SEGMENTATION = dict(
         ohem_threshold=Field(0.7, between(0.0, 1.0), "ohem: pixels whose class has a lower probability are hard."),
         ohem_pixels=Field(100_000, at_least(0), "ohem: the fewest pixels per device that count as hard."),
         dice_weight=Field(0.0, at_least(0.0), "Above 0: the Dice loss is added with this weight."),
+    ),
+    metrics=dict(
+        medical=Field(False, SWITCH, "morphism eval adds Dice per image, HD95 and more (tasks/surfaces.py)."),
+        tolerance=Field(2.0, at_least(0.0), "Surface Dice: largest distance of a match, in the unit of spacing."),
     ),
 )
 FIELDS = {

@@ -193,6 +193,7 @@ FACTORS = tuple_of(
 )
 MEANS = tuple_of(Range("", _is_number), "three numbers, one per channel", count=3)
 STDS = tuple_of(above(0.0), f"{MEANS.words}, all above 0", count=3)
+SPACING = optional(tuple_of(above(0.0), "two numbers above 0, millimetres per pixel down and across", count=2))
 HSV = tuple_of(between(0.0, 255.0), "three numbers from 0 to 255, of hue, saturation and value", count=3)
 INTENSITY = optional(
     Range(

@@ -1,7 +1,8 @@
 """The fields of a configuration that may change when a run continues."""
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,15 @@ from morphism.lengths import exact_steps
 FREE = (
     *("log_every", "checkpoint_every", "keep", "eval_batch_size"),
     *("data.workers", "data.threads", "data.prefetch", "data.timeout", "data.data_dir", "data.strict"),
+    *("data.spacing", "metrics.medical", "metrics.score", "metrics.tolerance"),
 )
 # In these, evaluation and prediction may differ from a run's training.
 OF_EVALUATION = (*FREE, "data.canvases", "data.max_boxes", "data.exact")
+
+
+def among(names: Collection[str], field: str) -> bool:
+    """Whether a dotted `field` is one of `names`, in the configuration itself or in one of its parts."""
+    return re.sub(r"^parts\.\w+\.", "", field) in names
 
 
 def changes(before: ConfigDict, now: ConfigDict, source: Source) -> list[str]:
@@ -33,7 +40,7 @@ def changes(before: ConfigDict, now: ConfigDict, source: Source) -> list[str]:
             continue
         differs = f"config.{field}={old.get(field)!r}, now it is {new.get(field)!r}"
         allowed, rule = _RULES.get(field, (lambda *_: False, "give the same config to resume"))
-        if field not in FREE and not (field in old and field in new and allowed(before, now, source)):
+        if not among(FREE, field) and not (field in old and field in new and allowed(before, now, source)):
             raise UserError(f"holds a run with {differs}; choose another --workdir, or {rule}")
         lines.append(f"the run began with {differs}{_EFFECTS.get(field, '')}")
     return lines

@@ -22,7 +22,7 @@ classification; that of a regression has another factor of 1/2 in front of L, by
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -201,6 +201,11 @@ class Composed:
     def _predictions(self, part: Part | Fusion, predictions: Predictions) -> Predictions:
         return {"id": predictions["id"], **part.own(predictions)}
 
+    def measured(self, config: ConfigDict) -> "Composed":
+        return replace(
+            self, parts=tuple(replace(part, task=part.task.measured(part.config(config))) for part in self.parts)
+        )
+
     def init_metrics(self, source: Source) -> Metrics:
         """Per part its task's metrics, and how many examples they count; how many examples there were."""
         return {
@@ -233,9 +238,9 @@ class Composed:
             found |= part.named(part.task.summarise(metrics["parts"][part.name]) if some else empty)
         return found | {"examples": metrics["examples"]}
 
-    def table(self, summary: dict[str, Any]) -> dict[str, float]:
+    def table(self, summary: dict[str, Any]) -> dict[str, float | int]:
         """The parts' tables; if not all examples carry the truths of a part, first how many do."""
-        rows: dict[str, float] = {}
+        rows: dict[str, float | int] = {}
         for part in self.judged:
             own = part.own(summary)
             if own["examples"] < summary["examples"]:

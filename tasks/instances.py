@@ -1,19 +1,21 @@
 """Instance segmentation: objects in boxes, each with a mask. Evaluated as detection is, and by COCO's AP of masks.
 
-The device predicts a mask of few cells per box; the host pastes it into the decoded image (tasks/paste.py).
+The device predicts a mask of few cells per box; the host pastes it into the decoded image (tasks/paste.py). With
+config.metrics.medical objects are also judged one by one, as papers on nuclei do (tasks/nuclei.py).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import Array
+from ml_collections import ConfigDict
 
 from morphism.models.detection import Detector
-from morphism.tasks import coco, detections, paste
+from morphism.tasks import coco, detections, nuclei, paste
 from morphism.tasks.detection import Detection, in_decoded, ranked
 from morphism.tasks.task import Batch, Metrics, Predictions
 
@@ -22,8 +24,12 @@ NAMES = tuple(f"mask_{name}" for name in coco.NAMES)
 
 @dataclass(frozen=True)
 class Instances(Detection):
-    """The task of a model that is a Detector with a mask head. tasks/task.py describes the members."""
+    """The task of a model that is a Detector with a mask head. tasks/task.py describes the members.
 
+    score: detections with a lower score do not count for tasks/nuclei.py; None: its measures are left out.
+    """
+
+    score: float | None = None
     name: ClassVar[str] = "instances"
     targets: ClassVar[tuple[str, ...]] = ("boxes", "masks")
     headline: ClassVar[tuple[str, ...]] = ("mask_ap", "mask_ap50", "mask_ap75", *Detection.headline)
@@ -41,6 +47,9 @@ class Instances(Detection):
         found = model.detect(outputs, batch["size"])
         return in_decoded(found, batch) | {"masks": found["masks"], "original_size": batch["original_size"]}
 
+    def measured(self, config: ConfigDict) -> "Instances":
+        return replace(self, score=config.metrics.score if config.metrics.medical else None)
+
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
         updated, source = super().update_metrics(metrics, predictions), metrics["source"]
         found = [
@@ -55,18 +64,20 @@ class Instances(Detection):
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
         """Detection's numbers; COCO's twelve of masks, "mask_ap", ..., and "mask_per_class", the AP of masks per class.
 
-        In 0..1; -1 if there are no objects. Areas of objects are those that the data states.
+        In 0..1; -1 if there are no objects. Areas of objects are those that the data states. "nuclei", if measured:
+        tasks/nuclei.py.
         """
         found = coco.summarise(metrics["gathered"], metrics["source"].classes, of_outlines=True)
         del found["images"]
-        return super().summarise(metrics) | {f"mask_{name}": value for name, value in found.items()}
+        further = {} if self.score is None else {"nuclei": nuclei.summarise(metrics["gathered"], self.score)}
+        return super().summarise(metrics) | {f"mask_{name}": value for name, value in found.items()} | further
 
-    def table(self, summary: dict[str, Any]) -> dict[str, float]:
-        """The numbers of masks, then those of boxes, without those for which there are no objects."""
+    def table(self, summary: dict[str, Any]) -> dict[str, float | int]:
+        """The numbers of masks, of boxes, and of nuclei if measured, without those for which there are no objects."""
         rows = {name: summary[name] for name in NAMES}
         rows |= {f"mask_ap, {name}": value for name, value in summary["mask_per_class"].items()}
         known = {name: value for name, value in rows.items() if value >= 0 or name == "mask_ap"}
-        return known | super().table(summary)
+        return known | super().table(summary) | (nuclei.table(summary["nuclei"]) if "nuclei" in summary else {})
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """As Detection's, with each mask as COCO's compressed run lengths, which pycocotools decodes."""

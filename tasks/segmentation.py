@@ -1,11 +1,13 @@
 """Semantic segmentation: one class per pixel. Evaluated by IoU, accuracy, Dice and boundary F1.
 
+With config.metrics.medical also image by image: Dice and distances of surfaces (tasks/surfaces.py).
+
 Evaluation is at the size of the stored masks: the device resizes logits to it (bilinear) and takes the argmax, and the
 host counts every pixel once, in integers. Pixels of class 255 do not count.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -22,7 +24,7 @@ from morphism.errors import UserError
 from morphism.labels import IGNORE
 from morphism.ops import segmentation as ops
 from morphism.ops.resize import argmax_of_parts
-from morphism.tasks import boundaries, canvas, class_weights, segmentation_views
+from morphism.tasks import boundaries, canvas, class_weights, segmentation_views, surfaces
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, spread
 
 DRAWN = 12  # images per split
@@ -30,8 +32,12 @@ DRAWN = 12  # images per split
 
 @dataclass(frozen=True)
 class Segmentation(SingleTask):
-    """The task of a model whose outputs are {"out": logits [B,H,W,K]}. tasks/task.py describes the members."""
+    """The task of a model whose outputs are {"out": logits [B,H,W,K]}. tasks/task.py describes the members.
 
+    surface_options: how surfaces are compared; None: they are not.
+    """
+
+    surface_options: surfaces.Options | None = None
     name: ClassVar[str] = "segmentation"
     targets: ClassVar[tuple[str, ...]] = ("segmentation",)
     headline: ClassVar[tuple[str, ...]] = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice")
@@ -140,27 +146,35 @@ class Segmentation(SingleTask):
             "id": batch["id"],
         }
 
+    def measured(self, config: ConfigDict) -> "Segmentation":
+        options = surfaces.Options(tuple(config.data.spacing), config.metrics.tolerance)
+        return replace(self, surface_options=options if config.metrics.medical else None)
+
     def init_metrics(self, source: Source) -> Metrics:
         count = len(source.classes)
         return {
             "classes": tuple(source.classes),
             "confusion": np.zeros((count, count), np.int64),
             "boundary": np.zeros((2, count)),  # per class the sum of its F1 over images, and their number
+            "surfaces": surfaces.empty(count),
             "examples": 0,
         }
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
         count = len(metrics["classes"])
-        confusion, boundary = metrics["confusion"].copy(), metrics["boundary"].copy()
+        confusion, boundary, distances = (metrics[name].copy() for name in ("confusion", "boundary", "surfaces"))
         for found, true, (height, width) in zip(
             *(predictions[name] for name in ("classes", "true", "original_size")), strict=True
         ):
             found, true = found[:height, :width], true[:height, :width]
             confusion += confusion_of(found, true, count)
             boundary += boundaries.f1(found, true, count)
+            if self.surface_options:
+                distances += surfaces.measure(found, true, count, self.surface_options)
         return metrics | {
             "confusion": confusion,
             "boundary": boundary,
+            "surfaces": distances,
             "examples": metrics["examples"] + len(predictions["id"]),
         }
 
@@ -170,7 +184,7 @@ class Segmentation(SingleTask):
         The IoU of a class is the number of its correct pixels over the number that are predicted or true. miou,
         mean_accuracy and dice are means over the classes that occur; frequency_weighted_iou weighs by true pixels (Long
         et al. 2015, section 5). boundary_f1 is the mean over classes of their mean over images (tasks/boundaries.py).
-        A class that neither is true nor predicted anywhere has None.
+        A class that neither is true nor predicted anywhere has None. "surfaces", if measured: tasks/surfaces.py.
         """
         confusion = metrics["confusion"]
         true, found, right = confusion.sum(axis=1), confusion.sum(axis=0), np.diag(confusion)
@@ -188,7 +202,10 @@ class Segmentation(SingleTask):
             numbers = zip(metrics["classes"], values, of, strict=True)
             return {name: float(value) if known else None for name, value, known in numbers}
 
-        return {
+        further = {}
+        if self.surface_options:
+            further["surfaces"] = surfaces.summarise(metrics["surfaces"], metrics["classes"], self.surface_options)
+        return further | {
             "miou": mean(iou, occurs),
             "pixel_accuracy": int(right.sum()) / pixels,
             "mean_accuracy": mean(accuracy, true > 0),
@@ -202,10 +219,11 @@ class Segmentation(SingleTask):
             "confusion": confusion.tolist(),
         }
 
-    def table(self, summary: dict[str, Any]) -> dict[str, float]:
-        """The headline and boundary F1, then the IoU per class that occurs."""
-        classes = {f"iou, {name}": value for name, value in summary["per_class"].items() if value is not None}
-        return {name: summary[name] for name in (*self.headline, "boundary_f1")} | classes
+    def table(self, summary: dict[str, Any]) -> dict[str, float | int]:
+        """The headline and boundary F1, the IoU per class that occurs, then the surface measures, if measured."""
+        rows = {name: summary[name] for name in (*self.headline, "boundary_f1")}
+        rows |= {f"iou, {name}": value for name, value in summary["per_class"].items() if value is not None}
+        return rows | surfaces.table(summary["surfaces"]) if "surfaces" in summary else rows
 
     def files(self, metrics: Metrics, source: Source) -> tuple[File, ...]:
         return ()

@@ -136,6 +136,9 @@ class Task(Protocol):
 
     # Metrics, in float64 or integers, each example once
 
+    def measured(self, config: ConfigDict) -> "Task":
+        """This task with the further metrics of config.metrics, which `morphism eval` reports and training does not."""
+
     def init_metrics(self, source: Source) -> Metrics:
         """Empty metrics for the split `source`."""
 
@@ -145,8 +148,8 @@ class Task(Protocol):
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
         """JSON values: the metrics of the headline, "examples", and more."""
 
-    def table(self, summary: dict[str, Any]) -> dict[str, float]:
-        """The numbers of a summary to print, one per line."""
+    def table(self, summary: dict[str, Any]) -> dict[str, float | int]:
+        """The numbers of a summary to print, one per line; counts are integers."""
 
     def files(self, metrics: Metrics, source: Source) -> tuple[File, ...]:
         """Files for other programs, besides the summary."""
@@ -188,6 +191,9 @@ class SingleTask:
 
     def shared(self, batch: Batch, mean: RowMean) -> Batch:
         return batch
+
+    def measured(self, config: ConfigDict) -> Task:
+        return self
 
 
 def counts(classes: Names) -> Counts:

@@ -98,9 +98,14 @@ def test_a_segmentation_is_trained_evaluated_drawn_and_written_as_masks(tmp_path
     assert done.returncode == 0, done.stderr
     assert "step 2/2  val: miou 0." in done.stdout
 
-    done = run("eval.py", "--workdir", workdir, "--draw", "--views=scales_flip")
+    medical = ("--config.metrics.medical=True", "--config.data.spacing=(0.5, 0.5)")
+    done = run("eval.py", "--workdir", workdir, "--draw", "--views=scales_flip", *medical)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run" / "eval_val_scales_flip.json").read_text())
+    surfaces = result["surfaces"]
+    assert re.search(rf"hd95 in mm, all classes +{surfaces['hd95']:.4f}$", done.stdout, re.MULTILINE)
+    assert re.search(rf"images counted, all classes +{surfaces['images']}$", done.stdout, re.MULTILINE)
+    assert surfaces["images"] + surfaces["absent"] == 4 * len(scene_masks.CLASSES)
     assert result["examples"] == 4 and np.sum(result["confusion"]) == result["pixels"] == 4 * 32 * 32
     assert re.search(rf"miou +{result['miou']:.4f}$", done.stdout, re.MULTILINE)
     assert (tmp_path / "run" / "eval_val_scales_flip.png").stat().st_size > 10_000

@@ -71,6 +71,8 @@ def test_what_changes_no_result_may_change_and_is_reported_once(tmp_path, fields
         (detection(data__canvases=((40, 64), (64, 40))), {"data__canvases": ((64, 64),)}, False),
         (detection(data__canvases=((40, 64), (64, 40))), {"data__canvases": ((40, 60), (64, 40))}, False),
         (quickstart.get_config("segmentation"), {"data__canvases": ((96, 96),)}, True),
+        (quickstart.get_config("segmentation"), {"metrics__medical": True}, True),
+        (quickstart.get_config("segmentation"), {"data__spacing": (0.5, 0.7)}, True),
         (quickstart.get_config(), {"duration": "1"}, False),
         (quickstart.get_config(), {"eval_every": "7"}, False),
         (quickstart.get_config(), {"optimizer__learning_rate": 0.3}, False),
@@ -85,6 +87,11 @@ def test_what_changes_a_result_is_refused_with_what_it_was(before, fields, allow
     text = re.escape(f"config.{name}={resume.flat(before)[name]!r}, now it is {resume.flat(now)[name]!r}")
     with pytest.raises(UserError, match=f"{text}; choose another --workdir, or give"):
         resume.changes(before, now, Sized())
+
+
+def test_a_part_s_own_field_may_change_where_the_configuration_s_may():
+    assert resume.among(resume.FREE, "metrics.medical") and resume.among(resume.FREE, "parts.ground.metrics.medical")
+    assert not resume.among(resume.FREE, "parts.ground.loss.name") and not resume.among(resume.FREE, "parts.ground")
 
 
 def test_without_a_checkpoint_a_workdir_is_nobody_s(tmp_path):
