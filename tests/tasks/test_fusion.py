@@ -176,6 +176,12 @@ def test_segments_are_described_with_the_classes_of_both_parts(parts):
     assert Panoptic().counts({"segments": segments}, 0.92, 9) == (1, len(segments) - 1)
 
 
+def test_an_image_of_void_has_no_segments(parts):
+    void = {"panoptic/segments": np.zeros((COUNT, SIDE, SIDE), np.uint16)}
+    described = Panoptic().describe(seen(WITH_MASKS, parts | void), 0, CATEGORIES)
+    assert described == {"segments": []} and Panoptic().lines(described, 0.0, 9) == []
+
+
 def test_pixels_of_all_things_agree_with_any_thing(parts):
     predictions = seen(WITH_MASKS, predicted(WITH_MASKS, parts))
     merged = Categories(scenes.CLASSES, ("background", "things"))
