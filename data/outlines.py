@@ -66,8 +66,10 @@ class Outlines:
 
     def take(self, rows: Int[np.ndarray, "n"]) -> "Outlines":
         """The outlines of these objects, in this order. Rows that follow one another are copied at once."""
-        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-        firsts, lasts = rows[np.append(0, breaks)[: len(rows)]], rows[np.append(breaks, len(rows))[: len(rows)] - 1]
+        if not len(rows):
+            return Outlines.of(())
+        breaks = np.flatnonzero(np.diff(rows) != 1)
+        firsts, lasts = rows[np.append(0, breaks + 1)], rows[np.append(breaks, -1)]
         spans = zip(self.ends[firsts].tolist(), self.ends[lasts + 1].tolist(), strict=True)
         ends = np.concatenate([[0], np.cumsum(np.diff(self.ends)[rows])])
         return Outlines(ends, b"".join([self.counts[start:end] for start, end in spans]))
@@ -106,7 +108,9 @@ def read(segmentation: Any, size: Sequence[int]) -> Outline:
     polygons = [_numbers(each, "a polygon") for each in given]
     usable = [each for each in polygons if len(each) >= 6 and len(each) % 2 == 0]
     drawn = [_polygon(each, *size) for each in usable]
-    whole = rle.merge(drawn) if len(drawn) > 1 else (drawn or [{"counts": None}])[0]
+    if not drawn:
+        return Outline(None, len(given))
+    whole = rle.merge(drawn) if len(drawn) > 1 else drawn[0]
     return Outline(whole["counts"], len(given) - len(usable))
 
 

@@ -102,17 +102,13 @@ def compressed(
 def of_map(
     numbers: Integer[np.ndarray, "h w"], wanted: Integer[np.ndarray, "n"]
 ) -> tuple[Int[np.ndarray, "runs"], Int[np.ndarray, "offsets"]]:
-    """The run lengths of the areas in a map of numbers that have the numbers `wanted`, each of which occurs once there.
-
-    An area without a pixel has no runs.
-    """
+    """The run lengths of the areas of a map that have the numbers `wanted`, all distinct. An empty area has no runs."""
     flat = numbers.ravel(order="F")
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     stops = np.append(starts[1:], flat.size)
-    order = np.argsort(wanted, kind="stable")
-    at = np.minimum(np.searchsorted(wanted[order], flat[starts]), len(wanted) - 1)
-    found = np.flatnonzero(wanted[order][at] == flat[starts])
-    owner = order[at[found]]
+    found = np.flatnonzero(np.isin(flat[starts], wanted))
+    order = np.argsort(wanted)
+    owner = order[np.searchsorted(wanted[order], flat[starts[found]])]
     found, owner = (each[np.argsort(owner, kind="stable")] for each in (found, owner))
     edges = np.stack([starts[found], stops[found]], axis=1).ravel()  # of each run inside
     counts = 2 * np.bincount(owner, minlength=len(wanted))

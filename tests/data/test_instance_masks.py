@@ -103,6 +103,7 @@ def test_run_lengths_of_a_map_are_those_of_pycocotools():
             assert found[row] == (encoded["counts"] if inside.any() else b"")
             x, y, width, height = reference.toBbox(encoded).tolist()
             assert outlines.box(found[row], numbers.shape) == (x, y, x + width, y + height)
+        assert len(outlines.of_map(numbers, np.zeros(0, int))) == 0
         np.testing.assert_array_equal(found.runs().areas, [(numbers == number).sum() for number in wanted])
 
 
