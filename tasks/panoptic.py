@@ -122,7 +122,7 @@ class Panoptic:
         areas = np.bincount(found.map.ravel(), minlength=len(found.classes) + 1)
         order = np.append(-predictions["scores"][row], np.arange(len(classes.pixels)) + 1.0)
         ids = [int(slot) + 1 for slot in np.argsort(order, kind="stable") if areas[slot + 1]]
-        masks = outlines.of_map(found.map, np.array(ids, np.int64)) if ids else ()
+        masks = outlines.of_map(found.map, np.array(ids, np.int64))
         pixels = predictions["pixels"][row, :height, :width]
         segments = []
         for number, counts in zip(ids, masks, strict=True):
