@@ -122,7 +122,7 @@ class Panoptic:
         areas = np.bincount(found.map.ravel(), minlength=len(found.classes) + 1)
         order = np.append(-predictions["scores"][row], np.arange(len(classes.pixels)) + 1.0)
         ids = [int(slot) + 1 for slot in np.argsort(order, kind="stable") if areas[slot + 1]]
-        masks = outlines.of_map(found.map.astype(np.int64), np.array(ids, np.int64))
+        masks = outlines.of_map(found.map, np.array(ids, np.int64))
         pixels = predictions["pixels"][row, :height, :width]
         segments = []
         for number, counts in zip(ids, masks, strict=True):
@@ -201,7 +201,7 @@ def truth_of(
         segments[outlines.mask(known[row], pixels.shape) > 0] = 1 + row
     rows = np.argsort(areas, kind="stable")
     for row in rows[~known.known[rows]].tolist():
-        x0, y0, x1, y1 = np.round(objects.boxes[row]).astype(int).tolist()
+        x0, y0, x1, y1 = np.ceil(objects.boxes[row] - 0.5).astype(int).tolist()  # pixels whose middle is in the box
         part = segments[y0:y1, x0:x1]
         own = pixels[y0:y1, x0:x1] == categories.same[objects.classes[row]]
         part[own & (part == 0)] = 1 + row

@@ -15,10 +15,11 @@ from morphism.data import outlines
 from morphism.data.annotations import Annotations
 from morphism.data.id_maps import read_ids
 from morphism.data.outlines import Outlines
-from morphism.data.sources import scenes
+from morphism.data.sources import coco_panoptic, scenes
 from morphism.errors import UserError
 from morphism.experiments.base import get_base
 from morphism.ops.platform import as_accelerator
+from morphism.runtime.paths import write_files, write_json
 from morphism.tasks import panoptic_files
 from morphism.tasks.fusion import Fusion
 from morphism.tasks.panoptic import Categories, Panoptic, found_in, truth_of
@@ -123,6 +124,26 @@ def test_results_are_written_as_coco_has_them(source, parts):
             assert names[each["category_id"]] == kind
 
 
+def test_what_is_written_is_read_as_truth(source, tmp_path):
+    view, names = WITH_MASKS.source(source), [f"{index:012}" for index in range(3)]
+    true = [truth_of(source.annotations(i), source.masks(i), source.segmentation(i), CATEGORIES) for i in range(3)]
+    maps = [panoptic_files.stored(i, each._replace(map=each.map.astype(np.uint16))) for i, each in enumerate(true)]
+    file = panoptic_files.written(maps, view)
+    images = [{"id": i, "file_name": f"{name}.jpg", "height": SIDE, "width": SIDE} for i, name in enumerate(names)]
+    write_files(tmp_path / "annotations" / "panoptic_val2017", file.images)
+    (tmp_path / "val2017").mkdir()
+    for index, name in enumerate(names):
+        Image.fromarray(source[index]["image"]).save(tmp_path / "val2017" / f"{name}.jpg")
+    write_json(tmp_path / "annotations" / "panoptic_val2017.json", file.value | {"images": images})
+    found = coco_panoptic.load(str(tmp_path), "val", "")
+    assert tuple(found.classes) == scenes.CLASSES and found.targets["segmentation"] == ("things", "background")
+    for index in range(3):
+        objects, read = source.annotations(index), found.annotations(index)
+        np.testing.assert_array_equal(read.classes, objects.classes)
+        assert [found.masks(index)[row] for row in range(len(read))] == list(source.masks(index))
+        np.testing.assert_array_equal(found.segmentation(index) == 1, source.segmentation(index) == 0)
+
+
 class Named:
     """A record with an id of text."""
 
@@ -174,6 +195,12 @@ def test_segments_are_described_with_the_classes_of_both_parts(parts):
     assert lines[0] == (first["class"], 0.95, first["box"], first["pixels"], first["agreement"])
     assert lines[-1] == ("background", last["area"]) and len(lines) == 2
     assert Panoptic().counts({"segments": segments}, 0.92, 9) == (1, len(segments) - 1)
+
+
+def test_an_image_of_void_has_no_segments(parts):
+    void = {"panoptic/segments": np.zeros((COUNT, SIDE, SIDE), np.uint16)}
+    described = Panoptic().describe(seen(WITH_MASKS, parts | void), 0, CATEGORIES)
+    assert described == {"segments": []} and Panoptic().lines(described, 0.0, 9) == []
 
 
 def test_pixels_of_all_things_agree_with_any_thing(parts):
