@@ -86,6 +86,12 @@ class IdMap:
         return rle.frPyObjects({"size": list(self.size), "counts": counts.tolist()}, *self.size)["counts"]
 
 
+def outlines_of(ids: Integer[np.ndarray, "h w"], wanted: Int[np.ndarray, "n"]) -> Outlines:
+    """The outlines of the regions of a map with these ids; that of an id that does not occur is empty, or unknown."""
+    found = IdMap.of(ids)
+    return found.outlines(found.rows(wanted))
+
+
 def read_ids(encoded: bytes, name: str, colours: bool = False) -> Integer[np.ndarray, "h w"]:
     """Decodes a map of ids: grey of up to 16 bits or palette indices, or with `colours` R + 256 G + 65536 B.
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from faster_coco_eval.core import mask as rle
-from jaxtyping import Bool, Float, Int, Integer, Real, UInt8
+from jaxtyping import Bool, Float, Int, Real, UInt8
 
 from morphism.data import runs
 from morphism.data.runs import Runs
@@ -77,15 +77,6 @@ class Outlines:
     def runs(self) -> Runs:
         """Decompresses the run lengths."""
         return Runs.of(np.frombuffer(self.counts, np.uint8), self.ends)
-
-
-def of_map(numbers: Integer[np.ndarray, "h w"], wanted: Integer[np.ndarray, "n"]) -> Outlines:
-    """The outlines of the areas of a map that have each of the numbers `wanted`, in this order.
-
-    The outline of a number that is not in the map is empty, that is, unknown.
-    """
-    counts, ends = runs.compressed(*runs.of_map(numbers, wanted))
-    return Outlines(ends, counts.tobytes())
 
 
 def read(segmentation: Any, size: Sequence[int]) -> Outline:

@@ -9,7 +9,7 @@ Arrays of several outlines hold one after another: outline i has the entries off
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int, Integer, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 BITS, MORE, SIGN = 5, 32, 16  # of a character: bits of the number, a flag that more follow, the sign in the last
 FIRST = 48  # the character of 0
@@ -81,47 +81,6 @@ def decompressed(
         first = np.searchsorted(rows, offsets)
         numbers[rows] = total[1:] - np.repeat(total[first[:-1]], np.diff(first))
     return numbers, offsets
-
-
-def compressed(
-    lengths: Int[np.ndarray, "runs"], offsets: Int[np.ndarray, "offsets"]
-) -> tuple[UInt8[np.ndarray, "n"], Int[np.ndarray, "offsets"]]:
-    """The inverse of `decompressed`: the characters of the run lengths, and where those of each outline start."""
-    differs = np.flatnonzero(_places(offsets) > 2)
-    numbers = lengths.astype(np.int64)
-    numbers[differs] -= lengths[differs - 2]
-    largest = SIGN << BITS * np.arange(MOST_DIGITS)
-    digits = 1 + np.sum((numbers[:, None] >= largest) | (numbers[:, None] < -largest), axis=1)
-    starts = np.concatenate([[0], np.cumsum(digits)])
-    place = np.arange(starts[-1]) - np.repeat(starts[:-1], digits)
-    codes = np.repeat(numbers, digits) >> BITS * place & (MORE - 1)
-    codes += np.where(place < np.repeat(digits, digits) - 1, MORE, 0) + FIRST
-    return codes.astype(np.uint8), starts[offsets]
-
-
-def of_map(
-    numbers: Integer[np.ndarray, "h w"], wanted: Integer[np.ndarray, "n"]
-) -> tuple[Int[np.ndarray, "runs"], Int[np.ndarray, "offsets"]]:
-    """The run lengths of the areas of a map that have the numbers `wanted`, all distinct. An empty area has no runs."""
-    flat = numbers.ravel(order="F")
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    stops = np.append(starts[1:], flat.size)
-    found = np.flatnonzero(np.isin(flat[starts], wanted))
-    order = np.argsort(wanted)
-    owner = order[np.searchsorted(wanted[order], flat[starts[found]])]
-    found, owner = (each[np.argsort(owner, kind="stable")] for each in (found, owner))
-    edges = np.stack([starts[found], stops[found]], axis=1).ravel()  # of each run inside
-    counts = 2 * np.bincount(owner, minlength=len(wanted))
-    firsts = np.concatenate([[0], np.cumsum(counts)])
-    # Between edges lie the runs; a last run, outside, follows unless an area reaches the last pixel.
-    ends = edges[firsts[1:][counts > 0] - 1]
-    open_ended = np.zeros(len(wanted), bool)
-    open_ended[counts > 0] = ends < flat.size
-    edges = np.insert(edges, firsts[1:][open_ended], flat.size)
-    offsets = np.concatenate([[0], np.cumsum(counts + open_ended)])
-    before = np.concatenate([[0], edges])[:-1]
-    before[offsets[:-1][counts > 0]] = 0
-    return edges - before, offsets
 
 
 def entries_of(

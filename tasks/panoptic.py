@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from ml_collections import ConfigDict
 
-from morphism.data import outlines
+from morphism.data import id_maps, outlines
 from morphism.data.annotations import Annotations
 from morphism.data.outlines import Outlines
 from morphism.data.records import Source
@@ -122,7 +122,7 @@ class Panoptic:
         areas = np.bincount(found.map.ravel(), minlength=len(found.classes) + 1)
         order = np.append(-predictions["scores"][row], np.arange(len(classes.pixels)) + 1.0)
         ids = [int(slot) + 1 for slot in np.argsort(order, kind="stable") if areas[slot + 1]]
-        masks = outlines.of_map(found.map, np.array(ids, np.int64))
+        masks = id_maps.outlines_of(found.map, np.array(ids, np.int64))
         pixels = predictions["pixels"][row, :height, :width]
         segments = []
         for number, counts in zip(ids, masks, strict=True):

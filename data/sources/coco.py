@@ -19,21 +19,17 @@ image or annotation that is listed twice in the same words, are dropped. Annotat
 are images that share a file. Categories that share a name are separate classes, named "<name> (id <id>)".
 """
 
-import json
-import os
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from morphism.data import outlines
-from morphism.data.annotations import image_size, pack, packed_ids, packed_names, stated_size
+from morphism.data import coco_json, outlines
+from morphism.data.annotations import pack, packed_ids, packed_names
 from morphism.data.file_source import BoxedFiles
-from morphism.data.files import listed_path, read_bytes
 from morphism.data.outlines import Outline, Outlines
 from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
@@ -52,36 +48,16 @@ CATEGORY_IDS = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
     root = root_folder(argument, "coco")
-    held = tuple(split for split in SPLITS if annotation_file(root, split))
+    held = tuple(split for split in SPLITS if coco_json.annotation_file(root, split))
     if not held:
         raise UserError(f"{root}: no annotations; expected {root}/annotations/instances_train2017.json, for example")
     return held
 
 
-@dataclass(frozen=True)
-class Content:
-    """The checked content of a split's JSON.
-
-    folder: of the images. owner: the image of each object. classes: the position of its category in category_ids.
-    """
-
-    path: Path
-    folder: Path
-    file_names: list[str]
-    image_ids: list[int | str]
-    sizes: Int[np.ndarray, "images 2"]  # height, width
-    category_ids: tuple[int | str, ...]
-    names: tuple[str, ...]  # of the categories, some of which may share one
-    objects: list[dict[str, Any]]
-    owner: Int[np.ndarray, "objects"]
-    classes: Int[np.ndarray, "objects"]
-    oddities: str
-
-
 def load(argument: str, split: str, data_dir: str, masks: bool = False) -> BoxedFiles:
-    content = read(root_folder(argument, "coco"), split)
+    content = coco_json.read(root_folder(argument, "coco"), split)
     path, objects = content.path, content.objects
-    boxes = stated_boxes(objects, path)
+    boxes = coco_json.stated_boxes(objects, path)
     boxes[:, 2:] += boxes[:, :2]
     known, odd_outlines = _outlines(content, boxes) if masks else (None, "")
 
@@ -97,15 +73,15 @@ def load(argument: str, split: str, data_dir: str, masks: bool = False) -> Boxed
         owner=content.owner,
         boxes=boxes,
         classes=content.classes,
-        crowd=np.array([is_crowd(each, path) for each in objects], bool),
-        area=np.array([area(each) for each in objects], np.float64),
+        crowd=np.array([coco_json.is_crowd(each, path) for each in objects], bool),
+        area=np.array([coco_json.area(each) for each in objects], np.float64),
         outline_area=outline_area,
         outlines=known,
         sizes=content.sizes,
         name=lambda index: f"{path}: {content.file_names[index]}",
         where=str(path),
     )
-    classes, shared = distinct(content.names, content.category_ids)
+    classes, shared = coco_json.distinct(content.names, content.category_ids)
     lines = (shared, content.oddities, store.oddities, odd_outlines)
     return BoxedFiles(
         root=content.folder,
@@ -118,107 +94,6 @@ def load(argument: str, split: str, data_dir: str, masks: bool = False) -> Boxed
     )
 
 
-def read(root: Path, split: str) -> Content:
-    """Reads the JSON of a split. Raises UserError if it is not in COCO's format or refers to missing entries."""
-    path = annotation_file(root, split)
-    return content_of(read_json(path), path, root, split)
-
-
-def content_of(content: dict[str, list[Any]], path: Path, root: Path, split: str) -> Content:
-    """Checks the lists that were read from `path`. Raises UserError as `read` does."""
-    images, objects, categories = (content[key] for key in ("images", "annotations", "categories"))
-
-    category_ids = _converted(categories, "id", _id, path, "category")
-    names = _converted(categories, "name", _text, path, "category")
-    _refuse_repeated(category_ids, path, "category id")
-    in_order = sorted(range(len(names)), key=lambda row: (isinstance(category_ids[row], str), category_ids[row]))
-    category_ids, names = (tuple(column[row] for row in in_order) for column in (category_ids, names))
-
-    images, odd_images = _distinct_images(images, path)
-    image_ids = [_id(each["id"]) for each in images]
-    file_names = [_file_name(each["file_name"]) for each in images]
-    objects, odd_objects = _listed_objects(objects, image_ids, path)
-
-    folder = _image_folder(root, split, file_names, path)
-    sizes = [_size(each, folder / name) for each, name in zip(images, file_names, strict=True)]
-    odd = [*odd_images, *odd_objects]
-    return Content(
-        path=path,
-        folder=folder,
-        file_names=file_names,
-        image_ids=image_ids,
-        sizes=np.array(sizes, np.int32).reshape(-1, 2),
-        category_ids=category_ids,
-        names=names,
-        objects=objects,
-        owner=_indices(objects, "image_id", image_ids, "images", path),
-        classes=_indices(objects, "category_id", category_ids, "categories", path),
-        oddities=f"odd records in {path}: {'; '.join(odd)}" if odd else "",
-    )
-
-
-def _distinct_images(records: list[Any], path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The images, each once, and what was odd."""
-    ids = _converted(records, "id", _id, path, "image")
-    files = _converted(records, "file_name", _file_name, path, "image")
-    rows, again = _first_and_others(zip(ids, files, strict=True))
-    kept = [ids[row] for row in rows]
-    _refuse_repeated(kept, path, "image id")
-    _, shared = _first_and_others(files[row] for row in rows)
-    odd = [
-        *_counted("images listed again (dropped)", [ids[row] for row in again], "image"),
-        *_counted("images of a file that another one has (kept)", [kept[row] for row in shared], "image"),
-    ]
-    return [records[row] for row in rows], odd
-
-
-def _listed_objects(
-    records: list[Any], image_ids: Sequence[int | str], path: Path
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """The annotations of listed images, each once, and what was odd."""
-    ids, images = _converted(records, "id", _id, path, "annotation"), set(image_ids)
-    of_images = [_id(value) for value in _column(records, "image_id", path, "annotation")]
-    first = {value: row for row, value in reversed(list(enumerate(ids)))}
-    repeated = [row for row, value in enumerate(ids) if first[value] != row]
-    again = {row for row in repeated if records[row] == records[first[ids[row]]]}
-    # `_indices` refuses an image_id that is not an id, and if no annotation has an image, the first of them.
-    unlisted = {row for row, value in enumerate(of_images) if value is not None and value not in images}
-    left_out = again | unlisted if len(unlisted) < len(records) else again
-    odd = [
-        *_counted("annotations of images that are not listed (dropped)", [ids[row] for row in sorted(unlisted)]),
-        *_counted("annotations listed again (dropped)", [ids[row] for row in sorted(again - unlisted)]),
-        *_counted("annotations with the id of another one (kept)", [ids[r] for r in repeated if r not in left_out]),
-    ]
-    return [record for row, record in enumerate(records) if row not in left_out], odd
-
-
-def _first_and_others(keys: Iterable[Hashable]) -> tuple[list[int], list[int]]:
-    """The rows in which a key occurs for the first time, and the other rows."""
-    rows: tuple[list[int], list[int]] = [], []
-    seen: set[Hashable] = set()
-    for row, key in enumerate(keys):
-        rows[key in seen].append(row)
-        seen.add(key)
-    return rows
-
-
-def _counted(rule: str, ids: Sequence[int | str], what: str = "annotation") -> list[str]:
-    return [f"{len(ids):,} {rule}, first {what} {ids[0]!r:.60}"] if ids else []
-
-
-def distinct(names: Sequence[str], ids: Sequence[int | str]) -> tuple[tuple[str, ...], str]:
-    """A distinct name for each category, and a line on those that share one, "" if none do."""
-    counts = Counter(names)
-    shared = [name for name, count in counts.items() if count > 1]
-    classes = tuple(
-        f"{name} (id {number})" if counts[name] > 1 else name for name, number in zip(names, ids, strict=True)
-    )
-    if not shared:
-        return classes, ""
-    rule = "names of several categories (told apart by their ids)"
-    return classes, f"odd categories: {len(shared):,} {rule}, first {shared[0]!r:.60}"
-
-
 def outline(annotation: dict[str, Any], size: Sequence[int], path: Path) -> Outline:
     """The object's `segmentation` in an image of `size`. Raises UserError where it cannot be read."""
     try:
@@ -229,7 +104,7 @@ def outline(annotation: dict[str, Any], size: Sequence[int], path: Path) -> Outl
         ) from error
 
 
-def _outlines(content: Content, boxes: Float[np.ndarray, "objects 4"]) -> tuple[Outlines | None, str]:
+def _outlines(content: coco_json.Content, boxes: Float[np.ndarray, "objects 4"]) -> tuple[Outlines | None, str]:
     """The outlines of all objects, None if none has one, and a line on what was odd; `boxes` are x0, y0, x1, y1."""
     known: list[bytes | None] = []
     odd: dict[str, list[Any]] = {rule: [] for rule in (FEW_POINTS, NO_OUTLINE, NO_PIXEL, FAR_OUT)}  # annotations' ids
@@ -250,148 +125,5 @@ def _outlines(content: Content, boxes: Float[np.ndarray, "objects 4"]) -> tuple[
         known.append(found.counts if has_pixels else None)
     if not any(known):
         return None, ""
-    lines = [line for rule, ids in odd.items() for line in _counted(rule, ids)]
+    lines = [line for rule, ids in odd.items() for line in coco_json.counted(rule, ids)]
     return Outlines.of(known), f"odd outlines in {content.path}: {'; '.join(lines)}" if lines else ""
-
-
-def area(annotation: dict[str, Any]) -> float:
-    """The area that the file states, NaN if it states none."""
-    stated = annotation.get("area")
-    try:
-        return float(stated) if isinstance(stated, (int, float)) and not isinstance(stated, bool) else np.nan
-    except OverflowError:
-        return np.nan
-
-
-def annotation_file(root: Path, split: str) -> Path | None:
-    names = (f"instances_{split}2017", f"instances_{split}2014", f"instances_{split}", split)
-    candidates = [root / "annotations" / f"{name}.json" for name in names]
-    candidates += [root / f"{split}.json", root / split / "_annotations.coco.json"]
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _image_folder(root: Path, split: str, file_names: Sequence[str], path: Path) -> Path:
-    """The first folder that holds the first image, or else any other; it must hold all images."""
-    below = (f"{split}2017", f"{split}2014", split, f"images/{split}2017", f"images/{split}", "images", ".")
-    folders = [root / name for name in below if (root / name).is_dir()]
-    folder = next((each for name in file_names for each in folders if (each / name).is_file()), None)
-    if folder is None:
-        raise UserError(f"{path}: no image {file_names[0]} in {root}'s {', '.join(below)}; put the images into one")
-    with os.scandir(folder) as entries:
-        listed = {entry.name for entry in entries}
-    for name in file_names:
-        with skippable(raised_again=True):
-            if name not in listed and not (folder / name).is_file():
-                raise UserError(f"{path}: no image {folder / name}; add it, or remove its entry")
-    return folder
-
-
-def read_json(path: Path) -> dict[str, list[Any]]:
-    """The content of a JSON file. Raises UserError if COCO's lists are missing or empty."""
-    try:
-        content = json.loads(read_bytes(path, "mend it"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); fetch or export it again") from error
-    for key in ("images", "annotations", "categories"):
-        held = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(held, list):
-            raise UserError(f"{path}: not in COCO's format, it has no list of {key}; export it as COCO JSON")
-        if not held:
-            raise UserError(f"{path}: its list of {key} is empty; is it the file of another split?")
-    return content
-
-
-def _column(records: Sequence[Any], field: str, path: Path, what: str) -> list[Any]:
-    try:
-        return [record[field] for record in records]
-    except (KeyError, TypeError) as error:
-        index = next(i for i, record in enumerate(records) if not isinstance(record, dict) or field not in record)
-        known = records[index].get("id", "?") if isinstance(records[index], dict) else "?"
-        raise UserError(f"{path}: {what} {index} (id {known}) lacks {field!r}; add it, or remove the {what}") from error
-
-
-def _id(value: Any) -> int | str | None:
-    """An int of any size or a text; a whole float becomes an int; None for anything else."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _file_name(value: Any) -> str | None:
-    return listed_path(value) if isinstance(value, str) else None
-
-
-def _converted(
-    records: Sequence[Any], field: str, convert: Callable[[Any], Any], path: Path, what: str
-) -> list[int | str]:
-    values = _column(records, field, path, what)
-    converted = [convert(value) for value in values]
-    for value, each in zip(values, converted, strict=True):
-        if each is None:
-            wanted = "a whole number or a text" if convert is _id else "a text"
-            raise UserError(f"{path}: {what} {field} {value!r:.60} is not {wanted}; mend it")
-    return converted
-
-
-def _refuse_repeated(values: Sequence[int | str], path: Path, what: str) -> None:
-    _, again = _first_and_others(values)
-    if again:
-        raise UserError(f"{path}: {what} {values[again[0]]!r:.60} occurs twice; remove one, or give it its own")
-
-
-def _indices(
-    objects: Sequence[dict], field: str, ids: Sequence[int | str], listed: str, path: Path
-) -> Int[np.ndarray, "objects"]:
-    """The position in `ids` of each object's `field`."""
-    position = {value: index for index, value in enumerate(ids)}
-    values = _column(objects, field, path, "annotation")
-    found = [position.get(_id(value), -1) for value in values]
-    if -1 in found:
-        row = found.index(-1)
-        raise UserError(
-            f"{path}: annotation {objects[row]['id']} has {field} {values[row]!r:.60}, "
-            f"which is none of its {listed}; mend it"
-        )
-    return np.array(found, np.int64)
-
-
-def stated_boxes(objects: Sequence[dict], path: Path) -> Float[np.ndarray, "objects 4"]:
-    """The boxes as in the file: x, y, width, height."""
-    boxes = _column(objects, "bbox", path, "annotation")
-    found = numbers(boxes)
-    if found is not None and found.shape == (len(boxes), 4):
-        return found
-    row = next(row for row, box in enumerate(boxes) if (four := numbers(box)) is None or four.shape != (4,))
-    raise UserError(
-        f"{path}: annotation {objects[row]['id']} has bbox {boxes[row]!r:.60}; "
-        "it must be [x, y, width, height] in pixels"
-    )
-
-
-def numbers(values: Any) -> Float[np.ndarray, "..."] | None:
-    """`values` as an array; None if they are not numbers, or too large for floats."""
-    try:
-        return np.array(values, np.float64)
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def is_crowd(annotation: dict[str, Any], path: Path) -> bool:
-    value = annotation.get("iscrowd")
-    if value is None:
-        return False
-    if isinstance(value, (bool, int, float)) and value in (0, 1):
-        return bool(value)
-    raise UserError(f"{path}: annotation {annotation['id']} has iscrowd {value!r:.60}; it must be 0 or 1, a number")
-
-
-def _size(record: dict[str, Any], path: Path) -> tuple[int, int]:
-    """Height and width as the file states them; from the image's header if it states no possible size."""
-    sides = record.get("height"), record.get("width")
-    if all(isinstance(side, (int, float)) and not isinstance(side, bool) and side % 1 == 0 for side in sides):
-        return stated_size(*sides) or image_size(path)
-    return image_size(path)

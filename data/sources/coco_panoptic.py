@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from morphism.data import panoptic
+from morphism.data import coco_json, panoptic
 from morphism.data.annotations import check_size, packed_ids, packed_names
 from morphism.data.file_source import BoxedFiles
 from morphism.data.files import listed_path, read_bytes, stamps
 from morphism.data.id_maps import read_ids
 from morphism.data.outlines import Outlines
 from morphism.data.panoptic import Categories, Segments
-from morphism.data.sources import VALIDATION, coco
+from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError
 
@@ -100,18 +100,18 @@ def load(
     """form: how categories become classes."""
     root = root_folder(argument, KIND)
     path = _annotation_file(root, split)
-    read = coco.read_json(path)
+    read = coco_json.read_json(path)
     segments, maps = _flattened(read["annotations"], path)
-    content = coco.content_of({**read, "annotations": segments}, path, root, split)
+    content = coco_json.content_of({**read, "annotations": segments}, path, root, split)
     files = _maps_of(content, maps, path)
-    names, shared = coco.distinct(content.names, content.category_ids)
+    names, shared = coco_json.distinct(content.names, content.category_ids)
     is_thing = _is_thing(read["categories"], content.category_ids, path)
     kinds = form(names, is_thing)
     order = np.argsort(content.owner, kind="stable")
     segments = [content.objects[row] for row in order.tolist()]
     ids = np.array([each["segment"] for each in segments], np.int64)
     found = Segments.of(content.owner[order], ids, content.classes[order], len(content.sizes))
-    boxes = coco.stated_boxes(segments, path)
+    boxes = coco_json.stated_boxes(segments, path)
     store, things = panoptic.pack_things(
         found,
         kinds,
@@ -119,8 +119,8 @@ def load(
         sizes=content.sizes,
         name=lambda index: f"{path}: {content.file_names[index]}",
         where=str(path),
-        crowd=np.array([coco.is_crowd(each, path) for each in segments], bool),
-        area=np.array([coco.area(each) for each in segments], np.float64),
+        crowd=np.array([coco_json.is_crowd(each, path) for each in segments], bool),
+        area=np.array([coco_json.area(each) for each in segments], np.float64),
     )
     return CocoPanoptic(
         root=content.folder,
@@ -180,7 +180,7 @@ def _flattened(annotations: list[Any], path: Path) -> tuple[list[dict[str, Any]]
     return segments, maps
 
 
-def _maps_of(content: coco.Content, maps: Mapping[Any, str], path: Path) -> list[str]:
+def _maps_of(content: coco_json.Content, maps: Mapping[Any, str], path: Path) -> list[str]:
     """The PNG of each image. Raises UserError for an image without one."""
     for image in content.image_ids:
         if image not in maps:

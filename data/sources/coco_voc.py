@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from morphism.data import outlines
+from morphism.data import coco_json, outlines
 from morphism.data.annotations import ODD_AREA, packed_ids, packed_names, usable_area
 from morphism.data.file_source import FileSource
 from morphism.data.outlines import Outlines
@@ -77,7 +77,7 @@ def classes(argument: str, data_dir: str) -> tuple[str, ...]:
 
 
 def load(argument: str, split: str, data_dir: str) -> CocoVoc:
-    content = coco.read(root_folder(argument, "coco_voc"), split)
+    content = coco_json.read(root_folder(argument, "coco_voc"), split)
     path = content.path
     kinds = [_class(name) for name in content.names]
     if not any(kinds):
@@ -112,7 +112,7 @@ def load(argument: str, split: str, data_dir: str) -> CocoVoc:
 
 
 def _drawn(
-    content: coco.Content, kinds: Sequence[int]
+    content: coco_json.Content, kinds: Sequence[int]
 ) -> tuple[list[list[tuple[int, bytes]]], Float[np.ndarray, "images"], dict[str, list[Any]]]:
     """For each image the class and outline of its objects, and their total area; for each rule the ids of odd ones."""
     found: list[list[tuple[int, bytes]]] = [[] for _ in content.file_names]
@@ -129,7 +129,7 @@ def _drawn(
             odd[NO_OUTLINE].append(annotation["id"])
             kind, counts = IGNORE, _box(annotation, size)
         found[owner] += [(kind, counts)] if counts else []
-        stated = coco.area(annotation)
+        stated = coco_json.area(annotation)
         if not usable_area(stated):
             odd[ODD_AREA].append(annotation["id"])
             stated = outlines.area(counts, size) if counts else 0
@@ -139,7 +139,7 @@ def _drawn(
 
 def _box(annotation: dict[str, Any], size: Sequence[int]) -> bytes | None:
     """The outline of an object's box, if it has one."""
-    box = coco.numbers(annotation.get("bbox"))
+    box = coco_json.numbers(annotation.get("bbox"))
     if box is None or box.shape != (4,) or not np.isfinite(box).all():
         return None
     x0, y0, x1, y1 = (*box[:2], *(box[:2] + box[2:]))

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from morphism.data import outlines
+from morphism.data import id_maps
 from morphism.data.annotations import Annotations
 from morphism.data.outlines import Outlines
 from morphism.data.records import Record
@@ -232,7 +232,7 @@ def _annotations(garments: list[Garment], size: int) -> Annotations:
 
 
 def _outlines(garments: list[Garment], owner: UInt8[np.ndarray, "s s"]) -> Outlines:
-    return outlines.of_map(owner, np.arange(1, len(garments) + 1))
+    return id_maps.outlines_of(owner, np.arange(1, len(garments) + 1))
 
 
 def _classes(garments: list[Garment], owner: UInt8[np.ndarray, "s s"]) -> UInt8[np.ndarray, "s s"]:

@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as reference
 
 from morphism import frames
-from morphism.data import outlines, sources, survey, targets, windows
+from morphism.data import id_maps, outlines, sources, survey, targets, windows
 from morphism.data.annotations import Annotations
 from morphism.data.checks import check_split
 from morphism.data.derived import Subset, with_classes
@@ -65,7 +65,7 @@ def random_objects(rng, size):
             low, high = np.clip(corners.min(axis=0), 0, None), np.minimum(corners.max(axis=0), size[::-1])
             counts = outlines.read([corners.ravel().tolist()], size).counts
             if rng.random() < 0.3:
-                counts = outlines.of_map((rng.random(size) < 0.4).astype(np.uint8), np.array([1]))[0]
+                counts = id_maps.outlines_of((rng.random(size) < 0.4).astype(np.uint8), np.array([1]))[0]
             if (high > low).all() and counts:
                 found.append((counts, (*low, *high)))
     return Outlines.of(counts for counts, _ in found), np.array([box for _, box in found], np.float32)
@@ -96,14 +96,14 @@ def test_run_lengths_of_a_map_are_those_of_pycocotools():
         count = int(rng.integers(1, 6))
         numbers = np.kron(rng.integers(0, count + 1, rng.integers(1, 9, 2)), np.ones(rng.integers(1, 9, 2), int))
         wanted = rng.permutation(count + 2)[: rng.integers(1, count + 3)]
-        found = outlines.of_map(numbers, wanted)
+        found = id_maps.outlines_of(numbers, wanted)
         for row, number in enumerate(wanted.tolist()):
             inside = numbers == number
             encoded = reference.encode(np.asfortranarray(inside, np.uint8))
             assert found[row] == (encoded["counts"] if inside.any() else b"")
             x, y, width, height = reference.toBbox(encoded).tolist()
             assert outlines.box(found[row], numbers.shape) == (x, y, x + width, y + height)
-        assert len(outlines.of_map(numbers, np.zeros(0, int))) == 0
+        assert len(id_maps.outlines_of(numbers, np.zeros(0, int))) == 0
         np.testing.assert_array_equal(found.runs().areas, [(numbers == number).sum() for number in wanted])
 
 
@@ -139,7 +139,7 @@ class Things:
             numbers[y0:y1, x0:x1] = label
             numbers[y0 + 4 : y1 - 5, x0 + 3 : x1 - 8] = 4
         none = np.zeros(4, bool)
-        masks = outlines.of_map(numbers, np.where(self.known, np.arange(4), 9))
+        masks = id_maps.outlines_of(numbers, np.where(self.known, np.arange(4), 9))
         record = {
             "image": np.repeat(numbers[..., None] * 60, 3, axis=2),
             "name": f"record {index}",
