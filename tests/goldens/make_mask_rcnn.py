@@ -43,7 +43,7 @@ from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.models.detection.rpn import RPNHead
 
 CLASSES = 5
-SAMPLES = {1: (100_000, 100_000), 2: (64, 32)}  # all of them; the first of each kind
+SAMPLES = {1: (100_000, 64), 2: (64, 32)}  # anchors and proposals: all of them, or the first of each kind
 NAMES = ("0", "1", "2", "3", "pool")
 
 
