@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from morphism.errors import UserError
+from morphism.ops.moments import moments
 from morphism.ops.platform import on_cpu
 from morphism.ops.precision import full_precision
 
@@ -302,7 +303,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
 
         if self.train and not self.frozen:
-            mean, var, count = _moments(full_precision(x), self.axis_name, counted)
+            mean, var, count = moments(full_precision(x), self.axis_name, counted)
             if not self.is_initializing():
                 momentum = self.momentum
                 if counted is None:
@@ -329,40 +330,3 @@ class BatchNorm(nn.Module):
             f"micro-batch, whose map is {shape[1]} x {shape[2]} there. Raise config.batch_size or lower "
             f"config.accumulate to at least 2 images, {shared}or set config.model.frozen_bn=True"
         )
-
-
-def _moments(
-    x: Float[Array, "b h w c"], axis_name: str | None, counted: Bool[Array, "b"] | None
-) -> tuple[Array, Array, int | Array]:
-    """Mean and biased variance of every channel, and the number of values that they are over.
-
-    Two passes, because the one-pass E[x^2] - E[x]^2 loses the variance of channels with a large mean. The gradient of
-    the variance through the mean is 0, since the mean minimises it, and is not computed.
-    """
-    if counted is not None:
-        return _moments_of_rows(x, axis_name, counted)
-    count = x.size // x.shape[-1]
-    mean = jnp.mean(x, axis=(0, 1, 2))
-    if axis_name is not None:
-        count *= jax.lax.axis_size(axis_name)
-        mean = jax.lax.pmean(mean, axis_name)
-    var = jnp.mean(jnp.square(x - jax.lax.stop_gradient(mean)), axis=(0, 1, 2))
-    if axis_name is not None:
-        var = jax.lax.pmean(var, axis_name)
-    return mean, var, count
-
-
-def _moments_of_rows(
-    x: Float[Array, "b h w c"], axis_name: str | None, counted: Bool[Array, "b"]
-) -> tuple[Array, Array, Array]:
-    """`_moments` of the `counted` rows; 0 without any."""
-
-    def total(x: Array) -> Array:
-        return x if axis_name is None else jax.lax.psum(x, axis_name)
-
-    weight = counted[:, None, None, None].astype(x.dtype)
-    count = total(jnp.sum(counted) * (x.shape[1] * x.shape[2]))
-    divisor = jnp.maximum(count, 1)
-    mean = total(jnp.sum(weight * x, axis=(0, 1, 2))) / divisor
-    var = total(jnp.sum(weight * jnp.square(x - jax.lax.stop_gradient(mean)), axis=(0, 1, 2))) / divisor
-    return mean, var, count

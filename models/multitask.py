@@ -13,8 +13,9 @@ Parameters of the backbone are `backbone.*`, under the names of the reference th
 are `<part>.*`, followed by the names that the head has as a network of its own. So weights of torchvision's Mask R-CNN
 fit the part "instances" by config.init_rename = (r"^(rpn|roi_heads)\\. -> instances.\\1.",).
 
-    panoptic_fpn_resnet50    45,973,990 parameters at 80 things and 54 classes of stuff, with frozen batch norm; COCO
-                             val2017 of detectron2's, 1x and 3x: PQ 39.4, 41.5; box AP 37.6, 40.0; mask AP 34.7, 36.5
+    panoptic_fpn_resnet50    45,973,990 parameters at 80 things and 54 classes of stuff, with frozen batch norm, 206.57
+                             GMAC at 800x800; COCO val2017 of detectron2's, 1x and 3x: PQ 39.4, 41.5; box AP 37.6, 40.0;
+                             mask AP 34.7, 36.5
 
 Source of the last: Kirillov et al. 2019, "Panoptic feature pyramid networks"; detectron2's panoptic_fpn_R_50.
 """

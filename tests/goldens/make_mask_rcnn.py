@@ -35,15 +35,15 @@ from drawn import (
 )
 from torch import nn
 from torch.nn import functional as F
-from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection import MaskRCNN, roi_heads
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.models.detection.rpn import RPNHead
 
 CLASSES = 5
-SAMPLES = {1: (100_000, 100_000), 2: (64, 32)}  # all of them; the first of each kind
+project_masks_on_boxes = roi_heads.project_masks_on_boxes
+SAMPLES = {1: (100_000, 64), 2: (64, 32)}  # anchors and proposals: all of them, or the first of each kind
 NAMES = ("0", "1", "2", "3", "pool")
 
 
@@ -53,6 +53,12 @@ def fill(model):
             if value.ndim:
                 value.copy_(torch.from_numpy(drawn_calm(key, tuple(value.shape))))
     return model.double()
+
+
+def one_by_one(masks, boxes, numbers, size):
+    """torchvision's project_masks_on_boxes, whose definition in Python needs a gigabyte for ten boxes."""
+    found = [project_masks_on_boxes(masks, boxes[i : i + 1], numbers[i : i + 1], size) for i in range(len(boxes))]
+    return torch.cat([boxes.new_zeros((0, size, size)), *found])
 
 
 class NoBackbone(nn.Module):
@@ -158,7 +164,7 @@ def mask_targets(found):
         numbers = torch.arange(len(boxes)).repeat_interleave(3)
         masks = torch.from_numpy(masks_of(boxes, (height, width)))
         found[f"targets/{index}/rois"] = rois
-        found[f"targets/{index}/masks"] = project_masks_on_boxes(masks, torch.from_numpy(rois), numbers, 28).numpy()
+        found[f"targets/{index}/masks"] = one_by_one(masks, torch.from_numpy(rois), numbers, 28).numpy()
 
 
 class SemSegFPNHead(nn.Module):
@@ -203,6 +209,7 @@ def semantic(found):
 
 if __name__ == "__main__":
     torch.randperm = lambda n, **_: torch.arange(n)  # of positives and negatives the first are drawn
+    roi_heads.project_masks_on_boxes = one_by_one
     found: dict[str, np.ndarray] = {}
     semantic(found)
     mask_targets(found)

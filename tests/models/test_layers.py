@@ -15,11 +15,11 @@ X = np.random.default_rng(0).normal(3, 2, (8, 5, 4, 3)).astype(np.float32)
 KERNEL = np.random.default_rng(1).normal(size=(3, 3, 2, 4))
 
 
-def apply_batch_norm(x, train, axis_name=None):
+def apply_batch_norm(x, train, axis_name=None, counted=None):
     module = BatchNorm(train=train, axis_name=axis_name)
     stats = {"mean": jnp.full(3, 0.5), "var": jnp.full(3, 2.0)}
     params = {"scale": jnp.array([1.0, 2.0, 3.0]), "bias": jnp.array([0.0, 1.0, 2.0])}
-    return module.apply({"params": params, "batch_stats": stats}, jnp.asarray(x), mutable=["batch_stats"])
+    return module.apply({"params": params, "batch_stats": stats}, jnp.asarray(x), counted, mutable=["batch_stats"])
 
 
 def reference_batch_norm(x):
@@ -42,6 +42,25 @@ def test_batch_norm_in_evaluation_uses_and_keeps_the_running_statistics():
     y, updates = apply_batch_norm(X, train=False)
     np.testing.assert_allclose(y, (X - 0.5) / np.sqrt(2 + 1e-5) * [1, 2, 3] + [0, 1, 2], rtol=1e-5, atol=1e-5)
     assert updates["batch_stats"]["mean"].tolist() == [0.5] * 3
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_batch_norm_of_some_rows_is_that_of_a_batch_of_those(mesh_of, devices):
+    """On two devices together; without any row the running statistics keep their bits."""
+    counted = np.array([True, False, True, True, False, False, False, True])
+
+    def run(x, counted):
+        return apply_batch_norm(x, train=True, axis_name=AXIS, counted=counted)
+
+    mapped = jax.jit(jax.shard_map(run, mesh=mesh_of(devices), in_specs=P(AXIS), out_specs=(P(AXIS), P())))
+    y, updates = mapped(X, counted)
+    expected, mean, var = reference_batch_norm(X[counted])
+    np.testing.assert_allclose(np.reshape(y[counted], (-1, 3)), expected, atol=2e-5)
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], mean, rtol=1e-6)
+    np.testing.assert_allclose(updates["batch_stats"]["var"], var, rtol=1e-6)
+    y, updates = mapped(X, np.zeros(8, bool))
+    assert np.all(np.isfinite(y))
+    assert np.all(updates["batch_stats"]["mean"] == 0.5) and np.all(updates["batch_stats"]["var"] == 2)
 
 
 def test_batch_norm_keeps_the_variance_of_a_channel_far_from_zero():

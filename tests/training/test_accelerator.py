@@ -21,7 +21,9 @@ from morphism.evaluation.step import make_eval_step
 from morphism.experiments.base import FIELDS, get_base
 from morphism.experiments.fields import flat
 from morphism.models import resnet
+from morphism.models.detection import Detector
 from morphism.models.layers import BatchNorm, max_pool, relu
+from morphism.models.mask_rcnn import MaskRCNN
 from morphism.ops.resize import resize_bilinear
 from morphism.runtime.mesh import AXIS, replicated, to_devices
 from morphism.runtime.validation import check_config
@@ -124,8 +126,9 @@ def task_of(name):
     """The task whose experiments a model is for: by what it returns."""
     if name in PARTS:
         return "multitask"
-    if hasattr(models.models()[name](num_classes=CLASSES), "detect"):
-        return "detection"
+    model = models.models()[name](num_classes=CLASSES)
+    if isinstance(model, Detector):
+        return "instances" if isinstance(model, MaskRCNN) else "detection"
     config = get_base().model
     config.name = name
     model = models.create(config, CLASSES, AXIS)
@@ -154,7 +157,7 @@ def configured(task, name, options, augment=(), loss=()):
     config.batch_size = ROWS
     config.accumulate = 2
     config.data.pixels = "uint8"
-    side = SIDES.get(name, 64 if task in ("detection", "multitask") else 32)
+    side = SIDES.get(name, 64 if task in ("detection", "instances", "multitask") else 32)
     config.data.image_size = side
     if task == "segmentation":
         config.data.crop = (side, side)
