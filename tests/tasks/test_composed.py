@@ -24,6 +24,8 @@ from morphism.ops.losses import cross_entropy
 from morphism.ops.resize import resize_bilinear
 from morphism.runtime.mesh import replicated, to_devices
 from morphism.tasks.composed import Composed, Part
+from morphism.tasks.fusion import Fusion
+from morphism.tasks.panoptic import Categories
 from morphism.training.hyper import hyper_parameters, on_devices
 from morphism.training.state import init_state
 from morphism.training.step import make_train_step, optimizer_of
