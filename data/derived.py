@@ -109,7 +109,7 @@ class Mapped(View):
 
     @property
     def classes(self) -> Sequence[str]:
-        return self.targets[first_target(self)]
+        return next(iter(self.targets.values()))
 
     @property
     def category_ids(self) -> Sequence[int | None]:

@@ -116,6 +116,7 @@ def test_a_truth_that_a_record_lacks_is_empty_and_changes_no_other(recipe):
         )
         empty = targets.get(name).empty(4, whole["image"].shape[1:3], config.data)
         expected = {"label": np.full(4, -1)} if name == "label" else empty
+        expected[f"has_{name}"] = np.zeros(4, bool)
         for each, value in part.items():
             np.testing.assert_array_equal(value, expected.get(each, whole[each]))
 
