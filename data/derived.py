@@ -38,6 +38,7 @@ class View:
     version = passed_on("version")
     legend = passed_on("legend")
     weights = passed_on("weights")
+    pixel_category_ids = passed_on("pixel_category_ids")
 
 
 @dataclass(frozen=True)
@@ -112,15 +113,14 @@ class Mapped(View):
         return next(iter(self.targets.values()))
 
     @property
-    def category_ids(self) -> Sequence[int | None]:
+    def category_ids(self) -> Sequence[int | str | None]:
         """The dataset's own id of each class; None for a class that it lacks."""
-        if "boxes" not in self.tables:
-            return self.source.category_ids
-        ids: list[int | None] = [None] * len(self.names["boxes"])
-        for position, own in zip(self.tables["boxes"].tolist(), self.source.category_ids, strict=True):
-            if position >= 0:
-                ids[position] = own
-        return ids
+        return self._renumbered("boxes", self.source.category_ids)
+
+    @property
+    def pixel_category_ids(self) -> Sequence[int | str | None]:
+        """The same of the classes of pixels."""
+        return self._renumbered("segmentation", self.source.pixel_category_ids)
 
     @cached_property
     def labels(self) -> Int[np.ndarray, "records"]:
@@ -149,6 +149,15 @@ class Mapped(View):
             if key in record:
                 record[key] = self._mapped(name, record[key])
         return record
+
+    def _renumbered(self, target: str, own: Sequence[int | str | None]) -> Sequence[int | str | None]:
+        if target not in self.tables:
+            return own
+        ids: list[int | str | None] = [None] * len(self.names[target])
+        for position, each in zip(self.tables[target].tolist(), own, strict=True):
+            if position >= 0:
+                ids[position] = each
+        return ids
 
     def _mapped(self, target: str, truth: Any) -> Any:
         return targets.get(target).mapped(truth, self.tables[target]) if target in self.tables else truth

@@ -12,6 +12,7 @@ them: `Labelled`, `Boxed`, `Outlined` and `Masked`. The following are optional, 
     weights       of the parts that it consists of: how often each is drawn from; part_of: the part of each record
     oddities      a line on what was odd when the source was opened
     by_id         classes are identified by their ids
+    pixel_category_ids    the dataset's own id of each class of pixels; None for one without
 
 A source that has none of these is identified by its length, its classes and what its targets add (data/fingerprint.py).
 """

@@ -75,12 +75,12 @@ def segments_info(segments: UInt16[np.ndarray, "h w"], classes: Int[np.ndarray, 
 
 def category_ids(source: Source) -> list[Any]:
     """The dataset's id of each category. Stuff is numbered on from the largest if the dataset has no ids for it."""
-    things = [own if own is not None else 0 for own in source.category_ids]
+    things = source.category_ids
     pixels = getattr(source, "pixel_category_ids", None)
     if pixels is None:
         first = 1 + max((each for each in things if isinstance(each, int)), default=0)
         pixels = range(first, first + len(source.classes.pixels))
-    return [*things, *pixels]
+    return [each if each is not None else 0 for each in (*things, *pixels)]
 
 
 def image_id(source: Source, index: int) -> Any:

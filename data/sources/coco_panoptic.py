@@ -42,6 +42,7 @@ KIND = "coco_panoptic"
 class CocoPanoptic(BoxedFiles):
     """Images with a PNG of segment ids each. things: the segment of each row of `store`."""
 
+    pixel_category_ids: Sequence[int | str | None]  # the dataset's own id of each class of pixels, None for "things"
     map_folder: Path
     map_files: np.ndarray
     listed: str  # the JSON, for errors
@@ -130,6 +131,7 @@ def load(
         image_ids=packed_ids(content.image_ids),
         sizes=content.sizes,
         store=replace(store, oddities="; ".join(filter(None, (shared, content.oddities, store.oddities)))),
+        pixel_category_ids=_pixel_ids(content.category_ids, kinds),
         map_folder=_map_folder(root, path),
         map_files=packed_names(files),
         listed=str(path),
@@ -186,6 +188,12 @@ def _maps_of(content: coco_json.Content, maps: Mapping[Any, str], path: Path) ->
         if image not in maps:
             raise UserError(f"{path}: image {image!r:.60} has no annotation; add it, or remove the image")
     return [maps[image] for image in content.image_ids]
+
+
+def _pixel_ids(ids: Sequence[int | str], kinds: Categories) -> tuple[int | str | None, ...]:
+    """The id of each class of pixels; None for one that stands for several categories."""
+    classes = kinds.pixel_class.tolist()
+    return tuple(ids[classes.index(k)] if classes.count(k) == 1 else None for k in range(len(kinds.pixels)))
 
 
 def _is_thing(

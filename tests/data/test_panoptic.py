@@ -113,6 +113,14 @@ def test_all_categories_can_be_classes_of_pixels(tmp_path):
     np.testing.assert_array_equal(source[0]["segmentation"], expected)
 
 
+def test_classes_of_pixels_know_the_datasets_ids(tmp_path):
+    source = opened(write(tmp_path))
+    assert source.category_ids == (1, 3) and source.pixel_category_ids == (None, 92, 184)
+    own = sources.with_classes(source, {"segmentation": ("tree", "things", "sky", "banner")}, "here")
+    assert list(own.pixel_category_ids) == [184, None, None, 92] and own.category_ids == (1, 3)
+    assert opened(tmp_path, kind="coco_panoptic_all").pixel_category_ids == (1, 3, 92, 184)
+
+
 def test_masks_keep_their_rows_where_a_box_is_dropped(tmp_path):
     def without_width(content):
         content["annotations"][1]["segments_info"][1]["bbox"][2] = 0

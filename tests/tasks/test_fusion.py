@@ -23,7 +23,7 @@ from morphism.runtime.paths import write_files, write_json
 from morphism.tasks import panoptic_files
 from morphism.tasks.fusion import Fusion
 from morphism.tasks.panoptic import Categories, Panoptic, found_in, truth_of
-from morphism.tasks.parts import Part
+from morphism.tasks.parts import Part, Seen
 
 SIDE, SLOTS, COUNT = 48, 8, 6
 CATEGORIES = Categories(scenes.CLASSES, scenes.PIXEL_CLASSES)
@@ -137,6 +137,9 @@ def test_what_is_written_is_read_as_truth(source, tmp_path):
     write_json(tmp_path / "annotations" / "panoptic_val2017.json", file.value | {"images": images})
     found = coco_panoptic.load(str(tmp_path), "val", "")
     assert tuple(found.classes) == scenes.CLASSES and found.targets["segmentation"] == ("things", "background")
+    known = {each["name"]: each["id"] for each in file.value["categories"]}
+    again = panoptic_files.category_ids(Seen(found, Categories(scenes.CLASSES, ("things", "background")), {}))
+    assert dict(zip((*scenes.CLASSES, "background"), (*again[:-2], again[-1]), strict=True)) == known
     for index in range(3):
         objects, read = source.annotations(index), found.annotations(index)
         np.testing.assert_array_equal(read.classes, objects.classes)
