@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     run = COMMAND.open_trained(print)
     split = _SPLIT.value or run.config.data.val_split
     source = _load(run, split)
-    drawn = np.isin(np.arange(len(source)), run.task.drawn(len(source)) if _DRAW.value else ())
+    drawn = np.isin(np.arange(len(source)), run.task.drawn(source) if _DRAW.value else ())
     kept: list[Predictions] = []
     task = run.task.measured(run.config)
     metrics = gather(task, source, _keeping(run.predictions(source, print, _VIEWS.value), drawn, kept))

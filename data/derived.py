@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from morphism.data import targets
 from morphism.data.annotations import Annotations, Store
@@ -124,7 +124,8 @@ class Mapped(View):
 
     @cached_property
     def labels(self) -> Int[np.ndarray, "records"]:
-        return self.tables["label"][self.source.labels] if "label" in self.tables else self.source.labels
+        own = np.asarray(self.source.labels)
+        return np.where(own < 0, own, self.tables["label"][own]) if "label" in self.tables else own
 
     @property
     def store(self) -> Store:
@@ -169,6 +170,18 @@ def column(source: Source, name: str) -> np.ndarray | None:
         found = column(source.source, name)
         return None if found is None else np.asarray(found)[source.indices]
     return column(source.source, name) if isinstance(source, View) else getattr(source, name, None)
+
+
+def carried(source: Source, target: str) -> Bool[np.ndarray, "records"]:
+    """Which records have the truth of `target`, as far as is known without reading them."""
+    if target not in source.targets:
+        return np.zeros(len(source), bool)
+    if isinstance(source, Subset):
+        return carried(source.source, target)[source.indices]
+    if hasattr(source, "carries"):
+        return source.carries(target)
+    given = isinstance(source, View) and target in source.source.targets  # or the source itself makes it
+    return carried(source.source, target) if given else np.ones(len(source), bool)
 
 
 def with_classes(source: Source, classes: Sequence[str] | Mapping[str, Sequence[str]], where: str) -> Source:
@@ -220,4 +233,7 @@ def used_classes(source: Source, target: str = "") -> Sequence[int]:
     target = target or first_target(source)
     if target in ("boxes", "masks") and hasattr(source, "store"):
         return np.unique(source.store.flat.classes).tolist()
-    return np.unique(source.labels).tolist() if target == "label" else range(len(source.targets[target]))
+    if target != "label":
+        return range(len(source.targets[target]))
+    own = np.unique(source.labels)
+    return own[own >= 0].tolist()  # others have no label

@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from morphism.data import image, targets
 from morphism.data.annotations import NO_OBJECTS, Annotations
-from morphism.data.derived import View, passed_on
+from morphism.data.derived import View, carried, passed_on
 from morphism.data.fingerprint import fingerprint
 from morphism.data.outlines import Outlines
 from morphism.data.records import Record, names
@@ -74,6 +74,10 @@ class Renamed(View):
         learned, kept = self.tables["boxes"][flat.classes] != LEFT_OUT, ~flat.difficult
         which = (learned, learned & kept, learned & kept & ~flat.crowd)
         return np.stack([np.bincount(store.owner[rows], minlength=len(self)) for rows in which], axis=1)
+
+    def carries(self, target: str) -> Bool[np.ndarray, "records"]:
+        found = carried(self.source, target)
+        return found & (self.labels != label.UNKNOWN) if target == "label" else found
 
     def annotations(self, index: int) -> Annotations:
         if "boxes" not in self.common:
@@ -183,6 +187,9 @@ class Mix:
         tables = [{name: table.tolist() for name, table in part.tables.items()} for part in self.parts]
         found = [fingerprint(part.source) for part in self.parts]
         return f"{found} {list(map(str, self.weights))} {dict(self.common)} {tables}"
+
+    def carries(self, target: str) -> Bool[np.ndarray, "records"]:
+        return np.concatenate([carried(part, target) for part in self.parts])
 
     def annotations(self, index: int) -> Annotations:
         part, row = self._place(index)

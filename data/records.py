@@ -9,6 +9,7 @@ them: `Labelled`, `Boxed`, `Outlined` and `Masked`. The following are optional, 
     segmentation  index -> the segmentation of a record, without reading its image
     version       a text that identifies the data where reading all its truths would take long
     mask_stamps   a number per mask that changes with it; legend: what the numbers in masks mean
+    carries       target -> which records have its truth, bool, where not all of them have (derived.carried)
     weights       of the parts that it consists of: how often each is drawn from; part_of: the part of each record
     oddities      a line on what was odd when the source was opened
     by_id         classes are identified by their ids

@@ -212,9 +212,9 @@ class Classification(SingleTask):
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         raise KeyError(name)
 
-    def drawn(self, count: int) -> Sequence[int]:
+    def drawn(self, source: Source) -> Sequence[int]:
         """All records, among which `draw` looks for the worst mistakes."""
-        return range(count)
+        return range(len(source))
 
     def draw(
         self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int

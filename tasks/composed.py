@@ -27,11 +27,12 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
 from morphism.data import sources
+from morphism.data.derived import Subset, carried
 from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.tasks.fusion import Fusion
@@ -93,10 +94,19 @@ class Composed:
         return {part.name: tuple(known[part.targets[0]]) for part in self.parts}
 
     def with_classes(self, source: Source, classes: Classes, where: str) -> Source:
-        """Every target with the classes of the part that learns from it."""
+        """Every target with the classes of the part that learns from it. Raises UserError for data without any."""
+        if len(self.unjudged(source)) == len(self.judged):
+            wanted = (f"{part.name} from {' and '.join(part.targets)}" for part in self.parts)
+            raise UserError(
+                f"{where} is data for {' and '.join(source.targets)}, but the task learns {', '.join(wanted)}; give "
+                "data for one of these"
+            )
         return sources.with_classes(
             source, {target: classes[part.name] for part in self.parts for target in part.targets}, where
         )
+
+    def unjudged(self, source: Source) -> Sequence[str]:
+        return [part.name for part in self.judged if not len(_carrying(source, part))]
 
     def check_classes(self, source: str, classes: Classes) -> None:
         for part in self.parts:
@@ -207,9 +217,11 @@ class Composed:
         )
 
     def init_metrics(self, source: Source) -> Metrics:
-        """Per part its task's metrics, and how many examples they count; how many examples there were."""
+        """Per part with truths its task's metrics, and how many examples they count; how many examples there were."""
+        unjudged = self.unjudged(source)
+        known = [part for part in self.judged if part.name not in unjudged]
         return {
-            "parts": {part.name: part.task.init_metrics(part.source(source)) for part in self.judged},
+            "parts": {part.name: part.task.init_metrics(part.source(source)) for part in known},
             "labelled": dict.fromkeys((part.name for part in self.judged), 0),
             "examples": 0,
         }
@@ -278,23 +290,35 @@ class Composed:
         part = next(part for part in self.judged if part.name == own)
         return part.task.mask(self._predictions(part, predictions), row, mask)
 
-    def drawn(self, count: int) -> Sequence[int]:
-        return sorted({index for part in self.judged for index in part.task.drawn(count)})
+    def drawn(self, source: Source) -> Sequence[int]:
+        return sorted({index for part in self.judged for index in _drawn(source, part).tolist()})
 
     def draw(
         self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
     ) -> bytes:
-        """The drawings of the parts, one below the other."""
+        """The drawings of the parts, one below the other, each of images that carry its truths."""
         drawings = []
         for part in self.judged:
-            own = part.source(source)
-            kept = []
+            kept, drawn = [], _drawn(source, part)
             for batch in batches:
-                rows = np.isin(batch["id"], part.task.drawn(len(own)))
+                own = self._predictions(part, batch)
+                rows = np.isin(own["id"], drawn) & own.pop("labelled")
                 if rows.any():
-                    kept.append({name: value[rows] for name, value in self._predictions(part, batch).items()})
-            drawings.append(part.task.draw(own, kept, data, threshold, most))
+                    kept.append({name: value[rows] for name, value in own.items()})
+            if kept:
+                drawings.append(part.task.draw(part.source(source), kept, data, threshold, most))
         return _stacked(drawings)
+
+
+def _carrying(source: Source, part: Part | Fusion) -> Int[np.ndarray, "n"]:
+    """The records that carry all truths of a part, as far as is known without reading them."""
+    return np.flatnonzero(np.all([carried(source, target) for target in part.targets], axis=0))
+
+
+def _drawn(source: Source, part: Part | Fusion) -> Int[np.ndarray, "n"]:
+    """The records whose predictions the drawing of a part needs."""
+    own = _carrying(source, part)
+    return own[list(part.task.drawn(Subset(source, own)))] if len(own) else own
 
 
 def _uncertain(loss: Float[Array, ""], log_variance: Float[Array, ""], present: Bool[Array, ""]) -> Float[Array, ""]:
@@ -305,7 +329,7 @@ def _uncertain(loss: Float[Array, ""], log_variance: Float[Array, ""], present: 
 def _stacked(drawings: Sequence[bytes]) -> bytes:
     """A PNG of PNGs, one below the other, on white."""
     images = [Image.open(io.BytesIO(each)).convert("RGB") for each in drawings]
-    size = max(image.width for image in images), sum(image.height for image in images)
+    size = max((image.width for image in images), default=1), max(1, sum(image.height for image in images))
     whole, top, content = Image.new("RGB", size, "white"), 0, io.BytesIO()
     for image in images:
         whole.paste(image, (0, top))

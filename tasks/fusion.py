@@ -128,6 +128,10 @@ class Fusion(Named):
 
     # What a Part has for its task
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return self.things.targets + self.stuff.targets
+
     def source(self, source: Source) -> Source:
         """The split as Panoptic knows it: that of the things, with the categories of all segments as its classes."""
         things, stuff = (part.source(source) for part in (self.things, self.stuff))

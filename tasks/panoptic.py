@@ -150,8 +150,8 @@ class Panoptic:
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         raise KeyError(name)
 
-    def drawn(self, count: int) -> Sequence[int]:
-        return spread(count, DRAWN)
+    def drawn(self, source: Source) -> Sequence[int]:
+        return spread(len(source), DRAWN)
 
     def draw(
         self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int

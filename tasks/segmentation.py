@@ -245,8 +245,8 @@ class Segmentation(SingleTask):
         height, width = predictions["original_size"][row]
         return predictions["classes"][row, :height, :width]
 
-    def drawn(self, count: int) -> Sequence[int]:
-        return spread(count, DRAWN)
+    def drawn(self, source: Source) -> Sequence[int]:
+        return spread(len(source), DRAWN)
 
     def draw(
         self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int

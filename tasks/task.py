@@ -93,6 +93,9 @@ class Task(Protocol):
     def misfit(self, model: nn.Module, outputs: Outputs, classes: int) -> str:
         """What is wrong with the shapes of a model's outputs for K classes; "" if nothing."""
 
+    def unjudged(self, source: Source) -> Sequence[str]:
+        """What cannot be evaluated on `source`: of a task of parts the parts whose truths no record has."""
+
     # The training step
 
     def mixed(self, config: ConfigDict) -> int:
@@ -171,8 +174,8 @@ class Task(Protocol):
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         """The class of every pixel of a decoded image; `name` is one of `masks`."""
 
-    def drawn(self, count: int) -> Sequence[int]:
-        """The records, among `count`, whose predictions `draw` needs."""
+    def drawn(self, source: Source) -> Sequence[int]:
+        """The records whose predictions `draw` needs."""
 
     def draw(
         self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
@@ -191,6 +194,9 @@ class SingleTask:
 
     def shared(self, batch: Batch, mean: RowMean) -> Batch:
         return batch
+
+    def unjudged(self, source: Source) -> Sequence[str]:
+        return ()
 
     def measured(self, config: ConfigDict) -> Task:
         return self

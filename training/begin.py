@@ -74,6 +74,9 @@ def claim(parts: Parts, workdir: AnyPath, step: int, weights: Weights | None, co
     splits = {config.data.val_split: data.stored_val, config.data.train_split: data.train}
     prints = {split: fingerprint(source) for split, source in splits.items()}
     notes += claim_data(workdir, prints, config.data.train_split)
+    unjudged = parts.programs.task.unjudged(data.val)
+    if unjudged:
+        notes.append(f"data: {config.data.val_split} has no truths for {', '.join(unjudged)}, not evaluated there")
     origin = {"init_from": weights.origin, "init_sha256": weights.sha256} if weights and not step else {}
     write_manifest(workdir, config, command, _cost(parts) | origin)
     if is_local(workdir):

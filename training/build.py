@@ -10,6 +10,7 @@ from morphism import tasks
 from morphism.data import sources
 from morphism.data.checks import check_split
 from morphism.data.records import Source
+from morphism.errors import UserError
 from morphism.evaluation.fitness import check_model, check_sizes
 from morphism.lengths import due, exact_steps, to_steps
 from morphism.runtime.mesh import check_batch, make_mesh
@@ -100,6 +101,11 @@ def load(config: ConfigDict) -> Data:
     stored = sources.load(config.data, val_split)
     val = task.with_classes(stored, classes, f"{config.data.source} {val_split}")
     check_split(val, config, val_split, training=False)
+    if config.best.partition("/")[0] in task.unjudged(val):
+        raise UserError(
+            f"config.best is {config.best!r}, which {config.data.source} {val_split} has no truths for; set it to a "
+            'metric of another part, or to ""'
+        )
     return Data(train, stored, val)
 
 

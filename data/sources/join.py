@@ -15,11 +15,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from morphism.data import sources, targets
 from morphism.data.annotations import NO_OBJECTS, Annotations
-from morphism.data.derived import View, passed_on
+from morphism.data.derived import View, carried, passed_on
 from morphism.data.fingerprint import fingerprint
 from morphism.data.outlines import Outlines
 from morphism.data.records import Record, Source, names
@@ -86,6 +86,10 @@ class Join(View):
     def labels(self) -> Int[np.ndarray, "records"]:
         of = self._of("label")
         return np.where(of.rows >= 0, np.asarray(of.source.labels)[of.rows], label.UNKNOWN).astype(np.int32)
+
+    def carries(self, target: str) -> Bool[np.ndarray, "records"]:
+        of = self._of(target)
+        return (of.rows >= 0) & carried(of.source, target)[of.rows]
 
     def annotations(self, index: int) -> Annotations:
         return self._truth("boxes", "annotations", index, NO_OBJECTS)

@@ -14,7 +14,7 @@ from PIL import Image
 from morphism.data import outlines, sources
 from morphism.data.canvases import canvases
 from morphism.data.checks import check_split
-from morphism.data.derived import with_classes
+from morphism.data.derived import Subset, carried, with_classes
 from morphism.data.fingerprint import fingerprint
 from morphism.data.pipeline import eval_batches, train_batches
 from morphism.data.sampling import Mixed, Plan, Shuffled
@@ -254,7 +254,26 @@ def test_classes_of_a_mix_can_be_numbered_as_in_training(roots):
     source = with_classes(opened(f"mix:coco:{first} + masks:{second}"), ("toothbrush", "car"), "mix")
     assert source.annotations(1).classes.tolist() == [1, 0]
     assert source.weights == [1, 1] and source.part_of.tolist() == [0, 0, 0, 1, 1]
-    check_split(source, detection(), "train", training=True)
+    config = get_base("multitask", {"objects": "detection", "ground": "segmentation"})
+    check_split(source, config, "train", training=True)
+    with pytest.raises(UserError, match=r"2 of its 5 images have no boxes, such as .*; leave their source out"):
+        check_split(source, detection(), "train", training=True)
+
+
+def test_records_carry_what_their_own_source_has(roots, folder, tmp_path):
+    first, _ = roots
+    entries = [{"source": f"coco:{first}"}, {"source": f"folder:{folder}", "classes": {"cat": "cat"}}]
+    source = opened(write_recipe(tmp_path, entries))
+    labels = sources.load(sources.within(f"folder:{folder}", ""), "train")
+    cats = np.asarray(labels.labels) == labels.classes.index("cat")
+    assert carried(source, "boxes").tolist() == [True] * 3 + [False] * len(labels)
+    assert carried(source, "label").tolist() == [False] * 3 + cats.tolist()
+    for view in (source, with_classes(source, {"label": ("dog", "cat")}, "mix")):
+        assert all(("label" in view[k]) == known for k, known in enumerate(carried(view, "label")))
+        assert (view.labels >= 0).tolist() == carried(view, "label").tolist()
+    assert not carried(source, "segmentation").any()
+    part = Subset(source, np.array([4, 0]))
+    assert carried(part, "boxes").tolist() == [False, True]
 
 
 def test_balanced_drawing_is_refused(folder):

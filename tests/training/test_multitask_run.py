@@ -1,5 +1,6 @@
 """Whole runs of several tasks on one network: trained, resumed, evaluated, exported and used for prediction."""
 
+import io
 import json
 from typing import Any
 
@@ -202,3 +203,27 @@ def test_a_mix_of_sources_with_different_truths_is_learned_and_judged_by_what_ea
     val = sources.load(config.data, "val")
     found = evaluate(run.task, val, run.predictions(val, print))
     assert (found["examples"], found["objects/examples"], found["ground/examples"]) == (6, 3, 6)
+    drawn = run.task.drawn(val)
+    assert drawn == [0, 1, 2, 3, 4, 5] and run.task.unjudged(val) == []
+    image = Image.open(io.BytesIO(run.task.draw(val, list(run.predictions(val, print)), config.data, 0.5, 9)))
+    assert image.height > 600  # the scenes with boxes, and below them all images with their masks
+
+
+def test_a_run_is_judged_on_data_by_the_parts_whose_truths_that_has(config, tmp_path, capsys):
+    (tmp_path / "mix.yaml").write_text(
+        f'- source: scenes:12x{SIDE}\n  val_split: ""\n- source: scene_masks:12x{SIDE}\n'
+    )
+    config.data.source = f"mix:{tmp_path / 'mix.yaml'}"
+    config.update(duration="1", eval_every="0")
+    with pytest.raises(UserError, match="config.best is 'objects/ap', which mix:.* val has no truths for; set it to"):
+        train(config, tmp_path / "run")
+    config.best = "ground/miou"
+    train(config, tmp_path / "run")
+    output = capsys.readouterr().out
+    assert "data: val has no truths for objects, not evaluated there" in output and "val: ground (miou" in output
+    run = open_run(tmp_path / "run", "latest")
+    config.data.source = "embedded"
+    with pytest.raises(UserError, match="^embedded val is data for label, but the task learns objects from boxes, gro"):
+        run.task.with_classes(sources.load(config.data, "val"), run.classes, "embedded val")
+    config.data.source = f"scenes:12x{SIDE}"
+    assert run.task.unjudged(sources.load(config.data, "val")) == []
