@@ -29,12 +29,16 @@ LEGEND, NAME, LINE = 100, 160, 20  # most classes in the legend; width and heigh
 
 
 class Look(NamedTuple):
-    """What a record holds. `problem` says why training would refuse it, or is "". truths: one per target."""
+    """What a record holds. `problem` says why training would refuse it, or is "".
+
+    truths: one per target; an empty one for those of `lacking`, which the record does not carry.
+    """
 
     size: tuple[int, int] | None
     odd: Odd
     problem: str
     truths: dict[str, Any]
+    lacking: frozenset[str] = frozenset()
 
 
 def look(source: Source, index: int) -> Look:
@@ -45,7 +49,8 @@ def look(source: Source, index: int) -> Look:
         truths = {name: targets.get(name).read(record, size, source, index) for name in source.targets}
     except UserError as error:
         return Look(None, Odd(0), " ".join(str(error).split()), {})
-    return Look(size, odd, "", truths)
+    lacking = frozenset(name for name in source.targets if targets.get(name).KEY not in record)
+    return Look(size, odd, "", truths, lacking)
 
 
 def survey(source: Source) -> dict[str, Any]:
@@ -61,16 +66,16 @@ def survey(source: Source) -> dict[str, Any]:
         "targets": list(source.targets),
         "classes": _class_counts(read, first, source.targets[first]),
         "other classes": {name: _class_counts(read, name, source.targets[name]) for name in others},
+        "lacking": {name: count for name in source.targets if (count := sum(name in each.lacking for each in read))},
         "sizes": {f"{w} x {h}": n for (h, w), n in Counter(each.size for each in read).most_common()},
         "odd images": {rule: count for odd, rule in RULES.items() if (count := sum(odd in each.odd for each in read))},
         "refused": [],  # for `refusals`
         "high-bit": _survey_values(source, found),
         "bad": [each.problem for each in found if each.problem],
     }
-    if "boxes" in source.targets and read:
-        report |= _survey_boxes([each.truths["boxes"] for each in read])
-    if "masks" in source.targets and read:
-        report |= _survey_masks([each.truths["masks"] for each in read])
+    for name, counted in (("boxes", _survey_boxes), ("masks", _survey_masks)):
+        known = [each.truths[name] for each in read if name in each.truths and name not in each.lacking]
+        report |= counted(known) if known else {}
     return report | {targets.get(first).ODD: getattr(source, "oddities", "")}
 
 
@@ -155,6 +160,9 @@ def describe(title: str, report: dict[str, Any]) -> str:
     lines = [f"{title}: {report['records']:,} records, {len(report['classes'])} classes"]
     sizes = [f"{size} ({count:,})" for size, count in report["sizes"].items()]
     lines.append(_line("images", [*sizes[:5], *([f"and {len(sizes) - 5:,} other sizes"] if len(sizes) > 5 else [])]))
+    if report["lacking"]:
+        lacking = [f"{name} {count:,} images" for name, count in report["lacking"].items()]
+        lines.append(_line("not annotated", lacking))
     counts = [report["classes"], *report["other classes"].values()]
     for name, each in zip(report["targets"], counts, strict=True):
         lines.append(_line(targets.get(name).COUNTED, _counts(each)))

@@ -101,6 +101,16 @@ def test_what_a_split_lacks_as_a_whole_is_reported_and_what_validation_has_beyon
     assert refusals(tmp_path, "val") == []  # evaluated, and reported as odd
 
 
+def test_images_without_a_truth_are_not_counted_as_empty_ones():
+    report = survey.survey(open_source("mix:scenes:4x32 + embedded", "train[:50%]"))
+    assert report["lacking"] == {"boxes": 4000, "segmentation": 4000, "label": 2}
+    assert report["boxes per image"]["least"] >= 1 and report["images without boxes"] == 0
+    assert "not annotated       boxes 4,000 images, segmentation 4,000 images, label 2 images" in survey.describe(
+        "mix", report
+    )
+    assert survey.survey(open_source("scenes:2x32"))["lacking"] == {}
+
+
 def test_what_a_source_is_for_is_the_first_truth_that_it_has(tmp_path, folder):
     specs = {
         "boxes": (f"coco:{write_coco(tmp_path / 'coco')}", "scenes:3x32"),
