@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from morphism.data.examples import evaluated
-from morphism.data.image import to_8_bits
+from morphism.data.image import for_display, to_8_bits
 from morphism.data.records import Source
 from morphism.tasks.drawing import plain_text, png
 from morphism.tasks.task import Predictions, spread
@@ -39,7 +39,7 @@ def draw(source: Source, predictions: Predictions, data: ConfigDict) -> bytes:
         for axis in axes:
             axis.axis("off")
         for axis, row in zip(axes, rows, strict=False):
-            _draw_image(axis, source, predictions, row, data)
+            _draw_image(axis, source, predictions, int(row), data)
     _draw_confusion(right, predictions["label"], predictions["class"], source.classes)
     return png(figure, dpi=100)
 
@@ -59,7 +59,9 @@ def _groups(predictions: Predictions) -> list[tuple[str, np.ndarray]]:
 
 def _draw_image(axis: Any, source: Source, predictions: Predictions, row: int, data: ConfigDict) -> None:
     predicted, label = predictions["class"][row], predictions["label"][row]
-    axis.imshow(to_8_bits(evaluated(source[int(predictions["id"][row])], data)))
+    record = source[int(predictions["id"][row])]
+    is_cut = data.window_rule == "square"  # other windows show the whole image
+    axis.imshow(to_8_bits(evaluated(record, data)) if is_cut else for_display(record, data))
     text = f"{source.classes[predicted]} {predictions['confidence'][row]:.0%}"
     text += "" if predicted == label else f"\nis {source.classes[label]}"
     axis.set_title(text, fontsize=8, color=RIGHT if predicted == label else WRONG)

@@ -55,8 +55,9 @@ def draw(source: Source, found: Sequence[tuple[int, Mask, Mask]], data: ConfigDi
 
 
 def draw_legend(figure: Any, classes: Sequence[str], colours: Sequence[UInt8[np.ndarray, "3"]]) -> None:
-    """The colours of the first LEGEND classes, below the figure."""
+    """The colours of the first LEGEND classes, below the figure; nothing if there are none."""
     patches = [plt.Rectangle((0, 0), 1, 1, color=colour / 255) for colour in colours[:LEGEND]]
     # The space is for names with a leading underscore, which matplotlib would leave out of the legend.
     names = [f" {name[:LABEL]}" for name in classes[:LEGEND]]
-    figure.legend(patches, names, loc="outside lower center", ncols=11, fontsize=8)
+    if patches:
+        figure.legend(patches, names, loc="outside lower center", ncols=11, fontsize=8)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from morphism import tasks
+from morphism.data import sources
 from morphism.data.sources import scene_masks, scenes
 from morphism.experiments.base import get_base
 from morphism.labels import IGNORE
@@ -42,6 +43,17 @@ def figures(monkeypatch):
 
 def texts(axis):
     return [text for text in axis.texts if text.get_text()]
+
+
+@pytest.mark.parametrize(("rule", "shape"), [("square", (14, 14, 3)), ("canvas", (28, 28, 3))])
+def test_classified_images_are_drawn_as_the_network_sees_them(figures, rule, shape):
+    """Cut from the middle, or whole on a canvas."""
+    source = sources.load(get_base("classification").data, "val[:3]")
+    data = get_base("classification").data
+    data.update(window_rule=rule, image_size=14, resize_size=28)
+    predictions = {"id": np.arange(3), "confidence": np.ones(3)} | dict.fromkeys(("class", "label"), source.labels)
+    tasks.get("classification").draw(source, [predictions], data, 0.5, 9)
+    assert figures[0].subfigs[0].subfigs[0].axes[0].images[0].get_array().shape == shape
 
 
 def test_records_are_spread_over_a_sorted_split():
