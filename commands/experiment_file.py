@@ -124,15 +124,16 @@ def _explained(error: Exception, file: str) -> str:
 def _add_options(config: ConfigDict, argv: list[str]) -> None:
     """Adds a field for each option that `argv` sets and the config does not list, of the type of its value.
 
-    Options are those of the architecture, and those of the heads of a network of parts.
+    Options are those of the architecture, those of the heads of a network of parts, and the targets of parts.
     """
     for path, text in overridden(argv).items():
         *parents, name = path.split(".")
         options = config
         for each in parents:
             options = options.get(each) if isinstance(options, ConfigDict) else None
-        known = parents[:1] == ["model"] and parents[-1:] == ["options"] and isinstance(options, ConfigDict)
-        if known and name.isidentifier() and name not in options:
+        known = parents[:1] == ["model"] and parents[-1:] == ["options"]
+        known |= parents[:1] == ["parts"] and parents[2:] == ["targets"]
+        if known and isinstance(options, ConfigDict) and name.isidentifier() and name not in options:
             with options.unlocked():
                 options[name] = _literal(text)
 

@@ -41,7 +41,7 @@ def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Sha
     shapes, groups = _RULES[data.window_rule](source, data, training)
     if training or not any(targets.get(name).OF_IMAGE_SIZE for name in data.targets):
         return shapes, groups
-    stored = np.asarray(source.sizes)
+    stored = _sizes(source)
     largest = [tuple(stored[groups == group].max(axis=0, initial=1).tolist()) for group in range(len(shapes))]
     return [(*shape, *each) for shape, each in zip(shapes, largest, strict=True)], groups
 
@@ -81,7 +81,7 @@ def eval_note(source: Source, data: ConfigDict) -> str:
     """A remark on how evaluation resizes or pads the images of `source`, "" if there is nothing to say."""
     if data.window_rule == "square" or data.resize in ("stretch", "fit"):
         return ""
-    sizes = np.unique(np.asarray(source.sizes), axis=0)
+    sizes = np.unique(_sizes(source), axis=0)
     if data.window_rule == "canvas":
         return others_note(listed(data), _all_resized(sizes, data))
     if _exact(len(sizes), data) or (len(sizes) == 1 and not data.canvases):
@@ -97,6 +97,16 @@ def eval_note(source: Source, data: ConfigDict) -> str:
     )
 
 
+def _sizes(source: Source) -> Int[np.ndarray, "records 2"]:
+    """Of all images. Raises UserError for a source that does not know them, such as one of labels."""
+    known = getattr(source, "sizes", None)
+    if known is None:
+        raise UserError(
+            "config.data.source: this kind does not know the sizes of its images; put mix: before it, which reads them"
+        )
+    return np.asarray(known)
+
+
 def _square(source: Source, data: ConfigDict, training: bool) -> tuple[list[Shape], Groups]:
     side = data.image_size if training else data.eval_size or data.image_size
     return [(side, side)], np.zeros(len(source), np.int32)
@@ -108,7 +118,7 @@ def _canvas(source: Source, data: ConfigDict, training: bool) -> tuple[list[Shap
     if data.resize != "shorter":
         return shapes, np.zeros(len(source), np.int32)
     largest = max((data.image_size, *(data.train_sizes if training else ())))
-    sizes, first, which = np.unique(source.sizes, axis=0, return_index=True, return_inverse=True)
+    sizes, first, which = np.unique(_sizes(source), axis=0, return_index=True, return_inverse=True)
     needed = _all_resized(sizes, data, largest)
     if training and data.canvases:
         check_held(shapes, sizes, needed, lambda position: name_of(source, int(first[position])))
@@ -124,7 +134,7 @@ def _crop(source: Source, data: ConfigDict, training: bool) -> tuple[list[Shape]
     """
     if training:
         return [tuple(data.crop)], np.zeros(len(source), np.int32)
-    sizes, which = np.unique(np.asarray(source.sizes), axis=0, return_inverse=True)
+    sizes, which = np.unique(_sizes(source), axis=0, return_inverse=True)
     needed = _all_resized(sizes, data)
     if _exact(len(sizes), data):
         own = np.maximum(needed, np.minimum(LEAST, data.crop))

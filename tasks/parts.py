@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 from morphism.data import targets
 from morphism.data.records import Record, Source
 from morphism.errors import UserError
+from morphism.experiments.base import FIELDS
+from morphism.experiments.fields import flat
 from morphism.tasks.task import Batch, Task
 
 # Keys beside those of parts in a network's outputs and in results.
@@ -134,6 +136,7 @@ def check_together(parts: Sequence[Part], config: ConfigDict) -> None:
             f"config.data.window_rule: square evaluates the middle of an image, {placed[0].name} needs the whole; set "
             'it to "canvas" or "crop"'
         )
+    _check_augmentation(first, config.augment)
     wrong = {"canvas": ("none",), "crop": ("stretch", "fit"), "square": ()}[data.window_rule]
     if data.resize in wrong:
         raise UserError(f'config.data.resize: {data.window_rule} has no {data.resize!r}; set it to "shorter"')
@@ -142,6 +145,17 @@ def check_together(parts: Sequence[Part], config: ConfigDict) -> None:
             f"config.augment.photometric: that of {first.name} needs images on a canvas; set it to False, or "
             'config.data.window_rule to "canvas"'
         )
+
+
+def _check_augmentation(first: Part, augment: ConfigDict) -> None:
+    """Raises UserError for augmentation that only tasks have which do not lead, since it would not happen."""
+    own, shared = (flat(FIELDS[task]["augment"]) for task in (first.task.name, "multitask"))
+    for name, each in shared.items():
+        if name in augment and name not in own and augment[name] != each.default:
+            raise UserError(
+                f"config.augment.{name}: {first.name} leads, and {first.task.name} has no such augmentation; set it to "
+                f"{each.default!r}"
+            )
 
 
 def _check_names(parts: Sequence[Part], config: ConfigDict) -> None:

@@ -53,6 +53,11 @@ def test_an_option_that_the_experiment_does_not_list_can_be_set(monkeypatch, nam
     assert config.is_locked
 
 
+def test_targets_of_a_part_can_be_named(monkeypatch):
+    given = ("--config", "experiments/camvid_driving.py", "--config.parts.ground.targets.segmentation=lanes")
+    assert parsed(monkeypatch, *given).parts.ground.targets.to_dict() == {"segmentation": "lanes"}
+
+
 def test_a_tuple_can_be_set(monkeypatch):
     given = ("--config", "experiments/imagenet_alexnet.py", "--config.model.options.stem=(5, 2, 2)")
     assert tuple(parsed(monkeypatch, *given).model.options.stem) == (5, 2, 2)

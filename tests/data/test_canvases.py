@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
-from morphism.data.canvases import check_held, others_note, smallest, with_others
+from morphism.data import sources
+from morphism.data.canvases import canvases, check_held, others_note, smallest, with_others
 from morphism.errors import UserError
+from morphism.experiments.base import get_base
 
 SHAPES = [(64, 96), (128, 128)]
 
@@ -44,3 +46,12 @@ def test_the_remedy_of_training_holds_every_image():
         check_held([(64, 96)], np.array([(3, 4), (9, 6), (6, 13)]), sizes, lambda k: f"name {k}")
     needed = eval(str(reported.value).partition("config.data.canvases='")[2].partition("'")[0])
     check_held(list(needed), sizes, sizes, str)
+
+
+def test_a_source_that_knows_no_sizes_is_refused_with_the_remedy():
+    data = get_base("multitask", {"objects": "detection", "kind": "classification"}).data
+    data.source = "embedded"
+    with pytest.raises(UserError, match="does not know the sizes of its images; put mix: before it"):
+        canvases(sources.load(data, "val"), data, training=False)
+    data.source = "mix:embedded"
+    assert canvases(sources.load(data, "val"), data, training=False)[1].max() == 0

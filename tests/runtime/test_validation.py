@@ -239,6 +239,14 @@ def test_the_part_that_has_the_first_target_leads():
     assert [part.name for part in tasks.of(config).parts] == ["ground", "objects", "kind"]
 
 
+def test_augmentation_that_the_leading_task_lacks_is_refused():
+    with pytest.raises(UserError, match="config.augment.mixup_alpha: objects leads, .* set it to 0.0"):
+        check_config(of_parts(lambda c: c.augment.update(mixup_alpha=0.2)))
+    with pytest.raises(UserError, match="config.augment.elastic: objects leads, .* set it to 0.0"):
+        check_config(of_parts(lambda c: c.augment.update(elastic=1.0)))
+    check_config(of_parts(lambda c: c.augment.update(hsv=(5.0, 30.0, 30.0))))
+
+
 def test_fields_that_mean_different_things_to_tasks_are_declared_for_their_parts():
     for group in ("data", "augment"):
         for name, field in FIELDS["multitask"][group].items():
