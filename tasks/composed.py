@@ -120,7 +120,7 @@ class Composed:
         for part in self.parts:
             with part.explained(config):
                 own[part.name] = part.task.resolve(part.config(config), part.source(source))
-        with resolved.unlocked():
+        with resolved.unlocked(), resolved.ignore_type():  # a rule of class weights becomes numbers
             resolved.augment = own[self.parts[0].name].augment
             for name, each in own.items():
                 resolved.parts[name].update({group: each[group] for group in ("augment", "loss") if group in each})

@@ -136,8 +136,8 @@ def table(summary: dict[str, Any]) -> dict[str, float | int]:
         "found": f"objects found, of score {summary['score']:g}",
         "true": "objects true",
         "images": "images counted",
-        "missed": "of these missed",
-        "invented": "of these invented",
+        "missed": "of these nothing found",
+        "invented": "of these nothing true",
         "absent": "images without objects",
     }
     rows = jaccard | {title: summary[name] for name, title in titles.items()}

@@ -230,3 +230,11 @@ def test_what_is_fused_is_judged_and_shown_beside_the_parts(config, mesh_of, var
     assert {line[0] for line in task.lines(described, 0.0, 9)} >= {"ground", "panoptic"}
     (file,) = (file for file in task.files(metrics, source) if file.name == "panoptic_panoptic")
     assert len(file.value["annotations"]) == len(list(file.images)) == len(source)
+
+
+def test_a_rule_of_class_weights_becomes_numbers_of_its_part():
+    config = get_base("multitask", {"objects": "detection", "ground": "segmentation"})
+    config.data.source = "scenes:8x32"
+    config.parts.ground.loss.class_weights = "median_frequency"
+    resolved = tasks.of(config).resolve(config, load(config.data, "train"))
+    assert len(resolved.parts.ground.loss.class_weights) == len(CLASSES["ground"])

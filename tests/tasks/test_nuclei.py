@@ -140,7 +140,7 @@ def test_pooled_and_mean_over_images():
     assert got["aji"] == 1 / 2 and got["aji_pooled"] == 16 / (16 + 81)
     assert (got["images"], got["missed"]) == (2, 1)
     rows = nuclei.table({"score": 0.5, **got})
-    assert rows["TP / (TP + FP + FN) at IoU 0.5"] == 0.25 and rows["of these missed"] == 1
+    assert rows["TP / (TP + FP + FN) at IoU 0.5"] == 0.25 and rows["of these nothing found"] == 1
 
 
 def test_what_is_empty_counts_by_one_rule():
