@@ -104,7 +104,10 @@ def load(argument: str, split: str, data_dir: str) -> Components:
     source = sources.load(sources.within(spec, data_dir), split)
     own = source.targets.get("segmentation", ())
     if not own:
-        raise UserError(f"components:{argument}: {spec} has no masks of classes, but {' and '.join(source.targets)}")
+        raise UserError(
+            f"components:{argument}: {spec} has no masks of classes, but {' and '.join(source.targets)}; give a "
+            "source of masks, such as masks:/data/camvid"
+        )
     for name in names:
         check_choice(f"components:{argument}: the class", name, own)
     with ThreadPoolExecutor(os.cpu_count()) as pool:

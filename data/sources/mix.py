@@ -45,7 +45,7 @@ SLICES = MASKS = True
 SPLITS = ("train", "val", "test")
 FIELDS = ("source", "weight", "classes", *(f"{split}_split" for split in SPLITS))
 FORM = "write mix:2*coco:/data/coco + 1*masks:/data/camvid, or mix:<file>.yaml"
-INLINE = re.compile(r"(?:([^*:]*)\*)?(.+)", re.DOTALL)
+INLINE = re.compile(r"(?:([^*:]*)\*)?(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _recipe(argument: str) -> Recipe:
 
 def _inline(text: str, where: str) -> Entry:
     found = INLINE.fullmatch(text)
-    if not found:
+    if not found[2]:
         raise UserError(f"config.data.source is {where!r}; {FORM}")
     return _entry({"source": found[2], "weight": (found[1] or "1").strip()}, where)
 
