@@ -49,7 +49,7 @@ from morphism.ops.precision import full_precision
 DARKNET = "darknet"
 BACKBONES = (*resnet.MODELS, *vgg.MODELS, DARKNET)
 NECKS = ("fpn", "none")
-LOSS_WEIGHTS = ("fixed", "learnt")
+LOSS_WEIGHTS = ("fixed", "learned")
 Levels = dict[int, Float[Array, "b _h _w _c"]]  # level l has a stride of 2^l pixels
 
 HEAD = ("name", "options", "targets")  # fields of a head
@@ -94,7 +94,7 @@ class Multitask(Model):
     """images [B, H, W, 3]  ->  {part: outputs of that part}, each as its task expects them.
 
     A detector's part has the outputs that the part's `reader` interprets; a segmenter's {"out": logits float32
-    [B, H, W, K]}; a classifier's logits [B, K]. With learnt weights of the losses there is also "log_variance", {part:
+    [B, H, W, K]}; a classifier's logits [B, K]. With learned weights of the losses there is also "log_variance", {part:
     scalar}.
 
     The call takes `targets`, a batch without its images, for two-stage detectors and for the images' sizes; without
@@ -120,7 +120,7 @@ class Multitask(Model):
       output_stride: of a ResNet without a neck. stride_in_1x1: of a ResNet (models/resnet.py).
       bn_epsilon: of the batch norms of a ResNet, of its pyramid and of the detectors on it.
       depth, width, depthwise: of the darknet and of YOLOX's head (models/yolox.py).
-      loss_weights: "fixed"; or "learnt", with a parameter "log_variance.<part>" per part, at first 0 (Kendall et al.
+      loss_weights: "fixed"; or "learned", with a parameter "log_variance.<part>" per part, at first 0 (Kendall et al.
         2018, "Multi-task learning using uncertainty").
       remat: of a ResNet.
     """
@@ -160,7 +160,7 @@ class Multitask(Model):
             else:
                 logits = self._segment(head, levels, finer, last, sizes, train)
                 outputs[part] = {"out": at_size_of(images, logits)}
-        if self.loss_weights == "learnt":
+        if self.loss_weights == "learned":
             zeros = nn.initializers.zeros
             outputs["log_variance"] = {part: self.param(f"log_variance.{part}", zeros, ()) for part in self.heads}
         return outputs

@@ -219,8 +219,8 @@ class Composed:
         for part in self.judged:
             found = self._predictions(part, predictions)
             rows = found.pop("labelled")
-            if rows.any():
-                known = {name: value[rows] for name, value in found.items()}
+            if rows.any():  # large maps are copied only where some rows do not count
+                known = found if rows.all() else {name: value[rows] for name, value in found.items()}
                 own[part.name] = part.task.update_metrics(own[part.name], known)
                 labelled[part.name] += int(rows.sum())
         return metrics | {

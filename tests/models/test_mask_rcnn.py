@@ -313,7 +313,7 @@ def test_without_a_background_outputs_are_fewer_and_read_alike():
 @pytest.mark.parametrize("case", SEMANTIC)
 def test_the_semantic_heads_logits_and_gradients_are_detectron2s(case):
     with jax.enable_x64(True):
-        head, maps = SemanticFPNHead(5, 32, jnp.float64), [jnp.asarray(x, jnp.float64) for x in semantic_maps(case)]
+        head, maps = SemanticFPNHead(5, 32, dtype=jnp.float64), [jnp.asarray(x, jnp.float64) for x in semantic_maps(case)]
         variables = drawn_variables(head, maps)
 
         def total(params):
@@ -327,5 +327,5 @@ def test_the_semantic_heads_logits_and_gradients_are_detectron2s(case):
 
 def test_channels_that_groups_do_not_divide_are_refused():
     maps = [jnp.zeros((1, 4, 4, 8))]
-    with pytest.raises(UserError, match="channels is 48; the group norms of semantic_fpn need a multiple of 32"):
+    with pytest.raises(UserError, match="channels is 48; semantic_fpn needs a multiple of its groups, 32"):
         jax.eval_shape(lambda: SemanticFPNHead(5, 48).init(jax.random.key(0), maps, train=False))

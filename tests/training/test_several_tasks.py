@@ -44,11 +44,11 @@ class Boxes(Detector):
 
 
 class Network(nn.Module):
-    """Only these `parts`; `learnt`: with trained variances."""
+    """Only these `parts`; `learned`: with trained variances."""
 
     reads = ()
     parts: tuple = tuple(KEYS)
-    learnt: bool = False
+    learned: bool = False
 
     @nn.compact
     def __call__(self, images, *, train):
@@ -60,7 +60,7 @@ class Network(nn.Module):
             "ground": {"out": logits},
             "kind": nn.Dense(4, name="kind")(x.mean((1, 2))),
         }
-        if self.learnt:
+        if self.learned:
             zeros = nn.initializers.zeros
             outputs["log_variance"] = {part: self.param(f"log_variance.{part}", zeros, ()) for part in self.parts}
         return outputs
@@ -170,15 +170,15 @@ def test_with_disjoint_labels_a_step_is_the_sum_of_the_single_tasks_steps(config
         params = after
 
 
-@pytest.mark.parametrize("learnt", [False, True])
+@pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize(("devices", "accumulate"), [(2, 1), (4, 1), (1, 4), (2, 2)])
-def test_a_step_is_the_same_on_any_number_of_devices(config, mesh_of, devices, accumulate, learnt):
+def test_a_step_is_the_same_on_any_number_of_devices(config, mesh_of, devices, accumulate, learned):
     """Devices and micro-batches have different numbers of labelled rows, some none."""
     batches = [
         batch_of(0, objects=(0, 1, 2), ground=(1, 5, 6, 7), kind=(7,)),
         batch_of(1, objects=(), ground=(3,), kind=range(1, 8)),
     ]
-    network = Network(learnt=learnt)
+    network = Network(learned=learned)
     one = trained(config, mesh_of(1), batches, network)
     with config.unlocked():
         config.accumulate = accumulate
@@ -187,9 +187,9 @@ def test_a_step_is_the_same_on_any_number_of_devices(config, mesh_of, devices, a
     assert one[1][1]["objects/loss"] == 0 and one[0][1]["objects/loss"] > 0
 
 
-def test_learnt_weights_are_kendalls(config, mesh_of):
+def test_learned_weights_are_kendalls(config, mesh_of):
     batches = [batch_of(number, objects=(0, 2), ground=range(8)) for number in range(2)]
-    before, (params, scalars) = trained(config, mesh_of(1), batches, Network(learnt=True))
+    before, (params, scalars) = trained(config, mesh_of(1), batches, Network(learned=True))
     s = {part: before[0][f"log_variance.{part}"] for part in KEYS}
     assert s["kind"] == 0 and s["objects"] != 0  # a part without truths is not learned, nor its weight
     total = 0
