@@ -30,6 +30,12 @@ def check_split(source: Source, config: ConfigDict, split: str, *, training: boo
                 f"{where} has no {name}, which config.data.targets asks for, but {' and '.join(source.targets)}; give "
                 "another config.data.source"
             )
+    lacks = getattr(source, "lacks", None)
+    if "parts" not in config and lacks and (without := int(lacks(wanted[0]).sum())):
+        raise UserError(
+            f"{where}: {without:,} of its {len(source):,} records have no {wanted[0]}, which config.task "
+            f"{config.task} needs of each; leave their source out, or take the task multitask"
+        )
     try:
         canvases(source, config.data, training)
     except UserError as error:

@@ -1,12 +1,12 @@
 """Sources derived from another one: some of its records, or its records with other classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from morphism.data import targets
 from morphism.data.annotations import Annotations, Store
@@ -60,6 +60,11 @@ class Subset(View):
     def oddities(self) -> str:
         return "; ".join(filter(None, (self.note, getattr(self.source, "oddities", ""))))
 
+    @property
+    def lacks(self) -> Callable[[str], Bool[np.ndarray, "records"]]:
+        whole = self.source.lacks
+        return lambda target: whole(target)[self.indices]
+
     @cached_property
     def labels(self) -> Int[np.ndarray, "records"]:
         return self.source.labels[self.indices]
@@ -103,6 +108,7 @@ class Mapped(View):
     files = passed_on("files")
     box_counts = passed_on("box_counts")
     part_of = passed_on("part_of")
+    lacks = passed_on("lacks")
 
     @property
     def targets(self) -> Mapping[str, Sequence[str]]:

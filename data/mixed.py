@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from morphism.data import image, targets
 from morphism.data.annotations import NO_OBJECTS, Annotations
@@ -177,6 +177,9 @@ class Mix:
     def box_counts(self) -> Int[np.ndarray, "records 3"]:
         return np.concatenate([part.box_counts for part in self.parts])
 
+    def lacks(self, target: str) -> Bool[np.ndarray, "records"]:
+        return np.concatenate([_lacks(part, target) for part in self.parts])
+
     @cached_property
     def version(self) -> str:
         """The fingerprints of the sources, their weights, and how their classes are renamed."""
@@ -207,3 +210,11 @@ class Mix:
         """The source of a record, and the record's position there."""
         number = int(self.part_of[index])
         return self.parts[number], index - sum(len(part) for part in self.parts[:number])
+
+
+def _lacks(part: Renamed, target: str) -> Bool[np.ndarray, "records"]:
+    """Which records of a source have no truth of `target`."""
+    if target not in part.common:
+        return np.ones(len(part), bool)
+    lacks = getattr(part.source, "lacks", None)
+    return lacks(target) if lacks else np.zeros(len(part), bool)

@@ -10,6 +10,7 @@ them: `Labelled`, `Boxed`, `Outlined` and `Masked`. The following are optional, 
     version       a text that identifies the data where reading all its truths would take long
     mask_stamps   a number per mask that changes with it; legend: what the numbers in masks mean
     weights       of the parts that it consists of: how often each is drawn from; part_of: the part of each record
+    lacks         target -> which records are without that truth, bool [records]; without it none is known to be
     oddities      a line on what was odd when the source was opened
     by_id         classes are identified by their ids
     pixel_category_ids    the dataset's own id of each class of pixels; None for one without

@@ -98,8 +98,8 @@ class Multitask(Model):
     scalar}.
 
     The call takes `targets`, a batch without its images, for two-stage detectors and for the images' sizes; without
-    targets all of every canvas is image, and two-stage detectors cannot train. An example whose `has_boxes` (or
-    `has_masks`) is False is a row of padding to the detectors that need them.
+    targets all of every canvas is image, and two-stage detectors cannot train. An example whose `has_boxes` is False
+    is a row of padding to detectors.
 
     Which maps a head works on:
       yolox: strides 8, 16 and 32. retinanet: P3 to P7. faster_rcnn, mask_rcnn: P2 to P5, and a fifth for the RPN.
@@ -190,10 +190,8 @@ class Multitask(Model):
         names = {name: name for name in ("boxes", "masks")[: 2 if head["name"] == "mask_rcnn" else 1]}
         names |= head.get("targets", {})
         own = targets | {name: targets[other] for name, other in names.items() if other in targets}
-        for other in names.values():
-            if f"has_{other}" in targets:
-                own["valid"] = own["valid"] & targets[f"has_{other}"]
-        return own
+        known = f"has_{names['boxes']}"
+        return own | {"valid": targets["valid"] & targets[known]} if known in targets else own
 
     @nn.nowrap
     def _segment(

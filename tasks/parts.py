@@ -71,11 +71,8 @@ class Part(Named):
         return classes[self.name]
 
     def labelled(self, batch: Batch) -> Bool[Array, "b"]:
-        """The examples that carry all truths of this part."""
-        found = batch["valid"]
-        for target in self.targets:
-            found = found & batch[f"has_{target}"]
-        return found
+        """The examples that carry this part's first truth. What lacks another, as a mask, is ignored by the task."""
+        return batch["valid"] & batch[f"has_{self.targets[0]}"]
 
     def batch(self, batch: Batch) -> Batch:
         """The batch as the task knows it: only examples with its truths are valid."""

@@ -4,7 +4,7 @@
 
 The first source gives the images. The others add their truths to the images that they have by the same file name,
 folders and suffix apart; an image that another source does not have lacks its truths. Images of the others alone are
-not used; both are counted.
+not used; both are counted. Only a task of several parts takes records that lack a truth.
 """
 
 import os
@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from morphism.data import sources, targets
 from morphism.data.annotations import NO_OBJECTS, Annotations
@@ -25,6 +25,7 @@ from morphism.data.outlines import Outlines
 from morphism.data.records import Record, Source, names
 from morphism.data.targets import label
 from morphism.errors import UserError
+from morphism.labels import IGNORE
 
 MASKS = True
 ABSENT = -1
@@ -87,6 +88,9 @@ class Join(View):
         of = self._of("label")
         return np.where(of.rows >= 0, np.asarray(of.source.labels)[of.rows], label.UNKNOWN).astype(np.int32)
 
+    def lacks(self, target: str) -> Bool[np.ndarray, "records"]:
+        return self._of(target).rows < 0
+
     def annotations(self, index: int) -> Annotations:
         return self._truth("boxes", "annotations", index, NO_OBJECTS)
 
@@ -94,8 +98,11 @@ class Join(View):
         return self._truth("masks", "masks", index, Outlines.of([]))
 
     def segmentation(self, index: int) -> UInt8[np.ndarray, "h w"]:
+        """All ignored for an image without classes of pixels."""
         of = self._of("segmentation")
         row = int(of.rows[index])
+        if row < 0:
+            return np.full(self.sizes[index].tolist(), IGNORE, np.uint8)
         read = getattr(of.source, "segmentation", None)
         return read(row) if read else of.source[row]["segmentation"]
 

@@ -50,6 +50,10 @@ def test_records_have_the_truths_of_both_by_the_images_name(roots, order):
             np.testing.assert_array_equal(source.box_counts[index], boxes.box_counts[own])
         else:
             assert not len(source.annotations(index)) and not source.box_counts[index].any()
+        assert source.lacks("boxes")[index] == (own < 0) and source.lacks("segmentation")[index] == (stem == "z")
+        if stem == "z":
+            assert (source.segmentation(index) == 255).all()
+            assert source.segmentation(index).shape == tuple(source.sizes[index])
         if stem in "wxy":
             expected = masks["wxy".index(stem)]["segmentation"]
             np.testing.assert_array_equal(record["segmentation"], expected)

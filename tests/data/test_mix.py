@@ -254,7 +254,18 @@ def test_classes_of_a_mix_can_be_numbered_as_in_training(roots):
     source = with_classes(opened(f"mix:coco:{first} + masks:{second}"), ("toothbrush", "car"), "mix")
     assert source.annotations(1).classes.tolist() == [1, 0]
     assert source.weights == [1, 1] and source.part_of.tolist() == [0, 0, 0, 1, 1]
-    check_split(source, detection(), "train", training=True)
+    several = get_base("multitask", parts={"objects": "detection", "ground": "segmentation"})
+    check_split(source, several, "train", training=True)
+
+
+@pytest.mark.parametrize("part", ["", "[:80%]"])
+def test_a_single_task_refuses_records_without_its_truth(tall, part):
+    """They would be learned as images without objects. Those without its further truths are ignored there."""
+    source = opened(f"mix:scenes:10x64 + masks:{tall}", f"train{part}")
+    assert source.lacks("boxes").sum() == source.lacks("masks").sum() == len(source) - source.part_of.tolist().count(0)
+    with pytest.raises(UserError, match="of its .* records have no boxes, which config.task detection needs of each"):
+        check_split(source, detection(), "train", training=True)
+    check_split(opened("mix:scenes:10x64 + scenes:5x64"), detection(), "train", training=True)
 
 
 def test_balanced_drawing_is_refused(folder):

@@ -313,7 +313,10 @@ def test_without_a_background_outputs_are_fewer_and_read_alike():
 @pytest.mark.parametrize("case", SEMANTIC)
 def test_the_semantic_heads_logits_and_gradients_are_detectron2s(case):
     with jax.enable_x64(True):
-        head, maps = SemanticFPNHead(5, 32, dtype=jnp.float64), [jnp.asarray(x, jnp.float64) for x in semantic_maps(case)]
+        head, maps = (
+            SemanticFPNHead(5, 32, dtype=jnp.float64),
+            [jnp.asarray(x, jnp.float64) for x in semantic_maps(case)],
+        )
         variables = drawn_variables(head, maps)
 
         def total(params):
