@@ -14,7 +14,7 @@ from morphism.data.records import Record, Source
 from morphism.errors import UserError
 from morphism.tasks.task import Batch, Task
 
-# Keys beside those of parts in a network's outputs and in results.
+# Keys besides those of parts in a network's outputs and in results.
 RESERVED = ("backbone", "examples", "log_variance", "panoptic")
 
 
