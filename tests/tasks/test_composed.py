@@ -230,3 +230,11 @@ def test_what_is_fused_is_judged_and_shown_beside_the_parts(config, mesh_of, var
     assert {line[0] for line in task.lines(described, 0.0, 9)} >= {"ground", "panoptic"}
     (file,) = (file for file in task.files(metrics, source) if file.name == "panoptic_panoptic")
     assert len(file.value["annotations"]) == len(list(file.images)) == len(source)
+
+
+def test_an_example_with_boxes_but_without_masks_counts_for_objects_with_masks():
+    """Its masks are unknown, and the task leaves these out alone."""
+    has = {"valid": [True, True, True, False], "has_boxes": [True, True, False, True]}
+    has["has_masks"] = [True, False, False, False]
+    batch = {name: jnp.array(rows) for name, rows in has.items()}
+    assert Part("objects", tasks.get("instances")).labelled(batch).tolist() == [True, True, False, False]
