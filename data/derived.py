@@ -80,8 +80,10 @@ class Subset(View):
     def annotations(self, index: int) -> Annotations:
         return self.source.annotations(int(self.indices[index]))
 
-    def masks(self, index: int) -> Outlines:
-        return self.source.masks(int(self.indices[index]))
+    @property
+    def masks(self) -> Callable[[int], Outlines]:
+        whole = self.source.masks
+        return lambda index: whole(int(self.indices[index]))
 
     def segmentation(self, index: int) -> UInt8[np.ndarray, "h w"]:
         return self.source.segmentation(int(self.indices[index]))
@@ -109,6 +111,7 @@ class Mapped(View):
     box_counts = passed_on("box_counts")
     part_of = passed_on("part_of")
     lacks = passed_on("lacks")
+    masks = passed_on("masks")
 
     @property
     def targets(self) -> Mapping[str, Sequence[str]]:
@@ -138,9 +141,6 @@ class Mapped(View):
 
     def annotations(self, index: int) -> Annotations:
         return self._mapped("boxes", self.source.annotations(index))
-
-    def masks(self, index: int) -> Outlines:
-        return self.source.masks(index)
 
     def segmentation(self, index: int) -> UInt8[np.ndarray, "h w"]:
         return self._mapped("segmentation", self.source.segmentation(index))

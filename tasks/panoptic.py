@@ -78,7 +78,7 @@ class Panoptic:
         for row, index in enumerate(predictions["id"].tolist()):
             found, (height, width) = found_in(predictions, row, source.classes), predictions["original_size"][row]
             objects = source.annotations(index)
-            known = source.masks(index) if "masks" in source.targets else Outlines.of([None] * len(objects))
+            known = source.masks(index) if hasattr(source, "masks") else Outlines.of([None] * len(objects))
             true = truth_of(objects, known, predictions["true"][row, :height, :width], source.classes)
             sums += sums_of(found, true, len(sums))
             maps.append(panoptic_files.stored(index, found))

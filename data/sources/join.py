@@ -95,6 +95,9 @@ class Join(View):
         return self._truth("boxes", "annotations", index, NO_OBJECTS)
 
     def masks(self, index: int) -> Outlines:
+        """Unknown ones if no source has masks."""
+        if "masks" not in self.targets:
+            return Outlines.of([None] * len(self.annotations(index)))
         return self._truth("masks", "masks", index, Outlines.of([]))
 
     def segmentation(self, index: int) -> UInt8[np.ndarray, "h w"]:

@@ -13,6 +13,7 @@ from pycocotools import mask as reference
 from morphism import tasks
 from morphism.data import outlines
 from morphism.data.annotations import Annotations
+from morphism.data.derived import Subset
 from morphism.data.id_maps import read_ids
 from morphism.data.outlines import Outlines
 from morphism.data.sources import coco_panoptic, scenes
@@ -83,6 +84,16 @@ def test_what_knows_the_truth_has_a_high_quality(source, parts, fusion, least):
     assert summary["pq_things"] == pytest.approx(np.mean([summary["per_class"][n]["pq"] for n in occurring(source)]))
     assert set(Panoptic().headline) < set(summary) and next(iter(Panoptic().table(summary))) == "pq"
     assert set(summary["per_class"]) == {"background", *occurring(source)}
+
+
+def test_the_truth_has_masks_that_only_the_source_knows(source, parts):
+    """Scenes that are learned by their boxes are judged by their masks nevertheless."""
+    predictions, found = predicted(WITH_BOXES, parts), []
+    for each in (source, scenes.load(f"24x{SIDE}", "val", "")):
+        view = WITH_BOXES.source(Subset(each, np.arange(COUNT)))
+        metrics = Panoptic().update_metrics(Panoptic().init_metrics(view), seen(WITH_BOXES, predictions))
+        found.append(metrics["sums"])
+    np.testing.assert_array_equal(*found)
 
 
 def occurring(source):
