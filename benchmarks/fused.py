@@ -1,4 +1,4 @@
-"""One fused network beside the two that it replaces: inference with RetinaNet and a semantic head on one ResNet-50.
+"""One fused network compared with the two that it replaces: RetinaNet and a semantic head on one ResNet-50.
 
     python benchmarks/fused.py [360x480] [--rounds 9]
 

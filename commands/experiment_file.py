@@ -87,9 +87,7 @@ def _suggest_file(file: Path) -> str:
     """Suggests the experiment next to `file`, or in experiments/, that was probably meant."""
     folder = file.parent if file.parent != Path() else Path("experiments")
     found = folder if folder != Path("experiments") or folder.is_dir() else Path(experiments.__path__[0])
-    names = [
-        path.stem for path in sorted(found.glob("*.py")) if path.stem not in ("__init__", "base", "fields", "parts")
-    ]
+    names = [path.stem for path in sorted(found.glob("*.py")) if path.stem not in ("__init__", *experiments.SHARED)]
     near = nearest(file.stem, names)
     return f"; did you mean {folder / near}.py?" if near else "; give an experiment, such as experiments/quickstart.py"
 

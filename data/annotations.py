@@ -71,7 +71,9 @@ class Store:
         return self.flat[self.offsets[index] : self.offsets[index + 1]]
 
     def masks(self, index: int) -> Outlines:
-        """The outlines of an image's objects."""
+        """The outlines of an image's objects; unknown ones if the split was read without them."""
+        if self.outlines is None:
+            return Outlines.of([None] * len(self[index]))
         return self.outlines.part(int(self.offsets[index]), int(self.offsets[index + 1]))
 
     def take(self, images: Int[np.ndarray, "m"]) -> "Store":

@@ -51,5 +51,6 @@ def _check_complete(source: Source, config: ConfigDict, where: str) -> None:
     if len(bare):
         raise UserError(
             f"{where}: {len(bare):,} of its {len(source):,} images have no {main}, such as "
-            f"{name_of(source, int(bare[0]))}; leave their source out, since {config.task} learns from {main} alone"
+            f"{name_of(source, int(bare[0]))}, which {config.task} needs of each; leave their source out, or take the "
+            "task multitask"
         )

@@ -1,6 +1,6 @@
 """Sources derived from another one: some of its records, or its records with other classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -75,8 +75,10 @@ class Subset(View):
     def annotations(self, index: int) -> Annotations:
         return self.source.annotations(int(self.indices[index]))
 
-    def masks(self, index: int) -> Outlines:
-        return self.source.masks(int(self.indices[index]))
+    @property
+    def masks(self) -> Callable[[int], Outlines]:
+        whole = self.source.masks
+        return lambda index: whole(int(self.indices[index]))
 
     def segmentation(self, index: int) -> UInt8[np.ndarray, "h w"]:
         return self.source.segmentation(int(self.indices[index]))
@@ -103,6 +105,7 @@ class Mapped(View):
     files = passed_on("files")
     box_counts = passed_on("box_counts")
     part_of = passed_on("part_of")
+    masks = passed_on("masks")
 
     @property
     def targets(self) -> Mapping[str, Sequence[str]]:
@@ -133,9 +136,6 @@ class Mapped(View):
 
     def annotations(self, index: int) -> Annotations:
         return self._mapped("boxes", self.source.annotations(index))
-
-    def masks(self, index: int) -> Outlines:
-        return self.source.masks(index)
 
     def segmentation(self, index: int) -> UInt8[np.ndarray, "h w"]:
         return self._mapped("segmentation", self.source.segmentation(index))

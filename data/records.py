@@ -7,6 +7,7 @@ them: `Labelled`, `Boxed`, `Outlined` and `Masked`. The following are optional, 
     sizes         height and width of each image; needed by targets with positions in the image
     store         annotations.Store: the boxes of all records, and their outlines
     segmentation  index -> the segmentation of a record, without reading its image
+    masks         index -> the outlines of a record's objects, also where records come without them
     version       a text that identifies the data where reading all its truths would take long
     mask_stamps   a number per mask that changes with it; legend: what the numbers in masks mean
     carries       target -> which records have its truth, bool, where not all of them have (derived.carried)

@@ -4,7 +4,7 @@
 values. The ranges are those of fields.py; with an integer bound, as in at_least(1), only integers are accepted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ml_collections import ConfigDict
 
@@ -54,7 +54,7 @@ def get_base(task: str = "classification", parts: Mapping[str, str] | None = Non
     For "multitask", `parts` are the tasks that are learned together, by names for them: {"objects": "detection",
     "ground": "segmentation"}. The part that comes first leads (tasks/composed.py), and its best metric is config.best.
     """
-    config = defaults(FIELDS[task])
+    config = defaults(multitask_fields(parts.values()) if parts else FIELDS[task])
     for part, each in (parts or {}).items():
         config.parts[part] = defaults(part_fields(each))
         config.parts[part].task = each
@@ -77,11 +77,12 @@ def declared(config: ConfigDict) -> dict[str, Field]:
 
     Those of parts and heads follow their group. A part whose task does not exist has the field `task` alone.
     """
-    found = {}
-    for name, field in flat(FIELDS[config.task]).items():
+    found, parts = {}, _groups(config.get("parts"))
+    tasks = {part.get("task") for part in parts.values()}
+    for name, field in flat(multitask_fields(tasks) if "parts" in config else FIELDS[config.task]).items():
         found[name] = field
         if name == "parts":
-            for part, given in _groups(config.get("parts")).items():
+            for part, given in parts.items():
                 known = given.get("task") in HEADS
                 found |= flat(part_fields(given.task) if known else {"task": PART["task"]}, f"parts.{part}.")
         if name == "model.heads":
@@ -310,12 +311,13 @@ FIELDS = {
 }
 
 
-def _shared(*tasks: str) -> Fields:
-    """The fields of data and augment that any of `tasks` has."""
-    found: Fields = {}
-    for task in tasks:
-        found = merged(found, {group: FIELDS[task][group] for group in ("data", "augment")})
-    return found
+def multitask_fields(tasks: Iterable[str]) -> Fields:
+    """The fields of a multitask configuration whose parts have these `tasks`: of data and augment those of any."""
+    found, learned = COMMON, set(tasks)
+    for task in HEADS:  # in one order, whatever that of the parts
+        if task in learned:
+            found = merged(found, {group: FIELDS[task][group] for group in ("data", "augment")})
+    return merged(found, MULTITASK)
 
 
-FIELDS["multitask"] = merged(merged(COMMON, _shared(*HEADS)), MULTITASK)
+FIELDS["multitask"] = multitask_fields(HEADS)

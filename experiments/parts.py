@@ -22,7 +22,7 @@ HEADS = {  # the default of each task
     "instances": "mask_rcnn",
     "segmentation": "semantic_fpn",
 }
-HEAD = dict(name=Field("", TEXT, "Head of the part: a name in HEADS of models/multitask.py; its options beside it."))
+HEAD = dict(name=Field("", TEXT, "Head of the part: a name in HEADS of models/multitask.py; its options next to it."))
 PART = dict(
     task=Field("", one_of(*HEADS), "What the part learns."),
     weight=Field(1.0, at_least(0.0), "Factor of the part's loss in the sum."),

@@ -4,9 +4,11 @@
     python train.py --config experiments/quickstart.py --workdir runs/quickstart
     python train.py --config experiments/quickstart.py:detection --workdir runs/quickstart_detection
     python train.py --config experiments/quickstart.py:segmentation --workdir runs/quickstart_segmentation
+    python train.py --config experiments/quickstart.py:panoptic --workdir runs/quickstart_panoptic
 
 A residual network that classifies garments; `detection`: a YOLOX of half the width of yolox_s, which finds garments in
-scenes; `segmentation`: a narrow U-Net of two stages, which classifies the pixels of scenes.
+scenes; `segmentation`: a narrow U-Net of two stages, which classifies the pixels of scenes; `panoptic`: that YOLOX with
+a semantic head, whose results are fused.
 Published: nothing on such data. Measured here: see docs/results.md.
 """
 

@@ -49,7 +49,7 @@ from morphism.ops.precision import full_precision
 DARKNET = "darknet"
 BACKBONES = (*resnet.MODELS, *vgg.MODELS, DARKNET)
 NECKS = ("fpn", "none")
-LOSS_WEIGHTS = ("fixed", "learnt")
+LOSS_WEIGHTS = ("fixed", "learned")
 Levels = dict[int, Float[Array, "b _h _w _c"]]  # level l has a stride of 2^l pixels
 
 HEAD = ("name", "options", "targets")  # fields of a head
@@ -94,12 +94,12 @@ class Multitask(Model):
     """images [B, H, W, 3]  ->  {part: outputs of that part}, each as its task expects them.
 
     A detector's part has the outputs that the part's `reader` interprets; a segmenter's {"out": logits float32
-    [B, H, W, K]}; a classifier's logits [B, K]. With learnt weights of the losses there is also "log_variance", {part:
+    [B, H, W, K]}; a classifier's logits [B, K]. With learned weights of the losses there is also "log_variance", {part:
     scalar}.
 
     The call takes `targets`, a batch without its images, for two-stage detectors and for the images' sizes; without
-    targets all of every canvas is image, and two-stage detectors cannot train. An example whose `has_boxes` (or
-    `has_masks`) is False is a row of padding to the detectors that need them.
+    targets all of every canvas is image, and two-stage detectors cannot train. An example whose `has_boxes` is False
+    is a row of padding to detectors.
 
     Which maps a head works on:
       yolox: strides 8, 16 and 32. retinanet: P3 to P7. faster_rcnn, mask_rcnn: P2 to P5, and a fifth for the RPN.
@@ -120,7 +120,7 @@ class Multitask(Model):
       output_stride: of a ResNet without a neck. stride_in_1x1: of a ResNet (models/resnet.py).
       bn_epsilon: of the batch norms of a ResNet, of its pyramid and of the detectors on it.
       depth, width, depthwise: of the darknet and of YOLOX's head (models/yolox.py).
-      loss_weights: "fixed"; or "learnt", with a parameter "log_variance.<part>" per part, at first 0 (Kendall et al.
+      loss_weights: "fixed"; or "learned", with a parameter "log_variance.<part>" per part, at first 0 (Kendall et al.
         2018, "Multi-task learning using uncertainty").
       remat: of a ResNet.
     """
@@ -160,7 +160,7 @@ class Multitask(Model):
             else:
                 logits = self._segment(head, levels, finer, last, sizes, train)
                 outputs[part] = {"out": at_size_of(images, logits)}
-        if self.loss_weights == "learnt":
+        if self.loss_weights == "learned":
             zeros = nn.initializers.zeros
             outputs["log_variance"] = {part: self.param(f"log_variance.{part}", zeros, ()) for part in self.heads}
         return outputs
@@ -190,10 +190,8 @@ class Multitask(Model):
         names = {name: name for name in ("boxes", "masks")[: 2 if head["name"] == "mask_rcnn" else 1]}
         names |= head.get("targets", {})
         own = targets | {name: targets[other] for name, other in names.items() if other in targets}
-        for other in names.values():
-            if f"has_{other}" in targets:
-                own["valid"] = own["valid"] & targets[f"has_{other}"]
-        return own
+        known = f"has_{names['boxes']}"
+        return own | {"valid": targets["valid"] & targets[known]} if known in targets else own
 
     @nn.nowrap
     def _segment(

@@ -231,8 +231,8 @@ class Composed:
         for part in self.judged:
             found = self._predictions(part, predictions)
             rows = found.pop("labelled")
-            if rows.any():
-                known = {name: value[rows] for name, value in found.items()}
+            if rows.any():  # large maps are copied only where some rows do not count
+                known = found if rows.all() else {name: value[rows] for name, value in found.items()}
                 own[part.name] = part.task.update_metrics(own[part.name], known)
                 labelled[part.name] += int(rows.sum())
         return metrics | {
@@ -311,8 +311,9 @@ class Composed:
 
 
 def _carrying(source: Source, part: Part | Fusion) -> Int[np.ndarray, "n"]:
-    """The records that carry all truths of a part, as far as is known without reading them."""
-    return np.flatnonzero(np.all([carried(source, target) for target in part.targets], axis=0))
+    """The records that count for a part, as far as is known without reading them; none if `source` lacks a target."""
+    known = all(target in source.targets for target in part.targets)
+    return np.flatnonzero(known & np.all([carried(source, target) for target in part.mains], axis=0))
 
 
 def _drawn(source: Source, part: Part | Fusion) -> Int[np.ndarray, "n"]:

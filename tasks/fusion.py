@@ -132,6 +132,10 @@ class Fusion(Named):
     def targets(self) -> tuple[str, ...]:
         return self.things.targets + self.stuff.targets
 
+    @property
+    def mains(self) -> tuple[str, ...]:
+        return self.things.mains + self.stuff.mains
+
     def source(self, source: Source) -> Source:
         """The split as Panoptic knows it: that of the things, with the categories of all segments as its classes."""
         things, stuff = (part.source(source) for part in (self.things, self.stuff))

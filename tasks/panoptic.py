@@ -22,13 +22,13 @@ from ml_collections import ConfigDict
 from morphism.data import id_maps, outlines
 from morphism.data.annotations import Annotations
 from morphism.data.outlines import Outlines
+from morphism.data.panoptic import THINGS
 from morphism.data.records import Source
 from morphism.tasks import coco, panoptic_files
 from morphism.tasks.panoptic_quality import Segments, means, qualities, sums_of
 from morphism.tasks.task import File, Metrics, Predictions, spread
 
 DRAWN = 12  # images per split
-THINGS = "things"  # a class of pixels with this name is that of all things
 NAMES = tuple(f"{name}{of}" for of in ("", "_things", "_stuff") for name in ("pq", "sq", "rq"))
 
 Map = Integer[np.ndarray, "h w"]
@@ -78,7 +78,7 @@ class Panoptic:
         for row, index in enumerate(predictions["id"].tolist()):
             found, (height, width) = found_in(predictions, row, source.classes), predictions["original_size"][row]
             objects = source.annotations(index)
-            known = source.masks(index) if "masks" in source.targets else Outlines.of([None] * len(objects))
+            known = source.masks(index) if hasattr(source, "masks") else Outlines.of([None] * len(objects))
             true = truth_of(objects, known, predictions["true"][row, :height, :width], source.classes)
             sums += sums_of(found, true, len(sums))
             maps.append(panoptic_files.stored(index, found))

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int, UInt16
 from PIL import Image
 
+from morphism.data.id_maps import IdMap
 from morphism.data.records import Source
 from morphism.tasks.panoptic_quality import Segments
 from morphism.tasks.task import File
@@ -56,21 +57,19 @@ def restored(each: Stored) -> UInt16[np.ndarray, "h w"]:
 
 def segments_info(segments: UInt16[np.ndarray, "h w"], classes: Int[np.ndarray, "n"], ids: Sequence[Any]) -> list[Any]:
     """COCO's record of each segment that has a pixel: id, category, area and box (x, y, width, height)."""
-    found = []
-    for number in np.unique(segments[segments > 0]).tolist():
-        mask = segments == number
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        x, y = int(columns[0]), int(rows[0])
-        found.append(
-            {
-                "id": number,
-                "category_id": ids[classes[number - 1]],
-                "area": int(mask.sum()),
-                "bbox": [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y],
-                "iscrowd": 0,
-            }
-        )
-    return found
+    found = IdMap.of(segments)
+    each = zip(found.ids.tolist(), found.areas.tolist(), found.boxes.astype(int).tolist(), strict=True)
+    return [
+        {
+            "id": number,
+            "category_id": ids[classes[number - 1]],
+            "area": area,
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "iscrowd": 0,
+        }
+        for number, area, (x0, y0, x1, y1) in each
+        if number
+    ]
 
 
 def category_ids(source: Source) -> list[Any]:

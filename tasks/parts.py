@@ -16,7 +16,7 @@ from morphism.experiments.base import FIELDS
 from morphism.experiments.fields import flat
 from morphism.tasks.task import Batch, Task
 
-# Keys beside those of parts in a network's outputs and in results.
+# Keys besides those of parts in a network's outputs and in results.
 RESERVED = ("backbone", "examples", "log_variance", "panoptic")
 
 
@@ -64,6 +64,11 @@ class Part(Named):
     def targets(self) -> tuple[str, ...]:
         return tuple(self.keys.get(target, target) for target in self.task.targets)
 
+    @property
+    def mains(self) -> tuple[str, ...]:
+        """The targets without which an example does not count for this part."""
+        return self.targets[:1]
+
     def source(self, source: Source) -> Source:
         """The split as the task knows it."""
         return Seen(source, source.targets[self.targets[0]], self.keys)
@@ -73,11 +78,8 @@ class Part(Named):
         return classes[self.name]
 
     def labelled(self, batch: Batch) -> Bool[Array, "b"]:
-        """The examples that carry all truths of this part."""
-        found = batch["valid"]
-        for target in self.targets:
-            found = found & batch[f"has_{target}"]
-        return found
+        """The examples that carry this part's first truth. What lacks another, as a mask, is ignored by the task."""
+        return batch["valid"] & batch[f"has_{self.targets[0]}"]
 
     def batch(self, batch: Batch) -> Batch:
         """The batch as the task knows it: only examples with its truths are valid."""

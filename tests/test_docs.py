@@ -17,7 +17,7 @@ from PIL import Image
 
 from morphism import models
 from morphism.commands import COMMANDS
-from morphism.experiments.base import get_base
+from morphism.experiments.base import FIELDS, get_base
 from morphism.runtime.mesh import AXIS
 from morphism.runtime.validation import check_config
 
@@ -178,7 +178,7 @@ def headings(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_fields_exist(page):
-    bases = [get_base(task) for task in ("classification", "instances", "segmentation", "multitask")]
+    bases = [get_base(task) for task in FIELDS]
     text = re.sub(r"^```python.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for path in set(re.findall(r"\bconfig\.((?:[a-z]\w*\.)*[a-z]\w*)\b", text)):
         if not path.startswith(("model.options.", "json", "update")):

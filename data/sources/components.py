@@ -88,7 +88,9 @@ class Components(View):
         return len(self.source)
 
     def __getitem__(self, index: int) -> Record:
-        return self.source[index] | {"annotations": self.store[index], "masks": self.store.masks(index)}
+        record = self.source[index]
+        known = {"annotations": self.store[index], "masks": self.store.masks(index)}
+        return record | known if "segmentation" in record else record
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:

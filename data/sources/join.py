@@ -4,7 +4,7 @@
 
 The first source gives the images. The others add their truths to the images that they have by the same file name,
 folders and suffix apart; an image that another source does not have lacks its truths. Images of the others alone are
-not used; both are counted.
+not used; both are counted. Only a task of several parts takes records that lack a truth.
 """
 
 import os
@@ -25,6 +25,7 @@ from morphism.data.outlines import Outlines
 from morphism.data.records import Record, Source, names
 from morphism.data.targets import label
 from morphism.errors import UserError
+from morphism.labels import IGNORE
 
 MASKS = True
 ABSENT = -1
@@ -95,11 +96,17 @@ class Join(View):
         return self._truth("boxes", "annotations", index, NO_OBJECTS)
 
     def masks(self, index: int) -> Outlines:
+        """Unknown ones if no source has masks."""
+        if "masks" not in self.targets:
+            return Outlines.of([None] * len(self.annotations(index)))
         return self._truth("masks", "masks", index, Outlines.of([]))
 
     def segmentation(self, index: int) -> UInt8[np.ndarray, "h w"]:
+        """All ignored for an image without classes of pixels."""
         of = self._of("segmentation")
         row = int(of.rows[index])
+        if row < 0:
+            return np.full(self.sizes[index].tolist(), IGNORE, np.uint8)
         read = getattr(of.source, "segmentation", None)
         return read(row) if read else of.source[row]["segmentation"]
 

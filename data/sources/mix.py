@@ -16,9 +16,9 @@ or it holds such a list as `sources` and, as `classes`, the common names of each
 
 `classes` maps a source's own names to common ones. What is of a class that it leaves out, or maps to ~ (nothing), is
 left out: objects are dropped, pixels ignored, labels removed; this is reported. Without `classes`, all own names are
-common. A record has only the truths that its own source has. Where several sources have a target, a source may lack
-classes that others have: its objects of these classes, which are not annotated, are learned as background. That is
-reported too.
+common. A record has only the truths that its own source has: a task of several parts counts it in the others alone, a
+single task refuses it. Where several sources have a target, a source may lack classes that others have: its objects of
+these classes, which are not annotated, are learned as background. That is reported too.
 
 An epoch is as many draws as there are records. In evaluation each record counts once, whatever the weights. A split
 such as train[:10%] takes that share of every source.

@@ -8,6 +8,7 @@ from detection import coco, write_coco
 from masks import PATTERN, write_mask, write_masks
 
 from morphism.data import sources
+from morphism.data.derived import carried
 from morphism.data.fingerprint import fingerprint
 from morphism.data.pipeline import train_batches
 from morphism.data.records import Masked, Outlined
@@ -50,6 +51,11 @@ def test_records_have_the_truths_of_both_by_the_images_name(roots, order):
             np.testing.assert_array_equal(source.box_counts[index], boxes.box_counts[own])
         else:
             assert not len(source.annotations(index)) and not source.box_counts[index].any()
+        assert carried(source, "boxes")[index] == (own >= 0)
+        assert carried(source, "segmentation")[index] == (stem != "z")
+        if stem == "z":
+            assert (source.segmentation(index) == 255).all()
+            assert source.segmentation(index).shape == tuple(source.sizes[index])
         if stem in "wxy":
             expected = masks["wxy".index(stem)]["segmentation"]
             np.testing.assert_array_equal(record["segmentation"], expected)

@@ -256,7 +256,7 @@ def test_classes_of_a_mix_can_be_numbered_as_in_training(roots):
     assert source.weights == [1, 1] and source.part_of.tolist() == [0, 0, 0, 1, 1]
     config = get_base("multitask", {"objects": "detection", "ground": "segmentation"})
     check_split(source, config, "train", training=True)
-    with pytest.raises(UserError, match=r"2 of its 5 images have no boxes, such as .*; leave their source out"):
+    with pytest.raises(UserError, match=r"2 of its 5 images have no boxes, such as .*, which detection needs of each"):
         check_split(source, detection(), "train", training=True)
 
 
@@ -274,6 +274,20 @@ def test_records_carry_what_their_own_source_has(roots, folder, tmp_path):
     assert not carried(source, "segmentation").any()
     part = Subset(source, np.array([4, 0]))
     assert carried(part, "boxes").tolist() == [False, True]
+
+
+@pytest.mark.parametrize("part", ["", "[:80%]"])
+def test_a_single_task_refuses_records_without_its_truth(tall, part):
+    """They would be learned as images without objects. Those without its further truths are ignored there."""
+    source = opened(f"mix:scenes:10x64 + masks:{tall}", f"train{part}")
+    assert (
+        (~carried(source, "boxes")).sum()
+        == (~carried(source, "masks")).sum()
+        == len(source) - source.part_of.tolist().count(0)
+    )
+    with pytest.raises(UserError, match="of its .* images have no boxes, .* which detection needs of each; leave"):
+        check_split(source, detection(), "train", training=True)
+    check_split(opened("mix:scenes:10x64 + scenes:5x64"), detection(), "train", training=True)
 
 
 def test_balanced_drawing_is_refused(folder):

@@ -220,5 +220,5 @@ def test_an_empty_folder_is_named(tmp_path):
 
 
 def test_a_folder_without_its_kind_is_answered_with_how_to_write_it(tmp_path):
-    with pytest.raises(UserError, match=f"without its kind; write folder:{tmp_path} .*or another of coco, "):
+    with pytest.raises(UserError, match=f"without its kind; write folder:{tmp_path} .*or another of citysc.*, coco, "):
         sources.load(settings(str(tmp_path)), "train")

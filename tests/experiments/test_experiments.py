@@ -19,9 +19,7 @@ from morphism.training.optimizer import make_optimizer
 from morphism.training.schedule import make_schedule
 from morphism.weights.convert import fit, rename, torch_shapes
 
-FILES = [
-    each.name for each in pkgutil.iter_modules(experiments.__path__) if each.name not in ("base", "fields", "parts")
-]
+FILES = [each.name for each in pkgutil.iter_modules(experiments.__path__) if each.name not in experiments.SHARED]
 VARIANTS = {
     "bccd_yolox": (None, "tiny"),
     "camvid_segnet": (None, "vgg16"),

@@ -177,13 +177,13 @@ def test_examples_without_a_parts_truth_are_padding_to_it():
     assert losses(batch | {"has_boxes": np.ones(2, bool)})[0][1].any()
 
 
-def test_learnt_weights_start_at_0_and_fixed_ones_are_none():
+def test_learned_weights_start_at_0_and_fixed_ones_are_none():
     tiny = {"backbone": "resnet18", "backbone_width": 1, "neck": "none"}
-    fixed, learnt = (multitask("linear", "fcn", **tiny, loss_weights=each) for each in ("fixed", "learnt"))
-    assert names(learnt).keys() - names(fixed).keys() == {"log_variance.a_linear", "log_variance.a_fcn"}
-    variables = jax.jit(lambda: models.init(learnt, jax.random.key(0), 32))()
+    fixed, learned = (multitask("linear", "fcn", **tiny, loss_weights=each) for each in ("fixed", "learned"))
+    assert names(learned).keys() - names(fixed).keys() == {"log_variance.a_linear", "log_variance.a_fcn"}
+    variables = jax.jit(lambda: models.init(learned, jax.random.key(0), 32))()
     given = variables["params"] | {"log_variance.a_fcn": jnp.float32(2)}
-    outputs = learnt.apply(variables | {"params": given}, jnp.zeros((1, 32, 32, 3)), train=False)
+    outputs = learned.apply(variables | {"params": given}, jnp.zeros((1, 32, 32, 3)), train=False)
     assert outputs["log_variance"] == {"a_linear": 0, "a_fcn": 2}
 
 
@@ -196,7 +196,7 @@ def test_classes_are_each_parts_own():
 
 
 def test_options_of_the_backbone_are_no_options_of_a_head():
-    assert head_options("semantic_fpn") == {"channels": 128}
+    assert head_options("semantic_fpn") == {"channels": 128, "groups": 32, "finest": 0}
     assert head_options("linear") == {"dropout": 0.0} and head_options("fcn") == {}
     assert {"anchor_size", "score_threshold", "version"} <= head_options("mask_rcnn").keys()
     for head, option in (("mask_rcnn", "backbone"), ("yolox", "width"), ("retinanet", "channels")):

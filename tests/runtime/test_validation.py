@@ -3,7 +3,7 @@ from ml_collections import ConfigDict
 
 from morphism import tasks
 from morphism.errors import UserError
-from morphism.experiments.base import FIELDS, get_base
+from morphism.experiments.base import FIELDS, declared, get_base
 from morphism.experiments.fields import flat
 from morphism.experiments.parts import MULTITASK
 from morphism.runtime.validation import check_config
@@ -245,6 +245,14 @@ def test_augmentation_that_the_leading_task_lacks_is_refused():
     with pytest.raises(UserError, match="config.augment.elastic: objects leads, .* set it to 0.0"):
         check_config(of_parts(lambda c: c.augment.update(elastic=1.0)))
     check_config(of_parts(lambda c: c.augment.update(hsv=(5.0, 30.0, 30.0))))
+
+
+def test_parts_share_the_fields_of_their_tasks_alone():
+    config = get_base("multitask", {"objects": "detection", "ground": "segmentation"})
+    assert config.data.max_boxes and config.data.crop
+    assert "mask_size" not in config.data and "eval_size" not in config.data and "mixup_alpha" not in config.augment
+    assert not {"data.mask_size", "augment.mixup_alpha"} & declared(config).keys()
+    check_config(config)
 
 
 def test_fields_that_mean_different_things_to_tasks_are_declared_for_their_parts():

@@ -238,3 +238,11 @@ def test_a_rule_of_class_weights_becomes_numbers_of_its_part():
     config.parts.ground.loss.class_weights = "median_frequency"
     resolved = tasks.of(config).resolve(config, load(config.data, "train"))
     assert len(resolved.parts.ground.loss.class_weights) == len(CLASSES["ground"])
+
+
+def test_an_example_with_boxes_but_without_masks_counts_for_objects_with_masks():
+    """Its masks are unknown, and the task leaves these out alone."""
+    has = {"valid": [True, True, True, False], "has_boxes": [True, True, False, True]}
+    has["has_masks"] = [True, False, False, False]
+    batch = {name: jnp.array(rows) for name, rows in has.items()}
+    assert Part("objects", tasks.get("instances")).labelled(batch).tolist() == [True, True, False, False]

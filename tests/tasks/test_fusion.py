@@ -13,6 +13,7 @@ from pycocotools import mask as reference
 from morphism import tasks
 from morphism.data import outlines
 from morphism.data.annotations import Annotations
+from morphism.data.derived import Subset
 from morphism.data.id_maps import read_ids
 from morphism.data.outlines import Outlines
 from morphism.data.sources import coco_panoptic, scenes
@@ -83,6 +84,41 @@ def test_what_knows_the_truth_has_a_high_quality(source, parts, fusion, least):
     assert summary["pq_things"] == pytest.approx(np.mean([summary["per_class"][n]["pq"] for n in occurring(source)]))
     assert set(Panoptic().headline) < set(summary) and next(iter(Panoptic().table(summary))) == "pq"
     assert set(summary["per_class"]) == {"background", *occurring(source)}
+
+
+class Overlapping:
+    """A record with two tops, of which the second hides a part of the first; targets tell of boxes alone."""
+
+    targets, classes = {"boxes": scenes.CLASSES}, CATEGORIES
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise NotImplementedError
+
+    def annotations(self, index):
+        boxes, none = np.float32([[0, 0, 8, 4], [4, 0, 12, 4]]), np.zeros(2, bool)
+        return Annotations(boxes, np.zeros(2, np.int32), none, none, np.full(2, 32.0))
+
+    def masks(self, index):
+        columns = np.arange(12)[None].repeat(4, 0)
+        masks = (np.asfortranarray(each, np.uint8) for each in (columns < 4, columns >= 4))
+        return Outlines.of([reference.encode(mask)["counts"] for mask in masks])
+
+
+def test_the_truth_has_masks_that_only_the_source_knows():
+    """By their boxes alone both tops would be wrong: the first would have two thirds of the pixels."""
+    predictions = {
+        "id": np.zeros(1, np.int32),
+        "classes": np.zeros((1, 2), np.int32),
+        "segments": np.repeat([[1, 2]], (4, 8), axis=1).repeat(4, 0)[None].astype(np.uint16),
+        "true": np.ones((1, 4, 12), np.uint8),  # of tops
+        "original_size": np.array([[4, 12]]),
+    }
+    source = Subset(Overlapping(), np.zeros(1, int))
+    metrics = Panoptic().update_metrics(Panoptic().init_metrics(source), predictions)
+    assert Panoptic().summarise(metrics)["pq_things"] == 1
 
 
 def occurring(source):

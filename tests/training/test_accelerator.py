@@ -202,8 +202,8 @@ def trace(config, mesh, views=("center",)):
 @pytest.mark.parametrize("name", kinds())
 def test_every_architecture_is_traced(accelerator, mesh_of, name):
     """In bfloat16, as accelerators train; what follows is in float32."""
-    learnt = {"loss_weights": "learnt"} if name in PARTS else {}
-    config = configured(task_of(name), name, shallow(name) | learnt)
+    learned = {"loss_weights": "learned"} if name in PARTS else {}
+    config = configured(task_of(name), name, shallow(name) | learned)
     config.model.dtype = "bfloat16"
     trace(config, mesh_of(2))
 
