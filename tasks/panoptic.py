@@ -78,7 +78,8 @@ class Panoptic:
         for row, index in enumerate(predictions["id"].tolist()):
             found, (height, width) = found_in(predictions, row, source.classes), predictions["original_size"][row]
             objects = source.annotations(index)
-            known = source.masks(index) if hasattr(source, "masks") else Outlines.of([None] * len(objects))
+            read = getattr(source, "masks", None)
+            known = read(index) if read else Outlines.of([None] * len(objects))
             true = truth_of(objects, known, predictions["true"][row, :height, :width], source.classes)
             sums += sums_of(found, true, len(sums))
             maps.append(panoptic_files.stored(index, found))
