@@ -39,6 +39,7 @@ RUN = (("Experiment", "`{experiment}`"), ("Data", "{data}"), ("Trained for", "{s
 SPENT = (("Time", "{time}"), ("Peak RAM", "{memory}"))
 BARE = {"about": False, "notes": False}
 SHORT = {**BARE, "details": False}
+PQ = (("PQ", "{pq}"), ("of things", "{pq_things}"), ("of stuff", "{pq_stuff}"))
 CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 CELLS = ("platelets", "red cells", "white cells")
 TIMED = (("CPU-s", "{cpu_seconds}"), ("CPU-s, torchvision", "{torchvision}"))
@@ -109,6 +110,15 @@ VIEWS = {
         (("Experiment", "`{experiment}`"), ("Trained for", "{schedule}"), *MIOU, SPENT[0]),
         commands=True,
     ),
+    "fused-camvid": View(
+        "fused.camvid",
+        (("Experiment", "`{experiment}`"), ("Schedule", "{schedule}"), *MIOU, *AP, *PQ, *SPENT),
+        commands=True,
+    ),
+    "fused-camvid-classes": View(
+        "fused.camvid", (("IoU", "`{experiment}`"), *((name, f"{{iou[{name}]}}") for name in CAMVID)), **BARE
+    ),
+    "fused-short": View("fused.camvid", (*RUN, MIOU[0], AP[1], PQ[0], SPENT[0]), **SHORT),
     "canvas-trained": View(
         "canvas.trained",
         (
