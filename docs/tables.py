@@ -118,6 +118,22 @@ VIEWS = {
     "fused-camvid-classes": View(
         "fused.camvid", (("IoU", "`{experiment}`"), *((name, f"{{iou[{name}]}}") for name in CAMVID)), **BARE
     ),
+    "nuclei": View(
+        "fused.nuclei",
+        (
+            *(("Experiment", "`{experiment}`"), ("Schedule", "{schedule}"), ("Mask AP", "{mask_ap}")),
+            *(("Mask AP50", "{mask_ap50}"), ("Box AP", "{ap}"), ("AJI", "{aji}"), *SPENT),
+        ),
+        commands=True,
+    ),
+    "nuclei-jaccard": View(
+        "fused.nuclei",
+        (
+            ("TP / (TP + FP + FN) at IoU", "`{experiment}`"),
+            *((f"0.{5 + k}", f"{{jaccard[{letter}]}}") for k, letter in enumerate("abcde")),
+        ),
+        **BARE,
+    ),
     "fused-short": View("fused.camvid", (*RUN, MIOU[0], AP[1], PQ[0], SPENT[0]), **SHORT),
     "canvas-trained": View(
         "canvas.trained",
