@@ -87,7 +87,9 @@ VIEWS = {
         (("Experiment", "`{experiment}`"), ("Trained for", "{schedule}"), *AP, SPENT[0]),
         commands=True,
     ),
-    "segmentation-short": View("segmentation.quickstart segmentation.camvid", (*RUN, *MIOU, SPENT[0]), **SHORT),
+    "segmentation-short": View(
+        "segmentation.quickstart segmentation.camvid fused.camvid", (*RUN, *MIOU, SPENT[0]), **SHORT
+    ),
     "camvid": View(
         "segmentation.camvid",
         (
@@ -134,7 +136,6 @@ VIEWS = {
         ),
         **BARE,
     ),
-    "fused-short": View("fused.camvid", (*RUN, MIOU[0], AP[1], PQ[0], SPENT[0]), **SHORT),
     "canvas-trained": View(
         "canvas.trained",
         (
