@@ -112,6 +112,11 @@ VIEWS = {
         (("Experiment", "`{experiment}`"), ("Trained for", "{schedule}"), *MIOU, SPENT[0]),
         commands=True,
     ),
+    "fused-scenes": View(
+        "fused.quickstart",
+        (("Experiment", "`{experiment}`"), ("Trained for", "{schedule}"), *MIOU, *AP, *PQ, *SPENT),
+        commands=True,
+    ),
     "fused-camvid": View(
         "fused.camvid",
         (("Experiment", "`{experiment}`"), ("Schedule", "{schedule}"), *MIOU, *AP, *PQ, *SPENT),

@@ -79,7 +79,7 @@ def _panoptic() -> ConfigDict:
     config.model.options = ConfigDict(dict(backbone="darknet", depth=0.33, width=0.25))
     config.model.heads.objects.name = "yolox"
     config.model.heads.objects.options = ConfigDict(dict(detections=100, nms_threshold=0.5))
-    config.model.heads.ground.options = ConfigDict(dict(channels=32, groups=8, finest=1, fused=2))
+    config.model.heads.ground.options = ConfigDict(dict(channels=32, groups=8, finest=1))
     config.parts.ground.loss.dice_weight = 1.0
     config.data.update(source="scenes:7000x96", image_size=96, max_boxes=8)
     config.augment.update(mean=(0.0,) * 3, std=(1 / 255,) * 3, fill=114)

@@ -30,8 +30,6 @@ class SemanticFPNHead(nn.Module):
       groups: of the group norms.
       finest: level of the finest map that it takes, of stride 2^finest pixels; 0: the neck's finest. Levels that the
         neck lacks are the backbone's own. Read by models/multitask.py.
-      fused: 3x3 convolutions of the sum, with group norm and ReLU. Maps of a pyramid need none; those of the backbone
-        itself know little of what coarser maps have found.
       first: level of the neck's finest map. Names of submodules begin with that of the first of `maps`.
 
     Raises UserError for other channels.
@@ -41,7 +39,6 @@ class SemanticFPNHead(nn.Module):
     channels: int = 128
     groups: int = 32
     finest: int = 0
-    fused: int = 0
     dtype: Dtype = jnp.float32
     first: int = 2
 
@@ -57,8 +54,6 @@ class SemanticFPNHead(nn.Module):
                 x = self._block(x, f"p{self.level + index}.{2 * step}")
                 x = resize_bilinear(x, *sizes[max(index - 1 - step, 0)])
             total += x
-        for index in range(self.fused):
-            total = self._block(total, f"fused.{index}")
         predictor = conv(self.num_classes, 1, dtype=self.dtype, bias=True, name="predictor")
         return full_precision(predictor(total))
 

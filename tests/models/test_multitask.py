@@ -46,18 +46,17 @@ def names(model, size=64):
 
 @pytest.mark.parametrize("options", [RESNET, DARKNET, {"backbone": "vgg11", "backbone_width": 4, "channels": 32}])
 def test_a_semantic_head_takes_finer_maps_of_the_backbone_itself(options):
-    """Each level has a convolution of its own, and the sum further ones; detectron2's names begin with the level."""
-    ground = {"name": "semantic_fpn", "options": {"channels": 32, "finest": 1, "fused": 2}}
+    """Each level has convolutions of its own, whose names begin with the level, as detectron2's do."""
+    ground = {"name": "semantic_fpn", "options": {"channels": 32, "finest": 1}}
     found = names(models.build("multitask", 3, {"ground": ground}, **options))
     levels = {name.split(".")[1] for name in found if name.startswith("ground.")}
-    assert levels == {"p1", "p2", "p3", "p4", "p5", "fused", "predictor"}
-    assert found["ground.fused.1.weight"] == (32, 32, 3, 3)
+    assert levels == {"p1", "p2", "p3", "p4", "p5", "predictor"}
     own = found["ground.p1.0.weight"][1]  # channels of the backbone's map at stride 2
     assert own == {"vgg11": 8, "darknet": 8, "resnet18": 4}[options["backbone"]]
     coarser = names(
         models.build("multitask", 3, {"ground": {"name": "semantic_fpn", "options": {"channels": 32}}}, **options)
     )
-    assert not any(name.startswith(("ground.p1", "ground.fused")) for name in coarser)
+    assert not any(name.startswith("ground.p1") for name in coarser)
 
 
 def test_panoptic_fpn_has_detectron2s_parameters():
@@ -212,7 +211,7 @@ def test_classes_are_each_parts_own():
 
 
 def test_options_of_the_backbone_are_no_options_of_a_head():
-    assert head_options("semantic_fpn") == {"channels": 128, "groups": 32, "finest": 0, "fused": 0}
+    assert head_options("semantic_fpn") == {"channels": 128, "groups": 32, "finest": 0}
     assert head_options("linear") == {"dropout": 0.0} and head_options("fcn") == {}
     assert {"anchor_size", "score_threshold", "version"} <= head_options("mask_rcnn").keys()
     for head, option in (("mask_rcnn", "backbone"), ("yolox", "width"), ("retinanet", "channels")):
