@@ -48,7 +48,7 @@ def written(maps: Sequence[Stored], source: Source) -> File:
         for each in maps
     ]
     value = {"annotations": annotations, "categories": listed}
-    return File("panoptic", "segments, in COCO's panoptic format,", value, _images(maps, source))
+    return File("segments", "segments, in COCO's panoptic format,", value, _images(maps, source))
 
 
 def restored(each: Stored) -> UInt16[np.ndarray, "h w"]:

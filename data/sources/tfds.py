@@ -13,7 +13,7 @@ including slices such as "train[:90%]". "val" is the first that the dataset has 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -98,22 +98,18 @@ class Tfds:
 
 
 @dataclass(frozen=True)
-class TfdsDetection(Tfds):
-    """A dataset with `objects`, such as voc/2007 and coco/2017; the boxes of a record are read with it.
+class TfdsBoxed(Tfds):
+    """A dataset with boxes, in the field `field` of its records, which are read with a record.
 
-    TFDS stores boxes as shares of the image's sides. It converts VOC's pixel indices without subtracting 1 from xmin
-    and ymin; this is done here, as in data/sources/voc.py. `sizes`, `image_ids` and `oddities` read the whole split,
-    once.
+    `sizes`, `image_ids`, `store` and `oddities` read the whole split, once.
     """
+
+    kind: ClassVar[str] = "tfds"
+    field: ClassVar[str]
 
     @property
     def targets(self) -> Mapping[str, Sequence[str]]:
         return {"boxes": self.classes}
-
-    @property
-    def category_ids(self) -> Sequence[int]:
-        coco = self.name.partition("/")[0] == "coco" and len(self.classes) == len(COCO_IDS)
-        return COCO_IDS if coco else range(1, len(self.classes) + 1)
 
     @cached_property
     def sizes(self) -> Int[np.ndarray, "records 2"]:
@@ -140,40 +136,57 @@ class TfdsDetection(Tfds):
         return super().__getstate__() | {"sizes": self.sizes}
 
     def annotations(self, index: int) -> Annotations:
-        return self._pack([index], [self._read(index, "objects")]).flat
-
-    def __getitem__(self, index: int) -> Record:
-        record = self._read(index, "objects")
-        return {
-            "image": record["image"],
-            "name": self._name(index),
-            "annotations": self._pack([index], [record]).flat,
-        }
+        return self._boxes([index], [self._read(index, self.field)]).flat
 
     @cached_property
     def _survey(self) -> tuple[np.ndarray, np.ndarray, Store]:
         """Sizes, the dataset's own ids of the images (positions if it has none), and all boxes."""
         heads = [self._head(index) for index in range(len(self))]
-        store = self._pack(range(len(self)), heads, where=f"tfds:{self.name}/{self.split}")
+        store = self._boxes(range(len(self)), heads, where=f"{self.kind}:{self.name}/{self.split}")
         sizes = np.array([head["size"] for head in heads], np.int32)
         return sizes, np.array([head["id"] for head in heads]), store
 
     def _head(self, index: int) -> dict[str, Any]:
-        """The parts of a record that `_pack` needs, without the image; and its id."""
-        record = self._read(index, "objects")
+        """The parts of a record that `_boxes` needs, without the image; and its id."""
+        record = self._read(index, self.field)
         name = record.get("image/id", record.get("image/filename", index))
         name = name.decode() if isinstance(name, bytes) else name
-        return {"size": image.size(record["image"], self._name(index)), "objects": record["objects"], "id": name}
+        return {"size": self._size(index, record), self.field: record[self.field], "id": name}
 
-    def _pack(self, indices: Sequence[int], records: Sequence[dict[str, Any]], where: str = "") -> Store:
-        sizes = np.array(
-            [
-                record["size"] if "size" in record else image.size(record["image"], self._name(index))
-                for index, record in zip(indices, records, strict=True)
-            ],
-            np.int32,
-        )
-        objects = [record["objects"] for record in records]
+    def _size(self, index: int, record: dict[str, Any]) -> tuple[int, int]:
+        return record["size"] if "size" in record else image.size(record["image"], self._name(index))
+
+    def _boxes(self, indices: Sequence[int], records: Sequence[dict[str, Any]], where: str = "") -> Store:
+        """The boxes of these records, or `_head`s; `where` names the split if they are all of it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TfdsDetection(TfdsBoxed):
+    """A dataset with `objects`, such as voc/2007 and coco/2017.
+
+    TFDS stores boxes as shares of the image's sides. It converts VOC's pixel indices without subtracting 1 from xmin
+    and ymin; this is done here, as in data/sources/voc.py.
+    """
+
+    field = "objects"
+
+    @property
+    def category_ids(self) -> Sequence[int]:
+        coco = self.name.partition("/")[0] == "coco" and len(self.classes) == len(COCO_IDS)
+        return COCO_IDS if coco else range(1, len(self.classes) + 1)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._read(index, self.field)
+        return {
+            "image": record["image"],
+            "name": self._name(index),
+            "annotations": self._boxes([index], [record]).flat,
+        }
+
+    def _boxes(self, indices: Sequence[int], records: Sequence[dict[str, Any]], where: str = "") -> Store:
+        sizes = np.array([self._size(*each) for each in zip(indices, records, strict=True)], np.int32)
+        objects = [record[self.field] for record in records]
         owner = np.repeat(np.arange(len(objects)), [len(each["label"]) for each in objects])
 
         def column(field: str, kind: type) -> np.ndarray | None:  # the columns of an image without objects are float

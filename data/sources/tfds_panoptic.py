@@ -15,14 +15,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int, UInt8
 
-from morphism.data import image, panoptic
-from morphism.data.annotations import Annotations, Store, check_size
+from morphism.data import panoptic
+from morphism.data.annotations import Store, check_size
 from morphism.data.id_maps import read_ids
 from morphism.data.outlines import Outlines
 from morphism.data.panoptic import Categories, Segments
 from morphism.data.records import Record
 from morphism.data.sources.coco import CATEGORY_IDS
-from morphism.data.sources.tfds import SLICES, Tfds, builder, prepared_builder, split_of, splits
+from morphism.data.sources.tfds import SLICES, TfdsBoxed, builder, prepared_builder, split_of, splits
 from morphism.errors import UserError
 
 __all__ = ["SLICES", "classes", "load", "splits"]
@@ -32,8 +32,11 @@ CLASSES, THINGS = 133, 80  # of COCO; the things come first
 
 
 @dataclass(frozen=True)
-class TfdsPanoptic(Tfds):
-    """A dataset with panoptic truth; `sizes`, `image_ids`, `store` and `oddities` read the whole split, once."""
+class TfdsPanoptic(TfdsBoxed):
+    """A dataset with panoptic truth."""
+
+    kind = "tfds_panoptic"
+    field = FIELD
 
     kinds: Categories
 
@@ -52,33 +55,6 @@ class TfdsPanoptic(Tfds):
             return prepared_builder(self.name, self.data_dir).as_data_source(split=self.split, decoders=decoders)
         except Exception as error:  # ArrayRecord's readers raise whatever lost or cut files lead them to
             raise self._broken(error) from error
-
-    @cached_property
-    def sizes(self) -> Int[np.ndarray, "records 2"]:
-        return self._survey[0]
-
-    @property
-    def image_ids(self) -> np.ndarray:
-        return self._survey[1]
-
-    @property
-    def store(self) -> Store:
-        return self._survey[2]
-
-    @property
-    def box_counts(self) -> Int[np.ndarray, "records 3"]:
-        return self.store.box_counts
-
-    @property
-    def oddities(self) -> str:
-        return self.store.oddities
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Includes `sizes`, 8 bytes per record, so that worker processes need not read the whole split for them."""
-        return super().__getstate__() | {"sizes": self.sizes}
-
-    def annotations(self, index: int) -> Annotations:
-        return self._pack([index], [self._read(index, FIELD)])[1].flat
 
     def masks(self, index: int) -> Outlines:
         return self[index]["masks"]
@@ -100,21 +76,8 @@ class TfdsPanoptic(Tfds):
             "segmentation": found.classes(self.kinds),
         }
 
-    @cached_property
-    def _survey(self) -> tuple[np.ndarray, np.ndarray, Store]:
-        """Sizes, the dataset's own ids of the images (positions if it has none), and all boxes."""
-        heads = [self._head(index) for index in range(len(self))]
-        store = self._pack(range(len(self)), heads, where=f"tfds_panoptic:{self.name}/{self.split}")[1]
-        sizes = np.array([head["size"] for head in heads], np.int32)
-        return sizes, np.array([head["id"] for head in heads]), store
-
-    def _head(self, index: int) -> dict[str, Any]:
-        """The parts of a record that `_pack` needs, without the image; and its id."""
-        record = self._read(index, FIELD)
-        return {"size": self._size(index, record), FIELD: record[FIELD], "id": record.get("image/id", index)}
-
-    def _size(self, index: int, record: dict[str, Any]) -> tuple[int, int]:
-        return record["size"] if "size" in record else image.size(record["image"], self._name(index))
+    def _boxes(self, indices: Sequence[int], records: Sequence[dict[str, Any]], where: str = "") -> Store:
+        return self._pack(indices, records, where)[1]
 
     def _pack(
         self, indices: Sequence[int], records: Sequence[dict[str, Any]], where: str = ""

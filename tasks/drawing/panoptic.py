@@ -46,7 +46,7 @@ def draw(source: Source, found: Sequence[tuple[int, Segments, list[dict[str, Any
         occurring |= set(segments.classes[np.unique(segments.map[segments.map > 0]).astype(int) - 1].tolist())
         image = painted(for_display(record, data), segments, colours, tints)
         _draw_things(axis, image, things, dict(zip(source.classes.things, colours / 255, strict=False)))
-        axis.set_title(f"{Path(record['name']).name}: {len(things)} things", fontsize=8)
+        axis.set_title(f"{Path(record['name']).name}, things: {len(things)}", fontsize=8)
     named = [number for number in sorted(occurring) if tints[number]]
     draw_legend(figure, [categories[number] for number in named], list(colours[named]))
     figure.suptitle("Fused segments; of things the id, class, score, and share of pixels that agree", fontsize=10)

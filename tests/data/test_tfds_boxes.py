@@ -126,11 +126,11 @@ def test_vocs_pixel_indices_become_the_boxes_of_its_folder(source):
         "label": np.array([3]),
         "is_difficult": [True],
     }
-    found = as_voc._pack([0], [{"size": (40, 50), "objects": objects}])[0]
+    found = as_voc._boxes([0], [{"size": (40, 50), "objects": objects}])[0]
     np.testing.assert_allclose(found.boxes, [[10, 5, 20, 15]], atol=1e-5)
     assert found.difficult.tolist() == [True] and found.classes.tolist() == [3]
     whole = [0], [{"size": (40, 50), "objects": objects}], "tfds:voc/2007"
-    assert "all are crowds or difficult" in as_voc._pack(*whole).oddities
+    assert "all are crowds or difficult" in as_voc._boxes(*whole).oddities
 
 
 def test_coco_has_its_own_ids():

@@ -85,7 +85,7 @@ def mask_rcnn(version):
     )
     fill(model)
     anchors = model.rpn.anchor_generator.forward
-    # Anchors and true boxes are float32 also beside float64, so that equal overlaps stay equal.
+    # Anchors and true boxes are float32 also where the rest is float64, so that equal overlaps stay equal.
     model.rpn.anchor_generator.forward = lambda *args: [boxes.float() for boxes in anchors(*args)]
     return model
 
@@ -150,7 +150,7 @@ def steps(found):
 
 
 def mask_targets(found):
-    """Of every object in boxes around it, and in one that it lies beside."""
+    """Of every object in boxes around it, and in one that it lies next to."""
     rng = np.random.default_rng(0)
     for index, ((boxes, _), (height, width)) in enumerate(zip(INSTANCES, INSTANCE_SIZES, strict=True)):
         if not boxes:

@@ -210,7 +210,7 @@ def projected(cells, boxes, rois, size):
 
 @pytest.mark.parametrize("index", [0, 2])
 def test_the_masks_to_train_on_are_torchvisions(index):
-    """In boxes around the objects, and in one that the object lies beside."""
+    """In boxes around the objects, and in one that the object lies next to."""
     boxes, size, rois = INSTANCES[index][0], INSTANCE_SIZES[index], GOLDENS[f"targets/{index}/rois"]
     cells = cells_of(masks_of(boxes, size), boxes, CELLS).repeat(3, axis=0)
     found = projected(cells, np.repeat(np.array(boxes, np.float64), 3, axis=0), rois, size)

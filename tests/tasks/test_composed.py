@@ -228,7 +228,7 @@ def test_what_is_fused_is_judged_and_shown_beside_the_parts(config, mesh_of, var
     described = task.describe(batches[0], 0, CLASSES)
     assert list(described) == ["ground", "objects", "panoptic"] and described["panoptic"]["segments"]
     assert {line[0] for line in task.lines(described, 0.0, 9)} >= {"ground", "panoptic"}
-    (file,) = (file for file in task.files(metrics, source) if file.name == "panoptic_panoptic")
+    (file,) = (file for file in task.files(metrics, source) if file.name == "panoptic_segments")
     assert len(file.value["annotations"]) == len(list(file.images)) == len(source)
 
 
