@@ -18,18 +18,16 @@ al. 2018, table 1). COCO's AP counts the best 100 nuclei of an image alone.
 
 from ml_collections import ConfigDict
 
-from morphism.experiments.base import get_base
+from morphism.experiments import coco_mask_rcnn
 
 
 def get_config():
-    config = get_base("instances")
+    config = coco_mask_rcnn.get_config()
     config.batch_size = 8
     config.eval_batch_size = 2
     config.duration = "8ep"
     config.eval_every = config.checkpoint_every = "4ep"
     config.log_every = "10"
-    config.model.name = "maskrcnn_resnet50_fpn"
-    config.model.frozen_bn = True
     config.model.options = ConfigDict(
         dict(
             stride_in_1x1=False,
@@ -45,18 +43,13 @@ def get_config():
             detections=400,
         )
     )
-    config.init_from = "torchvision:resnet50/IMAGENET1K_V1"
-    config.init_rename = ("^ -> backbone.body.",)
-    config.init_allow_missing = (r"backbone\.fpn\..*", r"rpn\..*", r"roi_heads\..*")
-    config.init_allow_unexpected = (r"backbone\.body\.fc\..*",)
-    config.data.update(source="coco:nuclei", image_size=512, max_size=1088, max_boxes=400, mask_size=56)
+    config.data.update(source="coco:nuclei", image_size=512, max_size=1088, max_boxes=400, mask_size=56, workers=0)
     config.data.canvases = ((512, 512), (512, 704), (512, 1088))
     with config.unlocked():  # random parts, as segmentation is trained
         config.data.update(window_rule="crop", crop=(256, 256), scale=(0.6, 1.6), exact="auto")
         config.data.update(cat_max_ratio=1.0, antialias=False)
         config.augment.elastic = 0.0
-    config.optimizer.update(name="adamw", learning_rate=2e-4, weight_decay=1e-2, clip_norm=10.0)
-    config.optimizer.freeze = ("backbone.body.conv1.*", "backbone.body.layer1.*")
-    config.schedule.update(name="cosine", warmup="50")
+    config.optimizer.update(name="adamw", learning_rate=2e-4, reference_batch=0, weight_decay=1e-2, clip_norm=10.0)
+    config.schedule.update(name="cosine", warmup="50", warmup_factor=0.0)
     config.metrics.medical = True
     return config
