@@ -202,6 +202,7 @@ VIEWS = {
             ("`eval_batch_size=1`", "{single} ({logits_single})"),
         ),
     ),
+    "fused-speed": View("speed.fused", (("", "{name}"), ("ms", "{milliseconds}"), *COST), commands=True),
     "nms": View("speed.nms", (("", "{name}"), ("ms", "{milliseconds}")), commands=True),
     "coco-ap": View("speed.coco_ap", (("", "{name}"), ("CPU-s", "{cpu_seconds}")), commands=True),
     "input-pipeline": View(

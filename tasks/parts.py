@@ -14,10 +14,10 @@ from morphism.data.records import Record, Source
 from morphism.errors import UserError
 from morphism.experiments.base import FIELDS
 from morphism.experiments.fields import flat
+from morphism.models import multitask
 from morphism.tasks.task import Batch, Task
 
-# Keys besides those of parts in a network's outputs and in results.
-RESERVED = ("backbone", "examples", "log_variance", "panoptic")
+RESERVED = (*multitask.RESERVED, "examples", "panoptic")  # names that no part can have; the last are keys of results
 
 
 @runtime_checkable
