@@ -51,7 +51,7 @@ def ciede2000(first, second):
     c1, c2 = np.hypot(g * a1, b1), np.hypot(g * a2, b2)
     h1, h2 = np.degrees(np.arctan2(b1, g * a1)) % 360, np.degrees(np.arctan2(b2, g * a2)) % 360
     turn = np.where(c1 * c2 == 0, 0, (h2 - h1 + 180) % 360 - 180)
-    l, c, total = (l1 + l2) / 2, (c1 + c2) / 2, h1 + h2
+    lightness, c, total = (l1 + l2) / 2, (c1 + c2) / 2, h1 + h2
     h = np.where(np.abs(h1 - h2) <= 180, total / 2, np.where(total < 360, (total + 360) / 2, (total - 360) / 2))
     h = np.where(c1 * c2 == 0, total, h)
 
@@ -60,7 +60,7 @@ def ciede2000(first, second):
 
     t = 1 - 0.17 * cos(1, -30) + 0.24 * cos(2, 0) + 0.32 * cos(3, 6) - 0.2 * cos(4, -63)
     rotation = -np.sin(np.radians(60 * np.exp(-(((h - 275) / 25) ** 2)))) * 2 * np.sqrt(c**7 / (c**7 + 25.0**7))
-    dl = (l2 - l1) / (1 + 0.015 * (l - 50) ** 2 / np.sqrt(20 + (l - 50) ** 2))
+    dl = (l2 - l1) / (1 + 0.015 * (lightness - 50) ** 2 / np.sqrt(20 + (lightness - 50) ** 2))
     dc = (c2 - c1) / (1 + 0.045 * c)
     dh = 2 * np.sqrt(c1 * c2) * np.sin(np.radians(turn / 2)) / (1 + 0.015 * c * t)
     return np.sqrt(dl**2 + dc**2 + dh**2 + rotation * dc * dh)
