@@ -195,10 +195,9 @@ class Labels:
         """Writes the classes of the whole image, line by line, at its top left."""
         top = 0.0
         for layer in tags:
-            for rank, (number, score) in enumerate(layer.lines):
-                name = layer.classes[number]
+            for rank, (name, score) in enumerate(layer.lines):
                 text = " ".join(filter(None, (f"{layer.of}:" if layer.of else "", tidy(name), _shown(score))))
-                ground = self._style.colours[name] if rank == 0 else GREY
+                ground = self._style.colours.get(name, GREY) if rank == 0 else GREY
                 top += self._write(text, (0, top), ground)
 
     def label(self, layer: Objects) -> list[str]:
