@@ -12,14 +12,15 @@ which changes nothing for the other images.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from morphism.data import targets
-from morphism.data.records import Source, name_of
+from morphism.data.records import Record, Source, name_of
 from morphism.data.windows import Size, fit, shorter
 from morphism.errors import UserError
 
@@ -57,10 +58,11 @@ def _apart(source: Source, data: ConfigDict) -> tuple[list[Shape], Groups]:
     """
     if data.window_rule == "square":
         return _RULES["square"](source, data, False)
-    sizes, which = np.unique(_sizes(source), axis=0, return_inverse=True)
+    sizes, first, which = np.unique(_sizes(source), axis=0, return_index=True, return_inverse=True)
     found: dict[Shape, int] = {}
     groups = np.zeros(len(sizes), np.int32)
-    for position, size in enumerate(sizes):
+    for position in np.argsort(first).tolist():  # so that batches follow the order of the images where they can
+        size = sizes[position]
         shapes, (group,) = _RULES[data.window_rule](_Single(size[None]), data, False)
         shape = shapes[group]
         if any(targets.get(name).OF_IMAGE_SIZE for name in data.targets):
@@ -69,13 +71,19 @@ def _apart(source: Source, data: ConfigDict) -> tuple[list[Shape], Groups]:
     return list(found), groups[which.ravel()]
 
 
-class _Single(NamedTuple):
+@dataclass(frozen=True)
+class _Single:
     """A source of one image, of which only the size is known."""
 
     sizes: Int[np.ndarray, "1 2"]
+    classes: ClassVar = ()
+    targets: ClassVar = {}
 
     def __len__(self) -> int:
         return 1
+
+    def __getitem__(self, index: int) -> Record:
+        raise IndexError(index)
 
 
 def _rounded(side: int) -> int:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Integer, UInt8
+from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image, ImageDraw
 
 from morphism.data import marks, outlines
@@ -113,7 +113,7 @@ def _occurring(layer: Regions) -> Iterator[str]:
     return (layer.classes[number] for number in numbers if number != VOID and layer.classes[number] != BACKGROUND)
 
 
-def _borders(segments: Integer[np.ndarray, "h w"], line: int) -> Bool[np.ndarray, "h w"]:
+def _borders(segments: Shaped[np.ndarray, "h w"], line: int) -> Bool[np.ndarray, "h w"]:
     """Pixels within `line` / 2 of another segment; of both segments, so that a line is about `line` wide."""
     border = np.zeros(segments.shape, bool)
     for step in range(1, max(1, round(line / 2)) + 1):

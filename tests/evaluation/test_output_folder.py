@@ -90,7 +90,7 @@ def test_masks_hold_classes_in_the_colours_of_the_copies(tmp_path):
     image = write(tmp_path / "a.jpg", (3, 2))
     classes = ("background", "cell", "gap")
     folder = OutputFolder(tmp_path / "out", [(image, tmp_path)], ("",), classes)
-    pixels = np.array([[0, 1, 2], [2, 255, 0]], np.uint8)
+    pixels = np.array([[0, 1, 2], [2, 2, 0]], np.uint8)
     predictions = {"id": np.array([0]), "classes": pixels[None], "original_size": np.array([[2, 3]])}
     data = get_base("segmentation").data
     result = Result.of(tasks.get("segmentation"), classes, LooseImages([image], classes), data, predictions, 0)
@@ -100,5 +100,5 @@ def test_masks_hold_classes_in_the_colours_of_the_copies(tmp_path):
     assert np.array_equal(mask, pixels)
     shown = np.asarray(mask.convert("RGB"))
     expected = [(0, 0, 0), marks.nth(0), marks.nth(1)]
-    assert [tuple(each) for each in shown[0].tolist()] == expected and shown[1, 1].tolist() == [255] * 3
+    assert [tuple(each) for each in shown[0].tolist()] == expected
     assert json.loads((tmp_path / "out" / "masks" / "classes.json").read_text()) == list(classes)

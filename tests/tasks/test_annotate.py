@@ -31,7 +31,7 @@ def written(monkeypatch):
     return found
 
 
-def objects(count, seed=0, size=0.2, classes=len(NAMES)):
+def objects(count, seed=0, size=0.2, classes=5):
     rng = np.random.default_rng(seed)
     corners = rng.uniform(0, 1 - size, (count, 2)) * (400, 300)
     return [
@@ -78,7 +78,7 @@ def test_only_classes_whose_labels_had_no_room_are_in_the_legend_of_objects(monk
 def test_lines_and_letters_grow_with_the_image_and_small_images_are_enlarged():
     large = drawing._style((3000, 4000), {})
     small = drawing._style((300, 400), {})
-    assert large.line == 10 * small.line // 1 or large.line > 8 * small.line
+    assert large.line == 8 * small.line == 16
     assert large.letters > 7 * small.letters >= 7 * drawing.LEAST
     assert annotate(GREY[:28, :28], [Tag(("a",), [("a", 0.5)])]).shape == (280, 280, 3)
     assert annotate(GREY, []).shape == GREY.shape and (annotate(GREY, []) == GREY).all()
@@ -107,7 +107,7 @@ def test_regions_are_tinted_but_neither_background_nor_anything_outside(monkeypa
 
 def test_names_in_other_alphabets_are_written_and_long_ones_cut():
     assert lettering.tidy("a\nb\t c\u202e") == "a b c"
-    assert len(lettering.tidy(NAMES[3])) == lettering.LONGEST and lettering.tidy(NAMES[3]).endswith("…")
+    assert len(lettering.tidy(NAMES[3])) <= lettering.LONGEST and lettering.tidy(NAMES[3]).endswith("…")
     assert lettering.extent(lettering.fitting("wwwwwwwwww", 20, 60), 20) <= 60
     assert lettering.fitting("w", 20, 1) == ""
     for name in NAMES:  # letters that no font has are boxes, which are ink too
@@ -117,8 +117,12 @@ def test_names_in_other_alphabets_are_written_and_long_ones_cut():
 
 @pytest.mark.parametrize(
     ("task", "spec"),
-    [("classification", "embedded"), ("detection", "scenes:3x32"), ("instances", "scenes:3x32")]
-    + [("segmentation", "scene_masks:3x32")],
+    [
+        ("classification", "embedded"),
+        ("detection", "scenes:3x32"),
+        ("instances", "scenes:3x32"),
+        ("segmentation", "scene_masks:3x32"),
+    ],
 )
 def test_the_truth_of_every_task_is_drawn(task, spec):
     data = get_base(task).data
