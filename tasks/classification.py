@@ -1,7 +1,7 @@
 """Classification: one class per image. Evaluated by top-1, top-5, confusion matrix and calibration error."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -18,6 +18,7 @@ from morphism.errors import UserError
 from morphism.ops.losses import binary_cross_entropy, cross_entropy, sigmoid_focal, smooth
 from morphism.ops.platform import scan
 from morphism.tasks import class_weights
+from morphism.tasks.layers import Layer, Tag
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count
 
 CALIBRATION_BINS = 15  # Guo et al. 2017, section 4
@@ -26,8 +27,12 @@ WHOLE_MATRIX = 1000  # most classes for which the whole confusion matrix is writ
 
 @dataclass(frozen=True)
 class Classification(SingleTask):
-    """The task of a model whose outputs are logits [B,K]. tasks/task.py describes the members."""
+    """The task of a model whose outputs are logits [B,K]. tasks/task.py describes the members.
 
+    top: how many classes are named per image.
+    """
+
+    top: int = 1
     name: ClassVar[str] = "classification"
     targets: ClassVar[tuple[str, ...]] = ("label",)
     headline: ClassVar[tuple[str, ...]] = ("top1", "top5", "loss", "calibration_error")
@@ -45,6 +50,9 @@ class Classification(SingleTask):
             raise UserError(
                 f"config.loss.bce_threshold: {loss.name} has no use for it; set it to 0.0, or name to 'bce'"
             )
+
+    def naming(self, top: int) -> "Classification":
+        return replace(self, top=top)
 
     def check_classes(self, source: str, classes: Sequence[str]) -> None:
         check_count(self, 2, source, classes)
@@ -138,13 +146,18 @@ class Classification(SingleTask):
           class int32 [B]; label int32 [B]; id [B];
           confidence float32 [B]: the class's softmax probability, whatever the loss of the training;
           rank int32 [B]: the number of classes that score above the label; ties go to the lower class, as in argmax;
-          loss float32 [B]: the cross-entropy without label smoothing or class weights.
+          loss float32 [B]: the cross-entropy without label smoothing or class weights;
+          others int32 [B,top - 1], others_confidence float32: the next best classes, if more than one is named.
         """
         logits = logits.astype(jnp.float32)
         label = batch["label"]
         score = jnp.take_along_axis(logits, label[:, None], axis=-1)
         before = jnp.arange(logits.shape[-1]) < label[:, None]
-        return {
+        others = {}
+        if self.top > 1:
+            scores, ranked = jax.lax.top_k(jax.nn.softmax(logits), min(self.top, logits.shape[-1]))
+            others = {"others": ranked[:, 1:].astype(jnp.int32), "others_confidence": scores[:, 1:]}
+        return others | {
             "class": jnp.argmax(logits, axis=-1).astype(jnp.int32),
             "confidence": jnp.max(jax.nn.softmax(logits), axis=-1),
             "rank": jnp.sum((logits > score) | ((logits == score) & before), axis=-1),
@@ -200,17 +213,27 @@ class Classification(SingleTask):
         return ()
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
-        confidence = round(float(predictions["confidence"][row]), 4)
-        return {"class": classes[predictions["class"][row]], "confidence": confidence}
+        """The class and its confidence; with `top` classes also these, best first."""
+        found = [{"class": name, "confidence": round(score, 4)} for name, score in _ranked(predictions, row, classes)]
+        return found[0] if self.top == 1 else found[0] | {"top": found}
 
     def lines(self, described: dict[str, Any], threshold: float, most: int) -> list[tuple[Any, ...]]:
-        return [(described["class"], described["confidence"])]
+        return [(each["class"], each["confidence"]) for each in described.get("top", [described])]
 
     def counts(self, described: dict[str, Any], threshold: float, most: int) -> tuple[int, int]:
         return 0, 0
 
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         raise KeyError(name)
+
+    def found_layers(
+        self, predictions: Predictions, row: int, classes: Sequence[str], threshold: float, most: int
+    ) -> Sequence[Layer]:
+        return (Tag(classes, _ranked(predictions, row, classes)),)
+
+    def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
+        label = source[index].get("label")
+        return () if label is None else (Tag(source.classes, [(source.classes[label], None)]),)
 
     def drawn(self, source: Source) -> Sequence[int]:
         """All records, among which `draw` looks for the worst mistakes."""
@@ -234,6 +257,14 @@ def _check_sizes(data: ConfigDict) -> None:
                 f"config.data.{size} is {data[size]}, larger than config.data.resize_size={data.resize_size}, "
                 "from whose middle it is cut; enlarge resize_size"
             )
+
+
+def _ranked(predictions: Predictions, row: int, classes: Sequence[str]) -> list[tuple[str, float]]:
+    """The named classes of an image with their confidences, best first."""
+    ranked = [(predictions["class"][row], predictions["confidence"][row])]
+    if "others" in predictions:
+        ranked += zip(predictions["others"][row], predictions["others_confidence"][row], strict=True)
+    return [(classes[number], float(score)) for number, score in ranked]
 
 
 def combine(logits: Float[Array, "v b k"]) -> Float[Array, "b k"]:

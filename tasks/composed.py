@@ -36,14 +36,15 @@ from morphism.data.derived import Subset, carried
 from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.tasks.fusion import Fusion
+from morphism.tasks.layers import Layer, Tag
 from morphism.tasks.parts import Network, Part, check_together
-from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, RowMean, Task
+from morphism.tasks.task import Annotating, Apply, Batch, File, Metrics, Predictions, RowMean, Task
 
 Classes = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Composed:
+class Composed(Annotating):
     """The task of a model whose outputs are {part: outputs}. tasks/task.py describes the members."""
 
     parts: tuple[Part, ...]
@@ -216,6 +217,9 @@ class Composed:
             self, parts=tuple(replace(part, task=part.task.measured(part.config(config))) for part in self.parts)
         )
 
+    def naming(self, top: int) -> "Composed":
+        return replace(self, parts=tuple(replace(part, task=part.task.naming(top)) for part in self.parts))
+
     def init_metrics(self, source: Source) -> Metrics:
         """Per part with truths its task's metrics, and how many examples they count; how many examples there were."""
         unjudged = self.unjudged(source)
@@ -285,10 +289,44 @@ class Composed:
         counts = [part.task.counts(described[part.name], threshold, most) for part in self.judged]
         return sum(shown for shown, _ in counts), sum(every for _, every in counts)
 
+    def coco_results(
+        self, described: dict[str, Any], classes: Classes
+    ) -> Mapping[str, tuple[Sequence[str], list[dict[str, Any]]]]:
+        return {
+            f"{part.name}_{name}": found
+            for part in self.parts
+            for name, found in part.task.coco_results(described[part.name], part.classes(classes)).items()
+        }
+
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         own, _, mask = name.partition("/")
         part = next(part for part in self.judged if part.name == own)
         return part.task.mask(self._predictions(part, predictions), row, mask)
+
+    def found_layers(
+        self, predictions: Predictions, row: int, classes: Classes, threshold: float, most: int
+    ) -> Sequence[Layer]:
+        """Those of the parts; what is fused stands for the parts that it is made of."""
+        return [
+            layer._replace(of=part.name) if isinstance(layer, Tag) else layer
+            for part in self._pictured
+            for layer in part.task.found_layers(
+                self._predictions(part, predictions), row, part.classes(classes), threshold, most
+            )
+        ]
+
+    def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
+        return [
+            layer._replace(of=part.name) if isinstance(layer, Tag) else layer
+            for part in self._pictured
+            if all(target in source.targets for target in part.mains)
+            for layer in part.task.true_layers(part.source(source), index)
+        ]
+
+    @property
+    def _pictured(self) -> tuple[Part | Fusion, ...]:
+        fused = {self.fusion.things.name, self.fusion.stuff.name} if self.fusion else set()
+        return tuple(part for part in self.judged if part.name not in fused)
 
     def drawn(self, source: Source) -> Sequence[int]:
         return sorted({index for part in self.judged for index in _drawn(source, part).tolist()})

@@ -3,7 +3,7 @@
 A detector (models/ssd.py, faster_rcnn.py, yolox.py, ...) interprets its own outputs: models/detection.py, Detector.
 """
 
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -22,7 +22,8 @@ from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.lengths import to_steps
 from morphism.models.detection import Detections, Detector
-from morphism.tasks import canvas, coco, detections, voc
+from morphism.tasks import canvas, coco, detections, layers, voc
+from morphism.tasks.layers import Layer
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, spread
 
 DRAWN = 12  # images per split
@@ -188,8 +189,24 @@ class Detection(SingleTask):
     def counts(self, described: dict[str, Any], threshold: float, most: int) -> tuple[int, int]:
         return len(shown(described["detections"], threshold, most)), len(described["detections"])
 
+    def coco_results(
+        self, described: dict[str, Any], classes: Sequence[str]
+    ) -> Mapping[str, tuple[Sequence[str], list[dict[str, Any]]]]:
+        """Boxes are x, y, width, height; masks are `segmentation`."""
+        return {"detections": (classes, [_coco_result(each, classes) for each in described["detections"]])}
+
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         raise KeyError(name)
+
+    def found_layers(
+        self, predictions: Predictions, row: int, classes: Sequence[str], threshold: float, most: int
+    ) -> Sequence[Layer]:
+        described = self.describe(predictions, row, classes)["detections"]
+        return (layers.of_detections(classes, shown(described, threshold, most)),)
+
+    def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
+        found = source[index].get("annotations")
+        return () if found is None else (layers.of_objects(source.classes, found),)
 
     def drawn(self, source: Source) -> Sequence[int]:
         return spread(len(source), DRAWN)
@@ -223,6 +240,13 @@ def in_decoded(found: Detections, batch: Batch) -> dict[str, Array]:
         "classes": jnp.where(found["valid"], found["classes"], -1),
         "id": batch["id"],
     }
+
+
+def _coco_result(each: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    x0, y0, x1, y1 = each["box"]
+    box = [x0, y0, round(x1 - x0, 1), round(y1 - y0, 1)]
+    found = {"category_id": classes.index(each["class"]) + 1, "bbox": box, "score": each["score"]}
+    return found | ({"segmentation": each["mask"]} if "mask" in each else {})
 
 
 def closed(batch: Batch, config: ConfigDict) -> Bool[Array, "b"]:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from morphism.data import sources
 from morphism.data.records import Source
 from morphism.errors import UserError
+from morphism.tasks.layers import Layer, Tag
 
 Batch = dict[str, Array]
 Outputs = Any  # what a model returns: a tree of arrays
@@ -159,6 +160,9 @@ class Task(Protocol):
 
     # For people
 
+    def naming(self, top: int) -> "Task":
+        """This task with the `top` best classes of an image instead of one; itself if it has no such classes."""
+
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """The predictions for an image as JSON values."""
 
@@ -171,8 +175,40 @@ class Task(Protocol):
     def counts(self, described: dict[str, Any], threshold: float, most: int) -> tuple[int, int]:
         """How many detections `lines` prints, and how many there are; (0, 0) for a task without detections."""
 
+    def coco_results(
+        self, described: dict[str, Any], classes: Any
+    ) -> Mapping[str, tuple[Sequence[str], list[dict[str, Any]]]]:
+        """The classes and an image's results in COCO's format, without its id, by name of a file; {} if it has none.
+
+        Class k is category k + 1.
+        """
+
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         """The class of every pixel of a decoded image; `name` is one of `masks`."""
+
+    def found_layers(
+        self, predictions: Predictions, row: int, classes: Any, threshold: float, most: int
+    ) -> Sequence[Layer]:
+        """What is drawn over an image of its predictions; `threshold` and `most` as for `lines`."""
+
+    def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
+        """What is drawn over an image of its truth; nothing of a truth that the record lacks."""
+
+    def annotate(
+        self,
+        pixels: UInt8[np.ndarray, "h w 3"],
+        predictions: Predictions,
+        row: int,
+        classes: Any,
+        threshold: float,
+        most: int,
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """A copy of the decoded image with its `found_layers`; a small image is enlarged by a whole factor."""
+
+    def annotate_truth(
+        self, pixels: UInt8[np.ndarray, "h w 3"], source: Source, index: int
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """The same with its `true_layers`."""
 
     def drawn(self, source: Source) -> Sequence[int]:
         """The records whose predictions `draw` needs."""
@@ -183,7 +219,31 @@ class Task(Protocol):
         """A PNG of images of `source`, loaded by `data`, config.data, with predictions; the rest as for `lines`."""
 
 
-class SingleTask:
+class Annotating:
+    """How a task annotates images with its layers."""
+
+    def annotate(
+        self,
+        pixels: UInt8[np.ndarray, "h w 3"],
+        predictions: Predictions,
+        row: int,
+        classes: Any,
+        threshold: float,
+        most: int,
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        from morphism.tasks.drawing.annotate import annotate
+
+        return annotate(pixels, self.found_layers(predictions, row, classes, threshold, most))
+
+    def annotate_truth(
+        self, pixels: UInt8[np.ndarray, "h w 3"], source: Source, index: int
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        from morphism.tasks.drawing.annotate import annotate
+
+        return annotate(pixels, self.true_layers(source, index))
+
+
+class SingleTask(Annotating):
     """What tasks have in common that are not made of others. Their classes are those of the source's main target."""
 
     def class_names(self, source: Source | sources.Classes) -> Names:
@@ -200,6 +260,24 @@ class SingleTask:
 
     def measured(self, config: ConfigDict) -> Task:
         return self
+
+    def naming(self, top: int) -> Task:
+        return self
+
+    def coco_results(
+        self, described: dict[str, Any], classes: Any
+    ) -> Mapping[str, tuple[Sequence[str], list[dict[str, Any]]]]:
+        return {}
+
+    def found_layers(
+        self, predictions: Predictions, row: int, classes: Any, threshold: float, most: int
+    ) -> Sequence[Layer]:
+        """The lines that are printed, as text."""
+        lines = self.lines(self.describe(predictions, row, classes), threshold, most)
+        return (Tag((), [(" ".join(map(str, line)), None) for line in lines]),)
+
+    def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
+        return ()
 
 
 def counts(classes: Names) -> Counts:
