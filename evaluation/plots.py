@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -27,16 +28,19 @@ WORST = 5  # named curves of more classes
 BARS = 45  # most classes with bars of their own
 
 Numbers = dict[str, Any]
+Drawn = tuple[Figure, str]  # with its title
 
 
 def draw(numbers: Mapping[str, Numbers]) -> Iterator[tuple[str, bytes]]:
     """Name and PNG of each plot."""
     for name, each in numbers.items():
         part, _, kind = name.rpartition("/")
-        yield name, png(_DRAWN[kind](each, f"{part}: " if part else ""))
+        drawn, title = _DRAWN[kind](each)
+        drawn.suptitle(f"{part}: {title}" if part else title[0].upper() + title[1:], fontsize=12)
+        yield name, png(drawn)
 
 
-def _confusion(numbers: Numbers, of: str) -> Figure:
+def _confusion(numbers: Numbers) -> Drawn:
     classes = numbers["classes"]
     matrix, cells = _matrix(numbers, min(len(classes), POOLED)), _cells(numbers)
     side, named = len(matrix), len(classes) <= NAMED
@@ -45,9 +49,9 @@ def _confusion(numbers: Numbers, of: str) -> Figure:
     axis, beside = (drawn.add_subplot(), None) if named else drawn.subplots(1, 2, width_ratios=(7, 5))
     rows = matrix.sum(axis=1, keepdims=True)
     shares = np.ma.masked_where(np.broadcast_to(rows == 0, matrix.shape), matrix / np.maximum(rows, 1))
-    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    image.cmap.set_bad("#eeeeee")
-    axis.set_title(f"{of}confusion of {numbers['of']}, % of each true class")
+    axis.set_facecolor("#eeeeee")  # of classes that do not occur
+    norm = PowerNorm(1 if named else 0.5, vmin=0, vmax=1)  # of many classes small shares can be seen as well
+    axis.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
     if named:
@@ -66,7 +70,7 @@ def _confusion(numbers: Numbers, of: str) -> Figure:
         pooled = f", {-(-len(classes) // side)} to a cell" if side < len(classes) else ""
         axis.set_xlabel(f"predicted: {len(classes):,} classes in their order{pooled}")
         _list(beside, "most frequent confusions: true, predicted", _worst_confusions(classes, cells))
-    return drawn
+    return drawn, f"confusion, % of each true class\n({numbers['of']})"
 
 
 def _number(axis: Any, shares: np.ma.MaskedArray | None) -> None:
@@ -107,7 +111,7 @@ def _worst_confusions(classes: Sequence[str], cells: np.ndarray) -> list[tuple[s
 
 def _list(axis: Any, title: str, lines: Sequence[tuple[str, str]]) -> None:
     axis.axis("off")
-    axis.set_title(title)
+    axis.set_title(title, fontsize=11, loc="left")
     axis.set_xlim(0, 1)
     axis.set_ylim(LISTED, 0)
     for row, (name, value) in enumerate(lines):
@@ -115,37 +119,35 @@ def _list(axis: Any, title: str, lines: Sequence[tuple[str, str]]) -> None:
         axis.text(1, row + 0.5, value, va="center", ha="right", fontsize=9)
 
 
-def _precision_recall(numbers: Numbers, of: str) -> Figure:
-    drawn = figure(8.0, 5.2)
+def _precision_recall(numbers: Numbers) -> Drawn:
+    drawn = figure(8.6, 5.2)
     axis = drawn.add_subplot()
     area, mean = numbers["average_precision"], numbers["mean"]
+    _mean(axis, numbers["recall"], mean["precision"], f"mean AP {mean['average_precision']:.3f}")
     _curves(axis, numbers["classes"], numbers["recall"], numbers["precision"], area, lambda index: f"{area[index]:.3f}")
-    axis.plot(numbers["recall"], mean["precision"], color=INK, linewidth=3)
-    axis.set_title(f"{of}precision over recall ({numbers['of']})")
-    _unit(axis, "recall", "precision")
-    _add_legend(axis, f"mean AP {mean['average_precision']:.3f}")
-    return drawn
+    _finish(axis, "recall", "precision")
+    return drawn, f"precision over recall ({numbers['of']})"
 
 
-def _f1_threshold(numbers: Numbers, of: str) -> Figure:
-    drawn = figure(8.0, 5.2)
+def _f1_threshold(numbers: Numbers) -> Drawn:
+    drawn = figure(8.6, 5.2)
     axis = drawn.add_subplot()
     best, mean = numbers["best"], numbers["mean"]
     highest = [each and each["f1"] for each in best]
+    of_mean = f"{mean['best']['f1']:.3f} at {mean['best']['threshold']:.2f}"
 
     def text(index: int) -> str:
         return f"{best[index]['f1']:.3f} at {best[index]['threshold']:.2f}"
 
+    _mean(axis, numbers["threshold"], mean["f1"], f"mean {of_mean}")
     _curves(axis, numbers["classes"], numbers["threshold"], numbers["f1"], highest, text)
-    axis.plot(numbers["threshold"], mean["f1"], color=INK, linewidth=3)
     axis.axvline(mean["best"]["threshold"], color=INK, linestyle="--", linewidth=1)
-    axis.set_title(
-        f"{of}F1 over the score threshold ({numbers['of']}): best {mean['best']['f1']:.3f} at "
-        f"{mean['best']['threshold']:.2f}"
-    )
-    _unit(axis, "threshold of the score", "F1")
-    _add_legend(axis, f"mean {mean['best']['f1']:.3f} at {mean['best']['threshold']:.2f}")
-    return drawn
+    _finish(axis, "threshold of the score", "F1")
+    return drawn, f"F1 over the score threshold ({numbers['of']}): best {of_mean}"
+
+
+def _mean(axis: Any, x: Sequence[float], y: Sequence[float], text: str) -> None:
+    axis.plot(x, y, color=INK, linewidth=3, label=f" {text}", zorder=3)
 
 
 def _curves(
@@ -173,26 +175,26 @@ def _curves(
             label=f" {cut(classes[index])}  {text(index)}",
         )
     if len(known) > len(named):
-        axis.plot([], [], color=GREY, label=f" {len(known) - len(named):,} better classes")
+        axis.plot([], [], color=GREY, label=f" better: {_classes(len(known) - len(named))}")
     if len(known) < len(classes):
-        axis.plot([], [], color="none", label=f" {len(classes) - len(known):,} classes do not occur")
+        axis.plot([], [], color="none", label=f" not there: {_classes(len(classes) - len(known))}")
 
 
-def _unit(axis: Any, x: str, y: str) -> None:
+def _classes(count: int) -> str:
+    return f"{count:,} class{'es' if count > 1 else ''}"
+
+
+def _finish(axis: Any, x: str, y: str) -> None:
     axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=x, ylabel=y)
     axis.grid(color="#dddddd")
-
-
-def _add_legend(axis: Any, mean: str) -> None:
-    axis.plot([], [], color=INK, linewidth=3, label=f" {mean}")
     legend(axis)
 
 
-def _per_class(numbers: Numbers, of: str) -> Figure:
-    return (_bars if len(numbers["classes"]) <= BARS else _distribution)(numbers, of)
+def _per_class(numbers: Numbers) -> Drawn:
+    return (_bars if len(numbers["classes"]) <= BARS else _distribution)(numbers)
 
 
-def _bars(numbers: Numbers, of: str) -> Figure:
+def _bars(numbers: Numbers) -> Drawn:
     classes, bars, counts = numbers["classes"], numbers["bars"], numbers["count"]
     thick = 0.8 / len(bars)
     drawn = figure(8.0, 1.6 + max(1.2, (0.16 * len(bars) + 0.1) * len(classes)))
@@ -211,12 +213,11 @@ def _bars(numbers: Numbers, of: str) -> Figure:
     axis.set_xticks(np.linspace(0, 1, 6))
     axis.grid(axis="x", color="#dddddd")
     axis.set_axisbelow(True)
-    axis.set_title(f"{of}per class, with its number of {numbers['of']}")
     legend(axis)
-    return drawn
+    return drawn, f"per class, with its number of {numbers['of']}"
 
 
-def _distribution(numbers: Numbers, of: str) -> Figure:
+def _distribution(numbers: Numbers) -> Drawn:
     """How many classes have each share, and the worst by the first of the bars."""
     classes, bars, counts = numbers["classes"], numbers["bars"], numbers["count"]
     drawn = figure(12.0, 7.0)
@@ -231,17 +232,16 @@ def _distribution(numbers: Numbers, of: str) -> Figure:
     left.yaxis.set_major_locator(MaxNLocator(integer=True))
     left.grid(color="#dddddd")
     left.legend(fontsize=10)
-    left.set_title(f"{of}{len(classes):,} classes, of {sum(counts):,} {numbers['of']}")
     first, values = next(iter(bars.items()))
     known = [index for index, value in enumerate(values) if value is not None]
     worst = sorted(known, key=lambda index: values[index])[:LISTED]
     lines = [(cut(classes[index]), f"{values[index]:.3f}  (of {short(counts[index])})") for index in worst]
     missing = len(classes) - len(known)
-    _list(right, f"lowest {first}" + (f"; {missing:,} classes do not occur" if missing else ""), lines)
-    return drawn
+    _list(right, f"lowest {first}" + (f"; not there: {_classes(missing)}" if missing else ""), lines)
+    return drawn, f"{_classes(len(classes))}, {sum(counts):,} {numbers['of']}"
 
 
-def _reliability(numbers: Numbers, of: str) -> Figure:
+def _reliability(numbers: Numbers) -> Drawn:
     examples, accuracy = np.array(numbers["examples"]), _known(numbers["accuracy"], np.nan)
     confidence = _known(numbers["confidence"], np.nan)
     drawn = figure(6.4, 6.8)
@@ -255,7 +255,6 @@ def _reliability(numbers: Numbers, of: str) -> Figure:
     )
     upper.plot([0, 1], [0, 1], color=INK, linestyle="--", linewidth=1.5, label=" perfectly calibrated")
     upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
-    upper.set_title(f"{of}reliability: expected calibration error {numbers['calibration_error']:.4f}")
     upper.legend(loc="upper left", fontsize=10)
     upper.grid(color="#dddddd")
     upper.set_axisbelow(True)
@@ -264,14 +263,14 @@ def _reliability(numbers: Numbers, of: str) -> Figure:
     lower.set(xlabel="confidence", ylabel="examples")
     lower.grid(color="#dddddd")
     lower.set_axisbelow(True)
-    return drawn
+    return drawn, f"reliability: expected calibration error {numbers['calibration_error']:.4f}"
 
 
 def _known(values: Sequence[float | None], unknown: float) -> np.ndarray:
     return np.array([unknown if value is None else value for value in values], float)
 
 
-_DRAWN: dict[str, Callable[[Numbers, str], Figure]] = {
+_DRAWN: dict[str, Callable[[Numbers], Drawn]] = {
     "confusion": _confusion,
     "precision_recall": _precision_recall,
     "f1_threshold": _f1_threshold,

@@ -18,6 +18,7 @@ from morphism.errors import UserError
 from morphism.ops.losses import binary_cross_entropy, cross_entropy, sigmoid_focal, smooth
 from morphism.ops.platform import scan
 from morphism.tasks import class_weights, curves
+from morphism.tasks.layers import Layer, Tag
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, ratios
 
 CALIBRATION_BINS = 15  # Guo et al. 2017, section 4
@@ -215,11 +216,11 @@ class Classification(SingleTask):
         return ()
 
     def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
-        """Confusion, recall and precision per class, calibration, and one-vs-rest curves of at most ONE_VS_REST classes.
+        """Confusion, recall and precision per class, calibration; one-vs-rest curves of at most ONE_VS_REST classes.
 
         The curves count an example at the largest of the thresholds 0, 0.001, ..., 1 that its probability reaches.
         """
-        names, bins = metrics["names"], metrics["bins"]
+        names, bins, scores = (metrics[name] for name in ("names", "bins", "scores"))
         true, predicted = np.divmod(np.concatenate(metrics["pairs"]), len(names))
         per_true, per_predicted = (np.bincount(each, minlength=len(names)) for each in (true, predicted))
         right = np.bincount(true[true == predicted], minlength=len(names))
@@ -238,7 +239,7 @@ class Classification(SingleTask):
                 "confidence": ratios(bins[:, 2], bins[:, 0]),
                 "calibration_error": summary["calibration_error"],
             },
-        } | curves.curves(names[: metrics["scores"].shape[1]], _decisions(metrics["scores"]), "one class against the rest")
+        } | curves.curves(names[: scores.shape[1]], _decisions(scores), "one class against the rest")
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         confidence = round(float(predictions["confidence"][row]), 4)
@@ -252,6 +253,15 @@ class Classification(SingleTask):
 
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         raise KeyError(name)
+
+    def found_layers(
+        self, predictions: Predictions, row: int, classes: Sequence[str], threshold: float, most: int
+    ) -> Sequence[Layer]:
+        return (Tag(classes, [(int(predictions["class"][row]), float(predictions["confidence"][row]))]),)
+
+    def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
+        label = source[index].get("label")
+        return () if label is None else (Tag(source.classes, [(int(label), None)]),)
 
     def drawn(self, source: Source) -> Sequence[int]:
         """All records, among which `draw` looks for the worst mistakes."""
@@ -312,7 +322,8 @@ def _scores(predictions: Predictions, classes: int) -> Int[np.ndarray, "2 k thre
 def _decisions(scores: Int[np.ndarray, "2 k thresholds"]) -> list[curves.Decisions]:
     every, own = np.cumsum(scores[..., ::-1], axis=-1)
     falling = np.linspace(1, 0, PROBABILITIES)
-    return [curves.Decisions(falling, right, accepted, int(right[-1])) for right, accepted in zip(own, every, strict=True)]
+    rows = zip(own, every, strict=True)
+    return [curves.Decisions(falling, right, accepted, int(right[-1])) for right, accepted in rows]
 
 
 def _confusion(pairs: Int[np.ndarray, "n"], classes: int) -> list[list[int]]:
