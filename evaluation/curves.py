@@ -53,4 +53,3 @@ def _panel(axis: Any, name: str, sides: Series) -> None:
     axis.margins(x=0.03)
     axis.ticklabel_format(axis="y", useOffset=False)
     axis.legend(fontsize=9)
-
