@@ -109,7 +109,7 @@ def _matches(
         if a[each] not in used_a and b[each] not in used_b:
             used_a.add(a[each])
             used_b.add(b[each])
-            pairs.append((rows[a[each]], truths[b[each]]))
+            pairs.append((int(rows[a[each]]), int(truths[b[each]])))
     return pairs
 
 
