@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
 from morphism.data.image import for_display
+from morphism.data.marks import BACKGROUND
 from morphism.data.records import Source, name_of
 from morphism.tasks import Task
 from morphism.tasks.drawing import batch, lettering
@@ -24,7 +25,7 @@ SEEN = 16  # images of a batch
 SIDE, GAP = 384, 12  # pixels of the longer side of an image at most; between images
 LETTERS, INK, PAPER = 15, (26, 26, 26), (255, 255, 255)
 WIDE = 6  # images per row
-WRONG: tuple[str, ...] = ("right", "wrong")
+WRONG = (BACKGROUND, "wrong")  # what is right is not tinted
 
 Pixels = UInt8[np.ndarray, "_ _ 3"]
 
@@ -63,7 +64,7 @@ def examples(
         tiles = [Tile(f"{Path(record['name']).name}: truth", _annotated(pixels, true))]
         tiles.append(Tile("prediction", _annotated(pixels, layers)))
         wrong = _wrong(true, layers)
-        groups.append([*tiles, Tile("wrong", _annotated(pixels, [wrong]))] if wrong else tiles)
+        groups.append([*tiles, Tile("wrong", _annotated(_faint(pixels), [wrong]))] if wrong else tiles)
     return _sheet(groups)
 
 
@@ -108,6 +109,12 @@ def _wrong(true: Sequence[Layer], found: Sequence[Layer]) -> Regions | None:
     names = [np.array([*each.classes, ""])[each.kinds[each.map]] for each in maps]  # the last is void
     known = maps[0].kinds[maps[0].map] != VOID
     return Regions(WRONG, np.where(known, (names[0] != names[1]) * 1, 2), np.array([0, 1, VOID]))
+
+
+def _faint(pixels: Pixels) -> Pixels:
+    """Dark and grey, so that a tint stands out."""
+    grey = pixels.mean(axis=-1, keepdims=True) / 2
+    return np.broadcast_to(grey, pixels.shape).astype(np.uint8)
 
 
 def _sheet(groups: Sequence[Sequence[Tile]]) -> Image.Image:
