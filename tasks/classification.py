@@ -17,11 +17,13 @@ from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.ops.losses import binary_cross_entropy, cross_entropy, sigmoid_focal, smooth
 from morphism.ops.platform import scan
-from morphism.tasks import class_weights
+from morphism.tasks import class_weights, curves
 from morphism.tasks.layers import Layer, Tag
-from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count
+from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, ratios
 
 CALIBRATION_BINS = 15  # Guo et al. 2017, section 4
+ONE_VS_REST = 100  # most classes for which each class's probabilities are counted
+PROBABILITIES = 1001  # thresholds at which they are counted: 0, 0.001, ..., 1
 WHOLE_MATRIX = 1000  # most classes for which the whole confusion matrix is written
 
 
@@ -148,18 +150,20 @@ class Classification(SingleTask):
           rank int32 [B]: the number of classes that score above the label; ties go to the lower class, as in argmax;
           loss float32 [B]: the cross-entropy without label smoothing or class weights;
           others int32 [B,top - 1], others_confidence float32: the next best classes, if more than one is named.
+          probabilities float32 [B,K]: softmax, of at most ONE_VS_REST classes.
         """
         logits = logits.astype(jnp.float32)
         label = batch["label"]
         score = jnp.take_along_axis(logits, label[:, None], axis=-1)
         before = jnp.arange(logits.shape[-1]) < label[:, None]
-        others = {}
+        probabilities = jax.nn.softmax(logits)
+        further = {"probabilities": probabilities} if logits.shape[-1] <= ONE_VS_REST else {}
         if self.top > 1:
-            scores, ranked = jax.lax.top_k(jax.nn.softmax(logits), min(self.top, logits.shape[-1]))
-            others = {"others": ranked[:, 1:].astype(jnp.int32), "others_confidence": scores[:, 1:]}
-        return others | {
+            scores, ranked = jax.lax.top_k(probabilities, min(self.top, logits.shape[-1]))
+            further |= {"others": ranked[:, 1:].astype(jnp.int32), "others_confidence": scores[:, 1:]}
+        return further | {
             "class": jnp.argmax(logits, axis=-1).astype(jnp.int32),
-            "confidence": jnp.max(jax.nn.softmax(logits), axis=-1),
+            "confidence": jnp.max(probabilities, axis=-1),
             "rank": jnp.sum((logits > score) | ((logits == score) & before), axis=-1),
             "loss": cross_entropy(logits, label),
             "label": label,
@@ -167,8 +171,17 @@ class Classification(SingleTask):
         }
 
     def init_metrics(self, source: Source) -> Metrics:
-        bins = np.zeros((CALIBRATION_BINS, 3))  # per bin of confidence: examples, correct ones, sum of confidences
-        return {"classes": len(source.classes), "loss": 0.0, "top5": 0, "pairs": (), "bins": bins}
+        names, bins = tuple(source.classes), np.zeros((CALIBRATION_BINS, 3))
+        return {
+            "names": names,
+            "classes": len(names),
+            "loss": 0.0,
+            "top5": 0,
+            "pairs": (),
+            "bins": bins,  # per bin of confidence: examples, correct ones, sum of confidences
+            # Per class and probability: examples, and those of the class.
+            "scores": np.zeros((2, len(names) if len(names) <= ONE_VS_REST else 0, PROBABILITIES), np.int64),
+        }
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
         confidence = predictions["confidence"].astype(np.float64)
@@ -183,6 +196,7 @@ class Classification(SingleTask):
             "top5": metrics["top5"] + int(np.sum(predictions["rank"] < 5)),
             "pairs": (*metrics["pairs"], pairs),
             "bins": bins,
+            "scores": metrics["scores"] + _scores(predictions, metrics["classes"]),
         }
 
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
@@ -212,6 +226,32 @@ class Classification(SingleTask):
     def files(self, metrics: Metrics, source: Source) -> tuple[File, ...]:
         return ()
 
+    def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
+        """Confusion, recall and precision per class, calibration; one-vs-rest curves of at most ONE_VS_REST classes.
+
+        The curves count an example at the largest of the thresholds 0, 0.001, ..., 1 that its probability reaches.
+        """
+        names, bins, scores = (metrics[name] for name in ("names", "bins", "scores"))
+        true, predicted = np.divmod(np.concatenate(metrics["pairs"]), len(names))
+        per_true, per_predicted = (np.bincount(each, minlength=len(names)) for each in (true, predicted))
+        right = np.bincount(true[true == predicted], minlength=len(names))
+        form = "counts" if len(names) <= WHOLE_MATRIX else "cells"
+        return {
+            "confusion": {"classes": list(names), form: summary["confusion"], "of": "examples"},
+            "per_class": {
+                "classes": list(names),
+                "bars": {"recall": ratios(right, per_true), "precision": ratios(right, per_predicted)},
+                "count": per_true.tolist(),
+                "of": "examples",
+            },
+            "reliability": {
+                "examples": bins[:, 0].astype(int).tolist(),
+                "accuracy": ratios(bins[:, 1], bins[:, 0]),
+                "confidence": ratios(bins[:, 2], bins[:, 0]),
+                "calibration_error": summary["calibration_error"],
+            },
+        } | curves.curves(names[: scores.shape[1]], _decisions(scores), "one class against the rest")
+
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """The class and its confidence; with `top` classes also these, best first."""
         found = [{"class": name, "confidence": round(score, 4)} for name, score in _ranked(predictions, row, classes)]
@@ -234,19 +274,6 @@ class Classification(SingleTask):
     def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
         label = source[index].get("label")
         return () if label is None else (Tag(source.classes, [(source.classes[label], None)]),)
-
-    def drawn(self, source: Source) -> Sequence[int]:
-        """All records, among which `draw` looks for the worst mistakes."""
-        return range(len(source))
-
-    def draw(
-        self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
-    ) -> bytes:
-        """Images spread over the split, the most confident mistakes, and the confusion matrix."""
-        from morphism.tasks.drawing import classification as drawing
-
-        together = {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
-        return drawing.draw(source, together, data)
 
 
 def _check_sizes(data: ConfigDict) -> None:
@@ -285,6 +312,25 @@ def _each(logits: Array, label: Array, config: ConfigDict) -> tuple[Float[Array,
     if config.bce_threshold > 0:
         target = (target > config.bce_threshold).astype(jnp.float32)
     return jnp.mean(binary_cross_entropy(logits, target, 1.0 if weights is None else weights), axis=-1), None
+
+
+def _scores(predictions: Predictions, classes: int) -> Int[np.ndarray, "2 k thresholds"] | int:
+    """How many examples, and how many of the class, have each probability of each class; 0 if that is not predicted."""
+    if "probabilities" not in predictions:
+        return 0
+    # Exact: the product of a float32 and 1000 fits a float64.
+    cells = np.floor(predictions["probabilities"].astype(np.float64) * (PROBABILITIES - 1)).astype(np.int64)
+    cells = np.clip(cells, 0, PROBABILITIES - 1) + PROBABILITIES * np.arange(classes)
+    own = cells[np.arange(len(cells)), predictions["label"]]
+    counts = [np.bincount(each.ravel(), minlength=classes * PROBABILITIES) for each in (cells, own)]
+    return np.stack(counts).reshape(2, classes, PROBABILITIES)
+
+
+def _decisions(scores: Int[np.ndarray, "2 k thresholds"]) -> list[curves.Decisions]:
+    every, own = np.cumsum(scores[..., ::-1], axis=-1)
+    falling = np.linspace(1, 0, PROBABILITIES)
+    rows = zip(own, every, strict=True)
+    return [curves.Decisions(falling, right, accepted, int(right[-1])) for right, accepted in rows]
 
 
 def _confusion(pairs: Int[np.ndarray, "n"], classes: int) -> list[list[int]]:

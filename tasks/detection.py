@@ -22,11 +22,9 @@ from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.lengths import to_steps
 from morphism.models.detection import Detections, Detector
-from morphism.tasks import canvas, coco, detections, layers, voc
+from morphism.tasks import canvas, coco, detection_plots, detections, layers, voc
 from morphism.tasks.layers import Layer
-from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, spread
-
-DRAWN = 12  # images per split
+from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count
 
 
 @dataclass(frozen=True)
@@ -167,6 +165,10 @@ class Detection(SingleTask):
         found = coco.results(metrics["gathered"], source.category_ids, source.image_ids)
         return (File("detections", "detections, in COCO's format,", found),)
 
+    def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
+        """Curves, confusion with the background, and AP and recall per class: tasks/detection_plots.py."""
+        return detection_plots.of_boxes(metrics["gathered"], metrics["source"].classes, summary["per_class"])
+
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """All detections that evaluation counts, best first; boxes: x0, y0, x1, y1 in pixels of the decoded image."""
         numbers, scores, boxes = (predictions[name][row] for name in ("classes", "scores", "boxes"))
@@ -207,22 +209,6 @@ class Detection(SingleTask):
     def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
         found = source[index].get("annotations")
         return () if found is None else (layers.of_objects(source.classes, found),)
-
-    def drawn(self, source: Source) -> Sequence[int]:
-        return spread(len(source), DRAWN)
-
-    def draw(
-        self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
-    ) -> bytes:
-        """Images with their objects, and with the detections that are `shown`."""
-        from morphism.tasks.drawing import detection as drawing
-
-        found = []
-        for batch in batches:
-            for row, index in enumerate(batch["id"].tolist()):
-                every = self.describe(batch, row, source.classes)["detections"]
-                found.append((index, shown(every, threshold, most), every))
-        return drawing.draw(source, sorted(found, key=lambda each: each[0]), threshold, data)
 
 
 def ranked(predictions: Predictions, row: int) -> list[int]:

@@ -26,9 +26,7 @@ from morphism.ops import segmentation as ops
 from morphism.ops.resize import argmax_of_parts
 from morphism.tasks import boundaries, canvas, class_weights, layers, segmentation_views, surfaces
 from morphism.tasks.layers import Layer
-from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, spread
-
-DRAWN = 12  # images per split
+from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, ratios
 
 
 @dataclass(frozen=True)
@@ -229,6 +227,24 @@ class Segmentation(SingleTask):
     def files(self, metrics: Metrics, source: Source) -> tuple[File, ...]:
         return ()
 
+    def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
+        """Confusion of pixels; IoU, recall and boundary F1 per class."""
+        confusion, classes = metrics["confusion"], list(metrics["classes"])
+        true = confusion.sum(axis=1)
+        return {
+            "confusion": {"classes": classes, "counts": confusion.tolist(), "of": "pixels"},
+            "per_class": {
+                "classes": classes,
+                "bars": {
+                    "IoU": list(summary["per_class"].values()),
+                    "recall": ratios(np.diag(confusion), true),
+                    "boundary F1": list(summary["boundary_per_class"].values()),
+                },
+                "count": true.tolist(),
+                "of": "pixels",
+            },
+        }
+
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """The predicted classes, each with its share of the image, largest first."""
         found = self.mask(predictions, row)
@@ -254,21 +270,6 @@ class Segmentation(SingleTask):
     def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
         found = source[index].get("segmentation")
         return () if found is None else (layers.of_mask(source.classes, found),)
-
-    def drawn(self, source: Source) -> Sequence[int]:
-        return spread(len(source), DRAWN)
-
-    def draw(
-        self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
-    ) -> bytes:
-        """Images, each with its true mask, the predicted one, and where they differ."""
-        from morphism.tasks.drawing import segmentation as drawing
-
-        found = []
-        for batch in batches:
-            for row, (index, (height, width)) in enumerate(zip(batch["id"], batch["original_size"], strict=True)):
-                found.append((int(index), self.mask(batch, row), batch["true"][row, :height, :width]))
-        return drawing.draw(source, sorted(found, key=lambda each: each[0]), data)
 
 
 def confusion_of(

@@ -158,6 +158,12 @@ class Task(Protocol):
     def files(self, metrics: Metrics, source: Source) -> tuple[File, ...]:
         """Files for other programs, besides the summary."""
 
+    def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
+        """The numbers of plots, as JSON values, by the plot's name; {} if there is nothing to draw.
+
+        evaluation/plots.py says which plots there are, and draws them. `summary` is that of `metrics`.
+        """
+
     # For people
 
     def naming(self, top: int) -> "Task":
@@ -209,14 +215,6 @@ class Task(Protocol):
         self, pixels: UInt8[np.ndarray, "h w 3"], source: Source, index: int
     ) -> UInt8[np.ndarray, "H W 3"]:
         """The same with its `true_layers`."""
-
-    def drawn(self, source: Source) -> Sequence[int]:
-        """The records whose predictions `draw` needs."""
-
-    def draw(
-        self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
-    ) -> bytes:
-        """A PNG of images of `source`, loaded by `data`, config.data, with predictions; the rest as for `lines`."""
 
 
 class Annotating:
@@ -279,6 +277,10 @@ class SingleTask(Annotating):
     def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
         return ()
 
+    def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+
 
 def counts(classes: Names) -> Counts:
     """How many classes there are."""
@@ -306,6 +308,11 @@ def check_count(task: Task, least: int, source: str, classes: Sequence[str]) -> 
             f"{source} has {len(classes)} class ({', '.join(classes)}); {task.name} needs at least {least}, each with "
             "a folder or label of its own"
         )
+
+
+def ratios(values: np.ndarray, of: np.ndarray) -> list[float | None]:
+    """Each of `values` over that of `of`; None where that is 0."""
+    return [float(value / total) if total else None for value, total in zip(values, of, strict=True)]
 
 
 def spread(count: int, most: int) -> list[int]:
