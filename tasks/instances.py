@@ -15,7 +15,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from morphism.models.detection import Detector
-from morphism.tasks import coco, detections, nuclei, paste
+from morphism.tasks import coco, detections, nuclei, paste, tide
 from morphism.tasks.detection import Detection, in_decoded, ranked
 from morphism.tasks.task import Batch, Metrics, Predictions
 
@@ -48,7 +48,7 @@ class Instances(Detection):
         return in_decoded(found, batch) | {"masks": found["masks"], "original_size": batch["original_size"]}
 
     def measured(self, config: ConfigDict) -> "Instances":
-        return replace(self, score=config.metrics.score if config.metrics.medical else None)
+        return replace(self, judges=True, score=config.metrics.score if config.metrics.medical else None)
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
         updated, source = super().update_metrics(metrics, predictions), metrics["source"]
@@ -64,17 +64,19 @@ class Instances(Detection):
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
         """Detection's numbers; COCO's twelve of masks, "mask_ap", ..., and "mask_per_class", the AP of masks per class.
 
-        In 0..1; -1 if there are no objects. Areas of objects are those that the data states. "nuclei", if measured:
-        tasks/nuclei.py.
+        In 0..1; -1 if there are no objects. Areas of objects are those that the data states. "nuclei" and
+        "mask_tide", if measured: tasks/nuclei.py, tasks/tide.py.
         """
         found = coco.summarise(metrics["gathered"], metrics["source"].classes, of_outlines=True)
         del found["images"]
+        if self.judges:
+            found["tide"] = tide.summarise(metrics["gathered"], metrics["source"].classes, of_outlines=True)
         further = {} if self.score is None else {"nuclei": nuclei.summarise(metrics["gathered"], self.score)}
         return super().summarise(metrics) | {f"mask_{name}": value for name, value in found.items()} | further
 
     def table(self, summary: dict[str, Any]) -> dict[str, float | int]:
         """The numbers of masks, of boxes, and of nuclei if measured, without those for which there are no objects."""
-        rows = {name: summary[name] for name in NAMES}
+        rows = {name: summary[name] for name in NAMES} | tide.table(summary.get("mask_tide"), "mask_")
         rows |= {f"mask_ap, {name}": value for name, value in summary["mask_per_class"].items()}
         known = {name: value for name, value in rows.items() if value >= 0 or name == "mask_ap"}
         return known | super().table(summary) | (nuclei.table(summary["nuclei"]) if "nuclei" in summary else {})
