@@ -17,10 +17,12 @@ from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.ops.losses import binary_cross_entropy, cross_entropy, sigmoid_focal, smooth
 from morphism.ops.platform import scan
-from morphism.tasks import class_weights
-from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count
+from morphism.tasks import class_weights, curves
+from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, ratios
 
 CALIBRATION_BINS = 15  # Guo et al. 2017, section 4
+ONE_VS_REST = 100  # most classes for which each class's probabilities are counted
+PROBABILITIES = 1001  # thresholds at which they are counted: 0, 0.001, ..., 1
 WHOLE_MATRIX = 1000  # most classes for which the whole confusion matrix is written
 
 
@@ -138,15 +140,18 @@ class Classification(SingleTask):
           class int32 [B]; label int32 [B]; id [B];
           confidence float32 [B]: the class's softmax probability, whatever the loss of the training;
           rank int32 [B]: the number of classes that score above the label; ties go to the lower class, as in argmax;
-          loss float32 [B]: the cross-entropy without label smoothing or class weights.
+          loss float32 [B]: the cross-entropy without label smoothing or class weights;
+          probabilities float32 [B,K]: softmax, of at most ONE_VS_REST classes.
         """
         logits = logits.astype(jnp.float32)
         label = batch["label"]
         score = jnp.take_along_axis(logits, label[:, None], axis=-1)
         before = jnp.arange(logits.shape[-1]) < label[:, None]
-        return {
+        probabilities = jax.nn.softmax(logits)
+        few = {"probabilities": probabilities} if logits.shape[-1] <= ONE_VS_REST else {}
+        return few | {
             "class": jnp.argmax(logits, axis=-1).astype(jnp.int32),
-            "confidence": jnp.max(jax.nn.softmax(logits), axis=-1),
+            "confidence": jnp.max(probabilities, axis=-1),
             "rank": jnp.sum((logits > score) | ((logits == score) & before), axis=-1),
             "loss": cross_entropy(logits, label),
             "label": label,
@@ -154,8 +159,17 @@ class Classification(SingleTask):
         }
 
     def init_metrics(self, source: Source) -> Metrics:
-        bins = np.zeros((CALIBRATION_BINS, 3))  # per bin of confidence: examples, correct ones, sum of confidences
-        return {"classes": len(source.classes), "loss": 0.0, "top5": 0, "pairs": (), "bins": bins}
+        names, bins = tuple(source.classes), np.zeros((CALIBRATION_BINS, 3))
+        return {
+            "names": names,
+            "classes": len(names),
+            "loss": 0.0,
+            "top5": 0,
+            "pairs": (),
+            "bins": bins,  # per bin of confidence: examples, correct ones, sum of confidences
+            # Per class and probability: examples, and those of the class.
+            "scores": np.zeros((2, len(names) if len(names) <= ONE_VS_REST else 0, PROBABILITIES), np.int64),
+        }
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
         confidence = predictions["confidence"].astype(np.float64)
@@ -170,6 +184,7 @@ class Classification(SingleTask):
             "top5": metrics["top5"] + int(np.sum(predictions["rank"] < 5)),
             "pairs": (*metrics["pairs"], pairs),
             "bins": bins,
+            "scores": metrics["scores"] + _scores(predictions, metrics["classes"]),
         }
 
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
@@ -198,6 +213,32 @@ class Classification(SingleTask):
 
     def files(self, metrics: Metrics, source: Source) -> tuple[File, ...]:
         return ()
+
+    def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
+        """Confusion, recall and precision per class, calibration, and one-vs-rest curves of at most ONE_VS_REST classes.
+
+        The curves count an example at the largest of the thresholds 0, 0.001, ..., 1 that its probability reaches.
+        """
+        names, bins = metrics["names"], metrics["bins"]
+        true, predicted = np.divmod(np.concatenate(metrics["pairs"]), len(names))
+        per_true, per_predicted = (np.bincount(each, minlength=len(names)) for each in (true, predicted))
+        right = np.bincount(true[true == predicted], minlength=len(names))
+        form = "counts" if len(names) <= WHOLE_MATRIX else "cells"
+        return {
+            "confusion": {"classes": list(names), form: summary["confusion"], "of": "examples"},
+            "per_class": {
+                "classes": list(names),
+                "bars": {"recall": ratios(right, per_true), "precision": ratios(right, per_predicted)},
+                "count": per_true.tolist(),
+                "of": "examples",
+            },
+            "reliability": {
+                "examples": bins[:, 0].astype(int).tolist(),
+                "accuracy": ratios(bins[:, 1], bins[:, 0]),
+                "confidence": ratios(bins[:, 2], bins[:, 0]),
+                "calibration_error": summary["calibration_error"],
+            },
+        } | curves.curves(names[: metrics["scores"].shape[1]], _decisions(metrics["scores"]), "one class against the rest")
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         confidence = round(float(predictions["confidence"][row]), 4)
@@ -254,6 +295,24 @@ def _each(logits: Array, label: Array, config: ConfigDict) -> tuple[Float[Array,
     if config.bce_threshold > 0:
         target = (target > config.bce_threshold).astype(jnp.float32)
     return jnp.mean(binary_cross_entropy(logits, target, 1.0 if weights is None else weights), axis=-1), None
+
+
+def _scores(predictions: Predictions, classes: int) -> Int[np.ndarray, "2 k thresholds"] | int:
+    """How many examples, and how many of the class, have each probability of each class; 0 if that is not predicted."""
+    if "probabilities" not in predictions:
+        return 0
+    # Exact: the product of a float32 and 1000 fits a float64.
+    cells = np.floor(predictions["probabilities"].astype(np.float64) * (PROBABILITIES - 1)).astype(np.int64)
+    cells = np.clip(cells, 0, PROBABILITIES - 1) + PROBABILITIES * np.arange(classes)
+    own = cells[np.arange(len(cells)), predictions["label"]]
+    counts = [np.bincount(each.ravel(), minlength=classes * PROBABILITIES) for each in (cells, own)]
+    return np.stack(counts).reshape(2, classes, PROBABILITIES)
+
+
+def _decisions(scores: Int[np.ndarray, "2 k thresholds"]) -> list[curves.Decisions]:
+    every, own = np.cumsum(scores[..., ::-1], axis=-1)
+    falling = np.linspace(1, 0, PROBABILITIES)
+    return [curves.Decisions(falling, right, accepted, int(right[-1])) for right, accepted in zip(own, every, strict=True)]
 
 
 def _confusion(pairs: Int[np.ndarray, "n"], classes: int) -> list[list[int]]:

@@ -268,6 +268,13 @@ class Composed:
             for file in part.task.files(metrics["parts"][part.name], part.source(source))
         )
 
+    def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for part in self.judged:
+            if metrics["labelled"][part.name]:
+                found |= part.named(part.task.plots(metrics["parts"][part.name], part.own(summary)))
+        return found
+
     def describe(self, predictions: Predictions, row: int, classes: Classes) -> dict[str, Any]:
         return {
             part.name: part.task.describe(self._predictions(part, predictions), row, part.classes(classes))

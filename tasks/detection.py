@@ -22,7 +22,7 @@ from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.lengths import to_steps
 from morphism.models.detection import Detections, Detector
-from morphism.tasks import canvas, coco, detections, tide, voc
+from morphism.tasks import canvas, coco, detection_plots, detections, tide, voc
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, spread
 
 DRAWN = 12  # images per split
@@ -173,6 +173,10 @@ class Detection(SingleTask):
     def files(self, metrics: Metrics, source: Source) -> tuple[File, ...]:
         found = coco.results(metrics["gathered"], source.category_ids, source.image_ids)
         return (File("detections", "detections, in COCO's format,", found),)
+
+    def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
+        """Curves, confusion with the background, and AP and recall per class: tasks/detection_plots.py."""
+        return detection_plots.of_boxes(metrics["gathered"], metrics["source"].classes, summary["per_class"])
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """All detections that evaluation counts, best first; boxes: x0, y0, x1, y1 in pixels of the decoded image."""

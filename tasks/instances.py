@@ -15,7 +15,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from morphism.models.detection import Detector
-from morphism.tasks import coco, detections, nuclei, paste, tide
+from morphism.tasks import coco, detection_plots, detections, nuclei, paste, tide
 from morphism.tasks.detection import Detection, in_decoded, ranked
 from morphism.tasks.task import Batch, Metrics, Predictions
 
@@ -80,6 +80,13 @@ class Instances(Detection):
         rows |= {f"mask_ap, {name}": value for name, value in summary["mask_per_class"].items()}
         known = {name: value for name, value in rows.items() if value >= 0 or name == "mask_ap"}
         return known | super().table(summary) | (nuclei.table(summary["nuclei"]) if "nuclei" in summary else {})
+
+    def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
+        """As Detection's, of masks; those of boxes have "boxes/" in front of their names."""
+        boxes = super().plots(metrics, summary)
+        gathered, classes = metrics["gathered"], metrics["source"].classes
+        masks = detection_plots.of_masks(gathered, classes, summary["mask_per_class"])
+        return masks | {f"boxes/{name}": each for name, each in boxes.items()}
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """As Detection's, with each mask as COCO's compressed run lengths, which pycocotools decodes."""

@@ -30,6 +30,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from morphism.tasks import detections
+from morphism.tasks.task import ratios
 
 THRESHOLDS = tuple(range(50, 100, 5))  # of the IoU, in percent
 SHOWN = (50, 60, 70, 80, 90)
@@ -113,13 +114,13 @@ def numbers(sums: Sums) -> dict[str, Any]:
     """What `summarise` returns, but for the score."""
     matched, wrong, missed = sums.objects
     every, images = sums.objects.sum(axis=0), int(sums.images[0])
-    jaccard = dict(zip(map(str, THRESHOLDS), _ratios(matched, every), strict=True))
+    jaccard = dict(zip(map(str, THRESHOLDS), ratios(matched, every), strict=True))
     return {
         "aji": sums.aji[0].item() / images if images else None,
         "aji_pooled": sums.aji[1].item() / sums.aji[2].item() if sums.aji[2] else None,
         "dsb": sums.jaccard.mean().item() / images if images else None,
         "jaccard": jaccard,
-        "jaccard_per_image": dict(zip(jaccard, _ratios(sums.jaccard, np.full(len(every), images)), strict=True)),
+        "jaccard_per_image": dict(zip(jaccard, ratios(sums.jaccard, np.full(len(every), images)), strict=True)),
         "found": int(matched[0] + wrong[0]),
         "true": int(matched[0] + missed[0]),
         **dict(zip(COUNTS, sums.images.tolist(), strict=True)),
@@ -189,7 +190,3 @@ def _aggregated(
     paired[best[overlap > 0]] = True
     unions = np.where(overlap > 0, union[best, columns], areas_true)
     return paired, int(overlap.sum()), int(unions.sum())
-
-
-def _ratios(values: np.ndarray, of: np.ndarray) -> list[float | None]:
-    return [float(value / total) if total else None for value, total in zip(values, of, strict=True)]

@@ -112,6 +112,18 @@ class Panoptic:
     def files(self, metrics: Metrics, source: Source) -> tuple[File, ...]:
         return (panoptic_files.written(metrics["maps"], source),)
 
+    def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
+        """PQ, SQ and RQ per category that occurs."""
+        found = summary["per_class"]
+        return {
+            "per_class": {
+                "classes": list(found),
+                "bars": {name.upper(): [each[name] for each in found.values()] for name in ("pq", "sq", "rq")},
+                "count": [round(each["right"] + each["missed"]) for each in found.values()],
+                "of": "segments",
+            }
+        }
+
     def describe(self, predictions: Predictions, row: int, classes: Categories) -> dict[str, Any]:
         """The segments, things first and best first: id in the map, class, area and mask in COCO's run lengths.
 

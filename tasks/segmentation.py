@@ -25,7 +25,7 @@ from morphism.labels import IGNORE
 from morphism.ops import segmentation as ops
 from morphism.ops.resize import argmax_of_parts
 from morphism.tasks import boundaries, canvas, class_weights, segmentation_views, surfaces
-from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, spread
+from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, ratios, spread
 
 DRAWN = 12  # images per split
 
@@ -227,6 +227,24 @@ class Segmentation(SingleTask):
 
     def files(self, metrics: Metrics, source: Source) -> tuple[File, ...]:
         return ()
+
+    def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
+        """Confusion of pixels; IoU, recall and boundary F1 per class."""
+        confusion, classes = metrics["confusion"], list(metrics["classes"])
+        true = confusion.sum(axis=1)
+        return {
+            "confusion": {"classes": classes, "counts": confusion.tolist(), "of": "pixels"},
+            "per_class": {
+                "classes": classes,
+                "bars": {
+                    "IoU": list(summary["per_class"].values()),
+                    "recall": ratios(np.diag(confusion), true),
+                    "boundary F1": list(summary["boundary_per_class"].values()),
+                },
+                "count": true.tolist(),
+                "of": "pixels",
+            },
+        }
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """The predicted classes, each with its share of the image, largest first."""

@@ -157,6 +157,12 @@ class Task(Protocol):
     def files(self, metrics: Metrics, source: Source) -> tuple[File, ...]:
         """Files for other programs, besides the summary."""
 
+    def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
+        """The numbers of plots, as JSON values, by the plot's name; {} if there is nothing to draw.
+
+        evaluation/plots.py says which plots there are, and draws them. `summary` is that of `metrics`.
+        """
+
     # For people
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
@@ -228,6 +234,11 @@ def check_count(task: Task, least: int, source: str, classes: Sequence[str]) -> 
             f"{source} has {len(classes)} class ({', '.join(classes)}); {task.name} needs at least {least}, each with "
             "a folder or label of its own"
         )
+
+
+def ratios(values: np.ndarray, of: np.ndarray) -> list[float | None]:
+    """Each of `values` over that of `of`; None where that is 0."""
+    return [float(value / total) if total else None for value, total in zip(values, of, strict=True)]
 
 
 def spread(count: int, most: int) -> list[int]:
