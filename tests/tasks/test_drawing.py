@@ -8,11 +8,11 @@ from PIL import Image
 
 from morphism import tasks
 from morphism.data import sources
+from morphism.data.palette import palette
 from morphism.data.sources import scene_masks, scenes
 from morphism.experiments.base import get_base
 from morphism.labels import IGNORE
 from morphism.tasks import drawing
-from morphism.tasks.palette import palette
 from morphism.tasks.task import spread
 
 NAMES = ("$$ a^_{", "_hidden", "a name of more letters than there is room for in any image", "犬", "$\\frac{1}{")
