@@ -5,7 +5,9 @@
         [--config.data.source=imagenet:images/val] [--output result.json]
 
 Prints a table, and writes it as JSON to --output; with --draw also a .png next to it. The default of --output is
-eval_<split>.json in the workdir, or eval_<split>_<views>.json with --views other than center.
+eval_<split>.json in the workdir, or eval_<split>_<views>.json with --views other than center. Next to it,
+<output>_images.jsonl has a line per image: how well it is predicted, what is true and what was predicted;
+<output>_images.zip holds small images for `morphism report`.
 --weights names a file (.safetensors, .pth, darknet's .weights), a public checkpoint of torchvision, or a run's workdir.
 """
 
@@ -21,6 +23,7 @@ from morphism.errors import UserError
 
 if TYPE_CHECKING:
     from morphism.data.records import Source
+    from morphism.evaluation.image_results import ImageResults
     from morphism.evaluation.run import Run
 
 Predictions = dict[str, np.ndarray]
@@ -35,6 +38,9 @@ _OUTPUT = COMMAND.string("output", None, "A JSON file to write; eval_<split>.jso
 _DRAW = COMMAND.boolean("draw", False, "Also draw images with their predictions.")
 _THRESHOLD = COMMAND.number("threshold", 0.25, "Detections with a lower score are not drawn.", 0.0, 1.0)
 _MAX_SHOWN = COMMAND.integer("max_shown", 50, "Most detections to draw per image.", 1)
+_CONFUSED = COMMAND.integer(
+    "confused", 120, "Most small images to keep of what is confused, for morphism report; 0 keeps none.", 0
+)
 
 
 def main(argv: list[str]) -> None:
@@ -45,6 +51,7 @@ def main(argv: list[str]) -> None:
     COMMAND.start_jax()
     import jax
 
+    from morphism.evaluation.image_results import ImageResults
     from morphism.evaluation.loop import gather, summarise
 
     run = COMMAND.open_trained(print)
@@ -53,7 +60,12 @@ def main(argv: list[str]) -> None:
     drawn = np.isin(np.arange(len(source)), run.task.drawn(source) if _DRAW.value else ())
     kept: list[Predictions] = []
     task = run.task.measured(run.config)
-    metrics = gather(task, source, _keeping(run.predictions(source, print, _VIEWS.value), drawn, kept))
+    batches = _keeping(run.predictions(source, print, _VIEWS.value), drawn, kept)
+    written = COMMAND.workdir.value or _OUTPUT.value
+    shown = run.config.data, _THRESHOLD.value, _MAX_SHOWN.value
+    images = ImageResults(task, source, run.classes, *shown, _CONFUSED.value)
+    own = (images.add,) if written and jax.process_index() == 0 else ()
+    metrics = gather(task, source, batches, *own)
     if jax.process_index() != 0:  # every process has all predictions; one of them prints
         return
     summary = summarise(task, metrics)
@@ -62,8 +74,8 @@ def main(argv: list[str]) -> None:
     width = max(19, *map(len, table))
     for name, value in table.items():
         print(f"  {name:<{width}} {value:,}" if isinstance(value, int) else f"  {name:<{width}} {value:.4f}")
-    if COMMAND.workdir.value or _OUTPUT.value:
-        _write(run, source, split, metrics, summary, kept)
+    if written:
+        _write(run, source, split, metrics, summary, kept, images)
 
 
 def _load(run: "Run", split: str) -> "Source":
@@ -105,9 +117,15 @@ def _keeping(batches: Iterator[Predictions], drawn: np.ndarray, kept: list[Predi
 
 
 def _write(
-    run: "Run", source: "Source", split: str, metrics: Any, summary: dict[str, Any], kept: list[Predictions]
+    run: "Run",
+    source: "Source",
+    split: str,
+    metrics: Any,
+    summary: dict[str, Any],
+    kept: list[Predictions],
+    images: "ImageResults",
 ) -> None:
-    """Writes the JSON file, next to it the task's own files, and with --draw a drawing."""
+    """Writes the JSON file, next to it the results of each image, the task's own files, and with --draw a drawing."""
     from morphism.runtime.paths import folder, write_bytes, write_files, write_json, write_text
 
     name = split if _VIEWS.value == "center" else f"{split}_{_VIEWS.value}"
@@ -117,6 +135,7 @@ def _write(
     remedy = "name a file that can be written as --output"
     write_json(path, facts | summary, remedy)
     print(f"  in {path}")
+    print(f"  each image in {images.write(path.with_suffix(''), remedy)}")
     for file in run.task.files(metrics, source):
         own = path.with_name(f"{path.stem}_{file.name}.json")
         write_text(own, json.dumps(file.value, allow_nan=False), remedy)

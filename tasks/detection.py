@@ -41,6 +41,7 @@ class Detection(SingleTask):
     targets: ClassVar[tuple[str, ...]] = ("boxes",)
     headline: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
     higher_is_better: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75")
+    image_score: ClassVar[str] = f"F1 of boxes at IoU 0.5, of detections that score at least {detection_plots.SCORE}"
     views: ClassVar[tuple[str, ...]] = ("center",)
     masks: ClassVar[tuple[str, ...]] = ()
 
@@ -178,6 +179,9 @@ class Detection(SingleTask):
     def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
         """Curves, confusion with the background, and AP and recall per class: tasks/detection_plots.py."""
         return detection_plots.of_boxes(metrics["gathered"], metrics["source"].classes, summary["per_class"])
+
+    def per_image(self, metrics: Metrics, predictions: Predictions) -> list[dict[str, Any]]:
+        return detection_plots.per_image(metrics["gathered"], metrics["source"].classes, detection_plots.box_confusion)
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """All detections that evaluation counts, best first; boxes: x0, y0, x1, y1 in pixels of the decoded image."""

@@ -34,6 +34,7 @@ class Instances(Detection):
     score: float | None = None
     name: ClassVar[str] = "instances"
     targets: ClassVar[tuple[str, ...]] = ("boxes", "masks")
+    image_score: ClassVar[str] = f"F1 of masks at IoU 0.5, of detections that score at least {detection_plots.SCORE}"
     headline: ClassVar[tuple[str, ...]] = ("mask_ap", "mask_ap50", "mask_ap75", *Detection.headline)
     higher_is_better: ClassVar[tuple[str, ...]] = ("mask_ap", "mask_ap50", "mask_ap75", *Detection.higher_is_better)
 
@@ -89,6 +90,9 @@ class Instances(Detection):
         gathered, classes = metrics["gathered"], metrics["source"].classes
         masks = detection_plots.of_masks(gathered, classes, summary["mask_per_class"])
         return masks | {f"boxes/{name}": each for name, each in boxes.items()}
+
+    def per_image(self, metrics: Metrics, predictions: Predictions) -> list[dict[str, Any]]:
+        return detection_plots.per_image(metrics["gathered"], metrics["source"].classes, detection_plots.mask_confusion)
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """As Detection's, with each mask as COCO's compressed run lengths, which pycocotools decodes."""

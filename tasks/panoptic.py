@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Float, Integer, UInt8
 from ml_collections import ConfigDict
 
 from morphism.data import id_maps, outlines
@@ -69,22 +69,26 @@ class Panoptic:
 
     headline: ClassVar[tuple[str, ...]] = ("pq", "sq", "rq", "pq_things", "pq_stuff")
     higher_is_better: ClassVar[tuple[str, ...]] = headline
+    image_score: ClassVar[str] = "panoptic quality of the image"
     masks: ClassVar[tuple[str, ...]] = ()
 
     def init_metrics(self, source: Source) -> Metrics:
-        return {"source": source, "sums": np.zeros((len(source.classes.names), 4)), "maps": []}
+        return {"source": source, "sums": np.zeros((len(source.classes.names), 4)), "maps": [], "images": []}
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
         source, sums, maps = metrics["source"], metrics["sums"].copy(), list(metrics["maps"])
+        images = []
         for row, index in enumerate(predictions["id"].tolist()):
             found, (height, width) = found_in(predictions, row, source.classes), predictions["original_size"][row]
             objects = source.annotations(index)
             read = getattr(source, "masks", None)
             known = read(index) if read else Outlines.of([None] * len(objects))
             true = truth_of(objects, known, predictions["true"][row, :height, :width], source.classes)
-            sums += sums_of(found, true, len(sums))
+            own = sums_of(found, true, len(sums))
+            images.append(_image_result(own, source.classes.names))
+            sums += own
             maps.append(panoptic_files.stored(index, found))
-        return metrics | {"sums": sums, "maps": maps}
+        return metrics | {"sums": sums, "maps": maps, "images": images}
 
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
         """PQ, SQ and RQ over all categories, over things and over stuff; -1 if none occurs. Shares in 0..1.
@@ -124,6 +128,10 @@ class Panoptic:
                 "of": "segments",
             }
         }
+
+    def per_image(self, metrics: Metrics, predictions: Predictions) -> list[dict[str, Any]]:
+        """Without cells: a segment that is not found is not one of another class."""
+        return metrics["images"]
 
     def describe(self, predictions: Predictions, row: int, classes: Categories) -> dict[str, Any]:
         """The segments, things first and best first: id in the map, class, area and mask in COCO's run lengths.
@@ -200,6 +208,19 @@ class Panoptic:
                 things = shown(self.describe(batch, row, source.classes)["segments"], threshold, most)
                 found.append((index, segments, things))
         return drawing.draw(source, sorted(found, key=lambda each: each[0]), data)
+
+
+def _image_result(sums: Float[np.ndarray, "k 4"], names: Sequence[str]) -> dict[str, Any]:
+    """What `per_image` says of an image, from its sums (tasks/panoptic_quality.py)."""
+    quality = means(sums, np.ones(len(sums), bool))[0]
+    right, wrong, missed = sums[:, 1:].astype(int).T
+    true, found = right + missed, right + wrong
+    return {
+        "score": None if quality < 0 else round(float(quality), 4),
+        "true": {names[each]: int(true[each]) for each in np.flatnonzero(true)},
+        "predicted": {names[each]: int(found[each]) for each in np.flatnonzero(found)},
+        "cells": [],
+    }
 
 
 def shown(segments: list[dict[str, Any]], threshold: float, most: int) -> list[dict[str, Any]]:
