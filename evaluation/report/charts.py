@@ -21,7 +21,7 @@ def learning(runs: Sequence[RunFiles]) -> tuple[Html | None, list[dict[str, Any]
     first = [*losses, *(name for part in of_parts.values() for name in list(part.values())[:FIRST])]
     first = [name for name in first if _varies(runs, name)]
     rest = [name for name in names if name not in first and name not in LAST and _varies(runs, name)]
-    rest += [name for name in LAST if name in names]
+    rest += [name for name in LAST if name in names and _varies(runs, name)]
     if not first and not rest:
         return None, []
     charts = [_curve(runs, name, f"curve-{index}") for index, name in enumerate([*first, *rest])]
@@ -33,8 +33,8 @@ def learning(runs: Sequence[RunFiles]) -> tuple[Html | None, list[dict[str, Any]
 
 
 def _varies(runs: Sequence[RunFiles], name: str) -> bool:
-    """Whether it has a value other than -1, which stands for what does not exist."""
-    return any(line.get(name, -1) != -1 for run in runs for line in run.metrics)
+    """Whether a run has two values of it other than -1, which stands for what does not exist."""
+    return any(sum(line.get(name, -1) != -1 for line in run.metrics) > 1 for run in runs)
 
 
 def _curve(runs: Sequence[RunFiles], name: str, place: str) -> dict[str, Any]:
@@ -44,9 +44,7 @@ def _curve(runs: Sequence[RunFiles], name: str, place: str) -> dict[str, Any]:
         if points:
             values = [value for _, value in points]
             best = (min if LOWER_IS_BETTER.search(name) else max)(values)
-            words.append(
-                f"{letter(index)} {run.name}: {number(values[0])} to {number(values[-1])}, best {number(best)}"
-            )
+            words.append(f"{letter(index)} {run.name}: {values[0]:.4g} to {values[-1]:.4g}, best {best:.4g}")
             series.append({"run": index, "name": letter(index), "points": _spread(points)})
     front = "training: " if name.startswith("train/") else "validation: "
     return {"id": place, "title": front + title(name), "x": "step", "series": series, "words": "; ".join(words)}

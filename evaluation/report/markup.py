@@ -56,5 +56,5 @@ def _text(child: Child) -> str:
 
 
 def plain(text: str) -> str:
-    """Text without control characters. Spaces at its ends stay."""
-    return text if text.isprintable() else one_line(text)
+    """Text without control characters; spaces at its ends stay."""
+    return text if text.replace("\N{NO-BREAK SPACE}", " ").isprintable() else one_line(text)

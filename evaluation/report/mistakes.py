@@ -35,45 +35,39 @@ def tide(runs: Sequence[RunFiles], shown: Shown) -> Html | None:
     """A table per part of the task, and for masks another, of dAP and counts."""
     tables = []
     for part in dict.fromkeys(part for each in shown if each for part in by_part(each.summary)):
-        own = [by_part(each.summary).get(part, {}) if each else {} for each in shown]
-        for key, of in (("mask_tide", "masks"), ("tide", "boxes")):
-            found = [each.get(key) for each in own]
-            if any(found):
-                front = "mask_" if of == "masks" else ""
-                of_coco = [(each.get(f"{front}ap"), each.get(f"{front}ap50")) for each in own]
-                tables.append(_tide_table(runs, found, of_coco, f"{part}: {of}" if part else of))
+        own = {index: by_part(each.summary).get(part, {}) for index, each in enumerate(shown) if each}
+        for key, of, front in (("mask_tide", "masks", "mask_"), ("tide", "boxes", "")):
+            measured = {index: each for index, each in own.items() if key in each}
+            if measured:
+                caption = f"{part}, {of}" if part else of
+                tables.append(_tide_table(heads(runs, measured), list(measured.values()), key, front, caption))
     return joined(tables) if tables else None
 
 
-def _tide_table(
-    runs: Sequence[RunFiles], found: Sequence[Mapping[str, Any] | None], of_coco: Sequence[tuple[Any, Any]], of: str
-) -> Html:
-    largest = max((value for each in found if each for value in each["dap"].values()), default=0)
+def _tide_table(head: Sequence[Html], found: Sequence[Mapping[str, Any]], key: str, front: str, of: str) -> Html:
+    largest = max(value for each in found for value in each[key]["dap"].values())
 
     def row(kind: str) -> Html:
         name, meaning = TIDE[kind]
         cells = []
         for each in found:
-            if not each:
-                cells.append(tag("td", "–", class_="value"))
-                continue
-            count = each["errors"].get(kind)
-            times = None if count is None else tag("small", f" {count:,}")
+            value, count = each[key]["dap"][kind], each[key]["errors"].get(kind)
+            amount = tag("small", "" if count is None else f"{count:,}", class_="count")
             cells.append(
-                tag("td", _bar(each["dap"][kind], largest), " ", number(each["dap"][kind]), times, class_="value")
+                tag("td", _bar(value, largest), tag("span", number(value), class_="dap"), amount, class_="value")
             )
         return tag("tr", tag("th", name, tag("br"), tag("small", meaning), scope="row"), cells)
 
     aps = [
-        tag("tr", tag("th", name, scope="row"), [tag("td", number(value), class_="value") for value in values])
-        for name, values in (
-            ("AP (COCO)", [each[0] for each in of_coco]),
-            ("AP50 (COCO)", [each[1] for each in of_coco]),
-            ("AP50 (TIDE)", [each and each["ap50"] for each in found]),
+        tag("tr", tag("th", name, scope="row"), [tag("td", number(ap_of(each)), class_="value") for each in found])
+        for name, ap_of in (
+            ("AP (COCO)", lambda each: each[f"{front}ap"]),
+            ("AP50 (COCO)", lambda each: each[f"{front}ap50"]),
+            ("AP50 (TIDE)", lambda each: each[key]["ap50"]),
         )
     ]
-    caption = f"Errors of {of}: the AP50 that each kind costs (dAP), and how many there are"
-    return table(caption, ["kind", *heads(runs)], [*aps, *map(row, TIDE)], "tide")
+    caption = f"Errors, {of}: the AP50 that each kind costs (dAP), and how many there are"
+    return table(caption, ["kind", *head], [*aps, *map(row, TIDE)], "tide")
 
 
 def _bar(value: float, largest: float) -> Html:
@@ -277,14 +271,7 @@ def _figure(index: int, image: int, each: Mapping[str, str], small: Mapping[str,
         for kind in ("found", "true")
         if kind in small
     ]
-    caption = tag(
-        "figcaption",
-        tag("b", each["score"]),
-        " ",
-        tag("span", each["name"], class_="file"),
-        tag("br"),
-        tag("span", "predicted ", tag("b", each["found"])),
-        tag("br"),
-        tag("span", "true ", tag("b", each["true"])),
-    )
+    score = tag("div", tag("b", each["score"]), " ", tag("span", each["name"], class_="file"))
+    words = tag("dl", tag("dt", "predicted"), tag("dd", each["found"]), tag("dt", "true"), tag("dd", each["true"]))
+    caption = tag("figcaption", score, words)
     return tag("figure", tag("div", pictures, class_="pair"), caption)

@@ -83,7 +83,7 @@ def _card(run: RunFiles, index: int) -> Html:
     spent = quantity(tables.seconds(run), SECONDS, unknown="")
     progress = f"step {last:,}" if not total else f"{last:,} of {total:,} steps"
     state = "finished" if total and last >= total else "not finished" if last else "not started"
-    facts = [str(config["model"]["name"]), str(config["task"]), str(config["data"]["source"])]
+    facts = dict.fromkeys(map(str, (config["model"]["name"], config["task"], config["data"]["source"])))
     best = str(config.get("best", ""))
     shown = run.shown(None)
     value = shown.summary.get(best) if shown else None

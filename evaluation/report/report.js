@@ -183,23 +183,24 @@
     const place = document.getElementById(matrix.id), images = matrix.cells[button.dataset.cell] || [];
     document.querySelectorAll(`[data-matrix="${matrix.id}"][aria-pressed]`).forEach((each) => each.removeAttribute("aria-pressed"));
     button.setAttribute("aria-pressed", "true");
-    const gallery = element("div", { class: "gallery" }), others = element("ul");
+    const gallery = element("div", { class: "gallery" }), others = [];
     for (const image of images) {
       const facts = data.images[matrix.run][image];
       const pictures = ["found", "true"].map((kind) => picture(matrix.run, image, facts, kind)).filter(Boolean);
       const file = element("span", { class: "file" }, facts.name);
       if (!pictures.length) {
-        others.append(element("li", {}, file, ` ${facts.score}`));
+        others.push(facts.name);
         continue;
       }
-      const caption = element("figcaption", {}, element("b", {}, facts.score), " ", file, element("br"), `predicted ${facts.found}`, element("br"), `true ${facts.true}`);
+      const words = element("dl", {}, element("dt", {}, "predicted"), element("dd", {}, facts.found), element("dt", {}, "true"), element("dd", {}, facts.true));
+      const caption = element("figcaption", {}, element("div", {}, element("b", {}, facts.score), " ", file), words);
       gallery.append(element("figure", {}, element("div", { class: "pair" }, ...pictures), caption));
       gallery.classList.toggle("single", pictures.length === 1);
     }
     const heading = element("h4", {}, `${button.getAttribute("aria-label")}${images.length ? "" : ". No image is listed: run morphism eval again."}`);
     place.replaceChildren(heading);
     if (gallery.children.length) place.append(gallery);
-    if (others.children.length) place.append(element("p", { class: "note" }, "Without a small image in this file:"), others);
+    if (others.length) place.append(element("p", { class: "note name" }, `${gallery.children.length ? "Also" : "Only by name"}: ${others.join(", ")}`));
     enlarge(place);
     place.scrollIntoView({ block: "nearest" });
   }

@@ -42,8 +42,15 @@ def evaluations(runs: Sequence[RunFiles]) -> Html:
     found = []
     for name in names:
         own = [next((each.summary for each in run.evaluations if each.name == name), None) for run in runs]
-        rows = _numbers([_scalars(each) if each else {} for each in own])
-        found.append(table(f"Evaluation “{name}”", ["metric", *heads(runs)], rows, "numbers"))
+        columns = [_by_part(each) if each else {} for each in own]
+        parts = []
+        for part in dict.fromkeys(part for column in columns for part in column):
+            known = {index: column[part] for index, column in enumerate(columns) if column.get(part)}
+            rows = _numbers(list(known.values()))
+            if rows:
+                parts.append(table(part or "Whole", ["metric", *heads(runs, known)], rows, "numbers"))
+        found.append(tag("h3", f"“{name}”"))
+        found.append(tag("div", parts, class_="beside"))
         found.append(_about([(index, each) for index, each in enumerate(own) if each]))
     return joined(found)
 
@@ -58,22 +65,32 @@ def training(runs: Sequence[RunFiles]) -> Html | None:
         points = [[(line[name], line["step"]) for line in run.metrics if name in line] for run in runs]
         best = [(min if LOWER_IS_BETTER.search(name) else max)(each, default=None) for each in points]
         cells = [
-            tag("td", number(top[0]), tag("small", f" at {top[1]:,}"), tag("br"), _newest(each), class_="value")
+            tag("td", number(top[0]), tag("small", f" at {top[1]:,}"), _newest(each, top), class_="value")
             if top
             else tag("td", "–", class_="value")
             for top, each in zip(best, points, strict=True)
         ]
         if any(top and top[0] != -1 for top in best):
             rows.append(tag("tr", tag("th", title(name), scope="row"), cells))
-    return table("Evaluations during training: the best with its step, and the newest", ["metric", *heads(runs)], rows)
+    caption = "The best value with its step, and the newest if that is another"
+    whole = table(caption, ["metric", *heads(runs)], rows)
+    return tag("details", tag("summary", "Evaluations during training"), whole)
 
 
-def _newest(points: list[tuple[float, int]]) -> Html:
-    return tag("small", f"newest {number(points[-1][0])} at {points[-1][1]:,}")
+def _newest(points: list[tuple[float, int]], best: tuple[float, int]) -> Html | None:
+    if points[-1] == best:
+        return None
+    return joined(tag("br"), tag("small", f"newest {number(points[-1][0])} at {points[-1][1]:,}"))
 
 
 def _is_val(name: str) -> bool:
     return name.startswith("val/")
+
+
+def _by_part(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The plain numbers of a summary by part of the task, the whole's last."""
+    parts = by_part(summary)
+    return {part: _scalars(parts[part]) for part in sorted(parts, key=lambda part: not part)}
 
 
 def _scalars(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from morphism.evaluation.report.markup import Html, joined, tag
@@ -17,12 +17,12 @@ SHORT = {  # metrics whose names are abbreviations
 
 
 def number(value: Any) -> str:
-    """A number with 4 digits that count; "-" for none, and for -1, which stands for what does not exist."""
+    """A number, with 4 decimals if it is small; a dash for none, and for -1, which stands for what does not exist."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value == -1 or not math.isfinite(value):
         return "–"
     if isinstance(value, int) or (value == int(value) and abs(value) >= 1000):
         return f"{int(value):,}"
-    if 0 < abs(value) < 1e-3 or abs(value) >= 1e6:
+    if abs(value) >= 1e6:
         return f"{value:.3g}"
     return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
 
@@ -32,7 +32,8 @@ def quantity(value: float | None, units: Sequence[tuple[float, str]], unknown: s
     if value is None:
         return unknown
     size, unit = next((each for each in units if abs(value) >= each[0]), units[-1])
-    return f"{value / size:.3g} {unit}" if abs(value / size) < 1000 else f"{value / size:,.0f} {unit}"
+    amount = f"{value / size:.3g}" if abs(value / size) < 1000 else f"{value / size:,.0f}"
+    return f"{amount}\N{NO-BREAK SPACE}{unit}"
 
 
 COUNT = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
@@ -46,7 +47,8 @@ def title(metric: str) -> str:
     parts = [each for each in parts if each not in ("val", "train")]
     mask = name.removeprefix("mask_")
     own = SHORT.get(mask) or mask.replace("_", " ")
-    own = re.sub(r"^(ap|ar) ", lambda found: found[0].upper(), own)
+    own = re.sub(r"\biou\b", "IoU", own)
+    own = re.sub(r"\b(ap|ar|pq|sq|rq)\b", lambda found: found[0].upper(), own)
     return " ".join([*parts, f"mask {own}" if mask != name else own])
 
 
@@ -83,6 +85,7 @@ def run_name(runs: Sequence[RunFiles], index: int) -> Html:
     return joined(chip(index), " ", tag("span", runs[index].name, class_="name"))
 
 
-def heads(runs: Sequence[RunFiles]) -> list[Html]:
-    """The heads of a table's columns, one per run."""
-    return [tag("th", run_name(runs, index), scope="col", class_="value") for index in range(len(runs))]
+def heads(runs: Sequence[RunFiles], of: Iterable[int] | None = None) -> list[Html]:
+    """The heads of a table's columns, one per run, or per run in `of`."""
+    columns = range(len(runs)) if of is None else of
+    return [tag("th", run_name(runs, index), scope="col", class_="value") for index in columns]
