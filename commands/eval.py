@@ -5,28 +5,24 @@
         [--config.data.source=imagenet:images/val] [--output result.json]
 
 Prints a table, and writes it as JSON to --output; with --draw also a .png next to it. The default of --output is
-eval_<split>.json in the workdir, or eval_<split>_<views>.json with --views other than center. Next to it,
-<output>_images.jsonl has a line per image: how well it is predicted, what is true and what was predicted;
-<output>_images.zip holds small images for `morphism report`.
+eval_<split>.json in the workdir, or eval_<split>_<views>.json with --views other than center.
+Next to the JSON file, <name>_images.jsonl says of each image how well it is predicted, what is true and what was
+predicted; <name>_images.zip holds small images for `morphism report`.
 --weights names a file (.safetensors, .pth, darknet's .weights), a public checkpoint of torchvision, or a run's workdir.
 """
 
 import json
-import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from morphism.commands import cli
 from morphism.errors import UserError
 
 if TYPE_CHECKING:
     from morphism.data.records import Source
+    from morphism.evaluation.drawings import Evaluated
     from morphism.evaluation.image_results import ImageResults
     from morphism.evaluation.run import Run
-
-Predictions = dict[str, np.ndarray]
+    from morphism.tasks.task import Metrics
 
 COMMAND = cli.Command(config="flag", distributed=True, trained=True)
 _SPLIT = COMMAND.string("split", None, "Which split; the run's config.data.val_split unless given.")
@@ -35,7 +31,7 @@ _VIEWS = COMMAND.string(
     "views", "center", "How each image is seen: center, flip, ten_crop; for segmentation also scales[_flip]."
 )
 _OUTPUT = COMMAND.string("output", None, "A JSON file to write; eval_<split>.json in the --workdir unless given.")
-_DRAW = COMMAND.boolean("draw", False, "Also draw images with their predictions.")
+_DRAW = COMMAND.boolean("draw", False, "Also draw examples with predictions beside truth, and plots.")
 _THRESHOLD = COMMAND.number("threshold", 0.25, "Detections with a lower score are not drawn.", 0.0, 1.0)
 _MAX_SHOWN = COMMAND.integer("max_shown", 50, "Most detections to draw per image.", 1)
 _CONFUSED = COMMAND.integer(
@@ -51,21 +47,22 @@ def main(argv: list[str]) -> None:
     COMMAND.start_jax()
     import jax
 
+    from morphism.evaluation.drawings import Evaluated, keeping, shown
     from morphism.evaluation.image_results import ImageResults
     from morphism.evaluation.loop import gather, summarise
+    from morphism.tasks.task import Predictions
 
     run = COMMAND.open_trained(print)
     split = _SPLIT.value or run.config.data.val_split
     source = _load(run, split)
-    drawn = np.isin(np.arange(len(source)), run.task.drawn(source) if _DRAW.value else ())
     kept: list[Predictions] = []
     task = run.task.measured(run.config)
-    batches = _keeping(run.predictions(source, print, _VIEWS.value), drawn, kept)
+    drawn = shown(source) if _DRAW.value else []
     written = COMMAND.workdir.value or _OUTPUT.value
-    shown = run.config.data, _THRESHOLD.value, _MAX_SHOWN.value
-    images = ImageResults(task, source, run.classes, *shown, _CONFUSED.value)
+    look = run.config.data, _THRESHOLD.value, _MAX_SHOWN.value
+    images = ImageResults(task, source, run.classes, *look, _CONFUSED.value)
     own = (images.add,) if written and jax.process_index() == 0 else ()
-    metrics = gather(task, source, batches, *own)
+    metrics = gather(task, source, keeping(run.predictions(source, print, _VIEWS.value), drawn, kept), *own)
     if jax.process_index() != 0:  # every process has all predictions; one of them prints
         return
     summary = summarise(task, metrics)
@@ -75,7 +72,9 @@ def main(argv: list[str]) -> None:
     for name, value in table.items():
         print(f"  {name:<{width}} {value:,}" if isinstance(value, int) else f"  {name:<{width}} {value:.4f}")
     if written:
-        _write(run, source, split, metrics, summary, kept, images)
+        _write(run, source, split, metrics, summary, images)
+    if _DRAW.value:
+        _draw(split, Evaluated(task, source, run.config.data, run.classes, metrics, summary, kept))
 
 
 def _load(run: "Run", split: str) -> "Source":
@@ -107,30 +106,14 @@ def _load(run: "Run", split: str) -> "Source":
     return run.task.with_classes(found, run.classes, where)
 
 
-def _keeping(batches: Iterator[Predictions], drawn: np.ndarray, kept: list[Predictions]) -> Iterator[Predictions]:
-    """The batches unchanged; adds the rows of the records to draw to `kept`."""
-    for predictions in batches:
-        rows = drawn[predictions["id"]]
-        if rows.any():
-            kept.append({name: value[rows] for name, value in predictions.items()})
-        yield predictions
-
-
 def _write(
-    run: "Run",
-    source: "Source",
-    split: str,
-    metrics: Any,
-    summary: dict[str, Any],
-    kept: list[Predictions],
-    images: "ImageResults",
+    run: "Run", source: "Source", split: str, metrics: "Metrics", summary: dict[str, Any], images: "ImageResults"
 ) -> None:
-    """Writes the JSON file, next to it the results of each image, the task's own files, and with --draw a drawing."""
-    from morphism.runtime.paths import folder, write_bytes, write_files, write_json, write_text
+    """Writes the JSON file, and next to it what is known of each image and the task's own files."""
+    from morphism.evaluation.drawings import file_name
+    from morphism.runtime.paths import folder, write_files, write_json, write_text
 
-    name = split if _VIEWS.value == "center" else f"{split}_{_VIEWS.value}"
-    name = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")
-    path = folder(_OUTPUT.value or f"{COMMAND.workdir.value}/eval_{name}.json")
+    path = folder(_OUTPUT.value or f"{COMMAND.workdir.value}/eval_{file_name(_evaluation(split))}.json")
     facts = {"split": split, "source": run.config.data.source, **run.facts, "views": _VIEWS.value}
     remedy = "name a file that can be written as --output"
     write_json(path, facts | summary, remedy)
@@ -141,8 +124,21 @@ def _write(
         write_text(own, json.dumps(file.value, allow_nan=False), remedy)
         write_files(own.with_suffix(""), file.images, remedy)
         print(f"  {file.title} in {own}")
-    if _DRAW.value:
-        drawing = path.with_suffix(".png")
-        content = run.task.draw(source, kept, run.config.data, _THRESHOLD.value, _MAX_SHOWN.value)
-        write_bytes(drawing, content, "name another file as --output")
-        print(f"  drawn in {drawing}")
+
+
+def _draw(split: str, evaluated: "Evaluated") -> None:
+    """Draws into the workdir's plots, or into a folder next to --output."""
+    from morphism.evaluation.drawings import drawings, folder_of, write
+    from morphism.runtime.paths import folder
+
+    if _OUTPUT.value:
+        output = folder(_OUTPUT.value)
+        into = output.with_name(f"{output.stem}_plots")
+    else:
+        into = folder_of(folder(COMMAND.workdir.value), _evaluation(split))
+    write(into, drawings(evaluated, _THRESHOLD.value, _MAX_SHOWN.value), "name another file as --output")
+    print(f"  drawn in {into}")
+
+
+def _evaluation(split: str) -> str:
+    return split if _VIEWS.value == "center" else f"{split}_{_VIEWS.value}"

@@ -113,6 +113,7 @@ COMMON = dict(
     checkpoint_every=Field("1ep", LENGTH, 'How often to save between evaluations; "0": never.'),
     keep=Field(2, at_least(1), "Newest checkpoints to keep, besides the best."),
     best=Field("", TEXT, 'Metric of the validation split whose highest value is the best; "": the newest is.'),
+    plots=Field(True, SWITCH, "Draw evaluations, learning curves and the first batch: workdir/plots, TensorBoard."),
     init_from=Field("", TEXT, "Weights to start from: a file, torchvision:<name>/<weights>, or a run's workdir."),
     init_rename=Field((), TEXTS, 'Rules "regular expression -> replacement" for the names in init_from.'),
     init_allow_missing=Field((), TEXTS, "Regular expressions of names that init_from may lack; they start untrained."),

@@ -1,10 +1,12 @@
 """TensorBoard's event files: each TFRecord is a length, its checksum, an Event and its checksum."""
 
+import io
 import struct
 import time
 from collections.abc import Callable, Iterator
 
 from google.protobuf.message import DecodeError
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
@@ -19,6 +21,17 @@ HEAD, TAIL = struct.Struct("<QI"), struct.Struct("<I")
 def of(step: int, values: dict[str, float]) -> Event:
     """The event that holds the `values` of a step."""
     points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+    return Event(step=step, wall_time=time.time(), summary=Summary(value=points))
+
+
+def of_images(step: int, images: dict[str, bytes]) -> Event:
+    """The event that holds encoded images, PNG or JPEG, of RGB pixels."""
+    points = []
+    for name, content in images.items():
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+        shown = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+        points.append(Summary.Value(tag=name, image=shown))
     return Event(step=step, wall_time=time.time(), summary=Summary(value=points))
 
 

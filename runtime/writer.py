@@ -78,6 +78,14 @@ class Writer:
             self._board.write_event(events.of(step, values))
             self._board.flush()
 
+    def images(self, step: int, images: dict[str, bytes]) -> None:
+        """Adds encoded images to TensorBoard, from any thread."""
+        if not self._active or not images:
+            return
+        with self._explained():
+            self._board.write_event(events.of_images(step, images))
+            self._board.flush()
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:

@@ -217,11 +217,11 @@ class Classification(SingleTask):
         return ()
 
     def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
-        """Confusion, recall and precision per class, calibration, and one-vs-rest curves of at most ONE_VS_REST classes.
+        """Confusion, recall and precision per class, calibration; one-vs-rest curves of at most ONE_VS_REST classes.
 
         The curves count an example at the largest of the thresholds 0, 0.001, ..., 1 that its probability reaches.
         """
-        names, bins = metrics["names"], metrics["bins"]
+        names, bins, scores = (metrics[name] for name in ("names", "bins", "scores"))
         true, predicted = np.divmod(np.concatenate(metrics["pairs"]), len(names))
         per_true, per_predicted = (np.bincount(each, minlength=len(names)) for each in (true, predicted))
         right = np.bincount(true[true == predicted], minlength=len(names))
@@ -240,7 +240,7 @@ class Classification(SingleTask):
                 "confidence": ratios(bins[:, 2], bins[:, 0]),
                 "calibration_error": summary["calibration_error"],
             },
-        } | curves.curves(names[: metrics["scores"].shape[1]], _decisions(metrics["scores"]), "one class against the rest")
+        } | curves.curves(names[: scores.shape[1]], _decisions(scores), "one class against the rest")
 
     def per_image(self, metrics: Metrics, predictions: Predictions) -> list[dict[str, Any]]:
         names, score = metrics["names"], np.exp(-predictions["loss"].astype(np.float64))
@@ -337,7 +337,8 @@ def _scores(predictions: Predictions, classes: int) -> Int[np.ndarray, "2 k thre
 def _decisions(scores: Int[np.ndarray, "2 k thresholds"]) -> list[curves.Decisions]:
     every, own = np.cumsum(scores[..., ::-1], axis=-1)
     falling = np.linspace(1, 0, PROBABILITIES)
-    return [curves.Decisions(falling, right, accepted, int(right[-1])) for right, accepted in zip(own, every, strict=True)]
+    rows = zip(own, every, strict=True)
+    return [curves.Decisions(falling, right, accepted, int(right[-1])) for right, accepted in rows]
 
 
 def _confusion(pairs: Int[np.ndarray, "n"], classes: int) -> list[list[int]]:

@@ -67,11 +67,11 @@ def _numbers(
     }
 
 
-def box_confusion(found: Columns, true: Columns, classes: int) -> Int[np.ndarray, "k+1 k+1"]:
+def box_confusion(found: Columns, true: Columns, classes: int) -> Int[np.ndarray, "{classes+1} {classes+1}"]:
     return confusion(found, true, classes, voc.box_iou, voc.box_within)
 
 
-def mask_confusion(found: Columns, true: Columns, classes: int) -> Int[np.ndarray, "k+1 k+1"]:
+def mask_confusion(found: Columns, true: Columns, classes: int) -> Int[np.ndarray, "{classes+1} {classes+1}"]:
     true = true | {"difficult": true["difficult"] | ~true["known"]}
     return confusion(found, true, classes, _mask_iou, _mask_within)
 
@@ -103,7 +103,7 @@ def per_image(metrics: Metrics, classes: Sequence[str], confusion_of: Callable) 
 
 def confusion(
     found: Columns, true: Columns, classes: int, iou: voc.Overlap, within: voc.Overlap
-) -> Int[np.ndarray, "k+1 k+1"]:
+) -> Int[np.ndarray, "{classes+1} {classes+1}"]:
     """How often objects of each class (row) are found as each class (column); the last of both is the background.
 
     Detections with a score of at least SCORE and objects, of any classes, are matched one to one, the pair with the
@@ -143,7 +143,7 @@ def _matches(
         if a[each] not in used_a and b[each] not in used_b:
             used_a.add(a[each])
             used_b.add(b[each])
-            pairs.append((rows[a[each]], truths[b[each]]))
+            pairs.append((int(rows[a[each]]), int(truths[b[each]])))
     return pairs
 
 

@@ -3,16 +3,19 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from morphism.data.intensity import settle, with_fields
 from morphism.data.oddities import Oddities
 from morphism.data.pipeline import train_batches
 from morphism.errors import NonFinite
-from morphism.evaluation.loop import evaluate, predict
+from morphism.evaluation.drawings import Evaluated, keeping
+from morphism.evaluation.loop import gather, predict, summarise
 from morphism.lengths import due
 from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints
@@ -25,6 +28,7 @@ from morphism.runtime.writer import Writer
 from morphism.tasks.task import counted, counts
 from morphism.training.begin import Beginning, begin, opened
 from morphism.training.build import Parts, build
+from morphism.training.drawer import Drawer
 from morphism.training.meter import REMEDY, Meter, NonFiniteLoss
 from morphism.training.state import TrainState, eval_variables, not_finite
 
@@ -69,8 +73,11 @@ def train(
         with Writer(workdir, parts.lengths.total, beginning.step, main, evaluates_again=beginning.owed) as writer:
             introduce(parts, workdir, beginning, writer)
             config = settled(parts, workdir, beginning, writer)
-            loop = Loop(config, parts, checkpoints=checkpoints, writer=writer, stop=stop, started=started)
-            return loop.run(beginning)
+            with Drawer(workdir, writer, active=config.plots and main) as drawer:
+                loop = Loop(
+                    config, parts, checkpoints=checkpoints, writer=writer, drawer=drawer, stop=stop, started=started
+                )
+                return loop.run(beginning)
 
 
 def introduce(parts: Parts, workdir: AnyPath, beginning: Beginning, writer: Writer) -> None:
@@ -108,12 +115,13 @@ class Loop:
         *,
         checkpoints: Checkpoints,
         writer: Writer,
+        drawer: Drawer,
         stop: StopRequest,
         started: float,
     ):
         """`config` is the `settled` configuration of `parts`."""
         self._config, self._parts, self._started = config, parts, started
-        self._checkpoints, self._writer, self._stop = checkpoints, writer, stop
+        self._checkpoints, self._writer, self._drawer, self._stop = checkpoints, writer, drawer, stop
         self._saves = parts.lengths.checkpoint > 0
         self._look = min(parts.lengths.log or LOOK, LOOK)
         self._odd = Oddities(parts.data.train, writer.say)
@@ -151,13 +159,22 @@ class Loop:
         parts, state = self._parts, beginning.state
         pairs = to_devices(self._batches(beginning.step), parts.mesh)
         for step, (on_host, batch) in enumerate(meter.timed(pairs), beginning.step + 1):
+            if step == 1:
+                self._draw_first(on_host)  # while the step is compiled
             state, scalars = parts.programs.train_step(state, batch, parts.hyper)
             meter.add(scalars, on_host["id"])
             if step == beginning.step + 1:
                 jax.block_until_ready(scalars)
+                self._drawer.wait()
                 self._writer.say(f"first step done {time.time() - self._started:.1f} s after the start")
                 meter.restart_clock()
             yield step, state, parts.lengths.evaluates(step), self._asks(step) and self._stop.agreed()
+
+    def _draw_first(self, batch: dict[str, np.ndarray]) -> None:
+        programs, config = self._parts.programs, self._config
+        augment = partial(programs.augment, np.uint32(config.seed))
+        mixed = programs.task.mixed(config.augment)
+        self._drawer.first_batch(batch, mixed, augment, self._parts.data.train, config.augment)
 
     def _asks(self, step: int) -> bool:
         """Whether to check for a stop after `step`: not after every one if several processes have to agree."""
@@ -191,23 +208,28 @@ class Loop:
         """Evaluates on the validation split, and records the task's headline metrics; None if stopped before."""
         parts, config, programs, val = self._parts, self._config, self._parts.programs, self._parts.data.val
         batches = predict(programs.eval_step, eval_variables(state), val, config, parts.mesh, self._val_odd)
+        task, kept = programs.task, []
         try:
-            summary = evaluate(programs.task, val, self._stop.watch(batches))
+            metrics = gather(task, val, keeping(self._stop.watch(batches), self._drawer.shown(val), kept))
+            summary = summarise(task, metrics)
         except Stopped:
             return None
         except NonFinite as error:
             raise NonFiniteLoss(f"step {step}: {error}. {REMEDY}") from error
-        results = {key: summary[key] for key in programs.task.headline}
+        results = {key: summary[key] for key in task.headline}
         self._writer.record(step, {f"val/{key}": value for key, value in results.items()})
         if self._saves:
             self._checkpoints.add_metrics(step, results)
-        table = programs.task.table(summary)  # without metrics of classes that the split lacks
+        table = task.table(summary)  # without metrics of classes that the split lacks
         shown = in_line({key: value for key, value in results.items() if key in table})
         self._writer.say(f"step {step}/{parts.lengths.total}  {config.data.val_split}: {shown}")
+        evaluated = Evaluated(task, val, config.data, task.class_names(parts.data.train), metrics, summary, kept)
+        self._drawer.evaluation(step, config.data.val_split, evaluated)
         return results
 
     def _report_stop(self, step: int, saved: bool, evaluated: bool) -> None:
         self._odd.report()
+        self._drawer.curves()
         goes_on = f"the same command goes on from step {step}" + ("" if evaluated else ", with its evaluation")
         done = f"saved; {goes_on}" if saved else "nothing saved"
         self._writer.say(f"stopped {self._stop.reason} after step {step} of {self._parts.lengths.total}, {done}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -17,7 +18,7 @@ from morphism.tasks import Task
 from morphism.tasks.task import Counts
 from morphism.training.hyper import HyperParameters
 from morphism.training.state import TrainState, init_state, restarted
-from morphism.training.step import TrainStep, make_train_step, optimizer_of
+from morphism.training.step import TrainStep, keys_of, make_train_step, optimizer_of
 
 # The fields of a configuration that programs depend on; those in hyper.py are arguments of the programs.
 WHOLE = ("task", "accumulate", "model", "data", "augment", "loss", "parts", "fusion")
@@ -33,6 +34,7 @@ class Programs:
     restart: (fresh state, variables, hyper) -> the state with these variables
     train_step: (state, batch, hyper) -> (state, scalars); the state is donated
     eval_step: (variables, batch) -> predictions
+    augment: (seed, rows of a batch on one device) -> the rows as the training step augments them
     """
 
     task: Task
@@ -41,6 +43,7 @@ class Programs:
     restart: Callable[[TrainState, dict[str, Any], HyperParameters], TrainState]
     train_step: TrainStep
     eval_step: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+    augment: Callable[[np.uint32, dict[str, Any]], dict[str, Any]]
 
 
 def programs(config: ConfigDict, classes: Counts, mesh: Mesh) -> Programs:
@@ -68,6 +71,9 @@ def _programs(config: FrozenConfigDict, classes: Counts, mesh: Mesh) -> Programs
     def restart(state: TrainState, variables: dict[str, Any], hyper: HyperParameters) -> TrainState:
         return restarted(state, variables, optimizer_of(config, hyper))
 
+    def augment(seed: np.uint32, batch: dict[str, Any]) -> dict[str, Any]:
+        return task.augment(keys_of(seed)[0], batch, config.augment, classes)
+
     once = {"out_shardings": replicated(mesh), "compiler_options": compiler_options(once=True)}
     return Programs(
         task=task,
@@ -76,4 +82,5 @@ def _programs(config: FrozenConfigDict, classes: Counts, mesh: Mesh) -> Programs
         restart=jax.jit(restart, out_shardings=replicated(mesh)),
         train_step=make_train_step(model=model, task=task, config=config, classes=classes, mesh=mesh),
         eval_step=make_eval_step(model, task, config, mesh),
+        augment=jax.jit(augment, compiler_options=compiler_options(once=True)),
     )

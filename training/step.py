@@ -10,10 +10,11 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array
+from jaxtyping import Array, Integer, Key
 from ml_collections import ConfigDict
 
 from morphism import models
@@ -59,8 +60,7 @@ class _Step:
     classes: Counts
 
     def __call__(self, state: TrainState, batch: Batch, hyper: HyperParameters) -> tuple[TrainState, Scalars]:
-        # The same key in every step: an example's augmentation depends only on its record and draw.
-        augment_key, model_key = jax.random.split(jax.random.key(hyper.seed))
+        augment_key, model_key = keys_of(hyper.seed)
         keys = augment_key, jax.random.fold_in(model_key, state.step)
         halves = split(state.params, self.config.optimizer.freeze)
         gradients, stats, scalars = self._gradients(halves, state.batch_stats, batch, keys)
@@ -120,6 +120,14 @@ class _Step:
         )
         value, scalars = self.task.loss(self.model, outputs, batch, self.config)
         return value, (updates.get("batch_stats", {}), {"loss": value, **scalars})
+
+
+def keys_of(seed: Integer[Array | np.generic, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
+    """The keys of augmentation and model. The first is the same in every step: what is augmented of an example depends
+    only on its record and draw.
+    """
+    augment_key, model_key = jax.random.split(jax.random.key(seed))
+    return augment_key, model_key
 
 
 def optimizer_of(config: ConfigDict, hyper: HyperParameters) -> optax.GradientTransformation:

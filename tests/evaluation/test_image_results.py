@@ -103,13 +103,14 @@ def test_detections_per_image_add_up_to_the_confusion_of_the_split():
 def test_an_images_score_is_the_f1_of_its_detections():
     (batch,) = draw_batches(0, images=1, batch=1)
     boxes = np.array([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]], float)
+    far = [[60, 60, 70, 70]]
     batch |= {
         "true_boxes": boxes[None],
         "true_classes": np.array([[0, 1, 1]]),
         "true_crowd": np.zeros((1, 3), bool),
         "true_difficult": np.zeros((1, 3), bool),
         "true_area": np.full((1, 3), 100.0),
-        "boxes": boxes[None, [0, 1, 2, 0]].astype(np.float32) + [[0], [0], [0], [60]],
+        "boxes": np.concatenate([boxes, far])[None].astype(np.float32),
         "classes": np.array([[0, 0, 1, 2]], np.int32),  # right, of another class, too unsure, on nothing
         "scores": np.array([[0.9, 0.8, 0.1, 0.7]], np.float32),
     }

@@ -1,0 +1,134 @@
+"""Sheets of annotated images: examples with predictions beside their truth, and what the network sees in training."""
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw
+
+from morphism.data.image import for_display
+from morphism.data.records import Source, name_of
+from morphism.tasks import Task
+from morphism.tasks.drawing import batch, lettering
+from morphism.tasks.drawing.annotate import annotate
+from morphism.tasks.drawing.shrink import shrunk
+from morphism.tasks.layers import VOID, Layer, Regions
+from morphism.tasks.task import Predictions
+
+SEEN = 16  # images of a batch
+SIDE, GAP = 384, 12  # pixels of the longer side of an image at most; between images
+LETTERS, INK, PAPER = 15, (26, 26, 26), (255, 255, 255)
+WIDE = 6  # images per row
+WRONG: tuple[str, ...] = ("right", "wrong")
+
+Pixels = UInt8[np.ndarray, "_ _ 3"]
+
+
+class Tile(NamedTuple):
+    """An image with what stands above it."""
+
+    title: str
+    pixels: Pixels
+
+
+def examples(
+    task: Task,
+    source: Source,
+    kept: Sequence[Predictions],
+    classes: Any,
+    data: ConfigDict,
+    threshold: float,
+    most: int,
+) -> Image.Image:
+    """Images of `source` with their truth and their predictions side by side; of regions also where they differ.
+
+    Args:
+      kept: the predictions to draw, batch by batch.
+      classes: those of the task.
+      data: config.data.
+      threshold, most: as for `Task.lines`.
+    """
+    found = [(int(index), batch, row) for batch in kept for row, index in enumerate(batch["id"])]
+    groups = []
+    for index, predictions, row in sorted(found, key=lambda each: each[0]):
+        record = source[index]
+        pixels = for_display(record, data)
+        true = task.true_layers(source, index)
+        layers = task.found_layers(predictions, row, classes, threshold, most)
+        tiles = [Tile(f"{Path(record['name']).name}: truth", _annotated(pixels, true))]
+        tiles.append(Tile("prediction", _annotated(pixels, layers)))
+        wrong = _wrong(true, layers)
+        groups.append([*tiles, Tile("wrong", _annotated(pixels, [wrong]))] if wrong else tiles)
+    return _sheet(groups)
+
+
+def seen(rows: Mapping[str, np.ndarray], source: Source, augment: ConfigDict) -> Image.Image:
+    """The images of a training batch after augmentation, with their targets.
+
+    Args:
+      rows: examples of the batch, augmented and normalised.
+      source: the split that they come from.
+      augment: config.augment, by which images were normalised.
+    """
+    images = denormalised(rows["image"], augment)
+    groups = []
+    for row in np.flatnonzero(rows["valid"]).tolist():
+        own = {name: value[row] for name, value in rows.items()}
+        title = Path(name_of(source, int(own["id"]))).name
+        groups.append([Tile(title, _annotated(images[row], batch.layers(own, source.targets)))])
+    return _sheet(groups)
+
+
+def denormalised(images: np.ndarray, augment: ConfigDict) -> UInt8[np.ndarray, "b h w 3"]:
+    """The inverse of `augment.normalise`, cut to 0..255."""
+    pixels = (images.astype(np.float64) * np.array(augment.std) + np.array(augment.mean)) * 255
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
+def png(sheet: Image.Image) -> bytes:
+    content = io.BytesIO()
+    sheet.save(content, "PNG")
+    return content.getvalue()
+
+
+def _annotated(pixels: Pixels, layers: Sequence[Layer]) -> Pixels:
+    return annotate(*shrunk(pixels, layers, SIDE))
+
+
+def _wrong(true: Sequence[Layer], found: Sequence[Layer]) -> Regions | None:
+    """Where regions of the truth have another class in the prediction; None if not both have regions."""
+    maps = [next((each for each in layers if isinstance(each, Regions)), None) for layers in (true, found)]
+    if maps[0] is None or maps[1] is None:
+        return None
+    names = [np.array([*each.classes, ""])[each.kinds[each.map]] for each in maps]  # the last is void
+    known = maps[0].kinds[maps[0].map] != VOID
+    return Regions(WRONG, np.where(known, (names[0] != names[1]) * 1, 2), np.array([0, 1, VOID]))
+
+
+def _sheet(groups: Sequence[Sequence[Tile]]) -> Image.Image:
+    """The tiles in rows of about WIDE, without breaking a group; each with its title above."""
+    rows = list(_rows(groups))
+    line = lettering.height(LETTERS) + 2
+    widest = [max(tile.pixels.shape[1] for tile in row) for row in rows]
+    heights = [max(tile.pixels.shape[0] for tile in row) + line + GAP for row in rows]
+    width = max(GAP + len(row) * (wide + GAP) for row, wide in zip(rows, widest, strict=True))
+    sheet = Image.new("RGB", (width, GAP + sum(heights)), PAPER)
+    pen, top = ImageDraw.Draw(sheet), GAP
+    for row, wide, height in zip(rows, widest, heights, strict=True):
+        for place, tile in enumerate(row):
+            left = GAP + place * (wide + GAP)
+            lettering.write(pen, lettering.fitting(tile.title, LETTERS, wide), (left, top), LETTERS, INK)
+            sheet.paste(Image.fromarray(np.ascontiguousarray(tile.pixels)), (left, top + line))
+        top += height
+    return sheet
+
+
+def _rows(groups: Sequence[Sequence[Tile]]) -> Iterator[list[Tile]]:
+    per_row = max(1, WIDE // max((len(group) for group in groups), default=1))
+    for start in range(0, math.ceil(len(groups) / per_row)):
+        yield [tile for group in groups[start * per_row : (start + 1) * per_row] for tile in group]
