@@ -25,6 +25,7 @@ WORST, BEST = 12, 6
 PER_CELL = 4  # images of each wrong cell of the confusion matrix
 CELLS = 3  # wrong cells for which an image may be kept, the largest first
 SIDE, QUALITY = 320, 78  # of the small images: pixels of the longer side, JPEG's quality
+TINY, CLEAR = 100, 92  # the quality of images that have fewer pixels, and are shown enlarged
 
 
 class ImageResults:
@@ -121,7 +122,7 @@ class ImageResults:
 def _jpeg(pixels: Any) -> bytes:
     image, content = Image.fromarray(pixels), io.BytesIO()
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    image.save(content, "JPEG", quality=QUALITY, optimize=True)
+    image.save(content, "JPEG", quality=CLEAR if max(image.size) < TINY else QUALITY, optimize=True)
     return content.getvalue()
 
 

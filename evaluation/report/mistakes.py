@@ -178,7 +178,7 @@ def _matrix(
     )
     return tag(
         "div",
-        table(f"{of}{left}; a cell shows its images", head, rows, "matrix"),
+        table(f"{of}{left}; select a cell to see its images", head, rows, "matrix"),
         joined(tag("h4", "Confused most, true → predicted"), listed) if pairs else None,
         tag("div", class_="drill", id=matrix, aria_live="polite"),
     )
@@ -245,6 +245,7 @@ def examples(
 ) -> Html | None:
     """The images with the lowest and the highest scores."""
     images = {image["id"]: image for image in shown.images}
+    paired = any("true" in each for each in small.values())
     groups = []
     for kind, words in (("worst", "Lowest scores"), ("best", "Highest scores")):
         own = [
@@ -253,14 +254,11 @@ def examples(
             if each in images
         ]
         if own:
-            groups.append(joined(tag("h4", words), tag("div", own, class_="gallery")))
+            groups.append(joined(tag("h4", words), tag("div", own, class_="gallery" if paired else "gallery single")))
     if not groups:
         return None
-    note = (
-        tag("p", f"The score is the {shown.index['score']}. Left the prediction, right the truth.", class_="note")
-        if any("true" in each for each in small.values())
-        else tag("p", f"The score is the {shown.index['score']}.", class_="note")
-    )
+    sides = " The prediction is on the left, the truth on the right." if paired else ""
+    note = tag("p", f"The score is the {shown.index['score']}.{sides}", class_="note")
     return joined(tag("h3", run_name(runs, index)), note, groups)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-import morphism
 from morphism.evaluation.report import charts, mistakes, tables
 from morphism.evaluation.report.markup import Html, joined, script_data, tag
 from morphism.evaluation.report.reading import Evaluation, RunFiles
@@ -36,7 +35,7 @@ def page(runs: Sequence[RunFiles], split: str | None = None) -> str:
     content = joined(
         tag("header", _header(runs), tag("nav", links, aria_label="Sections")),
         tag("main", [tag("section", tag("h2", words), body, id=name) for name, words, body in present]),
-        tag("footer", f"Made by morphism {morphism.__version__}. This file is complete: it loads nothing."),
+        tag("footer", "Made by morphism report. This file is complete: it loads nothing."),
     )
     data |= {
         "runs": [{"name": run.name, "letter": letter(index)} for index, run in enumerate(runs)],
@@ -122,17 +121,17 @@ def _of_images(
         }
         data += cells
         if block:
-            matrices.append(_folded(runs, index, block))
+            matrices.append(_folded(runs, index, block, first=not matrices))
         if gallery:
             examples.append(gallery)
     return joined(matrices) or None, joined(examples) or None, {"matrices": data, "images": texts}
 
 
-def _folded(runs: Sequence[RunFiles], index: int, block: Html) -> Html:
+def _folded(runs: Sequence[RunFiles], index: int, block: Html, first: bool) -> Html:
     """The block of a run: as it is if there is only one run, else to be opened, the first open."""
     if len(runs) == 1:
         return block
-    return tag("details", tag("summary", run_name(runs, index)), block, open=index == 0)
+    return tag("details", tag("summary", run_name(runs, index)), block, open=first)
 
 
 def _notes(runs: Sequence[RunFiles]) -> Html | None:

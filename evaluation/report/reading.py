@@ -102,7 +102,7 @@ def _evaluations(path: AnyPath, notes: list[str]) -> list[Evaluation]:
         if isinstance(summary, dict) and all(name in summary for name in FACTS):
             found.append(_evaluation(path, file, summary, notes))
     if not found:
-        notes.append(f"{path}: not evaluated; `morphism eval --workdir {path}` adds images, classes and errors")
+        notes.append(f"{path}: not evaluated; morphism eval --workdir {path} adds images, classes and errors")
     return found
 
 

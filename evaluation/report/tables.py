@@ -159,7 +159,7 @@ def _class_table(runs: Sequence[RunFiles], shown: Shown, part: str) -> Html | No
         for name in dict.fromkeys(name for _, _, values in columns for name in values)
     ]
     caption = f"Classes of {part}" if part else "Classes"
-    return table(f"{caption}; a head sorts", head, rows, "sortable")
+    return table(f"{caption}; select a heading to sort", head, rows, "sortable")
 
 
 def class_measures(summary: Mapping[str, Any], names: Sequence[str]) -> dict[str, dict[str, Any]]:

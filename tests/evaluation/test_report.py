@@ -142,7 +142,7 @@ def test_a_run_that_has_only_begun_has_a_report(tmp_path):
             path.unlink()
     parsed = Parsed(page([read_run(str(run))]))
     assert any("not started" in text for text in parsed.texts)
-    assert any("not evaluated; `morphism eval" in text for text in parsed.texts)
+    assert any("not evaluated; morphism eval" in text for text in parsed.texts)
 
 
 def test_a_report_of_five_runs_with_many_images_stays_below_ten_megabytes(tmp_path):
