@@ -8,7 +8,6 @@ import heapq
 import io
 import json
 import zipfile
-from collections import Counter
 from typing import Any
 
 from PIL import Image
@@ -48,8 +47,7 @@ class ImageResults:
         self._lines: list[dict[str, Any]] = []
         self._worst: list[tuple[float, int]] = []  # heaps of (minus score, minus id) and (score, minus id)
         self._best: list[tuple[float, int]] = []
-        self._cells: Counter[tuple[Any, ...]] = Counter()
-        self._of_cells: set[int] = set()
+        self._cells: dict[tuple[Any, ...], list[tuple[int, int]]] = {}  # heaps of (count, minus id)
         self._small: dict[int, dict[str, bytes]] = {}
 
     def add(self, metrics: Metrics, predictions: Predictions) -> None:
@@ -77,6 +75,10 @@ class ImageResults:
         return self._confuses(index, result) or extreme
 
     def _confuses(self, index: int, result: dict[str, Any]) -> bool:
+        """Whether to keep an image for what is confused in it: of each cell the first few.
+
+        An image with more than twice as much of it takes the place of the one with the least, so that few are drawn.
+        """
         by_part = result.get("parts", {"": result})
         wrong = [
             (count, part, true, found)
@@ -84,14 +86,16 @@ class ImageResults:
             for true, found, count in each["cells"]
             if true != found
         ]
-        new = False
-        for _, *cell in sorted(wrong, key=lambda each: -each[0])[:CELLS]:
-            if self._cells[tuple(cell)] < PER_CELL and len(self._of_cells) < self._confused:
-                self._cells[tuple(cell)] += 1
-                new = True
-        if new:
-            self._of_cells.add(index)
-        return new
+        kept = False
+        for count, *cell in sorted(wrong, key=lambda each: -each[0])[:CELLS]:
+            heap = self._cells.setdefault(tuple(cell), [])
+            if len(heap) < PER_CELL and sum(map(len, self._cells.values())) < self._confused:
+                heapq.heappush(heap, (count, -index))
+                kept = True
+            elif heap and count > 2 * heap[0][0]:
+                heapq.heapreplace(heap, (count, -index))
+                kept = True
+        return kept
 
     def _images(self, index: int, predictions: Predictions, row: int) -> dict[str, bytes]:
         """JPEGs of the image: "found", and "true" if what is true has positions in it."""
@@ -114,7 +118,8 @@ class ImageResults:
                 "worst": worst,
                 "best": [each for each in best if each not in worst],
             }
-            kept = {each: self._small[each] for each in sorted({*worst, *best, *self._of_cells})}
+            confused = (-index for heap in self._cells.values() for _, index in heap)
+            kept = {each: self._small[each] for each in sorted({*worst, *best, *confused})}
             write_bytes(path.with_suffix(".zip"), _zipped(index, kept), remedy)
         return path
 

@@ -69,7 +69,7 @@ def precision(runs: Sequence[RunFiles], shown: Shown) -> tuple[Html | None, list
         charts.append(
             {
                 "id": f"precision-{len(charts)}",
-                "title": " ".join(filter(None, [part, f"precision over recall ({own[0][1]['of']})"])),
+                "title": ": ".join(filter(None, [part, f"precision over recall ({own[0][1]['of']})"])),
                 "x": "recall",
                 "y": [0, 1],
                 "series": series,

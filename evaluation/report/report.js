@@ -106,7 +106,7 @@
       for (const [each, [x, y]] of near) {
         if (log && y <= 0) continue;
         svg.append(shape("circle", { class: `mark s${each.run % 8}`, cx: X(x), cy: Y(y), r: 3.5 }));
-        const name = data.runs.length > 1 || each.thin ? `${each.name}: ` : "";
+        const name = spec.series.length > 1 ? `${each.name}: ` : "";
         tip.append(element("div", {}, `${name}${written(y)}${x === own ? "" : ` at ${written(x)}`}`));
       }
       place.querySelector(".tip")?.remove();
@@ -178,11 +178,14 @@
     return element("img", { src: source, alt });
   }
 
+  // Shows the images of a cell, those with a small image in this file first.
   function open(button) {
     const matrix = data.matrices.find((each) => each.id === button.dataset.matrix);
-    const place = document.getElementById(matrix.id), images = matrix.cells[button.dataset.cell] || [];
+    const place = document.getElementById(matrix.id), images = [...(matrix.cells[button.dataset.cell] || [])];
+    const shown = (image) => picture(matrix.run, image, data.images[matrix.run][image], "found") !== null;
     document.querySelectorAll(`[data-matrix="${matrix.id}"][aria-pressed]`).forEach((each) => each.removeAttribute("aria-pressed"));
     button.setAttribute("aria-pressed", "true");
+    images.sort((a, b) => shown(b) - shown(a));
     const gallery = element("div", { class: "gallery" }), others = [];
     for (const image of images) {
       const facts = data.images[matrix.run][image];
