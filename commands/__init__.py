@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "trains an experiment, or continues a run",
     "eval": "evaluates a run, or other trained weights",
     "predict": "predicts what images show",
+    "report": "one HTML file about one or several runs",
     "check": "reads the whole of a data source and reports what is in it",
     "prepare": "prepares a TensorFlow Datasets dataset",
     "summary": "layers, parameters and multiply-accumulates of a model",

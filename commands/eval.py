@@ -7,6 +7,8 @@
 Prints a table, and writes it as JSON to --output. The default of --output is eval_<split>.json in the workdir, or
 eval_<split>_<views>.json with --views other than center. With --draw it draws examples and plots into the workdir's
 plots/<split>, or into <output>_plots next to --output.
+Next to the JSON file, <name>_images.jsonl says of each image how well it is predicted, what is true and what was
+predicted; <name>_images.zip holds small images for `morphism report`.
 --weights names a file (.safetensors, .pth, darknet's .weights), a public checkpoint of torchvision, or a run's workdir.
 """
 
@@ -19,6 +21,7 @@ from morphism.errors import UserError
 if TYPE_CHECKING:
     from morphism.data.records import Source
     from morphism.evaluation.drawings import Evaluated
+    from morphism.evaluation.image_results import ImageResults
     from morphism.evaluation.run import Run
     from morphism.tasks.task import Metrics
 
@@ -32,6 +35,9 @@ _OUTPUT = COMMAND.string("output", None, "A JSON file to write; eval_<split>.jso
 _DRAW = COMMAND.boolean("draw", False, "Also draw examples with predictions beside truth, and plots.")
 _THRESHOLD = COMMAND.number("threshold", 0.25, "Detections with a lower score are not drawn.", 0.0, 1.0)
 _MAX_SHOWN = COMMAND.integer("max_shown", 50, "Most detections to draw per image.", 1)
+_CONFUSED = COMMAND.integer(
+    "confused", 120, "Most small images to keep of what is confused, for morphism report; 0 keeps none.", 0
+)
 
 
 def main(argv: list[str]) -> None:
@@ -43,6 +49,7 @@ def main(argv: list[str]) -> None:
     import jax
 
     from morphism.evaluation.drawings import Evaluated, keeping, shown
+    from morphism.evaluation.image_results import ImageResults
     from morphism.evaluation.loop import gather, summarise
     from morphism.tasks.task import Predictions
 
@@ -52,7 +59,11 @@ def main(argv: list[str]) -> None:
     kept: list[Predictions] = []
     task = run.task.measured(run.config)
     drawn = shown(source) if _DRAW.value else []
-    metrics = gather(task, source, keeping(run.predictions(source, print, _VIEWS.value), drawn, kept))
+    written = COMMAND.workdir.value or _OUTPUT.value
+    look = run.config.data, _THRESHOLD.value, _MAX_SHOWN.value
+    images = ImageResults(task, source, run.classes, *look, _CONFUSED.value)
+    own = (images.add,) if written and jax.process_index() == 0 else ()
+    metrics = gather(task, source, keeping(run.predictions(source, print, _VIEWS.value), drawn, kept), *own)
     if jax.process_index() != 0:  # every process has all predictions; one of them prints
         return
     summary = summarise(task, metrics)
@@ -61,8 +72,8 @@ def main(argv: list[str]) -> None:
     width = max(19, *map(len, table))
     for name, value in table.items():
         print(f"  {name:<{width}} {value:,}" if isinstance(value, int) else f"  {name:<{width}} {value:.4f}")
-    if COMMAND.workdir.value or _OUTPUT.value:
-        _write(run, source, split, metrics, summary)
+    if written:
+        _write(run, source, split, metrics, summary, images)
     if _DRAW.value:
         _draw(split, Evaluated(task, source, run.config.data, run.classes, metrics, summary, kept))
 
@@ -96,8 +107,10 @@ def _load(run: "Run", split: str) -> "Source":
     return run.task.with_classes(found, run.classes, where)
 
 
-def _write(run: "Run", source: "Source", split: str, metrics: "Metrics", summary: dict[str, Any]) -> None:
-    """Writes the JSON file, and next to it the task's own files."""
+def _write(
+    run: "Run", source: "Source", split: str, metrics: "Metrics", summary: dict[str, Any], images: "ImageResults"
+) -> None:
+    """Writes the JSON file, and next to it what is known of each image and the task's own files."""
     from morphism.evaluation.drawings import file_name
     from morphism.runtime.paths import folder, write_files, write_json, write_text
 
@@ -106,6 +119,7 @@ def _write(run: "Run", source: "Source", split: str, metrics: "Metrics", summary
     remedy = "name a file that can be written as --output"
     write_json(path, facts | summary, remedy)
     print(f"  in {path}")
+    print(f"  each image in {images.write(path.with_suffix(''), remedy)}")
     for file in run.task.files(metrics, source):
         own = path.with_name(f"{path.stem}_{file.name}.json")
         write_text(own, json.dumps(file.value, allow_nan=False), remedy)

@@ -62,11 +62,17 @@ def predict(
     yield _valid(previous, source)
 
 
-def gather(task: Task, source: Source, batches: Iterable[Predictions]) -> Metrics:
-    """The task's metrics, gathered over the batches that `predict` yields."""
+def gather(
+    task: Task,
+    source: Source,
+    batches: Iterable[Predictions],
+    each: Callable[[Metrics, Predictions], None] = lambda metrics, predictions: None,
+) -> Metrics:
+    """The task's metrics, gathered over the batches that `predict` yields; `each` is called after each of them."""
     metrics = task.init_metrics(source)
     for predictions in batches:
         metrics = task.update_metrics(metrics, predictions)
+        each(metrics, predictions)
     return metrics
 
 

@@ -39,6 +39,7 @@ class Classification(SingleTask):
     targets: ClassVar[tuple[str, ...]] = ("label",)
     headline: ClassVar[tuple[str, ...]] = ("top1", "top5", "loss", "calibration_error")
     higher_is_better: ClassVar[tuple[str, ...]] = ("top1", "top5")
+    image_score: ClassVar[str] = "probability of the true class"
     views: ClassVar[tuple[str, ...]] = ("center", "flip", "ten_crop")
     masks: ClassVar[tuple[str, ...]] = ()
 
@@ -251,6 +252,20 @@ class Classification(SingleTask):
                 "calibration_error": summary["calibration_error"],
             },
         } | curves.curves(names[: scores.shape[1]], _decisions(scores), "one class against the rest")
+
+    def per_image(self, metrics: Metrics, predictions: Predictions) -> list[dict[str, Any]]:
+        names, score = metrics["names"], np.exp(-predictions["loss"].astype(np.float64))
+        columns = (each.tolist() for each in (score, predictions["confidence"], predictions["label"]))
+        return [
+            {
+                "score": round(min(score, 1.0), 4),
+                "true": names[true],
+                "predicted": names[found],
+                "confidence": round(confidence, 4),
+                "cells": [[true, found, 1]],
+            }
+            for score, confidence, true, found in zip(*columns, predictions["class"].tolist(), strict=True)
+        ]
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """The class and its confidence; with `top` classes also these, best first."""

@@ -73,6 +73,10 @@ class Composed(Annotating):
         return tuple(view for view in first if all(view in views for views in others))
 
     @property
+    def image_score(self) -> str:
+        return f"mean over {', '.join(f'{part.name} ({part.task.image_score})' for part in self.judged)}"
+
+    @property
     def masks(self) -> tuple[str, ...]:
         return tuple("/".join(filter(None, (part.name, mask))) for part in self.parts for mask in part.task.masks)
 
@@ -210,6 +214,13 @@ class Composed(Annotating):
     def _predictions(self, part: Part | Fusion, predictions: Predictions) -> Predictions:
         return {"id": predictions["id"], **part.own(predictions)}
 
+    def _labelled(self, part: Part | Fusion, predictions: Predictions) -> tuple[Predictions, Bool[np.ndarray, "b"]]:
+        """The part's predictions of the rows that count for it, and which rows these are."""
+        found = self._predictions(part, predictions)
+        rows = found.pop("labelled")
+        # Large maps are copied only where some rows do not count.
+        return (found if rows.all() else {name: value[rows] for name, value in found.items()}), rows
+
     def measured(self, config: ConfigDict) -> "Composed":
         return replace(
             self, parts=tuple(replace(part, task=part.task.measured(part.config(config))) for part in self.parts)
@@ -231,10 +242,8 @@ class Composed(Annotating):
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
         own, labelled = dict(metrics["parts"]), dict(metrics["labelled"])
         for part in self.judged:
-            found = self._predictions(part, predictions)
-            rows = found.pop("labelled")
-            if rows.any():  # large maps are copied only where some rows do not count
-                known = found if rows.all() else {name: value[rows] for name, value in found.items()}
+            known, rows = self._labelled(part, predictions)
+            if rows.any():
                 own[part.name] = part.task.update_metrics(own[part.name], known)
                 labelled[part.name] += int(rows.sum())
         return metrics | {
@@ -276,6 +285,19 @@ class Composed(Annotating):
             if metrics["labelled"][part.name]:
                 found |= part.named(part.task.plots(metrics["parts"][part.name], part.own(summary)))
         return found
+
+    def per_image(self, metrics: Metrics, predictions: Predictions) -> list[dict[str, Any]]:
+        """Per image the mean score of the parts whose truths it carries, and what is known of each of these."""
+        parts: list[dict[str, Any]] = [{} for _ in predictions["id"]]
+        for part in self.judged:
+            known, rows = self._labelled(part, predictions)
+            if rows.any():
+                found = part.task.per_image(metrics["parts"][part.name], known)
+                for row, each in zip(np.flatnonzero(rows).tolist(), found, strict=True):
+                    parts[row][part.name] = each
+        scores = [[each["score"] for each in of.values() if each["score"] is not None] for of in parts]
+        means = [round(sum(each) / len(each), 4) if each else None for each in scores]
+        return [{"score": mean, "parts": of} for mean, of in zip(means, parts, strict=True)]
 
     def describe(self, predictions: Predictions, row: int, classes: Classes) -> dict[str, Any]:
         return {

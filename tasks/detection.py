@@ -4,7 +4,7 @@ A detector (models/ssd.py, faster_rcnn.py, yolox.py, ...) interprets its own out
 """
 
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -22,19 +22,24 @@ from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.lengths import to_steps
 from morphism.models.detection import Detections, Detector
-from morphism.tasks import canvas, coco, detection_plots, detections, layers, voc
+from morphism.tasks import canvas, coco, detection_plots, detections, layers, tide, voc
 from morphism.tasks.layers import Layer
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count
 
 
 @dataclass(frozen=True)
 class Detection(SingleTask):
-    """The task of a model that is a Detector. tasks/task.py describes the members."""
+    """The task of a model that is a Detector. tasks/task.py describes the members.
 
+    judges: whether `summarise` tells the kinds of errors (tasks/tide.py).
+    """
+
+    judges: bool = False
     name: ClassVar[str] = "detection"
     targets: ClassVar[tuple[str, ...]] = ("boxes",)
     headline: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
     higher_is_better: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75")
+    image_score: ClassVar[str] = f"F1 of boxes at IoU 0.5, of detections that score at least {detection_plots.SCORE}"
     views: ClassVar[tuple[str, ...]] = ("center",)
     masks: ClassVar[tuple[str, ...]] = ()
 
@@ -132,6 +137,9 @@ class Detection(SingleTask):
         """boxes [B,D,4] in pixels of the decoded image; scores [B,D]; classes [B,D], -1 in unused slots; id [B]."""
         return in_decoded(model.detect(outputs, batch["size"]), batch)
 
+    def measured(self, config: ConfigDict) -> "Detection":
+        return replace(self, judges=True)
+
     def init_metrics(self, source: Source) -> Metrics:
         return {"source": source, "gathered": detections.init_metrics()}
 
@@ -143,21 +151,22 @@ class Detection(SingleTask):
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
         """COCO's twelve numbers and its AP per class; VOC's AP by area, voc10_ap50, and by 11 points, voc07_ap50.
 
-        In 0..1; -1 if there are no objects.
+        In 0..1; -1 if there are no objects. "tide", if measured: tasks/tide.py.
         """
         classes = metrics["source"].classes
+        further = {"tide": tide.summarise(metrics["gathered"], classes)} if self.judges else {}
         found = coco.summarise(metrics["gathered"], classes)
         pascal = voc.summarise(metrics["gathered"], classes)
         examples = found.pop("images")
-        return found | {"voc10_ap50": pascal["map"], "voc07_ap50": pascal["map_07"], "examples": examples}
+        return found | further | {"voc10_ap50": pascal["map"], "voc07_ap50": pascal["map_07"], "examples": examples}
 
     def table(self, summary: dict[str, Any]) -> dict[str, float]:
-        """COCO's twelve numbers and VOC's two, then the AP per class, without those for which there are no objects.
+        """COCO's twelve numbers and VOC's two, TIDE's if measured, the AP per class; without what has no objects.
 
-        These would be -1. The AP itself is always there.
+        Those would be -1. The AP itself is always there.
         """
         names = (*coco.NAMES, "voc10_ap50", "voc07_ap50")
-        rows = {name: summary[name] for name in names}
+        rows = {name: summary[name] for name in names} | tide.table(summary.get("tide"))
         rows |= {f"ap, {name}": value for name, value in summary["per_class"].items()}
         return {name: value for name, value in rows.items() if value >= 0 or name == "ap"}
 
@@ -168,6 +177,9 @@ class Detection(SingleTask):
     def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
         """Curves, confusion with the background, and AP and recall per class: tasks/detection_plots.py."""
         return detection_plots.of_boxes(metrics["gathered"], metrics["source"].classes, summary["per_class"])
+
+    def per_image(self, metrics: Metrics, predictions: Predictions) -> list[dict[str, Any]]:
+        return detection_plots.per_image(metrics["gathered"], metrics["source"].classes, detection_plots.box_confusion)
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """All detections that evaluation counts, best first; boxes: x0, y0, x1, y1 in pixels of the decoded image."""

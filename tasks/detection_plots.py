@@ -1,6 +1,6 @@
 """The numbers of a detection's plots: curves at IoU 0.5, which classes are confused, and the classes' AP and recall."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,9 +67,43 @@ def _numbers(
     }
 
 
+def box_confusion(found: Columns, true: Columns, classes: int) -> Int[np.ndarray, "{classes+1} {classes+1}"]:
+    return confusion(found, true, classes, voc.box_iou, voc.box_within)
+
+
+def mask_confusion(found: Columns, true: Columns, classes: int) -> Int[np.ndarray, "{classes+1} {classes+1}"]:
+    true = true | {"difficult": true["difficult"] | ~true["known"]}
+    return confusion(found, true, classes, _mask_iou, _mask_within)
+
+
+def per_image(metrics: Metrics, classes: Sequence[str], confusion_of: Callable) -> list[dict[str, Any]]:
+    """Each image of the batch that was added last, as Task.per_image says.
+
+    The score is F1, with what `confusion` counts; 1 for an image that rightly has no detection.
+    """
+    images, found, true = (metrics[name][-1] for name in ("images", "found", "true"))
+    results = []
+    for image in images.tolist():
+        own = ({name: column[rows["image"] == image] for name, column in rows.items()} for rows in (found, true))
+        matrix = confusion_of(*own, len(classes))
+        right = int(np.trace(matrix))
+        predicted, objects = matrix[:, :-1].sum(axis=0), matrix[:-1].sum(axis=1)
+        every = int(predicted.sum() + objects.sum())
+        a, b = np.nonzero(matrix)
+        results.append(
+            {
+                "score": round(2 * right / every, 4) if every else 1.0,
+                "true": {classes[each]: int(objects[each]) for each in np.flatnonzero(objects)},
+                "predicted": {classes[each]: int(predicted[each]) for each in np.flatnonzero(predicted)},
+                "cells": np.stack([a, b, matrix[a, b]], axis=-1).tolist(),
+            }
+        )
+    return results
+
+
 def confusion(
     found: Columns, true: Columns, classes: int, iou: voc.Overlap, within: voc.Overlap
-) -> Int[np.ndarray, "k+1 k+1"]:
+) -> Int[np.ndarray, "{classes+1} {classes+1}"]:
     """How often objects of each class (row) are found as each class (column); the last of both is the background.
 
     Detections with a score of at least SCORE and objects, of any classes, are matched one to one, the pair with the

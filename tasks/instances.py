@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from morphism.data.records import Source
 from morphism.models.detection import Detector
-from morphism.tasks import coco, detection_plots, detections, layers, nuclei, paste
+from morphism.tasks import coco, detection_plots, detections, layers, nuclei, paste, tide
 from morphism.tasks.detection import Detection, in_decoded, ranked
 from morphism.tasks.layers import Layer
 from morphism.tasks.task import Batch, Metrics, Predictions
@@ -34,6 +34,7 @@ class Instances(Detection):
     score: float | None = None
     name: ClassVar[str] = "instances"
     targets: ClassVar[tuple[str, ...]] = ("boxes", "masks")
+    image_score: ClassVar[str] = f"F1 of masks at IoU 0.5, of detections that score at least {detection_plots.SCORE}"
     headline: ClassVar[tuple[str, ...]] = ("mask_ap", "mask_ap50", "mask_ap75", *Detection.headline)
     higher_is_better: ClassVar[tuple[str, ...]] = ("mask_ap", "mask_ap50", "mask_ap75", *Detection.higher_is_better)
 
@@ -50,7 +51,7 @@ class Instances(Detection):
         return in_decoded(found, batch) | {"masks": found["masks"], "original_size": batch["original_size"]}
 
     def measured(self, config: ConfigDict) -> "Instances":
-        return replace(self, score=config.metrics.score if config.metrics.medical else None)
+        return replace(self, judges=True, score=config.metrics.score if config.metrics.medical else None)
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
         updated, source = super().update_metrics(metrics, predictions), metrics["source"]
@@ -66,17 +67,19 @@ class Instances(Detection):
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
         """Detection's numbers; COCO's twelve of masks, "mask_ap", ..., and "mask_per_class", the AP of masks per class.
 
-        In 0..1; -1 if there are no objects. Areas of objects are those that the data states. "nuclei", if measured:
-        tasks/nuclei.py.
+        In 0..1; -1 if there are no objects. Areas of objects are those that the data states. "nuclei" and
+        "mask_tide", if measured: tasks/nuclei.py, tasks/tide.py.
         """
         found = coco.summarise(metrics["gathered"], metrics["source"].classes, of_outlines=True)
         del found["images"]
+        if self.judges:
+            found["tide"] = tide.summarise(metrics["gathered"], metrics["source"].classes, of_outlines=True)
         further = {} if self.score is None else {"nuclei": nuclei.summarise(metrics["gathered"], self.score)}
         return super().summarise(metrics) | {f"mask_{name}": value for name, value in found.items()} | further
 
     def table(self, summary: dict[str, Any]) -> dict[str, float | int]:
         """The numbers of masks, of boxes, and of nuclei if measured, without those for which there are no objects."""
-        rows = {name: summary[name] for name in NAMES}
+        rows = {name: summary[name] for name in NAMES} | tide.table(summary.get("mask_tide"), "mask_")
         rows |= {f"mask_ap, {name}": value for name, value in summary["mask_per_class"].items()}
         known = {name: value for name, value in rows.items() if value >= 0 or name == "mask_ap"}
         return known | super().table(summary) | (nuclei.table(summary["nuclei"]) if "nuclei" in summary else {})
@@ -87,6 +90,9 @@ class Instances(Detection):
         gathered, classes = metrics["gathered"], metrics["source"].classes
         masks = detection_plots.of_masks(gathered, classes, summary["mask_per_class"])
         return masks | {f"boxes/{name}": each for name, each in boxes.items()}
+
+    def per_image(self, metrics: Metrics, predictions: Predictions) -> list[dict[str, Any]]:
+        return detection_plots.per_image(metrics["gathered"], metrics["source"].classes, detection_plots.mask_confusion)
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """As Detection's, with each mask as COCO's compressed run lengths, which pycocotools decodes."""

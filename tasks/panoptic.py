@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Float, Integer, UInt8
 
 from morphism.data import id_maps, outlines
 from morphism.data.annotations import Annotations
@@ -67,22 +67,26 @@ class Panoptic:
 
     headline: ClassVar[tuple[str, ...]] = ("pq", "sq", "rq", "pq_things", "pq_stuff")
     higher_is_better: ClassVar[tuple[str, ...]] = headline
+    image_score: ClassVar[str] = "panoptic quality of the image"
     masks: ClassVar[tuple[str, ...]] = ()
 
     def init_metrics(self, source: Source) -> Metrics:
-        return {"source": source, "sums": np.zeros((len(source.classes.names), 4)), "maps": []}
+        return {"source": source, "sums": np.zeros((len(source.classes.names), 4)), "maps": [], "images": []}
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
         source, sums, maps = metrics["source"], metrics["sums"].copy(), list(metrics["maps"])
+        images = []
         for row, index in enumerate(predictions["id"].tolist()):
             found, (height, width) = found_in(predictions, row, source.classes), predictions["original_size"][row]
             objects = source.annotations(index)
             read = getattr(source, "masks", None)
             known = read(index) if read else Outlines.of([None] * len(objects))
             true = truth_of(objects, known, predictions["true"][row, :height, :width], source.classes)
-            sums += sums_of(found, true, len(sums))
+            own = sums_of(found, true, len(sums))
+            images.append(_image_result(own, source.classes.names))
+            sums += own
             maps.append(panoptic_files.stored(index, found))
-        return metrics | {"sums": sums, "maps": maps}
+        return metrics | {"sums": sums, "maps": maps, "images": images}
 
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
         """PQ, SQ and RQ over all categories, over things and over stuff; -1 if none occurs. Shares in 0..1.
@@ -122,6 +126,10 @@ class Panoptic:
                 "of": "segments",
             }
         }
+
+    def per_image(self, metrics: Metrics, predictions: Predictions) -> list[dict[str, Any]]:
+        """Without cells: a segment that is not found is not one of another class."""
+        return metrics["images"]
 
     def describe(self, predictions: Predictions, row: int, classes: Categories) -> dict[str, Any]:
         """The segments, things first and best first: id in the map, class, area and mask in COCO's run lengths.
@@ -181,6 +189,19 @@ class Panoptic:
         rows = zip(objects.classes.tolist(), objects.boxes.tolist(), strict=True)
         marked = [Object(number, None, box, framed=False) for number, box in rows]
         return _regions(segments, source.classes), Objects(source.classes.names, marked)
+
+
+def _image_result(sums: Float[np.ndarray, "k 4"], names: Sequence[str]) -> dict[str, Any]:
+    """What `per_image` says of an image, from its sums (tasks/panoptic_quality.py)."""
+    quality = means(sums, np.ones(len(sums), bool))[0]
+    right, wrong, missed = sums[:, 1:].astype(int).T
+    true, found = right + missed, right + wrong
+    return {
+        "score": None if quality < 0 else round(float(quality), 4),
+        "true": {names[each]: int(true[each]) for each in np.flatnonzero(true)},
+        "predicted": {names[each]: int(found[each]) for each in np.flatnonzero(found)},
+        "cells": [],
+    }
 
 
 def shown(segments: list[dict[str, Any]], threshold: float, most: int) -> list[dict[str, Any]]:

@@ -28,6 +28,8 @@ from morphism.tasks import boundaries, canvas, class_weights, layers, segmentati
 from morphism.tasks.layers import Layer
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, ratios
 
+WRONG = 20  # most cells of the confusion matrix that are listed per image
+
 
 @dataclass(frozen=True)
 class Segmentation(SingleTask):
@@ -41,6 +43,7 @@ class Segmentation(SingleTask):
     targets: ClassVar[tuple[str, ...]] = ("segmentation",)
     headline: ClassVar[tuple[str, ...]] = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice")
     higher_is_better: ClassVar[tuple[str, ...]] = headline
+    image_score: ClassVar[str] = "mean IoU of the classes that are true or predicted in the image"
     views: ClassVar[tuple[str, ...]] = segmentation_views.VIEWS
     masks: ClassVar[tuple[str, ...]] = ("",)
 
@@ -245,6 +248,14 @@ class Segmentation(SingleTask):
             },
         }
 
+    def per_image(self, metrics: Metrics, predictions: Predictions) -> list[dict[str, Any]]:
+        """The cells are the WRONG largest that are wrong; true and predicted are shares of the counted pixels."""
+        classes, results = metrics["classes"], []
+        for row, (height, width) in enumerate(predictions["original_size"]):
+            true = predictions["true"][row, :height, :width]
+            results.append(_image_result(confusion_of(self.mask(predictions, row), true, len(classes)), classes))
+        return results
+
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """The predicted classes, each with its share of the image, largest first."""
         found = self.mask(predictions, row)
@@ -279,6 +290,26 @@ def confusion_of(
     counted = true != IGNORE
     pairs = true[counted] * np.intp(classes) + found[counted]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def _image_result(confusion: Int[np.ndarray, "k k"], classes: Sequence[str]) -> dict[str, Any]:
+    true, found, right = confusion.sum(axis=1), confusion.sum(axis=0), np.diag(confusion)
+    union, pixels = true + found - right, int(true.sum())
+    occurs = union > 0
+    wrong = confusion - np.diag(right)
+    largest = np.argsort(-wrong, axis=None, kind="stable")[:WRONG]
+    a, b = np.unravel_index(largest[wrong.flat[largest] > 0], wrong.shape)
+
+    def shares(of: Int[np.ndarray, "k"]) -> dict[str, float]:
+        order = (each for each in np.argsort(-of, kind="stable") if of[each])
+        return {classes[each]: round(int(of[each]) / pixels, 4) for each in order}
+
+    return {
+        "score": round(float((right[occurs] / union[occurs]).mean()), 4) if pixels else None,
+        "true": shares(true),
+        "predicted": shares(found),
+        "cells": np.stack([a, b, wrong[a, b]], axis=-1).tolist(),
+    }
 
 
 def _median_frequency(source: Source, config: ConfigDict) -> Float[np.ndarray, "k"]:

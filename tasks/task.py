@@ -63,6 +63,10 @@ class Task(Protocol):
         """The metrics of the headline by which the best checkpoint can be chosen."""
 
     @property
+    def image_score(self) -> str:
+        """What the score of `per_image` is, in words."""
+
+    @property
     def views(self) -> tuple[str, ...]:
         """How evaluation can see an image: "center" is once; `infer` implements the others."""
 
@@ -162,6 +166,14 @@ class Task(Protocol):
         """The numbers of plots, as JSON values, by the plot's name; {} if there is nothing to draw.
 
         evaluation/plots.py says which plots there are, and draws them. `summary` is that of `metrics`.
+        """
+
+    def per_image(self, metrics: Metrics, predictions: Predictions) -> list[dict[str, Any]]:
+        """How well each image of a batch is predicted, as JSON values; `metrics` are those to which it was added last.
+
+        score: in 0..1, higher is better, None if nothing about the image is known; true, predicted: what is true of it
+        and what was predicted; cells: its share of the confusion matrix of `plots`, wrong cells at least, as
+        [true class, predicted class, count], () without one. A task of parts has a dictionary of these as `parts`.
         """
 
     # For people

@@ -1,6 +1,7 @@
 """Batches of random detections and truths, as a detection task predicts them: with near misses, doubles and ties."""
 
 import numpy as np
+from faster_coco_eval.core import mask as rle
 
 from morphism.data.annotations import Annotations
 from morphism.tasks.detections import init_metrics, update_metrics
@@ -67,3 +68,20 @@ def _pad(objects):
         for row, each in enumerate(objects):
             padded[name][row, : len(each[name])] = each[name]
     return padded
+
+
+def known_to_tide(batches):
+    """The batches without difficult objects, which tidecv does not know."""
+    for batch in batches:
+        yield batch | {"true_difficult": np.zeros_like(batch["true_difficult"])}
+
+
+def ellipses(boxes, size=400):
+    """COCO's compressed run lengths of the ellipse within each box, in an image of size x size pixels."""
+    row, column = np.mgrid[:size, :size] + 0.5
+    found = []
+    for x0, y0, x1, y1 in np.asarray(boxes, float).tolist():
+        across = (2 * column - x0 - x1) / (x1 - x0)
+        down = (2 * row - y0 - y1) / (y1 - y0)
+        found.append(rle.encode(np.asfortranarray(across**2 + down**2 <= 1, np.uint8))["counts"])
+    return found

@@ -1,0 +1,43 @@
+"""Writes one HTML file about one or several runs, which needs no network and nothing beside it.
+
+    morphism report runs/a runs/b [--output report.html] [--split val]
+
+Learning curves, evaluations, kinds of errors, confusion down to its images, best and worst images, classes, precision
+and recall, cost, and the configurations side by side. What `morphism eval` has written is shown, so evaluate the runs
+first; with --draw for the curves of precision and recall. What is missing is named in the file and on the terminal.
+"""
+
+import sys
+
+from morphism.commands import cli
+from morphism.errors import UserError
+
+COMMAND = cli.Command()
+_OUTPUT = COMMAND.string("output", "report.html", "The HTML file to write.")
+_SPLIT = COMMAND.string("split", None, "The evaluation to show in detail; that of the validation split unless given.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) < 2:
+        raise UserError("name the workdirs of one or several runs")
+    from morphism.evaluation.report.page import page
+    from morphism.evaluation.report.reading import RunFiles, read_run
+    from morphism.runtime.paths import folder, write_text
+
+    runs: list[RunFiles] = []
+    for where in argv[1:]:
+        try:
+            runs.append(read_run(where))
+        except UserError as error:
+            if len(argv) == 2:
+                raise
+            print(f"{argv[0]}: left out: {error}", file=sys.stderr)
+    if not runs:
+        raise UserError("none of these is the workdir of a run; name folders with a config.json")
+    if _SPLIT.value and not any(run.shown(_SPLIT.value) for run in runs):
+        raise UserError(f"--split {_SPLIT.value}: no run has this evaluation; run morphism eval --split {_SPLIT.value}")
+    for note in (note for run in runs for note in run.notes):
+        print(note, file=sys.stderr)
+    text = page(runs, _SPLIT.value)
+    write_text(folder(_OUTPUT.value), text, "name a file that can be written as --output")
+    print(f"{len(runs)} run(s) in {_OUTPUT.value}, {len(text) / 1e6:.1f} MB; open it in a browser")
