@@ -102,9 +102,15 @@ class Command:
                 _check_argument(argument)
         if self._trained:
             self._check_trained()
-        if self.config and self.config.given:
-            self.config.recognise(self.data.value if self.data else None)
         return rest
+
+    def find_data(self) -> None:
+        """Finds out what lies at --data, or at a config.data.source without a kind. Raises UserError as `recognise`."""
+        path = self.data.value if self.data else None
+        if path and not self.config.given:
+            raise UserError("--data needs --config, which says what to learn from it, or a --workdir that has a run")
+        if self.config and self.config.given:
+            self.config.recognise(path)
 
     def explained(self, error: flags.Error) -> str:
         """One line on a flag that is unknown or has no valid value."""
@@ -245,6 +251,7 @@ def run(name: str, program: str, argv: list[str]) -> None:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             fail(program, explain_override(sys.argv) or f"--config: {_one_line(error)}")
         try:
+            command.find_data()
             module.main(rest)
             sys.stdout.flush()
         except UserError as error:
