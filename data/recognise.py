@@ -21,6 +21,7 @@ CUT = (
     f"(config.data.val_fraction={VAL_FRACTION})"
 )
 LIKELY = ("folder", "yolo")  # named where nothing of any layout is there
+SHOWN = 4  # of several datasets
 WITHIN = 50  # most folders that are searched for the dataset
 
 
@@ -58,7 +59,9 @@ def recognise(path: str) -> Found:
     if not fitting:
         fitting = _within(root)
         if len({match.path for match in fitting}) > 1:
-            raise UserError(f"{path}: holds several datasets; give one of them: {_listed(fitting)}")
+            several = list({match.path: match for match in reversed(fitting)}.values())[::-1]
+            more = f", or one of {len(several) - SHOWN:,} more" if len(several) > SHOWN else ""
+            raise UserError(f"{path}: holds several datasets; give one of them: {_listed(several[:SHOWN])}{more}")
     if not fitting:
         raise UserError(_refusal(root, matches))
     return _described(*fitting)

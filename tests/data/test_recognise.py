@@ -311,3 +311,12 @@ def test_a_yolo_folder_that_is_copied_reads_the_same(tmp_path):
     shutil.copytree(root, tmp_path / "two")
     one, two = (opened(recognise(str(tmp_path / name)).source, "train") for name in ("one", "two"))
     assert objects(one) == objects(two)
+
+
+def test_an_image_without_objects_comes_first(tmp_path):
+    layouts.labelimg_yolo(tmp_path)
+    for index in range(9):
+        images(tmp_path, "a")
+        (tmp_path / "a.jpg").rename(tmp_path / f"Z{index}.jpg")
+        text(tmp_path / f"Z{index}.txt", "")
+    assert recognise(str(tmp_path)).source == f"yolo:{tmp_path}"
