@@ -106,7 +106,7 @@ class Command:
 
     def find_data(self) -> None:
         """Finds out what lies at --data, or at a config.data.source without a kind."""
-        path = self.data.value if self.data else None
+        path = self.data.value if self.data is not None else None
         if path and not self.config.given:
             raise UserError("--data needs --config, which says what to learn from it, or a --workdir that has a run")
         if self.config and self.config.given:

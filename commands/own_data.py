@@ -24,9 +24,9 @@ def find(config: ConfigDict, overrides: Collection[str], path: str | None) -> No
         return
     found = recognise.recognise(path or config.data.source)
     print(f"data: {found.about}", file=sys.stderr, flush=True)
-    fields = recognise.fields(found) if path else {"source": found.source}
+    fields = recognise.fields(found) if path else {}
     kept = {name: value for name, value in fields.items() if f"data.{name}" not in overrides}
     with config.unlocked():
-        config.data.update(kept)
-    if path and kept.get("val_fraction"):
+        config.data.update(kept | {"source": found.source})
+    if kept.get("val_fraction"):
         print(f"data: {recognise.CUT}", file=sys.stderr, flush=True)

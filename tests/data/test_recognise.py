@@ -53,7 +53,7 @@ def test_the_same_objects_in_every_layout_are_the_same_boxes(tmp_path, write, ki
         read |= objects(source)
         if outlined:  # pixels of rectangles with whole corners
             for index in range(len(source)):
-                sizes = [outlines.area(each, source.sizes[index]) for each in source.masks(index)]
+                sizes = [outlines.area(each, source.sizes[index].tolist()) for each in source.masks(index)]
                 boxes = source.annotations(index).boxes
                 assert sizes == np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).tolist()
     assert read == {name: [(label, *map(float, box)) for label, *box in held] for name, held in OBJECTS.items()}
