@@ -1,5 +1,6 @@
 """Reads the whole of a data source and reports what is in it, before a training does.
 
+    morphism check /data/photos                      # of any layout in docs/data.md
     morphism check voc:/data/VOCdevkit/VOC2007 [--split train] [--draw samples.png] [--json]
     morphism check --config experiments/voc_fcn.py [--config.data.max_boxes=200] [--split val]
 
@@ -20,6 +21,7 @@ from ml_collections import ConfigDict
 
 from morphism.commands import cli
 from morphism.data import sources
+from morphism.data.recognise import recognise
 from morphism.data.records import Source, first_target
 from morphism.data.survey import describe, draw, refusals, survey
 from morphism.errors import UserError, noting
@@ -36,13 +38,22 @@ def main(argv: list[str]) -> None:
     if len(argv) > 2 or (len(argv) == 1 and not COMMAND.config.given):
         raise UserError("give one source, such as folder:/images, voc:/data/VOC2007 or embedded, or --config")
     given = COMMAND.config.value if COMMAND.config.given else None
-    title, source, report = examine("".join(argv[1:]), _DATA_DIR.value, _SPLIT.value, given)
+    title, source, report = examine(_recognised("".join(argv[1:])), _DATA_DIR.value, _SPLIT.value, given)
     print(json.dumps(report, ensure_ascii=False, allow_nan=False) if _JSON.value else describe(title, report))
     if _DRAW.value:
         draw(source, Path(_DRAW.value))
     if report["bad"] or report["refused"]:
         sys.stdout.flush()
         sys.exit(1)
+
+
+def _recognised(spec: str) -> str:
+    """`spec` with its kind; prints what lies there if it is a path alone."""
+    if not sources.is_path(spec):
+        return spec
+    found = recognise(spec)
+    print(found.about, file=sys.stderr)
+    return found.source
 
 
 def examine(spec: str, data_dir: str, split: str, given: ConfigDict | None) -> tuple[str, Source, dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from morphism.commands import own_data
 from morphism.commands.experiment_file import ExperimentParser, meant_field, misfit, overridden, suggest_field
 from morphism.errors import UserError, one_line
 
@@ -29,10 +30,12 @@ class Command:
     config: "flag" for --config, "first" where the experiment is the first argument, "" for neither.
     distributed: adds the flags of a process that is one of several.
     trained: adds --workdir, --checkpoint and --weights, which say what `open_trained` opens.
+    data: adds --data, whose path becomes the data of --config.
     """
 
-    def __init__(self, config: str = "", distributed: bool = False, trained: bool = False):
+    def __init__(self, config: str = "", distributed: bool = False, trained: bool = False, data: bool = False):
         self.flags = flags.FlagValues()
+        self.data = self.string("data", None, own_data.MEANING) if data else None
         self.config = ConfigFlag(self.flags) if config else None
         self._experiment_first = config == "first"
         if distributed:
@@ -98,6 +101,14 @@ class Command:
         if self._trained:
             self._check_trained()
         return rest
+
+    def find_data(self) -> None:
+        """Finds out what lies at --data, or at a config.data.source without a kind."""
+        path = self.data.value if self.data is not None else None
+        if path and not self.config.given:
+            raise UserError("--data needs --config, which says what to learn from it, or a --workdir that has a run")
+        if self.config and self.config.given:
+            own_data.find(self.config.value, self.config.overrides, path)
 
     def explained(self, error: flags.Error) -> str:
         """One line on a flag that is unknown or has no valid value."""
@@ -212,6 +223,7 @@ def run(name: str, program: str, argv: list[str]) -> None:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             fail(program, explain_override(sys.argv) or f"--config: {_one_line(error)}")
         try:
+            command.find_data()
             module.main(rest)
             sys.stdout.flush()
         except UserError as error:
