@@ -1,10 +1,12 @@
 """Marks on drawn samples: the colours and names of classes."""
 
-import colorsys
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import ImageDraw
+
+from morphism.data.palette import palette
+from morphism.labels import IGNORE
 
 Colour = tuple[int, int, int]
 
@@ -14,13 +16,14 @@ GROUND: Colour = (0, 0, 0)
 
 
 def colours(classes: Iterable[Sequence[str]]) -> dict[str, Colour]:
-    """A colour per name in the lists of `classes`, one list per target; neighbours in a list get distinct hues."""
+    """A colour per name in the lists of `classes`, one list per target, in the order of the palette."""
     names = dict.fromkeys(name for each in classes for name in each if name != BACKGROUND)
-    return {name: _colour(index) for index, name in enumerate(names)} | {BACKGROUND: GROUND}
+    return {name: nth(index) for index, name in enumerate(names)} | {BACKGROUND: GROUND}
 
 
-def _colour(index: int) -> Colour:
-    return tuple(int(255 * part) for part in colorsys.hsv_to_rgb(index * 0.382 % 1, 0.9, 1))
+def nth(index: int) -> Colour:
+    """The colour of number 0, 1, ... of the palette, without black and white; beyond them they repeat."""
+    return tuple(palette()[1 + index % (IGNORE - 1)].tolist())
 
 
 def write(

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from morphism.data.palette import palette
 from morphism.errors import UserError
-from morphism.tasks.palette import palette
 
 
 class MaskWriter:

@@ -18,6 +18,7 @@ from morphism.errors import UserError
 from morphism.ops.losses import binary_cross_entropy, cross_entropy, sigmoid_focal, smooth
 from morphism.ops.platform import scan
 from morphism.tasks import class_weights
+from morphism.tasks.layers import Layer, Tag
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count
 
 CALIBRATION_BINS = 15  # Guo et al. 2017, section 4
@@ -211,6 +212,15 @@ class Classification(SingleTask):
 
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         raise KeyError(name)
+
+    def found_layers(
+        self, predictions: Predictions, row: int, classes: Sequence[str], threshold: float, most: int
+    ) -> Sequence[Layer]:
+        return (Tag(classes, [(int(predictions["class"][row]), float(predictions["confidence"][row]))]),)
+
+    def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
+        label = source[index].get("label")
+        return () if label is None else (Tag(source.classes, [(int(label), None)]),)
 
     def drawn(self, source: Source) -> Sequence[int]:
         """All records, among which `draw` looks for the worst mistakes."""

@@ -36,14 +36,15 @@ from morphism.data.derived import Subset, carried
 from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.tasks.fusion import Fusion
+from morphism.tasks.layers import Layer, Tag
 from morphism.tasks.parts import Network, Part, check_together
-from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, RowMean, Task
+from morphism.tasks.task import Annotating, Apply, Batch, File, Metrics, Predictions, RowMean, Task
 
 Classes = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Composed:
+class Composed(Annotating):
     """The task of a model whose outputs are {part: outputs}. tasks/task.py describes the members."""
 
     parts: tuple[Part, ...]
@@ -289,6 +290,31 @@ class Composed:
         own, _, mask = name.partition("/")
         part = next(part for part in self.judged if part.name == own)
         return part.task.mask(self._predictions(part, predictions), row, mask)
+
+    def found_layers(
+        self, predictions: Predictions, row: int, classes: Classes, threshold: float, most: int
+    ) -> Sequence[Layer]:
+        """Those of the parts; what is fused stands for the parts that it is made of."""
+        return [
+            layer._replace(of=part.name) if isinstance(layer, Tag) else layer
+            for part in self._pictured
+            for layer in part.task.found_layers(
+                self._predictions(part, predictions), row, part.classes(classes), threshold, most
+            )
+        ]
+
+    def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
+        return [
+            layer._replace(of=part.name) if isinstance(layer, Tag) else layer
+            for part in self._pictured
+            if all(target in source.targets for target in part.mains)
+            for layer in part.task.true_layers(part.source(source), index)
+        ]
+
+    @property
+    def _pictured(self) -> tuple[Part | Fusion, ...]:
+        fused = {self.fusion.things.name, self.fusion.stuff.name} if self.fusion else set()
+        return tuple(part for part in self.judged if part.name not in fused)
 
     def drawn(self, source: Source) -> Sequence[int]:
         return sorted({index for part in self.judged for index in _drawn(source, part).tolist()})

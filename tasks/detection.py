@@ -22,7 +22,8 @@ from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.lengths import to_steps
 from morphism.models.detection import Detections, Detector
-from morphism.tasks import canvas, coco, detections, voc
+from morphism.tasks import canvas, coco, detections, layers, voc
+from morphism.tasks.layers import Layer
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, spread
 
 DRAWN = 12  # images per split
@@ -190,6 +191,16 @@ class Detection(SingleTask):
 
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         raise KeyError(name)
+
+    def found_layers(
+        self, predictions: Predictions, row: int, classes: Sequence[str], threshold: float, most: int
+    ) -> Sequence[Layer]:
+        described = self.describe(predictions, row, classes)["detections"]
+        return (layers.of_detections(classes, shown(described, threshold, most)),)
+
+    def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
+        found = source[index].get("annotations")
+        return () if found is None else (layers.of_objects(source.classes, found),)
 
     def drawn(self, source: Source) -> Sequence[int]:
         return spread(len(source), DRAWN)

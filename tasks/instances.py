@@ -14,9 +14,11 @@ import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
+from morphism.data.records import Source
 from morphism.models.detection import Detector
-from morphism.tasks import coco, detections, nuclei, paste
+from morphism.tasks import coco, detections, layers, nuclei, paste
 from morphism.tasks.detection import Detection, in_decoded, ranked
+from morphism.tasks.layers import Layer
 from morphism.tasks.task import Batch, Metrics, Predictions
 
 NAMES = tuple(f"mask_{name}" for name in coco.NAMES)
@@ -86,6 +88,10 @@ class Instances(Detection):
         masks = outlines(predictions, row, np.array(ranked(predictions, row), int))
         texts = [coco.text_of({"size": size, "counts": counts}) for counts in masks]
         return {"detections": [each | {"mask": text} for each, text in zip(found, texts, strict=True)]}
+
+    def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
+        found = source[index].get("annotations")
+        return () if found is None else (layers.of_objects(source.classes, found, source.masks(index)),)
 
 
 def outlines(predictions: Predictions, row: int, slots: np.ndarray) -> list[bytes]:

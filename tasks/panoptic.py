@@ -25,6 +25,7 @@ from morphism.data.outlines import Outlines
 from morphism.data.panoptic import THINGS
 from morphism.data.records import Source
 from morphism.tasks import coco, panoptic_files
+from morphism.tasks.layers import VOID, Layer, Object, Objects, Regions
 from morphism.tasks.panoptic_quality import Segments, means, qualities, sums_of
 from morphism.tasks.task import File, Metrics, Predictions, spread
 
@@ -151,6 +152,26 @@ class Panoptic:
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         raise KeyError(name)
 
+    def found_layers(
+        self, predictions: Predictions, row: int, classes: Categories, threshold: float, most: int
+    ) -> Sequence[Layer]:
+        """The segments, and labels of the things without their boxes."""
+        things = shown(self.describe(predictions, row, classes)["segments"], threshold, most)
+        numbers = {name: number for number, name in enumerate(classes.things)}
+        objects = [Object(numbers[each["class"]], each["score"], each["box"], framed=False) for each in things]
+        return _regions(found_in(predictions, row, classes), classes), Objects(classes.names, objects)
+
+    def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
+        record, read = source[index], getattr(source, "masks", None)
+        if "annotations" not in record or "segmentation" not in record:
+            return ()
+        objects = record["annotations"]
+        known = read(index) if read else Outlines.of([None] * len(objects))
+        segments = truth_of(objects, known, record["segmentation"], source.classes)
+        rows = zip(objects.classes.tolist(), objects.boxes.tolist(), strict=True)
+        marked = [Object(number, None, box, framed=False) for number, box in rows]
+        return _regions(segments, source.classes), Objects(source.classes.names, marked)
+
     def drawn(self, source: Source) -> Sequence[int]:
         return spread(len(source), DRAWN)
 
@@ -172,6 +193,10 @@ class Panoptic:
 def shown(segments: list[dict[str, Any]], threshold: float, most: int) -> list[dict[str, Any]]:
     """The first `most` of `describe`'s things with a score of at least `threshold`, which people are shown."""
     return [each for each in segments if each.get("score", -1) >= threshold][:most]
+
+
+def _regions(segments: Segments, categories: Categories) -> Regions:
+    return Regions(categories.names, segments.map, np.append(VOID, segments.classes))
 
 
 def found_in(predictions: Predictions, row: int, categories: Categories) -> Segments:

@@ -24,7 +24,8 @@ from morphism.errors import UserError
 from morphism.labels import IGNORE
 from morphism.ops import segmentation as ops
 from morphism.ops.resize import argmax_of_parts
-from morphism.tasks import boundaries, canvas, class_weights, segmentation_views, surfaces
+from morphism.tasks import boundaries, canvas, class_weights, layers, segmentation_views, surfaces
+from morphism.tasks.layers import Layer
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, spread
 
 DRAWN = 12  # images per split
@@ -244,6 +245,15 @@ class Segmentation(SingleTask):
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         height, width = predictions["original_size"][row]
         return predictions["classes"][row, :height, :width]
+
+    def found_layers(
+        self, predictions: Predictions, row: int, classes: Sequence[str], threshold: float, most: int
+    ) -> Sequence[Layer]:
+        return (layers.of_mask(classes, self.mask(predictions, row)),)
+
+    def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
+        found = source[index].get("segmentation")
+        return () if found is None else (layers.of_mask(source.classes, found),)
 
     def drawn(self, source: Source) -> Sequence[int]:
         return spread(len(source), DRAWN)

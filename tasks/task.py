@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from morphism.data import sources
 from morphism.data.records import Source
 from morphism.errors import UserError
+from morphism.tasks.layers import Layer
 
 Batch = dict[str, Array]
 Outputs = Any  # what a model returns: a tree of arrays
@@ -174,6 +175,30 @@ class Task(Protocol):
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         """The class of every pixel of a decoded image; `name` is one of `masks`."""
 
+    def found_layers(
+        self, predictions: Predictions, row: int, classes: Any, threshold: float, most: int
+    ) -> Sequence[Layer]:
+        """What is drawn over an image of its predictions; `threshold` and `most` as for `lines`."""
+
+    def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
+        """What is drawn over an image of its truth; nothing of a truth that the record lacks."""
+
+    def annotate(
+        self,
+        pixels: UInt8[np.ndarray, "h w 3"],
+        predictions: Predictions,
+        row: int,
+        classes: Any,
+        threshold: float,
+        most: int,
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """A copy of the decoded image with its `found_layers`; a small image is enlarged by a whole factor."""
+
+    def annotate_truth(
+        self, pixels: UInt8[np.ndarray, "h w 3"], source: Source, index: int
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """The same with its `true_layers`."""
+
     def drawn(self, source: Source) -> Sequence[int]:
         """The records whose predictions `draw` needs."""
 
@@ -183,7 +208,31 @@ class Task(Protocol):
         """A PNG of images of `source`, loaded by `data`, config.data, with predictions; the rest as for `lines`."""
 
 
-class SingleTask:
+class Annotating:
+    """How a task annotates images with its layers."""
+
+    def annotate(
+        self,
+        pixels: UInt8[np.ndarray, "h w 3"],
+        predictions: Predictions,
+        row: int,
+        classes: Any,
+        threshold: float,
+        most: int,
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        from morphism.tasks.drawing.annotate import annotate
+
+        return annotate(pixels, self.found_layers(predictions, row, classes, threshold, most))
+
+    def annotate_truth(
+        self, pixels: UInt8[np.ndarray, "h w 3"], source: Source, index: int
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        from morphism.tasks.drawing.annotate import annotate
+
+        return annotate(pixels, self.true_layers(source, index))
+
+
+class SingleTask(Annotating):
     """What tasks have in common that are not made of others. Their classes are those of the source's main target."""
 
     def class_names(self, source: Source | sources.Classes) -> Names:

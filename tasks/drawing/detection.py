@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 
 from morphism.data import outlines
 from morphism.data.image import for_display
+from morphism.data.palette import palette
 from morphism.data.records import Record, Source
 from morphism.labels import IGNORE
 from morphism.tasks.drawing import LABEL, plain_text, png
-from morphism.tasks.palette import palette
 
 COLUMNS = 4
 TINT = 0.5  # opacity of masks

@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 
 from morphism.data.image import for_display
 from morphism.data.marks import BACKGROUND
+from morphism.data.palette import palette
 from morphism.data.records import Source
 from morphism.labels import IGNORE
 from morphism.tasks.drawing import LABEL, plain_text, png
 from morphism.tasks.drawing.detection import draw_box, label
 from morphism.tasks.drawing.segmentation import draw_legend
-from morphism.tasks.palette import palette
 from morphism.tasks.panoptic_quality import Segments
 
 COLUMNS = 3

@@ -11,10 +11,10 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from morphism.data.image import for_display
+from morphism.data.palette import palette
 from morphism.data.records import Source
 from morphism.labels import IGNORE
 from morphism.tasks.drawing import LABEL, plain_text, png
-from morphism.tasks.palette import palette
 
 COLUMNS = 2
 LEGEND = 60  # most classes in the legend

@@ -8,11 +8,10 @@ from PIL import Image
 
 from morphism import tasks
 from morphism.data import sources
+from morphism.data.palette import palette
 from morphism.data.sources import scene_masks, scenes
 from morphism.experiments.base import get_base
-from morphism.labels import IGNORE
 from morphism.tasks import drawing
-from morphism.tasks.palette import palette
 from morphism.tasks.task import spread
 
 NAMES = ("$$ a^_{", "_hidden", "a name of more letters than there is room for in any image", "犬", "$\\frac{1}{")
@@ -60,13 +59,6 @@ def test_records_are_spread_over_a_sorted_split():
     assert spread(1000, 5) == [0, 250, 500, 749, 999]
     assert spread(3, 12) == [0, 1, 2]
     assert spread(1, 12) == [0]
-
-
-def test_every_class_has_a_colour_of_its_own():
-    assert len(np.unique(palette(), axis=0)) == 256
-    distances = np.abs(palette()[:40, None].astype(int) - palette()[None, :40]).sum(-1)
-    assert distances[~np.eye(40, dtype=bool)].min() > 60
-    assert palette()[IGNORE].tolist() == [255] * 3
 
 
 def test_labels_of_detections_and_true_boxes_stay_in_the_image(figures):
