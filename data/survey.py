@@ -4,7 +4,7 @@ import itertools
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -35,13 +35,14 @@ class Survey(NamedTuple):
     images: Columns
 
 
-def survey(source: Source, data: ConfigDict | None = None) -> Survey:
+def survey(source: Source, data: ConfigDict | None = None, title: str = "") -> Survey:
     """Counts over all records that can be read, and under "bad" the errors of the others.
 
     "classes" counts the classes of the source's main target, "other classes" those of its other targets. data: the
-    fields of config.data that say at which size images are trained; without them no boxes are called tiny.
+    fields of config.data that say at which size boxes are trained; without them, tiny boxes are those of tiny objects
+    in the images as they are. title: of the progress bar.
     """
-    tally = _tally(source)
+    tally = _tally(source, title)
     first, *others = source.targets
     sizes = tally.images.get("size", np.zeros((0, 2), np.int32))
     classes = {name: dict(zip(source.targets[name], n.tolist(), strict=True)) for name, n in tally.classes.items()}
@@ -67,15 +68,15 @@ def survey(source: Source, data: ConfigDict | None = None) -> Survey:
     return Survey(report | {targets.get(first).ODD: getattr(source, "oddities", "")}, tally.images)
 
 
-def refusals(source: Source, config: ConfigDict, split: str) -> list[str]:
-    """Why training would refuse the split as a whole; or evaluation, if `split` is not the one trained on."""
-    trained = config.data.train_split.partition("[")[0]
-    training = split.partition("[")[0] == trained
+def refusals(source: Source, config: ConfigDict, split: str, trained: Mapping[str, Sequence[str]]) -> list[str]:
+    """Why training would refuse the split as a whole; or evaluation, if `split` is not the one trained on.
+
+    trained: the classes of each target of the split trained on; {} for that split itself.
+    """
+    training = split.partition("[")[0] == config.data.train_split.partition("[")[0]
     checks = [lambda: check_split(source, config, split, training=training)]
-    if not training and trained in sources.splits(config.data):
-        train = sources.load(config.data, config.data.train_split)
-        classes = {target: train.targets[target] for target in config.data.targets if target in train.targets}
-        checks.append(lambda: sources.with_classes(source, classes, f"{config.data.source} {split}"))
+    if trained:
+        checks.append(lambda: sources.with_classes(source, trained, f"{config.data.source} {split}"))
     found = []
     for check in checks:
         try:
@@ -85,7 +86,14 @@ def refusals(source: Source, config: ConfigDict, split: str) -> list[str]:
     return found
 
 
-def _tally(source: Source) -> Tally:
+def missing(reports: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """For each split the classes that it lacks and another one has."""
+    counts = {split: report["classes"] for split, report in reports.items()}
+    held = dict.fromkeys(name for each in counts.values() for name, count in each.items() if count)
+    return {split: [name for name in held if not each.get(name)] for split, each in counts.items()}
+
+
+def _tally(source: Source, title: str) -> Tally:
     """Of all records, read by threads; what they have read and not yet counted stays small."""
     threads = os.cpu_count() or 1
     step = max(1, min(AT_ONCE, len(source) // (4 * threads)))
@@ -97,7 +105,7 @@ def _tally(source: Source) -> Tally:
     blocks, held = [], []
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=len(source), unit=" images", disable=not sys.stderr.isatty()) as bar,
+        tqdm(total=len(source), unit=" images", desc=title or None, disable=not sys.stderr.isatty()) as bar,
     ):
         for each in _mapped(pool, read, range(0, len(source), step), 4 * threads):
             bar.update(min(step, len(source) - bar.n))
@@ -139,12 +147,12 @@ def _survey_boxes(tally: Tally, data: ConfigDict | None) -> dict[str, Any]:
         "medium": int(((area >= SMALL) & (area <= MEDIUM)).sum()),
         "large": int((area > MEDIUM).sum()),
     }
-    if data is None or "resize" not in data:
-        return report
+    if data is None:
+        return report | {"tiny": int((np.minimum(width, height) < TINY).sum()), "tiny at": "their own size"}
     tiny = np.minimum(width, height) * _scales(objects["size"], data) < TINY
     return report | {
         "tiny": int(tiny.sum()),
-        "trained at": f"{data.image_size} pixels, {data.resize}",
+        "tiny at": f"the training size, image_size={data.image_size}",
         "beyond max_boxes": {
             "max_boxes": data.max_boxes,
             "images": int((tally.images["slots"] > data.max_boxes).sum()),
