@@ -35,6 +35,7 @@ from morphism.commands import cli
 from morphism.data import sources, writing
 from morphism.data.copies import Part, copies
 from morphism.data.derived import Subset
+from morphism.data.recognise import VAL_FRACTION, recognise
 from morphism.data.records import Source, first_target, names
 from morphism.data.survey import Survey, missing, refusals, survey
 from morphism.data.survey_text import common, describe
@@ -48,7 +49,6 @@ _DRAW = COMMAND.string("draw", "", "A PNG to write, with samples of the first sp
 _JSON = COMMAND.boolean("json", False, "Print JSON.")
 _WRITE = COMMAND.string("write", "", "Write the data as another dataset: coco:FOLDER, yolo:FOLDER or masks:FOLDER.")
 
-VAL_FRACTION = 0.1  # of train, where there is no validation split
 MODELS = {"label": "resnet50", "boxes": "faster_rcnn", "masks": "mask_rcnn", "segmentation": "deeplabv3"}
 
 
@@ -99,7 +99,10 @@ def check(
     task are used. Raises UserError where no split can be opened, after saying what else is bad.
     """
     started = time.monotonic()
-    config = _configured(spec, data_dir, given)
+    about = recognise(spec).about if sources.is_path(spec) else ""
+    if about:
+        say(about)
+    config = _configured(sources.full_spec(spec), data_dir, given)
     title = config.data.source
     held = opened(config, split, given is not None)
     lost = {each.split: each.notes for each in held if each.source is None}
@@ -117,6 +120,7 @@ def check(
     reports = {each.split: each.survey.report for each in checked}
     found = {
         "source": title,
+        "about": about,
         "val_fraction": config.data.val_fraction,
         "splits": reports,
         "cannot be opened": lost,

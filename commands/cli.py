@@ -19,6 +19,7 @@ from morphism.errors import UserError, one_line
 if TYPE_CHECKING:
     from morphism.evaluation.run import Run
 
+DATA = "Your data: a folder, or the file that describes it; which format it has is found out."
 RESUMED = str(Path(__file__).parent / "resumed.py")
 
 
@@ -28,10 +29,12 @@ class Command:
     config: "flag" for --config, "first" where the experiment is the first argument, "" for neither.
     distributed: adds the flags of a process that is one of several.
     trained: adds --workdir, --checkpoint and --weights, which say what `open_trained` opens.
+    data: adds --data, whose path becomes the data of --config.
     """
 
-    def __init__(self, config: str = "", distributed: bool = False, trained: bool = False):
+    def __init__(self, config: str = "", distributed: bool = False, trained: bool = False, data: bool = False):
         self.flags = flags.FlagValues()
+        self.data = self.string("data", None, DATA) if data else None
         self.config = ConfigFlag(self.flags) if config else None
         self._experiment_first = config == "first"
         if distributed:
@@ -100,6 +103,14 @@ class Command:
         if self._trained:
             self._check_trained()
         return rest
+
+    def find_data(self) -> None:
+        """Finds out what lies at --data, or at a config.data.source without a kind. Raises UserError as `recognise`."""
+        path = self.data.value if self.data else None
+        if path and not self.config.given:
+            raise UserError("--data needs --config, which says what to learn from it, or a --workdir that has a run")
+        if self.config and self.config.given:
+            self.config.recognise(path)
 
     def explained(self, error: flags.Error) -> str:
         """One line on a flag that is unknown or has no valid value."""
@@ -170,6 +181,28 @@ class ConfigFlag:
         with config.unlocked():
             config.update_from_flattened_dict(given)
 
+    def recognise(self, path: str | None) -> None:
+        """Makes the data at `path`, or at a config.data.source without its kind, that of the configuration.
+
+        With `path` the data's own splits take the place of the experiment's. Fields given on the command line stay.
+        Prints what was found. Raises UserError where that cannot be told.
+        """
+        from morphism.data import recognise, sources
+
+        config = self.value
+        if path and "data.source" in self.overrides:
+            raise UserError("--data and --config.data.source both say where the data is; leave out one")
+        if not path and not sources.is_path(config.data.source):
+            return
+        found = recognise.recognise(path or config.data.source)
+        print(f"data: {found.about}", file=sys.stderr)
+        fields = recognise.fields(found) if path else {"source": found.source}
+        kept = {name: value for name, value in fields.items() if f"data.{name}" not in self.overrides}
+        with config.unlocked():
+            config.data.update(kept)
+        if path and kept.get("val_fraction"):
+            print(f"data: {recognise.CUT}", file=sys.stderr)
+
     @property
     def value(self) -> ConfigDict:
         if self._flag.value is None:
@@ -218,6 +251,7 @@ def run(name: str, program: str, argv: list[str]) -> None:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             fail(program, explain_override(sys.argv) or f"--config: {_one_line(error)}")
         try:
+            command.find_data()
             module.main(rest)
             sys.stdout.flush()
         except UserError as error:

@@ -28,6 +28,7 @@ Predictions = dict[str, np.ndarray]
 COMMAND = cli.Command(config="flag", distributed=True, trained=True)
 _SPLIT = COMMAND.string("split", None, "Which split; the run's config.data.val_split unless given.")
 _SOURCE = COMMAND.string("source", None, "Other data, with all or some of the run's classes.")
+_DATA = COMMAND.string("data", None, "The same by its path alone; all of it, if it has no validation or test split.")
 _VIEWS = COMMAND.string(
     "views", "center", "How each image is seen: center, flip, ten_crop; for segmentation also scales[_flip]."
 )
@@ -47,9 +48,12 @@ def main(argv: list[str]) -> None:
 
     from morphism.evaluation.loop import gather, summarise
 
+    if _SOURCE.value and _DATA.value:
+        raise UserError("--source and --data both name other data; leave out one")
     run = COMMAND.open_trained(print)
-    split = _SPLIT.value or run.config.data.val_split
-    source = _load(run, split)
+    other, own = _other()
+    split = _SPLIT.value or own or run.config.data.val_split
+    source = _load(run, split, other)
     drawn = np.isin(np.arange(len(source)), run.task.drawn(source) if _DRAW.value else ())
     kept: list[Predictions] = []
     task = run.task.measured(run.config)
@@ -66,8 +70,21 @@ def main(argv: list[str]) -> None:
         _write(run, source, split, metrics, summary, kept)
 
 
-def _load(run: "Run", split: str) -> "Source":
-    """The records to evaluate on, with the classes of `run`. Writes --source into the run's config."""
+def _other() -> tuple[str, str]:
+    """The source in --source or --data, and for --data the split to evaluate on; "" where they are not given."""
+    if not _DATA.value:
+        return _SOURCE.value or "", ""
+    from morphism.data import recognise, sources
+
+    found = recognise.recognise(_DATA.value)
+    named = [sources.validation(found.splits), "test", "train"]
+    split = next((name for name in named if name in found.splits), found.splits[0])
+    print(f"data: {found.about}; evaluated on {_SPLIT.value or split}")
+    return found.source, split
+
+
+def _load(run: "Run", split: str, other: str) -> "Source":
+    """The records to evaluate on, with the classes of `run`. Writes the source `other`, unless "", into its config."""
     import jax
 
     from morphism.data import sources
@@ -76,10 +93,10 @@ def _load(run: "Run", split: str) -> "Source":
     from morphism.runtime.paths import folder
 
     data = run.config.data
-    where = f"{_SOURCE.value or data.source} {split}"
-    if _SOURCE.value:
+    where = f"{other or data.source} {split}"
+    if other:
         with run.config.unlocked():
-            data.source = _SOURCE.value
+            data.source = other
             if sources.has_split(data, split):  # whole, whatever the run cut from its own train split
                 data.val_fraction = 0.0
         if data.val_fraction > 0:
@@ -88,7 +105,7 @@ def _load(run: "Run", split: str) -> "Source":
                 "all of it"
             )
     found = sources.load(data, split)
-    if COMMAND.workdir.value and not _SOURCE.value and jax.process_index() == 0:
+    if COMMAND.workdir.value and not other and jax.process_index() == 0:
         difference = data_changed(folder(COMMAND.workdir.value), split, fingerprint(found))
         if difference:
             print(f"data: {where} has changed since the run was last started: {difference}")

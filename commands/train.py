@@ -2,8 +2,10 @@
 
     python train.py --config experiments/quickstart.py --workdir runs/quickstart
     python train.py --config experiments/imagenet_resnet.py:50 --config.batch_size=1024 --workdir runs/r50
+    python train.py --config experiments/bccd_retinanet.py --data my/photos --workdir runs/mine
     python train.py --workdir runs/quickstart [--config.duration=20ep]
 
+--data takes a folder of nearly any layout, finds out which one, and sets config.data.source and the splits.
 Without --config the run in the workdir continues with its own configuration.
 All local devices take part. For several machines, start the same command on each, with --distributed.
 """
@@ -14,7 +16,7 @@ import time
 from morphism.commands import cli
 from morphism.errors import UserError
 
-COMMAND = cli.Command(config="flag", distributed=True)
+COMMAND = cli.Command(config="flag", distributed=True, data=True)
 _WORKDIR = COMMAND.string("workdir", None, "Folder of the run: its checkpoints, metrics and configuration.")
 
 _STARTED = time.time()

@@ -1,7 +1,6 @@
 """COCO's JSON: its images, categories and annotations, checked, for every kind of source that reads it."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from morphism.data import coco_files
 from morphism.data.annotations import image_size, stated_size
 from morphism.data.files import listed_path, read_bytes
-from morphism.errors import UserError, skippable
+from morphism.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,14 @@ class Content:
 
 def read(root: Path, split: str) -> Content:
     """Reads the JSON of a split. Raises UserError if it is not in COCO's format or refers to missing entries."""
-    path = annotation_file(root, split)
+    path = coco_files.annotation_files(root)[split]
     return content_of(read_json(path), path, root, split)
 
 
-def content_of(content: dict[str, list[Any]], path: Path, root: Path, split: str) -> Content:
+def content_of(content: dict[str, Any], path: Path, root: Path, split: str) -> Content:
     """Checks the lists that were read from `path`. Raises UserError as `read` does."""
     images, objects, categories = (content[key] for key in ("images", "annotations", "categories"))
+    categories, odd_categories = _without_project(categories, objects)
 
     category_ids = _converted(categories, "id", _id, path, "category")
     names = _converted(categories, "name", _text, path, "category")
@@ -57,9 +58,9 @@ def content_of(content: dict[str, list[Any]], path: Path, root: Path, split: str
     file_names = [_file_name(each["file_name"]) for each in images]
     objects, odd_objects = _listed_objects(objects, image_ids, path)
 
-    folder = _image_folder(root, split, file_names, path)
+    folder, file_names, odd_names = coco_files.image_folder(root, split, file_names, path)
     sizes = [_size(each, folder / name) for each, name in zip(images, file_names, strict=True)]
-    odd = [*odd_images, *odd_objects]
+    odd = [*odd_categories, *odd_images, *odd_names, *odd_objects]
     return Content(
         path=path,
         folder=folder,
@@ -73,6 +74,19 @@ def content_of(content: dict[str, list[Any]], path: Path, root: Path, split: str
         classes=_indices(objects, "category_id", category_ids, "categories", path),
         oddities=f"odd records in {path}: {'; '.join(odd)}" if odd else "",
     )
+
+
+def _without_project(categories: list[Any], objects: list[Any]) -> tuple[list[Any], list[str]]:
+    """The categories but the one that Roboflow adds for the whole project: without objects, and above all others."""
+    above = {each.get("supercategory") for each in categories if isinstance(each, dict)}
+    for each in categories if len(categories) > 1 and len(above) == 2 else ():
+        if isinstance(each, dict) and each.get("supercategory") == "none" and each.get("name") in above:
+            used = any(isinstance(found, dict) and found.get("category_id") == each.get("id") for found in objects)
+            if not used:
+                return [other for other in categories if other is not each], [
+                    f"a category {each['name']!r:.60} that is only above all others (left out)"
+                ]
+    return categories, []
 
 
 def _distinct_images(records: list[Any], path: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -146,30 +160,7 @@ def area(annotation: dict[str, Any]) -> float:
         return np.nan
 
 
-def annotation_file(root: Path, split: str) -> Path | None:
-    names = (f"instances_{split}2017", f"instances_{split}2014", f"instances_{split}", split)
-    candidates = [root / "annotations" / f"{name}.json" for name in names]
-    candidates += [root / f"{split}.json", root / split / "_annotations.coco.json"]
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _image_folder(root: Path, split: str, file_names: Sequence[str], path: Path) -> Path:
-    """The first folder that holds the first image, or else any other; it must hold all images."""
-    below = (f"{split}2017", f"{split}2014", split, f"images/{split}2017", f"images/{split}", "images", ".")
-    folders = [root / name for name in below if (root / name).is_dir()]
-    folder = next((each for name in file_names for each in folders if (each / name).is_file()), None)
-    if folder is None:
-        raise UserError(f"{path}: no image {file_names[0]} in {root}'s {', '.join(below)}; put the images into one")
-    with os.scandir(folder) as entries:
-        listed = {entry.name for entry in entries}
-    for name in file_names:
-        with skippable(raised_again=True):
-            if name not in listed and not (folder / name).is_file():
-                raise UserError(f"{path}: no image {folder / name}; add it, or remove its entry")
-    return folder
-
-
-def read_json(path: Path) -> dict[str, list[Any]]:
+def read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file. Raises UserError if COCO's lists are missing or empty."""
     try:
         content = json.loads(read_bytes(path, "mend it"))

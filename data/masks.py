@@ -133,6 +133,11 @@ def classes_of(encoded: bytes, name: str, legend: Legend) -> tuple[np.ndarray, n
     return values, legend.table[values]
 
 
+def stored_numbers(encoded: bytes, name: str) -> Integer[np.ndarray, "h w *c"]:
+    """The pixels of a mask as it stores them, numbers or colours. Raises UserError as `classes_of` does."""
+    return classes_of(encoded, name, ANY)[0]
+
+
 def check_header(mask: Image.Image, file: io.BufferedIOBase, name: str) -> None:
     """Raises UserError for a mask with lossy compression, several pages, or floating-point values.
 
@@ -199,3 +204,6 @@ def black_and_white(legend: Legend) -> Legend:
     table = legend.table.copy()
     table[255] = 1
     return replace(legend, table=table)
+
+
+ANY = parse_legend("any", "no legend")  # to read numbers by

@@ -121,6 +121,16 @@ def mask(counts: bytes, size: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
     return rle.decode({"size": list(size), "counts": counts})
 
 
+def of_mask(inside: UInt8[np.ndarray, "h w"]) -> bytes:
+    """The outline of the pixels that are not 0."""
+    return rle.encode(np.asfortranarray(inside))["counts"]
+
+
+def union(each: Sequence[bytes], size: Sequence[int]) -> bytes:
+    """The outline of all pixels within at least one of the outlines."""
+    return rle.merge([{"size": list(size), "counts": counts} for counts in each])["counts"]
+
+
 def _numbers(values: Any, what: str) -> Float[np.ndarray, "n"]:
     try:
         found = np.array(values, np.float64)

@@ -5,18 +5,16 @@ Each kind is one file in this folder, with two functions:
     splits(argument, data_dir) -> the names of the splits that it holds
     load(argument, split, data_dir) -> Source
 
-and, if the classes are known before the data is there, classes(argument, data_dir) -> their names. So a new format is a
-new file. A kind whose `load` itself understands slices, such as "train[:6%]", has SLICES = True. A kind whose masks of
-objects take time to read has MASKS = True: its `load` has a further argument, `masks`, and if that is False its records
-have none.
+and, if the classes are known before the data is there, or quickly, classes(argument, data_dir) -> their names. So a new
+format is a new file. With LAYOUT and `seen` (data/layouts.py) it is found by the path alone. A kind whose `load` itself
+understands slices, such as "train[:6%]", has SLICES = True. A kind whose masks of objects take time to read has
+MASKS = True: its `load` has a further argument, `masks`, and if that is False its records have none.
 
 data/records.py says what a source offers.
 """
 
 import hashlib
-import importlib
 import os
-import pkgutil
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,17 +26,19 @@ from ml_collections import ConfigDict
 
 from morphism.data.derived import Subset, used_classes
 from morphism.data.derived import with_classes as with_classes
+from morphism.data.kinds import kinds, module_of
+from morphism.data.layouts import VALIDATION as VALIDATION
+from morphism.data.recognise import recognise
 from morphism.data.records import Source, names
 from morphism.errors import UserError, check_choice
 
-VALIDATION = ("val", "validation", "valid", "dev")  # names that datasets give to the same split
 BOUND = r"(-?\d+(?:_\d+)*|-?\d+(?:\.\d+)?%)?"
 SLICE = re.compile(rf"[^\[]*\[{BOUND}:{BOUND}\]")
 FORMS = "write a split as train, train[:90%] or train[100:200]"
 
 
 def load(data: ConfigDict, split: str) -> Source:
-    """Opens `data.source`, such as "embedded", "tfds:fashion_mnist" or "folder:/images", at `split`.
+    """Opens `data.source`, such as "embedded", "tfds:fashion_mnist", "folder:/images" or a path alone, at `split`.
 
     `split` is a name or a slice: "train[:6%]", "train[100:200]", "train[-50:]", in the source's own order, with shares
     rounded to the nearest record, as in TFDS. "val", "validation", "valid" and "dev" mean the same split.
@@ -195,12 +195,22 @@ def validation(available: Sequence[str]) -> str:
 
 def _format(spec: str) -> tuple[ModuleType, str]:
     """The module of "kind:argument" and the argument."""
-    kind, colon, argument = spec.partition(":")
-    kinds = [module.name for module in pkgutil.iter_modules(__path__)]
-    if not colon and kind not in kinds and os.path.isdir(spec):
-        raise UserError(
-            f"config.data.source is {spec!r}, without its kind; write folder:{spec} for a folder per class, or "
-            f"another of {', '.join(sorted(kinds))} before the colon"
-        )
-    check_choice("config.data.source", kind, kinds)
-    return importlib.import_module(f"morphism.data.sources.{kind}"), argument
+    kind, _, argument = full_spec(spec).partition(":")
+    check_choice("config.data.source", kind, kinds())
+    return module_of(kind), argument
+
+
+def full_spec(spec: str) -> str:
+    """`spec` with its kind, which is recognised where it is a path alone. Raises UserError as `recognise` does."""
+    return recognise(spec).source if is_path(spec) else spec
+
+
+def is_path(spec: str) -> bool:
+    """Whether `spec` is a path without a kind."""
+    kind, colon, _ = spec.partition(":")
+    return bool(spec) and kind not in kinds() and (os.path.exists(os.path.expanduser(spec)) or _like_path(kind, colon))
+
+
+def _like_path(kind: str, colon: str) -> bool:
+    """Whether what does not exist was meant as a path."""
+    return not colon and (os.sep in kind or kind.startswith("~"))

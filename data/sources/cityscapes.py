@@ -29,12 +29,14 @@ from morphism.data.annotations import check_size, image_size, pack, packed_names
 from morphism.data.file_source import BoxedFiles
 from morphism.data.files import passed_over, read_bytes, scan, stamps
 from morphism.data.id_maps import IdMap, read_ids
+from morphism.data.layouts import Layout, Look, Seen
 from morphism.data.outlines import Outlines
 from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError, skippable
 from morphism.labels import IGNORE
 
 SPLITS = ("train", "val", "test")
+LAYOUT = Layout("Cityscapes", "boxes", "leftImg8bit/<split>/<city>/ next to gtFine/<split>/<city>/")
 IMAGE, MAP = "_leftImg8bit.png", "_gtFine_instanceIds.png"
 NUMBERS = {  # the dataset's own numbers (labelIds) of the classes that are evaluated
     **{"road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19},
@@ -88,6 +90,10 @@ class Cityscapes(BoxedFiles):
 
     def _map(self, index: int) -> IdMap:
         return _read(self.root / os.fsdecode(self.map_files[index]), self.sizes[index])
+
+
+def seen(look: Look) -> Seen:
+    return Seen.of(*((f"{name}/", (look.path / name).is_dir()) for name in ("leftImg8bit", "gtFine")))
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:

@@ -5,7 +5,9 @@
     <path>/<split>2017/<file_name>                   or <split>2014/, <split>/, images/<split>2017/, images/<split>/,
                                                      images/, or <path> itself
 
-`<split>` is train, val (or valid, ...) or test. Classes are the file's categories in the order of their ids, which have
+`<split>` is train, val (or valid, ...) or test. Without such names, the file of a split is the only JSON in its folder,
+or the only one with the split as a word of its name; the only JSON of all is "train", and so is a JSON that is <path>.
+The images may then be in any folder of <path>. Classes are the file's categories in the order of their ids, which have
 gaps in COCO. The format's boxes are x, y, width, height, continuous. Crowds are kept and marked; images without boxes
 are kept, also in training, where torchvision's references drop them. An area that is missing or impossible is computed
 from the outline, or without one from the box.
@@ -27,16 +29,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from morphism.data import coco_json, outlines
+from morphism.data import coco_files, coco_json, outlines
 from morphism.data.annotations import pack, packed_ids, packed_names
 from morphism.data.file_source import BoxedFiles
+from morphism.data.layouts import Layout, Look, Seen
 from morphism.data.outlines import Outline, Outlines
-from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError, skippable
 
-SPLITS = ("train", *VALIDATION, "test")
 MASKS = True
+LAYOUT = Layout("COCO", "boxes", "a .json with images, annotations and categories, and the images")
 FEW_POINTS = "objects with polygons of fewer than 3 points or an odd number of coordinates (these are left out)"
 NO_OUTLINE = "objects without an outline (their masks are unknown)"
 NO_PIXEL = "outlines without a pixel (their masks are unknown)"
@@ -46,16 +48,30 @@ FAR_OUT = f"outlines more than {BEYOND} pixels out of their boxes (kept)"
 CATEGORY_IDS = tuple(k for k in range(1, 91) if k not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 
 
+def describes(path: Path) -> bool:
+    """Whether a file is COCO's JSON."""
+    return coco_files.is_coco(path)
+
+
+def seen(look: Look) -> Seen:
+    held = coco_files.annotation_files(look.path)
+    if held:
+        return Seen(tuple(str(path.relative_to(look.path)) for path in held.values()), ())
+    if several := coco_files.any_files(look)[:3]:
+        return Seen(tuple(several), ("names with train or val for these files",))
+    return Seen((), (LAYOUT.needs,))
+
+
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
-    root = root_folder(argument, "coco")
-    held = tuple(split for split in SPLITS if coco_json.annotation_file(root, split))
+    root = root_folder(argument, "coco", ".json")
+    held = tuple(coco_files.annotation_files(root))
     if not held:
         raise UserError(f"{root}: no annotations; expected {root}/annotations/instances_train2017.json, for example")
     return held
 
 
 def load(argument: str, split: str, data_dir: str, masks: bool = False) -> BoxedFiles:
-    content = coco_json.read(root_folder(argument, "coco"), split)
+    content = coco_json.read(root_folder(argument, "coco", ".json"), split)
     path, objects = content.path, content.objects
     boxes = coco_json.stated_boxes(objects, path)
     boxes[:, 2:] += boxes[:, :2]

@@ -28,14 +28,16 @@ from morphism.data.annotations import check_size, packed_ids, packed_names
 from morphism.data.file_source import BoxedFiles
 from morphism.data.files import listed_path, read_bytes, stamps
 from morphism.data.id_maps import read_ids
+from morphism.data.layouts import SPLITS, Layout, Look, Seen
 from morphism.data.outlines import Outlines
 from morphism.data.panoptic import Categories, Segments
-from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError
 
-SPLITS = ("train", *VALIDATION, "test")
 KIND = "coco_panoptic"
+LAYOUT = Layout(
+    "COCO panoptic", "boxes", "annotations/panoptic_train2017.json, its folder of PNGs, and train2017/", rank=1
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,11 @@ class CocoPanoptic(BoxedFiles):
     def _outlines(self, index: int, found: panoptic.Truth) -> Outlines:
         rows = slice(*self.store.offsets[index : index + 2].tolist())
         return found.outlines(self.segments.ids[self.things[rows]])
+
+
+def seen(look: Look) -> Seen:
+    held = [path for split in SPLITS if (path := _annotation_file(look.path, split))]
+    return Seen.of(("annotations/panoptic_<split>.json", held)) if held else Seen((), (LAYOUT.needs,))
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:

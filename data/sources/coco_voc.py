@@ -77,7 +77,7 @@ def classes(argument: str, data_dir: str) -> tuple[str, ...]:
 
 
 def load(argument: str, split: str, data_dir: str) -> CocoVoc:
-    content = coco_json.read(root_folder(argument, "coco_voc"), split)
+    content = coco_json.read(root_folder(argument, "coco_voc", ".json"), split)
     path = content.path
     kinds = [_class(name) for name in content.names]
     if not any(kinds):

@@ -24,11 +24,26 @@ from jaxtyping import Int
 from morphism.data import files
 from morphism.data.annotations import packed_names
 from morphism.data.file_source import FileSource
-from morphism.data.sources import VALIDATION
+from morphism.data.layouts import SAMPLE, SPELLINGS, SPLITS, Layout, Look, Seen
 from morphism.errors import UserError, did_you_mean, skippable
 
-SPLITS = ("train", *VALIDATION, "test")
-OTHERWISE = {"train": "training", "test": "testing"}  # other names of split folders
+OTHERWISE = {split: spelling for spelling, split in SPELLINGS.items()}  # other names of split folders
+SHOWN = 100  # class folders that are looked into
+LAYOUT = Layout("class folders", "label", "a folder per class, two or more, with images in each", rank=2)
+# What other formats call their folders; class folders of these names need the kind before the path.
+PARTS = {
+    *("images", "image", "imgs", "img", "jpegimages", "data", "labels", "masks", "mask", "annotations", "annots"),
+    *(
+        "annotation",
+        "segmentationclass",
+        "segmentationobject",
+        "imagesets",
+        "gt",
+        "groundtruth",
+        "leftimg8bit",
+        "gtfine",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -48,20 +63,55 @@ def splits(argument: str, data_dir: str) -> tuple[str, ...]:
     return tuple(_split_folders(root_folder(argument))) or ("train",)
 
 
-def load(argument: str, split: str, data_dir: str) -> Folder:
+def seen(look: Look) -> Seen:
+    held = look.splits()
+    inside = look.below(next(iter(held.values()))) if held and set(held.values()) >= set(look.folders) else look
+    inside = look.below(held["train"]) if "train" in held else inside
+    if inside.images and not inside.folders and len(held) == 1:
+        inside = look  # a class of that name
+    named = [name for name in inside.folders if name.lower() not in PARTS]
+    filled = [name for name in named[:SHOWN] if inside.below(name).holds_images()]
+    empty = [f"images in {name}/" for name in named[:SHOWN] if name not in filled][:2]
+    within = [inside.below(name) for name in filled]
+    plain = any(each.images for each in within) and not any(map(_is_annotated, within[:SAMPLE]))
+    if len(filled) < 2 or len(named) < len(inside.folders) or not plain:
+        loose = [f"images in {inside.path.name}/ itself"] if inside.images else []
+        return Seen((*(f"images in {name}/" for name in filled[:1]), *loose), (LAYOUT.needs,))
+    return Seen(("a folder per class",), tuple(empty))
+
+
+def _is_annotated(look: Look) -> bool:
+    """Whether a folder is a dataset of its own, with annotations next to its images, or a folder of them."""
+    stems = [os.path.splitext(image)[0] for image in look.images]
+    beside = any((look.path / f"{stem}{suffix}").is_file() for stem in stems for suffix in (".xml", ".txt", ".json"))
+    return beside or sum(name.lower() in PARTS for name in look.folders) > 1
+
+
+def classes(argument: str, data_dir: str) -> tuple[str, ...]:
     root = root_folder(argument)
-    held = _split_folders(root)
+    return _classes(root, _split_folders(root))[1]
+
+
+def _classes(root: Path, held: dict[str, str]) -> tuple[Path, tuple[str, ...]]:
+    """The first folder of classes, and the names of all."""
     reference = [root / name for each, name in held.items() if each == "train" or "train" not in held] or [root]
     classes = tuple(sorted({name for folder in reference for name in _class_folders(folder)}))
     if not classes:
         raise UserError(f"{reference[0]}: no class folders; expected {reference[0]}/<class>/<image>")
+    return reference[0], classes
+
+
+def load(argument: str, split: str, data_dir: str) -> Folder:
+    root = root_folder(argument)
+    held = _split_folders(root)
+    reference, classes = _classes(root, held)
     root = root / held[split] if held else root
     present = _class_folders(root)
     for name in present:
         with skippable():
             if name not in classes:
                 raise UserError(
-                    f"{root / name}: no such class in {reference[0]}; rename or remove the folder"
+                    f"{root / name}: no such class in {reference}; rename or remove the folder"
                     f"{did_you_mean(name, classes)}"
                 )
     found, labels, others = [], [], []
@@ -81,13 +131,13 @@ def load(argument: str, split: str, data_dir: str) -> Folder:
     return Folder(root, packed_names(found), classes, np.array(labels, np.int32), oddities)
 
 
-def root_folder(argument: str, kind: str = "folder") -> Path:
-    """The folder that "kind:argument" names. Raises UserError if it does not exist."""
+def root_folder(argument: str, kind: str = "folder", *suffixes: str) -> Path:
+    """The folder, or file with one of `suffixes`, that "kind:argument" names. Raises UserError if there is none."""
     if not argument:
         raise UserError(f"config.data.source is '{kind}:' without a path; write {kind}:/path/to/images")
     try:
         root = Path(argument).expanduser().absolute()
-        if not root.is_dir():
+        if not root.is_dir() and not (root.is_file() and root.suffix.lower() in suffixes):
             raise UserError(f"{root}: no such folder; correct the path after {kind}:")
     except (OSError, RuntimeError) as error:  # a parent that may not be read; ~ of a user who does not exist
         raise UserError(f"{argument}: {getattr(error, 'strerror', error)}; correct the path after {kind}:") from error

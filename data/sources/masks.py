@@ -3,6 +3,7 @@
     <path>/<split>/<name>.jpg           <path>/<split>annot/<name>.png       as the SegNet tutorial's CamVid
     <path>/images/<split>/<name>.jpg    <path>/masks/<split>/<name>.png
     <path>/images/<name>.jpg            <path>/masks/<name>.png              one split, "train", to cut a "val" from
+    <path>/<split>/images/<name>.jpg    <path>/<split>/masks/<name>.png
     <path>/JPEGImages/<name>.jpg        <path>/SegmentationClass/<name>.png  Pascal VOC's, by the lists in
                                                                              <path>/ImageSets/Segmentation/<split>.txt
 
@@ -12,8 +13,10 @@ _L, unless that is the name of another image. Each image needs one mask; masks w
 reported.
 
 <path>/classes.txt is the legend: one class per line, followed by the number or colour of its pixels if the number is
-not the position of the line; see data/masks.py. Without the file, folders `...annot` have the classes of CamVid, and
-lists as VOC's those of VOC.
+not the position of the line; see data/masks.py. CVAT's labelmap.txt is read too. Without either, folders `...annot`
+have the classes of CamVid, lists as VOC's those of VOC, and masks of 0 and 1, or 0 and 255, are background and object.
+
+The folder of masks may also be called annotations, labels or gt, if it holds images.
 
 Masks are read as they are stored: the indices of a palette, grey values of 1 to 16 bits, or colours. These rules are
 reported once: colours that are all grey are read as grey; 16 bits are read as numbers; with two classes without
@@ -22,10 +25,8 @@ reported. All of this is decided by the whole split, or if it has more than SURV
 """
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +34,24 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from morphism.data import orientation
+from morphism.data import mask_survey, orientation
 from morphism.data.annotations import image_size, packed_names
 from morphism.data.file_source import FileSource
 from morphism.data.files import Listing, by_name, passed_over, read_bytes, read_names, read_text, scan, stamps
-from morphism.data.masks import COLOURS, Legend, black_and_white, check_header, classes_of, parse_legend, read_mask
-from morphism.data.sources import VALIDATION
+from morphism.data.layouts import SPLITS, Layout, Look, Seen
+from morphism.data.masks import Legend, check_header, parse_legend, read_mask
 from morphism.data.sources.folder import root_folder
 from morphism.data.sources.voc import CLASSES as VOC_CLASSES
 from morphism.errors import UserError, skippable
-from morphism.labels import IGNORE
 
-SPLITS = ("train", *VALIDATION, "test")
 SUFFIXES = ("", "_mask", "_label", "_L")
-SURVEYED = 1000  # masks whose pixels are read when a split is opened
-STRAY = 0.1  # ratio of ones to whites, below which ones are strays in a black and white mask
 # Badrinarayanan et al. 2015, section 4.1; 11 is void in the masks of their tutorial.
 CAMVID = "sky\nbuilding\npole\nroad\npavement\ntree\nsign\nfence\ncar\npedestrian\nbicyclist\nignore 11\n"
 VOC = "\n".join(("background", *VOC_CLASSES))
+TWO = "background\nobject"
+LISTS = "ImageSets/Segmentation"
+LABEL_MAP = "labelmap.txt"  # CVAT's legend
+LAYOUT = Layout("images with masks of classes", "segmentation", "images/ next to masks/, and classes.txt", rank=1)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,24 @@ class Masks(FileSource):
         return {"segmentation": read_mask(read_bytes(path), str(path), self.legend)}
 
 
+def seen(look: Look) -> Seen:
+    try:
+        images, masks, listed = next(iter(_layout(look.path).values()))
+    except UserError:
+        return Seen((), (LAYOUT.needs,))
+    there = (f"{images} and {masks}" + (f" by {LISTS}" if listed else ""),)
+    if not look.below(masks).holds_images():
+        return Seen((images,), (f"images in {masks}",))
+    try:
+        _legend(look.path)
+    except UserError as error:
+        missing = "no such file" in str(error)
+        return Seen(
+            there, ("classes.txt with a class's name per line, in the order of their numbers",) if missing else ()
+        )
+    return Seen(there, ())
+
+
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
     return tuple(_layout(root_folder(argument, "masks")))
 
@@ -97,7 +116,7 @@ def load(argument: str, split: str, data_dir: str) -> Masks:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         sizes = np.array(list(pool.map(image_size, paths)), np.int32).reshape(-1, 2)
         modes = list(pool.map(_mode, mask_paths, paths, sizes))
-    legend, odd = _survey(mask_paths, modes, _legend(root))
+    legend, odd = mask_survey.survey(mask_paths, modes, _legend(root))
     if without and not listed:
         odd.append(f"{len(without):,} without an image (passed over), first {root / masks / without[0]}")
     lines = (
@@ -118,23 +137,44 @@ def load(argument: str, split: str, data_dir: str) -> Masks:
 
 def _layout(root: Path) -> dict[str, tuple[str, str, str]]:
     """For each split the folders of images and masks, and the list of names or "", as paths from `root`."""
-    lists = "ImageSets/Segmentation"
-    held = [split for split in (*SPLITS, "trainval") if (root / lists / f"{split}.txt").is_file()]
+    held = {split: f"{LISTS}/{split}.txt" for split in (*SPLITS, "trainval", "default")}
+    held = {split: path for split, path in held.items() if (root / path).is_file()}
     if held:
-        return {split: ("JPEGImages", "SegmentationClass", f"{lists}/{split}.txt") for split in held}
-    found = {}
-    for split in SPLITS:
-        for images, masks in ((split, f"{split}annot"), (f"images/{split}", f"masks/{split}")):
-            if (root / images).is_dir() and (root / masks).is_dir():
-                found[split] = (images, masks, "")
-    if not found and (root / "images").is_dir() and (root / "masks").is_dir():
-        return {"train": ("images", "masks", "")}
+        held = {"train" if split == "default" else split: path for split, path in held.items()}  # CVAT's list of all
+        return {split: ("JPEGImages", "SegmentationClass", path) for split, path in held.items()}
+    look = Look(root)
+    found = _of_splits(look) or dict(zip(("train",), _together(look), strict=False))
     if not found:
         raise UserError(
             f"{root}: no images with masks; expected train/ next to trainannot/, images/train/ next to masks/train/, "
-            "or images/ next to masks/"
+            "train/images/ next to train/masks/, or images/ next to masks/"
         )
-    return found
+    return {split: (*pair, "") for split, pair in found.items()}
+
+
+def _of_splits(look: Look) -> dict[str, tuple[str, str]]:
+    """For each split the folders of images and masks, where splits have folders."""
+    outside = look.splits()
+    found = {split: (name, f"{name}annot") for split, name in outside.items() if look.folder(f"{name}annot")}
+    for split, name in outside.items():
+        for images, masks in _together(look.below(name)):
+            found.setdefault(split, (f"{name}/{images}", f"{name}/{masks}"))
+    for images, masks in _together(look):
+        inside, of_masks = look.below(images).splits(), look.below(masks).splits()
+        for split in inside.keys() & of_masks.keys():
+            found[split] = (f"{images}/{inside[split]}", f"{masks}/{of_masks[split]}")
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def _together(look: Look) -> list[tuple[str, str]]:
+    """The folder of images and that of masks, if `look` has both."""
+    images = look.folder("images", "JPEGImages", "image", "imgs", "img")
+    masks = look.folder("masks", "SegmentationClass", "mask")
+    named = ("annotations", "labels", "annots", "gt")  # which other formats have too, without images
+    masks = masks or next(
+        (name for each in named if (name := look.folder(each)) and look.below(name).holds_images()), ""
+    )
+    return [(images, masks)] if images and masks else []
 
 
 def _pairs(
@@ -176,11 +216,22 @@ def _legend(root: Path) -> Legend:
     path = root / "classes.txt"
     if path.is_file():
         return parse_legend(read_text(path), str(path))
+    if (root / LABEL_MAP).is_file():
+        return parse_legend(_of_label_map(read_text(root / LABEL_MAP)), str(root / LABEL_MAP))
     if (root / "ImageSets" / "Segmentation").is_dir():
         return parse_legend(VOC, f"VOC, for want of your own in {path}")
     if any((root / f"{split}annot").is_dir() for split in SPLITS):
         return parse_legend(CAMVID, f"CamVid, for want of your own in {path}")
+    for _, masks, _ in _layout(root).values():
+        if mask_survey.two_classes([root / masks / file for file in scan(root / masks).images]):
+            return parse_legend(TWO, f"two classes, for want of your own in {path}")
     raise UserError(f"{path}: no such file; write it with a class's name per line, in the order of their numbers")
+
+
+def _of_label_map(text: str) -> str:
+    """CVAT's labelmap.txt, with lines such as `car:128,0,0::`, as a legend."""
+    lines = [line.partition("#")[0].strip().split(":") for line in text.split("\n")]
+    return "\n".join(f"{line[0]} {line[1].replace(',', ' ')}" for line in lines if len(line) > 1)
 
 
 def _mode(mask: Path, image: Path, size: np.ndarray) -> str:
@@ -209,64 +260,3 @@ def _checked_mode(mask: Path, image: Path, size: np.ndarray) -> str:
             f"image's size{orientation.hint(size.tolist(), (height, width))}"
         )
     return mode
-
-
-def _survey(paths: Sequence[Path], modes: Sequence[str], legend: Legend) -> tuple[Legend, list[str]]:
-    """The legend that fits masks stored in `modes`, and what was odd about them.
-
-    Raises UserError if all their pixels are ignored.
-    """
-    odd = []
-    if not legend.colours and (grey := sum(mode in COLOURS for mode in modes)):
-        odd.append(f"{grey:,} stored in colours (read as grey)")
-    if deep := sum(mode.startswith("I") for mode in modes):
-        odd.append(f"{deep:,} of 16 bits (read as numbers)")
-    rows = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), SURVEYED)).astype(int))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        counts = list(pool.map(partial(_count, legend=legend), [paths[row] for row in rows]))
-    ones, whites, ignored, pixels = np.array(counts, np.int64).reshape(-1, 4).T
-    undecided = len(legend.classes) == 2 and legend.plain and not legend.colours
-    if undecided and _is_black_and_white(np.where(np.array(modes, str)[rows] == "1", 0, ones), whites):
-        all_are = f"all {len(paths):,}" if len(rows) == len(paths) and not ones.any() else f"{(whites > 0).sum():,}"
-        odd.append(f"{all_are} black and white (255 read as {legend.classes[1]})")
-        if both := ((ones > 0) & (whites > 0)).sum():
-            odd.append(f"single ones in {both:,} of these (read as {legend.classes[1]})")
-        legend, ignored = black_and_white(legend), ignored - whites
-    if ignored.any():
-        if (ignored == pixels).all() and not any(_has_classes(path, legend) for path in paths):
-            raise UserError(
-                f"{paths[0].parent}: all pixels of all {len(paths):,} masks are ignored by the legend of "
-                f"{legend.origin}; mend them, or write each class's number behind its name in classes.txt"
-            )
-        share = ignored.sum() / pixels.sum()
-        about = "under 0.1%" if share < 0.0005 else f"{'about ' if len(rows) < len(paths) else ''}{share:.1%}"
-        odd.append(f"{about} of the pixels ignored")
-    return legend, odd
-
-
-def _is_black_and_white(ones: Int[np.ndarray, "masks"], whites: Int[np.ndarray, "masks"]) -> bool:
-    """Whether 255 means class 1, not ignored, in masks of two classes, given each mask's count of pixels 1 and 255.
-
-    255 is ignored if masks hold both 1 and 255, unless the ones are strays: fewer masks hold both than hold 255 alone,
-    and these hold less than a tenth as many ones as 255s. Otherwise the majority decides, of masks that hold 255 alone
-    and masks that hold 1 alone.
-    """
-    both, white, one = (ones > 0) & (whites > 0), (ones == 0) & (whites > 0), (ones > 0) & (whites == 0)
-    strays = both.sum() < white.sum() and ones[both].sum() < STRAY * whites[both].sum()
-    return bool(white.any() and (strays or not both.any()) and white.sum() >= one.sum())
-
-
-def _count(path: Path, legend: Legend) -> tuple[int, int, int, int]:
-    """Counts pixels of value 1, of value 255, ignored ones, and all. A broken mask, reported later, counts as one."""
-    try:
-        values, classes = classes_of(read_bytes(path), str(path), legend)
-    except UserError:
-        return 0, 0, 0, 1
-    ones, whites = ((values == each).sum() if values.ndim == 2 else 0 for each in (1, IGNORE))
-    return int(ones), int(whites), int((classes == IGNORE).sum()), classes.size
-
-
-def _has_classes(path: Path, legend: Legend) -> bool:
-    """Whether some pixel of the mask is not ignored."""
-    _, _, ignored, pixels = _count(path, legend)
-    return ignored < pixels

@@ -4,9 +4,10 @@
     <path>/<split>/<name>/masks/<any>.png       one mask per object, of the image's size; any pixel above 0 is inside
     <path>/<name>/images/, masks/               one split, "train", to cut a "val" from with config.data.val_fraction
 
-<split> is train, val (or valid, validation, dev) or test. All objects are of one class, "object". Masks may overlap:
-each object keeps all its pixels. A mask without a pixel is dropped, and counted. An image may have no masks folder, and
-then has no objects. Opening a split reads all masks, in threads; boxes are tight around them.
+<split> is train, val (or valid, validation, dev) or test, or stage1_train, or stage1_test if it has masks. All objects
+are of one class, "object". Masks may overlap: each object keeps all its pixels. A mask without a pixel is dropped, and
+counted. An image may have no masks folder, and then has no objects. Opening a split reads all masks, in threads; boxes
+are tight around them.
 """
 
 import os
@@ -23,13 +24,14 @@ from morphism.data.annotations import image_size, pack, packed_names
 from morphism.data.file_source import BoxedFiles
 from morphism.data.files import entries, is_folder, read_bytes, scan
 from morphism.data.id_maps import IdMap, stored_pixels
+from morphism.data.layouts import SAMPLE, Layout, Look, Seen, split_of, splits_among
 from morphism.data.outlines import Outlines
-from morphism.data.sources import VALIDATION
 from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError, skippable
 
-SPLITS = ("train", *VALIDATION, "test")
 CLASSES = ("object",)
+LAYOUT = Layout("images with a PNG per object", "masks", "<name>/images/ with one image, next to <name>/masks/", rank=1)
+STAGE = "stage1_"  # as the Data Science Bowl calls its splits
 
 
 class _Object(NamedTuple):
@@ -38,10 +40,29 @@ class _Object(NamedTuple):
     outline: bytes
 
 
+def seen(look: Look) -> Seen:
+    inside = [look.below(name) for name in _split_folders(look).values()] or [look]
+    folders = [inside[0].below(name) for name in inside[0].folders[:SAMPLE]]
+    alone = [each for each in folders if len(each.below("images").images) == 1 and not split_of(each.path.name)]
+    masks = any(each.below("masks").images for each in alone)
+    one_each = len(alone) == len(folders) > 0
+    return Seen.of(("<name>/images/ with one image", one_each), ("<name>/masks/ with an image per object", masks))
+
+
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
-    root = root_folder(argument, "object_masks")
-    held = tuple(split for split in SPLITS if (root / split).is_dir() and not (root / split / "images").is_dir())
-    return held or ("train",)
+    return tuple(_split_folders(Look(root_folder(argument, "object_masks")))) or ("train",)
+
+
+def _split_folders(look: Look) -> dict[str, str]:
+    """Split -> the name of its folder; of those called stage1_..., only those that have masks."""
+    held = {split: name for split, name in look.splits().items() if not look.below(name).folder("images")}
+    stages = splits_among(name.removeprefix(STAGE) for name in look.folders if name.startswith(STAGE))
+    labelled = {split: f"{STAGE}{name}" for split, name in stages.items() if _has_masks(look.below(f"{STAGE}{name}"))}
+    return held or labelled
+
+
+def _has_masks(look: Look) -> bool:
+    return any(look.below(name).folder("masks") for name in look.folders[:SAMPLE])
 
 
 def classes(argument: str, data_dir: str) -> tuple[str, ...]:
@@ -50,7 +71,7 @@ def classes(argument: str, data_dir: str) -> tuple[str, ...]:
 
 def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
     root = root_folder(argument, "object_masks")
-    folder = root / split if (root / split).is_dir() and split in splits(argument, data_dir) else root
+    folder = root / _split_folders(Look(root)).get(split, ".")
     names, files = _images(folder)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         sizes = np.array(list(pool.map(image_size, [folder / file for file in files])), np.int32).reshape(-1, 2)

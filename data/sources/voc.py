@@ -4,6 +4,10 @@
     <path>/Annotations/<name>.xml
     <path>/JPEGImages/<name>.jpg                            or another image format
 
+Without lists each .xml is a record, and its image has the same name: next to it, or in images/ (or JPEGImages/, ...)
+next to the folder of the .xml files, annotations/ (or annots/, ...). Folders train/, valid/, ... around these or within
+them are splits; without them all is "train". Images without an .xml are skipped, counted and reported.
+
 The format's coordinates are pixel indices that count from 1 and include the last pixel. They become continuous by
 detectron2's rule: xmin - 1, ymin - 1, xmax, ymax. Data that counts from 0 is read by the same rule, and clipped.
 The classes are VOC's twenty, in its order, if no other names occur; else the sorted names of all splits. Splits that
@@ -20,72 +24,76 @@ matched by their boxes. Two boxes fit if their IoU is LEAST_IOU or more: void al
 mask smaller. What finds no match is counted, and so are images without a file: their masks are unknown.
 """
 
-import itertools
-import math
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
-from morphism.data.annotations import check_size, image_size, named_images, pack, packed_names, stated_size
+from morphism.data import voc_files
+from morphism.data.annotations import check_size, image_size, named_images, pack, packed_names
 from morphism.data.file_source import BoxedFiles
-from morphism.data.files import read_bytes, read_names, read_text
+from morphism.data.files import read_bytes, read_text
 from morphism.data.id_maps import IdMap, read_ids
+from morphism.data.layouts import Layout, Look, Seen
 from morphism.data.outlines import Outlines
 from morphism.data.sources.folder import root_folder
+from morphism.data.voc_files import Place
+from morphism.data.voc_xml import Parsed, parse
 from morphism.errors import UserError, skippable
 
 MASKS = True
-SPLITS = ("train", "val", "trainval", "test")
 LEAST_IOU = 0.25  # of the box of an object's mask and its annotated box
 NOT_OBJECTS = (0, 255)  # in SegmentationObject
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
-# Where these elements belong, below <annotation>. Elsewhere, or spelt otherwise, they would be silently ignored.
-PLACES = {
-    "object": ("object",),
-    "bndbox": ("object/bndbox", "object/part/bndbox"),
-    "difficult": ("object/difficult", "object/part/difficult"),
-}
+LAYOUT = Layout(
+    "Pascal VOC", "boxes", "an .xml per image, next to it or in Annotations/ next to JPEGImages/ or images/"
+)
 
 
-@dataclass(frozen=True)
-class _Parsed:
-    size: tuple[int, int] | None  # height, width
-    names: list[str]
-    boxes: list[list[float]]
-    difficult: list[bool]
-    second: int  # boxes beyond the first of their object
+def seen(look: Look) -> Seen:
+    held = voc_files.places(look.path)
+    if held:
+        first = next(iter(held.values()))
+        place = "images and .xml files" if first.images == first.xmls else f"{first.images} and {first.xmls}"
+        return Seen((f"{place} by {voc_files.LISTS}" if first.listed else place,), ())
+    if found := next(filter(voc_files.is_voc, look.with_suffix(".xml")), None):
+        return Seen((str(found.relative_to(look.path)),), ("images next to it, or in images/ next to its folder",))
+    return Seen((), (LAYOUT.needs,))
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
-    lists = root_folder(argument, "voc") / "ImageSets" / "Main"
-    held = tuple(split for split in SPLITS if (lists / f"{split}.txt").is_file())
+    root = root_folder(argument, "voc")
+    held = tuple(voc_files.places(root))
     if not held:
-        raise UserError(f"{lists}: no list of images; expected one of {', '.join(f'{s}.txt' for s in SPLITS)}")
+        lists = root / voc_files.LISTS
+        raise UserError(
+            f"{lists}: no list of images; expected one of {', '.join(f'{s}.txt' for s in voc_files.LISTED)}; or .xml "
+            "files next to their images, or in Annotations/ next to images/"
+        )
     return held
 
 
 def load(argument: str, split: str, data_dir: str, masks: bool = False) -> BoxedFiles:
     root = root_folder(argument, "voc")
-    images = named_images(root / "JPEGImages")
-    paths = {each: root / "ImageSets" / "Main" / f"{each}.txt" for each in splits(argument, data_dir)}
-    lists = {each: read_names(path, images) for each, path in paths.items() if each == split or read_text(path).strip()}
-    parsed, own = {}, set(lists[split])
-    for name in dict.fromkeys(itertools.chain(*lists.values())):
-        if name in own or _xml(root, name).exists():
-            with skippable():
-                parsed[name] = _parse(_xml(root, name))
-    classes, names = _classes(parsed), _with_images(root, filter(parsed.__contains__, lists[split]), images)
-    files = [f"JPEGImages/{images[name]}" for name in names]
-    found = [parsed[name] for name in names]
+    places = voc_files.places(root)
+    place = places[split]
+    images = named_images(root / place.images)
+    own = voc_files.xml_files(root, place, images)
+    parsed = {}
+    for path in dict.fromkeys([*own.values(), *_of_others(root, places, split)]):
+        with skippable():
+            parsed[path] = parse(path)
+    classes, names = _classes(parsed), _with_images(root, place, own, parsed, images)
+    files = [os.path.normpath(f"{place.images}/{images[name]}") for name in names]
+    xmls = [own[name] for name in names]
+    found = [parsed[path] for path in xmls]
     sizes = [each.size or image_size(root / file) for each, file in zip(found, files, strict=True)]
     boxes = [np.array(each.boxes, np.float64).reshape(-1, 4) - (1, 1, 0, 0) for each in found]
     folder = root / "SegmentationObject"
@@ -96,11 +104,12 @@ def load(argument: str, split: str, data_dir: str, masks: bool = False) -> Boxed
         classes=np.array([classes.index(name) for each in found for name in each.names], np.int32),
         difficult=np.array([value for each in found for value in each.difficult], bool),
         sizes=np.array(sizes, np.int32),
-        name=lambda index: str(_xml(root, names[index])),
-        where=str(root / "ImageSets" / "Main" / f"{split}.txt"),
+        name=lambda index: str(xmls[index]),
+        where=str(root / (place.listed or place.xmls)),
         outlines=outlines,
-        notes=_second_boxes({_xml(root, name): parsed[name].second for name in names}) + odd_masks,
+        notes=_second_boxes({path: parsed[path].second for path in xmls}) + odd_masks,
     )
+    lines = ("" if place.listed else _without_xml(root / place.images, images, own), store.oddities)
     return BoxedFiles(
         root=root,
         files=packed_names(files),
@@ -108,7 +117,27 @@ def load(argument: str, split: str, data_dir: str, masks: bool = False) -> Boxed
         category_ids=range(1, len(classes) + 1),
         image_ids=np.array(names),
         sizes=np.array(sizes, np.int32),
-        store=store,
+        store=replace(store, oddities="; ".join(filter(None, lines))),
+    )
+
+
+def _of_others(root: Path, places: Mapping[str, Place], split: str) -> list[Path]:
+    """The XML files of the other splits that are there: they too say which classes there are."""
+    found = []
+    for each, place in places.items():
+        if each != split and not (place.listed and not read_text(root / place.listed).strip()):
+            images = named_images(root / place.images) if place.listed else {}
+            found += [path for path in voc_files.xml_files(root, place, images).values() if path.exists()]
+    return found
+
+
+def _without_xml(folder: Path, images: Mapping[str, str], own: Container[str]) -> str:
+    """A line on images that have no XML, "" if there are none."""
+    without = [file for name, file in images.items() if name not in own]
+    return (
+        f"odd files: {len(without):,} images without an .xml (passed over), first {folder / without[0]}"
+        if without
+        else ""
     )
 
 
@@ -166,104 +195,27 @@ def _areas(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n"]:
     return np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
 
 
-def _with_images(root: Path, names: Iterable[str], images: Container[str]) -> list[str]:
-    """The names. Raises UserError for one without an image."""
+def _with_images(
+    root: Path, place: Place, own: Mapping[str, Path], parsed: Container[Path], images: Container[str]
+) -> list[str]:
+    """The names of the records whose XML was read. Raises UserError for one without an image."""
     found = []
-    for name in names:
+    for name, path in own.items():
         with skippable():
-            if name not in images:
-                raise UserError(
-                    f"{_xml(root, name)}: no image {root / 'JPEGImages' / name}.jpg; add it, or mend the list"
-                )
-            found.append(name)
+            if path in parsed and name not in images:
+                remedy = "mend the list" if place.listed else "remove the file"
+                raise UserError(f"{path}: no image {root / place.images / name}.jpg; add it, or {remedy}")
+            if path in parsed:
+                found.append(name)
     return found
 
 
-def _xml(root: Path, name: str) -> Path:
-    return root / "Annotations" / f"{name}.xml"
-
-
-def _classes(parsed: dict[str, _Parsed]) -> tuple[str, ...]:
+def _classes(parsed: Mapping[Path, Parsed]) -> tuple[str, ...]:
     found = {name for each in parsed.values() for name in each.names}
     return CLASSES if found <= set(CLASSES) else tuple(sorted(found))
-
-
-def _parse(path: Path) -> _Parsed:
-    tree = _tree(path)
-    boxes = [(each, box) for each in tree.findall("object") for box in _boxes(each, path)]
-    return _Parsed(
-        size=_size(tree, path),
-        names=[_text(each, "name", path) for each, _ in boxes],
-        boxes=[[_number(box, corner, path) for corner in CORNERS] for _, box in boxes],
-        difficult=[_difficult(each, path) for each, _ in boxes],
-        second=len(boxes) - len(tree.findall("object")),
-    )
-
-
-def _tree(path: Path) -> ElementTree.Element:
-    """The document's root, <annotation>. Raises UserError for elements of the format in the wrong place."""
-    try:
-        content = read_bytes(path, "add it, or mend the list")
-        if b"<!ENTITY" in content.replace(b"\0", b""):  # in UTF-16 too
-            raise UserError(f"{path}: declares entities, which annotations do not need; remove its <!DOCTYPE ...>")
-        tree = ElementTree.fromstring(content)
-    except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
-        raise UserError(f"{path}: not XML ({error}); mend or remove it") from error
-    if tree.tag != "annotation":
-        raise UserError(f"{path}: its outermost element is <{tree.tag}>, not <annotation>; export it as Pascal VOC")
-    known = {id(each) for places in PLACES.values() for place in places for each in tree.findall(place)}
-    for each in tree.iter():
-        name = each.tag.rpartition("}")[2].lower()  # a namespace is in braces
-        if name in PLACES and id(each) not in known:
-            raise UserError(
-                f"{path}: <{each.tag}> is not where Pascal VOC has its <{name}>, in small letters and without a "
-                f"namespace: <annotation>{''.join(f'<{tag}>' for tag in PLACES[name][0].split('/'))}; mend it"
-            )
-    return tree
-
-
-def _boxes(element: ElementTree.Element, path: Path) -> list[ElementTree.Element]:
-    found = element.findall("bndbox")
-    if not found:
-        raise UserError(f"{path}: an <object> lacks <bndbox>; add it")
-    return found
-
-
-def _difficult(element: ElementTree.Element, path: Path) -> bool:
-    text = (element.findtext("difficult") or "").strip()
-    if not text:
-        return False
-    number = _number(element, "difficult", path)
-    if number < 0 or number % 1:
-        raise UserError(f"{path}: <difficult> is {text!r:.60}, neither 0 nor 1; mend it")
-    return number > 0
-
-
-def _size(tree: ElementTree.Element, path: Path) -> tuple[int, int] | None:
-    if tree.find("size") is None:
-        return None
-    return stated_size(*(_number(tree, f"size/{side}", path) for side in ("height", "width")))
 
 
 def _second_boxes(counts: dict[Path, int]) -> list[str]:
     odd = [path for path, count in counts.items() if count]
     total = sum(counts.values())
     return [f"{total:,} beyond the first of their <object> (taken as objects), first in {odd[0]}"] if odd else []
-
-
-def _text(element: ElementTree.Element, field: str, path: Path) -> str:
-    text = (element.findtext(field) or "").strip()
-    if not text:
-        holder = {"object": "an <object> ", "bndbox": "a <bndbox> "}.get(element.tag, "")
-        raise UserError(f"{path}: {holder}lacks <{field.replace('/', '><')}>; add it")
-    return text
-
-
-def _number(element: ElementTree.Element, field: str, path: Path) -> float:
-    text = _text(element, field, path)
-    try:
-        if math.isfinite(number := float(text)):
-            return number
-        raise ValueError(text)
-    except ValueError as error:
-        raise UserError(f"{path}: <{field.replace('/', '><')}> is {text!r:.60}, no finite number; mend it") from error

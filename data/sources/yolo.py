@@ -1,16 +1,24 @@
-"""`yolo:<path>`: boxes in the text format of YOLO's trainers.
+"""`yolo:<path>`: boxes, and masks of objects, in the text format of YOLO's trainers.
 
     <path>/images/<split>/.../<name>.jpg     or another image format; <split> is train, val (or valid, ...) or test
     <path>/labels/<split>/.../<name>.txt     a line per object: class cx cy w h, as shares of the image's width and
                                              height; or class x0 y0 x1 y1 x2 y2 ..., an outline
     <path>/classes.txt                       the names of the classes, one per line; or data.yaml's `names`, a list or
-                                             a mapping from 0, or its `nc` alone
+                                             a mapping from 0, or its `nc` alone; or obj.names; or in labels/
 
 The images of a split may lie in <path>/<split>/images instead, with labels in <path>/<split>/labels, or where data.yaml
 says: its `train`, `val` and `test` are folders or lists of images (.txt), one or several, below its `path` or <path>.
 Entries that do not exist are skipped, since data.yaml may come from another machine. As in Ultralytics, the labels
 of an image are where the last `images` of its path is replaced by `labels`, or next to the image if its path has no
-`images`. Of outlines, and of lines with keypoints, which `kpt_shape` announces, the box is read.
+`images`. <path> may be the data.yaml itself, whatever its name.
+
+Without any of these, <path>/train.txt, val.txt, ... are lists of images; <path>/<split> or <path> itself holds images
+next to their labels; or <path>/images lies next to <path>/labels. What has no splits is "train". Folders called
+train2017, as in coco128, are splits too, and without names of classes they have COCO's 80.
+
+Of lines with keypoints, which `kpt_shape` announces, the box is read; of outlines the box around them, and the mask if
+masks are wanted. The mask of a line that is a box is unknown; without any outline there are no masks. Areas are those
+of the boxes.
 
 An image whose label file is empty or missing has no objects. A line that repeats another line of its file is dropped,
 and labels without an image are skipped, as in Ultralytics; both are counted and reported. Sizes are read from the
@@ -19,70 +27,91 @@ headers of the images.
 
 import math
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
-from jaxtyping import Float
+from jaxtyping import Int
 
+from morphism.data import outlines, yolo_files, yolo_text
 from morphism.data.annotations import image_size, pack, packed_names
 from morphism.data.file_source import BoxedFiles
-from morphism.data.files import Listing, by_name, listed_path, passed_over, read_lines, read_text, scan
-from morphism.data.sources import VALIDATION
+from morphism.data.files import by_name, passed_over
+from morphism.data.layouts import YEAR, Layout, Look, Seen
+from morphism.data.outlines import Outlines
 from morphism.data.sources.folder import root_folder
-from morphism.errors import UserError, skippable
+from morphism.data.yolo_text import COCO, DESCRIPTIONS, NAMES, NUMBER, Row
+from morphism.errors import UserError
 
-SPLITS = ("train", *VALIDATION, "test")
-NAMES = "classes.txt"
-NUMBER = re.compile(r"\d{1,6}")
-DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+MASKS = True
+YAML = (".yaml", ".yml")
+LAYOUT = Layout("YOLO", "boxes", "images/ next to labels/ with a .txt per image, and data.yaml or classes.txt")
+
+
+def describes(path: Path) -> bool:
+    return yolo_files.describes(path)
+
+
+def seen(look: Look) -> Seen:
+    try:
+        held = yolo_files.places(look.path)
+        named = yolo_files.names_file(look.path) or yolo_files.description(look.path)
+        coco = _is_coco(held)
+    except UserError as error:
+        return Seen((DESCRIPTIONS[0],), (f"a remedy: {error}",))
+    first = next(iter(held.values()), [look.folder("images")])[0]
+    labelled = bool(first) and yolo_files.has_labels(look.path, first)
+    names = str(named.relative_to(look.path)) if named else "COCO's names" if coco else "data.yaml or classes.txt"
+    return Seen.of(
+        ("images" if first == "." else f"images in {first}" if first else "images of a split", first),
+        (".txt files with their labels", labelled),
+        (names, named or coco),
+    )
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:
-    root = root_folder(argument, "yolo")
-    held = tuple(_places(root))
+    root = root_folder(argument, "yolo", *YAML)
+    held = tuple(yolo_files.places(root))
     if not held:
+        folder = yolo_files.home(root)
         raise UserError(
-            f"{root / 'images'}: no folder of a split; expected {root}/images/train, and {root}/images/val next to it"
+            f"{folder / 'images'}: no folder of a split; expected {folder}/images/train, and {folder}/images/val next "
+            "to it"
         )
     return held
 
 
 def classes(argument: str, data_dir: str) -> tuple[str, ...]:
-    root = root_folder(argument, "yolo")
-    described = _description(root)
-    listed = root / NAMES if (root / NAMES).is_file() else None
+    root = root_folder(argument, "yolo", *YAML)
+    described, listed = yolo_files.description(root), yolo_files.names_file(root)
     if not listed and not described:
-        raise UserError(f"{root}: neither {NAMES} nor {DESCRIPTIONS[0]}; write {NAMES} with a class's name per line")
-    names = _listed_names(listed) if listed else _described_names(described)
-    if listed and described and (others := _described_names(described)) != names:
+        if _is_coco(yolo_files.places(root)):
+            return COCO
+        raise UserError(
+            f"{root}: neither {NAMES[0]} nor {DESCRIPTIONS[0]}; write {NAMES[0]} with a class's name per line"
+        )
+    names = yolo_text.listed_names(listed) if listed else yolo_text.described_names(described)
+    if listed and described and (others := yolo_text.described_names(described)) != names:
         raise UserError(f"{listed} names {len(names)} classes, {described} {len(others)} others; remove one of them")
-    path = listed or described
-    for name in names:
-        if not name:
-            raise UserError(f"{path}: class {names.index(name)} has no name; write one")
-        if names.count(name) > 1:
-            raise UserError(f"{path}: {name!r} names two classes; rename one")
-    return tuple(names)
+    return yolo_text.checked_names(names, listed or described)
 
 
-def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
-    root, names = root_folder(argument, "yolo"), classes(argument, data_dir)
-    places = _places(root)[split]
-    found = [_images(root, place) for place in places]
+def load(argument: str, split: str, data_dir: str, masks: bool = False) -> BoxedFiles:
+    given, names = root_folder(argument, "yolo", *YAML), classes(argument, data_dir)
+    root, places = yolo_files.home(given), yolo_files.places(given)[split]
+    found = [yolo_files.images(root, place) for place in places]
     images = by_name(root, dict.fromkeys(image for each in found for image in each.images))
     if not images:
         raise UserError(f"{root / places[0]}: no images; put them there")
-    held = _in_label_folders(root, places)
+    held = yolo_files.in_label_folders(root, places)
     texts = by_name(root, filter(_is_text, held))
-    labels = [texts.get(_label_path(stem), f"{_label_path(stem)}.txt") for stem in images]
-    rows, repeated = _objects(root, labels, len(names))
+    stems = [yolo_files.label_path(stem) for stem in images]
+    labels = [texts.get(stem, f"{stem}.txt") for stem in stems]
+    rows, repeated = _objects(root, labels, len(names), _keypoints(given))
     sizes = np.array([image_size(root / file) for file in images.values()], np.int32)
-    flat, owner = np.concatenate(rows), np.repeat(np.arange(len(rows)), [len(each) for each in rows])
+    flat = np.array([row.box for each in rows for row in each], np.float64).reshape(-1, 5)
+    owner = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
     center, half = flat[:, 1:3], flat[:, 3:5] / 2
     store = pack(
         owner=owner,
@@ -90,7 +119,8 @@ def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
         classes=flat[:, 0].astype(np.int32),
         sizes=sizes,
         name=lambda index: str(root / labels[index]),
-        where=str(root / _label_path(places[0])),
+        where=str(root / yolo_files.label_path(places[0])),
+        outlines=_outlines(rows, sizes) if masks else None,
     )
     others = [file for each in found for file in each.others]
     lines = [*_passed_over(root, others, held, set(labels)), repeated, store.oddities]
@@ -106,11 +136,10 @@ def load(argument: str, split: str, data_dir: str) -> BoxedFiles:
     )
 
 
-def _objects(root: Path, labels: Sequence[str], classes: int) -> tuple[list[Float[np.ndarray, "_ 5"]], str]:
-    """The objects in each label file: class, cx, cy, w, h; and a line on lines that repeat others, "" without any."""
-    keypoints = _keypoints(root)
-    read = [_rows(root / file, classes, keypoints) if (root / file).is_file() else [] for file in labels]
-    rows = [np.array(list(dict.fromkeys(each)), np.float64).reshape(-1, 5) for each in read]
+def _objects(root: Path, labels: Sequence[str], classes: int, keypoints: int) -> tuple[list[list[Row]], str]:
+    """The objects in each label file; and a line on lines that repeat others, "" without any."""
+    read = [yolo_text.read_rows(root / file, classes, keypoints) if (root / file).is_file() else [] for file in labels]
+    rows = [_distinct(each) for each in read]
     repeated = np.array([len(every) - len(kept) for every, kept in zip(read, rows, strict=True)])
     if not repeated.any():
         return rows, ""
@@ -118,49 +147,30 @@ def _objects(root: Path, labels: Sequence[str], classes: int) -> tuple[list[Floa
     return rows, f"odd labels: {repeated.sum():,} lines that repeat one above (dropped), first in {first}"
 
 
-def _places(root: Path) -> dict[str, list[str]]:
-    """For each split the folders and lists of its images, as paths from `root`."""
-    description = _description(root)
-    content = _content(description) if description else {}
-    held: dict[str, list[str]] = {}
-    for split in SPLITS:
-        given = content.get(split)
-        entries = [given] if isinstance(given, str) else given if isinstance(given, list) else []
-        found = [_place(root, content.get("path"), each) for each in entries if isinstance(each, str) and each]
-        usual = [each for each in (f"images/{split}", f"{split}/images") if (root / each).is_dir()][:1]
-        if found and all(found):
-            held[split] = found
-        elif usual and usual not in held.values():  # data.yaml may have named valid/ as val
-            held[split] = usual
-    return held
+def _distinct(rows: Sequence[Row]) -> list[Row]:
+    """The first row of each box."""
+    found: dict[tuple[float, ...], Row] = {}
+    for row in rows:
+        found.setdefault(row.box, row)
+    return list(found.values())
 
 
-def _place(root: Path, base: Any, entry: str) -> str:
-    """The path of an entry of data.yaml, from `root`; "" if it does not exist. A leading ../ may be one too many."""
-    bases = [root / base] if isinstance(base, str) and base else []
-    candidates = [each / entry[cut:] for each in (*bases, root) for cut in (0, 3 * entry.startswith("../"))]
-    return next((os.path.relpath(path, root) for path in candidates if path.exists()), "")
+def _outlines(rows: Sequence[Sequence[Row]], sizes: Int[np.ndarray, "images 2"]) -> Outlines | None:
+    """The outlines of all objects; None if there is none."""
+    if not any(row.outline for each in rows for row in each):
+        return None
+    found = []
+    for each, (height, width) in zip(rows, sizes.tolist(), strict=True):
+        for row in each:
+            points = (np.reshape(row.outline, (-1, 2)) * (width, height)).ravel().tolist()
+            counts = outlines.read([points], (height, width)).counts if row.outline else None
+            found.append(counts if counts and outlines.area(counts, (height, width)) else None)
+    return Outlines.of(found)
 
 
-def _images(root: Path, place: str) -> Listing:
-    """The images of a folder or list, and what else is in the folder, as paths from `root`."""
-    if (root / place).is_dir():
-        return Listing(*([_join(place, file) for file in files] for files in scan(root / place)))
-    listed, images = root / place, []
-    for line in dict.fromkeys(filter(None, read_lines(listed))):
-        path = listed.parent / listed_path(line)
-        with skippable():
-            if not path.is_file():
-                raise UserError(f"{listed}: no image {path}; add it, or remove its line")
-            images.append(os.path.relpath(path, root))
-    return Listing(images, [])
-
-
-def _in_label_folders(root: Path, places: list[str]) -> list[str]:
-    """All files but images in the folders that hold the labels of `places`, as paths from `root`."""
-    folders = [_label_path(place) for place in places if (root / place).is_dir()]
-    held = [each for each in folders if (root / each).is_dir()]
-    return list(dict.fromkeys(_join(each, file) for each in held for file in scan(root / each).others))
+def _is_coco(places: dict[str, list[str]]) -> bool:
+    """Whether the folders of images are COCO's by their names, such as train2017."""
+    return bool(places) and all(YEAR.search(place) for each in places.values() for place in each)
 
 
 def _is_text(file: str) -> bool:
@@ -171,104 +181,19 @@ def _passed_over(root: Path, others: list[str], held: list[str], used: set[str])
     """Reports `others`, found in image folders, and those of `held`, found in label folders, that are not `used`."""
     unused, images_only = [file for file in held if file not in used], set(others) - set(held)
     # A labelling program may have left its list of classes there.
-    without = [file for file in unused if _is_text(file) and Path(file).name.lower() != NAMES]
-    odd = [file for file in unused if not _is_text(file) or Path(file).name.lower() == NAMES]
+    listed = {yolo_files.names_file(root), yolo_files.description(root)}
+    unused = [file for file in unused if root / file not in listed]
+    without = [file for file in unused if _is_text(file) and Path(file).name.lower() not in NAMES]
+    odd = [file for file in unused if not _is_text(file) or Path(file).name.lower() in NAMES]
     lines = [passed_over((root, sorted(images_only))), passed_over((root, odd), what="labels")]
     return lines + (
         [f"odd labels: {len(without):,} without an image (passed over), first {root / without[0]}"] if without else []
     )
 
 
-def _label_path(path: str) -> str:
-    """The path of the labels of an image or a folder: images/train/a -> labels/train/a."""
-    before, found, after = f"/{path}/".rpartition("/images/")
-    return f"{before}/labels/{after}".strip("/") if found else path
-
-
-def _join(folder: str, file: str) -> str:
-    return os.path.normpath(f"{folder}/{file}")
-
-
 def _keypoints(root: Path) -> int:
     """How many numbers follow the box in a line with keypoints; 0 if data.yaml announces none."""
-    description = _description(root)
-    shape = _content(description).get("kpt_shape") if description else None
+    description = yolo_files.description(root)
+    shape = yolo_text.content(description).get("kpt_shape") if description else None
     numbers = shape if isinstance(shape, list) else []
     return math.prod(map(int, numbers)) if numbers and all(NUMBER.fullmatch(str(each)) for each in numbers) else 0
-
-
-def _rows(path: Path, count: int, keypoints: int) -> list[tuple[float, ...]]:
-    """The class, cx, cy, w and h of each line."""
-    found = []
-    with skippable():
-        for number, line in enumerate(read_lines(path), start=1):
-            if not line:
-                continue
-            try:
-                row = [float(value) for value in line.split()]
-            except ValueError:
-                row = []
-            row = row[:5] if keypoints and len(row) == 5 + keypoints else row
-            if len(row) != 5 and (len(row) < 7 or len(row) % 2 == 0):
-                raise UserError(f"{path}:{number}: {line[:60]!r} is not 'class cx cy w h'; mend or remove the line")
-            if row[0] not in range(count):
-                raise UserError(
-                    f"{path}:{number}: class {row[0]:g} is none of the {count} classes, 0 to {count - 1}; mend it"
-                )
-            if max(map(abs, row[1:])) > 2:
-                raise UserError(
-                    f"{path}:{number}: cx, cy, w, h must be shares of the image, 0 to 1, not pixels; divide them"
-                )
-            found.append(tuple(row if len(row) == 5 else _around(row)))
-    return found
-
-
-def _around(row: list[float]) -> list[float]:
-    """The box around an outline: class x0 y0 x1 y1 x2 y2 ... -> class cx cy w h."""
-    low, high = (extreme(np.reshape(row[1:], (-1, 2)), axis=0) for extreme in (np.min, np.max))
-    return [row[0], *((low + high) / 2).tolist(), *(high - low).tolist()]
-
-
-def _listed_names(path: Path) -> list[str]:
-    names = read_lines(path)
-    if not any(names):
-        raise UserError(f"{path}: no names of classes found; write them, one per line")
-    return names
-
-
-def _description(root: Path) -> Path | None:
-    """data.yaml, by any of its names."""
-    return next((root / name for name in DESCRIPTIONS if (root / name).is_file()), None)
-
-
-def _content(path: Path) -> dict[str, Any]:
-    """The content of a data.yaml. BaseLoader, as safe as safe_load, keeps names such as "no", "1" and "1e3" as text."""
-    try:
-        content = yaml.load(read_text(path), Loader=yaml.BaseLoader)
-    except RecursionError as error:
-        raise UserError(f"{path}: nested too deeply; mend it") from error
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        where = f"{path}:{mark.line + 1}" if mark else path
-        raise UserError(f"{where}: not YAML ({problem or str(error).splitlines()[0]}); mend it") from error
-    return content if isinstance(content, dict) else {}
-
-
-def _described_names(path: Path) -> list[str]:
-    """`names` of a data.yaml; without it class_0, class_1, ... for its `nc` classes, as Ultralytics names them."""
-    held = _content(path)
-    names, count = held.get("names"), held.get("nc")
-    if count is not None and not (isinstance(count, str) and NUMBER.fullmatch(count)):
-        raise UserError(f"{path}: nc is {str(count)[:60]!r}, not the number of classes; mend it")
-    if names is None and count is not None:
-        names = [f"class_{index}" for index in range(int(count))]
-    if isinstance(names, dict):
-        numbered = {int(key): name for key, name in names.items() if isinstance(key, str) and NUMBER.fullmatch(key)}
-        if sorted(numbered) != list(range(len(names))):
-            raise UserError(f"{path}: its {len(names)} names are not numbered 0 to {len(names) - 1}; mend them")
-        names = [numbered[index] for index in range(len(names))]
-    if not names or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: no names of classes found; write them as names: [...], or one per line into {NAMES}")
-    if count is not None and int(count) != len(names):
-        raise UserError(f"{path}: nc is {count}, but there are {len(names)} names; mend one of them")
-    return names

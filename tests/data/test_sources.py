@@ -219,6 +219,7 @@ def test_an_empty_folder_is_named(tmp_path):
         sources.load(settings(f"folder:{tmp_path}"), "train")
 
 
-def test_a_folder_without_its_kind_is_answered_with_how_to_write_it(tmp_path):
-    with pytest.raises(UserError, match=f"without its kind; write folder:{tmp_path} .*or another of citysc.*, coco, "):
-        sources.load(settings(str(tmp_path)), "train")
+def test_a_path_without_its_kind_is_the_source_that_lies_there(folder):
+    source = sources.load(settings(str(folder)), "val")
+    assert (len(source), source.classes) == (3, ("cat", "dog", "犬"))
+    assert sources.splits(settings(str(folder))) == ("train", "val")

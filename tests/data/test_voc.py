@@ -190,7 +190,10 @@ def test_the_splits_are_the_lists(root):
         (lambda r: (r / "ImageSets/Main/train.txt").write_text("a\nb\na\n"), "train.txt: a occurs twice; remove one"),
         (lambda r: (r / "ImageSets/Main/train.txt").write_text("\n"), "train.txt: names no image"),
         (lambda r: (r / "ImageSets/Main/train.txt").write_text("b\n"), "train.txt: not one box in its 1 images"),
-        (lambda r: [p.unlink() for p in r.glob("ImageSets/*/*")], "Main: no list of images; expected one of train"),
+        (
+            lambda r: [p.unlink() for p in (*r.glob("ImageSets/*/*"), *r.glob("*/*.xml"))],
+            "Main: no list of images; expected one of train",
+        ),
     ],
 )
 def test_spoilt_data_is_named(root, spoil, message):
