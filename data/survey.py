@@ -1,99 +1,82 @@
-"""Surveys a source: reads every record, counts what it holds, lists what is bad, and draws samples."""
+"""Surveys a source: reads every record once, counts what it holds, and lists what is bad."""
 
 import itertools
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from morphism.data import image, intensity, marks, sources, targets
-from morphism.data.annotations import Annotations
+from morphism.data import intensity, sources, targets
+from morphism.data.canvases import listed, resized
 from morphism.data.checks import check_split
 from morphism.data.odd import RULES, Odd
-from morphism.data.records import Source
-from morphism.data.targets.masks import Shapes
+from morphism.data.records import Source, first_target
+from morphism.data.tally import Columns, Tally, counted, look, merged
 from morphism.errors import UserError
+from morphism.labels import IGNORE
 
 SMALL, MEDIUM = 32**2, 96**2  # square pixels: upper limits of COCO's small and medium boxes
-COLUMNS, ROWS, CELL = 5, 4, 320  # the grid of samples, and pixels per side of a cell
-GAP = 6  # pixels between samples
-LEGEND, NAME, LINE = 100, 160, 20  # most classes in the legend; width and height of a name in pixels
+TINY = 8  # pixels: a cell of the finest maps that most detectors look at
+RARE = 10  # objects, or images: with fewer of a class, little is learned of it
+AT_ONCE = 16  # most records that a thread reads before it takes others
+MERGED = 256  # tallies, which are then kept as one
 
 
-class Look(NamedTuple):
-    """What a record holds. `problem` says why training would refuse it, or is "".
+class Survey(NamedTuple):
+    """report: the counts, as JSON has them. images: what `duplicates` compares, a row per image that can be read."""
 
-    truths: one per target; an empty one for those of `lacking`, which the record does not carry.
-    """
-
-    size: tuple[int, int] | None
-    odd: Odd
-    problem: str
-    truths: dict[str, Any]
-    lacking: frozenset[str] = frozenset()
+    report: dict[str, Any]
+    images: Columns
 
 
-def look(source: Source, index: int) -> Look:
-    try:
-        record = source[index]
-        pixels, odd = image.decode(record["image"], record["name"])
-        size = pixels.shape[:2]
-        truths = {name: targets.get(name).read(record, size, source, index) for name in source.targets}
-    except UserError as error:
-        return Look(None, Odd(0), " ".join(str(error).split()), {})
-    lacking = frozenset(name for name in source.targets if targets.get(name).KEY not in record)
-    return Look(size, odd, "", truths, lacking)
-
-
-def survey(source: Source) -> dict[str, Any]:
+def survey(source: Source, data: ConfigDict | None = None, title: str = "") -> Survey:
     """Counts over all records that can be read, and under "bad" the errors of the others.
 
-    "classes" counts the classes of the source's main target, "other classes" those of its other targets.
+    "classes" counts the classes of the source's main target, "other classes" those of its other targets. data: the
+    fields of config.data that say at which size boxes are trained; without them, tiny boxes are those of tiny objects
+    in the images as they are. title: of the progress bar.
     """
-    found = list(_looks(source))
-    read = [each for each in found if not each.problem]
+    tally = _tally(source, title)
     first, *others = source.targets
+    sizes = tally.images.get("size", np.zeros((0, 2), np.int32))
+    classes = {name: dict(zip(source.targets[name], n.tolist(), strict=True)) for name, n in tally.classes.items()}
+    odd = tally.images.get("odd", np.zeros(0, np.int32))
     report = {
         "records": len(source),
         "targets": list(source.targets),
-        "classes": _class_counts(read, first, source.targets[first]),
-        "other classes": {name: _class_counts(read, name, source.targets[name]) for name in others},
-        "lacking": {name: count for name in source.targets if (count := sum(name in each.lacking for each in read))},
-        "sizes": {f"{w} x {h}": n for (h, w), n in Counter(each.size for each in read).most_common()},
-        "odd images": {rule: count for odd, rule in RULES.items() if (count := sum(odd in each.odd for each in read))},
+        "classes": classes[first],
+        "other classes": {name: classes[name] for name in others},
+        "lacking": {name: tally.lacking[name] for name in source.targets if tally.lacking[name]},
+        "sizes": {f"{w} x {h}": n for (h, w), n in Counter(map(tuple, sizes.tolist())).most_common()},
+        "image width / height": _spread(sizes[:, 1] / sizes[:, 0]),
+        "odd images": {rule: count for each, rule in RULES.items() if (count := int(((odd & each) > 0).sum()))},
         "refused": [],  # for `refusals`
-        "high-bit": _survey_values(source, found),
-        "bad": [each.problem for each in found if each.problem],
+        "high-bit": _survey_values(source, odd),
+        "bad": tally.bad,
     }
-    for name, counted in (("boxes", _survey_boxes), ("masks", _survey_masks)):
-        known = [each.truths[name] for each in read if name in each.truths and name not in each.lacking]
-        report |= counted(known) if known else {}
-    return report | {targets.get(first).ODD: getattr(source, "oddities", "")}
+    if "segmentation" in source.targets:
+        report["pixels"] = _pixel_shares(tally, source.targets["segmentation"])
+    if tally.objects:
+        report |= _survey_boxes(tally, data)
+        report |= _survey_masks(tally.objects) if "masks" in source.targets else {}
+    return Survey(report | {targets.get(first).ODD: getattr(source, "oddities", "")}, tally.images)
 
 
-def _class_counts(read: list[Look], target: str, classes: Sequence[str]) -> dict[str, int]:
-    labels = [label for each in read for label in targets.get(target).classes(each.truths[target])]
-    counts = np.bincount(np.array(labels, np.int64), minlength=len(classes))
-    return dict(zip(classes, counts.tolist(), strict=True))
+def refusals(source: Source, config: ConfigDict, split: str, trained: Mapping[str, Sequence[str]]) -> list[str]:
+    """Why training would refuse the split as a whole; or evaluation, if `split` is not the one trained on.
 
-
-def refusals(source: Source, config: ConfigDict, split: str) -> list[str]:
-    """Why training would refuse the split as a whole; or evaluation, if `split` is not the one trained on."""
-    trained = config.data.train_split.partition("[")[0]
-    training = split.partition("[")[0] == trained
+    trained: the classes of each target of the split trained on; {} for that split itself.
+    """
+    training = split.partition("[")[0] == config.data.train_split.partition("[")[0]
     checks = [lambda: check_split(source, config, split, training=training)]
-    if not training and trained in sources.splits(config.data):
-        train = sources.load(config.data, config.data.train_split)
-        classes = {target: train.targets[target] for target in config.data.targets if target in train.targets}
-        checks.append(lambda: sources.with_classes(source, classes, f"{config.data.source} {split}"))
+    if trained:
+        checks.append(lambda: sources.with_classes(source, trained, f"{config.data.source} {split}"))
     found = []
     for check in checks:
         try:
@@ -103,23 +86,58 @@ def refusals(source: Source, config: ConfigDict, split: str) -> list[str]:
     return found
 
 
-def _looks(source: Source) -> Iterator[Look]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looks = pool.map(lambda index: look(source, index), range(len(source)))
-        yield from tqdm(looks, total=len(source), unit=" images", disable=not sys.stderr.isatty())
+def missing(reports: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """For each split the classes that it lacks and another one has."""
+    counts = {split: report["classes"] for split, report in reports.items()}
+    held = dict.fromkeys(name for each in counts.values() for name, count in each.items() if count)
+    return {split: [name for name in held if not each.get(name)] for split, each in counts.items()}
 
 
-def _survey_boxes(annotated: list[Annotations]) -> dict[str, Any]:
-    boxes, area, crowd, difficult = (
-        np.concatenate([getattr(each, field) for each in annotated])
-        for field in ("boxes", "area", "crowd", "difficult")
-    )
-    per_image = np.array([len(each) for each in annotated])
-    width, height = (boxes[:, 2:] - boxes[:, :2]).T
-    return {
-        "boxes": len(boxes),
-        "crowd": int(crowd.sum()),
-        "difficult": int(difficult.sum()),
+def _tally(source: Source, title: str) -> Tally:
+    """Of all records, read by threads; what they have read and not yet counted stays small."""
+    threads = os.cpu_count() or 1
+    step = max(1, min(AT_ONCE, len(source) // (4 * threads)))
+
+    def read(start: int) -> Tally:
+        rows = range(start, min(len(source), start + step))
+        return merged([counted(look(source, row), row, source) for row in rows])
+
+    blocks, held = [], []
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=len(source), unit=" images", desc=title or None, disable=not sys.stderr.isatty()) as bar,
+    ):
+        for each in _mapped(pool, read, range(0, len(source), step), 4 * threads):
+            bar.update(min(step, len(source) - bar.n))
+            held.append(each)
+            if len(held) == MERGED:
+                blocks.append(merged(held))
+                held = []
+    return merged([*blocks, *held])
+
+
+def _mapped(pool: ThreadPoolExecutor, read: Any, starts: Sequence[int], ahead: int) -> Iterator[Tally]:
+    """As pool.map, with at most `ahead` results that nobody has taken."""
+    left = iter(starts)
+    waiting = deque(pool.submit(read, start) for start in itertools.islice(left, ahead))
+    try:
+        while waiting:
+            found = waiting.popleft().result()
+            waiting.extend(pool.submit(read, start) for start in itertools.islice(left, 1))
+            yield found
+    finally:
+        for each in waiting:
+            each.cancel()
+
+
+def _survey_boxes(tally: Tally, data: ConfigDict | None) -> dict[str, Any]:
+    objects, per_image = tally.objects, tally.images["boxes"]
+    per_image, area = per_image[per_image >= 0], objects["area"]
+    width, height = (objects["box"][:, 2:] - objects["box"][:, :2]).T
+    report = {
+        "boxes": len(area),
+        "crowd": int(objects["crowd"].sum()),
+        "difficult": int(objects["difficult"].sum()),
         "images without boxes": int((per_image == 0).sum()),
         "boxes per image": _spread(per_image),
         "box width": _spread(width),
@@ -129,23 +147,48 @@ def _survey_boxes(annotated: list[Annotations]) -> dict[str, Any]:
         "medium": int(((area >= SMALL) & (area <= MEDIUM)).sum()),
         "large": int((area > MEDIUM).sum()),
     }
+    if data is None:
+        return report | {"tiny": int((np.minimum(width, height) < TINY).sum()), "tiny at": "their own size"}
+    tiny = np.minimum(width, height) * _scales(objects["size"], data) < TINY
+    return report | {
+        "tiny": int(tiny.sum()),
+        "tiny at": f"the training size, image_size={data.image_size}",
+        "beyond max_boxes": {
+            "max_boxes": data.max_boxes,
+            "images": int((tally.images["slots"] > data.max_boxes).sum()),
+            "most": int(tally.images["slots"].max()),
+        },
+    }
 
 
-def _survey_masks(outlined: list[Shapes]) -> dict[str, Any]:
-    known = np.concatenate([each.outlines.known for each in outlined])
-    areas = np.concatenate([each.runs.areas for each in outlined])
-    boxes = np.concatenate([each.objects.boxes for each in outlined])
+def _scales(sizes: np.ndarray, data: ConfigDict) -> np.ndarray:
+    """By how much training shrinks the shorter side of images of `sizes` [n, 2]."""
+    known, which = np.unique(sizes, axis=0, return_inverse=True)
+    canvas = listed(data)[-1]
+    scales = [min(resized((h, w), canvas, data)) / min(h, w) for h, w in known.tolist()]
+    return np.array(scales)[which.ravel()]
+
+
+def _survey_masks(objects: Columns) -> dict[str, Any]:
+    known, areas = objects["known"], objects["mask"]
     return {
         "masks": int(known.sum()),
         "unknown masks": int((~known).sum()),
         "mask area": _spread(areas[known]),
-        "mask / box area": _spread((areas / np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))[known]),
+        "mask / box area": _spread((areas / np.prod(objects["box"][:, 2:] - objects["box"][:, :2], axis=1))[known]),
     }
 
 
-def _survey_values(source: Source, found: list[Look]) -> str:
+def _pixel_shares(tally: Tally, classes: Sequence[str]) -> dict[str, float]:
+    """The share of pixels of each class, and of ignored ones, of all."""
+    total = max(1, int(tally.pixels.sum()))
+    shares = {name: tally.pixels[index] / total for index, name in enumerate(classes)}
+    return {name: round(float(share), 6) for name, share in (shares | {"(ignored)": tally.pixels[IGNORE] / total}).items()}
+
+
+def _survey_values(source: Source, odd: np.ndarray) -> str:
     """A clause on the values of high-bit images; "" if there are none."""
-    if not any(each.odd & Odd.DEEP for each in found):
+    if not (odd & Odd.DEEP).any():
         return ""
     return intensity.summarise(measured) if (measured := intensity.measure(source, seed=0)) else ""
 
@@ -153,84 +196,3 @@ def _survey_values(source: Source, found: list[Look]) -> str:
 def _spread(values: np.ndarray) -> dict[str, float]:
     named = zip(("least", "5 %", "median", "95 %", "most"), (0, 5, 50, 95, 100), strict=True)
     return {name: round(float(np.percentile(values, share)), 3) for name, share in named} if len(values) else {}
-
-
-def describe(title: str, report: dict[str, Any]) -> str:
-    """The report as text, the bad records last."""
-    lines = [f"{title}: {report['records']:,} records, {len(report['classes'])} classes"]
-    sizes = [f"{size} ({count:,})" for size, count in report["sizes"].items()]
-    lines.append(_line("images", [*sizes[:5], *([f"and {len(sizes) - 5:,} other sizes"] if len(sizes) > 5 else [])]))
-    if report["lacking"]:
-        lacking = [f"{name} {count:,} images" for name, count in report["lacking"].items()]
-        lines.append(_line("not annotated", lacking))
-    counts = [report["classes"], *report["other classes"].values()]
-    for name, each in zip(report["targets"], counts, strict=True):
-        lines.append(_line(targets.get(name).COUNTED, _counts(each)))
-    if "boxes" in report:
-        shares = [f"{name} {report[name] / max(1, report['boxes']):.1%}" for name in ("small", "medium", "large")]
-        kinds = [f"{report[name]:,} {name}" for name in ("crowd", "difficult") if report[name]]
-        lines.append(_line("boxes", [f"{report['boxes']:,}", *kinds, *shares]))
-        for name in ("boxes per image", "box width", "box height", "box width / height"):
-            lines.append(_line(name, [f"{key} {value:g}" for key, value in report[name].items()]))
-        lines.append(_line("without boxes", [f"{report['images without boxes']:,} images"]))
-    if "masks" in report:
-        unknown = [f"{report['unknown masks']:,} unknown"] if report["unknown masks"] else []
-        lines.append(_line("masks", [f"{report['masks']:,}", *unknown]))
-        for name in ("mask area", "mask / box area"):
-            lines.append(_line(name, [f"{key} {value:g}" for key, value in report[name].items()]))
-    odd = report[targets.get(report["targets"][0]).ODD]
-    lines += [odd] if odd else []
-    if report["odd images"]:
-        lines.append(f"odd images: {'; '.join(f'{n:,} {rule}' for rule, n in report['odd images'].items())}")
-    lines += [report["high-bit"]] if report["high-bit"] else []
-    lines += [f"refused: {refusal}" for refusal in report["refused"]]
-    lines += [f"bad: {problem}" for problem in report["bad"]]
-    return "\n".join([*lines, f"bad records: {len(report['bad']):,}"])
-
-
-def _line(name: str, values: list[str]) -> str:
-    return f"  {name:<20}{', '.join(values)}"
-
-
-def _counts(counts: dict[str, int]) -> list[str]:
-    shown = [f"{name} {count:,}" for name, count in counts.items()]
-    return shown if len(shown) <= 100 else [*shown[:100], f"and {len(shown) - 100:,} more"]
-
-
-def draw(source: Source, path: Path) -> None:
-    """Draws a grid of records, evenly spread over the split; those that cannot be read stay black.
-
-    Below are the colours of the first LEGEND classes that have positions in the image; a small box has no name.
-    """
-    colours = marks.colours(source.targets.values())
-    count = min(COLUMNS * ROWS, len(source))
-    placed = (classes for target, classes in source.targets.items() if targets.get(target).IS_PLACED)
-    named = [name for name in dict.fromkeys(itertools.chain(*placed)) if name != marks.BACKGROUND][:LEGEND]
-    top, columns = -(-count // COLUMNS) * CELL, COLUMNS * CELL // NAME
-    sheet = Image.new("RGB", (COLUMNS * CELL, top + -(-len(named) // columns) * LINE))
-    pen = ImageDraw.Draw(sheet)
-    for index, name in enumerate(named):
-        corner = (index % columns * NAME, top + index // columns * LINE + 3)
-        marks.write(pen, name, corner, sheet.size, colours[name])
-    for place, index in enumerate(np.linspace(0, len(source) - 1, count).astype(int)):
-        try:
-            sheet.paste(_sample(source, int(index), colours), (place % COLUMNS * CELL, place // COLUMNS * CELL))
-        except UserError:
-            continue
-    try:
-        sheet.save(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--draw {path}: cannot be written ({error}); name a .png in a folder that exists") from error
-
-
-def _sample(source: Source, index: int, colours: dict[str, marks.Colour]) -> Image.Image:
-    """Draws a record with all its truths, the main target on top."""
-    record = source[index]
-    pixels = image.to_8_bits(image.decode(record["image"], record["name"])[0])
-    sample = Image.fromarray(np.ascontiguousarray(pixels))
-    scale = (CELL - GAP) / max(sample.size)
-    sample = sample.resize([max(1, int(side * scale)) for side in sample.size])
-    for name, classes in reversed(source.targets.items()):
-        truth = targets.get(name).read(record, pixels.shape[:2], source, index)
-        sample = targets.get(name).draw(sample, truth, scale, classes, [colours[each] for each in classes])
-    return sample

@@ -1,0 +1,133 @@
+"""Writes a dataset as another one: `coco:FOLDER`, `yolo:FOLDER` or `masks:FOLDER`, which the sources of these kinds read.
+
+Each format is one file in this folder, with
+
+    NEEDS      the target that it writes
+    write(split, images, source, folder) -> lines on what it cannot hold
+    finish(folder, splits, source) -> lines; what is written once for all splits
+
+Images are not decoded: a file becomes a hard link, or a copy where that cannot be; an image without a file is written as
+it is stored. The folder appears when all of it is written: until then it is FOLDER.partial, which a second try goes on
+with.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from morphism.data import targets
+from morphism.data.records import Source
+from morphism.data.sources import VALIDATION
+from morphism.data.writing import coco, masks, yolo
+from morphism.data.writing.images import Images, place
+from morphism.errors import UserError, check_choice
+
+FORMATS: dict[str, ModuleType] = {"coco": coco, "yolo": yolo, "masks": masks}
+SPLITS = ("train", "val", "test")
+
+
+class Part(NamedTuple):
+    """A split, and those of its records that can be read."""
+
+    split: str
+    source: Source
+    rows: Int[np.ndarray, "n"]
+
+
+class Target(NamedTuple):
+    kind: str
+    folder: Path
+
+
+def parse(text: str) -> Target:
+    """Reads "FORMAT:FOLDER". Raises UserError for an unknown format, and for a folder that holds something."""
+    kind, colon, folder = text.partition(":")
+    if not colon or not folder:
+        raise UserError(f"--write {text}: write a format, a colon and a folder, such as --write coco:/data/as_coco")
+    check_choice("--write", kind, FORMATS)
+    path = Path(folder).expanduser().absolute()
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"--write {text}: {path} is there already; name a new folder, or remove it")
+    return Target(kind, path)
+
+
+def write(target: Target, parts: Sequence[Part]) -> list[str]:
+    """Writes all splits. Returns lines that say what was written, and what the format cannot hold.
+
+    Raises UserError if a split lacks the format's target or has a name that is not read, and if it cannot be written.
+    """
+    module = FORMATS[target.kind]
+    names = [_name(part.split, target.kind) for part in parts]
+    for part in parts:
+        _check(part, module, target.kind)
+    lines = []
+    try:
+        with _partial(target.folder) as folder:
+            for name, part in zip(names, parts, strict=True):
+                kept = _annotated(part, module.NEEDS)
+                images = place(part.source, kept, folder, module.image_folder(name))
+                lines.append(f"written: {target.kind}:{target.folder} {name}: {images.account}")
+                left = len(part.source) - len(kept)
+                without = [f"{left:,} records that are bad or not annotated (left out)"] if left else []
+                unheld = [*without, *module.write(name, images, part.source, folder), *_others(part, module)]
+                lines += [f"not held by {target.kind}: {'; '.join(unheld)}"] if unheld else []
+            renamed = module.finish(folder, names, parts[0].source)
+            lines += [f"not held by {target.kind}: {line}" for line in renamed]
+    except OSError as error:
+        raise UserError(f"--write {target.kind}:{target.folder}: {error.strerror} ({error.filename})") from error
+    return lines
+
+
+def _name(split: str, kind: str) -> str:
+    own = split.partition("[")[0]
+    name = "val" if own in VALIDATION else own
+    if name not in SPLITS:
+        raise UserError(f"--write: {kind}: has no split {split}; choose one of {', '.join(SPLITS)} with --split")
+    return name
+
+
+def _check(part: Part, module: ModuleType, kind: str) -> None:
+    if module.NEEDS in part.source.targets:
+        return
+    fitting = [name for name, each in FORMATS.items() if each.NEEDS in part.source.targets]
+    remedy = f"write {' or '.join(f'{name}:' for name in fitting)}" if fitting else "folders of classes need no copy"
+    raise UserError(
+        f"--write: {kind}: holds {module.NEEDS}, the data has {' and '.join(part.source.targets)}; {remedy}"
+    )
+
+
+def _annotated(part: Part, target: str) -> Int[np.ndarray, "n"]:
+    """The rows whose records are annotated with `target`."""
+    key = targets.get(target).KEY
+    return np.array([row for row in part.rows.tolist() if key in part.source[row]], np.int64)
+
+
+def _others(part: Part, module: ModuleType) -> list[str]:
+    held = [name for name in part.source.targets if name not in module.HOLDS]
+    return [f"its {' and '.join(held)}"] if held else []
+
+
+@contextmanager
+def _partial(folder: Path) -> Iterator[Path]:
+    """The folder to write in, which becomes `folder` at the end. Only one process at a time can be in it."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{partial}: another process writes there; wait for it, or name another folder") from error
+        yield partial
+        if folder.is_dir():
+            folder.rmdir()  # an empty one
+        partial.rename(folder)
+    finally:
+        os.close(descriptor)
