@@ -35,7 +35,7 @@ class Detection(SingleTask):
     name: ClassVar[str] = "detection"
     targets: ClassVar[tuple[str, ...]] = ("boxes",)
     headline: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-    higher_is_better: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75")
+    higher_is_better: ClassVar[tuple[str, ...]] = headline
     views: ClassVar[tuple[str, ...]] = ("center",)
     masks: ClassVar[tuple[str, ...]] = ()
 

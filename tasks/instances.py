@@ -33,7 +33,7 @@ class Instances(Detection):
     name: ClassVar[str] = "instances"
     targets: ClassVar[tuple[str, ...]] = ("boxes", "masks")
     headline: ClassVar[tuple[str, ...]] = ("mask_ap", "mask_ap50", "mask_ap75", *Detection.headline)
-    higher_is_better: ClassVar[tuple[str, ...]] = ("mask_ap", "mask_ap50", "mask_ap75", *Detection.higher_is_better)
+    higher_is_better: ClassVar[tuple[str, ...]] = headline
 
     def misfit(self, model: nn.Module, outputs: Any, classes: int) -> str:
         wrong = super().misfit(model, outputs, classes)

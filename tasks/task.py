@@ -55,11 +55,11 @@ class Task(Protocol):
 
     @property
     def headline(self) -> tuple[str, ...]:
-        """The metrics of `summarise` that the log shows, best known first."""
+        """The metrics of `summarise` that the log shows, best known first. The best checkpoint is chosen by one."""
 
     @property
     def higher_is_better(self) -> tuple[str, ...]:
-        """The metrics of the headline by which the best checkpoint can be chosen."""
+        """The metrics of the headline of which a higher value is better; of the others, such as a loss, a lower one."""
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -200,6 +200,11 @@ class SingleTask:
 
     def measured(self, config: ConfigDict) -> Task:
         return self
+
+
+def lower_is_better(task: Task, metric: str) -> bool:
+    """Whether the best value of a metric of the task's headline is the lowest."""
+    return metric not in task.higher_is_better
 
 
 def counts(classes: Names) -> Counts:
