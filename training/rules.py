@@ -6,7 +6,7 @@ the values of those before it, derived or written by hand. Those of TIMED depend
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ OBJECT = 20  # pixels that a small object should have in the network's input
 LARGEST = {"classification": 224, "detection": 640, "instances": 640, "segmentation": 512}  # sides that images need
 ON_CPU = {"classification": 128, "detection": 640, "instances": 640, "segmentation": 256}  # where no time is given
 ANCHORS = (4, 8, 12, 16, 24, 32, 48, 64)
-PASSES, FEWEST, ENOUGH = 10, 1000, 50_000  # over the data; images that a training should see at least; that suffice
+PASSES, FEWEST, ENOUGH = 5, 1000, 50_000  # over the data; images that a training should see at least; that suffice
 FEW = 10_000  # images, below which what the weights know of images is kept
 STEPS_PER_EPOCH, STEPS = 20, 100  # at least, of an epoch and of a training in a time
 EVALUATIONS = 10  # of a training
@@ -65,7 +65,7 @@ class Case:
     devices: int
     affordable: Callable[[int, int], float] | None = None
     whole: bool = False
-    options: Mapping[str, float] = ()
+    options: Mapping[str, float] = field(default_factory=dict)
     timing: Timing | None = None
 
     @property
@@ -262,7 +262,9 @@ def batch_size(case: Case) -> Choice:
     size = share
     while size * 2 <= limits[reason]:
         size *= 2
-    return Choice(size, reason if size > share else "the least that divides over devices and micro-batches")
+    return Choice(
+        size, reason if size <= limits[reason] else f"the least of {case.devices} device(s); {reason}, if less"
+    )
 
 
 def _share(case: Case) -> int:

@@ -69,7 +69,7 @@ def test_a_time_buys_the_largest_images_of_which_enough_can_be_seen():
         )
         sizes[minutes] = config.data.image_size
         assert "budget suffices for" in reasons["data.image_size"]
-    assert sizes == {1: 96, 10: 192, 100: 448}  # with 10 x 205 images to see
+    assert sizes == {1: 96, 10: 288, 100: 448}  # with 5 x 205 images to see
     assert derived("faster_rcnn", CELLS, "1min", affordable=lambda h, w: 450)[0].batch_size == 4  # 100 steps
 
 
@@ -177,7 +177,7 @@ def test_a_time_is_kept_to_by_what_was_measured_and_too_little_is_an_error(confi
 
 def test_the_batch_shrinks_until_the_compiler_says_that_it_fits(config, monkeypatch, tmp_path):
     config.data.train_split, config.data.val_split = "train[:3200]", "val[:64]"
-    config.derive, config.budget = ("batch_size", "duration"), "1"
+    config.derive, config.budget = ("batch_size", "duration"), "4"
     needed = []
     memory = trial.memory_needed
     monkeypatch.setattr(trial, "memory_needed", lambda parts: needed.append(memory(parts)) or needed[-1])
