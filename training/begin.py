@@ -62,15 +62,17 @@ def begin(
     return Beginning(step, state, owed, notes)
 
 
-def opened(config: ConfigDict, workdir: AnyPath) -> Weights | None:
+def opened(config: ConfigDict, variables: dict[str, Any], workdir: AnyPath) -> Weights | None:
     """The weights that config.init_from names; None if there are none, or if the run in `workdir` continues.
 
-    Raises UserError if they cannot be read.
+    Raises UserError if they cannot be read, or do not fit a model of `variables` (shapes), before a workdir is made.
     """
     if not config.init_from or has_steps(workdir):
         return None
     try:
-        return read_weights(config.init_from, print)
+        weights = read_weights(config.init_from, print)
+        fitting(weights, variables, config)
+        return weights
     except UserError as error:
         raise UserError(
             f"{error}; or start from other weights with --config.init_from=FILE, or from random ones with "

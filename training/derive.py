@@ -22,12 +22,14 @@ from morphism.runtime.manifest import has_steps, read_config
 from morphism.runtime.mesh import AXIS
 from morphism.runtime.paths import AnyPath
 from morphism.runtime.processes import time_limit
+from morphism.runtime.validation import check_config
 from morphism.tasks.task import counts
 from morphism.training import trial
+from morphism.training.begin import opened
 from morphism.training.budget import Budget, in_words
 from morphism.training.build import Data, Parts, build, load
 from morphism.training.rules import RULES, TIMED, Case, Timing, apply, smaller_batch
-from morphism.weights.opening import Weights, fitting, holds_heads, variables_like
+from morphism.weights.opening import Weights, holds_heads, variables_like
 from morphism.weights.public import PublicDetector
 
 ENDING = 2.0  # seconds that the end of a run takes besides its last evaluation
@@ -35,37 +37,43 @@ SEEN = 0.6  # share of a time that is expected for steps, before anything is mea
 
 
 class Derived(NamedTuple):
-    """A configuration without anything to derive; the reasons of what was derived; the data, where it was opened."""
+    """A configuration without anything to derive, and the reasons of what was derived.
+
+    data, weights: what was opened for that.
+    """
 
     config: ConfigDict
     reasons: dict[str, str]
     data: Data | None = None
+    weights: Weights | None = None
 
 
-def derived(
-    config: ConfigDict, workdir: AnyPath, weights: Weights | None, started: float, say: Callable[[str], None]
-) -> Derived:
+def derived(config: ConfigDict, workdir: AnyPath, started: float, say: Callable[[str], None]) -> Derived:
     """Derives the fields that `config` names in config.derive, or takes them from the run that `workdir` holds.
 
     Args:
       config: the whole configuration; it is not changed.
       workdir: the folder of the run.
-      weights: those that the training starts from.
       started: when the command started, in seconds of time.time(): a time in config.budget counts from there.
       say: gets a line for each field, with its reason.
 
     Raises UserError for data that cannot be used, and for a time in config.budget that is over before the first step.
     """
+    check_config(config)
     if not config.derive:
         return Derived(config, {})
     for name in config.derive:
         check_choice("config.derive", name, (*RULES, *TIMED))
     if has_steps(workdir):
         return Derived(_as_stored(config, read_config(workdir)), {})
+    if not config.data.source:
+        raise UserError(
+            "config.data.source is empty: give your data with --data PATH, or as --config.data.source=KIND:PATH, of "
+            "which `morphism list sources` has the kinds"
+        )
     data = _loaded(config)
-    if weights:  # an error here costs nothing yet
-        classes = counts(tasks.of(config).class_names(data.train))
-        fitting(weights, variables_like(models.create(config.model, classes, AXIS), config), config)
+    classes = counts(tasks.of(config).class_names(data.train))
+    weights = opened(config, variables_like(models.create(config.model, classes, AXIS), config), workdir)
     case = Case(
         config=config,
         images=measure(data.train),
@@ -88,7 +96,7 @@ def derived(
         say(f"derived {name}={_value(case.config, name)!r}: {reason}")
     config = case.config.copy_and_resolve_references()
     config.derive = ()
-    return Derived(config, reasons, data)
+    return Derived(config, reasons, data, weights)
 
 
 def _loaded(config: ConfigDict) -> Data:

@@ -21,7 +21,6 @@ from morphism.runtime.mesh import to_devices
 from morphism.runtime.paths import AnyPath, folder
 from morphism.runtime.processes import check_shared
 from morphism.runtime.stopping import Stopped, StopRequest
-from morphism.runtime.validation import check_config
 from morphism.runtime.writer import Writer, recorded
 from morphism.tasks.task import counted, counts, lower_is_better
 from morphism.training.begin import Beginning, begin, opened
@@ -30,7 +29,6 @@ from morphism.training.derive import derived
 from morphism.training.meter import REMEDY, Meter, NonFiniteLoss
 from morphism.training.patience import since_best
 from morphism.training.state import TrainState, eval_variables, not_finite
-from morphism.weights.opening import fitting
 
 SHOWN = 3  # metrics of each part of a task that a line shows
 LOOK = 50  # steps at most between two checks for stop requests and for values that are not finite
@@ -62,18 +60,16 @@ def train(
     started, stop = started or time.time(), stop or StopRequest()
     workdir = folder(workdir) if isinstance(workdir, str) else workdir
     main = jax.process_index() == 0
-    check_config(config)
-    weights = opened(config, workdir)
-    config, reasons, data = derived(config, workdir, weights, started, print if main else lambda line: None)
-    parts = build(config, data)
-    if weights and not reasons:
-        fitting(weights, parts.shapes.variables, config)  # raises errors before a workdir is made
+    found = derived(config, workdir, started, print if main else lambda line: None)
+    config = found.config
+    parts = build(config, found.data)
+    weights = found.weights or opened(config, parts.shapes.variables, workdir)
     check_shared(workdir)
     with (
         claimed(workdir) if main else nullcontext(),
         Checkpoints(workdir, config.keep, **best_by(config), writer=True) as checkpoints,
     ):
-        beginning = begin(parts, workdir, checkpoints, weights, command, reasons)
+        beginning = begin(parts, workdir, checkpoints, weights, command, found.reasons)
         with Writer(workdir, parts.lengths.total, beginning.step, main, evaluates_again=beginning.owed) as writer:
             introduce(parts, workdir, beginning, writer)
             config = settled(parts, workdir, beginning, writer)
@@ -171,6 +167,7 @@ class Loop:
         waited = since_best(self._judged, lower=lower, min_delta=config.min_delta)
         if not 0 < config.patience <= waited or step == total:
             return False
+        self._odd.report()
         self._writer.say(
             f"stopped early after step {step} of {total}: {metric} has not become better in the last {waited} "
             "evaluations (config.stop); a larger --config.stop.patience goes on"

@@ -86,8 +86,8 @@ class Case:
 
 
 def threads(case: Case) -> Choice:
-    cores = len(os.sched_getaffinity(0))
-    return Choice(min(max(cores, 2), 16), f"this process has {cores} core{'s' * (cores > 1)}")
+    cores = os.cpu_count()
+    return Choice(min(max(cores, 2), 16), f"{cores} core{'s' * (cores > 1)}")
 
 
 def max_boxes(case: Case) -> Choice:

@@ -5,6 +5,7 @@ import pytest
 from morphism.errors import UserError
 from morphism.evaluation.run import open_run
 from morphism.runtime.checkpoint import Checkpoints
+from morphism.tasks.classification import Classification
 from morphism.training import loop
 from morphism.training.loop import train
 from morphism.training.patience import since_best
@@ -25,16 +26,15 @@ def test_evaluations_are_counted_since_the_last_better_one(lower, min_delta, exp
 def judged(config, monkeypatch):
     """A run of eight evaluations whose losses are these."""
     losses = {1: 0.9, 2: 0.5, 3: 0.7, 4: 0.6, 5: 0.4, 6: 0.8, 7: 0.8, 8: 0.8}
-    evaluate = loop.evaluate
-    steps = []
+    summarise, evaluation, steps = Classification.summarise, loop.Loop._evaluate, []
 
-    def of_step(task, source, batches):
-        return evaluate(task, source, batches) | {"loss": losses[steps[-1]]}
+    def evaluated(self, step, state):
+        steps.append(step)
+        return evaluation(self, step, state)
 
-    original = loop.Loop._evaluate
-    monkeypatch.setattr(loop, "evaluate", of_step)
+    monkeypatch.setattr(loop.Loop, "_evaluate", evaluated)
     monkeypatch.setattr(
-        loop.Loop, "_evaluate", lambda self, step, state: steps.append(step) or original(self, step, state)
+        Classification, "summarise", lambda self, metrics: summarise(self, metrics) | {"loss": losses[steps[-1]]}
     )
     config.data.val_split = "val[:32]"
     config.update(eval_every="1", checkpoint_every="1", best="loss")
