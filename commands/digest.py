@@ -15,12 +15,12 @@ _STEP = COMMAND.string("step", "latest", "Which checkpoint: latest, best or a st
 def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise UserError("give one workdir")
-    from morphism.runtime.checkpoint import Checkpoints, choose
+    from morphism.runtime.checkpoint import Checkpoints, best_by, choose
     from morphism.runtime.digest import digest
     from morphism.runtime.manifest import read_config
     from morphism.runtime.paths import folder
 
     workdir = folder(argv[1])
-    with Checkpoints(workdir, best=read_config(workdir).best) as checkpoints:
+    with Checkpoints(workdir, **best_by(read_config(workdir))) as checkpoints:
         step = choose(checkpoints, _STEP.value)
         print(f"{digest(checkpoints.read(step))}  step {step}")

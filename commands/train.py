@@ -4,20 +4,27 @@
     python train.py --config experiments/imagenet_resnet.py:50 --config.batch_size=1024 --workdir runs/r50
     python train.py --config experiments/bccd_retinanet.py --data my/photos --workdir runs/mine
     python train.py --workdir runs/quickstart [--config.duration=20ep]
+    python train.py --config experiments/finetune.py:resnet50 --config.data.source=folder:images --budget 30min \
+        --workdir runs/own
 
 --data takes a folder of nearly any layout, finds out which one, and sets config.data.source and the splits.
+--budget is what an experiment that derives its fields, such as finetune, keeps to.
 Without --config the run in the workdir continues with its own configuration.
 All local devices take part. For several machines, start the same command on each, with --distributed.
 """
 
 import sys
 import time
+from collections.abc import Collection
+
+from ml_collections import ConfigDict
 
 from morphism.commands import cli
 from morphism.errors import UserError
 
 COMMAND = cli.Command(config="flag", distributed=True, data=True)
 _WORKDIR = COMMAND.string("workdir", None, "Folder of the run: its checkpoints, metrics and configuration.")
+_BUDGET = COMMAND.string("budget", None, "What derived fields keep to: 30min (start to end), 20ep or 500 (steps).")
 
 _STARTED = time.time()
 
@@ -27,7 +34,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {argv[1]!r}; values are given as --config.field=value")
     if not _WORKDIR.value:
         raise UserError("--workdir is missing; name a folder for the run, such as runs/first")
-    config = COMMAND.config.value
+    config = _budgeted(COMMAND.config.value, COMMAND.config.overrides, _BUDGET.value)
 
     COMMAND.start_jax()
     from morphism.runtime.paths import folder
@@ -36,3 +43,21 @@ def main(argv: list[str]) -> None:
 
     with StopSignals() as stop:
         train(config, folder(_WORKDIR.value), stop=stop, started=_STARTED, command=sys.argv)
+
+
+def _budgeted(config: ConfigDict, overrides: Collection[str], budget: str | None) -> ConfigDict:
+    """`config` with the --budget, deriving nothing that --config.field=value gives.
+
+    Raises UserError for a budget that nothing would keep to.
+    """
+    derive = tuple(name for name in config.derive if name not in overrides)
+    if budget is not None:
+        if config.budget != budget and "duration" not in derive:
+            given = "--config.duration is given" if config.derive else "this configuration derives no field"
+            raise UserError(
+                f"--budget={budget}: {given}, so that nothing would keep to it; leave it out and set the length with "
+                "--config.duration, such as 20ep, or take experiments/finetune.py:<model> in a new --workdir"
+            )
+        config.budget = budget
+    config.derive = derive
+    return config

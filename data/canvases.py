@@ -11,6 +11,7 @@ where it lists none, the images decide. Evaluation and prediction add canvases f
 which changes nothing for the other images.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -105,8 +106,17 @@ def canvas_at(canvas: Shape, step: int, config: ConfigDict) -> Shape:
 
 def smallest_canvas(source: Source, data: ConfigDict) -> Shape:
     """The smallest canvas of training."""
+    return min(_of_training(source, data), key=math.prod)
+
+
+def largest_canvas(source: Source, data: ConfigDict) -> Shape:
+    """The largest canvas of training."""
+    return max(_of_training(source, data), key=math.prod)
+
+
+def _of_training(source: Source, data: ConfigDict) -> list[Shape]:
     squares = [(side, side) for side in data.multi_scale] if data.window_rule == "canvas" else []
-    return min(squares or canvases(source, data, training=True)[0], key=lambda shape: shape[0] * shape[1])
+    return squares or canvases(source, data, training=True)[0]
 
 
 def resized(size: Size, canvas: Size, data: ConfigDict, shortest: int = 0, scale: float = 1.0) -> Size:

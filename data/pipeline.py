@@ -28,7 +28,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from morphism.data import examples
-from morphism.data.canvases import Shape, canvas_at, canvases, smallest_canvas
+from morphism.data.canvases import Shape, canvas_at, canvases, largest_canvas, smallest_canvas
 from morphism.data.intensity import settle, settle_pixels
 from morphism.data.records import Source
 from morphism.data.sampling import Plan
@@ -100,9 +100,16 @@ def problem(source: Source, config: ConfigDict, index: int) -> str:
 
 def smallest_batch(source: Source, config: ConfigDict) -> Batch:
     """An empty training batch on the smallest canvas, for whatever depends on shapes alone."""
-    return _empty_batch(
-        config.batch_size, smallest_canvas(source, config.data), settle_pixels(config, source), training=True
-    )
+    return _empty_train_batch(source, config, smallest_canvas(source, config.data))
+
+
+def largest_batch(source: Source, config: ConfigDict) -> Batch:
+    """The same on the largest canvas."""
+    return _empty_train_batch(source, config, largest_canvas(source, config.data))
+
+
+def _empty_train_batch(source: Source, config: ConfigDict, canvas: Shape) -> Batch:
+    return _empty_batch(config.batch_size, canvas, settle_pixels(config, source), training=True)
 
 
 def empty_eval_batches(source: Source, config: ConfigDict, batch_size: int) -> list[Batch]:

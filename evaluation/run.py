@@ -242,7 +242,7 @@ def open_run(
     now = flat(config)
     changed = {field: value for field, value in now.items() if value != trained.get(field) and field not in FREE}
     classes = read_classes(workdir)
-    step, variables = read_trained(workdir, config.best, which)
+    step, variables = read_trained(workdir, config, which)
     model = models.create(config.model, counts(classes), AXIS)
     wanted = jax.eval_shape(lambda: models.init(model, jax.random.key(0), config.data.image_size))
     check_same(shapes(variables), shapes(wanted), workdir / "checkpoints" / str(step))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from ml_collections import ConfigDict
 
 from morphism.experiments.fields import (
+    BUDGET,
     FACTORS,
     GROUP,
     HSV,
@@ -107,13 +108,20 @@ COMMON = dict(
     batch_size=Field(128, at_least(1), "Examples per step, over all devices and processes."),
     eval_batch_size=Field(0, at_least(0), "Examples per evaluation step, rounded up to the devices; 0: batch_size."),
     accumulate=Field(1, at_least(1), "Micro-batches that a step is split into, to save memory."),
+    derive=Field((), TEXTS, "Fields that training derives from data and budget (training/rules.py) before it starts."),
+    budget=Field("", BUDGET, 'What derived fields keep to: "30min" from start to end, "20ep", "500"; "": the data.'),
     duration=Field("10ep", POSITIVE_LENGTH, "Length of the whole training."),
     log_every=Field("50", LENGTH, 'How often a line is logged; "0": only on evaluating or saving.'),
     eval_every=Field("1ep", LENGTH, 'How often to evaluate on data.val_split, and save; "0": only at the end.'),
     checkpoint_every=Field("1ep", LENGTH, 'How often to save between evaluations; "0": never.'),
     keep=Field(2, at_least(1), "Newest checkpoints to keep, besides the best."),
-    best=Field("", TEXT, 'Metric of the validation split whose highest value is the best; "": the newest is.'),
+    best=Field("", TEXT, 'Metric of the validation split that marks the best checkpoint; "": the newest is.'),
     plots=Field(True, SWITCH, "Draw evaluations, learning curves and the first batch: workdir/plots, TensorBoard."),
+    stop=dict(
+        metric=Field("", TEXT, 'Metric of early stopping; "": config.best.'),
+        patience=Field(0, at_least(0), "Above 0: stop after this many evaluations in a row without a better value."),
+        min_delta=Field(0.0, at_least(0.0), "Least difference from the best value so far that counts as better."),
+    ),
     init_from=Field("", TEXT, "Weights to start from: a file, torchvision:<name>/<weights>, or a run's workdir."),
     init_rename=Field((), TEXTS, 'Rules "regular expression -> replacement" for the names in init_from.'),
     init_allow_missing=Field((), TEXTS, "Regular expressions of names that init_from may lack; they start untrained."),

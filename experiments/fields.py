@@ -140,6 +140,16 @@ POSITIVE_LENGTH = Range(
     lambda x: LENGTH.holds(x) and float(STEPS_OR_EPOCHS.fullmatch(x.strip())[1]) > 0,
 )
 
+TIME = re.compile(r"(\d+(?:\.\d+)?)(s|min|h)")
+
+
+def _is_budget(x: Any) -> bool:
+    found = isinstance(x, str) and (TIME.fullmatch(x.strip()) or STEPS_OR_EPOCHS.fullmatch(x.strip()))
+    return x == "" or bool(found and float(found[1]) > 0)
+
+
+BUDGET = Range('a time, such as "30min" or "2h", a length, such as "20ep" or "500" steps, or ""', _is_budget)
+
 
 def one_of(*choices: str) -> Range:
     return Range(f"one of {', '.join(map(repr, choices))}", lambda x: x in choices, choices)

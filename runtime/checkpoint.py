@@ -14,13 +14,16 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
+from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
+from morphism import tasks
 from morphism.errors import UserError, did_you_mean
 from morphism.runtime.digest import by_path
 from morphism.runtime.integrity import METRICS, check_steps, check_whole
 from morphism.runtime.paths import AnyPath, is_local, read_json, write_json
 from morphism.runtime.processes import time_limit
+from morphism.tasks.task import lower_is_better
 
 State = Any  # a tree of arrays
 
@@ -38,14 +41,15 @@ class Checkpoints:
     A step is saved before it is evaluated: its metrics are added to its folder later, as Orbax would write them.
     """
 
-    def __init__(self, workdir: AnyPath, keep: int = 1, best: str = "", writer: bool = False):
-        """`keep`: how many of the newest checkpoints stay; `best`: the metric whose highest value marks the best one.
+    def __init__(self, workdir: AnyPath, keep: int = 1, best: str = "", lowest: bool = False, writer: bool = False):
+        """`keep`: how many of the newest checkpoints stay; `best`: the metric whose highest value marks the best one,
+        or with `lowest` its lowest (`best_by`).
 
         `writer` is True for the run that saves here: it removes checkpoints that an interrupted run left incomplete.
         """
         self.folder = (workdir.absolute() if is_local(workdir) else workdir) / "checkpoints"
         check_steps(self.folder)
-        self._best, self._keep = best, keep
+        self._best, self._sign, self._keep = best, -1 if lowest else 1, keep
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_handlers=ocp.StandardCheckpointHandler(),
@@ -115,7 +119,7 @@ class Checkpoints:
         return self._metrics.get(step)
 
     def best(self) -> int | None:
-        """The step with the highest metric, the latest of equals; None if no checkpoint has metrics."""
+        """The step with the best metric, the latest of equals; None if no checkpoint has metrics."""
         return self._best_of(self.steps())
 
     def kept(self, steps: Sequence[int]) -> set[int]:
@@ -124,7 +128,7 @@ class Checkpoints:
 
     def _best_of(self, steps: Sequence[int]) -> int | None:
         scores = {step: found[self._best] for step in steps if (found := self._metrics.get(step)) and self._best}
-        return max(scores, key=lambda step: (scores[step], step), default=None)
+        return max(scores, key=lambda step: (self._sign * scores[step], step), default=None)
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, ascending."""
@@ -165,6 +169,11 @@ class _Preserved(checkpoint_managers.PreservationPolicy):
         return [step in self.checkpoints.kept(steps) for step in steps]
 
 
+def best_by(config: ConfigDict) -> dict[str, Any]:
+    """The arguments `best` and `lowest` of Checkpoints for the metric config.best."""
+    return {"best": config.best, "lowest": bool(config.best) and lower_is_better(tasks.of(config), config.best)}
+
+
 def choose(checkpoints: Checkpoints, which: str) -> int:
     """The step that "best", "latest" or a number names. "best" is the latest if none was evaluated."""
     steps = checkpoints.steps()
@@ -188,12 +197,12 @@ def eval_variables(params: Any, batch_stats: Any, ema: Any) -> dict[str, Any]:
     return ema or {"params": params, "batch_stats": batch_stats}
 
 
-def read_trained(workdir: AnyPath, best: str, which: str) -> tuple[int, dict[str, Any]]:
-    """The step that `which` names, "best" by the metric `best`, and its variables for evaluation, NumPy arrays.
+def read_trained(workdir: AnyPath, config: ConfigDict, which: str) -> tuple[int, dict[str, Any]]:
+    """The step that `which` names, "best" by config.best, and its variables for evaluation, NumPy arrays.
 
     Raises UserError if there is no such checkpoint, or if it is broken.
     """
-    with Checkpoints(workdir, best=best) as checkpoints:
+    with Checkpoints(workdir, **best_by(config)) as checkpoints:
         step = choose(checkpoints, which)
         state = checkpoints.read(step)
     return step, eval_variables(state["params"], state["batch_stats"], state["ema"])

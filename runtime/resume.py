@@ -13,8 +13,9 @@ from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.lengths import exact_steps
 
-# No value in training depends on these.
+# No value in training depends on these; those of stop decide only where it ends.
 FREE = (
+    *("stop.metric", "stop.patience", "stop.min_delta"),
     *("log_every", "checkpoint_every", "keep", "eval_batch_size", "plots"),
     *("data.workers", "data.threads", "data.prefetch", "data.timeout", "data.data_dir", "data.strict"),
     *("data.spacing", "metrics.medical", "metrics.score", "metrics.tolerance"),
@@ -92,6 +93,7 @@ def _same_training_canvases(before: ConfigDict, now: ConfigDict, source: Source)
 
 # Field -> whether it may change, and what to do if it may not.
 _RULES: dict[str, tuple[Callable[[ConfigDict, ConfigDict, Source], bool], str]] = {
+    "budget": (lambda *_: False, "leave out --budget, and lengthen the run with --config.duration"),
     "duration": (_longer, "give a duration that is no shorter"),
     "data.max_boxes": (_more_boxes, "give the same to resume, or a larger one in a run without mosaics"),
     "data.canvases": (_same_training_canvases, "give canvases on which each training image stays on its own"),

@@ -32,8 +32,14 @@ def check_config(config: ConfigDict) -> None:
         )
     task = tasks.of(config)
     task.check(config)
-    if config.best:
-        check_choice("config.best", config.best, task.higher_is_better)
+    for name, metric in {"best": config.best, "stop.metric": config.stop.metric}.items():
+        if metric:
+            check_choice(f"config.{name}", metric, task.headline)
+    if config.stop.patience > 0 and not (config.stop.metric or config.best):
+        raise UserError(
+            "config.stop.patience: there is no metric to wait for; set config.stop.metric to one of "
+            f"{', '.join(task.headline)}"
+        )
 
 
 def _check_parts(config: ConfigDict, fields: Mapping[str, Field]) -> None:

@@ -144,6 +144,14 @@ class _Lines:
             self._file.close()
 
 
+def recorded(workdir: AnyPath, name: str, before: float) -> list[float]:
+    """The values of `name` in metrics.jsonl, in the order of the steps, of steps lower than `before`."""
+    path = workdir / "metrics.jsonl"
+    text = path.read_bytes().decode("utf-8", errors="replace") if path.exists() else ""
+    lines = map(json.loads, _kept(text, lambda step, _: step < before).splitlines())
+    return [line[name] for line in lines if name in line]
+
+
 def _kept(text: str, stays: events.Stays) -> str:
     """The lines that stay, up to the first that `record` did not write: a crash of the machine can leave any bytes."""
     kept = []

@@ -38,7 +38,7 @@ class Detection(SingleTask):
     name: ClassVar[str] = "detection"
     targets: ClassVar[tuple[str, ...]] = ("boxes",)
     headline: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-    higher_is_better: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75")
+    higher_is_better: ClassVar[tuple[str, ...]] = headline
     image_score: ClassVar[str] = f"F1 of boxes at IoU 0.5, of detections that score at least {detection_plots.SCORE}"
     views: ClassVar[tuple[str, ...]] = ("center",)
     masks: ClassVar[tuple[str, ...]] = ()

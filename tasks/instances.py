@@ -36,7 +36,7 @@ class Instances(Detection):
     targets: ClassVar[tuple[str, ...]] = ("boxes", "masks")
     image_score: ClassVar[str] = f"F1 of masks at IoU 0.5, of detections that score at least {detection_plots.SCORE}"
     headline: ClassVar[tuple[str, ...]] = ("mask_ap", "mask_ap50", "mask_ap75", *Detection.headline)
-    higher_is_better: ClassVar[tuple[str, ...]] = ("mask_ap", "mask_ap50", "mask_ap75", *Detection.higher_is_better)
+    higher_is_better: ClassVar[tuple[str, ...]] = headline
 
     def misfit(self, model: nn.Module, outputs: Any, classes: int) -> str:
         wrong = super().misfit(model, outputs, classes)

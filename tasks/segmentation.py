@@ -23,6 +23,7 @@ from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.labels import IGNORE
 from morphism.ops import segmentation as ops
+from morphism.ops.platform import per_example
 from morphism.ops.resize import argmax_of_parts
 from morphism.tasks import boundaries, canvas, class_weights, layers, segmentation_views, surfaces
 from morphism.tasks.layers import Layer
@@ -41,8 +42,10 @@ class Segmentation(SingleTask):
     surface_options: surfaces.Options | None = None
     name: ClassVar[str] = "segmentation"
     targets: ClassVar[tuple[str, ...]] = ("segmentation",)
-    headline: ClassVar[tuple[str, ...]] = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice")
-    higher_is_better: ClassVar[tuple[str, ...]] = headline
+    higher_is_better: ClassVar[tuple[str, ...]] = (
+        *("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice"),
+    )
+    headline: ClassVar[tuple[str, ...]] = (*higher_is_better, "loss")
     image_score: ClassVar[str] = "mean IoU of the classes that are true or predicted in the image"
     views: ClassVar[tuple[str, ...]] = segmentation_views.VIEWS
     masks: ClassVar[tuple[str, ...]] = ("",)
@@ -129,6 +132,8 @@ class Segmentation(SingleTask):
         Returns:
           classes uint8 [B,H,W]: at the top left of canvases as large as the largest image, 255 elsewhere;
           true uint8 [B,H,W]: the same; 255 also where ignored;
+          loss float32 [B]: the sum of the cross-entropy over the counted pixels of the network's input, without class
+          weights; the true class of such a pixel is that at its centre. counted int32 [B]: their number;
           original_size [B,2], height and width; id [B].
         """
         logits, true, to = outputs["out"], batch["segmentation"].astype(jnp.uint8), batch["original_size"]
@@ -146,6 +151,7 @@ class Segmentation(SingleTask):
             "true": true,
             "original_size": to,
             "id": batch["id"],
+            **_judged(logits, true, batch["size"], to),
         }
 
     def measured(self, config: ConfigDict) -> "Segmentation":
@@ -159,6 +165,8 @@ class Segmentation(SingleTask):
             "confusion": np.zeros((count, count), np.int64),
             "boundary": np.zeros((2, count)),  # per class the sum of its F1 over images, and their number
             "surfaces": surfaces.empty(count),
+            "loss": 0.0,
+            "counted": 0,  # pixels of the loss
             "examples": 0,
         }
 
@@ -177,6 +185,8 @@ class Segmentation(SingleTask):
             "confusion": confusion,
             "boundary": boundary,
             "surfaces": distances,
+            "loss": metrics["loss"] + float(np.sum(predictions["loss"], dtype=np.float64)),
+            "counted": metrics["counted"] + int(np.sum(predictions["counted"], dtype=np.int64)),
             "examples": metrics["examples"] + len(predictions["id"]),
         }
 
@@ -185,7 +195,8 @@ class Segmentation(SingleTask):
 
         The IoU of a class is the number of its correct pixels over the number that are predicted or true. miou,
         mean_accuracy and dice are means over the classes that occur; frequency_weighted_iou weighs by true pixels (Long
-        et al. 2015, section 5). boundary_f1 is the mean over classes of their mean over images (tasks/boundaries.py).
+        et al. 2015, section 5). loss is the mean of `predict`'s cross-entropy over all its pixels. boundary_f1 is the
+        mean over classes of their mean over images (tasks/boundaries.py).
         A class that neither is true nor predicted anywhere has None. "surfaces", if measured: tasks/surfaces.py.
         """
         confusion = metrics["confusion"]
@@ -213,6 +224,7 @@ class Segmentation(SingleTask):
             "mean_accuracy": mean(accuracy, true > 0),
             "frequency_weighted_iou": float((true * iou).sum()) / pixels,
             "dice": mean(dice, occurs),
+            "loss": metrics["loss"] / max(metrics["counted"], 1),
             "boundary_f1": mean(f1, boundary[1] > 0),
             "examples": metrics["examples"],
             "pixels": int(true.sum()),
@@ -281,6 +293,28 @@ class Segmentation(SingleTask):
     def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
         found = source[index].get("segmentation")
         return () if found is None else (layers.of_mask(source.classes, found),)
+
+
+def _judged(
+    logits: Float[Array, "b h w k"],
+    true: UInt8[Array, "b h2 w2"],
+    sizes: Int[Array, "b 2"],
+    original: Int[Array, "b 2"],
+) -> dict[str, Array]:
+    """The loss and the counted pixels of each example, as `predict` returns them."""
+
+    def example(logits: Array, true: Array, size: Array, original: Array) -> tuple[Array, Array]:
+        rows, columns = (
+            jnp.clip((jnp.arange(count) + 0.5) * (original[axis] / size[axis]), 0, original[axis] - 1).astype(jnp.int32)
+            for axis, count in enumerate(logits.shape[:2])
+        )
+        within = canvas.inside(logits.shape[:2], size[None])[0]
+        labels = jnp.where(within, true[rows[:, None], columns[None, :]], IGNORE).astype(jnp.int32)
+        counted = jnp.sum(labels != IGNORE)
+        return counted * ops.cross_entropy(logits[None], labels[None]), counted.astype(jnp.int32)
+
+    loss, counted = per_example(example)(logits, true, sizes, original)
+    return {"loss": loss.astype(jnp.float32), "counted": counted}
 
 
 def confusion_of(

@@ -56,11 +56,11 @@ class Task(Protocol):
 
     @property
     def headline(self) -> tuple[str, ...]:
-        """The metrics of `summarise` that the log shows, best known first."""
+        """The metrics of `summarise` that the log shows, best known first. The best checkpoint is chosen by one."""
 
     @property
     def higher_is_better(self) -> tuple[str, ...]:
-        """The metrics of the headline by which the best checkpoint can be chosen."""
+        """The metrics of the headline of which a higher value is better; of the others, such as a loss, a lower one."""
 
     @property
     def image_score(self) -> str:
@@ -292,6 +292,11 @@ class SingleTask(Annotating):
     def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
         return {}
 
+
+
+def lower_is_better(task: Task, metric: str) -> bool:
+    """Whether the best value of a metric of the task's headline is the lowest."""
+    return metric not in task.higher_is_better
 
 
 def counts(classes: Names) -> Counts:

@@ -1,6 +1,6 @@
 """Starts a training: claims its workdir; its first state is a checkpoint, trained weights or random."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from morphism.data.fingerprint import fingerprint
+from morphism.errors import UserError
 from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints
 from morphism.runtime.manifest import claim_classes, claim_config, claim_data, has_steps, write_manifest
@@ -36,11 +37,19 @@ class Beginning:
 
 
 def begin(
-    parts: Parts, workdir: AnyPath, checkpoints: Checkpoints, weights: Weights | None, command: Sequence[str]
+    parts: Parts,
+    workdir: AnyPath,
+    checkpoints: Checkpoints,
+    weights: Weights | None,
+    command: Sequence[str],
+    reasons: Mapping[str, str],
 ) -> Beginning:
-    """Claims the workdir (in the main process), and restores the newest checkpoint or makes the first state."""
+    """Claims the workdir (in the main process), and restores the newest checkpoint or makes the first state.
+
+    `reasons` are those of derived fields, for the manifest.
+    """
     step = checkpoints.latest() or 0
-    notes = claim(parts, workdir, step, weights, command) if jax.process_index() == 0 else []
+    notes = claim(parts, workdir, step, weights, command, reasons) if jax.process_index() == 0 else []
     owed = step > 0 and parts.lengths.evaluates(step) and checkpoints.metrics(step) is None
     if step:
         state = checkpoints.restore(step, parts.shapes, replicated(parts.mesh))
@@ -53,20 +62,32 @@ def begin(
     return Beginning(step, state, owed, notes)
 
 
-def opened(parts: Parts, workdir: AnyPath) -> Weights | None:
+def opened(config: ConfigDict, variables: dict[str, Any], workdir: AnyPath) -> Weights | None:
     """The weights that config.init_from names; None if there are none, or if the run in `workdir` continues.
 
-    Raises UserError if they do not fit, before a workdir is made.
+    Raises UserError if they cannot be read, or do not fit a model of `variables` (shapes), before a workdir is made.
     """
-    config = parts.config
     if not config.init_from or has_steps(workdir):
         return None
-    weights = read_weights(config.init_from, print)
-    fitting(weights, parts.shapes.variables, config)
-    return weights
+    try:
+        weights = read_weights(config.init_from, print)
+        fitting(weights, variables, config)
+        return weights
+    except UserError as error:
+        raise UserError(
+            f"{error}; or start from other weights with --config.init_from=FILE, or from random ones with "
+            "--config.init_from="
+        ) from error
 
 
-def claim(parts: Parts, workdir: AnyPath, step: int, weights: Weights | None, command: Sequence[str]) -> list[str]:
+def claim(
+    parts: Parts,
+    workdir: AnyPath,
+    step: int,
+    weights: Weights | None,
+    command: Sequence[str],
+    reasons: Mapping[str, str],
+) -> list[str]:
     """Makes the workdir this run's own; returns lines for the user. Raises UserError if it holds another run."""
     config, data = parts.config, parts.data
     notes = claim_config(workdir, config, data.train)
@@ -78,7 +99,7 @@ def claim(parts: Parts, workdir: AnyPath, step: int, weights: Weights | None, co
     if unjudged:
         notes.append(f"data: {config.data.val_split} has no truths for {', '.join(unjudged)}, not evaluated there")
     origin = {"init_from": weights.origin, "init_sha256": weights.sha256} if weights and not step else {}
-    write_manifest(workdir, config, command, _cost(parts) | origin)
+    write_manifest(workdir, config, command, _cost(parts) | origin | ({"derived": dict(reasons)} if reasons else {}))
     if is_local(workdir):
         return notes
     return [*notes, f"{workdir} cannot be locked: make sure that no other run writes there"]

@@ -64,12 +64,12 @@ class Parts:
         return self.programs.init(self.hyper, self.shapes.ema is not None)
 
 
-def build(config: ConfigDict) -> Parts:
-    """The parts of `config`. Raises UserError if it cannot be trained or evaluated."""
+def build(config: ConfigDict, data: Data | None = None) -> Parts:
+    """The parts of `config`; `data`, if given, is what `load` returned. Raises UserError if it cannot be trained."""
     check_config(config)
     mesh, task = make_mesh(), tasks.of(config)
     check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
-    data = load(config)
+    data = data or load(config)
     epoch = len(data.train) / config.batch_size  # in steps
     lengths = lengths_of(config, epoch)
     hyper = on_devices(hyper_parameters(config, epoch), mesh)
@@ -101,11 +101,12 @@ def load(config: ConfigDict) -> Data:
     stored = sources.load(config.data, val_split)
     val = task.with_classes(stored, classes, f"{config.data.source} {val_split}")
     check_split(val, config, val_split, training=False)
-    if config.best.partition("/")[0] in task.unjudged(val):
-        raise UserError(
-            f"config.best is {config.best!r}, which {config.data.source} {val_split} has no truths for; set it to a "
-            'metric of another part, or to ""'
-        )
+    for name, metric in {"best": config.best, "stop.metric": config.stop.metric}.items():
+        if metric.partition("/")[0] in task.unjudged(val):
+            raise UserError(
+                f"config.{name} is {metric!r}, which {config.data.source} {val_split} has no truths for; set it to a "
+                'metric of another part, or to ""'
+            )
     return Data(train, stored, val)
 
 

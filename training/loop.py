@@ -18,18 +18,20 @@ from morphism.evaluation.drawings import Evaluated, keeping
 from morphism.evaluation.loop import gather, predict, summarise
 from morphism.lengths import due
 from morphism.models import cost
-from morphism.runtime.checkpoint import Checkpoints
+from morphism.runtime.checkpoint import Checkpoints, best_by
 from morphism.runtime.manifest import claim_intensity, claimed, read_intensity
 from morphism.runtime.mesh import to_devices
 from morphism.runtime.paths import AnyPath, folder
 from morphism.runtime.processes import check_shared
 from morphism.runtime.stopping import Stopped, StopRequest
-from morphism.runtime.writer import Writer
-from morphism.tasks.task import counted, counts
+from morphism.runtime.writer import Writer, recorded
+from morphism.tasks.task import counted, counts, lower_is_better
 from morphism.training.begin import Beginning, begin, opened
 from morphism.training.build import Parts, build
+from morphism.training.derive import derived
 from morphism.training.drawer import Drawer
 from morphism.training.meter import REMEDY, Meter, NonFiniteLoss
+from morphism.training.patience import since_best
 from morphism.training.state import TrainState, eval_variables, not_finite
 
 SHOWN = 3  # metrics of each part of a task that a line shows
@@ -61,22 +63,24 @@ def train(
     """
     started, stop = started or time.time(), stop or StopRequest()
     workdir = folder(workdir) if isinstance(workdir, str) else workdir
-    parts = build(config)
-    weights = opened(parts, workdir)
-    check_shared(workdir)
     main = jax.process_index() == 0
+    found = derived(config, workdir, started, print if main else lambda line: None)
+    config = found.config
+    parts = build(config, found.data)
+    weights = found.weights or opened(config, parts.shapes.variables, workdir)
+    check_shared(workdir)
     with (
         claimed(workdir) if main else nullcontext(),
-        Checkpoints(workdir, config.keep, config.best, writer=True) as checkpoints,
+        Checkpoints(workdir, config.keep, **best_by(config), writer=True) as checkpoints,
     ):
-        beginning = begin(parts, workdir, checkpoints, weights, command)
+        beginning = begin(parts, workdir, checkpoints, weights, command, found.reasons)
         with Writer(workdir, parts.lengths.total, beginning.step, main, evaluates_again=beginning.owed) as writer:
             introduce(parts, workdir, beginning, writer)
             config = settled(parts, workdir, beginning, writer)
+            judged = recorded(workdir, judge_of(config), beginning.step + (not beginning.owed))
             with Drawer(workdir, writer, active=config.plots and main) as drawer:
-                loop = Loop(
-                    config, parts, checkpoints=checkpoints, writer=writer, drawer=drawer, stop=stop, started=started
-                )
+                outside = {"checkpoints": checkpoints, "writer": writer, "drawer": drawer, "stop": stop}
+                loop = Loop(config, parts, **outside, started=started, judged=judged)
                 return loop.run(beginning)
 
 
@@ -118,10 +122,12 @@ class Loop:
         drawer: Drawer,
         stop: StopRequest,
         started: float,
+        judged: Sequence[float] = (),
     ):
-        """`config` is the `settled` configuration of `parts`."""
+        """`config` is the `settled` configuration of `parts`; `judged` the past values of its `judge_of`."""
         self._config, self._parts, self._started = config, parts, started
         self._checkpoints, self._writer, self._drawer, self._stop = checkpoints, writer, drawer, stop
+        self._judged = list(judged)
         self._saves = parts.lengths.checkpoint > 0
         self._look = min(parts.lengths.log or LOOK, LOOK)
         self._odd = Oddities(parts.data.train, writer.say)
@@ -136,6 +142,8 @@ class Loop:
             if results is None:
                 self._report_stop(beginning.step, saved=True, evaluated=False)
                 return {}
+        if self._is_over(beginning.step):
+            return results
         meter = Meter(self._config.batch_size)
         for step, state, evaluating, stopping in self._steps(beginning, meter):
             saving = self._saves and (evaluating or stopping or due(step, self._parts.lengths.checkpoint))
@@ -152,7 +160,24 @@ class Loop:
             if stopping or (evaluating and found is None):
                 self._report_stop(step, saved=saving, evaluated=not evaluating)
                 break
+            if evaluating and self._is_over(step):
+                break
         return results
+
+    def _is_over(self, step: int) -> bool:
+        """Whether to stop early after the evaluation of `step`, since the last ones brought nothing better; says so."""
+        config, total = self._config.stop, self._parts.lengths.total
+        metric = judge_of(self._config).removeprefix("val/")
+        lower = lower_is_better(self._parts.programs.task, metric)
+        waited = since_best(self._judged, lower=lower, min_delta=config.min_delta)
+        if not 0 < config.patience <= waited or step == total:
+            return False
+        self._odd.report()
+        self._writer.say(
+            f"stopped early after step {step} of {total}: {metric} has not become better in the last {waited} "
+            "evaluations (config.stop); a larger --config.stop.patience goes on"
+        )
+        return True
 
     def _steps(self, beginning: Beginning, meter: Meter) -> Iterator[tuple[int, TrainState, bool, bool]]:
         """After each step: its number, its state, whether an evaluation follows, and whether to stop."""
@@ -218,6 +243,8 @@ class Loop:
             raise NonFiniteLoss(f"step {step}: {error}. {REMEDY}") from error
         results = {key: summary[key] for key in task.headline}
         self._writer.record(step, {f"val/{key}": value for key, value in results.items()})
+        if judge := judge_of(config).removeprefix("val/"):
+            self._judged.append(results[judge])
         if self._saves:
             self._checkpoints.add_metrics(step, results)
         table = task.table(summary)  # without metrics of classes that the split lacks
@@ -233,6 +260,11 @@ class Loop:
         goes_on = f"the same command goes on from step {step}" + ("" if evaluated else ", with its evaluation")
         done = f"saved; {goes_on}" if saved else "nothing saved"
         self._writer.say(f"stopped {self._stop.reason} after step {step} of {self._parts.lengths.total}, {done}")
+
+
+def judge_of(config: ConfigDict) -> str:
+    """What metrics.jsonl calls the metric of early stopping."""
+    return f"val/{config.stop.metric or config.best}"
 
 
 def in_line(results: dict[str, float]) -> str:

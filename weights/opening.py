@@ -88,7 +88,7 @@ def read_run(workdir: AnyPath, which: str) -> Weights:
     Raises UserError if there is no such checkpoint, and if a value is not finite.
     """
     config, classes = settled_config(workdir), read_classes(workdir)
-    step, variables = read_trained(workdir, config.best, which)
+    step, variables = read_trained(workdir, config, which)
     origin, tensors = f"{workdir}, step {step}", convert.to_torch(variables)
     convert.check_finite(tensors, origin)
     return Weights(origin, digest(variables), tensors, classes, trained=_trained(config))
@@ -197,6 +197,11 @@ def classes_of(weights: Weights, config: ConfigDict) -> int | dict[str, int | No
     if config.get("parts"):
         return {part: convert.classes_in(tensors, shapes_of(config, part)) for part in config.parts}
     return convert.classes_in(tensors, shapes_of(config))
+
+
+def holds_heads(weights: Weights, config: ConfigDict) -> bool:
+    """Whether `weights` have every array of config's model, those of its heads among them, perhaps in other shapes."""
+    return shapes_of(config)(2).keys() <= weights.tensors.keys()
 
 
 def _named(weights: Weights, config: ConfigDict, shapes: convert.Shapes) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -33,6 +33,10 @@ VARIANTS = {
     "coco_panoptic": tuple(coco_panoptic.STEPS),
     "coco_retinanet": (None, "multiscale"),
     "coco_yolox": coco_yolox.SIZES,
+    "finetune": (
+        *("resnet18", "vgg16_bn", "alexnet", "faster_rcnn", "retinanet", "ssd300", "yolox_nano", "mask_rcnn"),
+        *("deeplabv3", "pspnet", "segnet", "unet"),
+    ),
     "imagenet_alexnet": (None, "lighting"),
     "imagenet_resnet": (*imagenet_resnet.NETWORKS, "50,recipe=v2", "101,recipe=v2", "50,stride_in_1x1"),
     "imagenet_vgg": ("11", "13", "16", "19", "11_bn", "13_bn", "16_bn", "19_bn"),

@@ -31,7 +31,6 @@ def changed(**changes):
         ("accumulate", -2),
         ("keep", 0),
         ("best", "top2"),
-        ("best", "loss"),  # the lowest is the best, and the highest would be kept
         ("duration", "0"),
         ("duration", "10 epochs"),
         ("log_every", "-5"),

@@ -46,8 +46,8 @@ def interrupt(monkeypatch):
     def arrange(at_step, how):
         build = loop.build
 
-        def build_interrupted(config):
-            parts = build(config)
+        def build_interrupted(*args):
+            parts = build(*args)
 
             def interrupted(state, *others):
                 if int(state.step) + 1 == at_step:
