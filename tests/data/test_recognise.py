@@ -233,7 +233,7 @@ def xml_without_images(root):
 
 
 def two_datasets(root):
-    layouts.kangaroo(root / "one")
+    layouts.kangaroo(root / "one" / "inner")
     layouts.labelimg(root / "two")
 
 
@@ -247,14 +247,17 @@ def two_json(root):
     ("write", "message"),
     [
         (empty, "is empty; put the data there"),
-        (loose_images, r"nearest are class folders \(found images in .*; lacks a folder per class, two or more.* and "),
+        (
+            loose_images,
+            r"nearest are class folders \(found images in .*; lacks a folder per class, two or more.* and YOLO \(",
+        ),
         (
             no_names,
             r"YOLO \(found images in images/train and .txt files with their labels; lacks data.yaml or classes.txt\)",
         ),
         (no_legend, r"masks of classes \(found train/images and train/masks; lacks classes.txt with a class's name"),
         (xml_without_images, r"Pascal VOC \(found Annotations/a.xml; lacks images next to it, or in images/"),
-        (two_datasets, "holds several datasets; give one of them: voc:.*one and voc:.*two"),
+        (two_datasets, "holds several datasets; give one of them: voc:.*two and voc:.*one/inner"),
         (two_json, r"COCO \(found one.json and two.json; lacks names with train or val"),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
