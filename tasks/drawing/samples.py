@@ -72,6 +72,5 @@ def _layers(record: Record, size: tuple[int, int], source: Source, index: int) -
         layers.append(of_mask(held["segmentation"], truths["segmentation"]))
     if "boxes" in held:
         layers.append(of_objects(held["boxes"], truths["boxes"], record.get("masks")))
-    if "label" in held:
-        layers.append(Tag(held["label"], [(truths["label"], None)]))
-    return layers
+    texts = [text for name, names in held.items() if (text := targets.get(name).text(truths[name], names))]
+    return [*layers, *(Tag([text], [(0, None)]) for text in texts)]

@@ -15,8 +15,10 @@ from morphism.data.loose import LooseImages
 from morphism.data.pipeline import eval_batches, train_batches
 from morphism.data.records import Boxed, Labelled, Masked, Source
 from morphism.data.sampling import Plan
+from morphism.data.survey_text import describe
 from morphism.errors import UserError
 from morphism.experiments.base import FIELDS, get_base
+from morphism.tasks.drawing import samples
 
 SIZES = ((120, 160), (160, 120), (100, 150), (64, 64))
 
@@ -245,10 +247,10 @@ def test_balanced_sampling_needs_labels():
 
 def test_the_check_of_a_source_counts_and_draws_all_its_truths(tmp_path):
     source = opened("scenes:6x64")
-    report = survey.survey(source)
+    report = survey.survey(source).report
     pixels = report["other classes"]["segmentation"]
     assert report["bad"] == [] and sum(report["classes"].values()) == report["boxes"]
     assert pixels["background"] == 6 and pixels["bag"] <= report["classes"]["bag"]
-    assert "objects" in survey.describe("", report) and "images with" in survey.describe("", report)
-    survey.draw(source, tmp_path / "out.png")
+    assert "objects" in describe("", report) and "images with" in describe("", report)
+    samples.draw(source, tmp_path / "out.png")
     assert (tmp_path / "out.png").stat().st_size > 0
