@@ -81,7 +81,8 @@ def main(argv: list[str]) -> None:
 
         draw(checked[0].source, Path(_DRAW.value))
     report["train"] = train_command("".join(argv[1:]), checked[0].source, sys.argv if given else [])
-    say(f"to train: {report['train']}")
+    when = "" if report["sound"] else ", once what is bad or refused is mended"
+    say(f"to train{when}: {report['train']}")
     if _JSON.value:
         print(json.dumps(report, ensure_ascii=False, allow_nan=False))
     if not report["sound"]:

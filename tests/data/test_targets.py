@@ -134,7 +134,7 @@ def test_a_target_is_a_file_and_one_of_single_objects_keeps_to_the_slots_of_the_
         "def train(truth, placement, data):\n"
         "    kept = truth[placement.objects]\n"
         "    return {'order': np.pad(kept, (0, data.max_boxes - len(kept)), constant_values=-1)}\n"
-        "mapped = fingerprint = evaluate = check = classes = draw = lambda *args: {}\n"
+        "mapped = fingerprint = evaluate = check = classes = text = lambda *args: {}\n"
     )
     monkeypatch.setattr(targets, "__path__", [*targets.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "morphism.data.targets.order", raising=False)
@@ -216,7 +216,7 @@ def test_a_target_from_outside_keeps_its_truth_and_is_in_the_fingerprint(view, t
         "IS_PLACED = OF_IMAGE_SIZE = IN_EVALUATION = False\n"
         "mapped = lambda truth, table: truth\n"
         "fingerprint = lambda source: column(source, 'heights').tobytes()\n"
-        "empty = read = kept = train = evaluate = check = classes = draw = lambda *args: {}\n"
+        "empty = read = kept = train = evaluate = check = classes = text = lambda *args: {}\n"
     )
     monkeypatch.setattr(targets, "__path__", [*targets.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "morphism.data.targets.height", raising=False)
