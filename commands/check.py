@@ -4,14 +4,13 @@
     morphism check voc:/data/VOCdevkit/VOC2007 --write coco:/data/voc_as_coco
     morphism check --config experiments/voc_fcn.py [--config.data.max_boxes=200] [--split val]
 
-All of train, val and test are read, unless --split names one. Every image is decoded once, and its size is compared with
-that in its annotations. Bad files and records are named, and the rest goes on. Then images that occur twice are named,
-within a split and in two: the same pixels, or images that look alike. The last line is a command that trains.
+All of train, val and test are read, unless --split names one. Every image is decoded once, and its size is compared
+with that in its annotations. Bad files and records are named, and the rest goes on. Then images that occur twice are
+named, within a split and in two: the same pixels, or images that look alike. The last line is a command that trains.
 
-Everything that training would refuse is listed, and the exit status is then 1: files that are missing or cannot be read,
-and what a split as a whole lacks for the fields of --config, or for their defaults; with --config also a validation split
-that cannot be opened. Splits other than train's may only have classes of train's. The exit status is 2 if no split can be
-opened at all.
+Everything that training would refuse is listed, and the exit status is then 1: files that are missing or cannot be
+read, splits that cannot be opened, and what a split as a whole lacks for the fields of --config, or for their defaults.
+Splits other than train's may only have classes of train's. The exit status is 2 if no split can be opened at all.
 
 `--draw` writes a sheet of samples with their ground truth; `--json` prints all figures and names for other programs.
 `--write FORMAT:FOLDER` writes what can be read as another dataset: coco:, yolo: (boxes) or masks: (a class per pixel).
@@ -82,7 +81,8 @@ def main(argv: list[str]) -> None:
 
         draw(checked[0].source, Path(_DRAW.value))
     report["train"] = train_command("".join(argv[1:]), checked[0].source, sys.argv if given else [])
-    say(f"to train: {report['train']}")
+    when = "" if report["sound"] else ", once what is bad or refused is mended"
+    say(f"to train{when}: {report['train']}")
     if _JSON.value:
         print(json.dumps(report, ensure_ascii=False, allow_nan=False))
     if not report["sound"]:
@@ -227,7 +227,9 @@ def _trained(each: Opened, config: ConfigDict, held: Sequence[Opened]) -> Mappin
 
 def _cost(images: int, seconds: float) -> str:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-    return f"read {images:,} records in {seconds:.1f} s, {images / seconds:,.0f} per second; peak memory {memory:.2f} GiB"
+    return (
+        f"read {images:,} records in {seconds:.1f} s, {images / seconds:,.0f} per second; peak memory {memory:.2f} GiB"
+    )
 
 
 def train_command(spec: str, source: Source, argv: Sequence[str]) -> str:

@@ -133,15 +133,17 @@ def pack(
       notes: further oddities, reported last.
 
     Raises:
-      UserError: a coordinate is not finite, or a whole split has no box.
+      UserError: a coordinate is not finite, or a whole split has no box; inside errors.noting such boxes are noted, and
+        left out.
     """
-    exact, boxes = boxes.astype(np.float64), _finite(boxes, owner, name)
+    boxes, lost = _finite(boxes, owner, name)
+    exact, boxes = boxes, boxes.astype(np.float32)
     high = np.tile(sizes[owner][:, ::-1], 2).astype(np.float32) if len(boxes) else boxes
     clipped = np.clip(boxes, 0, high)
-    empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
-    outside = ~empty & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
+    empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1) & ~lost
+    outside = ~empty & ~lost & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
     cut = ~empty & ~outside & (np.abs(clipped - boxes) > ROUNDING).any(axis=1)
-    keep = np.flatnonzero(~empty & ~outside)
+    keep = np.flatnonzero(~empty & ~outside & ~lost)
     with skippable(raised_again=True):  # by data.checks
         if where and not len(keep):
             raise UserError(
@@ -170,16 +172,20 @@ def pack(
 
 def _finite(
     boxes: Float[np.ndarray, "n 4"], owner: Int[np.ndarray, "n"], name: Callable[[int], str]
-) -> Float[np.ndarray, "n 4"]:
-    """Boxes as float32. Raises UserError for a coordinate that is not finite."""
+) -> tuple[Float[np.ndarray, "n 4"], Bool[np.ndarray, "n"]]:
+    """The boxes as float64, and which of them are not finite as float32: their coordinates become 0.
+
+    Raises UserError for such a box, except inside errors.noting.
+    """
     with np.errstate(over="ignore"):
-        boxes = boxes.astype(np.float32)
-    broken = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
-    if len(broken):
-        values = ", ".join(f"{value:g}" for value in boxes[broken[0]])
-        where = name(int(owner[broken[0]]))
-        raise UserError(f"{where}: box {values} (x0, y0, x1, y1) is not finite; mend or remove it")
-    return boxes
+        small = boxes.astype(np.float32)
+    broken = ~np.isfinite(small).all(axis=1)
+    for row in np.flatnonzero(broken).tolist():
+        with skippable():
+            values = ", ".join(f"{value:g}" for value in small[row])
+            where = name(int(owner[row]))
+            raise UserError(f"{where}: box {values} (x0, y0, x1, y1) is not finite; mend or remove it")
+    return np.where(broken[:, None], 0, boxes.astype(np.float64)), broken
 
 
 def _areas(

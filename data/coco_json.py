@@ -3,7 +3,8 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int
 from morphism.data import coco_files
 from morphism.data.annotations import image_size, stated_size
 from morphism.data.files import listed_path, read_bytes
-from morphism.errors import UserError
+from morphism.errors import UserError, skippable
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,14 @@ def content_of(content: dict[str, Any], path: Path, root: Path, split: str) -> C
     in_order = sorted(range(len(names)), key=lambda row: (isinstance(category_ids[row], str), category_ids[row]))
     category_ids, names = (tuple(column[row] for row in in_order) for column in (category_ids, names))
 
+    images = [images[row] for row in sound(images, lambda some, first: _check_images(some, path, first))]
+    if not images:
+        raise UserError(f"{path}: none of its images can be used; mend their entries")
     images, odd_images = _distinct_images(images, path)
     image_ids = [_id(each["id"]) for each in images]
     file_names = [_file_name(each["file_name"]) for each in images]
-    objects, odd_objects = _listed_objects(objects, image_ids, path)
+    check = partial(_check_objects, category_ids=category_ids, image_ids=image_ids, path=path)
+    objects, odd_objects = _listed_objects([objects[row] for row in sound(objects, check)], image_ids, path)
 
     folder, file_names, odd_names = coco_files.image_folder(root, split, file_names, path)
     sizes = [_size(each, folder / name) for each, name in zip(images, file_names, strict=True)]
@@ -89,13 +94,51 @@ def _without_project(categories: list[Any], objects: list[Any]) -> tuple[list[An
     return categories, []
 
 
+def sound(records: Sequence[Any], check: Callable[[Sequence[Any], int], object]) -> list[int]:
+    """The rows of the records that `check`, given some records and the row of the first of them, does not refuse.
+
+    Those are all, or it raises UserError; inside errors.noting each refused record is noted, and left out.
+    """
+    try:
+        check(records, 0)
+        return list(range(len(records)))
+    except UserError:
+        kept = []
+        for row, record in enumerate(records):
+            with skippable():
+                check([record], row)
+                kept.append(row)
+        return kept
+
+
+def _check_images(records: Sequence[Any], path: Path, first: int) -> None:
+    _converted(records, "id", _id, path, "image", first)
+    _converted(records, "file_name", _file_name, path, "image", first)
+
+
+def _check_objects(
+    records: Sequence[Any], first: int, category_ids: Sequence[int | str], image_ids: Sequence[int | str], path: Path
+) -> None:
+    _converted(records, "id", _id, path, "annotation", first)
+    of_images = _column(records, "image_id", path, "annotation", first)
+    _column(records, "category_id", path, "annotation", first)
+    # Annotations of images that are not listed are dropped, and reported as odd.
+    broken = [record for record, image in zip(records, of_images, strict=True) if _id(image) is None]
+    _indices(broken, "image_id", image_ids, "images", path)
+    _indices(records, "category_id", category_ids, "categories", path)
+
+
 def _distinct_images(records: list[Any], path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The images, each once, and what was odd."""
     ids = _converted(records, "id", _id, path, "image")
     files = _converted(records, "file_name", _file_name, path, "image")
     rows, again = _first_and_others(zip(ids, files, strict=True))
+    distinct, repeated = _first_and_others(ids[row] for row in rows)
+    for row in repeated:
+        with skippable():
+            raise UserError(_repeated(ids[rows[row]], path, "image id"))
+    rows = [rows[row] for row in distinct]
     kept = [ids[row] for row in rows]
-    _refuse_repeated(kept, path, "image id")
     _, shared = _first_and_others(files[row] for row in rows)
     odd = [
         *counted("images listed again (dropped)", [ids[row] for row in again], "image"),
@@ -175,13 +218,28 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _column(records: Sequence[Any], field: str, path: Path, what: str) -> list[Any]:
+def with_boxes(content: Content) -> Content:
+    """`content` with the objects whose bbox and iscrowd can be read: all, or `sound` raises or notes the others."""
+
+    def check(records: Sequence[Any], first: int) -> None:
+        stated_boxes(records, content.path, first)
+        for each in records:
+            is_crowd(each, content.path)
+
+    rows = sound(content.objects, check)
+    objects = [content.objects[row] for row in rows]
+    return replace(content, objects=objects, owner=content.owner[rows], classes=content.classes[rows])
+
+
+def _column(records: Sequence[Any], field: str, path: Path, what: str, first: int = 0) -> list[Any]:
+    """`field` of each record; `first` is the row of the first of them."""
     try:
         return [record[field] for record in records]
     except (KeyError, TypeError) as error:
         index = next(i for i, record in enumerate(records) if not isinstance(record, dict) or field not in record)
         known = records[index].get("id", "?") if isinstance(records[index], dict) else "?"
-        raise UserError(f"{path}: {what} {index} (id {known}) lacks {field!r}; add it, or remove the {what}") from error
+        row = first + index
+        raise UserError(f"{path}: {what} {row} (id {known}) lacks {field!r}; add it, or remove the {what}") from error
 
 
 def _id(value: Any) -> int | str | None:
@@ -200,9 +258,9 @@ def _file_name(value: Any) -> str | None:
 
 
 def _converted(
-    records: Sequence[Any], field: str, convert: Callable[[Any], Any], path: Path, what: str
+    records: Sequence[Any], field: str, convert: Callable[[Any], Any], path: Path, what: str, first: int = 0
 ) -> list[int | str]:
-    values = _column(records, field, path, what)
+    values = _column(records, field, path, what, first)
     converted = [convert(value) for value in values]
     for value, each in zip(values, converted, strict=True):
         if each is None:
@@ -214,7 +272,11 @@ def _converted(
 def _refuse_repeated(values: Sequence[int | str], path: Path, what: str) -> None:
     _, again = _first_and_others(values)
     if again:
-        raise UserError(f"{path}: {what} {values[again[0]]!r:.60} occurs twice; remove one, or give it its own")
+        raise UserError(_repeated(values[again[0]], path, what))
+
+
+def _repeated(value: int | str, path: Path, what: str) -> str:
+    return f"{path}: {what} {value!r:.60} occurs twice; remove one, or give it its own"
 
 
 def _indices(
@@ -233,9 +295,9 @@ def _indices(
     return np.array(found, np.int64)
 
 
-def stated_boxes(objects: Sequence[dict], path: Path) -> Float[np.ndarray, "objects 4"]:
-    """The boxes as in the file: x, y, width, height."""
-    boxes = _column(objects, "bbox", path, "annotation")
+def stated_boxes(objects: Sequence[dict], path: Path, first: int = 0) -> Float[np.ndarray, "objects 4"]:
+    """The boxes as in the file: x, y, width, height. first: the row of the first object in the file."""
+    boxes = _column(objects, "bbox", path, "annotation", first)
     found = numbers(boxes)
     if found is not None and found.shape == (len(boxes), 4):
         return found

@@ -25,7 +25,9 @@ class Part(NamedTuple):
 class _All(NamedTuple):
     """The images of all splits, one after another, and what was found of them.
 
-    same: the first image with the same pixels. look: of each image, the number of its group of images that look alike.
+    truth: a checksum of the annotations. labelled: whether these are labels alone, which images that look alike share;
+      boxes and masks they need not share to the pixel.
+    same: the first image with the same pixels. group: the number of its group of images that look alike.
     pairs: of images that look alike, of those that are the first of theirs.
     """
 
@@ -33,6 +35,7 @@ class _All(NamedTuple):
     split: Int[np.ndarray, "images"]
     row: Int[np.ndarray, "images"]
     truth: np.ndarray
+    labelled: bool
     same: Int[np.ndarray, "images"]
     group: Int[np.ndarray, "images"]
     pairs: Pairs
@@ -43,14 +46,18 @@ class _All(NamedTuple):
     def names(self, images: Iterable[int]) -> list[str]:
         return [self.name(image) for image in images]
 
+    def differ(self, images: Sequence[int]) -> bool:
+        return len(set(self.truth[images].tolist())) > 1
+
 
 def copies(parts: Sequence[Part]) -> dict[str, Any]:
     """What occurs twice, by name.
 
-    within: for each split, groups of names: "exact" copies, "near" ones, and of the exact ones those whose
-      "annotations differ".
+    within: for each split, groups of names: "exact" copies, "near" ones, which are chains of images that look like the
+      next, and of both those whose "annotations differ".
     between: for each two splits, earlier first, the images of the second that are in the first: "exact" pairs of names,
-      and "near" ones with the bits and the correlation; "share" of the second split's images.
+      and "near" ones with the bits and the correlation; of both those whose "annotations differ"; "share" of the second
+      split's images.
     plain: images of one colour, which look like no others.
     """
     held = [part for part in parts if part.images]
@@ -71,13 +78,14 @@ def _found(parts: Sequence[Part]) -> _All:
 
     split = np.repeat(np.arange(len(parts)), [len(part.images["row"]) for part in parts]).astype(np.int64)
     if not parts:
-        return _All(parts, split, split, split, split, split, Pairs(split, split, split, np.zeros(0)))
+        return _All(parts, split, split, split, False, split, split, Pairs(split, split, split, np.zeros(0)))
     same = firsts(joined("exact"))
     compared = np.flatnonzero((same == np.arange(len(same))) & ~joined("plain"))
     pairs = near(joined("look")[compared], joined("thumb")[compared])
     pairs = pairs._replace(first=compared[pairs.first], second=compared[pairs.second])
     group = groups(len(same), pairs.first, pairs.second)[same]
-    return _All(parts, split, joined("row"), joined("truth"), same, group, pairs)
+    labelled = all(tuple(part.source.targets) == ("label",) for part in parts)
+    return _All(parts, split, joined("row"), joined("truth"), labelled, same, group, pairs)
 
 
 def _within(found: _All, split: int) -> dict[str, list[list[str]]]:
@@ -85,10 +93,11 @@ def _within(found: _All, split: int) -> dict[str, list[list[str]]]:
     exact = _several(own, found.same[own])
     _, first = np.unique(found.same[own], return_index=True)  # of exact copies one is enough
     near = _several(own[np.sort(first)], found.group[own[np.sort(first)]])
+    comparable = [*exact, *near] if found.labelled else exact
     return {
         "exact": [found.names(each) for each in exact],
         "near": [found.names(each) for each in near],
-        "annotations differ": [found.names(each) for each in exact if len(set(found.truth[each].tolist())) > 1],
+        "annotations differ": [found.names(each) for each in comparable if found.differ(each)],
     }
 
 
@@ -102,22 +111,27 @@ def _several(images: Int[np.ndarray, "n"], keys: Int[np.ndarray, "n"]) -> list[l
 def _between(found: _All, first: int, second: int) -> dict[str, Any]:
     """Which images of split `second` are in split `first`."""
     there = _by_pixels(found, first)
-    exact, near = [], []
+    exact, near, differ = [], [], []
     neighbours = _neighbours(found.pairs)
     own = np.flatnonzero(found.split == second).tolist()
     for image in own:
         same = int(found.same[image])
-        if same in there:
-            exact.append([found.name(image), found.name(there[same])])
-            continue
         alike = [(bits, -share, there[other]) for other, bits, share in neighbours.get(same, ()) if other in there]
-        if alike:
+        if same in there:
+            other = there[same]
+            exact.append([found.name(image), found.name(other)])
+        elif alike:
             bits, share, other = min(alike)
             near.append([found.name(image), found.name(other), bits, round(-share, 3)])
+        else:
+            continue
+        if found.differ([image, other]) and (same in there or found.labelled):
+            differ.append([found.name(image), found.name(other)])
     return {
         "splits": [found.parts[first].split, found.parts[second].split],
         "exact": exact,
         "near": near,
+        "annotations differ": differ,
         "share": round((len(exact) + len(near)) / max(1, len(own)), 6),
     }
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8, UInt64
+from jaxtyping import Float, Int, UInt8, UInt64
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -39,7 +39,8 @@ def firsts(exact: UInt8[np.ndarray, "images 16"]) -> Int[np.ndarray, "images"]:
     """For each image the first one with the same pixels, itself if there is none before it."""
     if not len(exact):
         return np.zeros(0, np.int64)
-    _, first, which = np.unique(exact.view([("", exact.dtype)] * exact.shape[1]), return_index=True, return_inverse=True)
+    whole = np.ascontiguousarray(exact).view(f"V{exact.shape[1]}").ravel()
+    _, first, which = np.unique(whole, return_index=True, return_inverse=True)
     return first[which.ravel()].astype(np.int64)
 
 
@@ -47,9 +48,10 @@ def near(looks: UInt64[np.ndarray, "images"], thumbs: UInt8[np.ndarray, "images 
     """The pairs of images that look alike."""
     order = np.argsort(looks, kind="stable")
     found = [np.zeros(0, np.int64)]
-    for a, b in _agreeing(looks[order]):
+    for choice, a, b in _agreeing(looks[order]):
         a, b = order[a], order[b]
-        alike = np.bitwise_count(looks[a] ^ looks[b]) <= BITS
+        bits = np.bitwise_count(looks[a] ^ looks[b])
+        alike = (bits <= BITS) & ((bits > 0) | (choice == 0))  # equal hashes agree in every choice
         a, b = a[alike], b[alike]
         found.append(np.unique(np.minimum(a, b) * len(looks) + np.maximum(a, b)))
     first, second = np.divmod(np.unique(np.concatenate(found)), max(1, len(looks)))
@@ -65,10 +67,10 @@ def groups(count: int, first: Int[np.ndarray, "pairs"], second: Int[np.ndarray, 
     return connected_components(edges, directed=False)[1].astype(np.int64)
 
 
-def _agreeing(looks: UInt64[np.ndarray, "images"]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of positions of hashes that agree in AGREEING blocks; a pair may come several times."""
+def _agreeing(looks: UInt64[np.ndarray, "images"]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Pairs of positions of hashes that agree in AGREEING blocks, and the number of the choice of blocks, from 0."""
     ends = np.cumsum(BLOCKS)
-    for chosen in itertools.combinations(range(len(BLOCKS)), AGREEING):
+    for choice, chosen in enumerate(itertools.combinations(range(len(BLOCKS)), AGREEING)):
         keys = np.zeros(len(looks), np.uint32)
         for block in chosen:
             bits = np.uint64(BLOCKS[block])
@@ -82,7 +84,7 @@ def _agreeing(looks: UInt64[np.ndarray, "images"]) -> Iterator[tuple[np.ndarray,
             left = left[keys[left] == keys[left + step]]
             if not len(left):
                 break
-            yield order[left], order[left + step]
+            yield choice, order[left], order[left + step]
 
 
 def _correlation(

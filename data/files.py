@@ -189,8 +189,9 @@ def read_names(path: Path, known: Container[str]) -> list[str]:
         words = line.split()
         flagged = len(words) > 1 and words[-1] in ("1", "0", "-1") and line not in known
         name = line[: -len(words[-1])].rstrip() if flagged else line
-        if name in found:
-            raise UserError(f"{path}: {name} occurs twice; remove one of its lines")
+        with skippable():
+            if name in found:
+                raise UserError(f"{path}: {name} occurs twice; remove one of its lines")
         found[name] = None
     if not found:
         raise UserError(f"{path}: names no image; write a name per line, or remove the file")

@@ -2,9 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-from PIL import ImageDraw
-
 from morphism.data.palette import palette
 from morphism.labels import IGNORE
 
@@ -24,14 +21,3 @@ def colours(classes: Iterable[Sequence[str]]) -> dict[str, Colour]:
 def nth(index: int) -> Colour:
     """The colour of number 0, 1, ... of the palette, without black and white; beyond them they repeat."""
     return tuple(palette()[1 + index % (IGNORE - 1)].tolist())
-
-
-def write(
-    pen: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], size: tuple[int, int], ground: Colour
-) -> None:
-    """Writes `text` on a `ground`, its top left at `corner`, moved if needed to stay within the image of `size`."""
-    _, _, width, height = pen.textbbox((0, 0), text)
-    x, y = (max(0, min(at, side - long - 3)) for at, side, long in zip(corner, size, (width, height), strict=True))
-    pen.rectangle((x, y, x + width + 2, y + height + 1), fill=ground)
-    light = np.dot(ground, (0.299, 0.587, 0.114)) > 127  # luma: ITU-R BT.601
-    pen.text((x + 2, y), text, "black" if light else "white")

@@ -1,8 +1,9 @@
 """Prints of images, by which copies of an image are recognised: of its exact pixels, and of how it looks.
 
 How it looks is a perceptual hash of 64 bits: which of the 64 lowest frequencies (the discrete cosine transform of the
-image in grey, shrunk to 32 x 32, without the mean) lie above their median. It hardly changes when an image is compressed
-again, resized, made brighter or turned to grey. Source: Zauner 2010, section 3.2.1 (pHash), as in the package imagehash.
+image in grey, shrunk to 32 x 32, without the mean) lie above their median. It hardly changes when an image is
+compressed again, resized, made brighter or turned to grey. Source: Zauner 2010, section 3.2.1 (pHash), as in the
+package imagehash.
 """
 
 import hashlib
@@ -48,7 +49,7 @@ def print_of(pixels: image.Pixels) -> Print:
     digest.update(np.ascontiguousarray(pixels))
     small = shrunk(pixels)
     found = (WAVES @ small @ WAVES.T)[ROWS, COLUMNS]
-    bits = np.packbits(found > np.median(found))
+    bits = np.packbits(found >= np.sort(found)[len(found) // 2])
     thumb = small.reshape(THUMB, SHRUNK // THUMB, THUMB, SHRUNK // THUMB).mean(axis=(1, 3))
     plain = bool(small.std() < LEAST_CONTRAST)
     return Print(digest.digest(), int.from_bytes(bits.tobytes(), "big"), np.rint(thumb).astype(np.uint8), plain)

@@ -65,20 +65,19 @@ def common(found: dict[str, Any], root: str) -> str:
 
     root: the folder that names are shown from.
     """
+    cut = f"val is cut from train: {found['val_fraction']:.0%} by the hash of names (config.data.val_fraction)"
     lines = []
     for split, names in found["missing"].items():
         if names:
             more = [f"and {len(names) - 2 * SHOWN:,} more"] if len(names) > 2 * SHOWN else []
             lines.append(_line(f"missing in {split}", [*names[: 2 * SHOWN], *more]))
     held = found["copies"]
-    for split, kinds in held["within"].items():
-        lines += _within(split, kinds, root)
-    for each in held["between"]:
-        lines += _between(each, root)
+    twice = [line for split, kinds in held["within"].items() for line in _within(split, kinds, root)]
+    twice += [line for each in held["between"] for line in _between(each, root)]
+    twice = twice or ["no image occurs twice"]
     plain = f"; {held['plain']:,} images of one colour are compared by their pixels alone" if held["plain"] else ""
     compared = f"compared: pixels; and {held['rule']} (mirrored, turned or cropped copies are not found){plain}"
-    none = [] if lines else ["no image occurs twice"]
-    return "\n".join([*none, *lines, compared])
+    return "\n".join([*([cut] if found["val_fraction"] else []), *lines, *twice, compared])
 
 
 def _within(split: str, kinds: dict[str, list[list[str]]], root: str) -> list[str]:
@@ -86,12 +85,19 @@ def _within(split: str, kinds: dict[str, list[list[str]]], root: str) -> list[st
     for kind, sign in (("exact", "="), ("near", "~")):
         if kinds[kind]:
             images = sum(map(len, kinds[kind]))
-            lines.append(f"copies in {split}, {kind}: {images:,} images in {_number(len(kinds[kind]), 'group')}")
+            count = _number(len(kinds[kind]), "group" if kind == "exact" else "chain")
+            lines.append(f"copies in {split}, {kind}: {images:,} images in {count}")
             lines += _named([f" {sign} ".join(_short(_few(each), root)) for each in kinds[kind]])
-    if kinds["annotations differ"]:
-        lines.append(f"copies in {split} whose annotations differ: {_number(len(kinds['annotations differ']), 'group')}")
-        lines += _named([" = ".join(_short(_few(each), root)) for each in kinds["annotations differ"]])
-    return lines
+    return lines + _contradictions(f"in {split}", kinds["annotations differ"], root)
+
+
+def _contradictions(where: str, differ: list[list[str]], root: str) -> list[str]:
+    """Lines on copies that are not annotated alike."""
+    if not differ:
+        return []
+    count = f"{len(differ):,} of these copies" if len(differ) > 1 else "1 of these copies"
+    named = _named([", ".join(_short(_few(each), root)) for each in differ])
+    return [f"contradictions {where}: {count} {'are' if len(differ) > 1 else 'is'} annotated differently", *named]
 
 
 def _between(each: dict[str, Any], root: str) -> list[str]:
@@ -102,11 +108,12 @@ def _between(each: dict[str, Any], root: str) -> list[str]:
     exact = [" = ".join(_short(names, root)) for names in each["exact"]]
     near = [f"{' ~ '.join(_short(names, root))} ({bits} bits, {share:.3f})" for *names, bits, share in each["near"]]
     kinds = ", ".join(f"{len(found):,} {kind}" for kind, found in (("exact", exact), ("near", near)) if found)
+    images = f"{_number(count, 'image')} of {second} ({each['share']:.1%}) {'is' if count == 1 else 'are'}"
     return [
-        f"leakage: {_number(count, 'image')} of {second} ({each['share']:.1%}) {'is' if count == 1 else 'are'} in {first} "
-        f"too: {kinds}",
+        f"leakage: {images} in {first} too: {kinds}",
         *_named(exact),
         *_named(near),
+        *_contradictions(f"of {second} and {first}", each["annotations differ"], root),
     ]
 
 

@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from morphism.data.annotations import stated_size
 from morphism.data.files import read_bytes
-from morphism.errors import UserError
+from morphism.errors import UserError, skippable
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # Where these elements belong, below <annotation>. Elsewhere, or spelt otherwise, they would be silently ignored.
@@ -29,15 +30,26 @@ class Parsed:
     second: int  # boxes beyond the first of their object
 
 
+class _Object(NamedTuple):
+    name: str
+    boxes: list[list[float]]
+    difficult: bool
+
+
 def parse(path: Path) -> Parsed:
+    """Raises UserError for what cannot be read; inside errors.noting a broken object is noted, and left out."""
     tree = parsed_xml(path)
-    boxes = [(each, box) for each in tree.findall("object") for box in _boxes(each, path)]
+    objects: list[_Object] = []
+    for each in tree.findall("object"):
+        with skippable():
+            boxes = [[_number(box, corner, path) for corner in CORNERS] for box in _boxes(each, path)]
+            objects.append(_Object(_text(each, "name", path), boxes, _difficult(each, path)))
     return Parsed(
         size=_size(tree, path),
-        names=[_text(each, "name", path) for each, _ in boxes],
-        boxes=[[_number(box, corner, path) for corner in CORNERS] for _, box in boxes],
-        difficult=[_difficult(each, path) for each, _ in boxes],
-        second=len(boxes) - len(tree.findall("object")),
+        names=[each.name for each in objects for _ in each.boxes],
+        boxes=[box for each in objects for box in each.boxes],
+        difficult=[each.difficult for each in objects for _ in each.boxes],
+        second=sum(len(each.boxes) - 1 for each in objects),
     )
 
 

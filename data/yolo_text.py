@@ -37,30 +37,31 @@ class Row(NamedTuple):
 def read_rows(path: Path, count: int, keypoints: int) -> list[Row]:
     """The objects in a label file of `count` classes; `keypoints` numbers that follow a box are left out.
 
-    Raises UserError, naming the line. Inside errors.noting, the lines before it are returned.
+    Raises UserError, naming the line. Inside errors.noting, the other lines are returned.
     """
-    found: list[Row] = []
+    lines: list[str] = []
     with skippable():
-        for number, line in enumerate(read_lines(path), start=1):
-            if not line:
-                continue
-            try:
-                row = [float(value) for value in line.split()]
-            except ValueError:
-                row = []
-            row = row[:5] if keypoints and len(row) == 5 + keypoints else row
-            if len(row) != 5 and (len(row) < 7 or len(row) % 2 == 0):
-                raise UserError(f"{path}:{number}: {line[:60]!r} is not 'class cx cy w h'; mend or remove the line")
-            if row[0] not in range(count):
-                raise UserError(
-                    f"{path}:{number}: class {row[0]:g} is none of the {count} classes, 0 to {count - 1}; mend it"
-                )
-            if max(map(abs, row[1:])) > 2:
-                raise UserError(
-                    f"{path}:{number}: cx, cy, w, h must be shares of the image, 0 to 1, not pixels; divide them"
-                )
-            found.append(Row(tuple(row)) if len(row) == 5 else Row(_around(row), tuple(row[1:])))
+        lines = read_lines(path)
+    found: list[Row] = []
+    for number, line in enumerate(lines, start=1):
+        with skippable():
+            found += [_row(line, f"{path}:{number}", count, keypoints)] if line else []
     return found
+
+
+def _row(line: str, where: str, count: int, keypoints: int) -> Row:
+    try:
+        row = [float(value) for value in line.split()]
+    except ValueError:
+        row = []
+    row = row[:5] if keypoints and len(row) == 5 + keypoints else row
+    if len(row) != 5 and (len(row) < 7 or len(row) % 2 == 0):
+        raise UserError(f"{where}: {line[:60]!r} is not 'class cx cy w h'; mend or remove the line")
+    if row[0] not in range(count):
+        raise UserError(f"{where}: class {row[0]:g} is none of the {count} classes, 0 to {count - 1}; mend it")
+    if max(map(abs, row[1:])) > 2:
+        raise UserError(f"{where}: cx, cy, w, h must be shares of the image, 0 to 1, not pixels; divide them")
+    return Row(tuple(row)) if len(row) == 5 else Row(_around(row), tuple(row[1:]))
 
 
 def is_labels(path: Path) -> bool:

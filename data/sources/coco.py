@@ -71,9 +71,9 @@ def splits(argument: str, data_dir: str) -> tuple[str, ...]:
 
 
 def load(argument: str, split: str, data_dir: str, masks: bool = False) -> BoxedFiles:
-    content = coco_json.read(root_folder(argument, "coco", ".json"), split)
+    content = coco_json.with_boxes(coco_json.read(root_folder(argument, "coco", ".json"), split))
     path, objects = content.path, content.objects
-    boxes = coco_json.stated_boxes(objects, path)
+    boxes = coco_json.stated_boxes(objects, path).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     known, odd_outlines = _outlines(content, boxes) if masks else (None, "")
 

@@ -17,9 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
-from PIL import Image
 
-from morphism.data.marks import Colour
 from morphism.data.records import Record, Source
 from morphism.data.windows import Size, Window
 from morphism.errors import check_choice
@@ -76,10 +74,8 @@ class Target(Protocol):
     def classes(self, truth: Any) -> list[int]:
         """The classes that a record counts for: its own, one per object, or those of its pixels."""
 
-    def draw(
-        self, sample: Image.Image, truth: Any, scale: float, names: Sequence[str], colours: Sequence[Colour]
-    ) -> Image.Image:
-        """Draws the truth on `sample`, an image resized by `scale`; each class has a name and a colour."""
+    def text(self, truth: Any, names: Sequence[str]) -> str:
+        """What is written on a sample of the truth, whose classes have `names`; "" of one that is drawn in place."""
 
 
 def names() -> list[str]:

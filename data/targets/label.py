@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
-from PIL import Image, ImageDraw
 
-from morphism.data import marks
 from morphism.data.records import Record, Source
 from morphism.data.targets import Placement
 from morphism.data.windows import Size, Window
@@ -72,9 +70,5 @@ def classes(truth: int) -> list[int]:
     return [] if truth == UNKNOWN else [truth]
 
 
-def draw(
-    sample: Image.Image, truth: int, scale: float, names: Sequence[str], colours: Sequence[marks.Colour]
-) -> Image.Image:
-    for label in classes(truth):
-        marks.write(ImageDraw.Draw(sample), names[label], (0, 0), sample.size, (0, 0, 0))
-    return sample
+def text(truth: int, names: Sequence[str]) -> str:
+    return names[truth]

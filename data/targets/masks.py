@@ -16,18 +16,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
-from PIL import Image
-from scipy import ndimage
 
-from morphism.data import marks
 from morphism.data.annotations import NO_OBJECTS, Annotations
-from morphism.data.outlines import Outlines, mask
+from morphism.data.outlines import Outlines
 from morphism.data.records import Outlined, Record, Source
-from morphism.data.render import render_classes
 from morphism.data.render_masks import render_masks, seen_pixels
 from morphism.data.runs import Runs
 from morphism.data.targets import Placement
-from morphism.data.windows import Size, Window, placed, whole
+from morphism.data.windows import Size, Window, placed
 from morphism.errors import UserError
 from morphism.labels import IGNORE
 
@@ -115,15 +111,5 @@ def classes(truth: Shapes) -> list[int]:
     return truth.objects.classes[truth.outlines.known].tolist()
 
 
-def draw(
-    sample: Image.Image, truth: Shapes, scale: float, names: Sequence[str], colours: Sequence[marks.Colour]
-) -> Image.Image:
-    """Fills each mask with the colour of its class, translucent, within an opaque outline."""
-    shown = sample.size[::-1]
-    paint, opacity = np.zeros((*shown, 3), np.uint8), np.zeros(shown, np.uint8)
-    for row in np.flatnonzero(truth.outlines.known).tolist():
-        inside = render_classes(mask(truth.outlines[row], truth.size), Window(whole(truth.size), shown, shown)) == 1
-        paint[inside] = colours[truth.objects.classes[row]]
-        opacity[inside] = OPACITY
-        opacity[inside & ~ndimage.binary_erosion(inside)] = 255
-    return Image.composite(Image.fromarray(paint), sample, Image.fromarray(opacity))
+def text(truth: Shapes, names: Sequence[str]) -> str:
+    return ""

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
-from PIL import Image
 from scipy import ndimage
 
-from morphism.data import marks, orientation
+from morphism.data import orientation
 from morphism.data.records import Record, Source
 from morphism.data.render import deformed, render_classes
 from morphism.data.targets import Placement
@@ -94,17 +93,8 @@ def classes(truth: Mask) -> list[int]:
     return [label for label in np.unique(truth).tolist() if label != IGNORE]
 
 
-def draw(
-    sample: Image.Image, truth: Mask, scale: float, names: Sequence[str], colours: Sequence[marks.Colour]
-) -> Image.Image:
-    paint = np.zeros((IGNORE + 1, 3), np.uint8)  # what is ignored is darkened
-    paint[: min(IGNORE, len(colours))] = colours[:IGNORE]
-    opacity = np.full(IGNORE + 1, 128, np.uint8)
-    opacity[[label for label, name in enumerate(names[:IGNORE]) if name == marks.BACKGROUND]] = 0
-    mask, share = (
-        Image.fromarray(table[truth]).resize(sample.size, Image.Resampling.NEAREST) for table in (paint, opacity)
-    )
-    return Image.composite(mask, sample, share)
+def text(truth: Mask, names: Sequence[str]) -> str:
+    return ""
 
 
 def check_mask(name: str, decoded: tuple[int, ...], mask: Mask, classes: int) -> None:

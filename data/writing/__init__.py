@@ -1,14 +1,15 @@
-"""Writes a dataset as another one: `coco:FOLDER`, `yolo:FOLDER` or `masks:FOLDER`, which the sources of these kinds read.
+"""Writes a dataset as another one: `coco:FOLDER`, `yolo:FOLDER` or `masks:FOLDER`, as the sources of these kinds read.
 
 Each format is one file in this folder, with
 
-    NEEDS      the target that it writes
+    NEEDS, HOLDS                     the target that it needs, and all those that it holds
+    image_folder(split)              where it has the images of a split
     write(split, images, source, folder) -> lines on what it cannot hold
-    finish(folder, splits, source) -> lines; what is written once for all splits
+    finish(folder, splits, classes) -> the same, of what is written once for all splits
 
-Images are not decoded: a file becomes a hard link, or a copy where that cannot be; an image without a file is written as
-it is stored. The folder appears when all of it is written: until then it is FOLDER.partial, which a second try goes on
-with.
+Images are not decoded: a file becomes a hard link, or a copy where that cannot be; an image without a file is written
+as it is stored. The folder appears when all of it is written: until then it is FOLDER.partial, which a second try goes
+on with.
 """
 
 import fcntl
@@ -26,7 +27,7 @@ from morphism.data import targets
 from morphism.data.records import Source
 from morphism.data.sources import VALIDATION
 from morphism.data.writing import coco, masks, yolo
-from morphism.data.writing.images import Images, place
+from morphism.data.writing.images import place
 from morphism.errors import UserError, check_choice
 
 FORMATS: dict[str, ModuleType] = {"coco": coco, "yolo": yolo, "masks": masks}
@@ -78,7 +79,7 @@ def write(target: Target, parts: Sequence[Part]) -> list[str]:
                 without = [f"{left:,} records that are bad or not annotated (left out)"] if left else []
                 unheld = [*without, *module.write(name, images, part.source, folder), *_others(part, module)]
                 lines += [f"not held by {target.kind}: {'; '.join(unheld)}"] if unheld else []
-            renamed = module.finish(folder, names, parts[0].source)
+            renamed = module.finish(folder, names, parts[0].source.targets[module.NEEDS])
             lines += [f"not held by {target.kind}: {line}" for line in renamed]
     except OSError as error:
         raise UserError(f"--write {target.kind}:{target.folder}: {error.strerror} ({error.filename})") from error

@@ -1,6 +1,7 @@
 """COCO's JSON: <split>/<image>, annotations/instances_<split>.json. Masks of objects are written as run lengths."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from morphism.data.annotations import Annotations
 from morphism.data.outlines import Outlines
-from morphism.data.records import Boxed, Source
+from morphism.data.records import Boxed
 from morphism.data.writing.images import Images, counted, written
 
 NEEDS, HOLDS = "boxes", ("boxes", "masks")
@@ -48,7 +49,7 @@ def write(split: str, images: Images, source: Boxed, folder: Path) -> list[str]:
     )
 
 
-def finish(folder: Path, splits: list[str], source: Source) -> list[str]:
+def finish(folder: Path, splits: list[str], classes: Sequence[str]) -> list[str]:
     return []
 
 

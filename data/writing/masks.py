@@ -1,6 +1,7 @@
 """A class per pixel: images/<split>/<image>, masks/<split>/<name>.png, and classes.txt with names and numbers."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,8 @@ def write(split: str, images: Images, source: Source, folder: Path) -> list[str]
     return []
 
 
-def finish(folder: Path, splits: list[str], source: Source) -> list[str]:
-    names, own = [], list(source.targets["segmentation"])
+def finish(folder: Path, splits: list[str], classes: Sequence[str]) -> list[str]:
+    names, own = [], list(classes)
     for name in own:
         names.append(_readable(name, {*names, *own} - {name}))
     lines = [*(f"{name} {number}" for number, name in enumerate(names)), f"ignore {IGNORE}"]

@@ -13,7 +13,7 @@ from morphism.tasks.drawing.lettering import fitting, height, write
 from morphism.tasks.layers import Layer, Tag, of_mask, of_objects
 
 COLUMNS, ROWS = 4, 3
-CELL = 640  # most pixels per side of a sample
+CELL, LEAST = 640, 256  # most pixels per side of a sample, fewest of a column's width
 GAP, LETTERS = 8, 13  # pixels between samples, and of the names below them
 GROUND, INK = (24, 24, 24), (220, 220, 220)
 
@@ -33,21 +33,21 @@ def draw(source: Source, path: Path) -> None:
 
 
 def _sheet(samples: list[tuple[str, Image.Image | None]]) -> Image.Image:
-    drawn = [sample for _, sample in samples if sample]
-    cell = max([2 * CELL // COLUMNS, *(side for sample in drawn for side in sample.size)])
+    """Columns are as wide as their widest sample, rows as high as their highest; each name is below its sample."""
     columns, line = min(COLUMNS, len(samples)), height(LETTERS)
     rows = [samples[start : start + columns] for start in range(0, len(samples), columns)]
+    wide = [max([LEAST, *(sample.width for _, sample in samples[at::columns] if sample)]) for at in range(columns)]
     tall = [max([0, *(sample.height for _, sample in row if sample)]) + line + GAP for row in rows]
-    sheet = Image.new("RGB", (columns * (cell + GAP) - GAP, sum(tall)), GROUND)
+    sheet = Image.new("RGB", (sum(wide) + GAP * (columns - 1), sum(tall)), GROUND)
     pen = ImageDraw.Draw(sheet)
     for number, row in enumerate(rows):
         top = sum(tall[:number])
         for column, (name, sample) in enumerate(row):
-            left = column * (cell + GAP)
+            left = sum(wide[:column]) + GAP * column
             if sample:
                 sheet.paste(sample, (left, top))
             below = top + (sample.height if sample else 0)
-            write(pen, fitting(name, LETTERS, cell), (left, below), LETTERS, INK)
+            write(pen, fitting(name, LETTERS, wide[column]), (left, below), LETTERS, INK)
     return sheet
 
 
@@ -72,6 +72,5 @@ def _layers(record: Record, size: tuple[int, int], source: Source, index: int) -
         layers.append(of_mask(held["segmentation"], truths["segmentation"]))
     if "boxes" in held:
         layers.append(of_objects(held["boxes"], truths["boxes"], record.get("masks")))
-    if "label" in held:
-        layers.append(Tag(held["label"], [(truths["label"], None)]))
-    return layers
+    texts = [text for name, names in held.items() if (text := targets.get(name).text(truths[name], names))]
+    return [*layers, *(Tag([text], [(0, None)]) for text in texts)]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from detection import coco, write_coco
 from ml_collections import ConfigDict
-from PIL import Image
 from pycocotools import mask as reference
 
 from morphism import frames
@@ -21,6 +20,7 @@ from morphism.data.pipeline import eval_batches, train_batches
 from morphism.data.records import Outlined
 from morphism.data.render import render_classes
 from morphism.data.render_masks import render_masks, seen_pixels
+from morphism.data.survey_text import describe
 from morphism.data.windows import Window, whole
 from morphism.errors import UserError, noting
 from morphism.experiments.base import FIELDS, MASK_SIZE, get_base
@@ -339,22 +339,14 @@ def test_a_split_must_have_what_masks_need(tmp_path):
         targets.get("masks").check(opened(root), config.data, "coco train", True)
 
 
-def test_the_check_of_a_source_counts_and_draws_masks(tmp_path):
+def test_the_check_of_a_source_counts_masks(tmp_path):
     content = outlined()
     content["annotations"][1]["segmentation"] = None
     source = opened(write_coco(tmp_path, content))
-    report = survey.survey(source)
+    report = survey.survey(source).report
     assert (report["masks"], report["unknown masks"], report["boxes"]) == (2, 1, 3)
     assert report["other classes"]["masks"] == {"car": 1, "toothbrush": 1}
     assert (report["mask area"]["least"], report["mask area"]["most"]) == (25, 64)
     assert report["mask / box area"]["most"] == 1
     assert json.loads(json.dumps(report))["masks"] == 2
-    assert "2, 1 unknown" in survey.describe("", report)
-
-    masks, seven = targets.get("masks"), source.image_ids.tolist().index(7)
-    truth = masks.read(source[seven], (30, 20), source, seven)
-    drawn = masks.draw(Image.new("RGB", (40, 60)), truth, 2.0, source.classes, [(200, 0, 0), (0, 200, 0)])
-    pixels = np.asarray(drawn).astype(int)
-    assert pixels[8, 8].tolist() == pixels[8, 23].tolist() == [200, 0, 0]  # the outline is opaque, the inside is not
-    assert 50 < pixels[9, 9, 0] == pixels[22, 22, 0] < 100 and pixels[15, 10].tolist() == [0, 200, 0]
-    assert not pixels[:8].any() and not pixels[24:].any() and not pixels[:, 24:].any()
+    assert "2, 1 unknown" in describe("", report)

@@ -72,7 +72,7 @@ def test_batches_say_which_truths_each_example_has(roots):
     lacks = {0: False, 1: False, 2: True}
     assert batch["has_segmentation"].tolist() == [not lacks[index] for index in batch["id"].tolist()]
     assert batch["has_boxes"].all()
-    assert survey(source)["records"] == 3
+    assert survey(source).report["records"] == 3
     assert fingerprint(source)["sha256"] != fingerprint(source.source)["sha256"]
 
 

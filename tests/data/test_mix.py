@@ -159,7 +159,7 @@ def test_records_have_the_truths_of_their_source(roots):
     np.testing.assert_array_equal(source.segmentation(3), PATTERN)
     assert source.box_counts[:, 0].tolist() == [*own.box_counts[:, 0], 0, 0]
     assert len(source.annotations(4)) == len(source.masks(4)) == 0
-    assert survey(source)["bad"] == []
+    assert survey(source).report["bad"] == []
 
 
 def test_class_maps_rename_drop_and_ignore(roots, tmp_path):

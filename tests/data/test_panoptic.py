@@ -188,7 +188,7 @@ def test_changed_maps_change_the_fingerprint(tmp_path):
 
 
 def test_the_survey_counts_all_truths(tmp_path):
-    report = survey.survey(opened(write(tmp_path)))
+    report = survey.survey(opened(write(tmp_path))).report
     assert report["bad"] == [] and report["classes"] == {"person": 2, "car": 1}
     assert report["other classes"]["segmentation"] == {"things": 1, "banner": 1, "tree": 1}
 

@@ -9,12 +9,13 @@ import pytest
 from detection import coco, voc_xml, write_coco, write_image, write_voc, write_yolo
 from masks import PATTERN, write_mask, write_masks
 from ml_collections import ConfigDict
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from morphism.commands.check import examine
-from morphism.data import marks, sources, survey
+from morphism.commands.check import check
+from morphism.data import sources, survey, tally
 from morphism.data.checks import check_split
 from morphism.data.records import first_target
+from morphism.data.survey_text import describe
 from morphism.errors import UserError
 from morphism.experiments.base import get_base
 
@@ -31,7 +32,7 @@ def test_boxes_are_counted_by_class_and_by_cocos_sizes(tmp_path):
     content["annotations"][0]["area"] = 1023  # under 32 x 32
     content["annotations"][1]["area"] = 9217  # over 96 x 96
     content["annotations"][2]["area"] = 1024
-    report = survey.survey(open_source(f"coco:{write_coco(tmp_path, content)}"))
+    report = survey.survey(open_source(f"coco:{write_coco(tmp_path, content)}")).report
     assert report["records"] == 3 and report["bad"] == [] and report["odd boxes"] == ""
     assert report["classes"] == {"car": 1, "toothbrush": 2}
     assert report["sizes"] == {"50 x 40": 1, "20 x 30": 1, "34 x 12": 1}
@@ -51,7 +52,7 @@ def test_every_bad_record_is_listed_and_the_rest_counted(tmp_path):
     (root / "JPEGImages" / "a.jpg").write_bytes(b"no image")
     write_image(root / "JPEGImages" / "b.jpg", 50, 40)
     (root / "ImageSets" / "Main" / "train.txt").write_text("a\nb\nc\n")
-    report = survey.survey(open_source(f"voc:{root}"))
+    report = survey.survey(open_source(f"voc:{root}")).report
     assert len(report["bad"]) == 2 and report["boxes"] == 1 and report["classes"]["person"] == 1
     assert "a.jpg: cannot be decoded" in report["bad"][0]
     assert "b.jpg is 40 x 50, its annotations are for 50 x 40" in report["bad"][1]
@@ -59,7 +60,7 @@ def test_every_bad_record_is_listed_and_the_rest_counted(tmp_path):
 
 def test_classification_is_counted_with_its_odd_images(corpus_folder):
     folder, odd = corpus_folder
-    report = survey.survey(open_source(f"folder:{folder}"))
+    report = survey.survey(open_source(f"folder:{folder}")).report
     assert report["records"] == len(odd) and sum(report["classes"].values()) == len(odd) and "boxes" not in report
     assert report["high-bit"].startswith("images of more than 8 bits (float32, uint16, 5 measured): their values are")
     expected = {rule: sum(flag in each for each in odd.values()) for flag, rule in survey.RULES.items()}
@@ -78,10 +79,16 @@ def test_a_part_cut_from_train_keeps_its_boxes_sizes_and_names(tmp_path):
             assert (part.annotations(index).boxes == whole.annotations(original).boxes).all()
 
 
+def examine(spec, split, config=None):
+    """The report of one split."""
+    checked, _ = check(spec, "", split, config, lambda *words: None)
+    return checked[0].survey.report
+
+
 def refusals(tmp_path, split, **data):
     config = get_base("detection")
     config.data.update(data)
-    return examine(f"coco:{tmp_path}", "", split, config)[2]["refused"]
+    return examine(f"coco:{tmp_path}", split, config)["refused"]
 
 
 def test_what_a_split_lacks_as_a_whole_is_reported_and_what_validation_has_beyond_train(tmp_path):
@@ -102,13 +109,13 @@ def test_what_a_split_lacks_as_a_whole_is_reported_and_what_validation_has_beyon
 
 
 def test_images_without_a_truth_are_not_counted_as_empty_ones():
-    report = survey.survey(open_source("mix:scenes:4x32 + embedded", "train[:50%]"))
-    assert report["lacking"] == {"boxes": 4000, "segmentation": 4000, "label": 2}
+    report = survey.survey(open_source("mix:scenes:4x32 + embedded", "train[:20%]")).report
+    assert report["lacking"] == {"boxes": 1600, "segmentation": 1600, "label": 1}
     assert report["boxes per image"]["least"] >= 1 and report["images without boxes"] == 0
-    assert "not annotated       boxes 4,000 images, segmentation 4,000 images, label 2 images" in survey.describe(
+    assert "not annotated       boxes 1,600 images, segmentation 1,600 images, label 1 images" in describe(
         "mix", report
     )
-    assert survey.survey(open_source("scenes:2x32"))["lacking"] == {}
+    assert survey.survey(open_source("scenes:2x32")).report["lacking"] == {}
 
 
 def test_what_a_source_is_for_is_the_first_truth_that_it_has(tmp_path, folder):
@@ -129,52 +136,41 @@ def test_what_a_source_is_for_is_the_first_truth_that_it_has(tmp_path, folder):
 
 @pytest.mark.parametrize("spec", ["scenes:9x32", "scene_masks:9x32", "embedded"])
 def test_what_the_project_draws_itself_has_no_bad_record(spec):
-    assert survey.survey(open_source(spec, "train[:9]"))["bad"] == []
+    assert survey.survey(open_source(spec, "train[:9]")).report["bad"] == []
 
 
-def test_labels_of_samples_lie_within_the_image_and_stand_out_of_their_ground():
-    for colour in ((255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0)):
-        written = []
-        for corner in ((0, 0), (-5, 38), (118, -3), (119, 39)):
-            sample = Image.new("RGB", (120, 40), (9, 9, 9))
-            marks.write(ImageDraw.Draw(sample), "a class", corner, sample.size, colour)
-            drawn = np.asarray(sample).astype(int)
-            ground = (drawn == colour).all(-1)
-            letters = ~ground & (drawn != 9).any(-1)
-            written.append((ground.sum(), letters.sum()))
-            assert np.abs(drawn[letters] - colour).sum(-1).max() > 200
-        assert written[0][0] > 200 and len(set(written)) == 1  # the same wherever it lies: none of it is cut off
-
-
-def test_the_colours_of_masks_are_named_below_them(tmp_path):
-    survey.draw(open_source("scene_masks:3x32"), tmp_path / "out.png")
-    drawn = np.asarray(Image.open(tmp_path / "out.png"))
-    assert drawn.shape == (320 + 20, 1600, 3)
-    colours = marks.colours([open_source("scene_masks:3x32").classes])
-    for index, colour in enumerate(list(colours.values())[:5]):
-        assert (drawn[320:, 160 * index : 160 * (index + 1)] == colour).all(-1).sum() > 100
-
-
-def test_a_class_has_one_colour_in_boxes_and_masks_and_the_background_none():
-    source = open_source("scenes:3x32")
-    boxes, masks = source.targets["boxes"], source.targets["segmentation"]
-    colours = marks.colours([boxes, masks])
-    assert len({colours[name] for name in boxes}) == len(boxes) and set(masks) == {*boxes, "background"}
-    sample = Image.new("RGB", (2, 2), (200, 200, 200))
-    truth = np.array([[0, 1], [2, 255]], np.uint8)
-    draw = survey.targets.get("segmentation").draw
-    drawn = np.asarray(draw(sample, truth, 1.0, masks, [colours[name] for name in masks]))
-    assert drawn[0, 0].tolist() == [200, 200, 200] and drawn[1, 1].max() < 120
-    for place, name in (((0, 1), masks[1]), ((1, 0), masks[2])):
-        assert np.abs(drawn[place] * 2.0 - 200 - colours[name]).max() < 6
-
-
-def test_a_validation_split_that_training_could_not_open_is_refused(folder):
+def test_a_validation_split_that_training_could_not_open_is_reported_and_the_rest_goes_on(folder):
     config = get_base()
     config.data.val_split = "nope"
-    refused = examine(f"folder:{folder}", "", "train", config)[2]["refused"]
-    assert len(refused) == 1 and "has no split 'nope'" in refused[0]
-    assert examine(f"folder:{folder}", "", "train", None)[2]["refused"] == []
+    said = []
+    checked, found = check(f"folder:{folder}", "", "", config, said.append)
+    assert [each.split for each in checked] == ["train"] and not found["sound"]
+    assert "has no split 'nope'" in found["cannot be opened"]["nope"][0] and "cannot be opened" in said[0]
+
+
+def test_without_a_validation_split_both_parts_that_training_cuts_are_surveyed(tmp_path):
+    for number in range(20):
+        write_image(tmp_path / "ab"[number % 2] / f"{number}.png", 8, 8 + number)
+    checked, found = check(str(tmp_path), "", "", None, lambda *words: None)
+    opened = [open_source(f"folder:{tmp_path}", split, val_fraction=0.1) for split in ("train", "val")]
+    assert [(each.split, len(each.source)) for each in checked] == [("train", len(opened[0])), ("val", len(opened[1]))]
+    assert found["val_fraction"] == 0.1 and checked[1].source.files.tolist() == opened[1].files.tolist()
+
+
+def test_classes_that_a_split_lacks_and_boxes_that_training_shrinks_are_reported(tmp_path):
+    write_coco(tmp_path)
+    other = coco()
+    other["annotations"] = other["annotations"][1:]
+    write_coco(tmp_path, other, "val")
+    config = get_base("detection")
+    config.data.update(image_size=20, max_boxes=1)
+    checked, found = check(f"coco:{tmp_path}", "", "", config, lambda *words: None)
+    assert found["missing"] == {"train": [], "val": ["car"]}
+    report = checked[
+        0
+    ].survey.report  # 50 x 40 and 20 x 30 become 25 x 20 and 20 x 30: boxes of 25 x 20, 3.5 x 4, 5 x 5
+    assert report["tiny"] == 2 and report["beyond max_boxes"] == {"max_boxes": 1, "images": 1, "most": 2}
+    assert examine(f"coco:{tmp_path}", "train")["refused"] == []
 
 
 def spoilt_coco(root):
@@ -247,21 +243,76 @@ SPOILT = [spoilt_coco, spoilt_voc, spoilt_yolo, spoilt_masks, spoilt_folder, spo
 def test_all_that_is_missing_or_bad_is_named_once_and_the_rest_is_counted(tmp_path, spoilt):
     expected, good = spoilt(tmp_path)
     spec = f"{spoilt.__name__.removeprefix('spoilt_')}:{tmp_path}"
-    _, source, report = examine(spec, "", "train", None)
+    report = examine(spec, "train")
     for each in expected:
         assert sum(each in problem for problem in report["bad"]) == 1, (each, report["bad"])
     assert len(report["bad"]) == len(expected) and report["refused"] == []
     assert sum(report["sizes"].values()) == good
-    assert f"bad records: {len(expected)}" in survey.describe(spec, report).splitlines()[-1]
+    assert f"bad records: {len(expected)}" in describe(spec, report).splitlines()[-1]
     with pytest.raises(UserError):  # training ends at the first of them
         source = open_source(spec)
         [check_record(source, index) for index in range(len(source))]
 
 
 def check_record(source, index):
-    problem = survey.look(source, index).problem
+    problem = tally.look(source, index).problem
     if problem:
         raise UserError(problem)
+
+
+def all_broken_coco(root):
+    content = coco()
+    content["images"] += [{"id": 9}, {"id": 7, "file_name": "again.jpg"}, "text"]
+    content["annotations"] += [
+        {"id": 4, "image_id": 7, "category_id": 5, "bbox": [1, 1, 2, 2]},
+        {"id": 5, "image_id": None, "category_id": 3, "bbox": [1, 1, 2, 2]},
+        {"id": 6, "image_id": 7, "category_id": 3, "bbox": [1, 1, 2]},
+        {"id": 7, "image_id": 7, "category_id": 3, "bbox": [1, 1, 2, 1e400]},
+        {"id": 8, "image_id": 7, "category_id": 3, "bbox": [1, 1, 2, 2], "iscrowd": "no"},
+        {"id": 9, "image_id": 7, "category_id": 3},
+    ]
+    write_coco(root, content)
+    return [
+        "image 3 (id 9) lacks 'file_name'",
+        "image id 7 occurs twice",
+        "image 5 (id ?) lacks",
+        "annotation 4 has category_id 5",
+        "annotation 5 has image_id None",
+        "annotation 6 has bbox",
+        "y.jpg: box 1, 1, 3, inf",
+        "annotation 8 has iscrowd",
+        "(id 9) lacks 'bbox'",
+    ]
+
+
+def all_broken_yolo(root):
+    write_yolo(root)
+    labels = root / "labels" / "train"
+    (labels / "a.txt").write_text("1 0.5 0.5 1 1\n9 .5 .5 .1 .1\nx\n0 0.3 0.25 0.2 0.1\n0 nan .5 .1 .1\n")
+    (labels / "b.txt").write_bytes(b"0 .5 .5 .1 .1\n\xff")
+    return ["a.txt:2: class 9", "a.txt:3: 'x'", "a.txt: box nan", "b.txt:2: not UTF-8"]
+
+
+def all_broken_voc(root):
+    write_voc(root)
+    text = voc_xml(
+        [("dog", (1, 1, "x", 40), 0), ("cat", (11, 6, 20, 15), 2), ("", (1, 1, 5, 5), 0), ("cat", (1, 1, 2, 2), -1)]
+    )
+    (root / "Annotations" / "a.xml").write_text(text.replace("</annotation>", voc_xml([("eel", (3, 3, 9, 9), 0)])[72:]))
+    (root / "ImageSets" / "Main" / "train.txt").write_text("b\na\na\n")
+    return ["a occurs twice", "<xmax> is 'x'", "lacks <name>", "<difficult> is '-1'"]
+
+
+@pytest.mark.parametrize("broken, boxes", [(all_broken_coco, 3), (all_broken_yolo, 2), (all_broken_voc, 2)])
+def test_every_broken_annotation_is_named_and_the_others_are_counted(tmp_path, broken, boxes):
+    expected = broken(tmp_path)
+    spec = f"{broken.__name__.removeprefix('all_broken_')}:{tmp_path}"
+    report = examine(spec, "train")
+    for each in expected:
+        assert sum(each in problem for problem in report["bad"]) == 1, (each, report["bad"])
+    assert len(report["bad"]) == len(expected) and report["boxes"] == boxes
+    with pytest.raises(UserError):
+        open_source(spec)
 
 
 def run(*arguments):
@@ -275,26 +326,28 @@ def run(*arguments):
     )
 
 
-def test_the_command_lists_what_is_bad_draws_the_rest_and_exits_with_1(tmp_path):
+def test_the_command_lists_what_is_bad_and_what_leaks_draws_the_rest_and_exits_with_1(tmp_path):
     root = write_voc(tmp_path)
     (root / "Annotations" / "a.xml").write_text(voc_xml([("dog", (0, 1, 50, 60), 0), ("cat", (5, 5, 20, 20), 0)]))
     (root / "JPEGImages" / "b.jpg").write_bytes(b"")
-    done = run(f"voc:{root}", "--draw", str(tmp_path / "out.png"))
+    done = run(str(root), "--draw", str(tmp_path / "out.png"), "--write", f"yolo:{tmp_path / 'as yolo'}")
     assert done.returncode == 1 and done.stderr == ""
-    assert "voc:" in done.stdout and "train: 2 records, 20 classes" in done.stdout
-    assert "odd boxes: 1 partly outside the image (clipped), first in" in done.stdout
-    assert done.stdout.splitlines()[-2:] == [
-        f"bad: {root}/JPEGImages/b.jpg: empty file, not an image; replace or remove it",
-        "bad records: 1",
-    ]
+    about, title, *lines = done.stdout.splitlines()
+    assert about.startswith(f"{root}: Pascal VOC") and title == f"voc:{root} train: 2 records, 20 classes"
+    assert any(line.startswith("odd boxes: 1 partly outside the image (clipped), first in") for line in lines)
+    bad = lines.index(f"bad: {root}/JPEGImages/b.jpg: empty file, not an image; replace or remove it")
+    assert lines[bad + 1 : bad + 3] == ["bad records: 1", f"voc:{root} val: 1 records, 20 classes"]
+    leak = lines.index("leakage: 1 image of val (100.0%) is in train too: 1 exact")
+    assert lines[leak + 1] == "    JPEGImages/c.jpg = JPEGImages/a.jpg"  # write_voc draws the same image
+    assert lines[-1].startswith(
+        "to train, once what is bad or refused is mended: morphism train --config experiments/finetune.py:faster_rcnn --data "
+    )
+    assert (tmp_path / "as yolo" / "labels" / "val" / "c.txt").is_file()
     drawn = np.asarray(Image.open(tmp_path / "out.png"))
-    done = run("embedded", "--split", "val", "--draw", str(tmp_path / "none" / "out.png"))
-    assert done.returncode == 2 and "none/out.png: cannot be written" in done.stderr
-    assert drawn.shape == (320 + 2 * survey.LINE, 1600, 3) and drawn[320:].any()  # the legend of 20 classes
-    assert drawn[:320, 320:640].any() and not drawn[:320, :320].any()
+    assert drawn[:200, :256].std() > 20 or drawn[:200, 256:].std() > 20
 
 
 def test_the_command_prints_json_and_exits_with_0():
     done = run("--config", "experiments/quickstart.py", "--split", "val", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["classes"]["Bag"] == 200
+    assert json.loads(done.stdout)["splits"]["val"]["classes"]["Bag"] == 200

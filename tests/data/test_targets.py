@@ -15,8 +15,10 @@ from morphism.data.loose import LooseImages
 from morphism.data.pipeline import eval_batches, train_batches
 from morphism.data.records import Boxed, Labelled, Masked, Source
 from morphism.data.sampling import Plan
+from morphism.data.survey_text import describe
 from morphism.errors import UserError
 from morphism.experiments.base import FIELDS, get_base
+from morphism.tasks.drawing import samples
 
 SIZES = ((120, 160), (160, 120), (100, 150), (64, 64))
 
@@ -132,7 +134,7 @@ def test_a_target_is_a_file_and_one_of_single_objects_keeps_to_the_slots_of_the_
         "def train(truth, placement, data):\n"
         "    kept = truth[placement.objects]\n"
         "    return {'order': np.pad(kept, (0, data.max_boxes - len(kept)), constant_values=-1)}\n"
-        "mapped = fingerprint = evaluate = check = classes = draw = lambda *args: {}\n"
+        "mapped = fingerprint = evaluate = check = classes = text = lambda *args: {}\n"
     )
     monkeypatch.setattr(targets, "__path__", [*targets.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "morphism.data.targets.order", raising=False)
@@ -214,7 +216,7 @@ def test_a_target_from_outside_keeps_its_truth_and_is_in_the_fingerprint(view, t
         "IS_PLACED = OF_IMAGE_SIZE = IN_EVALUATION = False\n"
         "mapped = lambda truth, table: truth\n"
         "fingerprint = lambda source: column(source, 'heights').tobytes()\n"
-        "empty = read = kept = train = evaluate = check = classes = draw = lambda *args: {}\n"
+        "empty = read = kept = train = evaluate = check = classes = text = lambda *args: {}\n"
     )
     monkeypatch.setattr(targets, "__path__", [*targets.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "morphism.data.targets.height", raising=False)
@@ -245,10 +247,10 @@ def test_balanced_sampling_needs_labels():
 
 def test_the_check_of_a_source_counts_and_draws_all_its_truths(tmp_path):
     source = opened("scenes:6x64")
-    report = survey.survey(source)
+    report = survey.survey(source).report
     pixels = report["other classes"]["segmentation"]
     assert report["bad"] == [] and sum(report["classes"].values()) == report["boxes"]
     assert pixels["background"] == 6 and pixels["bag"] <= report["classes"]["bag"]
-    assert "objects" in survey.describe("", report) and "images with" in survey.describe("", report)
-    survey.draw(source, tmp_path / "out.png")
+    assert "objects" in describe("", report) and "images with" in describe("", report)
+    samples.draw(source, tmp_path / "out.png")
     assert (tmp_path / "out.png").stat().st_size > 0
