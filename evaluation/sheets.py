@@ -1,7 +1,6 @@
 """Sheets of annotated images: examples with predictions beside their truth, and what the network sees in training."""
 
 import io
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,24 +117,29 @@ def _faint(pixels: Pixels) -> Pixels:
 
 
 def _sheet(groups: Sequence[Sequence[Tile]]) -> Image.Image:
-    """The tiles in rows of about WIDE, without breaking a group; each with its title above."""
-    rows = list(_rows(groups))
+    """The tiles in rows of about WIDE, each with its title above; a wider gap between groups."""
+    per_row = max(1, WIDE // max((len(group) for group in groups), default=1))
+    rows = [groups[start : start + per_row] for start in range(0, len(groups), per_row)]
     line = lettering.height(LETTERS) + 2
-    widest = [max(tile.pixels.shape[1] for tile in row) for row in rows]
-    heights = [max(tile.pixels.shape[0] for tile in row) + line + GAP for row in rows]
-    width = max(GAP + len(row) * (wide + GAP) for row, wide in zip(rows, widest, strict=True))
+    heights = [max(tile.pixels.shape[0] for group in row for tile in group) + line + GAP for row in rows]
+    placed = [list(_placed(row)) for row in rows]
+    width = max((left + tile.pixels.shape[1] + GAP for row in placed for left, tile in row), default=2 * GAP)
     sheet = Image.new("RGB", (width, GAP + sum(heights)), PAPER)
     pen, top = ImageDraw.Draw(sheet), GAP
-    for row, wide, height in zip(rows, widest, heights, strict=True):
-        for place, tile in enumerate(row):
-            left = GAP + place * (wide + GAP)
-            lettering.write(pen, lettering.fitting(tile.title, LETTERS, wide), (left, top), LETTERS, INK)
+    for row, height in zip(placed, heights, strict=True):
+        for left, tile in row:
+            title = lettering.fitting(tile.title, LETTERS, tile.pixels.shape[1])
+            lettering.write(pen, title, (left, top), LETTERS, INK)
             sheet.paste(Image.fromarray(np.ascontiguousarray(tile.pixels)), (left, top + line))
         top += height
     return sheet
 
 
-def _rows(groups: Sequence[Sequence[Tile]]) -> Iterator[list[Tile]]:
-    per_row = max(1, WIDE // max((len(group) for group in groups), default=1))
-    for start in range(0, math.ceil(len(groups) / per_row)):
-        yield [tile for group in groups[start * per_row : (start + 1) * per_row] for tile in group]
+def _placed(groups: Sequence[Sequence[Tile]]) -> Iterator[tuple[int, Tile]]:
+    """Where each tile of a row starts, in pixels from the left."""
+    left = GAP
+    for group in groups:
+        for tile in group:
+            yield left, tile
+            left += tile.pixels.shape[1] + GAP
+        left += 2 * GAP if len(group) > 1 else 0

@@ -103,7 +103,7 @@ def per_image(metrics: Metrics, classes: Sequence[str], confusion_of: Callable) 
 
 def confusion(
     found: Columns, true: Columns, classes: int, iou: voc.Overlap, within: voc.Overlap
-) -> Int[np.ndarray, "{classes+1} {classes+1}"]:
+) -> Int[np.ndarray, "side side"]:
     """How often objects of each class (row) are found as each class (column); the last of both is the background.
 
     Detections with a score of at least SCORE and objects, of any classes, are matched one to one, the pair with the

@@ -1,8 +1,8 @@
 """Plots: their numbers against brute force, and that whatever a split holds can be drawn."""
 
 import io
-from types import SimpleNamespace
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,7 +11,8 @@ from faster_coco_eval.core import mask as rle
 from PIL import Image
 
 from morphism import tasks
-from morphism.data.annotations import NO_OBJECTS
+from morphism.data.annotations import NO_OBJECTS, Annotations
+from morphism.data.loose import LooseImages
 from morphism.evaluation import curves, plots
 from morphism.tasks import coco, detection_plots, voc
 from morphism.tasks.curves import GRID, Decisions
@@ -28,11 +29,10 @@ def size(png):
 
 def classified(logits, labels, classes):
     """The plots' numbers of a classification, gathered in two batches."""
-    source = SimpleNamespace(classes=classes)
-    metrics = CLASSIFICATION.init_metrics(source)
+    metrics = CLASSIFICATION.init_metrics(LooseImages([], classes))
     for rows in (slice(None, 7), slice(7, None)):
         batch = {"label": jnp.array(labels[rows]), "id": jnp.arange(len(labels))[rows]}
-        found = CLASSIFICATION.predict(None, jnp.array(logits[rows], jnp.float32), batch)
+        found = CLASSIFICATION.predict(nn.Module(), jnp.array(logits[rows], jnp.float32), batch)
         metrics = CLASSIFICATION.update_metrics(metrics, {name: np.asarray(x) for name, x in found.items()})
     return CLASSIFICATION.plots(metrics, CLASSIFICATION.summarise(metrics)), metrics
 
@@ -41,7 +41,7 @@ def found_everywhere(score):
     """One image with one object, and one detection at its place."""
     box = np.float32([[[1, 1, 9, 9]]])
     found = {"id": np.array([0]), "boxes": box, "scores": np.float32([[score]]), "classes": np.array([[0]])}
-    one = NO_OBJECTS.__class__(box[0], np.zeros(1, np.int32), np.zeros(1, bool), np.zeros(1, bool), np.ones(1) * 64.0)
+    one = Annotations(box[0], np.zeros(1, np.int32), np.zeros(1, bool), np.zeros(1, bool), np.ones(1) * 64.0)
     return update_metrics(init_metrics(), found, [one])
 
 

@@ -42,7 +42,7 @@ def images_in(workdir):
     return found
 
 
-def test_a_run_draws_each_evaluation_and_ends_with_the_same_bits(config, tmp_path, monkeypatch):
+def test_a_run_draws_each_evaluation_and_ends_with_the_same_bits(config, tmp_path):
     config.update(eval_every="4", plots=False)
     config.data.val_split = "val[:40]"
     train(config, tmp_path / "plain")
