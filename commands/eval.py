@@ -4,10 +4,11 @@
     python eval.py --config experiments/imagenet_resnet.py:50 --weights torchvision:resnet50/IMAGENET1K_V2 \\
         [--config.data.source=imagenet:images/val] [--output result.json]
 
-Prints a table, and writes it as JSON to --output; with --draw also a .png next to it. The default of --output is
-eval_<split>.json in the workdir, or eval_<split>_<views>.json with --views other than center.
-Next to the JSON file, <name>_images.jsonl says of each image how well it is predicted, what is true and what was
-predicted; <name>_images.zip holds small images for `morphism report`.
+Prints a table, and writes it as JSON to --output. The default of --output is eval_<split>.json in the workdir, or
+eval_<split>_<views>.json with --views other than center. Next to the JSON file, <name>_images.jsonl says of each image
+how well it is predicted, what is true and what was predicted; <name>_images.zip holds small images for `morphism
+report`. With --draw it draws examples and plots into the workdir's plots/<split>, or into <output>_plots next to
+--output.
 --weights names a file (.safetensors, .pth, darknet's .weights), a public checkpoint of torchvision, or a run's workdir.
 """
 
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}")
     if COMMAND.weights.value and _DRAW.value and not _OUTPUT.value:
-        raise UserError("--output is missing; name a JSON file, and --draw puts its drawing next to it")
+        raise UserError("--output is missing; name a JSON file, and --draw puts a folder of plots next to it")
     COMMAND.start_jax()
     import jax
 

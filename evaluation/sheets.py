@@ -1,7 +1,6 @@
 """Sheets of annotated images: examples with predictions beside their truth, and what the network sees in training."""
 
 import io
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
 from morphism.data.image import for_display
+from morphism.data.marks import BACKGROUND
 from morphism.data.records import Source, name_of
 from morphism.tasks import Task
 from morphism.tasks.drawing import batch, lettering
@@ -24,7 +24,7 @@ SEEN = 16  # images of a batch
 SIDE, GAP = 384, 12  # pixels of the longer side of an image at most; between images
 LETTERS, INK, PAPER = 15, (26, 26, 26), (255, 255, 255)
 WIDE = 6  # images per row
-WRONG: tuple[str, ...] = ("right", "wrong")
+WRONG = (BACKGROUND, "wrong")  # what is right is not tinted
 
 Pixels = UInt8[np.ndarray, "_ _ 3"]
 
@@ -63,7 +63,7 @@ def examples(
         tiles = [Tile(f"{Path(record['name']).name}: truth", _annotated(pixels, true))]
         tiles.append(Tile("prediction", _annotated(pixels, layers)))
         wrong = _wrong(true, layers)
-        groups.append([*tiles, Tile("wrong", _annotated(pixels, [wrong]))] if wrong else tiles)
+        groups.append([*tiles, Tile("wrong", _annotated(_faint(pixels), [wrong]))] if wrong else tiles)
     return _sheet(groups)
 
 
@@ -110,25 +110,36 @@ def _wrong(true: Sequence[Layer], found: Sequence[Layer]) -> Regions | None:
     return Regions(WRONG, np.where(known, (names[0] != names[1]) * 1, 2), np.array([0, 1, VOID]))
 
 
+def _faint(pixels: Pixels) -> Pixels:
+    """Dark and grey, so that a tint stands out."""
+    grey = pixels.mean(axis=-1, keepdims=True) / 2
+    return np.broadcast_to(grey, pixels.shape).astype(np.uint8)
+
+
 def _sheet(groups: Sequence[Sequence[Tile]]) -> Image.Image:
-    """The tiles in rows of about WIDE, without breaking a group; each with its title above."""
-    rows = list(_rows(groups))
+    """The tiles in rows of about WIDE, each with its title above; a wider gap between groups."""
+    per_row = max(1, WIDE // max((len(group) for group in groups), default=1))
+    rows = [groups[start : start + per_row] for start in range(0, len(groups), per_row)]
     line = lettering.height(LETTERS) + 2
-    widest = [max(tile.pixels.shape[1] for tile in row) for row in rows]
-    heights = [max(tile.pixels.shape[0] for tile in row) + line + GAP for row in rows]
-    width = max(GAP + len(row) * (wide + GAP) for row, wide in zip(rows, widest, strict=True))
+    heights = [max(tile.pixels.shape[0] for group in row for tile in group) + line + GAP for row in rows]
+    placed = [list(_placed(row)) for row in rows]
+    width = max((left + tile.pixels.shape[1] + GAP for row in placed for left, tile in row), default=2 * GAP)
     sheet = Image.new("RGB", (width, GAP + sum(heights)), PAPER)
     pen, top = ImageDraw.Draw(sheet), GAP
-    for row, wide, height in zip(rows, widest, heights, strict=True):
-        for place, tile in enumerate(row):
-            left = GAP + place * (wide + GAP)
-            lettering.write(pen, lettering.fitting(tile.title, LETTERS, wide), (left, top), LETTERS, INK)
+    for row, height in zip(placed, heights, strict=True):
+        for left, tile in row:
+            title = lettering.fitting(tile.title, LETTERS, tile.pixels.shape[1])
+            lettering.write(pen, title, (left, top), LETTERS, INK)
             sheet.paste(Image.fromarray(np.ascontiguousarray(tile.pixels)), (left, top + line))
         top += height
     return sheet
 
 
-def _rows(groups: Sequence[Sequence[Tile]]) -> Iterator[list[Tile]]:
-    per_row = max(1, WIDE // max((len(group) for group in groups), default=1))
-    for start in range(0, math.ceil(len(groups) / per_row)):
-        yield [tile for group in groups[start * per_row : (start + 1) * per_row] for tile in group]
+def _placed(groups: Sequence[Sequence[Tile]]) -> Iterator[tuple[int, Tile]]:
+    """Where each tile of a row starts, in pixels from the left."""
+    left = GAP
+    for group in groups:
+        for tile in group:
+            yield left, tile
+            left += tile.pixels.shape[1] + GAP
+        left += 2 * GAP if len(group) > 1 else 0

@@ -278,19 +278,6 @@ class Classification(SingleTask):
         label = source[index].get("label")
         return () if label is None else (Tag(source.classes, [(int(label), None)]),)
 
-    def drawn(self, source: Source) -> Sequence[int]:
-        """All records, among which `draw` looks for the worst mistakes."""
-        return range(len(source))
-
-    def draw(
-        self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
-    ) -> bytes:
-        """Images spread over the split, the most confident mistakes, and the confusion matrix."""
-        from morphism.tasks.drawing import classification as drawing
-
-        together = {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
-        return drawing.draw(source, together, data)
-
 
 def _check_sizes(data: ConfigDict) -> None:
     evaluated = "eval_size" if data.eval_size else "image_size"

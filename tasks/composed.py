@@ -20,7 +20,6 @@ A network that returns "log_variance", {part: s}, learns the weights as well: a 
 classification; that of a regression has another factor of 1/2 in front of L, by which its s would be shifted).
 """
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -29,10 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from ml_collections import ConfigDict
-from PIL import Image
 
 from morphism.data import sources
-from morphism.data.derived import Subset, carried
+from morphism.data.derived import carried
 from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.tasks.fusion import Fusion
@@ -345,25 +343,6 @@ class Composed(Annotating):
         fused = {self.fusion.things.name, self.fusion.stuff.name} if self.fusion else set()
         return tuple(part for part in self.judged if part.name not in fused)
 
-    def drawn(self, source: Source) -> Sequence[int]:
-        return sorted({index for part in self.judged for index in _drawn(source, part).tolist()})
-
-    def draw(
-        self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
-    ) -> bytes:
-        """The drawings of the parts, one below the other, each of images that carry its truths."""
-        drawings = []
-        for part in self.judged:
-            kept, drawn = [], _drawn(source, part)
-            for batch in batches:
-                own = self._predictions(part, batch)
-                rows = np.isin(own["id"], drawn) & own.pop("labelled")
-                if rows.any():
-                    kept.append({name: value[rows] for name, value in own.items()})
-            if kept:
-                drawings.append(part.task.draw(part.source(source), kept, data, threshold, most))
-        return _stacked(drawings)
-
 
 def _carrying(source: Source, part: Part | Fusion) -> Int[np.ndarray, "n"]:
     """The records that count for a part, as far as is known without reading them; none if `source` lacks a target."""
@@ -371,24 +350,6 @@ def _carrying(source: Source, part: Part | Fusion) -> Int[np.ndarray, "n"]:
     return np.flatnonzero(known & np.all([carried(source, target) for target in part.mains], axis=0))
 
 
-def _drawn(source: Source, part: Part | Fusion) -> Int[np.ndarray, "n"]:
-    """The records whose predictions the drawing of a part needs."""
-    own = _carrying(source, part)
-    return own[list(part.task.drawn(Subset(source, own)))] if len(own) else own
-
-
 def _uncertain(loss: Float[Array, ""], log_variance: Float[Array, ""], present: Bool[Array, ""]) -> Float[Array, ""]:
     """A part's loss weighed by what the network has learned of its uncertainty; 0 for a part that is not `present`."""
     return jnp.exp(-log_variance) * loss + jnp.where(present, log_variance / 2, 0)
-
-
-def _stacked(drawings: Sequence[bytes]) -> bytes:
-    """A PNG of PNGs, one below the other, on white."""
-    images = [Image.open(io.BytesIO(each)).convert("RGB") for each in drawings]
-    size = max((image.width for image in images), default=1), max(1, sum(image.height for image in images))
-    whole, top, content = Image.new("RGB", size, "white"), 0, io.BytesIO()
-    for image in images:
-        whole.paste(image, (0, top))
-        top += image.height
-    whole.save(content, "PNG")
-    return content.getvalue()

@@ -24,9 +24,7 @@ from morphism.lengths import to_steps
 from morphism.models.detection import Detections, Detector
 from morphism.tasks import canvas, coco, detection_plots, detections, layers, tide, voc
 from morphism.tasks.layers import Layer
-from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, spread
-
-DRAWN = 12  # images per split
+from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count
 
 
 @dataclass(frozen=True)
@@ -217,22 +215,6 @@ class Detection(SingleTask):
     def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
         found = source[index].get("annotations")
         return () if found is None else (layers.of_objects(source.classes, found),)
-
-    def drawn(self, source: Source) -> Sequence[int]:
-        return spread(len(source), DRAWN)
-
-    def draw(
-        self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
-    ) -> bytes:
-        """Images with their objects, and with the detections that are `shown`."""
-        from morphism.tasks.drawing import detection as drawing
-
-        found = []
-        for batch in batches:
-            for row, index in enumerate(batch["id"].tolist()):
-                every = self.describe(batch, row, source.classes)["detections"]
-                found.append((index, shown(every, threshold, most), every))
-        return drawing.draw(source, sorted(found, key=lambda each: each[0]), threshold, data)
 
 
 def ranked(predictions: Predictions, row: int) -> list[int]:

@@ -67,11 +67,11 @@ def _numbers(
     }
 
 
-def box_confusion(found: Columns, true: Columns, classes: int) -> Int[np.ndarray, "{classes+1} {classes+1}"]:
+def box_confusion(found: Columns, true: Columns, classes: int) -> Int[np.ndarray, "side side"]:
     return confusion(found, true, classes, voc.box_iou, voc.box_within)
 
 
-def mask_confusion(found: Columns, true: Columns, classes: int) -> Int[np.ndarray, "{classes+1} {classes+1}"]:
+def mask_confusion(found: Columns, true: Columns, classes: int) -> Int[np.ndarray, "side side"]:
     true = true | {"difficult": true["difficult"] | ~true["known"]}
     return confusion(found, true, classes, _mask_iou, _mask_within)
 
@@ -103,7 +103,7 @@ def per_image(metrics: Metrics, classes: Sequence[str], confusion_of: Callable) 
 
 def confusion(
     found: Columns, true: Columns, classes: int, iou: voc.Overlap, within: voc.Overlap
-) -> Int[np.ndarray, "{classes+1} {classes+1}"]:
+) -> Int[np.ndarray, "side side"]:
     """How often objects of each class (row) are found as each class (column); the last of both is the background.
 
     Detections with a score of at least SCORE and objects, of any classes, are matched one to one, the pair with the

@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
-from ml_collections import ConfigDict
 
 from morphism.data import id_maps, outlines
 from morphism.data.annotations import Annotations
@@ -27,9 +26,8 @@ from morphism.data.records import Source
 from morphism.tasks import coco, panoptic_files
 from morphism.tasks.layers import VOID, Layer, Object, Objects, Regions
 from morphism.tasks.panoptic_quality import Segments, means, qualities, sums_of
-from morphism.tasks.task import File, Metrics, Predictions, spread
+from morphism.tasks.task import File, Metrics, Predictions
 
-DRAWN = 12  # images per split
 NAMES = tuple(f"{name}{of}" for of in ("", "_things", "_stuff") for name in ("pq", "sq", "rq"))
 
 Map = Integer[np.ndarray, "h w"]
@@ -191,23 +189,6 @@ class Panoptic:
         rows = zip(objects.classes.tolist(), objects.boxes.tolist(), strict=True)
         marked = [Object(number, None, box, framed=False) for number, box in rows]
         return _regions(segments, source.classes), Objects(source.classes.names, marked)
-
-    def drawn(self, source: Source) -> Sequence[int]:
-        return spread(len(source), DRAWN)
-
-    def draw(
-        self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
-    ) -> bytes:
-        """Images with their segments: regions in the colours of their classes, boxes and ids of things, a legend."""
-        from morphism.tasks.drawing import panoptic as drawing
-
-        found = []
-        for batch in batches:
-            for row, index in enumerate(batch["id"].tolist()):
-                segments = found_in(batch, row, source.classes)
-                things = shown(self.describe(batch, row, source.classes)["segments"], threshold, most)
-                found.append((index, segments, things))
-        return drawing.draw(source, sorted(found, key=lambda each: each[0]), data)
 
 
 def _image_result(sums: Float[np.ndarray, "k 4"], names: Sequence[str]) -> dict[str, Any]:

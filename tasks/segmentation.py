@@ -26,9 +26,8 @@ from morphism.ops import segmentation as ops
 from morphism.ops.resize import argmax_of_parts
 from morphism.tasks import boundaries, canvas, class_weights, layers, segmentation_views, surfaces
 from morphism.tasks.layers import Layer
-from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, ratios, spread
+from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, ratios
 
-DRAWN = 12  # images per split
 WRONG = 20  # most cells of the confusion matrix that are told per image
 
 
@@ -282,21 +281,6 @@ class Segmentation(SingleTask):
     def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
         found = source[index].get("segmentation")
         return () if found is None else (layers.of_mask(source.classes, found),)
-
-    def drawn(self, source: Source) -> Sequence[int]:
-        return spread(len(source), DRAWN)
-
-    def draw(
-        self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
-    ) -> bytes:
-        """Images, each with its true mask, the predicted one, and where they differ."""
-        from morphism.tasks.drawing import segmentation as drawing
-
-        found = []
-        for batch in batches:
-            for row, (index, (height, width)) in enumerate(zip(batch["id"], batch["original_size"], strict=True)):
-                found.append((int(index), self.mask(batch, row), batch["true"][row, :height, :width]))
-        return drawing.draw(source, sorted(found, key=lambda each: each[0]), data)
 
 
 def confusion_of(

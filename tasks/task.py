@@ -217,14 +217,6 @@ class Task(Protocol):
     ) -> UInt8[np.ndarray, "H W 3"]:
         """The same with its `true_layers`."""
 
-    def drawn(self, source: Source) -> Sequence[int]:
-        """The records whose predictions `draw` needs."""
-
-    def draw(
-        self, source: Source, batches: Sequence[Predictions], data: ConfigDict, threshold: float, most: int
-    ) -> bytes:
-        """A PNG of images of `source`, loaded by `data`, config.data, with predictions; the rest as for `lines`."""
-
 
 class Annotating:
     """How a task annotates images with its layers."""
@@ -267,6 +259,9 @@ class SingleTask(Annotating):
 
     def measured(self, config: ConfigDict) -> Task:
         return self
+
+    def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
+        return {}
 
 
 def counts(classes: Names) -> Counts:

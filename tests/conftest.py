@@ -24,10 +24,14 @@ from absl import logging
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
-from morphism.experiments import quickstart
+from morphism.experiments import base, quickstart
 from morphism.runtime.mesh import AXIS
 
 logging.set_verbosity(logging.ERROR)
+
+# Trainings of this process draw nothing unless a test sets config.plots.
+for fields in (base.COMMON, *base.FIELDS.values()):
+    fields["plots"] = fields["plots"]._replace(default=False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

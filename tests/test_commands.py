@@ -49,7 +49,11 @@ def test_train_evaluate_predict_and_digest(tmp_path):
     assert len((tmp_path / "run" / "eval_val_images.jsonl").read_text().splitlines()) == result["examples"]
     assert result["examples"] == 2000
     assert f"top1                {result['top1']:.4f}" in done.stdout
-    assert (tmp_path / "run" / "eval_val.png").stat().st_size > 10_000
+    plots = tmp_path / "run" / "plots"
+    assert {path.name for path in plots.iterdir()} == {"first_batch.png", "curves.png", "val"}
+    drawn = {"examples", "confusion", "per_class", "precision_recall", "f1_threshold", "reliability"}
+    assert {path.name for path in (plots / "val").iterdir()} == {"plots.json", *(f"{name}.png" for name in drawn)}
+    assert json.loads((plots / "val" / "plots.json").read_text())["confusion"]["counts"] == result["confusion"]
 
     done = run("eval.py", "--workdir", str(tmp_path / "run"), "--views=flip", "--config.data.threads=1")
     assert done.returncode == 0, done.stderr
@@ -109,7 +113,8 @@ def test_a_segmentation_is_trained_evaluated_drawn_and_written_as_masks(tmp_path
     assert surfaces["images"] + surfaces["absent"] == 4 * len(scene_masks.CLASSES)
     assert result["examples"] == 4 and np.sum(result["confusion"]) == result["pixels"] == 4 * 32 * 32
     assert re.search(rf"miou +{result['miou']:.4f}$", done.stdout, re.MULTILINE)
-    assert (tmp_path / "run" / "eval_val_scales_flip.png").stat().st_size > 10_000
+    drawn = {path.name for path in (tmp_path / "run" / "plots" / "val_scales_flip").iterdir()}
+    assert drawn == {"examples.png", "confusion.png", "per_class.png", "plots.json"}
 
     for name, size in (("wide", (33, 47)), ("tall", (40, 32))):
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / f"{name}.png")

@@ -1,10 +1,12 @@
 """Draws a run while it trains, in a thread of its own: evaluations, the first batch, learning curves."""
 
+import io
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from morphism.data.records import Source
 from morphism.evaluation import drawings
@@ -13,6 +15,7 @@ from morphism.runtime.paths import AnyPath
 from morphism.runtime.writer import Writer
 
 FIRST_BATCH = 16  # examples of the first batch
+LARGEST = 200_000  # bytes of a PNG in TensorBoard, which keeps those of all evaluations; larger ones become JPEGs
 
 
 class Drawer:
@@ -62,7 +65,7 @@ class Drawer:
 
             content = sheets.png(sheets.seen(jax.device_get(augment(few)), source, config))
             drawings.write(self._folder, [("first_batch.png", content)])
-            self._writer.images(0, {"train/first_batch": content})
+            self._writer.images(0, {"train/first_batch": _small(content)})
 
         self._submit(draw)
 
@@ -73,7 +76,7 @@ class Drawer:
             files = list(drawings.drawings(of))
             drawings.write(drawings.folder_of(self._workdir, split), files)
             images = {name.removesuffix(".png"): content for name, content in files if name.endswith(".png")}
-            self._writer.images(step, {f"val/{name}": content for name, content in images.items()})
+            self._writer.images(step, {f"val/{name}": _small(content) for name, content in images.items()})
             self._draw_curves()
 
         self._submit(draw)
@@ -107,3 +110,12 @@ class Drawer:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 self._writer.say(f"not drawn, and the training goes on: {reason}")
             self._failed = True
+
+
+def _small(png: bytes) -> bytes:
+    """An image for TensorBoard."""
+    if len(png) <= LARGEST:
+        return png
+    content = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").save(content, "JPEG", quality=85)
+    return content.getvalue()

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Integer
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from morphism import models, tasks
@@ -71,7 +72,7 @@ def _programs(config: FrozenConfigDict, classes: Counts, mesh: Mesh) -> Programs
     def restart(state: TrainState, variables: dict[str, Any], hyper: HyperParameters) -> TrainState:
         return restarted(state, variables, optimizer_of(config, hyper))
 
-    def augment(seed: np.uint32, batch: dict[str, Any]) -> dict[str, Any]:
+    def augment(seed: Integer[Array, ""], batch: dict[str, Any]) -> dict[str, Any]:
         return task.augment(keys_of(seed)[0], batch, config.augment, classes)
 
     once = {"out_shardings": replicated(mesh), "compiler_options": compiler_options(once=True)}

@@ -10,7 +10,6 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -122,7 +121,7 @@ class _Step:
         return value, (updates.get("batch_stats", {}), {"loss": value, **scalars})
 
 
-def keys_of(seed: Integer[Array | np.generic, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
+def keys_of(seed: Integer[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
     """The keys of augmentation and model. The first is the same in every step: what is augmented of an example depends
     only on its record and draw.
     """

@@ -1,6 +1,5 @@
 """Whole runs of several tasks on one network: trained, resumed, evaluated, exported and used for prediction."""
 
-import io
 import json
 from typing import Any
 
@@ -17,6 +16,7 @@ from morphism.data.sources import scene_masks, scenes
 from morphism.errors import UserError
 from morphism.evaluation.loop import evaluate
 from morphism.evaluation.run import open_run, open_weights
+from morphism.evaluation.sheets import examples
 from morphism.experiments.base import get_base
 from morphism.models.base import Model
 from morphism.models.detection import Detector, mean_over_images
@@ -203,10 +203,9 @@ def test_a_mix_of_sources_with_different_truths_is_learned_and_judged_by_what_ea
     val = sources.load(config.data, "val")
     found = evaluate(run.task, val, run.predictions(val, print))
     assert (found["examples"], found["objects/examples"], found["ground/examples"]) == (6, 3, 6)
-    drawn = run.task.drawn(val)
-    assert drawn == [0, 1, 2, 3, 4, 5] and run.task.unjudged(val) == []
-    image = Image.open(io.BytesIO(run.task.draw(val, list(run.predictions(val, print)), config.data, 0.5, 9)))
-    assert image.height > 600  # the scenes with boxes, and below them all images with their masks
+    assert run.task.unjudged(val) == []
+    sheet = examples(run.task, val, list(run.predictions(val, print)), run.classes, config.data, 0.5, 9)
+    assert sheet.width > 6 * 256 and sheet.height > 3 * 256  # two records per row: truth, prediction, what differs
 
 
 def test_a_run_is_judged_on_data_by_the_parts_whose_truths_that_has(config, tmp_path, capsys):
