@@ -67,11 +67,11 @@ def _numbers(
     }
 
 
-def box_confusion(found: Columns, true: Columns, classes: int) -> Int[np.ndarray, "{classes+1} {classes+1}"]:
+def box_confusion(found: Columns, true: Columns, classes: int) -> Int[np.ndarray, "side side"]:
     return confusion(found, true, classes, voc.box_iou, voc.box_within)
 
 
-def mask_confusion(found: Columns, true: Columns, classes: int) -> Int[np.ndarray, "{classes+1} {classes+1}"]:
+def mask_confusion(found: Columns, true: Columns, classes: int) -> Int[np.ndarray, "side side"]:
     true = true | {"difficult": true["difficult"] | ~true["known"]}
     return confusion(found, true, classes, _mask_iou, _mask_within)
 

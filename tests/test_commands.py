@@ -46,6 +46,7 @@ def test_train_evaluate_predict_and_digest(tmp_path):
     done = run("eval.py", "--workdir", str(tmp_path / "run"), "--draw")
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run" / "eval_val.json").read_text())
+    assert len((tmp_path / "run" / "eval_val_images.jsonl").read_text().splitlines()) == result["examples"]
     assert result["examples"] == 2000
     assert f"top1                {result['top1']:.4f}" in done.stdout
     plots = tmp_path / "run" / "plots"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from morphism.evaluation.report import charts, mistakes, tables
+from morphism.evaluation.report import charts, configs, mistakes, tables
 from morphism.evaluation.report.markup import Html, joined, script_data, tag
 from morphism.evaluation.report.reading import Evaluation, RunFiles
 from morphism.evaluation.report.words import SECONDS, chip, letter, number, quantity, run_name, title
@@ -27,7 +27,7 @@ def page(runs: Sequence[RunFiles], split: str | None = None) -> str:
         ("classes", "Classes", tables.classes(runs, shown)),
         ("precision", "Precision and recall", precision),
         ("cost", "Cost", tables.cost(runs)),
-        ("config", "Configuration", tables.configs(runs)),
+        ("config", "Configuration", configs.side_by_side(runs)),
         ("notes", "What is missing", _notes(runs)),
     ]
     present = [each for each in sections if each[2]]

@@ -1,11 +1,8 @@
-"""The tables of a report: evaluations, classes, cost, configurations."""
+"""The tables of a report: evaluations, classes, cost."""
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from morphism.errors import UserError
 from morphism.evaluation.report.markup import Html, joined, tag
@@ -21,7 +18,6 @@ from morphism.evaluation.report.words import (
     quantity,
     title,
 )
-from morphism.experiments.base import declared
 from morphism.lengths import to_steps
 
 Shown = Sequence[Evaluation | None]  # the evaluation of each run that is shown in detail
@@ -218,8 +214,8 @@ def _class_cell(value: Any) -> Html:
 def cost(runs: Sequence[RunFiles]) -> Html:
     """What each run costs. What was not measured is a dash."""
     rows: dict[str, Callable[[RunFiles], str]] = {
-        "parameters": lambda run: number(_start(run, "parameters")),
-        "multiply-accumulates per image": lambda run: quantity(_start(run, "multiply_accumulates"), COUNT),
+        "parameters": lambda run: number(newest_start(run, "parameters")),
+        "multiply-accumulates per image": lambda run: quantity(newest_start(run, "multiply_accumulates"), COUNT),
         "steps": _steps,
         "images per second": lambda run: number(_median(run, "train/images_per_s")),
         "time in steps": lambda run: quantity(seconds(run), SECONDS),
@@ -231,8 +227,8 @@ def cost(runs: Sequence[RunFiles]) -> Html:
         "devices": _devices,
         "starts": lambda run: number(len(run.starts)),
         "started": lambda run: str(run.starts[0].get("started", "–"))[:16].replace("T", " ") if run.starts else "–",
-        "JAX": lambda run: str((_start(run, "packages") or {}).get("jax", "–")),
-        "revision": lambda run: str(_start(run, "git_revision") or "–")[:12],
+        "JAX": lambda run: str((newest_start(run, "packages") or {}).get("jax", "–")),
+        "revision": lambda run: str(newest_start(run, "git_revision") or "–")[:12],
     }
     body = [
         tag("tr", tag("th", name, scope="row"), [tag("td", value, class_="value") for value in values])
@@ -242,7 +238,7 @@ def cost(runs: Sequence[RunFiles]) -> Html:
     return table("Cost; speeds are medians over the log", ["", *heads(runs)], body)
 
 
-def _start(run: RunFiles, key: str) -> Any:
+def newest_start(run: RunFiles, key: str) -> Any:
     """A fact of the newest start."""
     return run.starts[-1].get(key) if run.starts else None
 
@@ -265,7 +261,7 @@ def _percent(value: float | None) -> str:
 
 
 def _devices(run: RunFiles) -> str:
-    devices = _start(run, "devices") or []
+    devices = newest_start(run, "devices") or []
     kinds = dict.fromkeys(map(str, devices))
     return ", ".join(f"{devices.count(kind)} × {kind}" for kind in kinds) or "–"
 
@@ -297,63 +293,3 @@ def last_step(run: RunFiles) -> int:
 def _steps(run: RunFiles) -> str:
     total, last = total_steps(run), last_step(run)
     return f"{last:,} of {total:,}" if total and total != last else f"{last:,}"
-
-
-# Configurations
-
-
-def configs(runs: Sequence[RunFiles]) -> Html:
-    """The fields that differ between runs, or of one run from the defaults; then all of them, folded."""
-    columns = [_flat(run.config) for run in runs]
-    known = [_declared(run.config) for run in runs]
-    names = list(dict.fromkeys(name for column in (*known, *columns) for name in column))
-    if len(runs) == 1:
-        columns = [{name: _plain(field.default) for name, field in known[0].items()}, *columns]
-    reasons = {} if len(runs) > 1 else (_start(runs[0], "derived") or {})
-    rows = {name: [column.get(name) for column in columns] for name in names if any(name in each for each in columns)}
-    differing = [name for name, values in rows.items() if any(value != values[0] for value in values)]
-    head = ["field", *([tag("th", "default", scope="col")] if len(runs) == 1 else []), *heads(runs)]
-    meanings = {name: field.meaning for column in known for name, field in column.items()}
-
-    def row(name: str, values: Sequence[str | None]) -> Html:
-        meaning = tag("small", reasons.get(name) or meanings.get(name, ""))
-        cells = [
-            tag(
-                "td",
-                tag("code", "–" if value is None else value),
-                class_="differs" if index and value != values[0] else None,
-            )
-            for index, value in enumerate(values)
-        ]
-        return tag("tr", tag("th", tag("code", name), tag("br"), meaning, scope="row"), cells)
-
-    what = "Fields that differ from the default" if len(runs) == 1 else "Fields that differ"
-    first = (
-        table(what, head, [row(name, rows[name]) for name in differing], "configs")
-        if differing
-        else tag("p", "No field differs.", class_="note")
-    )
-    whole = table("All fields", head, [row(name, rows[name]) for name in sorted(rows)], "configs")
-    return joined(first, tag("details", tag("summary", f"All {len(rows)} fields"), whole))
-
-
-def _flat(config: Mapping[str, Any], front: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{front}{name}.")
-        else:
-            found[front + name] = _plain(value)
-    return found
-
-
-def _declared(config: dict[str, Any]) -> dict[str, Any]:
-    """The fields that experiments/base.py knows; none for a configuration of another version."""
-    try:
-        return declared(ConfigDict(config))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return {}
-
-
-def _plain(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
