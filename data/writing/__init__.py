@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from morphism.data import targets
+from morphism.data.derived import carried
 from morphism.data.records import Source
 from morphism.data.sources import VALIDATION
 from morphism.data.writing import coco, masks, yolo
@@ -72,7 +72,7 @@ def write(target: Target, parts: Sequence[Part]) -> list[str]:
     try:
         with _partial(target.folder) as folder:
             for name, part in zip(names, parts, strict=True):
-                kept = _annotated(part, module.NEEDS)
+                kept = part.rows[carried(part.source, module.NEEDS)[part.rows]]
                 images = place(part.source, kept, folder, module.image_folder(name))
                 lines.append(f"written: {target.kind}:{target.folder} {name}: {images.account}")
                 left = len(part.source) - len(kept)
@@ -102,12 +102,6 @@ def _check(part: Part, module: ModuleType, kind: str) -> None:
     raise UserError(
         f"--write: {kind}: holds {module.NEEDS}, the data has {' and '.join(part.source.targets)}; {remedy}"
     )
-
-
-def _annotated(part: Part, target: str) -> Int[np.ndarray, "n"]:
-    """The rows whose records are annotated with `target`."""
-    key = targets.get(target).KEY
-    return np.array([row for row in part.rows.tolist() if key in part.source[row]], np.int64)
 
 
 def _others(part: Part, module: ModuleType) -> list[str]:

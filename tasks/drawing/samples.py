@@ -12,18 +12,21 @@ from morphism.tasks.drawing.annotate import annotate
 from morphism.tasks.drawing.lettering import fitting, height, write
 from morphism.tasks.layers import Layer, Tag, of_mask, of_objects
 
-COLUMNS, ROWS = 4, 3
-CELL, LEAST = 640, 256  # most pixels per side of a sample, fewest of a column's width
+COUNT = 12
+WIDTH, HEIGHT = 1920, 420  # most pixels of a row's width, and of the height of its samples
+WIDEST, NARROWEST = 840, 200  # pixels of a sample with its name
+ENLARGED = 2  # most that a small image is
 GAP, LETTERS = 8, 13  # pixels between samples, and of the names below them
 GROUND, INK = (24, 24, 24), (220, 220, 220)
+Sample = tuple[str, Image.Image | None]
 
 
 def draw(source: Source, path: Path) -> None:
-    """Writes a sheet of COLUMNS x ROWS samples, or fewer, with their names. One that cannot be read says so.
+    """Writes a sheet of COUNT samples, or fewer, with their names. One that cannot be read says so.
 
     Raises UserError if the file cannot be written.
     """
-    count = min(COLUMNS * ROWS, len(source))
+    count = min(COUNT, len(source))
     indices = np.unique(np.linspace(0, len(source) - 1, count).astype(int)).tolist()
     sheet = _sheet([_sample(source, index) for index in indices])
     try:
@@ -32,26 +35,43 @@ def draw(source: Source, path: Path) -> None:
         raise UserError(f"--draw {path}: cannot be written ({error}); name a .png in a folder that exists") from error
 
 
-def _sheet(samples: list[tuple[str, Image.Image | None]]) -> Image.Image:
-    """Columns are as wide as their widest sample, rows as high as their highest; each name is below its sample."""
-    columns, line = min(COLUMNS, len(samples)), height(LETTERS)
-    rows = [samples[start : start + columns] for start in range(0, len(samples), columns)]
-    wide = [max([LEAST, *(sample.width for _, sample in samples[at::columns] if sample)]) for at in range(columns)]
+def _sheet(samples: list[Sample]) -> Image.Image:
+    """Rows of samples, each with its name below."""
+    rows = _rows(samples)
+    line = height(LETTERS)
     tall = [max([0, *(sample.height for _, sample in row if sample)]) + line + GAP for row in rows]
-    sheet = Image.new("RGB", (sum(wide) + GAP * (columns - 1), sum(tall)), GROUND)
+    wide = [sum(_width(sample) + GAP for _, sample in row) - GAP for row in rows]
+    sheet = Image.new("RGB", (max(wide), sum(tall)), GROUND)
     pen = ImageDraw.Draw(sheet)
     for number, row in enumerate(rows):
-        top = sum(tall[:number])
-        for column, (name, sample) in enumerate(row):
-            left = sum(wide[:column]) + GAP * column
+        top, left = sum(tall[:number]), 0
+        for name, sample in row:
             if sample:
                 sheet.paste(sample, (left, top))
             below = top + (sample.height if sample else 0)
-            write(pen, fitting(name, LETTERS, wide[column]), (left, below), LETTERS, INK)
+            write(pen, fitting(name, LETTERS, _width(sample)), (left, below), LETTERS, INK)
+            left += _width(sample) + GAP
     return sheet
 
 
-def _sample(source: Source, index: int) -> tuple[str, Image.Image | None]:
+def _rows(samples: list[Sample]) -> list[list[Sample]]:
+    """The samples in order, as many in a row as there is room for."""
+    rows: list[list[Sample]] = [[]]
+    used = 0
+    for sample in samples:
+        if used + _width(sample[1]) > WIDTH:
+            rows.append([])
+            used = 0
+        rows[-1].append(sample)
+        used += _width(sample[1]) + GAP
+    return rows
+
+
+def _width(sample: Image.Image | None) -> int:
+    return max(NARROWEST, sample.width) if sample else WIDEST
+
+
+def _sample(source: Source, index: int) -> Sample:
     """The name of a record, and its image with its truth; None for one that cannot be read."""
     try:
         record = source[index]
@@ -59,8 +79,9 @@ def _sample(source: Source, index: int) -> tuple[str, Image.Image | None]:
         drawn = Image.fromarray(annotate(pixels, _layers(record, pixels.shape[:2], source, index)))
     except UserError as error:
         return f"bad: {error}", None
-    drawn.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
-    return Path(record["name"]).name, drawn
+    scale = min(HEIGHT / drawn.height, WIDEST / drawn.width, ENLARGED)
+    size = [max(1, round(side * scale)) for side in drawn.size]
+    return Path(record["name"]).name, drawn.resize(size, Image.Resampling.LANCZOS)
 
 
 def _layers(record: Record, size: tuple[int, int], source: Source, index: int) -> list[Layer]:

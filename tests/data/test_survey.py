@@ -339,8 +339,9 @@ def test_the_command_lists_what_is_bad_and_what_leaks_draws_the_rest_and_exits_w
     assert lines[bad + 1 : bad + 3] == ["bad records: 1", f"voc:{root} val: 1 records, 20 classes"]
     leak = lines.index("leakage: 1 image of val (100.0%) is in train too: 1 exact")
     assert lines[leak + 1] == "    JPEGImages/c.jpg = JPEGImages/a.jpg"  # write_voc draws the same image
-    assert lines[-1].startswith(
-        "to train, once what is bad or refused is mended: morphism train --config experiments/finetune.py:faster_rcnn --data "
+    assert lines[-1] == (
+        "to train, once what is bad or refused is mended: morphism train --config experiments/finetune.py:faster_rcnn "
+        f"--data {root} --workdir runs/{root.name}"
     )
     assert (tmp_path / "as yolo" / "labels" / "val" / "c.txt").is_file()
     drawn = np.asarray(Image.open(tmp_path / "out.png"))
