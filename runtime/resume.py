@@ -15,7 +15,7 @@ from morphism.lengths import exact_steps
 
 # No value in training depends on these.
 FREE = (
-    *("log_every", "checkpoint_every", "keep", "eval_batch_size"),
+    *("log_every", "checkpoint_every", "keep", "eval_batch_size", "writers"),
     *("data.workers", "data.threads", "data.prefetch", "data.timeout", "data.data_dir", "data.strict"),
     *("data.spacing", "metrics.medical", "metrics.score", "metrics.tolerance"),
 )

@@ -15,6 +15,7 @@ from morphism.evaluation.fitness import check_model, check_sizes
 from morphism.lengths import due, exact_steps, to_steps
 from morphism.runtime.mesh import check_batch, make_mesh
 from morphism.runtime.validation import check_config
+from morphism.runtime.writers import check_installed
 from morphism.tasks.task import counts
 from morphism.training.fitness import check_norms, initial_shapes
 from morphism.training.hyper import HyperParameters, hyper_parameters, on_devices
@@ -67,6 +68,7 @@ class Parts:
 def build(config: ConfigDict) -> Parts:
     """The parts of `config`. Raises UserError if it cannot be trained or evaluated."""
     check_config(config)
+    check_installed(config.writers)
     mesh, task = make_mesh(), tasks.of(config)
     check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
     data = load(config)

@@ -20,6 +20,7 @@ from morphism.runtime.manifest import claim_intensity, claimed, read_intensity
 from morphism.runtime.mesh import to_devices
 from morphism.runtime.paths import AnyPath, folder
 from morphism.runtime.processes import check_shared
+from morphism.runtime.resume import flat
 from morphism.runtime.stopping import Stopped, StopRequest
 from morphism.runtime.writer import Writer
 from morphism.tasks.task import counted, counts
@@ -66,7 +67,15 @@ def train(
         Checkpoints(workdir, config.keep, config.best, writer=True) as checkpoints,
     ):
         beginning = begin(parts, workdir, checkpoints, weights, command)
-        with Writer(workdir, parts.lengths.total, beginning.step, main, evaluates_again=beginning.owed) as writer:
+        with Writer(
+            workdir,
+            parts.lengths.total,
+            beginning.step,
+            main,
+            evaluates_again=beginning.owed,
+            writers=config.writers,
+            config=flat(config),
+        ) as writer:
             introduce(parts, workdir, beginning, writer)
             config = settled(parts, workdir, beginning, writer)
             loop = Loop(config, parts, checkpoints=checkpoints, writer=writer, stop=stop, started=started)
