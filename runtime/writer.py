@@ -18,6 +18,8 @@ from morphism.runtime.writers.background import Opening
 from morphism.runtime.writers.tensorboard import TensorBoard
 
 MEASURED = "train/images_per_s"  # absent if no step was timed
+SHARES = {"train/host_share": "host", "train/device_share": "device", "train/mfu": "mfu"}  # shown where they are
+APART = {"train/evaluation_s": "evaluation", "train/saving_s": "saving"}  # seconds since the last line
 
 
 class Writer:
@@ -121,12 +123,14 @@ class Writer:
         if MEASURED in values:
             parts.append(f"{values[MEASURED]:,.0f} images/s")
             parts.append(f"input wait {100 * values['train/input_wait']:.0f} %")
+            parts += [f"{name} {100 * values[key]:.0f} %" for key, name in SHARES.items() if key in values]
+        parts += [f"{name} {_seconds(values[key])}" for key, name in APART.items() if key in values]
         if self._progress:
             self._progress.update(step - self._progress.n)
             self._progress.set_postfix_str(", ".join(parts))
             return
         if MEASURED in values:
-            parts.append(f"eta {_duration(images_left / values[MEASURED])}")
+            parts.append(f"eta {duration(images_left / values[MEASURED])}")
         self.say("  ".join([f"step {step}/{self._total}", *parts]))
 
     def say(self, line: str) -> None:
@@ -178,7 +182,12 @@ def _kept(text: str, stays: events.Stays) -> str:
     return "".join(kept)
 
 
-def _duration(seconds: float) -> str:
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 9.95 else duration(seconds)
+
+
+def duration(seconds: float) -> str:
+    """In a unit that leaves one to three digits."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

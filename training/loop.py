@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -22,11 +22,13 @@ from morphism.runtime.paths import AnyPath, folder
 from morphism.runtime.processes import check_shared
 from morphism.runtime.resume import flat
 from morphism.runtime.stopping import Stopped, StopRequest
-from morphism.runtime.writer import Writer
+from morphism.runtime.writer import Writer, duration
 from morphism.tasks.task import counted, counts
 from morphism.training.begin import Beginning, begin, opened
 from morphism.training.build import Parts, build
+from morphism.training.clock import DeviceClock
 from morphism.training.meter import REMEDY, Meter, NonFiniteLoss
+from morphism.training.profiling import Profiler, Span
 from morphism.training.state import TrainState, eval_variables, not_finite
 
 SHOWN = 3  # metrics of each part of a task that a line shows
@@ -40,6 +42,7 @@ def train(
     stop: StopRequest | None = None,
     started: float | None = None,
     command: Sequence[str] = (),
+    profile: Span | None = None,
 ) -> dict[str, float]:
     """Trains by `config`, continuing from the newest checkpoint in `workdir`.
 
@@ -51,6 +54,7 @@ def train(
       stop: asked after every step; once a stop is requested, the run saves and returns.
       started: when the caller started, in seconds of time.time(), for the report of the first step.
       command: the command line, for the manifest; empty if Python code calls this.
+      profile: steps to trace into the workdir.
 
     Returns: the metrics of the last evaluation.
 
@@ -59,6 +63,8 @@ def train(
     started, stop = started or time.time(), stop or StopRequest()
     workdir = folder(workdir) if isinstance(workdir, str) else workdir
     parts = build(config)
+    if profile:
+        profile.check(0, parts.lengths.total)
     weights = opened(parts, workdir)
     check_shared(workdir)
     main = jax.process_index() == 0
@@ -67,18 +73,33 @@ def train(
         Checkpoints(workdir, config.keep, config.best, writer=True) as checkpoints,
     ):
         beginning = begin(parts, workdir, checkpoints, weights, command)
-        with Writer(
-            workdir,
-            parts.lengths.total,
-            beginning.step,
-            main,
-            evaluates_again=beginning.owed,
-            writers=config.writers,
-            config=flat(config),
-        ) as writer:
+        if profile:
+            profile.check(beginning.step, parts.lengths.total)
+        with (
+            Writer(
+                workdir,
+                parts.lengths.total,
+                beginning.step,
+                main,
+                evaluates_again=beginning.owed,
+                writers=config.writers,
+                config=flat(config),
+            ) as writer,
+            Profiler(profile, workdir / "profile") as profiler,
+            DeviceClock() as clock,
+        ):
             introduce(parts, workdir, beginning, writer)
             config = settled(parts, workdir, beginning, writer)
-            loop = Loop(config, parts, checkpoints=checkpoints, writer=writer, stop=stop, started=started)
+            loop = Loop(
+                config,
+                parts,
+                checkpoints=checkpoints,
+                writer=writer,
+                stop=stop,
+                started=started,
+                profiler=profiler,
+                meter=Meter(config.batch_size, clock, parts.peak),
+            )
             return loop.run(beginning)
 
 
@@ -119,10 +140,15 @@ class Loop:
         writer: Writer,
         stop: StopRequest,
         started: float,
+        profiler: Profiler,
+        meter: Meter,
     ):
         """`config` is the `settled` configuration of `parts`."""
         self._config, self._parts, self._started = config, parts, started
         self._checkpoints, self._writer, self._stop = checkpoints, writer, stop
+        self._profiler, self._meter = profiler, meter
+        self._flops: dict[tuple[int, ...], int] = {}  # of a step, by the shape of its images
+        self._spent = {"start": 0.0, "evaluation": 0.0, "saving": 0.0}  # seconds
         self._saves = parts.lengths.checkpoint > 0
         self._look = min(parts.lengths.log or LOOK, LOOK)
         self._odd = Oddities(parts.data.train, writer.say)
@@ -137,36 +163,65 @@ class Loop:
             if results is None:
                 self._report_stop(beginning.step, saved=True, evaluated=False)
                 return {}
-        meter = Meter(self._config.batch_size)
-        for step, state, evaluating, stopping in self._steps(beginning, meter):
+        meter = self._meter
+        for step, state, evaluating, stopping in self._steps(beginning):
             saving = self._saves and (evaluating or stopping or due(step, self._parts.lengths.checkpoint))
             if stopping or evaluating or saving or due(step, self._parts.lengths.log):
                 self._log(step, meter.close(step))
             elif due(step, self._look):
                 meter.check(step)
             if saving:
-                self._save(step, state)
-            found = self._evaluate(step, state) if evaluating and not stopping else None
+                with self._spending("saving"):
+                    self._save(step, state)
+            found = None
+            if evaluating and not stopping:
+                with self._spending("evaluation"):
+                    found = self._evaluate(step, state)
             results = found or results
             if evaluating or saving or step == beginning.step + 1:  # the first log line compiles the schedule
                 meter.restart_clock()
             if stopping or (evaluating and found is None):
                 self._report_stop(step, saved=saving, evaluated=not evaluating)
                 break
+            if step == self._parts.lengths.total:
+                self._writer.say(where_time_went(step - beginning.step, time.time() - self._started, self._spent))
         return results
 
-    def _steps(self, beginning: Beginning, meter: Meter) -> Iterator[tuple[int, TrainState, bool, bool]]:
+    def _steps(self, beginning: Beginning) -> Iterator[tuple[int, TrainState, bool, bool]]:
         """After each step: its number, its state, whether an evaluation follows, and whether to stop."""
-        parts, state = self._parts, beginning.state
+        parts, state, meter = self._parts, beginning.state, self._meter
         pairs = to_devices(self._batches(beginning.step), parts.mesh)
         for step, (on_host, batch) in enumerate(meter.timed(pairs), beginning.step + 1):
-            state, scalars = parts.programs.train_step(state, batch, parts.hyper)
+            flops = self._step_flops(state, batch)
+            with self._profiler.step(step, state):
+                meter.dispatching(flops)
+                state, scalars = parts.programs.train_step(state, batch, parts.hyper)
             meter.add(scalars, on_host["id"])
+            profiled = self._profiler.after(step, scalars)
+            if profiled:
+                self._writer.say(profiled)
             if step == beginning.step + 1:
                 jax.block_until_ready(scalars)
-                self._writer.say(f"first step done {time.time() - self._started:.1f} s after the start")
+                self._spent["start"] = time.time() - self._started
+                self._writer.say(f"first step done {self._spent['start']:.1f} s after the start")
+            if step == beginning.step + 1 or profiled:
                 meter.restart_clock()
             yield step, state, parts.lengths.evaluates(step), self._asks(step) and self._stop.agreed()
+
+    def _step_flops(self, state: TrainState, batch: dict[str, Any]) -> int:
+        shape = batch["image"].shape
+        if shape not in self._flops:  # a new program, which has to be traced anyway
+            self._flops[shape] = self._parts.programs.train_flops(state, batch, self._parts.hyper)
+        return self._flops[shape]
+
+    @contextmanager
+    def _spending(self, kind: str) -> Iterator[None]:
+        """Measures what does not belong to the steps: "evaluation" or "saving"."""
+        before = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - before
+        self._spent[kind] += seconds
+        self._meter.spend(kind, seconds)
 
     def _asks(self, step: int) -> bool:
         """Whether to check for a stop after `step`: not after every one if several processes have to agree."""
@@ -220,6 +275,14 @@ class Loop:
         goes_on = f"the same command goes on from step {step}" + ("" if evaluated else ", with its evaluation")
         done = f"saved; {goes_on}" if saved else "nothing saved"
         self._writer.say(f"stopped {self._stop.reason} after step {step} of {self._parts.lengths.total}, {done}")
+
+
+def where_time_went(steps: int, seconds: float, spent: dict[str, float]) -> str:
+    """A line on the `seconds` since the start; `spent`: those of them that were not spent on steps after the first."""
+    spent = {"start and compilation": spent["start"], "evaluation": spent["evaluation"], "saving": spent["saving"]}
+    spent = {"steps": max(seconds - sum(spent.values()), 0.0), **spent}
+    shares = "  ".join(f"{name} {100 * each / seconds:.0f} %" for name, each in spent.items())
+    return f"{steps:,} steps in {duration(seconds)}: {shares}"
 
 
 def in_line(results: dict[str, float]) -> str:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from morphism import models, tasks
 from morphism.evaluation.step import make_eval_step
+from morphism.models import cost
 from morphism.runtime.mesh import AXIS, compiler_options, replicated
 from morphism.tasks import Task
 from morphism.tasks.task import Counts
@@ -32,6 +33,8 @@ class Programs:
     init: (hyper, whether moving averages are kept) -> a random state
     restart: (fresh state, variables, hyper) -> the state with these variables
     train_step: (state, batch, hyper) -> (state, scalars); the state is donated
+    train_flops: (state, batch, hyper) -> floating-point operations of the step's convolutions and matrix products, over
+      all devices; it traces the step, as the first call would
     eval_step: (variables, batch) -> predictions
     """
 
@@ -40,6 +43,7 @@ class Programs:
     init: Callable[[HyperParameters, bool], TrainState]
     restart: Callable[[TrainState, dict[str, Any], HyperParameters], TrainState]
     train_step: TrainStep
+    train_flops: Callable[[TrainState, dict[str, Any], HyperParameters], int]
     eval_step: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 
@@ -68,12 +72,19 @@ def _programs(config: FrozenConfigDict, classes: Counts, mesh: Mesh) -> Programs
     def restart(state: TrainState, variables: dict[str, Any], hyper: HyperParameters) -> TrainState:
         return restarted(state, variables, optimizer_of(config, hyper))
 
+    train_step = make_train_step(model=model, task=task, config=config, classes=classes, mesh=mesh)
+
+    def train_flops(*arguments: Any) -> int:
+        traced = train_step.trace(*arguments)
+        return 2 * mesh.size * cost.of_program(traced.jaxpr.jaxpr)  # it is the program of one device
+
     once = {"out_shardings": replicated(mesh), "compiler_options": compiler_options(once=True)}
     return Programs(
         task=task,
         model=model,
         init=jax.jit(init, static_argnums=1, **once),
         restart=jax.jit(restart, out_shardings=replicated(mesh)),
-        train_step=make_train_step(model=model, task=task, config=config, classes=classes, mesh=mesh),
+        train_step=train_step,
+        train_flops=train_flops,
         eval_step=make_eval_step(model, task, config, mesh),
     )
