@@ -20,6 +20,8 @@ from pathlib import Path
 
 import turns
 
+from morphism.training.meter import TIMED
+
 ROOT = Path(__file__).parent.parent
 SAVE, EVALUATE = 4, 10
 COMMAND = [
@@ -38,7 +40,6 @@ COMMAND = [
     "--config.data.resize_size=12",
     "--config.data.train_crop=random_resized",
 ]
-TIMED = ("train/images_per_s", "train/input_wait")
 
 
 def start(workdir: Path, steps: int) -> subprocess.Popen:

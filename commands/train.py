@@ -3,7 +3,7 @@
     python train.py --config experiments/quickstart.py --workdir runs/quickstart
     python train.py --config experiments/imagenet_resnet.py:50 --config.batch_size=1024 --workdir runs/r50
     python train.py --config experiments/bccd_retinanet.py --data my/photos --workdir runs/mine
-    python train.py --workdir runs/quickstart [--config.duration=20ep]
+    python train.py --workdir runs/quickstart [--config.duration=20ep] [--profile 10:15]
     python train.py --config experiments/finetune.py:resnet50 --config.data.source=folder:images --budget 30min \
         --workdir runs/own
 
@@ -25,6 +25,7 @@ from morphism.errors import UserError
 COMMAND = cli.Command(config="flag", distributed=True, data=True)
 _WORKDIR = COMMAND.string("workdir", None, "Folder of the run: its checkpoints, metrics and configuration.")
 _BUDGET = COMMAND.string("budget", None, "What derived fields keep to: 30min (start to end), 20ep or 500 (steps).")
+_PROFILE = COMMAND.string("profile", None, "10:15 traces steps 10 to 15 into WORKDIR/profile, for XProf or Perfetto.")
 
 _STARTED = time.time()
 
@@ -35,14 +36,17 @@ def main(argv: list[str]) -> None:
     if not _WORKDIR.value:
         raise UserError("--workdir is missing; name a folder for the run, such as runs/first")
     config = _budgeted(COMMAND.config.value, COMMAND.config.overrides, _BUDGET.value)
+    steps = _PROFILE.value
 
     COMMAND.start_jax()
     from morphism.runtime.paths import folder
     from morphism.runtime.signals import StopSignals
     from morphism.training.loop import train
+    from morphism.training.profiling import Span
 
+    profile = Span.of(steps) if steps is not None else None
     with StopSignals() as stop:
-        train(config, folder(_WORKDIR.value), stop=stop, started=_STARTED, command=sys.argv)
+        train(config, folder(_WORKDIR.value), stop=stop, started=_STARTED, command=sys.argv, profile=profile)
 
 
 def _budgeted(config: ConfigDict, overrides: Collection[str], budget: str | None) -> ConfigDict:

@@ -196,6 +196,9 @@ SCALES = tuple_of(above(0.0), "a tuple of one or more numbers above 0", least=1)
 LENGTHS = tuple_of(LENGTH, 'a tuple of texts, such as ("32k", "48k") steps or ("30ep", "60ep") epochs')
 TEXTS = tuple_of(TEXT, "a tuple of texts")
 NAMES = tuple_of(TEXT, 'a tuple of one or more names, such as ("boxes", "segmentation")', least=1)
+WRITERS = tuple_of(
+    one_of("tensorboard", "wandb", "mlflow", "aim"), 'a tuple of "tensorboard", "wandb", "mlflow" and "aim"'
+)
 PATTERNS = tuple_of(TEXT, 'patterns of parameters, such as ("conv1.*", "layer1.*")')
 FACTORS = tuple_of(
     Range("", lambda x: _is_sequence(x) and len(x) == 2 and TEXT.holds(x[0]) and above(0.0).holds(x[1])),

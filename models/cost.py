@@ -1,4 +1,7 @@
-"""The cost of a model: parameters and multiply-accumulates, counted from shapes without running it."""
+"""The cost of a model and of a training step, counted from shapes without running anything.
+
+A multiply-accumulate is two floating-point operations (FLOP).
+"""
 
 import math
 import re
@@ -12,6 +15,8 @@ from jax.extend.core import jaxprs_in_params
 
 from morphism.ops.platform import as_accelerator
 from morphism.ops.resize import SCOPE
+
+UNCOUNTED = {SCOPE, "rematted_computation"}  # names of scopes; the second is JAX's own
 
 
 def parameters(params: Any) -> int:
@@ -35,22 +40,37 @@ def by_scope(model: nn.Module, variables: Any, image_shape: tuple[int, int, int]
     return _count(jaxpr.jaxpr, "")
 
 
+def of_program(jaxpr: Any) -> int:
+    """Multiply-accumulates of convolutions and matrix products in a jaxpr, such as that of a whole training step.
+
+    What config.model.remat computes a second time does not count: it saves memory and is no work of the model. Of
+    branches the most expensive counts, and a loop without a fixed number of rounds counts once.
+    """
+    return _count(jaxpr, "").total()
+
+
 def _count(jaxpr: Any, scope: str) -> Counter[str]:
     """Counts a jaxpr. Its names are relative to `scope`, the scope of the equation that contains it."""
     total: Counter[str] = Counter()
     for equation in jaxpr.eqns:
         here = "/".join(filter(None, (scope, str(equation.source_info.name_stack))))
-        if SCOPE in re.split(r"[/()]", here):  # vmap makes "vmap(bilinear)" of it
+        if UNCOUNTED & set(re.split(r"[/()]", here)):  # vmap makes "vmap(bilinear)" of a scope
             continue
         if equation.primitive.name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             output_channel = equation.params["dimension_numbers"].rhs_spec[0]
             per_output = math.prod(kernel) // kernel[output_channel]
-            total[here] += math.prod(equation.outvars[0].aval.shape) * per_output
+            # The gradient of a strided convolution spreads its input with zeros, which are no work.
+            spread = math.prod(equation.params["lhs_dilation"])
+            total[here] += math.prod(equation.outvars[0].aval.shape) * per_output // spread
         elif equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             per_output = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
             total[here] += math.prod(equation.outvars[0].aval.shape) * per_output
-        for inner in jaxprs_in_params(equation.params):
-            total += _count(inner, here)
+        inner = [_count(each, here) for each in jaxprs_in_params(equation.params)]
+        if equation.primitive.name == "cond":
+            inner = [max(inner, key=Counter.total)]
+        rounds = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for each in inner:
+            total += Counter({name: count * rounds for name, count in each.items()})
     return total

@@ -16,7 +16,7 @@ from morphism.lengths import exact_steps
 # No value in training depends on these; those of stop decide only where it ends.
 FREE = (
     *("stop.metric", "stop.patience", "stop.min_delta"),
-    *("log_every", "checkpoint_every", "keep", "eval_batch_size", "plots"),
+    *("log_every", "checkpoint_every", "keep", "eval_batch_size", "plots", "writers"),
     *("data.workers", "data.threads", "data.prefetch", "data.timeout", "data.data_dir", "data.strict"),
     *("data.spacing", "metrics.medical", "metrics.score", "metrics.tolerance"),
 )

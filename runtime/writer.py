@@ -1,30 +1,39 @@
-"""Writes a run's values to the terminal, metrics.jsonl and TensorBoard."""
+"""Writes a run's values to the terminal, metrics.jsonl and the writers of config.writers."""
 
 import json
 import math
 import os
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event
 from tqdm import tqdm
 
 from morphism.errors import NonFinite, UserError
 from morphism.runtime import events
+from morphism.runtime import writers as each_writer
 from morphism.runtime.paths import AnyPath, is_local, write_bytes
+from morphism.runtime.writers.background import Opening
+from morphism.runtime.writers.tensorboard import TensorBoard
 
 MEASURED = "train/images_per_s"  # absent if no step was timed
+SHARES = {"train/host_share": "host", "train/device_share": "device", "train/mfu": "mfu"}  # shown where they are
+APART = {"train/evaluation_s": "evaluation", "train/saving_s": "saving"}  # seconds since the last line
 
 
 class Writer:
     """Writes from the main process only. First removes the values that a resumed run will write again."""
 
     def __init__(
-        self, workdir: AnyPath, total_steps: int, resumed_at: int, active: bool, evaluates_again: bool = False
+        self,
+        workdir: AnyPath,
+        total_steps: int,
+        resumed_at: int,
+        active: bool,
+        evaluates_again: bool = False,
+        writers: Sequence[str] = (each_writer.TENSORBOARD,),
+        config: Mapping[str, Any] | None = None,
     ):
         """Opens the files of `workdir`.
 
@@ -33,6 +42,8 @@ class Writer:
           resumed_at: the step of the checkpoint from which the run continues, or 0.
           active: True in the one process that writes.
           evaluates_again: whether the evaluation of step `resumed_at` did not end, and will be repeated.
+          writers: config.writers, where the values go besides metrics.jsonl.
+          config: dotted field -> value, for those writers that store it.
         """
         self._total = total_steps
         self._active = active
@@ -48,7 +59,10 @@ class Writer:
 
         with self._explained():
             self._metrics = _Lines(workdir / "metrics.jsonl", stays)
-            self._board = _board(workdir / "tensorboard", stays, resumed_at)
+            board = each_writer.TENSORBOARD in writers
+            self._boards = [TensorBoard(workdir / "tensorboard", stays, resumed_at)] if board else []
+        opening = Opening(workdir, config or {}, self.say)
+        self._others = [each_writer.background(name, opening) for name in each_writer.EXTRA if name in writers]
         if sys.stderr.isatty():
             self._progress = _Bar(total=total_steps, initial=resumed_at, unit="step", dynamic_ncols=True)
 
@@ -59,12 +73,15 @@ class Writer:
         if self._active:
             with self._explained():
                 self._metrics.close()
-                self._board.close()
+                for board in self._boards:
+                    board.close()
+            for other in self._others:
+                other.close()
             if self._progress:
                 self._progress.close()
 
     def record(self, step: int, values: dict[str, float]) -> None:
-        """Adds a line to metrics.jsonl and a point to each TensorBoard curve; both are on disk when this returns.
+        """Adds a line to metrics.jsonl and a point to each curve; metrics.jsonl and TensorBoard have them at once.
 
         Raises NonFinite naming a value that is not finite, which JSON cannot hold.
         """
@@ -75,16 +92,20 @@ class Writer:
             return
         with self._explained():
             self._metrics.append(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
-            self._board.write_event(events.of(step, values))
-            self._board.flush()
+            for board in self._boards:
+                board.record(step, values)
+        for other in self._others:
+            other.record(step, values)
 
-    def images(self, step: int, images: dict[str, bytes]) -> None:
-        """Adds encoded images to TensorBoard, from any thread."""
-        if not self._active or not images:
+    def images(self, step: int, images: Mapping[str, bytes]) -> None:
+        """Shows images, encoded as PNG, by names such as "val/examples", in TensorBoard and the other writers."""
+        if not self._active:
             return
         with self._explained():
-            self._board.write_event(events.of_images(step, images))
-            self._board.flush()
+            for board in self._boards:
+                board.images(step, images)
+        for other in self._others:
+            other.images(step, images)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -102,12 +123,14 @@ class Writer:
         if MEASURED in values:
             parts.append(f"{values[MEASURED]:,.0f} images/s")
             parts.append(f"input wait {100 * values['train/input_wait']:.0f} %")
+            parts += [f"{name} {100 * values[key]:.0f} %" for key, name in SHARES.items() if key in values]
+        parts += [f"{name} {_seconds(values[key])}" for key, name in APART.items() if key in values]
         if self._progress:
             self._progress.update(step - self._progress.n)
             self._progress.set_postfix_str(", ".join(parts))
             return
         if MEASURED in values:
-            parts.append(f"eta {_duration(images_left / values[MEASURED])}")
+            parts.append(f"eta {duration(images_left / values[MEASURED])}")
         self.say("  ".join([f"step {step}/{self._total}", *parts]))
 
     def say(self, line: str) -> None:
@@ -167,19 +190,12 @@ def _kept(text: str, stays: events.Stays) -> str:
     return "".join(kept)
 
 
-def _board(folder: AnyPath, stays: events.Stays, resumed_at: int) -> Any:
-    """Opens a new event file. A running TensorBoard drops what it has read of the steps after `resumed_at`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted(folder.glob("events.out.tfevents.*")):
-        events.take_back(path, stays)
-    board = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
-    if resumed_at:
-        board.write_event(Event(step=resumed_at + 1, session_log=events.RESTARTED))
-    board.flush()
-    return board
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 9.95 else duration(seconds)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In a unit that leaves one to three digits."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

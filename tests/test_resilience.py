@@ -15,6 +15,7 @@ import pytest
 from test_commands import MORPHISM, ROOT, SMALL, run, train
 
 from morphism.runtime.checkpoint import Checkpoints
+from morphism.training.meter import TIMED
 
 ENDLESS = ("--config.duration=100k", "--config.schedule.warmup=1", "--config.checkpoint_every=50")
 
@@ -136,8 +137,7 @@ def test_two_processes_with_two_devices_each_train_as_one_with_four(tmp_path):
 
     def metrics(name):
         lines = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
-        timed = ("train/images_per_s", "train/input_wait")
-        return [{key: value for key, value in line.items() if key not in timed} for line in lines]
+        return [{key: value for key, value in line.items() if key not in TIMED} for line in lines]
 
     two, one = metrics("two"), metrics("one")
     assert len(two) == len(one)

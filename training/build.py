@@ -13,8 +13,10 @@ from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.evaluation.fitness import check_model, check_sizes
 from morphism.lengths import due, exact_steps, to_steps
+from morphism.runtime import peaks
 from morphism.runtime.mesh import check_batch, make_mesh
 from morphism.runtime.validation import check_config
+from morphism.runtime.writers import check_installed
 from morphism.tasks.task import counts
 from morphism.training.fitness import check_norms, initial_shapes
 from morphism.training.hyper import HyperParameters, hyper_parameters, on_devices
@@ -58,6 +60,7 @@ class Parts:
     hyper: HyperParameters  # on the devices
     schedule: optax.Schedule  # step, from 0 -> learning rate; on the host
     shapes: TrainState  # of the state that `init` makes
+    peak: float | None  # FLOP/s of all devices together, where known (runtime/peaks.py)
 
     def init(self) -> TrainState:
         """A random first state, on the devices."""
@@ -67,6 +70,7 @@ class Parts:
 def build(config: ConfigDict, data: Data | None = None) -> Parts:
     """The parts of `config`; `data`, if given, is what `load` returned. Raises UserError if it cannot be trained."""
     check_config(config)
+    check_installed(config.writers)
     mesh, task = make_mesh(), tasks.of(config)
     check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
     data = data or load(config)
@@ -88,7 +92,14 @@ def build(config: ConfigDict, data: Data | None = None) -> Parts:
         hyper=hyper,
         schedule=make_schedule(config, epoch),
         shapes=shapes,
+        peak=peak_of(mesh, config.model.dtype),
     )
+
+
+def peak_of(mesh: Mesh, dtype: str) -> float | None:
+    """The FLOP/s that the devices of `mesh`, all of one kind, reach at most with config.model.dtype, if known."""
+    one = peaks.flops(mesh.devices.flat[0].device_kind, dtype)
+    return one and one * mesh.size
 
 
 def load(config: ConfigDict) -> Data:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -23,15 +23,18 @@ from morphism.runtime.manifest import claim_intensity, claimed, read_intensity
 from morphism.runtime.mesh import to_devices
 from morphism.runtime.paths import AnyPath, folder
 from morphism.runtime.processes import check_shared
+from morphism.runtime.resume import flat
 from morphism.runtime.stopping import Stopped, StopRequest
-from morphism.runtime.writer import Writer, recorded
+from morphism.runtime.writer import Writer, duration, recorded
 from morphism.tasks.task import counted, counts, lower_is_better
 from morphism.training.begin import Beginning, begin, opened
 from morphism.training.build import Parts, build
+from morphism.training.clock import DeviceClock
 from morphism.training.derive import derived
 from morphism.training.drawer import Drawer
 from morphism.training.meter import REMEDY, Meter, NonFiniteLoss
 from morphism.training.patience import since_best
+from morphism.training.profiling import Profiler, Span
 from morphism.training.state import TrainState, eval_variables, not_finite
 
 SHOWN = 3  # metrics of each part of a task that a line shows
@@ -45,6 +48,7 @@ def train(
     stop: StopRequest | None = None,
     started: float | None = None,
     command: Sequence[str] = (),
+    profile: Span | None = None,
 ) -> dict[str, float]:
     """Trains by `config`, continuing from the newest checkpoint in `workdir`.
 
@@ -56,6 +60,7 @@ def train(
       stop: asked after every step; once a stop is requested, the run saves and returns.
       started: when the caller started, in seconds of time.time(), for the report of the first step.
       command: the command line, for the manifest; empty if Python code calls this.
+      profile: steps to trace into the workdir.
 
     Returns: the metrics of the last evaluation.
 
@@ -67,6 +72,8 @@ def train(
     found = derived(config, workdir, started, print if main else lambda line: None)
     config = found.config
     parts = build(config, found.data)
+    if profile:
+        profile.check(0, parts.lengths.total)
     weights = found.weights or opened(config, parts.shapes.variables, workdir)
     check_shared(workdir)
     with (
@@ -74,14 +81,37 @@ def train(
         Checkpoints(workdir, config.keep, **best_by(config), writer=True) as checkpoints,
     ):
         beginning = begin(parts, workdir, checkpoints, weights, command, found.reasons)
-        with Writer(workdir, parts.lengths.total, beginning.step, main, evaluates_again=beginning.owed) as writer:
+        if profile:
+            profile.check(beginning.step, parts.lengths.total)
+        with (
+            Writer(
+                workdir,
+                parts.lengths.total,
+                beginning.step,
+                main,
+                evaluates_again=beginning.owed,
+                writers=config.writers,
+                config=flat(config),
+            ) as writer,
+            Drawer(workdir, writer, active=config.plots and main) as drawer,
+            Profiler(profile, workdir / "profile") as profiler,
+            DeviceClock() as clock,
+        ):
             introduce(parts, workdir, beginning, writer)
             config = settled(parts, workdir, beginning, writer)
-            judged = recorded(workdir, judge_of(config), beginning.step + (not beginning.owed))
-            with Drawer(workdir, writer, active=config.plots and main) as drawer:
-                outside = {"checkpoints": checkpoints, "writer": writer, "drawer": drawer, "stop": stop}
-                loop = Loop(config, parts, **outside, started=started, judged=judged)
-                return loop.run(beginning)
+            loop = Loop(
+                config,
+                parts,
+                checkpoints=checkpoints,
+                writer=writer,
+                drawer=drawer,
+                stop=stop,
+                started=started,
+                profiler=profiler,
+                meter=Meter(config.batch_size, clock, parts.peak),
+                judged=recorded(workdir, judge_of(config), beginning.step + (not beginning.owed)),
+            )
+            return loop.run(beginning)
 
 
 def introduce(parts: Parts, workdir: AnyPath, beginning: Beginning, writer: Writer) -> None:
@@ -122,12 +152,16 @@ class Loop:
         drawer: Drawer,
         stop: StopRequest,
         started: float,
+        profiler: Profiler,
+        meter: Meter,
         judged: Sequence[float] = (),
     ):
         """`config` is the `settled` configuration of `parts`; `judged` the past values of its `judge_of`."""
         self._config, self._parts, self._started = config, parts, started
         self._checkpoints, self._writer, self._drawer, self._stop = checkpoints, writer, drawer, stop
-        self._judged = list(judged)
+        self._profiler, self._meter, self._judged = profiler, meter, list(judged)
+        self._flops: dict[tuple[int, ...], int] = {}  # of a step, by the shape of its images
+        self._spent = {"start": 0.0, "evaluation": 0.0, "saving": 0.0}  # seconds
         self._saves = parts.lengths.checkpoint > 0
         self._look = min(parts.lengths.log or LOOK, LOOK)
         self._odd = Oddities(parts.data.train, writer.say)
@@ -144,23 +178,30 @@ class Loop:
                 return {}
         if self._is_over(beginning.step):
             return results
-        meter = Meter(self._config.batch_size)
-        for step, state, evaluating, stopping in self._steps(beginning, meter):
+        meter = self._meter
+        for step, state, evaluating, stopping in self._steps(beginning):
             saving = self._saves and (evaluating or stopping or due(step, self._parts.lengths.checkpoint))
             if stopping or evaluating or saving or due(step, self._parts.lengths.log):
                 self._log(step, meter.close(step))
             elif due(step, self._look):
                 meter.check(step)
             if saving:
-                self._save(step, state)
-            found = self._evaluate(step, state) if evaluating and not stopping else None
+                with self._spending("saving"):
+                    self._save(step, state)
+            found = None
+            if evaluating and not stopping:
+                with self._spending("evaluation"):
+                    found = self._evaluate(step, state)
             results = found or results
             if evaluating or saving or step == beginning.step + 1:  # the first log line compiles the schedule
                 meter.restart_clock()
             if stopping or (evaluating and found is None):
                 self._report_stop(step, saved=saving, evaluated=not evaluating)
                 break
-            if evaluating and self._is_over(step):
+            over = evaluating and found is not None and self._is_over(step)
+            if over or step == self._parts.lengths.total:
+                self._writer.say(where_time_went(step - beginning.step, time.time() - self._started, self._spent))
+            if over:
                 break
         return results
 
@@ -179,19 +220,27 @@ class Loop:
         )
         return True
 
-    def _steps(self, beginning: Beginning, meter: Meter) -> Iterator[tuple[int, TrainState, bool, bool]]:
+    def _steps(self, beginning: Beginning) -> Iterator[tuple[int, TrainState, bool, bool]]:
         """After each step: its number, its state, whether an evaluation follows, and whether to stop."""
-        parts, state = self._parts, beginning.state
+        parts, state, meter = self._parts, beginning.state, self._meter
         pairs = to_devices(self._batches(beginning.step), parts.mesh)
         for step, (on_host, batch) in enumerate(meter.timed(pairs), beginning.step + 1):
             if step == 1:
                 self._draw_first(on_host)  # while the step is compiled
-            state, scalars = parts.programs.train_step(state, batch, parts.hyper)
+            flops = self._step_flops(state, batch)
+            with self._profiler.step(step, state):
+                meter.dispatching(flops)
+                state, scalars = parts.programs.train_step(state, batch, parts.hyper)
             meter.add(scalars, on_host["id"])
+            profiled = self._profiler.after(step, scalars)
+            if profiled:
+                self._writer.say(profiled)
             if step == beginning.step + 1:
                 jax.block_until_ready(scalars)
                 self._drawer.wait()
-                self._writer.say(f"first step done {time.time() - self._started:.1f} s after the start")
+                self._spent["start"] = time.time() - self._started
+                self._writer.say(f"first step done {self._spent['start']:.1f} s after the start")
+            if step == beginning.step + 1 or profiled:
                 meter.restart_clock()
             yield step, state, parts.lengths.evaluates(step), self._asks(step) and self._stop.agreed()
 
@@ -200,6 +249,21 @@ class Loop:
         augment = partial(programs.augment, np.uint32(config.seed))
         mixed = programs.task.mixed(config.augment)
         self._drawer.first_batch(batch, mixed, augment, self._parts.data.train, config.augment)
+
+    def _step_flops(self, state: TrainState, batch: dict[str, Any]) -> int:
+        shape = batch["image"].shape
+        if shape not in self._flops:  # a new program, which has to be traced anyway
+            self._flops[shape] = self._parts.programs.train_flops(state, batch, self._parts.hyper)
+        return self._flops[shape]
+
+    @contextmanager
+    def _spending(self, kind: str) -> Iterator[None]:
+        """Measures what does not belong to the steps: "evaluation" or "saving"."""
+        before = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - before
+        self._spent[kind] += seconds
+        self._meter.spend(kind, seconds)
 
     def _asks(self, step: int) -> bool:
         """Whether to check for a stop after `step`: not after every one if several processes have to agree."""
@@ -265,6 +329,14 @@ class Loop:
 def judge_of(config: ConfigDict) -> str:
     """What metrics.jsonl calls the metric of early stopping."""
     return f"val/{config.stop.metric or config.best}"
+
+
+def where_time_went(steps: int, seconds: float, spent: dict[str, float]) -> str:
+    """A line on the `seconds` since the start; `spent`: those of them that were not spent on steps after the first."""
+    spent = {"start and compilation": spent["start"], "evaluation": spent["evaluation"], "saving": spent["saving"]}
+    spent = {"steps": max(seconds - sum(spent.values()), 0.0), **spent}
+    shares = "  ".join(f"{name} {100 * each / seconds:.0f} %" for name, each in spent.items())
+    return f"{steps:,} steps in {duration(seconds)}: {shares}"
 
 
 def in_line(results: dict[str, float]) -> str:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from morphism import models, tasks
 from morphism.evaluation.step import make_eval_step
+from morphism.models import cost
 from morphism.runtime.mesh import AXIS, compiler_options, replicated
 from morphism.tasks import Task
 from morphism.tasks.task import Counts
@@ -34,6 +35,8 @@ class Programs:
     init: (hyper, whether moving averages are kept) -> a random state
     restart: (fresh state, variables, hyper) -> the state with these variables
     train_step: (state, batch, hyper) -> (state, scalars); the state is donated
+    train_flops: (state, batch, hyper) -> floating-point operations of the step's convolutions and matrix products, over
+      all devices; it traces the step, as the first call would
     eval_step: (variables, batch) -> predictions
     augment: (seed, rows of a batch on one device) -> the rows as the training step augments them
     """
@@ -43,6 +46,7 @@ class Programs:
     init: Callable[[HyperParameters, bool], TrainState]
     restart: Callable[[TrainState, dict[str, Any], HyperParameters], TrainState]
     train_step: TrainStep
+    train_flops: Callable[[TrainState, dict[str, Any], HyperParameters], int]
     eval_step: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
     augment: Callable[[np.uint32, dict[str, Any]], dict[str, Any]]
 
@@ -75,13 +79,20 @@ def _programs(config: FrozenConfigDict, classes: Counts, mesh: Mesh) -> Programs
     def augment(seed: Integer[Array, ""], batch: dict[str, Any]) -> dict[str, Any]:
         return task.augment(keys_of(seed)[0], batch, config.augment, classes)
 
+    train_step = make_train_step(model=model, task=task, config=config, classes=classes, mesh=mesh)
+
+    def train_flops(*arguments: Any) -> int:
+        traced = train_step.trace(*arguments)
+        return 2 * mesh.size * cost.of_program(traced.jaxpr.jaxpr)  # it is the program of one device
+
     once = {"out_shardings": replicated(mesh), "compiler_options": compiler_options(once=True)}
     return Programs(
         task=task,
         model=model,
         init=jax.jit(init, static_argnums=1, **once),
         restart=jax.jit(restart, out_shardings=replicated(mesh)),
-        train_step=make_train_step(model=model, task=task, config=config, classes=classes, mesh=mesh),
+        train_step=train_step,
+        train_flops=train_flops,
         eval_step=make_eval_step(model, task, config, mesh),
         augment=jax.jit(augment, compiler_options=compiler_options(once=True)),
     )

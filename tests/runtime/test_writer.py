@@ -57,7 +57,7 @@ def test_tensorboard_has_what_metrics_jsonl_has_after_a_kill_at_any_byte(tmp_pat
     drawn = [
         (event.step, value.tag)
         for path in sorted((tmp_path / "tensorboard").iterdir())
-        for _, event in events._records(path.read_bytes())
+        for _, event in events.records(path.read_bytes())
         for value in event.summary.value
     ]
     assert sorted(drawn) == sorted(found)

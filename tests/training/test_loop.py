@@ -22,11 +22,10 @@ from morphism.runtime.digest import digest
 from morphism.runtime.manifest import read_config
 from morphism.runtime.signals import StopSignals
 from morphism.training import build, loop
+from morphism.training.clock import DeviceClock
 from morphism.training.loop import NonFiniteLoss, train
-from morphism.training.meter import Meter
+from morphism.training.meter import TIMED, Meter
 from morphism.training.state import not_finite
-
-TIMED = ("train/images_per_s", "train/input_wait")
 
 
 def digest_of(workdir, step):
@@ -336,15 +335,16 @@ def test_a_checkpoint_of_some_devices_goes_on_with_others(config, tmp_path, inte
 
 
 def test_a_look_between_two_reports_finds_what_is_not_finite_and_keeps_the_rest():
-    meter = Meter(batch_size=2)
-    for step in range(1, 5):
-        meter.add({"loss": jnp.float32(step)}, np.array([2 * step, 2 * step + 1]))
-        meter.check(step)
-    meter.add({"loss": jnp.float32(5)}, np.array([10, 11]))
-    assert meter.close(5)["train/loss"] == 3
-    meter.add({"loss": jnp.float32(6)}, np.array([12, 13]))
-    meter.check(6)
-    meter.add({"loss": jnp.float32(7)}, np.array([14, 15]))
-    meter.add({"loss": jnp.float32(np.nan)}, np.array([16, 17]))
-    with pytest.raises(NonFiniteLoss, match="^step 8: loss is nan, on examples 16, 17; the last checkpoint is"):
-        meter.check(8)
+    with DeviceClock() as clock:
+        meter = Meter(2, clock)
+        for step in range(1, 5):
+            meter.add({"loss": jnp.float32(step)}, np.array([2 * step, 2 * step + 1]))
+            meter.check(step)
+        meter.add({"loss": jnp.float32(5)}, np.array([10, 11]))
+        assert meter.close(5)["train/loss"] == 3
+        meter.add({"loss": jnp.float32(6)}, np.array([12, 13]))
+        meter.check(6)
+        meter.add({"loss": jnp.float32(7)}, np.array([14, 15]))
+        meter.add({"loss": jnp.float32(np.nan)}, np.array([16, 17]))
+        with pytest.raises(NonFiniteLoss, match="^step 8: loss is nan, on examples 16, 17; the last checkpoint is"):
+            meter.check(8)

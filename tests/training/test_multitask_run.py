@@ -25,6 +25,7 @@ from morphism.runtime.checkpoint import Checkpoints
 from morphism.runtime.digest import digest
 from morphism.training import loop
 from morphism.training.loop import train
+from morphism.training.meter import TIMED
 from morphism.weights import files
 from morphism.weights.opening import facts, read_run
 
@@ -112,9 +113,8 @@ def digest_of(workdir):
 
 
 def lines_of(workdir):
-    timed = ("train/images_per_s", "train/input_wait")
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in timed} for line in lines]
+    return [{key: value for key, value in line.items() if key not in TIMED} for line in lines]
 
 
 def test_a_resumed_run_with_partial_labels_ends_with_the_same_bits(config, tmp_path, monkeypatch, capsys):
