@@ -23,7 +23,7 @@ import resource
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
     given = COMMAND.config.value if COMMAND.config.given else None
     target = writing.parse(_WRITE.value) if _WRITE.value else None
     say = (lambda *words: None) if _JSON.value else (lambda *words: print(*words, flush=True))
-    checked, report = check("".join(argv[1:]), _DATA_DIR.value, _SPLIT.value, given, say)
+    checked, report = check("".join(argv[1:]), _DATA_DIR.value, _SPLIT.value, given, say, target)
     if target:
         parts = [writing.Part(each.split, each.source, each.survey.images["row"]) for each in checked]
         report["written"] = writing.write(target, parts)
@@ -91,12 +91,18 @@ def main(argv: list[str]) -> None:
 
 
 def check(
-    spec: str, data_dir: str, split: str, given: ConfigDict | None, say: Any = print
+    spec: str,
+    data_dir: str,
+    split: str,
+    given: ConfigDict | None,
+    say: Callable[..., object] = print,
+    target: writing.Target | None = None,
 ) -> tuple[list[Checked], dict[str, Any]]:
     """The splits that can be opened, and what was found; `say` gets it as text, part by part.
 
     `spec` and `data_dir` take precedence over those of the configuration `given`; without it the defaults of the data's
-    task are used. Raises UserError where no split can be opened, after saying what else is bad.
+    task are used. Raises UserError where no split can be opened, after saying what else is bad, and where they cannot
+    be written as `target`.
     """
     started = time.monotonic()
     about = recognise(spec).about if sources.is_path(spec) else ""
@@ -110,6 +116,8 @@ def check(
         say("\n".join([f"{title} {each}: cannot be opened", *(f"bad: {note}" for note in notes)]))
     if len(lost) == len(held):
         raise UserError(held[-1].notes[-1])
+    if target:
+        writing.check(target, {each.split: each.source for each in held if each.source is not None})
     config = config if given else _with_defaults(config, held)
     checked = []
     for each in held:

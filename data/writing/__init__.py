@@ -14,7 +14,7 @@ on with.
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -60,14 +60,12 @@ def parse(text: str) -> Target:
 
 
 def write(target: Target, parts: Sequence[Part]) -> list[str]:
-    """Writes all splits. Returns lines that say what was written, and what the format cannot hold.
+    """Writes all splits, which `check` has accepted. Returns lines that say what was written, and what is not held.
 
-    Raises UserError if a split lacks the format's target or has a name that is not read, and if it cannot be written.
+    Raises UserError if it cannot be written.
     """
     module = FORMATS[target.kind]
     names = [_name(part.split, target.kind) for part in parts]
-    for part in parts:
-        _check(part, module, target.kind)
     lines = []
     try:
         with _partial(target.folder) as folder:
@@ -94,14 +92,22 @@ def _name(split: str, kind: str) -> str:
     return name
 
 
-def _check(part: Part, module: ModuleType, kind: str) -> None:
-    if module.NEEDS in part.source.targets:
+def check(target: Target, splits: Mapping[str, Source]) -> None:
+    """Raises UserError if a split lacks the format's target, has a name that is not read, or that of another one."""
+    module = FORMATS[target.kind]
+    names = [_name(split, target.kind) for split in splits]
+    if len(set(names)) < len(names):
+        raise UserError(f"--write: the splits {', '.join(splits)} have one name; choose one with --split")
+    for source in splits.values():
+        _check(source, module, target.kind)
+
+
+def _check(source: Source, module: ModuleType, kind: str) -> None:
+    if module.NEEDS in source.targets:
         return
-    fitting = [name for name, each in FORMATS.items() if each.NEEDS in part.source.targets]
+    fitting = [name for name, each in FORMATS.items() if each.NEEDS in source.targets]
     remedy = f"write {' or '.join(f'{name}:' for name in fitting)}" if fitting else "folders of classes need no copy"
-    raise UserError(
-        f"--write: {kind}: holds {module.NEEDS}, the data has {' and '.join(part.source.targets)}; {remedy}"
-    )
+    raise UserError(f"--write: {kind}: holds {module.NEEDS}, the data has {' and '.join(source.targets)}; {remedy}")
 
 
 def _others(part: Part, module: ModuleType) -> list[str]:

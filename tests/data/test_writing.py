@@ -29,7 +29,7 @@ def opened(spec, split="train", targets=("boxes", "masks")):
 
 def written(source_spec, target, split=""):
     """Writes what `check` finds; returns the lines that it says."""
-    checked, _ = check(source_spec, "", split, None, lambda *words: None)
+    checked, _ = check(source_spec, "", split, None, lambda *words: None, writing.parse(target))
     parts = [writing.Part(each.split, each.source, each.survey.images["row"]) for each in checked]
     return writing.write(writing.parse(target), parts)
 
