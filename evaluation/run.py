@@ -223,7 +223,7 @@ def _override(config: ConfigDict, given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         found = [field for field in OF_EVALUATION if field.rpartition(".")[2] == name]
         if not found:
-            raise UserError(refused(name, "leave it out", [field.rpartition(".")[2] for field in OF_EVALUATION]))
+            raise UserError(refused(name, "leave it out", OF_EVALUATION))
         set_fields(config, {found[0]: value})
 
 

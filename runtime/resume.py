@@ -49,8 +49,9 @@ def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
 
 
 def refused(field: str, remedy: str, allowed: Collection[str]) -> str:
-    """Why `field` may not differ from the run's."""
-    return f"config.{field}: the run has its own; {remedy}; only {', '.join(allowed)} may differ"
+    """Why `field` may not differ from the run's. FREE fields, which change no result, are not listed."""
+    listed = ", ".join(each for each in allowed if each not in FREE)
+    return f"config.{field}: the run has its own; {remedy}; what may differ: {listed}"
 
 
 def changes(before: ConfigDict, now: ConfigDict, source: Source) -> list[str]:

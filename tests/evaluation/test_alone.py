@@ -126,5 +126,7 @@ def test_what_evaluation_may_change_of_a_run_is_a_stated_list():
     config = get_base("detection")
     _override(config, {"image_size": 640, "nms_threshold": 0.3})
     assert config.data.image_size == 640 and config.model.options.nms_threshold == 0.3
-    with pytest.raises(UserError, match=r"config.mean: the run has its own; leave it out; only .*score_threshold"):
+    with pytest.raises(
+        UserError, match=r"config.mean: the run has its own; leave it out; what may differ: .*score_threshold"
+    ):
         _override(config, {"mean": 0})
