@@ -1,6 +1,6 @@
 """Classification: one class per image. Evaluated by top-1, top-5, confusion matrix and calibration error."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -152,6 +152,13 @@ class Classification(SingleTask):
             "label": label,
             "id": batch["id"],
         }
+
+    @property
+    def exports(self) -> Mapping[str, str]:
+        return {"probabilities": "[B,K], of each class, by softmax"}
+
+    def exported(self, model: nn.Module, logits: Float[Array, "b k"], batch: Batch) -> dict[str, Array]:
+        return {"probabilities": jax.nn.softmax(logits.astype(jnp.float32))}
 
     def init_metrics(self, source: Source) -> Metrics:
         bins = np.zeros((CALIBRATION_BINS, 3))  # per bin of confidence: examples, correct ones, sum of confidences

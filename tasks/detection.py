@@ -3,7 +3,7 @@
 A detector (models/ssd.py, faster_rcnn.py, yolox.py, ...) interprets its own outputs: models/detection.py, Detector.
 """
 
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -132,6 +132,19 @@ class Detection(SingleTask):
     def predict(self, model: Detector, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
         """boxes [B,D,4] in pixels of the decoded image; scores [B,D]; classes [B,D], -1 in unused slots; id [B]."""
         return in_decoded(model.detect(outputs, batch["size"]), batch)
+
+    @property
+    def exports(self) -> Mapping[str, str]:
+        return {
+            "boxes": "[B,D,4], x0, y0, x1, y1 in pixels of the input; 0 in unused slots",
+            "scores": "[B,D], in 0..1, best first; 0 in unused slots",
+            "classes": "[B,D], numbers of classes; -1 in unused slots",
+            "valid": "[B,D], False for unused slots",
+        }
+
+    def exported(self, model: Detector, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
+        found = model.detect(outputs, batch["size"])
+        return {name: found[name] for name in self.exports}
 
     def init_metrics(self, source: Source) -> Metrics:
         return {"source": source, "gathered": detections.init_metrics()}
