@@ -127,7 +127,7 @@ class FasterRCNN(ResNetDetector):
         if train and targets is None:
             raise ValueError("a two-stage detector is trained with targets")
         canvas = images.shape[1:3]
-        sizes = jnp.tile(jnp.array(canvas), (len(images), 1)) if targets is None else targets["size"]
+        sizes = jnp.tile(jnp.array(canvas), (images.shape[0], 1)) if targets is None else targets["size"]
 
         maps = self.maps(images, train) if maps is None else maps
         outputs = self.find_proposals(maps, canvas, sizes, train)

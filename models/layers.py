@@ -260,7 +260,7 @@ def _adaptive_mean(x: Array, axis: int, bins: int) -> Array:
 
 def flatten(x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
     """torch.flatten(x, 1) of the same activations: channels first, the order that dense weights expect."""
-    return x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
 
 
 class BatchNorm(nn.Module):

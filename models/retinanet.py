@@ -64,7 +64,7 @@ class Head(nn.Module):
         bias_init = nn.initializers.constant(self.last_bias)
         body.append(layer(self.outputs * self.anchors, bias=True, bias_init=bias_init, name=self.last))
         levels = [reduce(lambda x, function: function(x), body, x) for x in maps]
-        return jnp.concatenate([x.reshape(len(x), -1, self.outputs) for x in levels], axis=1)
+        return jnp.concatenate([x.reshape(x.shape[0], -1, self.outputs) for x in levels], axis=1)
 
 
 class RetinaNet(ResNetDetector):

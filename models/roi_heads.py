@@ -109,7 +109,7 @@ class FastRCNNPredictor(nn.Module):
         x = full_precision(x)
         logits = linear(self.outputs, "cls_score", x.dtype, x.shape[-1])(x)
         regressed = self.outputs if self.background else self.outputs - 1
-        deltas = linear(4 * regressed, "bbox_pred", x.dtype, x.shape[-1])(x).reshape(len(x), regressed, 4)
+        deltas = linear(4 * regressed, "bbox_pred", x.dtype, x.shape[-1])(x).reshape(x.shape[0], regressed, 4)
         return logits, jnp.pad(deltas, ((0, 0), (self.outputs - regressed, 0), (0, 0)))
 
 

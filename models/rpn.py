@@ -50,7 +50,7 @@ class RPNHead(nn.Module):
             body += [layer(maps[0].shape[-1], 3, name=f"conv.{index}.0"), relu]
         objectness, deltas = layer(self.anchors, 1, name="cls_logits"), layer(self.anchors * 4, 1, name="bbox_pred")
         levels = [reduce(lambda x, function: function(x), body, x) for x in maps]
-        images = len(maps[0])
+        images = maps[0].shape[0]
         return (
             jnp.concatenate([objectness(x).reshape(images, -1) for x in levels], axis=1),
             jnp.concatenate([deltas(x).reshape(images, -1, 4) for x in levels], axis=1),

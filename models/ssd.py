@@ -95,7 +95,7 @@ class Head(nn.Module):
         for index, (x, boxes) in enumerate(zip(maps, self.per_position, strict=True)):
             channels = self.outputs * boxes
             x = conv(channels, 3, dtype=self.dtype, bias=True, kernel_init=xavier, name=f"module_list.{index}")(x)
-            found.append(x.reshape(len(x), -1, self.outputs))
+            found.append(x.reshape(x.shape[0], -1, self.outputs))
         return jnp.concatenate(found, axis=1)
 
 

@@ -115,7 +115,7 @@ def _mirrored(size: int, stages: int) -> tuple[int, int]:
 def _middle(skip: Array, x: Array) -> Array:
     """`skip` cropped around its centre to the size of `x`."""
     top, left = ((a - b) // 2 for a, b in zip(skip.shape[1:3], x.shape[1:3], strict=True))
-    return jax.lax.slice(skip, (0, top, left, 0), (len(skip), top + x.shape[1], left + x.shape[2], skip.shape[3]))
+    return jax.lax.slice(skip, (0, top, left, 0), (skip.shape[0], top + x.shape[1], left + x.shape[2], skip.shape[3]))
 
 
 def _padded(x: Array, skip: Array) -> Array:

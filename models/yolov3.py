@@ -131,7 +131,7 @@ class YOLOv3(Detector):
             for _ in range(5):
                 x, number = run(x, number), number + 1
             last = run(run(x, number), number + 1)
-            found.insert(0, last.reshape(len(x), -1, 5 + self.num_classes))
+            found.insert(0, last.reshape(x.shape[0], -1, 5 + self.num_classes))
             if finer is not None:
                 x = upsample(run(x, number + 4), *finer.shape[1:3])
                 x, number = jnp.concatenate([x, finer], axis=-1), number + 7

@@ -73,7 +73,7 @@ class Head(nn.Module):
                 conv(1, 1, **last, bias_init=prior, name=f"obj_preds.{level}")(box_features),
                 conv(self.num_classes, 1, **last, bias_init=prior, name=f"cls_preds.{level}")(class_features),
             )
-            found.append([y.reshape(len(y), -1, y.shape[-1]) for y in levels])
+            found.append([y.reshape(y.shape[0], -1, y.shape[-1]) for y in levels])
         box, objectness, classes = (jnp.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
         return box, objectness[..., 0], classes
 

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-_AS_ACCELERATOR = ContextVar("as_accelerator", default=False)
+_FORM: ContextVar[str] = ContextVar("form", default="")
 
 
 def on_cpu() -> bool:
     """Whether the code being traced takes its form for CPUs."""
-    return jax.default_backend() == "cpu" and not _AS_ACCELERATOR.get()
+    return (_FORM.get() or jax.default_backend()) == "cpu"
 
 
 @contextmanager
@@ -28,11 +28,24 @@ def as_accelerator() -> Iterator[None]:
     models/cost.py counts those operations, and tests run both forms on CPU. The cache of jax.jit ignores the context: a
     function that was traced outside keeps its form.
     """
-    token = _AS_ACCELERATOR.set(True)
+    with _traced_as("accelerator"):
+        yield
+
+
+@contextmanager
+def as_cpu() -> Iterator[None]:
+    """Code that is traced inside this context takes its form for CPUs, on any device; otherwise as `as_accelerator`."""
+    with _traced_as("cpu"):
+        yield
+
+
+@contextmanager
+def _traced_as(form: str) -> Iterator[None]:
+    token = _FORM.set(form)
     try:
         yield
     finally:
-        _AS_ACCELERATOR.reset(token)
+        _FORM.reset(token)
 
 
 def per_example(function: Callable) -> Callable:

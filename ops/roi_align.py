@@ -111,7 +111,7 @@ def _gathered(
     To that end all maps become one list of pixels. The pixels of a bin are added up one after the other, and so are
     their gradients: no intermediate array is larger than the result.
     """
-    images, channels = len(levels), maps[0].shape[-1]
+    images, channels = levels.shape[0], maps[0].shape[-1]
     sizes = np.array([x.shape[1:3] for x in maps], np.int32)
     ends = np.append(0, np.cumsum(np.prod(sizes, axis=1))).astype(np.int32)
     last = jnp.zeros((images, 1, channels), maps[0].dtype)  # right neighbour of the last pixel, in a map 1 pixel wide

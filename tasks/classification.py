@@ -1,6 +1,6 @@
 """Classification: one class per image. Evaluated by top-1, top-5, confusion matrix and calibration error."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -170,6 +170,13 @@ class Classification(SingleTask):
             "label": label,
             "id": batch["id"],
         }
+
+    @property
+    def exports(self) -> Mapping[str, str]:
+        return {"probabilities": "[B,K], of each class, by softmax"}
+
+    def exported(self, model: nn.Module, logits: Float[Array, "b k"], batch: Batch) -> dict[str, Array]:
+        return {"probabilities": jax.nn.softmax(logits.astype(jnp.float32))}
 
     def init_metrics(self, source: Source) -> Metrics:
         names, bins = tuple(source.classes), np.zeros((CALIBRATION_BINS, 3))

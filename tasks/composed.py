@@ -211,6 +211,17 @@ class Composed(Annotating):
             found |= part.named(own | {"labelled": part.labelled(batch)})
         return found if self.fusion is None else found | self.fusion.predict(found)
 
+    @property
+    def exports(self) -> Mapping[str, str]:
+        found = {name: each for part in self.parts for name, each in part.named(part.task.exports).items()}
+        return found if self.fusion is None else found | self.fusion.exports
+
+    def exported(self, model: Network, outputs: dict[str, Any], batch: Batch) -> dict[str, Array]:
+        found: dict[str, Array] = {}
+        for part in self.parts:
+            found |= part.named(part.task.exported(model.reader(part.name), outputs[part.name], batch))
+        return found if self.fusion is None else found | self.fusion.exported(found)
+
     def _predictions(self, part: Part | Fusion, predictions: Predictions) -> Predictions:
         return {"id": predictions["id"], **part.own(predictions)}
 

@@ -140,6 +140,19 @@ class Detection(SingleTask):
     def measured(self, config: ConfigDict) -> "Detection":
         return replace(self, judges=True)
 
+    @property
+    def exports(self) -> Mapping[str, str]:
+        return {
+            "boxes": "[B,D,4], x0, y0, x1, y1 in pixels of the input; 0 in unused slots",
+            "scores": "[B,D], in 0..1, best first; 0 in unused slots",
+            "classes": "[B,D], numbers of classes; -1 in unused slots",
+            "valid": "[B,D], False for unused slots",
+        }
+
+    def exported(self, model: Detector, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
+        found = model.detect(outputs, batch["size"])
+        return {name: found[name] for name in self.exports}
+
     def init_metrics(self, source: Source) -> Metrics:
         return {"source": source, "gathered": detections.init_metrics()}
 

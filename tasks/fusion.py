@@ -87,17 +87,25 @@ class Fusion(Named):
                 'pixels it would get; set things to ""'
             )
 
+    @property
+    def exports(self) -> Mapping[str, str]:
+        return self.named(
+            {"segments": "[B,H,W], 0 void, 1 + d for detection d of D, 1 + D + k for class k of the pixels"}
+        )
+
     def predict(self, found: dict[str, Array]) -> dict[str, Array]:
         """The fused maps of the parts' predictions, and which examples carry the truths of both parts."""
+        labelled = self.things.own(found)["labelled"] & self.stuff.own(found)["labelled"]
+        return self.exported(found) | {f"{self.name}/labelled": labelled}
+
+    def exported(self, found: dict[str, Array]) -> dict[str, Array]:
+        """The fused maps of the parts' results."""
         things, stuff = self.things.own(found), self.stuff.own(found)
         scores = jnp.where(things["classes"] >= 0, things["scores"], -1)
         shapes = things["masks"] if "masks" in things else jnp.asarray(self.categories.same)[things["classes"]]
         own = self._masked if "masks" in things else self._boxed
         fused = per_example(partial(self._fused, own))(scores, things["boxes"], shapes, stuff["classes"])
-        return {
-            f"{self.name}/segments": fused,
-            f"{self.name}/labelled": things["labelled"] & stuff["labelled"],
-        }
+        return {f"{self.name}/segments": fused}
 
     def _fused(
         self,

@@ -4,7 +4,7 @@ The device predicts a mask of few cells per box; the host pastes it into the dec
 config.metrics.medical objects are also judged one by one, as papers on nuclei do (tasks/nuclei.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -49,6 +49,10 @@ class Instances(Detection):
         """As Detection's, with masks [B,D,S,S], probabilities in the S x S parts of each box; original_size [B,2]."""
         found = model.detect(outputs, batch["size"])
         return in_decoded(found, batch) | {"masks": found["masks"], "original_size": batch["original_size"]}
+
+    @property
+    def exports(self) -> Mapping[str, str]:
+        return super().exports | {"masks": "[B,D,S,S], the probability of each of S x S equal parts of a box"}
 
     def measured(self, config: ConfigDict) -> "Instances":
         return replace(self, judges=True, score=config.metrics.score if config.metrics.medical else None)

@@ -6,7 +6,7 @@ Evaluation is at the size of the stored masks: the device resizes logits to it (
 host counts every pixel once, in integers. Pixels of class 255 do not count.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -152,6 +152,22 @@ class Segmentation(SingleTask):
             "original_size": to,
             "id": batch["id"],
             **_judged(logits, true, batch["size"], to),
+        }
+
+    @property
+    def exports(self) -> Mapping[str, str]:
+        return {
+            "classes": f"[B,H,W], the class of each pixel of the input; {IGNORE} beyond the image",
+            "confidence": "[B,H,W], its probability, by softmax; 0 beyond the image",
+        }
+
+    def exported(self, model: nn.Module, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
+        probabilities = jax.nn.softmax(outputs["out"].astype(jnp.float32))
+        classes = jnp.argmax(outputs["out"], axis=-1).astype(jnp.uint8)
+        inside = canvas.inside(classes.shape[1:], batch["size"])
+        return {
+            "classes": jnp.where(inside, classes, jnp.uint8(IGNORE)),
+            "confidence": jnp.where(inside, jnp.max(probabilities, axis=-1), 0),
         }
 
     def measured(self, config: ConfigDict) -> "Segmentation":

@@ -83,7 +83,7 @@ def _by_window(
         count[top : top + window[0], left : left + window[1]] += 1
 
     def logits(corner: Int[Array, "2"]) -> Array:
-        part = jax.lax.dynamic_slice(images, (0, *corner, 0), (len(images), *window, images.shape[3]))
+        part = jax.lax.dynamic_slice(images, (0, *corner, 0), (images.shape[0], *window, images.shape[3]))
         return apply(part, jnp.clip(sizes - corner, 1, jnp.array(window)))["out"]
 
     def add(total: Array, corner: Int[Array, "2"]) -> tuple[Array, None]:

@@ -142,6 +142,15 @@ class Task(Protocol):
     def predict(self, model: nn.Module, outputs: Outputs, batch: Batch) -> dict[str, Array]:
         """Arrays [B,...], among them the batch's "id". Numbers of valid examples must be finite."""
 
+    # In an exported program
+
+    @property
+    def exports(self) -> Mapping[str, str]:
+        """What `exported` returns: the name of each array, and its meaning for people."""
+
+    def exported(self, model: nn.Module, outputs: Outputs, batch: Batch) -> dict[str, Array]:
+        """The results on canvases, arrays [B,...] by the names of `exports`; needs no truth and no decoded image."""
+
     # Metrics, in float64 or integers, each example once
 
     def measured(self, config: ConfigDict) -> "Task":

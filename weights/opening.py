@@ -91,7 +91,7 @@ def read_run(workdir: AnyPath, which: str) -> Weights:
     step, variables = read_trained(workdir, config, which)
     origin, tensors = f"{workdir}, step {step}", convert.to_torch(variables)
     convert.check_finite(tensors, origin)
-    return Weights(origin, digest(variables), tensors, classes, trained=_trained(config))
+    return Weights(origin, digest(variables), tensors, classes, trained=trained_fields(config))
 
 
 def facts(weights: Weights) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def _named(weights: Weights, config: ConfigDict, shapes: convert.Shapes) -> tupl
     return tensors, [f"{weights.origin}: {prefix}, which some names begin with, is removed"] if prefix else []
 
 
-def _trained(config: ConfigDict) -> dict[str, Any]:
+def trained_fields(config: ConfigDict) -> dict[str, Any]:
     """The fields of TRAINED that `config` has."""
     groups = with_tuples(config.to_dict())
     dotted = [name.split(".") for name in TRAINED[1:]]
