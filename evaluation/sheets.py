@@ -78,7 +78,7 @@ def seen(rows: Mapping[str, np.ndarray], source: Source, augment: ConfigDict) ->
     images = denormalised(rows["image"], augment)
     groups = []
     for row in np.flatnonzero(rows["valid"]).tolist():
-        own = {name: value[row] for name, value in rows.items()}
+        own = {name: np.asarray(value[row]) for name, value in rows.items()}
         title = Path(name_of(source, int(own["id"]))).name
         groups.append([Tile(title, _annotated(images[row], batch.layers(own, source.targets)))])
     return _sheet(groups)
