@@ -147,6 +147,7 @@ COMMON = dict(
         intensity_rule=Field("bits", one_of("bits", "type", "percentiles"), "Rule that finds intensity."),
         workers=Field(0, at_least(0), "Processes that load examples; 0: threads of this process."),
         threads=Field(2, at_least(0), "Threads per process that load examples."),
+        eval_loss=Field(False, SWITCH, "Evaluation of detectors computes their loss, for config.best or stop.metric."),
         strict=Field(False, SWITCH, "Refuse odd images, otherwise corrected and counted (data/image.py)."),
         prefetch=Field(4, at_least(1), "Batches that each process loads ahead."),
         timeout=Field(300, above(0), "Seconds without a batch after which the input counts as hung."),

@@ -4,7 +4,7 @@ A detector (models/ssd.py, faster_rcnn.py, yolox.py, ...) interprets its own out
 """
 
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -21,7 +21,8 @@ from morphism.augment.mosaic import GROUP, mosaic
 from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.lengths import to_steps
-from morphism.models.detection import Detections, Detector
+from morphism.models.detection import SHARED, Detections, Detector
+from morphism.ops.platform import per_example
 from morphism.tasks import canvas, coco, detections, voc
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, spread
 
@@ -30,14 +31,24 @@ DRAWN = 12  # images per split
 
 @dataclass(frozen=True)
 class Detection(SingleTask):
-    """The task of a model that is a Detector. tasks/task.py describes the members."""
+    """The task of a model that is a Detector. tasks/task.py describes the members.
 
+    has_loss: whether evaluation computes the loss of each image, for which batches hold its objects.
+    """
+
+    has_loss: bool = False
     name: ClassVar[str] = "detection"
     targets: ClassVar[tuple[str, ...]] = ("boxes",)
-    headline: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-    higher_is_better: ClassVar[tuple[str, ...]] = headline
+    higher_is_better: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
     views: ClassVar[tuple[str, ...]] = ("center",)
     masks: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        return (*self.higher_is_better, "loss") if self.has_loss else self.higher_is_better
+
+    def configured(self, config: ConfigDict) -> "Detection":
+        return replace(self, has_loss=config.data.eval_loss)
 
     def check(self, config: ConfigDict) -> None:
         data, augment = config.data, config.augment
@@ -130,34 +141,41 @@ class Detection(SingleTask):
         return apply(images, batch)
 
     def predict(self, model: Detector, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
-        """boxes [B,D,4] in pixels of the decoded image; scores [B,D]; classes [B,D], -1 in unused slots; id [B]."""
-        return in_decoded(model.detect(outputs, batch["size"]), batch)
+        """boxes [B,D,4] in pixels of the decoded image; scores [B,D]; classes [B,D], -1 in unused slots; id [B].
+
+        With `has_loss` also loss [B].
+        """
+        found = in_decoded(model.detect(outputs, batch["size"]), batch)
+        return found | ({"loss": image_losses(model, outputs, batch)} if self.has_loss else {})
 
     def init_metrics(self, source: Source) -> Metrics:
-        return {"source": source, "gathered": detections.init_metrics()}
+        return {"source": source, "gathered": detections.init_metrics(), "loss": 0.0}
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
         """Adds the predictions, with the annotations that the source has of the same images."""
         truths = [metrics["source"].annotations(int(index)) for index in predictions["id"]]
-        return metrics | {"gathered": detections.update_metrics(metrics["gathered"], predictions, truths)}
+        gathered = detections.update_metrics(metrics["gathered"], predictions, truths)
+        loss = float(np.sum(predictions["loss"], dtype=np.float64)) if self.has_loss else 0.0
+        return metrics | {"gathered": gathered, "loss": metrics["loss"] + loss}
 
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
         """COCO's twelve numbers and its AP per class; VOC's AP by area, voc10_ap50, and by 11 points, voc07_ap50.
 
-        In 0..1; -1 if there are no objects.
+        In 0..1; -1 if there are no objects. With `has_loss` the mean of the images' losses, each as if it were alone.
         """
         classes = metrics["source"].classes
         found = coco.summarise(metrics["gathered"], classes)
         pascal = voc.summarise(metrics["gathered"], classes)
         examples = found.pop("images")
-        return found | {"voc10_ap50": pascal["map"], "voc07_ap50": pascal["map_07"], "examples": examples}
+        loss = {"loss": metrics["loss"] / max(examples, 1)} if self.has_loss else {}
+        return found | {"voc10_ap50": pascal["map"], "voc07_ap50": pascal["map_07"], "examples": examples} | loss
 
     def table(self, summary: dict[str, Any]) -> dict[str, float]:
         """COCO's twelve numbers and VOC's two, then the AP per class, without those for which there are no objects.
 
         These would be -1. The AP itself is always there.
         """
-        names = (*coco.NAMES, "voc10_ap50", "voc07_ap50")
+        names = (*coco.NAMES, "voc10_ap50", "voc07_ap50", *(("loss",) if self.has_loss else ()))
         rows = {name: summary[name] for name in names}
         rows |= {f"ap, {name}": value for name, value in summary["per_class"].items()}
         return {name: value for name, value in rows.items() if value >= 0 or name == "ap"}
@@ -223,6 +241,20 @@ def in_decoded(found: Detections, batch: Batch) -> dict[str, Array]:
         "classes": jnp.where(found["valid"], found["classes"], -1),
         "id": batch["id"],
     }
+
+
+def image_losses(model: Detector, outputs: dict[str, Any], batch: Batch) -> Float[Array, "b"]:
+    """The sum of the detector's terms for each image alone, without the L1 loss of YOLOX's last epochs."""
+    shared = {name: outputs[name] for name in SHARED if name in outputs}
+    own = {name: value for name, value in outputs.items() if name not in shared}
+    truths = {name: value for name, value in batch.items() if name != "image"}
+    truths["closed"] = jnp.zeros(len(batch["valid"]), bool)
+
+    def example(own: dict[str, Any], truth: Batch) -> Float[Array, ""]:
+        own, truth = jax.tree.map(lambda x: x[None], (own, truth))
+        return sum(model.loss(own | shared, truth).values())
+
+    return per_example(example)(own, truths)
 
 
 def closed(batch: Batch, config: ConfigDict) -> Bool[Array, "b"]:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from morphism.models.detection import Detector
 from morphism.tasks import coco, detections, nuclei, paste
-from morphism.tasks.detection import Detection, in_decoded, ranked
+from morphism.tasks.detection import Detection, ranked
 from morphism.tasks.task import Batch, Metrics, Predictions
 
 NAMES = tuple(f"mask_{name}" for name in coco.NAMES)
@@ -32,8 +32,7 @@ class Instances(Detection):
     score: float | None = None
     name: ClassVar[str] = "instances"
     targets: ClassVar[tuple[str, ...]] = ("boxes", "masks")
-    headline: ClassVar[tuple[str, ...]] = ("mask_ap", "mask_ap50", "mask_ap75", *Detection.headline)
-    higher_is_better: ClassVar[tuple[str, ...]] = headline
+    higher_is_better: ClassVar[tuple[str, ...]] = ("mask_ap", "mask_ap50", "mask_ap75", *Detection.higher_is_better)
 
     def misfit(self, model: nn.Module, outputs: Any, classes: int) -> str:
         wrong = super().misfit(model, outputs, classes)
@@ -44,8 +43,8 @@ class Instances(Detection):
 
     def predict(self, model: Detector, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
         """As Detection's, with masks [B,D,S,S], probabilities in the S x S parts of each box; original_size [B,2]."""
-        found = model.detect(outputs, batch["size"])
-        return in_decoded(found, batch) | {"masks": found["masks"], "original_size": batch["original_size"]}
+        masks = model.detect(outputs, batch["size"])["masks"]
+        return super().predict(model, outputs, batch) | {"masks": masks, "original_size": batch["original_size"]}
 
     def measured(self, config: ConfigDict) -> "Instances":
         return replace(self, score=config.metrics.score if config.metrics.medical else None)

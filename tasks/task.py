@@ -201,6 +201,10 @@ class SingleTask:
     def measured(self, config: ConfigDict) -> Task:
         return self
 
+    def configured(self, config: ConfigDict) -> Task:
+        """The task as `config` wants it: what tasks.of returns."""
+        return self
+
 
 def lower_is_better(task: Task, metric: str) -> bool:
     """Whether the best value of a metric of the task's headline is the lowest."""
