@@ -58,6 +58,7 @@ def empty(rows: int, shape: Shape, config: ConfigDict, training: bool = True) ->
       image. Both only where a target IS_PLACED.
     image_box float32 [rows,4]: where on the canvas the whole image lies, possibly reaching beyond it. Only with the
       window rule `canvas`; in training the rest of the canvas is filled with the mean colour.
+    judged bool [rows]: in evaluation, and only if batches have the truths of objects as in training, for the loss.
     has_<target> bool [rows]: per target of config.data.targets, whether the record carries that truth.
     """
     data, found = config.data, {}
@@ -67,9 +68,16 @@ def empty(rows: int, shape: Shape, config: ConfigDict, training: bool = True) ->
         found["image_box"] = np.zeros((rows, 4), np.float32)
     for name in data.targets:
         found[f"has_{name}"] = np.zeros(rows, bool)
-        if training or targets.get(name).IN_EVALUATION:
+        if training or targets.get(name).IN_EVALUATION or _is_judged(name, data):
             found |= targets.get(name).empty(rows, shape, data)
+    if not training and any(_is_judged(name, data) for name in data.targets):
+        found["judged"] = np.zeros(rows, bool)
     return found
+
+
+def _is_judged(target: str, data: ConfigDict) -> bool:
+    """Whether evaluation has a truth as training has it, for the loss of a detector: that of objects."""
+    return data.eval_loss and targets.get(target).OF_OBJECTS
 
 
 def train_example(
@@ -104,6 +112,13 @@ def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -
     example = {"image": pixels, "odd": odd, **_sizes(size, window, data), **_has(record, data)}
     for name, truth in truths.items():
         example |= targets.get(name).evaluate(truth, shape, data)
+    judged = {name: truth for name, truth in truths.items() if _is_judged(name, data)}
+    kept = np.flatnonzero(~truths["boxes"].difficult) if judged else np.zeros(0, int)
+    for name, truth in judged.items():
+        kept = targets.get(name).kept(truth, window, kept)
+    for name, truth in judged.items():
+        placement = Placement(record["name"], window, kept)
+        example |= targets.get(name).train(truth, placement, data) | {"judged": True}
     return example
 
 

@@ -9,7 +9,7 @@ Classification: resnet18 to resnet152, wide_resnet50_2, resnext50_32x4d, vgg11 t
 faster_rcnn, retinanet, ssd300, yolox_nano to yolox_x. Instances: mask_rcnn. Segmentation: deeplabv3, deeplabv3plus,
 fcn, pspnet, segnet, unet.
 
-The fields in config.derive get their values when the training starts, by the rules of training/rules.py, and each is
+The fields in config.derive get their values when the training starts, by the rules of training/rules/, and each is
 printed with its reason: sizes of images and canvases, of anchors, and the slots for boxes; what of the weights stays
 as it is; the batch; the learning rate for it; the lengths of training, warm-up, averages and intervals. A field that
 is set by hand (--config.batch_size=4) is not derived.

@@ -84,6 +84,9 @@ class PostProcess:
         }
 
 
+SHARED = ("anchors", "corners", "strides")  # outputs of detectors that all images share
+
+
 class Detector(Model):
     """A model whose outputs are read by its own loss and last step, which have no parameters.
 

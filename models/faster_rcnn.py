@@ -66,13 +66,16 @@ class FasterRCNN(ResNetDetector):
       box_predictor: module, called as box_predictor([n, F]) -> logits [n, K + 1], deltas [n, K + 1, 4].
     The others are those of ResNetDetector. With a `backbone` in Python, both stages work on all of its maps.
 
+    Evaluation of a batch that is `judged` draws samples as well, without an rng, so that it has a loss.
+
     Returns, all float32:
       objectness [B, A], rpn_bbox_regression [B, A, 4] and the anchors of each level [A_l, 4] in pixels;
       proposals [B, P, 4] within each image, best first, proposal_scores [B, P], and proposal_valid [B, P], False for
       unused slots, whose box and score are 0;
       class_logits [B, P, K + 1], output 0 being the background and output c + 1 class c, and box_regression
       [B, P, K + 1, 4], in training of the sampled proposals;
-      in training also anchor_samples and box_samples, the samples of both stages (models/rpn.py, roi_heads.py).
+      in training also anchor_samples and box_samples, the samples of both stages (models/rpn.py, roi_heads.py);
+      in evaluation of a judged batch these, too, and "sampled", the logits and deltas of the sampled proposals.
 
     A detector of one class on one map of another backbone:
 
@@ -131,11 +134,17 @@ class FasterRCNN(ResNetDetector):
 
         maps = self.maps(images, train) if maps is None else maps
         outputs = self.find_proposals(maps, canvas, sizes, train)
-        boxes = outputs["proposals"]
-        if train:
+        found, boxes = outputs["proposals"], []
+        if train or is_judged(targets):
             outputs |= self.draw_samples(outputs, targets)
-            boxes = outputs["box_samples"]["boxes"]
-        outputs["class_logits"], outputs["box_regression"] = self.classify(maps, boxes, canvas, train)
+            boxes = [outputs["box_samples"]["boxes"]]
+        boxes = boxes if train else [found, *boxes]  # one pass of the second stage for both
+        heads = self.classify(maps, jnp.concatenate(boxes, axis=1), canvas, train)
+        names = "class_logits", "box_regression"
+        if len(boxes) > 1:
+            outputs["sampled"] = {name: x[:, found.shape[1] :] for name, x in zip(names, heads, strict=True)}
+            heads = [x[:, : found.shape[1]] for x in heads]
+        outputs |= dict(zip(names, heads, strict=True))
         return outputs | self.further_heads(maps, outputs, canvas, sizes, train)
 
     @nn.nowrap
@@ -176,7 +185,8 @@ class FasterRCNN(ResNetDetector):
     @nn.nowrap
     def draw_samples(self, outputs: dict[str, Any], targets: Targets) -> dict[str, Any]:
         """The anchors and proposals that the losses are computed from."""
-        keys = jax.vmap(jax.random.split)(image_keys(self.make_rng("sampling"), targets))
+        key = self.make_rng("sampling") if self.has_rng("sampling") else jax.random.key(0)
+        keys = jax.vmap(jax.random.split)(image_keys(key, targets))
         boxes, usable, valid = targets["boxes"], trainable(targets), targets["valid"]
         of_anchors = partial(sample_anchors, jnp.concatenate(outputs["anchors"]), self.anchor_samples)
         of_proposals = partial(roi_heads.sample_proposals, self.box_samples)
@@ -211,6 +221,7 @@ class FasterRCNN(ResNetDetector):
     @nn.nowrap
     def loss(self, outputs: dict[str, Any], targets: Targets) -> dict[str, Float[Array, ""]]:
         """Classification and box losses of both stages, each divided by the number of samples."""
+        outputs = outputs | outputs.get("sampled", {})
         options, anchors = (self.box_loss, self.smooth_l1_beta), jnp.concatenate(outputs["anchors"])
         first = outputs["objectness"], outputs["rpn_bbox_regression"], anchors, outputs["anchor_samples"]
         second = outputs["class_logits"], outputs["box_regression"], outputs["box_samples"]
@@ -262,6 +273,11 @@ class FasterRCNN(ResNetDetector):
                 raise UserError(f"{options}.{name} is {value}; it must be at least 1")
         if self.sampling_ratio < 0:
             raise UserError(f"{options}.sampling_ratio is {self.sampling_ratio}; it must be at least 0")
+
+
+def is_judged(targets: Targets | None) -> bool:
+    """Whether a batch of evaluation has the truths that a loss needs."""
+    return targets is not None and "judged" in targets
 
 
 def image_keys(key: Key[Array, ""], targets: Targets) -> Key[Array, "b"]:

@@ -103,9 +103,14 @@ class MaskRCNN(FasterRCNN):
             samples = self._positives(outputs)
             return {"mask_logits": self._masks(maps, samples["boxes"], samples["label"], canvas, train)}
         found = super().detect(outputs, sizes)
-        logits = self._masks(maps, found["boxes"], found["classes"] + 1, canvas, train)
-        masks = jnp.where(found["valid"][..., None, None], jax.nn.sigmoid(logits), 0)
-        return {"detections": found | {"masks": masks}}
+        boxes, labels, count = [found["boxes"]], [found["classes"] + 1], found["boxes"].shape[1]
+        if "sampled" in outputs:
+            samples = self._positives(outputs)
+            boxes, labels = [*boxes, samples["boxes"]], [*labels, samples["label"]]
+        logits = self._masks(maps, jnp.concatenate(boxes, axis=1), jnp.concatenate(labels, axis=1), canvas, train)
+        masks = jnp.where(found["valid"][..., None, None], jax.nn.sigmoid(logits[:, :count]), 0)
+        sampled = {"mask_logits": logits[:, count:]} if "sampled" in outputs else {}
+        return {"detections": found | {"masks": masks}} | sampled
 
     @nn.nowrap
     def _positives(self, outputs: dict[str, Any]) -> dict[str, Array]:

@@ -33,6 +33,11 @@ def check_config(config: ConfigDict) -> None:
     task = tasks.of(config)
     task.check(config)
     for name, metric in {"best": config.best, "stop.metric": config.stop.metric}.items():
+        if metric.rpartition("/")[2] == "loss" and metric not in task.headline:
+            raise UserError(
+                f"config.{name} is {metric!r}, which evaluation of {task.name} computes only with "
+                "config.data.eval_loss=True; set that too"
+            )
         if metric:
             check_choice(f"config.{name}", metric, task.headline)
     if config.stop.patience > 0 and not (config.stop.metric or config.best):

@@ -36,8 +36,11 @@ def of(config: ConfigDict, classes: Names | None = None) -> Task:
     The parts of a task of tasks are in the order of their first targets in config.data.targets, then of their names.
     """
     if config.task != Composed.name:
-        return get(config.task)
-    parts = [Part(name, get(own.task), own.weight, dict(own.targets)) for name, own in config.parts.items()]
+        return get(config.task).configured(config)
+    parts = [
+        Part(name, get(own.task).configured(config), own.weight, dict(own.targets))
+        for name, own in config.parts.items()
+    ]
     order = {target: place for place, target in enumerate(config.data.targets)}
     parts.sort(key=lambda part: (order.get(part.targets[0], len(order)), part.name))
     return Composed(tuple(parts), Fusion.of(config.fusion, parts, classes))

@@ -21,7 +21,8 @@ from morphism.augment.mosaic import GROUP, mosaic
 from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.lengths import to_steps
-from morphism.models.detection import Detections, Detector
+from morphism.models.detection import SHARED, Detections, Detector
+from morphism.ops.platform import per_example
 from morphism.tasks import canvas, coco, detection_plots, detections, layers, tide, voc
 from morphism.tasks.layers import Layer
 from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count
@@ -31,17 +32,25 @@ from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, Single
 class Detection(SingleTask):
     """The task of a model that is a Detector. tasks/task.py describes the members.
 
-    judges: whether `summarise` tells the kinds of errors (tasks/tide.py).
+    judges: whether `summarise` has the kinds of errors (tasks/tide.py).
+    has_loss: whether evaluation computes the loss of each image, for which batches hold its objects.
     """
 
     judges: bool = False
+    has_loss: bool = False
     name: ClassVar[str] = "detection"
     targets: ClassVar[tuple[str, ...]] = ("boxes",)
-    headline: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-    higher_is_better: ClassVar[tuple[str, ...]] = headline
+    higher_is_better: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
     image_score: ClassVar[str] = f"F1 of boxes at IoU 0.5, of detections that score at least {detection_plots.SCORE}"
     views: ClassVar[tuple[str, ...]] = ("center",)
     masks: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        return (*self.higher_is_better, "loss") if self.has_loss else self.higher_is_better
+
+    def configured(self, config: ConfigDict) -> "Detection":
+        return replace(self, has_loss=config.data.eval_loss)
 
     def check(self, config: ConfigDict) -> None:
         data, augment = config.data, config.augment
@@ -134,8 +143,12 @@ class Detection(SingleTask):
         return apply(images, batch)
 
     def predict(self, model: Detector, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
-        """boxes [B,D,4] in pixels of the decoded image; scores [B,D]; classes [B,D], -1 in unused slots; id [B]."""
-        return in_decoded(model.detect(outputs, batch["size"]), batch)
+        """boxes [B,D,4] in pixels of the decoded image; scores [B,D]; classes [B,D], -1 in unused slots; id [B].
+
+        With `has_loss` also loss [B].
+        """
+        found = in_decoded(model.detect(outputs, batch["size"]), batch)
+        return found | ({"loss": image_losses(model, outputs, batch)} if self.has_loss else {})
 
     def measured(self, config: ConfigDict) -> "Detection":
         return replace(self, judges=True)
@@ -154,23 +167,27 @@ class Detection(SingleTask):
         return {name: found[name] for name in self.exports}
 
     def init_metrics(self, source: Source) -> Metrics:
-        return {"source": source, "gathered": detections.init_metrics()}
+        return {"source": source, "gathered": detections.init_metrics(), "loss": 0.0}
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
         """Adds the predictions, with the annotations that the source has of the same images."""
         truths = [metrics["source"].annotations(int(index)) for index in predictions["id"]]
-        return metrics | {"gathered": detections.update_metrics(metrics["gathered"], predictions, truths)}
+        gathered = detections.update_metrics(metrics["gathered"], predictions, truths)
+        loss = float(np.sum(predictions["loss"], dtype=np.float64)) if self.has_loss else 0.0
+        return metrics | {"gathered": gathered, "loss": metrics["loss"] + loss}
 
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
         """COCO's twelve numbers and its AP per class; VOC's AP by area, voc10_ap50, and by 11 points, voc07_ap50.
 
-        In 0..1; -1 if there are no objects. "tide", if measured: tasks/tide.py.
+        In 0..1; -1 if there are no objects. "tide", if measured: tasks/tide.py. With `has_loss` the mean of the images'
+        losses, each as if it were alone.
         """
         classes = metrics["source"].classes
         further = {"tide": tide.summarise(metrics["gathered"], classes)} if self.judges else {}
         found = coco.summarise(metrics["gathered"], classes)
         pascal = voc.summarise(metrics["gathered"], classes)
         examples = found.pop("images")
+        further |= {"loss": metrics["loss"] / max(examples, 1)} if self.has_loss else {}
         return found | further | {"voc10_ap50": pascal["map"], "voc07_ap50": pascal["map_07"], "examples": examples}
 
     def table(self, summary: dict[str, Any]) -> dict[str, float]:
@@ -178,7 +195,7 @@ class Detection(SingleTask):
 
         Those would be -1. The AP itself is always there.
         """
-        names = (*coco.NAMES, "voc10_ap50", "voc07_ap50")
+        names = (*coco.NAMES, "voc10_ap50", "voc07_ap50", *(("loss",) if self.has_loss else ()))
         rows = {name: summary[name] for name in names} | tide.table(summary.get("tide"))
         rows |= {f"ap, {name}": value for name, value in summary["per_class"].items()}
         return {name: value for name, value in rows.items() if value >= 0 or name == "ap"}
@@ -258,6 +275,20 @@ def _coco_result(each: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]
     box = [x0, y0, round(x1 - x0, 1), round(y1 - y0, 1)]
     found = {"category_id": classes.index(each["class"]) + 1, "bbox": box, "score": each["score"]}
     return found | ({"segmentation": each["mask"]} if "mask" in each else {})
+
+
+def image_losses(model: Detector, outputs: dict[str, Any], batch: Batch) -> Float[Array, "b"]:
+    """The sum of the detector's terms for each image alone, without the L1 loss of YOLOX's last epochs."""
+    shared = {name: outputs[name] for name in SHARED if name in outputs}
+    own = {name: value for name, value in outputs.items() if name not in shared}
+    truths = {name: value for name, value in batch.items() if name != "image"}
+    truths["closed"] = jnp.zeros(len(batch["valid"]), bool)
+
+    def example(own: dict[str, Any], truth: Batch) -> Float[Array, ""]:
+        own, truth = jax.tree.map(lambda x: x[None], (own, truth))
+        return sum(model.loss(own | shared, truth).values())
+
+    return per_example(example)(own, truths)
 
 
 def closed(batch: Batch, config: ConfigDict) -> Bool[Array, "b"]:

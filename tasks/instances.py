@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from morphism.data.records import Source
 from morphism.models.detection import Detector
 from morphism.tasks import coco, detection_plots, detections, layers, nuclei, paste, tide
-from morphism.tasks.detection import Detection, in_decoded, ranked
+from morphism.tasks.detection import Detection, ranked
 from morphism.tasks.layers import Layer
 from morphism.tasks.task import Batch, Metrics, Predictions
 
@@ -34,9 +34,8 @@ class Instances(Detection):
     score: float | None = None
     name: ClassVar[str] = "instances"
     targets: ClassVar[tuple[str, ...]] = ("boxes", "masks")
+    higher_is_better: ClassVar[tuple[str, ...]] = ("mask_ap", "mask_ap50", "mask_ap75", *Detection.higher_is_better)
     image_score: ClassVar[str] = f"F1 of masks at IoU 0.5, of detections that score at least {detection_plots.SCORE}"
-    headline: ClassVar[tuple[str, ...]] = ("mask_ap", "mask_ap50", "mask_ap75", *Detection.headline)
-    higher_is_better: ClassVar[tuple[str, ...]] = headline
 
     def misfit(self, model: nn.Module, outputs: Any, classes: int) -> str:
         wrong = super().misfit(model, outputs, classes)
@@ -47,8 +46,8 @@ class Instances(Detection):
 
     def predict(self, model: Detector, outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
         """As Detection's, with masks [B,D,S,S], probabilities in the S x S parts of each box; original_size [B,2]."""
-        found = model.detect(outputs, batch["size"])
-        return in_decoded(found, batch) | {"masks": found["masks"], "original_size": batch["original_size"]}
+        masks = model.detect(outputs, batch["size"])["masks"]
+        return super().predict(model, outputs, batch) | {"masks": masks, "original_size": batch["original_size"]}
 
     @property
     def exports(self) -> Mapping[str, str]:

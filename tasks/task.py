@@ -301,6 +301,10 @@ class SingleTask(Annotating):
     def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
         return {}
 
+    def configured(self, config: ConfigDict) -> Task:
+        """The task as `config` wants it: what tasks.of returns."""
+        return self
+
 
 def lower_is_better(task: Task, metric: str) -> bool:
     """Whether the best value of a metric of the task's headline is the lowest."""

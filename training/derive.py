@@ -1,6 +1,6 @@
 """Replaces the fields that config.derive names by values from the data, the budget and the device.
 
-The rules are in training/rules.py. What results is a configuration like any other, with nothing left to derive: a run
+The rules are in training/rules/. What results is a configuration like any other, with nothing left to derive: a run
 stores it, and a run that continues takes the stored values.
 """
 
@@ -28,7 +28,9 @@ from morphism.training import trial
 from morphism.training.begin import opened
 from morphism.training.budget import Budget, in_words
 from morphism.training.build import Data, Parts, build, load
-from morphism.training.rules import RULES, TIMED, Case, Timing, apply, smaller_batch
+from morphism.training.rules import RULES, TIMED, apply
+from morphism.training.rules.batch import smaller_batch
+from morphism.training.rules.case import Case, Timing
 from morphism.weights.opening import Weights, holds_heads, variables_like
 from morphism.weights.public import PublicDetector
 

@@ -41,6 +41,7 @@ class Target(Protocol):
     IS_PLACED: bool  # whether it has positions in the image; examples then hold the image's size
     OF_IMAGE_SIZE: bool  # whether evaluation keeps it at the size of the decoded image, whatever the canvas
     IN_EVALUATION: bool  # whether batches of evaluation have its keys
+    OF_OBJECTS: bool  # whether it is about single objects, with one row for each
     COUNTED: str  # the title of its class counts in a report
     ODD: str  # the title of its oddities in a report
 

@@ -1,8 +1,8 @@
 """A box around each object, with its class.
 
 boxes float32 [B,N,4], x0, y0, x1, y1 in pixels of the canvas; classes int32 [B,N], -1 in unused slots; crowd bool
-[B,N]. N is config.data.max_boxes. Only training batches hold them: evaluation takes boxes from the source, in pixels of
-the image.
+[B,N]. N is config.data.max_boxes. Only training batches hold them, and those of evaluation with config.data.eval_loss:
+otherwise evaluation takes boxes from the source, in pixels of the image.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ KEY = "annotations"
 FIELDS = ("data.max_boxes",)
 IS_PLACED, OF_IMAGE_SIZE = True, False
 IN_EVALUATION = True
+OF_OBJECTS = True
 COUNTED, ODD = "objects", "odd boxes"
 
 
@@ -92,7 +93,7 @@ def check(source: Boxed, data: ConfigDict, where: str, training: bool) -> None:
     if not (counted if training else boxes).any():
         found = f"all its boxes ({boxes.sum():,}) are crowds or difficult" if boxes.any() else "it has no boxes"
         raise UserError(f"{where}: there is nothing to {aim}, {found}; look at the annotations, or at the split")
-    if training and slots.max() > data.max_boxes:
+    if (training or data.eval_loss) and slots.max() > data.max_boxes:
         raise UserError(
             f"{where}: {np.count_nonzero(slots > data.max_boxes):,} of its {len(source):,} images have more boxes than "
             f"config.data.max_boxes={data.max_boxes}, up to {slots.max()} in {name_of(source, int(slots.argmax()))}; "

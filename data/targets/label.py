@@ -19,6 +19,7 @@ KEY = "label"
 FIELDS = ()
 IS_PLACED = OF_IMAGE_SIZE = False
 IN_EVALUATION = True
+OF_OBJECTS = False
 COUNTED, ODD = "labels", "odd files"
 UNKNOWN = -1
 

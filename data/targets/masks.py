@@ -31,6 +31,7 @@ KEY = "masks"
 FIELDS = ("data.max_boxes", "data.mask_size")
 IS_PLACED, OF_IMAGE_SIZE = True, False
 IN_EVALUATION = False
+OF_OBJECTS = True
 COUNTED, ODD = "objects with masks", "odd outlines"
 OPACITY = 110  # of 255, of drawn masks
 

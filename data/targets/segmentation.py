@@ -29,6 +29,7 @@ KEY = "segmentation"
 FIELDS = ("data.border_weight", "data.border_sigma")
 IS_PLACED = OF_IMAGE_SIZE = True
 IN_EVALUATION = True
+OF_OBJECTS = False
 COUNTED, ODD = "images with", "odd masks"
 WEIGHT_STEPS = 16  # per unit of weight: weights are resampled as uint8
 

@@ -16,7 +16,9 @@ from morphism.runtime.manifest import read_config
 from morphism.training import derive, trial
 from morphism.training.budget import Budget
 from morphism.training.loop import train
-from morphism.training.rules import RULES, TIMED, Case, Timing, apply, smaller_batch
+from morphism.training.rules import RULES, TIMED, apply
+from morphism.training.rules.batch import smaller_batch
+from morphism.training.rules.case import Case, Timing
 
 CELLS = Proportions(205, np.array([(480, 640)] * 205), np.linspace(0.05, 0.4, 1000), 28)
 LENGTHS = ("batch_size", "duration", "eval_every", "checkpoint_every", "log_every", "schedule.warmup")
