@@ -2,7 +2,7 @@
 
     import morphism
 
-    run = morphism.open_run("runs/quickstart")      # or morphism.open_weights(config, "torchvision:resnet50/...")
+    run = morphism.open("runs/quickstart")      # or morphism.open("torchvision:resnet50/...", config)
     run.predict("cat.jpg")
 
 Everything else is imported from its own module: `from morphism import models`,
@@ -12,9 +12,9 @@ Everything else is imported from its own module: `from morphism import models`,
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from morphism.evaluation.run import open_run, open_weights
+    from morphism.evaluation.run import open, open_run, open_weights
 
-__all__ = ["open_run", "open_weights"]
+__all__ = ["open", "open_run", "open_weights"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,14 +74,11 @@ class Command:
         from morphism.evaluation.run import open_run, open_weights
         from morphism.runtime.paths import folder
         from morphism.runtime.resume import OF_EVALUATION
-        from morphism.runtime.validation import check_config
 
         if not self.workdir.value:
             return open_weights(self.config.value, self.weights.value, self.config.overrides, say)
-        run = open_run(folder(self.workdir.value), self.checkpoint.value)
-        self.config.override(run.config, OF_EVALUATION)
-        check_config(run.config)
-        return run
+        change = partial(self.config.override, allowed=OF_EVALUATION)
+        return open_run(folder(self.workdir.value), self.checkpoint.value, change)
 
     def parse(self, argv: list[str]) -> list[str]:
         """Reads the flags of `argv`; returns the other arguments, the program first.
@@ -156,19 +154,15 @@ class ConfigFlag:
 
     def override(self, config: ConfigDict, allowed: Collection[str]) -> None:
         """Sets what --config.field=value gave in a run's own `config`. Raises UserError for a field not `allowed`."""
-        from morphism.runtime.resume import among
+        from morphism.runtime.resume import among, refused, set_fields
 
         given = config_flags.get_override_values(self._values["config"]) if self.given else {}
         for field in given:
             if not among(allowed, field):
                 instead = {"data.source": "source", "data.val_split": "split"}.get(field)
                 remedy = f"give --{instead} instead" if instead in self._values else "leave it out"
-                raise UserError(
-                    f"--config.{field}: the run in --workdir has its own; {remedy}; only {', '.join(allowed)} may "
-                    "differ"
-                )
-        with config.unlocked():
-            config.update_from_flattened_dict(given)
+                raise UserError(refused(field, remedy, allowed).replace("config.", "--config.", 1))
+        set_fields(config, given)
 
     @property
     def value(self) -> ConfigDict:

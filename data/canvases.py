@@ -12,13 +12,15 @@ which changes nothing for the other images.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from morphism.data import targets
-from morphism.data.records import Source, name_of
+from morphism.data.records import Record, Source, name_of
 from morphism.data.windows import Size, fit, shorter
 from morphism.errors import UserError
 
@@ -38,12 +40,56 @@ def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Sha
 
     Raises UserError for a training image that fits none of the canvases listed.
     """
+    if getattr(source, "apart", False):
+        return _apart(source, data)
     shapes, groups = _RULES[data.window_rule](source, data, training)
     if training or not any(targets.get(name).OF_IMAGE_SIZE for name in data.targets):
         return shapes, groups
     stored = _sizes(source)
     largest = [tuple(stored[groups == group].max(axis=0, initial=1).tolist()) for group in range(len(shapes))]
     return [(*shape, *each) for shape, each in zip(shapes, largest, strict=True)], groups
+
+
+def _apart(source: Source, data: ConfigDict) -> tuple[list[Shape], Groups]:
+    """For evaluation: the canvas that each image would have if it were the only one.
+
+    Sizes of decoded images, which follow, are rounded up, so that images of about the same size share programs; that
+    changes no result.
+    """
+    if data.window_rule == "square":
+        return _RULES["square"](source, data, False)
+    sizes, first, which = np.unique(_sizes(source), axis=0, return_index=True, return_inverse=True)
+    found: dict[Shape, int] = {}
+    groups = np.zeros(len(sizes), np.int32)
+    for position in np.argsort(first).tolist():  # so that batches follow the order of the images where they can
+        size = sizes[position]
+        shapes, (group,) = _RULES[data.window_rule](_Single(size[None]), data, False)
+        shape = shapes[group]
+        if any(targets.get(name).OF_IMAGE_SIZE for name in data.targets):
+            shape = (*shape, *map(_rounded, size.tolist()))
+        groups[position] = found.setdefault(shape, len(found))
+    return list(found), groups[which.ravel()]
+
+
+@dataclass(frozen=True)
+class _Single:
+    """A source of one image, of which only the size is known."""
+
+    sizes: Int[np.ndarray, "1 2"]
+    classes: ClassVar = ()
+    targets: ClassVar = {}
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Record:
+        raise IndexError(index)
+
+
+def _rounded(side: int) -> int:
+    """`side` rounded up to 1, 1.25, 1.5 or 1.75 times a power of two; sides below LEAST become LEAST."""
+    step = 1 << max(0, max(side, LEAST).bit_length() - 3)
+    return -(-max(side, LEAST) // step) * step
 
 
 def canvas_at(canvas: Shape, step: int, config: ConfigDict) -> Shape:
@@ -82,6 +128,8 @@ def eval_note(source: Source, data: ConfigDict) -> str:
     if data.window_rule == "square" or data.resize in ("stretch", "fit"):
         return ""
     sizes = np.unique(_sizes(source), axis=0)
+    if getattr(source, "apart", False):
+        return _apart_note(len(np.unique([shape[:2] for shape in _apart(source, data)[0]], axis=0)), data)
     if data.window_rule == "canvas":
         return others_note(listed(data), _all_resized(sizes, data))
     if _exact(len(sizes), data) or (len(sizes) == 1 and not data.canvases):
@@ -95,6 +143,16 @@ def eval_note(source: Source, data: ConfigDict) -> str:
             *([others] if others else []),
         ]
     )
+
+
+def _apart_note(count: int, data: ConfigDict) -> str:
+    """A remark on images that have `count` canvases, of which each needs a program."""
+    if count <= FEW:
+        return ""
+    remedy = "--config.data.canvases='((480, 640), ...)' lists sizes (height, width) to share"
+    if data.window_rule == "crop" and data.exact != "never":
+        remedy += ", with --config.data.exact=never"
+    return f"images on {count:,} canvases, and a program is compiled for each; {remedy}"
 
 
 def _sizes(source: Source) -> Int[np.ndarray, "records 2"]:

@@ -70,6 +70,8 @@ def settle_pixels(config: ConfigDict, source: Source) -> ConfigDict:
     """
     if config.data.pixels != "auto":
         return config
+    if getattr(source, "apart", False):  # float32 holds images of 8 bits just as they are
+        return with_fields(config, {"pixels": "float32"})
     return with_fields(config, {"pixels": "float32" if holds_high_bits(source, config.seed) else "uint8"})
 
 

@@ -6,6 +6,7 @@ seen. Each process loads its own contiguous rows of every global batch.
 """
 
 import contextlib
+import math
 import multiprocessing
 import os
 import queue
@@ -15,7 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -71,15 +72,18 @@ def eval_batches(
     process_index: int = 0,
     processes: int = 1,
     skip_broken: bool = False,
+    least: int = 0,
 ) -> Iterator[Batch]:
     """This process's rows of batches that hold each record exactly once, canvas by canvas, in order.
 
     Keys are those of training. The last batch of a canvas is padded with rows whose `valid` is False.
 
     skip_broken: whether records that cannot be read become such rows too, instead of an error.
+    least: the rows of the smallest batch, of which the others have 2, 4, 8, ... times as many, up to batch_size; 0: all
+      batches have batch_size rows.
     """
     shard = _Shard(batch_size, process_index, processes)
-    load = EvalBatch(source, settle_pixels(config, source), shard, skip_broken)
+    load = EvalBatch(source, settle_pixels(config, source), shard, skip_broken, least)
     return _iterate(load, 0, len(load.plan), config.data)
 
 
@@ -159,6 +163,7 @@ class EvalBatch:
     config: ConfigDict
     shard: _Shard
     skip_broken: bool = False
+    least: int = 0
 
     @cached_property
     def plan(self) -> list[tuple[Shape, np.ndarray]]:
@@ -172,7 +177,8 @@ class EvalBatch:
         return found
 
     def __call__(self, step: int) -> Batch:
-        config, (shape, members), rows = self.config, self.plan[step], self.shard.rows
+        config, (shape, members) = self.config, self.plan[step]
+        rows = replace(self.shard, batch_size=self._rows(len(members))).rows
         batch = _empty_batch(rows.stop - rows.start, shape, config, training=False)
         for row, index in enumerate(members[rows].tolist()):
             try:
@@ -183,6 +189,12 @@ class EvalBatch:
                 continue
             _fill(batch, row, id=index, **example)
         return batch
+
+    def _rows(self, members: int) -> int:
+        """The rows of a batch of so many records."""
+        if not self.least:
+            return self.shard.batch_size
+        return min(self.shard.batch_size, self.least * 2 ** math.ceil(math.log2(max(1, members / self.least))))
 
 
 def _empty_batch(rows: int, shape: Shape, config: ConfigDict, training: bool) -> Batch:

@@ -13,6 +13,7 @@ them: `Labelled`, `Boxed`, `Outlined` and `Masked`. The following are optional, 
     carries       target -> which records have its truth, bool, where not all of them have (derived.carried)
     weights       of the parts that it consists of: how often each is drawn from; part_of: the part of each record
     oddities      a line on what was odd when the source was opened
+    apart         images to predict: each has the canvas and batch that it would have alone, whatever the others are
     by_id         classes are identified by their ids
     pixel_category_ids    the dataset's own id of each class of pixels; None for one without
 

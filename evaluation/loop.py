@@ -51,6 +51,7 @@ def predict(
         process_index=jax.process_index(),
         processes=jax.process_count(),
         skip_broken=skip_broken,
+        least=mesh.size if getattr(source, "apart", False) else 0,
     )
     previous = None
     for _, batch in to_devices(odd.watch(batches), mesh):

@@ -1,8 +1,9 @@
 """Opens a trained run, or public weights, for evaluation and prediction."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass, field
-from functools import cached_property
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,26 @@ import jax
 import numpy as np
 import PIL.Image
 from jax.sharding import Mesh
-from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from morphism import models, tasks
 from morphism.data import sources
-from morphism.data.loose import LooseImages
+from morphism.data.loose import Loose, LooseImages, Pixels
 from morphism.data.oddities import Oddities
 from morphism.data.pipeline import problem
 from morphism.data.records import Source
 from morphism.errors import NonFinite, UserError, check_choice
+from morphism.evaluation import video
 from morphism.evaluation.fitness import check_model
-from morphism.evaluation.loop import predict
+from morphism.evaluation.loop import eval_batch_size, predict
+from morphism.evaluation.result import Result
 from morphism.evaluation.step import make_eval_step
+from morphism.evaluation.video import Frame
 from morphism.runtime.checkpoint import check_same, read_trained, shapes
 from morphism.runtime.manifest import read_classes, settled_config
 from morphism.runtime.mesh import AXIS, make_mesh, replicated
 from morphism.runtime.paths import AnyPath, folder
+from morphism.runtime.resume import FREE, OF_EVALUATION, flat, refused, set_fields
 from morphism.runtime.validation import check_config
 from morphism.tasks import Task
 from morphism.tasks.task import Names, Predictions, by_part, counted, counts
@@ -64,15 +68,64 @@ class Run:
         An image is a path, a PIL image, or uint8 pixels [H,W,3] (RGB) or [H,W]. `say` gets a line about odd images.
         Raises UserError for an image that cannot be read, and for anything else, a folder among them.
         """
-        several = images if isinstance(images, Iterable) and not isinstance(images, Image) else [images]
-        source = LooseImages([_loose(image) for image in several], self.classes)
-        batches = self.predictions(source, say) if len(source) else ()
-        found = {
-            index: self.task.describe(predictions, row, self.classes)
-            for predictions in batches
-            for row, index in enumerate(predictions["id"].tolist())
-        }
-        return [found[index] for index in range(len(source))]
+        found = {result.index: result.found for result in self.results(images, say)}
+        return [found[index] for index in range(len(found))]
+
+    def annotated(
+        self,
+        images: Image | Sequence[Image],
+        threshold: float = 0.25,
+        most: int = 50,
+        say: Callable[[str], None] = print,
+    ) -> list[PIL.Image.Image]:
+        """A copy of each image with its predictions drawn, as `morphism predict --output folder/` writes.
+
+        threshold, most: of detections the least score to draw, and how many at most.
+        """
+        found = {result.index: result.annotated(threshold, most) for result in self.results(images, say)}
+        return [found[index] for index in range(len(found))]
+
+    def results(
+        self,
+        images: Image | Sequence[Image] | LooseImages,
+        say: Callable[[str], None] = print,
+        skip_broken: bool = False,
+    ) -> Iterator[Result]:
+        """Yields a Result per image as soon as it is there: by size of the images, not in their order.
+
+        Each is what it would be if the image were the only one, up to the rounding of floats: batches of another size
+        are other programs, which add up in another order.
+        """
+        if isinstance(images, LooseImages):
+            source = images
+        else:
+            several = images if isinstance(images, Iterable) and not isinstance(images, Image) else [images]
+            source = LooseImages([_loose(image, index) for index, image in enumerate(several)], self.classes)
+        for predictions in self.predictions(source, say, skip_broken=skip_broken) if len(source) else ():
+            for row in range(len(predictions["id"])):
+                yield Result.of(self.task, self.classes, source, self.config.data, predictions, row)
+
+    def frames(self, path: str | Path, say: Callable[[str], None] = print) -> Iterator[tuple[Frame, Result]]:
+        """Yields each frame of a video with its Result, in order; a batch of frames is in memory at a time.
+
+        Frames have the names "clip.mp4#0", "clip.mp4#1", ... Raises UserError as `video.frames` does.
+        """
+        size = eval_batch_size(self.config, self._mesh)
+        said: set[str] = set()
+        remaining = video.frames(Path(path))
+        while batch := list(itertools.islice(remaining, size)):
+            # A last batch that is as large as those before needs no other program.
+            filled = [*batch, *([batch[-1]] * (size - len(batch) if batch[0].number else 0))]
+            source = LooseImages([Pixels(f"{path}#{frame.number}", frame.pixels) for frame in filled], self.classes)
+            found = {
+                result.index: result
+                for result in self.results(source, lambda line: line in said or (said.add(line), say(line)))
+            }
+            yield from ((frame, found[index]) for index, frame in enumerate(batch))
+
+    def naming(self, top: int) -> "Run":
+        """This run with the `top` best classes per image, where it classifies images."""
+        return replace(self, task=self.task.naming(top))
 
     def predictions(
         self,
@@ -122,7 +175,7 @@ def _finite(batches: Iterator[Predictions]) -> Iterator[Predictions]:
         ) from error
 
 
-def _loose(image: Any) -> Path | UInt8[np.ndarray, "..."]:
+def _loose(image: Any, index: int) -> Loose:
     """A path, or uint8 pixels. Raises UserError for what is no image: a folder, an array that is not of 8 bits."""
     if isinstance(image, str | Path):
         if Path(image).is_dir():
@@ -138,23 +191,64 @@ def _loose(image: Any) -> Path | UInt8[np.ndarray, "..."]:
             f"an image is {pixels.dtype} {list(pixels.shape)}; give a path, a PIL image, or uint8 pixels [H,W,3] or "
             "[H,W]"
         )
-    return pixels
+    return Pixels(f"image {index}", pixels)
 
 
-def open_run(workdir: AnyPath | str, which: str = "best") -> Run:
-    """Opens a run at its "best" or "latest" checkpoint, or at a step. Raises UserError if it has none of this model."""
+def open(
+    trained: AnyPath | str, config: ConfigDict | None = None, *, checkpoint: str = "best", **overrides: Any
+) -> Run:
+    """Opens what was trained, to predict with it.
+
+        run = morphism.open("runs/cells", nms_threshold=0.3)
+        run = morphism.open("torchvision:resnet50/IMAGENET1K_V2", imagenet_resnet.get_config("50"))
+
+    Args:
+      trained: the workdir of a run; or with `config`, weights as --weights names them.
+      config: the experiment that the weights are for. A workdir has its own.
+      checkpoint: of a workdir: best, latest or a step.
+      overrides: fields in which evaluation may differ from training, by the end of their name: image_size,
+        score_threshold, nms_threshold, detections, ... (OF_EVALUATION). With `config` set them there.
+
+    Raises UserError if there is nothing of that kind, and for a field that may not differ.
+    """
+    if config is not None:
+        if overrides or checkpoint != "best":
+            given = ", ".join([*overrides, *(["checkpoint"] if checkpoint != "best" else [])])
+            raise UserError(f"{given}: only a run has such; set fields in the config that is given")
+        return open_weights(config.copy_and_resolve_references(), str(trained))
+    return open_run(trained, checkpoint, partial(_override, given=overrides))
+
+
+def _override(config: ConfigDict, given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        found = [field for field in OF_EVALUATION if field.rpartition(".")[2] == name]
+        if not found:
+            raise UserError(refused(name, "leave it out", OF_EVALUATION))
+        set_fields(config, {found[0]: value})
+
+
+def open_run(
+    workdir: AnyPath | str, which: str = "best", change: Callable[[ConfigDict], None] = lambda config: None
+) -> Run:
+    """Opens a run at its "best" or "latest" checkpoint, or at a step. Raises UserError if it has none of this model.
+
+    change: changes the run's configuration, before anything is built, in fields of OF_EVALUATION.
+    """
     workdir = folder(workdir) if isinstance(workdir, str) else workdir
     config = settled_config(workdir)
+    trained = flat(config)
+    change(config)
     check_config(config)
+    now = flat(config)
+    changed = {field: value for field, value in now.items() if value != trained.get(field) and field not in FREE}
     classes = read_classes(workdir)
     step, variables = read_trained(workdir, config.best, which)
     model = models.create(config.model, counts(classes), AXIS)
     wanted = jax.eval_shape(lambda: models.init(model, jax.random.key(0), config.data.image_size))
     check_same(shapes(variables), shapes(wanted), workdir / "checkpoints" / str(step))
     check_finite(to_torch(variables), f"{workdir}, step {step}")
-    return Run(
-        config, tasks.of(config, classes), classes, f"step {step} of {workdir}", {"step": step}, model, variables
-    )
+    facts = {"step": step} | ({"overrides": changed} if changed else {})
+    return Run(config, tasks.of(config, classes), classes, f"step {step} of {workdir}", facts, model, variables)
 
 
 def open_weights(

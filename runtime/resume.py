@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,38 @@ FREE = (
     *("data.workers", "data.threads", "data.prefetch", "data.timeout", "data.data_dir", "data.strict"),
     *("data.spacing", "metrics.medical", "metrics.score", "metrics.tolerance"),
 )
-# In these, evaluation and prediction may differ from a run's training.
-OF_EVALUATION = (*FREE, "data.canvases", "data.max_boxes", "data.exact")
+# In these, evaluation and prediction may differ from a run's training: how large images are seen, and which detections
+# count.
+OF_EVALUATION = (
+    *FREE,
+    *("data.image_size", "data.eval_size", "data.resize_size", "data.max_size"),
+    *("data.canvases", "data.max_boxes", "data.exact"),
+    *("model.options.score_threshold", "model.options.nms_threshold", "model.options.detections"),
+    *("model.options.topk_candidates", "model.options.proposals", "model.options.candidates"),
+    *("fusion.score", "fusion.overlap", "fusion.stuff_area"),
+)
 
 
 def among(names: Collection[str], field: str) -> bool:
-    """Whether a dotted `field` is one of `names`, in the configuration itself or in one of its parts."""
-    return re.sub(r"^parts\.\w+\.", "", field) in names
+    """Whether a dotted `field` is one of `names`, in the configuration itself, or in one of its parts or heads."""
+    return re.sub(r"^(parts|model\.heads)\.\w+\.", lambda found: "model." * (found[1] != "parts"), field) in names
+
+
+def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Sets dotted fields; an architecture's option need not be in `config` yet."""
+    with config.unlocked():
+        for field, value in values.items():
+            *parents, name = field.split(".")
+            node = config
+            for each in parents:
+                node = node[each]
+            node[name] = value
+
+
+def refused(field: str, remedy: str, allowed: Collection[str]) -> str:
+    """Why `field` may not differ from the run's. FREE fields, which change no result, are not listed."""
+    listed = ", ".join(each for each in allowed if each not in FREE)
+    return f"config.{field}: the run has its own; {remedy}; what may differ: {listed}"
 
 
 def changes(before: ConfigDict, now: ConfigDict, source: Source) -> list[str]:

@@ -1,7 +1,7 @@
 """Classification: one class per image. Evaluated by top-1, top-5, confusion matrix and calibration error."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -29,8 +29,12 @@ WHOLE_MATRIX = 1000  # most classes for which the whole confusion matrix is writ
 
 @dataclass(frozen=True)
 class Classification(SingleTask):
-    """The task of a model whose outputs are logits [B,K]. tasks/task.py describes the members."""
+    """The task of a model whose outputs are logits [B,K]. tasks/task.py describes the members.
 
+    top: how many classes are named per image.
+    """
+
+    top: int = 1
     name: ClassVar[str] = "classification"
     targets: ClassVar[tuple[str, ...]] = ("label",)
     headline: ClassVar[tuple[str, ...]] = ("top1", "top5", "loss", "calibration_error")
@@ -48,6 +52,9 @@ class Classification(SingleTask):
             raise UserError(
                 f"config.loss.bce_threshold: {loss.name} has no use for it; set it to 0.0, or name to 'bce'"
             )
+
+    def naming(self, top: int) -> "Classification":
+        return replace(self, top=top)
 
     def check_classes(self, source: str, classes: Sequence[str]) -> None:
         check_count(self, 2, source, classes)
@@ -142,15 +149,19 @@ class Classification(SingleTask):
           confidence float32 [B]: the class's softmax probability, whatever the loss of the training;
           rank int32 [B]: the number of classes that score above the label; ties go to the lower class, as in argmax;
           loss float32 [B]: the cross-entropy without label smoothing or class weights;
-          probabilities float32 [B,K]: softmax, of at most ONE_VS_REST classes.
+          probabilities float32 [B,K]: softmax, of at most ONE_VS_REST classes;
+          others int32 [B,top - 1], others_confidence float32: the next best classes, if more than one is named.
         """
         logits = logits.astype(jnp.float32)
         label = batch["label"]
         score = jnp.take_along_axis(logits, label[:, None], axis=-1)
         before = jnp.arange(logits.shape[-1]) < label[:, None]
         probabilities = jax.nn.softmax(logits)
-        few = {"probabilities": probabilities} if logits.shape[-1] <= ONE_VS_REST else {}
-        return few | {
+        further = {"probabilities": probabilities} if logits.shape[-1] <= ONE_VS_REST else {}
+        if self.top > 1:
+            scores, ranked = jax.lax.top_k(probabilities, min(self.top, logits.shape[-1]))
+            further |= {"others": ranked[:, 1:].astype(jnp.int32), "others_confidence": scores[:, 1:]}
+        return further | {
             "class": jnp.argmax(logits, axis=-1).astype(jnp.int32),
             "confidence": jnp.max(probabilities, axis=-1),
             "rank": jnp.sum((logits > score) | ((logits == score) & before), axis=-1),
@@ -242,11 +253,12 @@ class Classification(SingleTask):
         } | curves.curves(names[: scores.shape[1]], _decisions(scores), "one class against the rest")
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
-        confidence = round(float(predictions["confidence"][row]), 4)
-        return {"class": classes[predictions["class"][row]], "confidence": confidence}
+        """The class and its confidence; with `top` classes also these, best first."""
+        found = [{"class": name, "confidence": round(score, 4)} for name, score in _ranked(predictions, row, classes)]
+        return found[0] if self.top == 1 else found[0] | {"top": found}
 
     def lines(self, described: dict[str, Any], threshold: float, most: int) -> list[tuple[Any, ...]]:
-        return [(described["class"], described["confidence"])]
+        return [(each["class"], each["confidence"]) for each in described.get("top", [described])]
 
     def counts(self, described: dict[str, Any], threshold: float, most: int) -> tuple[int, int]:
         return 0, 0
@@ -257,11 +269,11 @@ class Classification(SingleTask):
     def found_layers(
         self, predictions: Predictions, row: int, classes: Sequence[str], threshold: float, most: int
     ) -> Sequence[Layer]:
-        return (Tag(classes, [(int(predictions["class"][row]), float(predictions["confidence"][row]))]),)
+        return (Tag(classes, _ranked(predictions, row, classes)),)
 
     def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
         label = source[index].get("label")
-        return () if label is None else (Tag(source.classes, [(int(label), None)]),)
+        return () if label is None else (Tag(source.classes, [(source.classes[label], None)]),)
 
 
 def _check_sizes(data: ConfigDict) -> None:
@@ -272,6 +284,14 @@ def _check_sizes(data: ConfigDict) -> None:
                 f"config.data.{size} is {data[size]}, larger than config.data.resize_size={data.resize_size}, "
                 "from whose middle it is cut; enlarge resize_size"
             )
+
+
+def _ranked(predictions: Predictions, row: int, classes: Sequence[str]) -> list[tuple[str, float]]:
+    """The named classes of an image with their confidences, best first."""
+    ranked = [(predictions["class"][row], predictions["confidence"][row])]
+    if "others" in predictions:
+        ranked += zip(predictions["others"][row], predictions["others_confidence"][row], strict=True)
+    return [(classes[number], float(score)) for number, score in ranked]
 
 
 def combine(logits: Float[Array, "v b k"]) -> Float[Array, "b k"]:

@@ -215,6 +215,9 @@ class Composed(Annotating):
             self, parts=tuple(replace(part, task=part.task.measured(part.config(config))) for part in self.parts)
         )
 
+    def naming(self, top: int) -> "Composed":
+        return replace(self, parts=tuple(replace(part, task=part.task.naming(top)) for part in self.parts))
+
     def init_metrics(self, source: Source) -> Metrics:
         """Per part with truths its task's metrics, and how many examples they count; how many examples there were."""
         unjudged = self.unjudged(source)
@@ -290,6 +293,15 @@ class Composed(Annotating):
     def counts(self, described: dict[str, Any], threshold: float, most: int) -> tuple[int, int]:
         counts = [part.task.counts(described[part.name], threshold, most) for part in self.judged]
         return sum(shown for shown, _ in counts), sum(every for _, every in counts)
+
+    def coco_results(
+        self, described: dict[str, Any], classes: Classes
+    ) -> Mapping[str, tuple[Sequence[str], list[dict[str, Any]]]]:
+        return {
+            f"{part.name}_{name}": found
+            for part in self.parts
+            for name, found in part.task.coco_results(described[part.name], part.classes(classes)).items()
+        }
 
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         own, _, mask = name.partition("/")

@@ -3,7 +3,7 @@
 A detector (models/ssd.py, faster_rcnn.py, yolox.py, ...) interprets its own outputs: models/detection.py, Detector.
 """
 
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -191,6 +191,12 @@ class Detection(SingleTask):
     def counts(self, described: dict[str, Any], threshold: float, most: int) -> tuple[int, int]:
         return len(shown(described["detections"], threshold, most)), len(described["detections"])
 
+    def coco_results(
+        self, described: dict[str, Any], classes: Sequence[str]
+    ) -> Mapping[str, tuple[Sequence[str], list[dict[str, Any]]]]:
+        """Boxes are x, y, width, height; masks are `segmentation`."""
+        return {"detections": (classes, [_coco_result(each, classes) for each in described["detections"]])}
+
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         raise KeyError(name)
 
@@ -220,6 +226,13 @@ def in_decoded(found: Detections, batch: Batch) -> dict[str, Array]:
         "classes": jnp.where(found["valid"], found["classes"], -1),
         "id": batch["id"],
     }
+
+
+def _coco_result(each: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    x0, y0, x1, y1 = each["box"]
+    box = [x0, y0, round(x1 - x0, 1), round(y1 - y0, 1)]
+    found = {"category_id": classes.index(each["class"]) + 1, "bbox": box, "score": each["score"]}
+    return found | ({"segmentation": each["mask"]} if "mask" in each else {})
 
 
 def closed(batch: Batch, config: ConfigDict) -> Bool[Array, "b"]:

@@ -18,10 +18,13 @@ VOID = -1
 
 
 class Tag(NamedTuple):
-    """Classes of the whole image, best first, with their scores, which truth does not have. of: the part of a task."""
+    """What is said of the whole image: classes, best first, or other text; with scores, which truth does not have.
+
+    of: the part of a task.
+    """
 
     classes: Sequence[str]
-    lines: Sequence[tuple[int, float | None]]
+    lines: Sequence[tuple[str, float | None]]
     of: str = ""
 
 

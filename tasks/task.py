@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from morphism.data import sources
 from morphism.data.records import Source
 from morphism.errors import UserError
-from morphism.tasks.layers import Layer
+from morphism.tasks.layers import Layer, Tag
 
 Batch = dict[str, Array]
 Outputs = Any  # what a model returns: a tree of arrays
@@ -166,6 +166,9 @@ class Task(Protocol):
 
     # For people
 
+    def naming(self, top: int) -> "Task":
+        """This task with the `top` best classes of an image instead of one; itself if it has no such classes."""
+
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """The predictions for an image as JSON values."""
 
@@ -177,6 +180,14 @@ class Task(Protocol):
 
     def counts(self, described: dict[str, Any], threshold: float, most: int) -> tuple[int, int]:
         """How many detections `lines` prints, and how many there are; (0, 0) for a task without detections."""
+
+    def coco_results(
+        self, described: dict[str, Any], classes: Any
+    ) -> Mapping[str, tuple[Sequence[str], list[dict[str, Any]]]]:
+        """The classes and an image's results in COCO's format, without its id, by name of a file; {} if it has none.
+
+        Class k is category k + 1.
+        """
 
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         """The class of every pixel of a decoded image; `name` is one of `masks`."""
@@ -250,6 +261,24 @@ class SingleTask(Annotating):
 
     def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
         return {}
+
+    def naming(self, top: int) -> Task:
+        return self
+
+    def coco_results(
+        self, described: dict[str, Any], classes: Any
+    ) -> Mapping[str, tuple[Sequence[str], list[dict[str, Any]]]]:
+        return {}
+
+    def found_layers(
+        self, predictions: Predictions, row: int, classes: Any, threshold: float, most: int
+    ) -> Sequence[Layer]:
+        """The lines that are printed, as text."""
+        lines = self.lines(self.describe(predictions, row, classes), threshold, most)
+        return (Tag((), [(" ".join(map(str, line)), None) for line in lines]),)
+
+    def true_layers(self, source: Source, index: int) -> Sequence[Layer]:
+        return ()
 
 
 def counts(classes: Names) -> Counts:

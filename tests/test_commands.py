@@ -69,7 +69,7 @@ def test_train_evaluate_predict_and_digest(tmp_path):
         (tmp_path / "later" / name).mkdir(parents=True)
         shutil.copy(tmp_path / "one.png", tmp_path / "later" / name)
     done = run("eval.py", "--workdir", str(tmp_path / "run"), f"--config.data.source=folder:{tmp_path / 'later'}")
-    assert done.returncode == 2 and "config.data.source: the run in --workdir has its own; give --source" in done.stderr
+    assert done.returncode == 2 and "config.data.source: the run has its own; give --source" in done.stderr
     later = ("--source", f"folder:{tmp_path / 'later'}", "--split", "train")
     done = run("eval.py", "--workdir", str(tmp_path / "run"), *later)
     assert done.returncode == 0, done.stderr
@@ -119,12 +119,15 @@ def test_a_segmentation_is_trained_evaluated_drawn_and_written_as_masks(tmp_path
     for name, size in (("wide", (33, 47)), ("tall", (40, 32))):
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / f"{name}.png")
     pictures = [str(tmp_path / f"{name}.png") for name in ("wide", "tall")]
-    done = run(*MORPHISM, "predict", "--workdir", workdir, "--masks", str(tmp_path / "masks"), *pictures)
+    done = run(*MORPHISM, "predict", "--workdir", workdir, *pictures)
     assert done.returncode == 0, done.stderr
     shares = [line.split("\t") for line in done.stdout.splitlines()]
+    done = run(*MORPHISM, "predict", "--workdir", workdir, "--output", str(tmp_path / "out"), *pictures)
+    assert done.returncode == 0 and done.stdout == "" and "annotated copies, predictions.jsonl, masks/" in done.stderr
+    assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 2
     assert {name for name, _, _ in shares} == set(pictures)
     for name, size in (("wide", (33, 47)), ("tall", (40, 32))):
-        mask = np.asarray(Image.open(tmp_path / "masks" / f"{name}.png"))
+        mask = np.asarray(Image.open(tmp_path / "out" / "masks" / f"{name}.png"))
         assert mask.shape == size and mask.max() < 6
         for _, kind, share in (each for each in shares if each[0].endswith(f"{name}.png")):
             assert float(share) == round(float((mask == scene_masks.CLASSES.index(kind)).mean()), 4)
@@ -213,10 +216,13 @@ def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_li
     assert done.returncode == 2 and done.stdout == ""
     odd, written, error = done.stderr.splitlines()
     assert odd.startswith("data: odd images: 7 truncated ")
-    assert written == f"predictions of {len(corpus.usable())} images in {entries}"
-    assert error.startswith(f"morphism predict: error: {spoilt}: cannot be decoded")
     *found, last = json.loads(entries.read_text())
-    assert len(found) == len(corpus.usable()) and all(each.keys() == {"file", "class", "confidence"} for each in found)
+    assert written == f"predictions of {len(found)} images in {entries}"
+    assert error.startswith(f"morphism predict: error: {spoilt}: cannot be decoded")
+    frames = [each for each in found if each.keys() == {"file", "frame", "time", "class", "confidence"}]
+    assert {Path(each["file"]).name for each in frames} == {"animated.gif"} and len(frames) > 1
+    assert len(found) - len(frames) == len(corpus.usable()) - 1
+    assert all(each.keys() == {"file", "class", "confidence"} for each in found if each not in frames)
     assert last["file"] == str(spoilt) and error.endswith(last["error"])
 
     broken = pictures / "val" / "dog" / "broken.jpg"

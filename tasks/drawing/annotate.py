@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Integer, UInt8
+from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image, ImageDraw
 
 from morphism.data import marks, outlines
@@ -113,7 +113,7 @@ def _occurring(layer: Regions) -> Iterator[str]:
     return (layer.classes[number] for number in numbers if number != VOID and layer.classes[number] != BACKGROUND)
 
 
-def _borders(segments: Integer[np.ndarray, "h w"], line: int) -> Bool[np.ndarray, "h w"]:
+def _borders(segments: Shaped[np.ndarray, "h w"], line: int) -> Bool[np.ndarray, "h w"]:
     """Pixels within `line` / 2 of another segment; of both segments, so that a line is about `line` wide."""
     border = np.zeros(segments.shape, bool)
     for step in range(1, max(1, round(line / 2)) + 1):
@@ -195,10 +195,9 @@ class Labels:
         """Writes the classes of the whole image, line by line, at its top left."""
         top = 0.0
         for layer in tags:
-            for rank, (number, score) in enumerate(layer.lines):
-                name = layer.classes[number]
+            for rank, (name, score) in enumerate(layer.lines):
                 text = " ".join(filter(None, (f"{layer.of}:" if layer.of else "", tidy(name), _shown(score))))
-                ground = self._style.colours[name] if rank == 0 else GREY
+                ground = self._style.colours.get(name, GREY) if rank == 0 else GREY
                 top += self._write(text, (0, top), ground)
 
     def label(self, layer: Objects) -> list[str]:

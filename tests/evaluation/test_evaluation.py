@@ -134,4 +134,4 @@ def test_an_opened_run_is_short_to_print_and_tells_what_is_no_image(config, mode
     for wrong, message in ((5, "an image is 5; give"), (None, "an image is None; give"), (tmp_path, "is a folder")):
         for given in (wrong, [wrong]):
             with pytest.raises(UserError, match=message):
-                inspect.unwrap(Run.predict)(run, given)  # without the checks of annotations in these tests
+                list(inspect.unwrap(Run.results)(run, given))  # without the checks of annotations in these tests

@@ -97,7 +97,7 @@ def test_targets_of_a_batch_are_drawn_with_mixed_labels_and_masks_in_their_frame
     }
     targets = {"boxes": ("a", "b"), "label": ("x", "y", "z"), "segmentation": ("ground", "sky")}
     regions, objects, tag = batch.layers(row, targets)
-    assert tag == Tag(("x", "y", "z"), [(2, 0.75), (0, 0.25)]) and regions.map.shape == (16, 20)
+    assert tag == Tag(("x", "y", "z"), [("z", 0.75), ("x", 0.25)]) and regions.map.shape == (16, 20)
     assert [(each.number, each.framed, each.ignored) for each in objects.objects] == [
         (1, False, False),
         (0, True, True),

@@ -1,0 +1,156 @@
+"""The folder that `morphism predict --output FOLDER` writes.
+
+    <name>                 a copy of the image with its predictions; a video becomes an .mp4
+    <name>.jsonl           of a video: a line per frame
+    predictions.jsonl      a line per image and per video, in the order given
+    detections.json        COCO's results, a list; detections_images.json has the images and categories that it means
+    masks/<name>.png       the class of every pixel, with the palette of `classes.json`, which names the classes
+
+Names are paths below the folder that was given, or of single files their names; where two would be the same, all are
+paths below the lowest folder that holds all inputs. JPEG, PNG and WebP keep their format; others become PNG, with .png
+after their name. Masks are called after the image without its suffix, unless two would then be the same.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from morphism.data import marks
+from morphism.data.loose import is_video
+from morphism.errors import UserError
+from morphism.evaluation.result import Result
+from morphism.labels import IGNORE
+from morphism.runtime.paths import write_json, write_json_lines
+from morphism.tasks.task import Names, by_part
+
+KEPT = (".jpg", ".jpeg", ".png", ".webp")
+QUALITY = 92
+REMEDY = "name another folder as --output, or make room"
+
+
+class OutputFolder:
+    """Writes results below `folder`.
+
+    inputs: paths with the folders below which they were found.
+    masks: the names of the task's masks. classes: those of the run.
+
+    Raises UserError if two results would have one name or one would replace an input, and for a folder not to be made.
+    """
+
+    def __init__(self, folder: Path, inputs: Sequence[tuple[Path, Path]], masks: Sequence[str], classes: Names):
+        self.folder, self._masks, self._classes = folder, masks, classes
+        names = relative_names(inputs)
+        self._images = [folder / name for name in _drawn_names(names)]
+        stems = _apart(names, [name.with_suffix("") for name in names])
+        self._of_masks = {mask: [folder / "masks" / _mask_name(stem, mask) for stem in stems] for mask in masks}
+        self._check([path for path, _ in inputs])
+        self._make(folder)
+        self._results: dict[str, tuple[Sequence[str], list[dict[str, Any]]]] = {}
+        self._known: list[dict[str, Any]] = []  # COCO's records of the images
+
+    def write(self, index: int, result: Result, drawn: Image.Image) -> None:
+        """Writes the annotated copy and the masks of an image; keeps its results in COCO's format for `close`."""
+        path = self._images[index]
+        self._save(drawn, path, quality=QUALITY)
+        for mask in self._masks:
+            self._save(self._indexed(result.mask(mask), mask), self._of_masks[mask][index])
+        height, width = result.size
+        self._known.append({"id": index + 1, "file_name": result.name, "width": width, "height": height})
+        for name, (classes, records) in result.coco().items():
+            every = self._results.setdefault(name, (classes, []))[1]
+            every += [{"image_id": index + 1} | record for record in records]
+
+    def video(self, index: int) -> tuple[Path, Path]:
+        """Where the annotated copy of a video and the predictions for its frames belong."""
+        path = self._images[index]
+        self._make(path.parent)
+        return path, path.with_name(f"{path.name}.jsonl")
+
+    def close(self, entries: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Writes what needs all results; `entries` are the lines of predictions.jsonl. Returns what there is."""
+        write_json_lines(self.folder / "predictions.jsonl", entries, REMEDY)
+        names = ["predictions.jsonl"]
+        for name, (classes, records) in self._results.items():
+            categories = [{"id": number, "name": each} for number, each in enumerate(classes, start=1)]
+            order = sorted(records, key=lambda each: each["image_id"])
+            images = sorted(self._known, key=lambda each: each["id"])
+            write_json(self.folder / f"{name}.json", order, REMEDY)
+            write_json(self.folder / f"{name}_images.json", {"images": images, "categories": categories}, REMEDY)
+            names += [f"{name}.json"]
+        if self._masks:
+            by_mask = {mask: list(self._names(mask)) for mask in self._masks}
+            write_json(self.folder / "masks" / "classes.json", by_mask.get("", by_mask), REMEDY)
+            names += ["masks/"]
+        return names
+
+    def _names(self, mask: str) -> Sequence[str]:
+        return by_part(self._classes)[mask.partition("/")[0]]
+
+    def _indexed(self, pixels: UInt8[np.ndarray, "h w"], mask: str) -> Image.Image:
+        colours = marks.colours([self._names(mask)])
+        table = np.full((IGNORE + 1, 3), IGNORE, np.uint8)
+        for number, name in enumerate(self._names(mask)[:IGNORE]):
+            table[number] = colours[name]
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        image.putpalette(table.tobytes())
+        return image
+
+    def _save(self, image: Image.Image, path: Path, **options: Any) -> None:
+        self._make(path.parent)
+        try:
+            image.save(path, **options)
+        except OSError as error:
+            raise UserError(f"--output {path}: cannot be written ({error.strerror or error}); {REMEDY}") from error
+
+    def _make(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--output {folder}: cannot be made ({error.strerror}); name another folder") from error
+
+    def _check(self, inputs: Sequence[Path]) -> None:
+        paths = self._images + [path for each in self._of_masks.values() for path in each]
+        twice = next((path for path, count in Counter(paths).items() if count > 1), None)
+        if twice:
+            raise UserError(f"--output: two results would be {twice}; predict the two inputs one after the other")
+        taken = {path.resolve() for path in inputs}
+        replaced = next((path for path in paths if path.resolve() in taken), None)
+        if replaced:
+            raise UserError(f"--output {self.folder}: a result would replace the input {replaced}; name another folder")
+
+
+def relative_names(inputs: Sequence[tuple[Path, Path]]) -> list[Path]:
+    """The names of inputs below their folders; if two are the same, below the lowest folder that holds all of them."""
+    names = [path.relative_to(root) for path, root in inputs]
+    if len(set(names)) == len(names):
+        return names
+    whole = [Path(os.path.abspath(path)) for path, _ in inputs]
+    common = os.path.commonpath([path.parent for path in whole])
+    return [path.relative_to(common) for path in whole]
+
+
+def _drawn_names(names: Sequence[Path]) -> list[Path]:
+    """What the annotated copies are called: clip.avi becomes clip.mp4, or clip.avi.mp4 if there is another clip.mp4."""
+    short = [name.with_suffix(".mp4") if is_video(name) else _with_suffix(name, KEPT, ".png") for name in names]
+    return _apart([_with_suffix(name, (".mp4",), ".mp4") if is_video(name) else name for name in names], short)
+
+
+def _with_suffix(name: Path, kept: Sequence[str], suffix: str) -> Path:
+    """The name with `suffix` behind it, unless it has one that is `kept`."""
+    return name if name.suffix.lower() in kept else name.with_name(name.name + suffix)
+
+
+def _apart(names: Sequence[Path], short: Sequence[Path]) -> list[Path]:
+    """The names in `short`; those that several inputs would share are replaced by those in `names`."""
+    count = Counter(short)
+    return [brief if count[brief] == 1 else name for name, brief in zip(names, short, strict=True)]
+
+
+def _mask_name(stem: Path, mask: str) -> Path:
+    return stem.with_name(f"{'_'.join([stem.name, *filter(None, mask.split('/'))])}.png")
