@@ -150,8 +150,8 @@ class Classification(SingleTask):
           confidence float32 [B]: the class's softmax probability, whatever the loss of the training;
           rank int32 [B]: the number of classes that score above the label; ties go to the lower class, as in argmax;
           loss float32 [B]: the cross-entropy without label smoothing or class weights;
+          probabilities float32 [B,K]: softmax, of at most ONE_VS_REST classes;
           others int32 [B,top - 1], others_confidence float32: the next best classes, if more than one is named.
-          probabilities float32 [B,K]: softmax, of at most ONE_VS_REST classes.
         """
         logits = logits.astype(jnp.float32)
         label = batch["label"]

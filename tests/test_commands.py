@@ -22,6 +22,7 @@ SMALL = (
     "--config.schedule.warmup=1",
     "--config.data.image_size=8",
     "--config.data.resize_size=8",
+    "--config.plots=False",
 )
 
 
@@ -39,7 +40,7 @@ def train(workdir, *more, devices=1):
 
 
 def test_train_evaluate_predict_and_digest(tmp_path):
-    done = train(tmp_path / "run")
+    done = train(tmp_path / "run", "--config.plots=True")
     assert done.returncode == 0, done.stderr
     assert "step 4/4  val: top1 0." in done.stdout
 

@@ -21,16 +21,16 @@ def layers(row: Row, targets: Mapping[str, Sequence[str]]) -> list[Layer]:
     if "boxes" in row and "boxes" in targets:
         found.append(_objects(row, targets["boxes"]))
     if "label" in row and "label" in targets:
-        found.append(Tag(targets["label"], _labels(row["label"])))
+        found.append(Tag(targets["label"], _labels(row["label"], targets["label"])))
     return found
 
 
-def _labels(label: np.ndarray) -> list[tuple[int, float | None]]:
+def _labels(label: np.ndarray, classes: Sequence[str]) -> list[tuple[str, float | None]]:
     """The class of an image; of a mixed one its classes with their weights."""
     if label.ndim == 0:
-        return [(int(label), None)] if label >= 0 else []
+        return [(classes[int(label)], None)] if label >= 0 else []
     order = np.argsort(-label, kind="stable")[:3]
-    return [(int(index), float(label[index])) for index in order if label[index] > 0.005]
+    return [(classes[index], float(label[index])) for index in order if label[index] > 0.005]
 
 
 def _objects(row: Row, classes: Sequence[str]) -> Objects:
