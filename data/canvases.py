@@ -119,6 +119,31 @@ def _of_training(source: Source, data: ConfigDict) -> list[Shape]:
     return squares or canvases(source, data, training=True)[0]
 
 
+def presumed(data: ConfigDict, training: bool) -> Shape:
+    """The largest canvas that is to be expected without looking at the data.
+
+    Where none is listed and images keep their aspect, it is as wide as config.data.max_size lets an image become; where
+    they are not resized, it is that of training.
+    """
+    if data.window_rule == "square":
+        shape = (data.eval_size if data.eval_size and not training else data.image_size,) * 2
+    elif data.window_rule == "crop" and (training or data.resize == "none"):
+        shape = tuple(data.crop)
+    elif training and data.multi_scale:
+        shape = (max(data.multi_scale),) * 2
+    elif data.canvases or data.resize != "shorter":
+        shape = listed(data)[-1]
+    else:
+        shortest = max((data.image_size, *(data.train_sizes if training else ())))
+        shape = tuple(-(-side // STEP) * STEP for side in (shortest, max(shortest, data.max_size)))
+    return shape if training else of_masks(shape, data)
+
+
+def of_masks(shape: Shape, data: ConfigDict) -> Shape:
+    """The canvas of an evaluation of images of `shape`, with the size of their masks where a target needs it."""
+    return (*shape, *shape) if any(targets.get(name).OF_IMAGE_SIZE for name in data.targets) else shape
+
+
 def resized(size: Size, canvas: Size, data: ConfigDict, shortest: int = 0, scale: float = 1.0) -> Size:
     """The size that config.data.resize, and then `scale`, give to an image of `size`.
 

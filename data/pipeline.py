@@ -109,7 +109,7 @@ def largest_batch(source: Source, config: ConfigDict) -> Batch:
 
 
 def _empty_train_batch(source: Source, config: ConfigDict, canvas: Shape) -> Batch:
-    return _empty_batch(config.batch_size, canvas, settle_pixels(config, source), training=True)
+    return blank_batch(config.batch_size, canvas, settle_pixels(config, source), training=True)
 
 
 def empty_eval_batches(source: Source, config: ConfigDict, batch_size: int) -> list[Batch]:
@@ -120,7 +120,22 @@ def empty_eval_batches(source: Source, config: ConfigDict, batch_size: int) -> l
     config = settle_pixels(config, source)
     shapes = [shape for shape, _ in EvalBatch(source, config, _Shard(batch_size, 0, 1)).plan]
     smallest = {min(shapes, key=lambda shape: shape[side]) for side in (0, 1)}
-    return [_empty_batch(batch_size, shape, config, training=False) for shape in sorted(smallest)]
+    return [blank_batch(batch_size, shape, config, training=False) for shape in sorted(smallest)]
+
+
+def blank_batch(rows: int, shape: Shape, config: ConfigDict, training: bool) -> Batch:
+    """A batch of `rows` without any record, on a canvas of `shape`, with the keys of train_batches or eval_batches.
+
+    config.data.pixels must be settled.
+    """
+    return {
+        "image": np.zeros((rows, *shape[:2], 3), np.float32 if config.data.pixels == "float32" else np.uint8),
+        "id": np.full(rows, -1, np.int32),
+        "draw": np.zeros(rows, np.int32),
+        "odd": np.zeros(rows, np.int32),
+        "valid": np.zeros(rows, bool),
+        **examples.empty(rows, shape, config, training),
+    }
 
 
 @dataclass(frozen=True)
@@ -155,7 +170,7 @@ class TrainBatch:
         config = self.config
         canvas, draws = self.plan(step, self.shard.rows)
         shape = canvas_at(self.shapes[canvas], step, config)
-        batch = _empty_batch(len(draws), shape, config, training=True)
+        batch = blank_batch(len(draws), shape, config, training=True)
         for row, (index, draw) in enumerate(draws):
             rng = np.random.default_rng((config.seed, draw, index))
             _fill(batch, row, id=index, draw=draw, **examples.train_example(self.source, index, config, shape, rng))
@@ -186,7 +201,7 @@ class EvalBatch:
     def __call__(self, step: int) -> Batch:
         config, (shape, members) = self.config, self.plan[step]
         rows = replace(self.shard, batch_size=self._rows(len(members))).rows
-        batch = _empty_batch(rows.stop - rows.start, shape, config, training=False)
+        batch = blank_batch(rows.stop - rows.start, shape, config, training=False)
         for row, index in enumerate(members[rows].tolist()):
             try:
                 example = examples.eval_example(self.source, index, config, shape)
@@ -202,17 +217,6 @@ class EvalBatch:
         if not self.least:
             return self.shard.batch_size
         return min(self.shard.batch_size, self.least * 2 ** math.ceil(math.log2(max(1, members / self.least))))
-
-
-def _empty_batch(rows: int, shape: Shape, config: ConfigDict, training: bool) -> Batch:
-    return {
-        "image": np.zeros((rows, *shape[:2], 3), np.float32 if config.data.pixels == "float32" else np.uint8),
-        "id": np.full(rows, -1, np.int32),
-        "draw": np.zeros(rows, np.int32),
-        "odd": np.zeros(rows, np.int32),
-        "valid": np.zeros(rows, bool),
-        **examples.empty(rows, shape, config, training),
-    }
 
 
 def _fill(batch: Batch, row: int, **values: Any) -> None:

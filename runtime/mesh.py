@@ -17,12 +17,17 @@ AXIS = "data"
 HOST_ONLY = ("odd",)  # keys of a batch that stay on the host: no step reads them
 
 
-def make_mesh() -> Mesh:
-    """All devices of all processes, in the order of the processes.
+def make_mesh(count: int | None = None) -> Mesh:
+    """All devices of all processes, or the first `count`, in the order of the processes.
 
     That order, which jax.make_mesh does not promise, gives process p the rows p*b .. (p+1)*b of the global batch.
+    Raises UserError where there are fewer than `count`.
     """
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    if count is not None:
+        if count > len(devices):
+            raise UserError(f"there are only {len(devices)} devices, not {count}")
+        devices = devices[:count]
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 

@@ -44,18 +44,19 @@ def test_shares_of_the_time_are_those_of_waiting_working_and_running(slow_device
             time.sleep(0.1)
             yield {}, {}
 
+    loss = jnp.float32(1)
     with DeviceClock() as clock:
         meter = Meter(8, clock, peak=1e6)
         for _ in meter.timed(batches()):
             meter.dispatching(1000)
-            meter.add({"loss": jnp.float32(1)}, np.zeros(8, np.int32))
+            meter.add({"loss": loss}, np.zeros(8, np.int32))
         values = meter.close(2)
     elapsed = 2 * values["train/step_ms"] / 1000
     assert values["train/images_per_s"] == pytest.approx(16 / elapsed)
     assert values["train/flops_per_s"] == pytest.approx(2000 / elapsed)
     assert values["train/mfu"] == pytest.approx(2000 / elapsed / 1e6)
-    assert values["train/input_wait"] * elapsed == pytest.approx(0.2, abs=0.05)
-    assert 0.04 <= values["train/device_share"] * elapsed < 0.1
+    assert 0.2 <= values["train/input_wait"] * elapsed < 0.4
+    assert 0.04 <= values["train/device_share"] * elapsed < 0.2
     assert values["train/input_wait"] + values["train/host_share"] <= 1
     assert 1e7 < values["train/host_peak_memory_bytes"] < 1e12
 
@@ -77,11 +78,7 @@ def test_a_step_computes_each_product_thrice_but_no_gradient_of_the_image(remat)
     variables = net.init(jax.random.key(0), image)
     traced = jax.jit(jax.grad(lambda variables: net.apply(variables, image).sum())).trace(variables)
     first, second, last = 2 * 16 * 9 * 3 * 4, 2 * 16 * 9 * 4 * 6, 2 * 6 * 5
-    forward_of_last = 0 if not remat else 0  # its output is no part of a gradient, and is not computed
-    assert cost.of_program(traced.jaxpr.jaxpr) - forward_of_last in (
-        2 * first + 3 * second + 2 * last,
-        2 * first + 3 * second + 3 * last,
-    )
+    assert cost.of_program(traced.jaxpr.jaxpr) == 2 * first + 3 * second + 3 * last
 
 
 def test_a_loop_counts_as_often_as_it_runs_and_of_branches_the_most_expensive():
