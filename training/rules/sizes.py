@@ -5,8 +5,8 @@ from morphism.training.rules.case import Case, Choice
 STRIDE = 32  # pixels: sides are multiples, as the networks' strides require
 SIDES = (64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512, 640, 768, 1024)  # of derived images, the shorter
 OBJECT = 20  # pixels that a small object should have in the network's input
-LARGEST = {"classification": 224, "detection": 640, "instances": 640, "segmentation": 512}  # sides that images need
-ON_CPU = {"classification": 128, "segmentation": 256}  # where no time is given; of detectors what objects need
+LARGEST = {"square": 224, "canvas": 640, "crop": 512}  # sides that images need, by config.data.window_rule
+ON_CPU = {"square": 128, "canvas": 320, "crop": 256}  # where no time is given, and no objects say what they need
 ANCHORS = (4, 8, 12, 16, 24, 32, 48, 64)
 PASSES, FEWEST, ENOUGH = 5, 1000, 50_000  # over the data; images that a training should see at least; that suffice
 
@@ -37,18 +37,19 @@ def image_size(case: Case) -> Choice:
 
 
 def _wanted(case: Case) -> tuple[float, str]:
-    task, native = case.config.task, case.images.shorter
-    if task == "classification":
-        top = LARGEST[task] if native >= LARGEST[task] / 2 else max(2 * native, SIDES[0])
-        why = f"images have {native:.0f} pixels, {LARGEST[task]} is what networks are trained on"
+    rule, native = case.config.data.window_rule, case.images.shorter
+    largest, why = LARGEST[rule], f"images have {native:.0f} pixels"
+    if rule == "square":
+        top = largest if native >= largest / 2 else max(2 * native, SIDES[0])
+        why += f", {largest} is what networks are trained on"
     else:
-        top, why = min(native, LARGEST[task]), f"images have {native:.0f} pixels"
+        top = min(native, largest)
     needed = OBJECT / case.images.small() if len(case.images.objects) else 0.0
     if needed > top:
         top = min(needed, 2 * native, SIDES[-1])
         why = f"images have {native:.0f} pixels, and small objects then {top * case.images.small():.0f}"
     if case.on_cpu and case.budget.seconds is None:
-        low = min(max(needed, SIDES[2]), top) if needed else min(top, ON_CPU[task])
+        low = min(max(needed, SIDES[2]), top) if needed else min(top, ON_CPU[rule])
         if low < top:
             aim = f": small objects then have {low * case.images.small():.0f} pixels or more" if needed else ""
             # Rounded up, so that objects keep these pixels.
@@ -62,7 +63,7 @@ def _round(images: float) -> str:
 
 def shape(side: int, case: Case) -> tuple[int, int]:
     """Height and width of a canvas whose shorter side is `side`."""
-    if case.config.task == "classification":
+    if case.config.data.window_rule == "square":
         return side, side
     aspect = case.images.aspect
     height, width = (side, side / aspect) if aspect < 1 else (side * aspect, side)
@@ -86,8 +87,8 @@ def resize_size(case: Case) -> Choice:
 
 
 def crop(case: Case) -> Choice:
-    height, width = (min(each, LARGEST["segmentation"]) for each in shape(case.config.data.image_size, case))
-    return Choice((height, width), f"a whole image, at most {LARGEST['segmentation']} pixels per side")
+    height, width = (min(each, LARGEST["crop"]) for each in shape(case.config.data.image_size, case))
+    return Choice((height, width), f"a whole image, at most {LARGEST['crop']} pixels per side")
 
 
 def anchor_size(case: Case) -> Choice:
