@@ -29,6 +29,8 @@ _BATCH = COMMAND.integer("batch", None, "--memory: config.batch_size.", least=1)
 _DEVICES = COMMAND.integer("devices", None, "--memory: how many share the batch; all unless given.", least=1)
 _JSON = COMMAND.boolean("json", False, "Print JSON instead of a table.")
 
+SHOWN = 50_000  # bytes from which a kind of memory has a line of its own
+
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
@@ -119,7 +121,7 @@ def _table(found: Any, about: dict[str, Any]) -> str:
     rows = [
         ("", "training step", "evaluation step"),
         ("images", *(f"{each.images:,} of {each.shape[0]}x{each.shape[1]}" for each in programs)),
-        ("GFLOP per image", *(f"{each.flops / each.images / 1e9:,.2f}" for each in programs)),
+        ("GFLOP per image", *(f"{each.flops / each.images / 1e9:,.3f}" for each in programs)),
         ("GFLOP", *(f"{each.flops / 1e9:,.1f}" for each in programs)),
         ("MB per device", *(f"{each.total / 1e6:,.1f}" for each in programs)),
     ]
@@ -133,10 +135,12 @@ def _table(found: Any, about: dict[str, Any]) -> str:
     }
     for kind, title in kinds.items():
         sizes = [each.arguments.get(kind, 0) for each in programs]
-        if any(sizes):
+        if max(sizes) >= SHOWN:
             rows.append((f"  {title}", *(f"{size / 1e6:,.1f}" for size in sizes)))
-    for title, name in (("outputs", "outputs"), ("temporaries", "temporaries"), ("program", "program")):
-        rows.append((f"  {title}", *(f"{getattr(each, name) / 1e6:,.1f}" for each in programs)))
+    for name in ("outputs", "temporaries", "program"):
+        sizes = [getattr(each, name) for each in programs]
+        if max(sizes) >= SHOWN:
+            rows.append((f"  {name}", *(f"{size / 1e6:,.1f}" for size in sizes)))
     rows.append(("seconds to trace", *(f"{each.trace_s:.1f}" for each in programs)))
     rows.append(("seconds to compile", *(f"{each.compile_s:.1f}" for each in programs)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -151,7 +155,7 @@ def _table(found: Any, about: dict[str, Any]) -> str:
     lines.append(
         f"{about['model']}, {classes}, {about['devices']} {about['device']} device(s): {found.parameters:,} parameters"
     )
-    lines.append("GFLOP are exact: two per multiply-accumulate of convolutions and matrix products, as traced")
+    lines.append("GFLOP: two per multiply-accumulate of convolutions and matrix products, forward and backward")
     if about["estimate"]:
         lines.append(
             "Temporaries, program and seconds are those of XLA's compiler for CPU. On a GPU or TPU they differ: run "

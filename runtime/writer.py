@@ -19,7 +19,7 @@ from morphism.runtime.writers.tensorboard import TensorBoard
 
 MEASURED = "train/images_per_s"  # absent if no step was timed
 SHARES = {"train/host_share": "host", "train/device_share": "device", "train/mfu": "mfu"}  # shown where they are
-APART = {"train/evaluation_s": "evaluation", "train/saving_s": "saving"}  # seconds since the last line
+APART = {"train/evaluation_s": "eval", "train/saving_s": "save"}  # seconds since the last line
 
 
 class Writer:
