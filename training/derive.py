@@ -4,6 +4,7 @@ The rules are in training/rules/. What results is a configuration like any other
 stores it, and a run that continues takes the stored values.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -170,7 +171,7 @@ def _timing(parts: Parts, case: Case, end: float) -> Timing:
         raise UserError(
             f"config.budget={parts.config.budget}: reading the data and compiling took {in_words(spent)}, a step takes "
             f"{in_words(timing.step)} and an evaluation {in_words(timing.evaluation)}; give more, such as "
-            f"--budget {max(round((spent + 100 * timing.step + timing.evaluation) / 60), 1)}min, or a smaller "
+            f"--budget {math.ceil((1.2 * spent + 100 * timing.step + timing.evaluation) / 60)}min, or a smaller "
             "--config.data.image_size"
         )
     return timing

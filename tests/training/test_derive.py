@@ -79,7 +79,7 @@ def test_a_measured_step_decides_how_many_fit_beside_the_evaluations():
     config, reasons = derived("faster_rcnn", CELLS, "5min", timing=Timing(step=0.5, evaluation=10.0, left=200.0))
     assert config.duration == "320" and config.eval_every == "80"  # 4 evaluations are a fifth of 200 s
     assert config.checkpoint_every == "80" and config.schedule.warmup == "32"
-    assert "0.50 s" in reasons["duration"]
+    assert "a step takes 0.5 s" in reasons["duration"]
 
 
 def test_without_a_budget_small_data_is_seen_long_enough_and_large_data_not_for_ever():

@@ -29,8 +29,8 @@ def duration(case: Case) -> Choice:
     if case.timing is not None:
         evaluations, each = _evaluations(case.timing), case.timing
         steps = max(int((each.left - evaluations * each.evaluation) / each.step), 1)
-        measured = f"a step takes {in_words(each.step) if each.step >= 10 else f'{each.step:.2f} s'}"
-        looks = f"{evaluations} evaluation{'s' * (evaluations > 1)} of {each.evaluation:.1f} s"
+        measured = f"a step takes {in_words(each.step)}"
+        looks = f"{evaluations} evaluation{'s' * (evaluations > 1)} of {in_words(each.evaluation)}"
         seen = f"{steps * case.config.batch_size / case.images.records:.2g} times all images"
         return Choice(str(steps), f"{measured}, and {in_words(each.left)} are left for steps and {looks}: {seen}")
     if case.budget.length:
