@@ -14,7 +14,7 @@ COMMANDS = {
     "check": "reads the whole of a data source and reports what is in it",
     "prepare": "prepares a TensorFlow Datasets dataset",
     "summary": "layers, parameters and multiply-accumulates of a model",
-    "export": "writes a run's model as .safetensors",
+    "export": "writes a trained model as .safetensors, .stablehlo or .onnx",
     "outputs": "a model's raw outputs on given arrays",
     "config": "an experiment's configuration, and what its fields mean",
     "digest": "a fingerprint of a checkpoint's parameters",

@@ -45,6 +45,11 @@ def main(argv: list[str]) -> None:
     kind, size, batch = format_of(path, _FORMAT.value), size_of(_SIZE.value), batch_of(_BATCH.value)
     if kind == "safetensors" and (size or _BATCH.value != "any"):
         raise UserError(f"--{'size' if size else 'batch'}: .safetensors holds weights for any; leave it out")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: cannot be written (no folder {path.parent}); name another file as --output")
+    from morphism.runtime.startup import start_jax
+
+    start_jax()
     run = COMMAND.open_trained(partial(print, file=sys.stderr, flush=True))
     if kind == "safetensors":
         print(_weights(path, run))
@@ -57,8 +62,8 @@ def format_of(path: Path, given: str) -> str:
     suffix = path.suffix.removeprefix(".")
     kind = given or suffix
     if kind not in FORMATS:
-        named = f"--format is {given!r}" if given else f"{path}: a file that ends so has no format"
-        raise UserError(f"{named}; write {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+        named = f"--format is {given!r}" if given else f"{path}: its suffix says no format"
+        raise UserError(f"{named}; it must be {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     if suffix != kind:
         raise UserError(f"{path}: --format={kind} is written as .{kind}; name the file so")
     return kind

@@ -8,7 +8,7 @@ canvas they lie at its top left, and `sizes` are their heights and widths. What 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -25,7 +25,6 @@ from morphism.data.windows import Size
 from morphism.errors import UserError
 from morphism.evaluation.run import Run
 from morphism.runtime.digest import digest
-from morphism.tasks.task import by_part
 from morphism.weights.opening import trained_fields
 
 Weights = dict[str, Any]  # path joined with slashes -> array
@@ -36,38 +35,45 @@ Program = Callable[..., dict[str, Array]]
 class Exported:
     """A model that can be written for other programs.
 
-    program: as above. weights: its first argument. canvas: height and width of its images. batch: how many; 0: any.
-    sized: whether it takes `sizes`. facts: what its file says of it, JSON values.
+    program, weights: as above; weights are its first argument.
+    canvas: height and width of its images in pixels.
+    batch: images per call; 0: any number.
+    dtype: of the pixels.
+    sized: whether it takes `sizes`.
+    facts: what its file says of it, JSON values.
     """
 
     program: Program
     weights: Weights
     canvas: Size
     batch: int
-    sized: bool
     dtype: Any
+    sized: bool
     facts: dict[str, Any]
 
-    def shapes(self, batch: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Of the images, and of the sizes if it takes them; `batch` may be a symbol of JAX's."""
+    def inputs(self, batch: Any) -> dict[str, jax.ShapeDtypeStruct]:
+        """The program's arguments after the weights, by name; `batch` may be a symbol of JAX's."""
         images = jax.ShapeDtypeStruct((batch, *self.canvas, 3), self.dtype)
         sizes = jax.ShapeDtypeStruct((batch, 2), jnp.int32)
-        return (images, sizes) if self.sized else (images,)
+        return {"images": images, "sizes": sizes} if self.sized else {"images": images}
 
 
-def export(run: Run, size: Size | None, batch: int) -> Exported:
+def export(run: Run, size: Size | None = None, batch: int = 0) -> Exported:
     """The model of `run` for images on a canvas of `size`, or of its config's, `batch` at a time; 0: any number.
 
     Raises UserError for a size that the network cannot take.
     """
-    canvas, program = size or default_canvas(run.config.data), _program(run)
-    weights = flatten_dict(run.variables, sep="/")
-    sized = has_margins(run.config.data)
-    dtype = jnp.float32 if run.config.data.pixels == "float32" else jnp.uint8
-    found = Exported(program, weights, canvas, batch, sized, dtype, {})
-    outputs = _outputs(found, run)
-    facts = _facts(run, found, outputs)
-    return Exported(program, weights, canvas, batch, sized, dtype, facts)
+    data = run.config.data
+    found = Exported(
+        program=_program(run),
+        weights=flatten_dict(run.variables, sep="/"),
+        canvas=size or default_canvas(data),
+        batch=batch,
+        dtype=jnp.float32 if data.pixels == "float32" else jnp.uint8,
+        sized=has_margins(data),
+        facts={},
+    )
+    return replace(found, facts=_facts(run, found, _outputs(found, run.config.model.name)))
 
 
 def default_canvas(data: ConfigDict) -> Size:
@@ -84,13 +90,13 @@ def has_margins(data: ConfigDict) -> bool:
     return data.window_rule != "square" and data.resize != "stretch"
 
 
-def preparation(data: ConfigDict, canvas: Size) -> dict[str, Any]:
-    """How an image becomes a canvas: the rule in words, its numbers by name."""
-    height, width = canvas
-    found = {"colours": "RGB, upright (EXIF orientation applied)", "canvas": [height, width]}
+def preparation(config: ConfigDict, canvas: Size) -> dict[str, Any]:
+    """How a decoded image becomes a canvas, as evaluation makes it (data/windows.py)."""
+    data, fields = config.data, trained_fields(config)
+    found = {"colours": "RGB, upright (EXIF orientation applied)", "canvas": list(canvas), "filter": "bilinear"}
     if data.window_rule == "square":
-        return found | {"resize": "shorter", "shorter": data.resize_size, "antialias": True, "crop": "center"}
-    found |= {"resize": data.resize, "antialias": False, "place": "top left"}
+        return found | {"resize": "shorter", "shorter": data.resize_size, "antialias": True, "then": "central crop"}
+    found |= {"resize": data.resize, "antialias": bool(fields.get("data.antialias")), "then": "to the top left"}
     if data.resize == "shorter":
         found |= {"shorter": data.image_size, "longer_at_most": data.max_size}
     return found
@@ -117,61 +123,40 @@ def _program(run: Run) -> Program:
     return program
 
 
-def _outputs(exported: Exported, run: Run) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the results of one image. Raises UserError for a canvas that the network cannot take."""
-
-    def traced(canvas: Size) -> dict[str, jax.ShapeDtypeStruct]:
-        images, *sizes = exported.shapes(1)
-        images = jax.ShapeDtypeStruct((1, *canvas, 3), images.dtype)
-        return jax.eval_shape(exported.program, exported.weights, images, *sizes)
-
+def _outputs(exported: Exported, name: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the results of one image. Raises UserError for a canvas that the network `name` cannot take."""
     height, width = exported.canvas
-    name = run.config.model.name
+    remedy = "try --size=" + "x".join(str(-(-side // STEP) * STEP) for side in exported.canvas)
     try:
-        return traced(exported.canvas)
+        return jax.eval_shape(exported.program, exported.weights, *exported.inputs(1).values())
     except UserError as error:
-        reason = str(error).partition(";")[0]
-        raise UserError(f"--size={height}x{width}: {reason}; try --size={_rounded(exported.canvas)}") from error
+        raise UserError(f"--size={height}x{width}: {str(error).partition(';')[0]}; {remedy}") from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise UserError(
-            f"--size={height}x{width}: {name} cannot take such images; try --size={_rounded(exported.canvas)}"
-        ) from error
-
-
-def _rounded(canvas: Size) -> str:
-    return "x".join(str(max(1, -(-side // STEP)) * STEP) for side in canvas)
+        raise UserError(f"--size={height}x{width}: {name} cannot take such images; {remedy}") from error
 
 
 def _facts(run: Run, exported: Exported, outputs: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-    config, batch = run.config, exported.batch or "batch"
+    augment, classes, batch = run.config.augment, run.classes, exported.batch or "batch"
 
-    def described(shape: tuple[int, ...], dtype: Any, meaning: str) -> dict[str, Any]:
-        return {"shape": [batch, *shape[1:]], "dtype": np.dtype(dtype).name, "meaning": meaning}
+    def described(x: jax.ShapeDtypeStruct, meaning: str) -> dict[str, Any]:
+        return {"shape": [batch, *x.shape[1:]], "dtype": np.dtype(x.dtype).name, "meaning": meaning}
 
-    meanings = (
-        "pixels, RGB, of 0 to 255",
-        "[B,2], height and width of the image at the top left of each canvas",
-    )
-    inputs = {
-        name: described(each.shape, each.dtype, meaning)
-        for name, each, meaning in zip(("images", "sizes"), exported.shapes(1), meanings, strict=False)
+    meanings = {
+        "images": "[B,H,W,3], RGB, 0 to 255, as `preparation` makes them",
+        "sizes": "[B,2], height and width of the image at the top left of each canvas",
     }
     return {
-        "morphism": morphism.__version__,
         "task": run.task.name,
-        "model": config.model.name,
-        "classes": {part: list(names) for part, names in by_part(run.classes).items()}
-        if isinstance(run.classes, Mapping)
-        else list(run.classes),
-        "inputs": inputs,
-        "outputs": {name: described(x.shape, x.dtype, run.task.exports[name]) for name, x in outputs.items()},
-        "preparation": preparation(config.data, exported.canvas),
-        "normalisation": {
-            "mean": list(config.augment.mean),
-            "std": list(config.augment.std),
-            "where": "inside: pixel / 255, minus mean, divided by std",
-        },
+        "model": run.config.model.name,
+        "classes": {part: list(names) for part, names in classes.items()}
+        if isinstance(classes, Mapping)
+        else list(classes),
+        "inputs": {name: described(x, meanings[name]) for name, x in exported.inputs(1).items()},
+        "outputs": {name: described(outputs[name], meaning) for name, meaning in run.task.exports.items()},
+        "preparation": preparation(run.config, exported.canvas),
+        "normalisation": {"mean": list(augment.mean), "std": list(augment.std), "where": "inside, of pixels / 255"},
         "origin": run.name,
         "digest": digest({"batch_stats": {}} | run.variables),
-        "config": trained_fields(config),
+        "morphism": morphism.__version__,
+        "config": trained_fields(run.config),
     }

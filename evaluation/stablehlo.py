@@ -55,7 +55,7 @@ def _serialised(
     weights = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in exported.weights.items()}
     with form():
         try:
-            found = jax.export.export(jax.jit(program), platforms=platforms)(weights, *exported.shapes(batch))
+            found = jax.export.export(jax.jit(program), platforms=platforms)(weights, *exported.inputs(batch).values())
         except (TypeError, ValueError, NotImplementedError) as error:
             if exported.batch:
                 raise

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.export
 
 from morphism.errors import UserError
@@ -31,10 +30,14 @@ def write(path: Path, exported: Exported) -> None:
     from morphism.evaluation.onnx.convert import BATCH, OPSET, convert
 
     batch: Any = exported.batch or jax.export.symbolic_shape(BATCH)[0]
-    inputs = dict(zip(("images", "sizes"), exported.shapes(batch), strict=False))
     try:
         with as_accelerator():
-            model = convert(lambda *given: exported.program(*given), exported.weights, inputs, exported.facts["model"])
+            model = convert(
+                lambda *given: exported.program(*given),  # another function: JAX remembers what it traced
+                exported.weights,
+                exported.inputs(batch),
+                exported.facts["model"],
+            )
     except NotImplementedError as error:
         raise UserError(
             f"{exported.facts['model']}: ONNX export has no rule for {error}; write --format=stablehlo instead"

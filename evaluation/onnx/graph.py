@@ -85,7 +85,7 @@ class Graph:
     def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
         """Adds a node; the name of its output, or the names if there are several."""
         if kind == "Transpose":
-            return self._transpose(inputs[0], tuple(attributes["perm"]))
+            return self._transpose(inputs[0], tuple(map(int, attributes["perm"])))
         names = [self.fresh(kind.lower()) for _ in range(outputs)]
         self.scopes[-1].nodes.append(onnx.helper.make_node(kind, inputs, names, **attributes))
         return names[0] if outputs == 1 else names

@@ -20,48 +20,46 @@ Mode = jax.lax.GatherScatterMode
 def _gather(graph: Graph, eqn: Any, inputs: list[Value]) -> list[Value]:
     aval, (x, indices), params = eqn.outvars[0].aval, inputs, eqn.params
     numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
-    shared, moved = tuple(numbers.operand_batching_dims), tuple(numbers.start_index_map)
-    whole = [axis for axis in range(len(x.shape)) if axis not in (*shared, *moved)]
+    shared, moved = _ints(numbers.operand_batching_dims), _ints(numbers.start_index_map)
+    whole = tuple(axis for axis in range(len(x.shape)) if axis not in (*shared, *moved))
     operand = graph.op("Transpose", graph.name(x), perm=[*shared, *moved, *whole])
-    at, rest = _starts(graph, indices, numbers.start_indices_batching_dims)
-    lengths = [x.shape[axis] for axis in moved]
-    last = [length - sizes[axis] for axis, length in zip(moved, lengths, strict=True)]
-    inside = None
-    if params["mode"] == Mode.FILL_OR_DROP:
-        inside = _inside(graph, at, last)
+
+    shared_indices = _ints(numbers.start_indices_batching_dims)
+    at, rest = _starts(graph, indices, shared_indices)
+    last = [x.shape[axis] - sizes[axis] for axis in moved]
+    inside = _inside(graph, at, last) if params["mode"] == Mode.FILL_OR_DROP else None
     if params["mode"] != Mode.PROMISE_IN_BOUNDS:
         at = _clipped(graph, at, last)
-    lead = [indices.shape[axis] for axis in numbers.start_indices_batching_dims] + [
-        indices.shape[axis] for axis in rest
-    ]
+    lead = [indices.shape[axis] for axis in (*shared_indices, *rest)]
     at = _spread(graph, at, len(lead), [sizes[axis] for axis in moved])
-    found = graph.op("GatherND", operand, at, batch_dims=len(shared))
+    found = graph.op("GatherND", operand, at, batch_dims=len(shared))  # axes: shared, rest, moved, whole
 
-    # Axes of `found`: shared, rest, moved, whole; those that JAX drops have a length of 1.
-    dropped = set(numbers.collapsed_slice_dims)
-    cut = [(position, sizes[axis]) for position, axis in enumerate(whole) if sizes[axis] != x.shape[axis]]
+    cut = [position for position, axis in enumerate(whole) if sizes[axis] != x.shape[axis]]
     if cut:
-        first = len(lead) + len(moved)
-        axes = [first + position for position, _ in cut]
-        found = sliced(graph, found, [0] * len(cut), [size for _, size in cut], [1] * len(cut), axes)
+        ends, first = [sizes[whole[position]] for position in cut], len(lead) + len(moved)
+        found = sliced(graph, found, [0] * len(cut), ends, [1] * len(cut), [first + position for position in cut])
     if inside is not None:
-        shape = [*lead, *[1] * (len(moved) + len(whole))]
+        inside = graph.reshaped(inside, [*lead, *[1] * (len(moved) + len(whole))])
         fill = graph.constant(_fill(params["fill_value"], aval.dtype))
-        found = where(graph, graph.reshaped(inside, shape), found, fill, x.dtype)
-    labels = [("index", axis) for axis in (*numbers.start_indices_batching_dims, *rest)]
-    labels += [("slice", axis) for axis in (*moved, *whole)]
-    keep = [label for label in labels if label[0] == "index" or label[1] not in dropped]
-    if len(keep) < len(labels):
-        kept = [*lead, *(sizes[axis] for kind, axis in keep if kind == "slice")]
-        found = graph.reshaped(found, kept)
-    order = _output_order(numbers.offset_dims, len(aval.shape), keep)
+        found = where(graph, inside, found, fill, x.dtype)
+
+    dropped = set(numbers.collapsed_slice_dims)  # of length 1
+    slices = [axis for axis in (*moved, *whole) if axis not in dropped]
+    found = graph.reshaped(found, [*lead, *(sizes[axis] for axis in slices)]) if dropped else found
+    labels = [("index", axis) for axis in (*shared_indices, *rest)] + [("slice", axis) for axis in slices]
+    order = _output_order(_ints(numbers.offset_dims), len(aval.shape), labels)
     return [made(graph.op("Transpose", found, perm=order), aval)]
 
 
-def _output_order(offset_dims: tuple[int, ...], rank: int, keep: list[tuple[str, int]]) -> list[int]:
-    """For each axis of the output its position in `keep`: slices' axes at `offset_dims`, indices' axes elsewhere."""
+def _ints(axes: Any) -> tuple[int, ...]:
+    """JAX's numbers of axes may be NumPy's."""
+    return tuple(map(int, axes))
+
+
+def _output_order(offset_dims: tuple[int, ...], rank: int, labels: list[tuple[str, int]]) -> list[int]:
+    """For each axis of the output its position in `labels`: slices' axes at `offset_dims`, indices' axes elsewhere."""
     of = {
-        kind: sorted((axis, position) for position, (each, axis) in enumerate(keep) if each == kind)
+        kind: sorted((axis, position) for position, (each, axis) in enumerate(labels) if each == kind)
         for kind in ("index", "slice")
     }
     iterators = {kind: iter(pairs) for kind, pairs in of.items()}
@@ -87,10 +85,10 @@ def _clipped(graph: Graph, at: str, last: list[Dim]) -> str:
     return graph.op("Min", graph.op("Max", at, graph.constant(0, np.int64)), graph.shape(last))
 
 
-def _spread(graph: Graph, at: str, lead: int, sizes: list[int]) -> str:
+def _spread(graph: Graph, at: str, lead: int, sizes: list[Dim]) -> str:
     """Of starts [lead..., n] the positions of whole slices, [lead..., size of 1, ..., size of n, n]."""
     count = len(sizes)
-    offsets = np.stack(np.meshgrid(*map(np.arange, sizes), indexing="ij"), axis=-1) if count else np.zeros(0)
+    offsets = np.stack(np.meshgrid(*map(np.arange, map(int, sizes)), indexing="ij"), axis=-1) if count else np.zeros(0)
     axes = graph.constant(lead + np.arange(count), np.int64)
     at = graph.op("Unsqueeze", at, axes) if count else at
     return graph.op("Add", at, graph.constant(offsets, np.int64)) if offsets.any() else at
@@ -117,18 +115,19 @@ def _scatter(reduction: str) -> Rule:
     def rule(graph: Graph, eqn: Any, inputs: list[Value]) -> list[Value]:
         aval, (x, indices, updates), params = eqn.outvars[0].aval, inputs, eqn.params
         numbers = params["dimension_numbers"]
-        shared, moved = tuple(numbers.operand_batching_dims), tuple(numbers.scatter_dims_to_operand_dims)
+        shared, moved = _ints(numbers.operand_batching_dims), _ints(numbers.scatter_dims_to_operand_dims)
+        shared_indices, window = _ints(numbers.scatter_indices_batching_dims), _ints(numbers.update_window_dims)
         inserted = set(numbers.inserted_window_dims)
         window_axes = [axis for axis in range(len(x.shape)) if axis not in inserted and axis not in shared]
-        sizes = dict(zip(window_axes, (updates.shape[axis] for axis in numbers.update_window_dims), strict=True))
+        sizes = dict(zip(window_axes, (updates.shape[axis] for axis in window), strict=True))
         whole = [axis for axis in range(len(x.shape)) if axis not in (*shared, *moved)]
         if any(sizes.get(axis, 1) != x.shape[axis] for axis in whole):
             raise NotImplementedError("a scatter of parts of axes at fixed positions")
 
         order = [*shared, *moved, *whole]
         operand = graph.op("Transpose", graph.name(x), perm=order)
-        at, rest = _starts(graph, indices, numbers.scatter_indices_batching_dims)
-        index_axes = (*numbers.scatter_indices_batching_dims, *rest)
+        at, rest = _starts(graph, indices, shared_indices)
+        index_axes = (*shared_indices, *rest)
         lead = [indices.shape[axis] for axis in index_axes]
         lengths = [x.shape[axis] for axis in moved]
         spans = [sizes.get(axis, 1) for axis in moved]
@@ -146,7 +145,7 @@ def _scatter(reduction: str) -> Rule:
         for position in reversed(range(len(shared))):
             at = _with_own_position(graph, at, position, lead, len(spans))
 
-        labels = _update_labels(numbers, len(updates.shape), index_axes, sizes)
+        labels = _update_labels(window, len(updates.shape), index_axes, sizes)
         perm = [labels.index(("index", axis)) for axis in index_axes]
         perm += [labels.index(("slice", axis)) for axis in (*moved, *whole) if axis in sizes]
         values = graph.op("Transpose", graph.name(updates), perm=perm)
@@ -163,14 +162,11 @@ def _scatter(reduction: str) -> Rule:
 
 
 def _update_labels(
-    numbers: Any, rank: int, index_axes: tuple[int, ...], sizes: dict[int, Dim]
+    window: tuple[int, ...], rank: int, index_axes: tuple[int, ...], sizes: dict[int, Dim]
 ) -> list[tuple[str, int]]:
     """For each axis of the updates whether it is one of the indices or of the slices, and which."""
     slices, indexed = iter(sizes), iter(sorted(index_axes))
-    return [
-        ("slice", next(slices)) if axis in numbers.update_window_dims else ("index", next(indexed))
-        for axis in range(rank)
-    ]
+    return [("slice", next(slices)) if axis in window else ("index", next(indexed)) for axis in range(rank)]
 
 
 def _with_own_position(graph: Graph, at: str, position: int, lead: list[Dim], spans: int) -> str:
