@@ -93,6 +93,27 @@ def declared(config: ConfigDict) -> dict[str, Field]:
     return found
 
 
+def completed(config: ConfigDict) -> ConfigDict:
+    """`config` with the defaults of fields that it lacks: those of a run that an earlier version began.
+
+    A new field's default leaves everything as it was before there was such a field.
+    """
+    found = config.copy_and_resolve_references().unlock()
+    for name, field in declared(found).items() if found.get("task") in FIELDS else ():
+        *groups, last = name.split(".")
+        node = found
+        for each in groups:
+            if each not in node:
+                node[each] = ConfigDict()
+            node = node[each]
+            if not isinstance(node, ConfigDict):
+                break  # which check_config reports
+        else:
+            if last not in node:
+                node[last] = field.default
+    return found.lock()
+
+
 def _groups(value: ConfigDict | None) -> dict[str, ConfigDict]:
     """The groups among the values of a group."""
     values = value.items() if isinstance(value, ConfigDict) else ()

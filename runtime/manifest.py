@@ -22,6 +22,7 @@ from morphism.data.fingerprint import Fingerprint, changed, own_records
 from morphism.data.intensity import with_fields
 from morphism.data.records import Source
 from morphism.errors import UserError
+from morphism.experiments.base import completed
 from morphism.runtime.paths import AnyPath, is_local, read_json, write_json
 from morphism.runtime.resume import changes
 from morphism.tasks.task import Names, by_part
@@ -141,7 +142,7 @@ def data_changed(workdir: AnyPath, split: str, now: Fingerprint, own: bool = Fal
 
 def read_config(workdir: AnyPath) -> ConfigDict:
     """The configuration of a run. Raises UserError if `workdir` holds none."""
-    return ConfigDict(with_tuples(read_json(workdir / "config.json", dict))).lock()
+    return completed(ConfigDict(with_tuples(read_json(workdir / "config.json", dict))))
 
 
 def read_classes(workdir: AnyPath) -> Names:

@@ -18,6 +18,7 @@ from morphism.runtime.manifest import (
     write_manifest,
 )
 from morphism.runtime.paths import write_json
+from morphism.runtime.validation import check_config
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"7", b"null"])
@@ -107,3 +108,13 @@ def test_class_weights_that_were_read_back_resolve_as_those_that_were_given(tmp_
     claim_config(tmp_path, given, source)
     found = tasks.get(given.task).resolve(read_config(tmp_path), source).loss.class_weights
     assert found == tasks.get(given.task).resolve(given, source).loss.class_weights and len(found) == 10
+
+
+@pytest.mark.parametrize("made", [get_config, lambda: get_config("panoptic")], ids=["one task", "several tasks"])
+def test_a_run_of_an_earlier_version_has_the_defaults_of_fields_that_came_since(tmp_path, made):
+    write_json(tmp_path / "config.json", made().to_dict())
+    whole, stored = read_config(tmp_path), made().to_dict()
+    del stored["plots"], stored["stop"], stored["data"]["prefetch"], stored["optimizer"]["lr_multipliers"]
+    write_json(tmp_path / "config.json", stored)
+    assert read_config(tmp_path) == whole
+    check_config(read_config(tmp_path))
