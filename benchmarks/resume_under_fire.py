@@ -39,6 +39,7 @@ COMMAND = [
     "--config.data.image_size=12",
     "--config.data.resize_size=12",
     "--config.data.train_crop=random_resized",
+    "--config.plots=False",
 ]
 
 
