@@ -84,15 +84,18 @@ class Background:
             self._report(f"did not take everything within {timeout:g} s")
 
     def _work(self) -> None:
-        sink = None
+        item, sink = self._waiting.get(), None
+        if item is None:  # a run that had already finished
+            return
         try:
             sink = self._open()
         except Exception as error:  # each library has its own; SystemExit would end the thread alone
             self._report(f"cannot be reached ({reason(error)})")
         sent = self._opening.known(self._name).get("sent", {}) if sink else {}
-        while (item := self._waiting.get()) is not None:
+        while item is not None:
             if sink:
                 self._send(sink, *item, sent)
+            item = self._waiting.get()
         if sink:
             try:
                 sink.close()

@@ -129,6 +129,15 @@ def test_a_service_that_fails_is_reported_once(tmp_path):
     ]
 
 
+def test_a_run_that_has_nothing_to_write_opens_no_service(tmp_path):
+    def never():
+        raise AssertionError
+
+    said = []
+    Background("aim", never, Opening(tmp_path, {}, said.append)).close()
+    assert said == [] and list(tmp_path.iterdir()) == []
+
+
 def test_a_service_that_does_not_answer_delays_nothing(tmp_path):
     said, answered = [], threading.Event()
 
