@@ -134,7 +134,7 @@ def _jpeg(pixels: Any) -> bytes:
 def _zipped(index: dict[str, Any], images: dict[int, dict[str, bytes]]) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(INDEX, json.dumps(index, ensure_ascii=False))
+        archive.writestr(INDEX, json.dumps(index, ensure_ascii=False, allow_nan=False))
         for number, each in images.items():
             for kind, jpeg in each.items():
                 archive.writestr(f"{number}_{kind}.jpg", jpeg)

@@ -98,8 +98,11 @@ class Writer:
             other.record(step, values)
 
     def images(self, step: int, images: Mapping[str, bytes]) -> None:
-        """Shows images, encoded as PNG, by names such as "val/examples", in TensorBoard and the other writers."""
-        if not self._active:
+        """Shows images, encoded as PNG or JPEG, by names such as "val/examples", in TensorBoard and the other writers.
+
+        Any thread may call it.
+        """
+        if not self._active or not images:
             return
         with self._explained():
             for board in self._boards:

@@ -26,7 +26,7 @@ class Sink(Protocol):
         """Adds values of a step."""
 
     def images(self, step: int, images: Mapping[str, bytes]) -> None:
-        """Adds images, encoded as PNG, of a step."""
+        """Adds images, encoded as PNG or JPEG, of a step, which may be long past."""
 
     def close(self) -> None:
         """Sends what is left, and marks the run as ended."""

@@ -41,7 +41,7 @@ class WandB:
 
     def images(self, step: int, images: Mapping[str, bytes]) -> None:
         shown = {name: wandb.Image(Image.open(io.BytesIO(png))) for name, png in images.items()}
-        self._run.log(shown, step=step)
+        self._run.log(shown, step=max(step, self._run.step))  # of a step that is past W&B would take nothing
 
     def close(self) -> None:
         self._run.finish()
