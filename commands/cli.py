@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from morphism.commands import own_data
 from morphism.commands.experiment_file import ExperimentParser, meant_field, misfit, overridden, suggest_field
 from morphism.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from morphism.evaluation.run import Run
 
-DATA = "Your data: a folder, or the file that describes it; which format it has is found out."
 RESUMED = str(Path(__file__).parent / "resumed.py")
 
 
@@ -34,7 +34,7 @@ class Command:
 
     def __init__(self, config: str = "", distributed: bool = False, trained: bool = False, data: bool = False):
         self.flags = flags.FlagValues()
-        self.data = self.string("data", None, DATA) if data else None
+        self.data = self.string("data", None, own_data.MEANING) if data else None
         self.config = ConfigFlag(self.flags) if config else None
         self._experiment_first = config == "first"
         if distributed:
@@ -105,12 +105,12 @@ class Command:
         return rest
 
     def find_data(self) -> None:
-        """Finds out what lies at --data, or at a config.data.source without a kind. Raises UserError as `recognise`."""
-        path = self.data.value if self.data else None
+        """Finds out what lies at --data, or at a config.data.source without a kind."""
+        path = self.data.value if self.data is not None else None
         if path and not self.config.given:
             raise UserError("--data needs --config, which says what to learn from it, or a --workdir that has a run")
         if self.config and self.config.given:
-            self.config.recognise(path)
+            own_data.find(self.config.value, self.config.overrides, path)
 
     def explained(self, error: flags.Error) -> str:
         """One line on a flag that is unknown or has no valid value."""
@@ -180,28 +180,6 @@ class ConfigFlag:
                 )
         with config.unlocked():
             config.update_from_flattened_dict(given)
-
-    def recognise(self, path: str | None) -> None:
-        """Makes the data at `path`, or at a config.data.source without its kind, that of the configuration.
-
-        With `path` the data's own splits take the place of the experiment's. Fields given on the command line stay.
-        Prints what was found. Raises UserError where that cannot be told.
-        """
-        from morphism.data import recognise, sources
-
-        config = self.value
-        if path and "data.source" in self.overrides:
-            raise UserError("--data and --config.data.source both say where the data is; leave out one")
-        if not path and not sources.is_path(config.data.source):
-            return
-        found = recognise.recognise(path or config.data.source)
-        print(f"data: {found.about}", file=sys.stderr)
-        fields = recognise.fields(found) if path else {"source": found.source}
-        kept = {name: value for name, value in fields.items() if f"data.{name}" not in self.overrides}
-        with config.unlocked():
-            config.data.update(kept)
-        if path and kept.get("val_fraction"):
-            print(f"data: {recognise.CUT}", file=sys.stderr)
 
     @property
     def value(self) -> ConfigDict:

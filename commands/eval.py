@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     if _SOURCE.value and _DATA.value:
         raise UserError("--source and --data both name other data; leave out one")
     run = COMMAND.open_trained(print)
-    other, own = _other()
+    other, own = _other(run)
     split = _SPLIT.value or own or run.config.data.val_split
     source = _load(run, split, other)
     drawn = np.isin(np.arange(len(source)), run.task.drawn(source) if _DRAW.value else ())
@@ -70,13 +70,16 @@ def main(argv: list[str]) -> None:
         _write(run, source, split, metrics, summary, kept)
 
 
-def _other() -> tuple[str, str]:
-    """The source in --source or --data, and for --data the split to evaluate on; "" where they are not given."""
+def _other(run: "Run") -> tuple[str, str]:
+    """The source in --source or --data, and for --data the split to evaluate on; "" where they are the run's own."""
     if not _DATA.value:
         return _SOURCE.value or "", ""
     from morphism.data import recognise, sources
 
     found = recognise.recognise(_DATA.value)
+    if found.source == run.config.data.source:  # evaluated on what the run held out
+        print(f"data: {found.about}; the run's own")
+        return "", ""
     named = [sources.validation(found.splits), "test", "train"]
     split = next((name for name in named if name in found.splits), found.splits[0])
     print(f"data: {found.about}; evaluated on {_SPLIT.value or split}")

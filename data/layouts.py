@@ -26,7 +26,8 @@ SPLITS = ("train", *VALIDATION, "test")
 SPELLINGS = {"training": "train", "testing": "test"}
 YEAR = re.compile(r"[_-]?20\d\d$")  # train2017
 MOST = 5_000  # entries of a folder that are looked at
-SAMPLE = 5  # files that are looked into
+SAMPLE = 5  # folders within one that are looked into
+PROBED = 50  # files that are looked for, or into
 DEPTH = 3  # folders within folders
 PARSED = 16 << 20  # bytes: larger JSON files are not parsed to see what they are
 
@@ -86,8 +87,8 @@ class Look:
 
     @cached_property
     def images(self) -> list[str]:
-        """The first SAMPLE images in the folder itself."""
-        return list(islice(filter(is_image, self.files), SAMPLE))
+        """The first PROBED images in the folder itself."""
+        return list(islice(filter(is_image, self.files), PROBED))
 
     def folder(self, *names: str) -> str:
         """The first of `names` that is a folder here, in this or any other case; "" if none is."""
@@ -98,10 +99,11 @@ class Look:
         return next((name for name in names if (self.path / name).is_file()), "") or _any_case(names, self.files)
 
     def beside(self, suffix: str) -> list[str]:
-        """Files with `suffix` here: those named like the first images, or else the first ones."""
+        """Files with `suffix` here: those named like the first images, then the first PROBED of all."""
         named = [os.path.splitext(image)[0] + suffix for image in self.images]
         found = [name for name in named if (self.path / name).is_file()]
-        return found or list(islice((name for name in self.files if name.lower().endswith(suffix)), SAMPLE))
+        others = islice((name for name in self.files if name.lower().endswith(suffix)), PROBED)
+        return list(dict.fromkeys([*found, *others]))
 
     def below(self, name: str) -> "Look":
         return Look(self.path / name)

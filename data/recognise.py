@@ -21,6 +21,7 @@ CUT = (
     f"(config.data.val_fraction={VAL_FRACTION})"
 )
 LIKELY = ("folder", "yolo")  # named where nothing of any layout is there
+SHOWN = 4  # of several datasets
 WITHIN = 50  # most folders that are searched for the dataset
 
 
@@ -58,7 +59,9 @@ def recognise(path: str) -> Found:
     if not fitting:
         fitting = _within(root)
         if len({match.path for match in fitting}) > 1:
-            raise UserError(f"{path}: holds several datasets; give one of them: {_listed(fitting)}")
+            several = list({match.path: match for match in reversed(fitting)}.values())[::-1]
+            more = f", or one of {len(several) - SHOWN:,} more" if len(several) > SHOWN else ""
+            raise UserError(f"{path}: holds several datasets; give one of them: {_listed(several[:SHOWN])}{more}")
     if not fitting:
         raise UserError(_refusal(root, matches))
     return _described(*fitting)
@@ -86,14 +89,14 @@ def _matches(root: Path) -> list[_Match]:
 
 
 def _within(root: Path) -> list[_Match]:
-    """The datasets in folders within `root`, those of the highest level that holds any; for each all that fits."""
-    level = [root]
+    """All that fits the datasets in folders within `root`; a dataset is not searched for others."""
+    level, found = [root], []
     for _ in range(DEPTH):
-        level = [folder / name for folder in level for name in Look(folder).folders][:WITHIN]
-        found = [match for folder in level for match in _matches(folder) if match.seen.whole]
-        if found:
-            return found
-    return []
+        folders = [folder / name for folder in level for name in Look(folder).folders][:WITHIN]
+        fitting = {folder: [match for match in _matches(folder) if match.seen.whole] for folder in folders}
+        found += [match for matches in fitting.values() for match in matches]
+        level = [folder for folder, matches in fitting.items() if not matches]
+    return found
 
 
 def _of_file(path: Path) -> tuple[_Match, ...]:
@@ -134,7 +137,12 @@ def _described(first: _Match, *others: _Match) -> Found:
 def _refusal(root: Path, matches: Sequence[_Match]) -> str:
     """Names the two layouts that are nearest: of which most is there, and least is lacking."""
     nearest = sorted(
-        matches, key=lambda match: (-len(match.seen.found), len(match.seen.missing), match.kind not in LIKELY)
+        matches,
+        key=lambda match: (
+            -len(match.seen.found),
+            not match.seen.found and match.kind not in LIKELY,
+            len(match.seen.missing),
+        ),
     )[:2]
     if not Look(root).entries:
         return f"{root}: is empty; put the data there, or correct the path"

@@ -53,7 +53,7 @@ def test_the_same_objects_in_every_layout_are_the_same_boxes(tmp_path, write, ki
         read |= objects(source)
         if outlined:  # pixels of rectangles with whole corners
             for index in range(len(source)):
-                sizes = [outlines.area(each, source.sizes[index]) for each in source.masks(index)]
+                sizes = [outlines.area(each, source.sizes[index].tolist()) for each in source.masks(index)]
                 boxes = source.annotations(index).boxes
                 assert sizes == np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).tolist()
     assert read == {name: [(label, *map(float, box)) for label, *box in held] for name, held in OBJECTS.items()}
@@ -233,7 +233,7 @@ def xml_without_images(root):
 
 
 def two_datasets(root):
-    layouts.kangaroo(root / "one")
+    layouts.kangaroo(root / "one" / "inner")
     layouts.labelimg(root / "two")
 
 
@@ -247,14 +247,17 @@ def two_json(root):
     ("write", "message"),
     [
         (empty, "is empty; put the data there"),
-        (loose_images, r"nearest are class folders \(found images in .*; lacks a folder per class, two or more.* and "),
+        (
+            loose_images,
+            r"nearest are class folders \(found images in .*; lacks a folder per class, two or more.* and YOLO \(",
+        ),
         (
             no_names,
             r"YOLO \(found images in images/train and .txt files with their labels; lacks data.yaml or classes.txt\)",
         ),
         (no_legend, r"masks of classes \(found train/images and train/masks; lacks classes.txt with a class's name"),
         (xml_without_images, r"Pascal VOC \(found Annotations/a.xml; lacks images next to it, or in images/"),
-        (two_datasets, "holds several datasets; give one of them: voc:.*one and voc:.*two"),
+        (two_datasets, "holds several datasets; give one of them: voc:.*two and voc:.*one/inner"),
         (two_json, r"COCO \(found one.json and two.json; lacks names with train or val"),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
@@ -311,3 +314,12 @@ def test_a_yolo_folder_that_is_copied_reads_the_same(tmp_path):
     shutil.copytree(root, tmp_path / "two")
     one, two = (opened(recognise(str(tmp_path / name)).source, "train") for name in ("one", "two"))
     assert objects(one) == objects(two)
+
+
+def test_an_image_without_objects_comes_first(tmp_path):
+    layouts.labelimg_yolo(tmp_path)
+    for index in range(9):
+        images(tmp_path, "a")
+        (tmp_path / "a.jpg").rename(tmp_path / f"Z{index}.jpg")
+        text(tmp_path / f"Z{index}.txt", "")
+    assert recognise(str(tmp_path)).source == f"yolo:{tmp_path}"
