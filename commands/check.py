@@ -126,10 +126,12 @@ def check(
             say(describe(f"{title} {each.split}", checked[-1].survey.report))
     seconds = time.monotonic() - started
     reports = {each.split: each.survey.report for each in checked}
+    read = {each.split for each in held}
     found = {
         "source": title,
         "about": about,
         "val_fraction": config.data.val_fraction,
+        "not read": [each for each in sources.splits(config.data) if not split and not given and each not in read],
         "splits": reports,
         "cannot be opened": lost,
         "missing": missing(reports),
@@ -154,13 +156,10 @@ def opened(config: ConfigDict, split: str, given: bool) -> list[Opened]:
     if given:
         wanted = dict.fromkeys((data.train_split, data.val_split, *(["test"] if "test" in available else [])))
         return _noted_once([_opened(data, each) for each in wanted])
-    usual = [each for each in ("train", sources.validation(available), "test") if each in available]
-    held = [_opened(data, each) for each in usual or available]
-    return [part for each in held for part in (_cut(each, data) if "val" not in map(_role, usual) else [each])]
-
-
-def _role(split: str) -> str:
-    return "val" if split in sources.VALIDATION else split
+    validation = sources.validation(available)
+    usual = [each for each in ("train", validation, "test") if each in available]
+    held = [_opened(data, each) for each in (usual if "train" in usual else available)]
+    return [part for each in held for part in ([each] if validation in usual else _cut(each, data))]
 
 
 def _cut(whole: Opened, data: ConfigDict) -> list[Opened]:

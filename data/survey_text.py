@@ -66,7 +66,7 @@ def common(found: dict[str, Any], root: str) -> str:
     root: the folder that names are shown from.
     """
     cut = f"val is cut from train: {found['val_fraction']:.0%} by the hash of names (config.data.val_fraction)"
-    lines = []
+    lines = [f"not read: {', '.join(found['not read'])} (--split reads it)"] if found["not read"] else []
     for split, names in found["missing"].items():
         if names:
             more = [f"and {len(names) - 2 * SHOWN:,} more"] if len(names) > 2 * SHOWN else []

@@ -157,6 +157,17 @@ def test_without_a_validation_split_both_parts_that_training_cuts_are_surveyed(t
     assert found["val_fraction"] == 0.1 and checked[1].source.files.tolist() == opened[1].files.tolist()
 
 
+def test_trainval_is_read_only_where_there_is_no_train(tmp_path):
+    lists = write_voc(tmp_path) / "ImageSets" / "Main"
+    (lists / "trainval.txt").write_text("a\nb\nc\n")
+    checked, found = check(f"voc:{tmp_path}", "", "", None, lambda *words: None)
+    assert [each.split for each in checked] == ["train", "val"] and found["not read"] == ["trainval"]
+    (lists / "train.txt").unlink()
+    (lists / "val.txt").rename(lists / "test.txt")
+    checked, found = check(f"voc:{tmp_path}", "", "", None, lambda *words: None)
+    assert [each.split for each in checked] == ["trainval", "test"] and found["not read"] == []
+
+
 def test_classes_that_a_split_lacks_and_boxes_that_training_shrinks_are_reported(tmp_path):
     write_coco(tmp_path)
     other = coco()
