@@ -67,4 +67,4 @@ def _declared(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)

@@ -35,7 +35,7 @@ def images_in(workdir):
     """The tags and steps of TensorBoard's images."""
     found = []
     for path in (workdir / "tensorboard").iterdir():
-        for _, event in events._records(path.read_bytes()):
+        for _, event in events.records(path.read_bytes()):
             for value in event.summary.value:
                 if value.HasField("image"):
                     width, height = Image.open(io.BytesIO(value.image.encoded_image_string)).size

@@ -185,6 +185,8 @@ def test_a_split_without_the_truths_of_a_part_reports_none(config, tmp_path):
         "ground/classes": np.zeros((2, 4, 4), np.uint8),
         "ground/true": np.ones((2, 4, 4), np.uint8),
         "ground/original_size": np.full((2, 2), 4),
+        "ground/loss": np.zeros(2, np.float32),
+        "ground/counted": np.full(2, 16, np.int32),
     }
     summary = task.summarise(task.update_metrics(metrics, rows))
     assert summary["objects/ap"] == -1 and summary["objects/examples"] == 0
