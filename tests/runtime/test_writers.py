@@ -11,6 +11,7 @@ import pytest
 from morphism.errors import UserError
 from morphism.runtime import events, writers
 from morphism.runtime.writer import Writer
+from morphism.runtime.writers import background
 from morphism.runtime.writers.background import Background, Opening
 
 RUN = ((1, {"train/loss": 1.0}), (4, {"train/loss": 0.25, "train/rate": 1.0}), (4, {"val/top1": 0.5}))
@@ -29,9 +30,7 @@ def write(workdir, name, resumed_at, records, config=None):
 def run(tmp_path, monkeypatch, capsys):
     """run(name): the workdir of a run that was killed at step 6 and resumed from 4; nothing was complained about."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "morphism.runtime.writers.background.CLOSING", 300
-    )  # a busy machine takes long to import these libraries
+    monkeypatch.setattr(background, "CLOSING", 300)  # a busy machine takes long to import these libraries
 
     def made(name):
         pytest.importorskip(name)
@@ -150,7 +149,7 @@ def test_a_service_that_does_not_answer_delays_nothing(tmp_path, monkeypatch):
 
     writer = Background("wandb", late, Opening(tmp_path, {}, said.append))
     writer.record(1, {"train/loss": 1.0})
-    monkeypatch.setattr("morphism.runtime.writers.background.CLOSING", 0.1)
+    monkeypatch.setattr(background, "CLOSING", 0.1)
     writer.close()
     (line,) = said
     assert line.startswith("wandb: did not take everything within 0.1 s; ")
