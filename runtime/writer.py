@@ -62,7 +62,7 @@ class Writer:
             board = each_writer.TENSORBOARD in writers
             self._boards = [TensorBoard(workdir / "tensorboard", stays, resumed_at)] if board else []
         opening = Opening(workdir, config or {}, self.say)
-        self._others = [each_writer.background(name, opening) for name in each_writer.EXTRA if name in writers]
+        self._others = [each_writer.in_thread(name, opening) for name in each_writer.EXTRA if name in writers]
         if sys.stderr.isatty():
             self._progress = _Bar(total=total_steps, initial=resumed_at, unit="step", dynamic_ncols=True)
 

@@ -27,7 +27,7 @@ def check_installed(writers: Collection[str]) -> None:
             )
 
 
-def background(name: str, opening: Opening) -> Background:
+def in_thread(name: str, opening: Opening) -> Background:
     """The writer `name`, one of EXTRA."""
 
     def open_sink() -> Sink:  # in the thread: importing the package alone takes seconds

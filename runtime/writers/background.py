@@ -76,12 +76,12 @@ class Background:
     def images(self, step: int, images: Mapping[str, bytes]) -> None:
         self._waiting.put(("images", step, dict(images)))
 
-    def close(self, timeout: float = CLOSING) -> None:
-        """Waits until all is sent, but no longer than `timeout` seconds."""
+    def close(self) -> None:
+        """Waits until all is sent, but no longer than CLOSING seconds."""
         self._waiting.put(None)
-        self._thread.join(timeout)
+        self._thread.join(CLOSING)
         if self._thread.is_alive():
-            self._report(f"did not take everything within {timeout:g} s")
+            self._report(f"did not take everything within {CLOSING:g} s")
 
     def _work(self) -> None:
         item, sink = self._waiting.get(), None
