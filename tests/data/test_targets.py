@@ -125,7 +125,7 @@ def test_a_target_is_a_file_and_one_of_single_objects_keeps_to_the_slots_of_the_
     (tmp_path / "order.py").write_text(
         "import numpy as np\n"
         "KEY, FIELDS, COUNTED, ODD = 'order', (), 'orders', 'odd orders'\n"
-        "IS_PLACED, OF_IMAGE_SIZE, IN_EVALUATION = True, False, True\n"
+        "IS_PLACED, OF_IMAGE_SIZE, IN_EVALUATION, OF_OBJECTS = True, False, True, True\n"
         "empty = lambda rows, shape, data: {'order': np.full((rows, data.max_boxes), -1, np.int32)}\n"
         "read = lambda record, size, source, index: 10 * np.arange(4)\n"
         "kept = lambda truth, window, objects: objects\n"
@@ -211,7 +211,7 @@ def test_a_target_from_outside_keeps_its_truth_and_is_in_the_fingerprint(view, t
     (tmp_path / "height.py").write_text(
         "from morphism.data.derived import column\n"
         "KEY, FIELDS, COUNTED, ODD = 'height', (), 'heights', 'odd heights'\n"
-        "IS_PLACED = OF_IMAGE_SIZE = IN_EVALUATION = False\n"
+        "IS_PLACED = OF_IMAGE_SIZE = IN_EVALUATION = OF_OBJECTS = False\n"
         "mapped = lambda truth, table: truth\n"
         "fingerprint = lambda source: column(source, 'heights').tobytes()\n"
         "empty = read = kept = train = evaluate = check = classes = draw = lambda *args: {}\n"
