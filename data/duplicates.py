@@ -39,9 +39,7 @@ def firsts(exact: UInt8[np.ndarray, "images 16"]) -> Int[np.ndarray, "images"]:
     """For each image the first one with the same pixels, itself if there is none before it."""
     if not len(exact):
         return np.zeros(0, np.int64)
-    _, first, which = np.unique(
-        exact.view([("", exact.dtype)] * exact.shape[1]), return_index=True, return_inverse=True
-    )
+    _, first, which = np.unique(exact.view([("", exact.dtype)] * exact.shape[1]), return_index=True, return_inverse=True)
     return first[which.ravel()].astype(np.int64)
 
 

@@ -183,9 +183,7 @@ def _pixel_shares(tally: Tally, classes: Sequence[str]) -> dict[str, float]:
     """The share of pixels of each class, and of ignored ones, of all."""
     total = max(1, int(tally.pixels.sum()))
     shares = {name: tally.pixels[index] / total for index, name in enumerate(classes)}
-    return {
-        name: round(float(share), 6) for name, share in (shares | {"(ignored)": tally.pixels[IGNORE] / total}).items()
-    }
+    return {name: round(float(share), 6) for name, share in (shares | {"(ignored)": tally.pixels[IGNORE] / total}).items()}
 
 
 def _survey_values(source: Source, odd: np.ndarray) -> str:

@@ -89,9 +89,7 @@ def _within(split: str, kinds: dict[str, list[list[str]]], root: str) -> list[st
             lines.append(f"copies in {split}, {kind}: {images:,} images in {_number(len(kinds[kind]), 'group')}")
             lines += _named([f" {sign} ".join(_short(_few(each), root)) for each in kinds[kind]])
     if kinds["annotations differ"]:
-        lines.append(
-            f"copies in {split} whose annotations differ: {_number(len(kinds['annotations differ']), 'group')}"
-        )
+        lines.append(f"copies in {split} whose annotations differ: {_number(len(kinds['annotations differ']), 'group')}")
         lines += _named([" = ".join(_short(_few(each), root)) for each in kinds["annotations differ"]])
     return lines
 

@@ -13,7 +13,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tqdm import tqdm
 
-from morphism.errors import NonFinite, UserError
+from morphism.errors import NonFinite, Unwritable
 from morphism.runtime import events
 from morphism.runtime.paths import AnyPath, is_local, write_bytes
 
@@ -91,7 +91,7 @@ class Writer:
         try:
             yield
         except OSError as error:
-            raise UserError(
+            raise Unwritable(
                 f"{self._workdir}: metrics not written ({error.strerror or error}); make room, then start the same "
                 "command again"
             ) from error

@@ -1,7 +1,7 @@
 """The space of a sweep: which fields of its configuration vary, and over which values.
 
-A space is a function `space(trial)` that asks `trial.suggest_float`, `suggest_int` and `suggest_categorical` for values,
-as in Optuna, and returns the fields that it sets: {"optimizer.learning_rate": 0.1}.
+A space is a function `space(trial)` that asks `trial.suggest_float`, `suggest_int` and `suggest_categorical` for
+values, as in Optuna, and returns the fields that it sets: {"optimizer.learning_rate": 0.1}.
 """
 
 import hashlib
@@ -135,7 +135,7 @@ def configured(base: ConfigDict, overrides: Mapping[str, Any], source: str = "th
             node = node[each] if isinstance(node, ConfigDict) and each in node else None
         if not isinstance(node, ConfigDict) or (last not in node and parents[-1:] != ["options"]):
             raise UserError(f"{source}: config.{name}: no such field{_meant(name, known)}")
-        before = node[last] if last in node else None
+        before = node.get(last)
         if isinstance(before, ConfigDict):
             raise UserError(f"{source}: config.{name}: a group of fields; set one of them")
         value = float(value) if isinstance(before, float) and type(value) is int else value

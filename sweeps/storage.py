@@ -16,7 +16,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from morphism.errors import UserError, one_line
-from morphism.sweeps.trials import Record, records, slots
+from morphism.sweeps.trials import Record, record, records, slots
 
 JOURNAL = "journal:///"
 BUSY_S = 60  # how long SQLite waits for other processes
@@ -24,7 +24,7 @@ TRIES = 5  # of opening a database that another process is making
 
 
 def open_storage(url: str) -> BaseStorage:
-    """The storage at `url`: sqlite:///FILE, postgresql://..., journal:///FILE. Raises UserError if it is unreachable."""
+    """The storage at `url`: sqlite:///FILE, postgresql://..., journal:///FILE. Raises UserError if out of reach."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if "://" not in url:
         raise UserError(
@@ -96,6 +96,9 @@ class Store:
 
     def slots(self) -> list[Record]:
         return slots(self.storage, self.study)
+
+    def record(self, key: int) -> Record:
+        return record(self.storage.get_trial(key))
 
     def add_slot(self, attributes: dict[str, Any] | None = None) -> int:
         """Adds a trial that waits to be sampled; returns its key."""

@@ -41,7 +41,7 @@ class Record:
     error: why it failed or was pruned, in one line.
     workdir: relative to the folder of the sweep.
     owner: the worker that runs it; beat: counts up while that worker lives.
-    deaths: how often a process ended while running it, since its last progress.
+    deaths: how often a process ended while running it at the same rung and checkpoint, which `deaths_at` names.
     key: its id in the storage.
     """
 
@@ -62,6 +62,7 @@ class Record:
     owner: str
     beat: int
     deaths: int
+    deaths_at: tuple[int, int]
     key: int
 
     @property
@@ -84,6 +85,7 @@ def record(trial: FrozenTrial) -> Record:
     attributes = trial.user_attrs
     plan = attributes.get(PLAN, {})
     values = dict(sorted(trial.intermediate_values.items()))
+    deaths = attributes.get(DEATHS, {"count": 0, "rung": 0, "step": 0})
     goal = attributes.get(GOAL, 0)
     state = STATES[trial.state]
     if state == "waiting" and plan and len(values) > goal:
@@ -105,6 +107,7 @@ def record(trial: FrozenTrial) -> Record:
         workdir=plan.get("workdir", ""),
         owner=attributes.get(OWNER, ""),
         beat=attributes.get(BEAT, 0),
-        deaths=attributes.get(DEATHS, 0),
+        deaths=deaths["count"],
+        deaths_at=(deaths["rung"], deaths["step"]),
         key=trial._trial_id,
     )

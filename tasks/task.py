@@ -293,6 +293,7 @@ class SingleTask(Annotating):
         return {}
 
 
+
 def lower_is_better(task: Task, metric: str) -> bool:
     """Whether the best value of a metric of the task's headline is the lowest."""
     return metric not in task.higher_is_better
