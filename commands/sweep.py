@@ -8,8 +8,8 @@
     python sweep.py --workdir runs/sweep [--trials 48]
 
 A space is a function of an Optuna trial that returns the fields it sets; without --space and --grid it is `space` in
-the experiment's file. --trials is how many there are in total. Trials are runs in <workdir>/trials. The same command goes
-on after any interruption; on other machines that see the workdir and the storage it adds workers.
+the experiment's file. --trials is how many there are in total. Trials are runs in <workdir>/trials. The same command
+goes on after any interruption; on other machines that see the workdir and the storage it adds workers.
 """
 
 import os
