@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     plan = _plan(folder, read_plan(folder) if (folder / "sweep.json").exists() else None)
     _check(plan)
     plan = begin_sweep(folder, plan)
-    store = open_store(_STORAGE.value or plan.storage, plan.name, plan.lower)
+    store = open_store(_url(plan), plan.name, plan.lower)
     stop, live = StopRequest(), Live(folder, plan, sys.stdout)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(130) if stop.agreed() else stop.request())
@@ -82,6 +82,9 @@ def main(argv: list[str]) -> None:
         print(f"stopped by a signal with {over} of {plan.trials} trials over; the same command goes on")
         return
     _show(trials, plan)
+    if not all(each.over for each in store.slots() if each.id or each.number < plan.trials):
+        print("the workers were asked to end before all trials were over; the same command goes on")
+        return
     if best_of(trials, plan.lower) is None:
         raise UserError(f"{folder}: no trial is complete; the lines above say why")
 
@@ -142,6 +145,13 @@ def _plan(folder: Path, before: Any) -> Any:
         disk=_bytes(_DISK.value) if _DISK.value is not None else before.disk if before else 0,
         tries=_TRIES.value if COMMAND.flags["tries"].present or not before else before.tries,
     )
+
+
+def _url(plan: Any) -> str:
+    """The storage's URL, with its password, which sweep.json leaves out."""
+    from morphism.sweeps.folder import STORAGE
+
+    return _STORAGE.value or os.environ.get(STORAGE) or plan.storage
 
 
 def _grid(given: Sequence[str], config: ConfigDict) -> dict[str, tuple[Any, ...]]:

@@ -110,6 +110,8 @@ class Pool:
             for each in self._processes:
                 each.ran |= any(is_of_process(trial.owner, each.process.pid) for trial in trials)
             self._processes = [each for process in self._processes if (each := self._alive(process, trials))]
+            if not self._processes:
+                trials = self._store.records()  # with what the last worker did before it ended
             show(trials, len(self._processes))
             if not self._processes:
                 return

@@ -130,7 +130,7 @@ class Worker:
                     return True
         except UserError as error:
             return self._over(trial, one_line(error), failed=True)
-        self._store.note(key, **{PLAN: {}})
+        self._store.note(key, **{PLAN: plan | {"id": f"same-as-{twin.number}", "workdir": ""}})
         return self._over(trial, f"the sampler found no point that differs from trial {twin.number}", failed=False)
 
     def _store_params(self, key: int) -> None:
