@@ -57,11 +57,13 @@ def main(argv: list[str]) -> None:
     from morphism.sweeps.folder import begin_sweep, read_plan
     from morphism.sweeps.live import Live, best_of
     from morphism.sweeps.local import Pool
-    from morphism.sweeps.storage import open_store
+    from morphism.sweeps.storage import open_storage, open_store
 
     folder = Path(_WORKDIR.value)
     plan = _plan(folder, read_plan(folder) if (folder / "sweep.json").exists() else None)
     _check(plan)
+    if _STORAGE.value:
+        open_storage(_STORAGE.value)  # before the folder is made
     plan = begin_sweep(folder, plan)
     store = open_store(_url(plan), plan.name, plan.lower)
     stop, live = StopRequest(), Live(folder, plan, sys.stdout)
@@ -113,7 +115,8 @@ def _plan(folder: Path, before: Any) -> Any:
     sampler = _SAMPLER.value or (before.sampler if before else "grid" if grid else "tpe")
     check_choice("--sampler", sampler, sampling.SAMPLERS)
     count = sampling.Sampler(sampler, 0, opened, lower=False).count
-    trials = _TRIALS.value or (before.trials if before else count)
+    known = before and (count is None or before.trials <= count)
+    trials = _TRIALS.value or (before.trials if known else count)
     if trials is None:
         raise UserError("--trials is missing; say how many there are in total, such as --trials 24")
     if count is not None and trials > count:
