@@ -39,6 +39,7 @@ _SEED = COMMAND.integer("sampler_seed", 0, "Seed of the sampler; that of the tri
 _PRUNER = COMMAND.string("pruner", "none", "none, median or asha: which trials go on after a rung.")
 _RUNGS = COMMAND.string("rungs", None, "Lengths after which trials pause, such as 1ep,3ep,9ep.")
 _ETA = COMMAND.integer("eta", 3, "asha: the best 1/eta of the trials at a rung go on.", 2)
+_SEEDS = COMMAND.integer("seeds", 1, "How often each point is trained, with config.seed and the numbers after it.", 1)
 _STORAGE = COMMAND.string("storage", None, "URL of Optuna's storage; sqlite:///<workdir>/sweep.db unless given.")
 _METRIC = COMMAND.string("metric", None, "What is compared: a metric of the evaluation; config.best unless given.")
 _DISK = COMMAND.string("disk", None, "Bound of all checkpoints together, such as 20GB; the worst trials' go first.")
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> None:
     stop, live = StopRequest(), Live(folder, plan, sys.stdout)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(130) if stop.agreed() else stop.request())
-    print(f"{plan.trials} trials in {folder}, {_WORKERS.value} worker(s), {plan.sampler}, pruner {plan.pruner}")
+    print(f"{plan.total} trials in {folder}, {_WORKERS.value} worker(s), {plan.sampler}, pruner {plan.pruner}")
     try:
         with Pool(folder, plan, store, _WORKERS.value) as pool:
             pool.watch(stop, live)
@@ -81,10 +82,10 @@ def main(argv: list[str]) -> None:
     trials = store.records()
     if stop.agreed():
         over = sum(each.over for each in trials)
-        print(f"stopped by a signal with {over} of {plan.trials} trials over; the same command goes on")
+        print(f"stopped by a signal with {over} of {plan.total} trials over; the same command goes on")
         return
     _show(trials, plan)
-    if not all(each.over for each in store.slots() if each.id or each.number < plan.trials):
+    if not all(each.over for each in store.slots() if each.id or each.number < plan.total):
         print("the workers were asked to end before all trials were over; the same command goes on")
         return
     if best_of(trials, plan.lower) is None:
@@ -131,6 +132,9 @@ def _plan(folder: Path, before: Any) -> Any:
         steps = before.rungs if before else rungs.default_rungs(config.duration, eta)
     if pruner == "none" and _RUNGS.value:
         raise UserError("--rungs is given, and --pruner none has no use for it; give --pruner asha or median")
+    seeds = _SEEDS.value if COMMAND.flags["seeds"].present or not before else before.seeds
+    if seeds > 1 and pruner != "none":
+        raise UserError("--seeds and --pruner are both given: rungs compare single trials; leave one out")
     return Plan(
         experiment=experiment,
         config=config,
@@ -144,6 +148,7 @@ def _plan(folder: Path, before: Any) -> Any:
         rungs=() if pruner == "none" else steps,
         eta=eta,
         trials=trials,
+        seeds=seeds,
         storage=_STORAGE.value or (before.storage if before else f"sqlite:///{folder.absolute()}/sweep.db"),
         disk=_bytes(_DISK.value) if _DISK.value is not None else before.disk if before else 0,
         tries=_TRIES.value if COMMAND.flags["tries"].present or not before else before.tries,

@@ -35,7 +35,8 @@ class Plan:
     metric: the name of a headline metric; lower: whether low values are good.
     sampler, sampler_seed: see sampling.py.
     pruner, rungs, eta: see rungs.py.
-    trials: how many there will be in total.
+    trials: how many points of the space there will be in total.
+    seeds: how often each point is trained, with config.seed and the numbers after it.
     storage: its URL, without a password.
     disk: bytes that checkpoints may use; 0: no bound.
     tries: how often a trial's process may end without progress before the trial counts as failed.
@@ -56,12 +57,18 @@ class Plan:
     storage: str
     disk: int = 0
     tries: int = 3
+    seeds: int = 1
     name: str = ""
     description: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def rules(self) -> Halving:
         return Halving(self.rungs, self.pruner, self.eta, self.lower)
+
+    @property
+    def total(self) -> int:
+        """How many trials there will be: those of a point follow one another."""
+        return self.trials * self.seeds
 
     def opened_space(self) -> Space:
         return load(self.space) if self.space else grid(self.grid)
@@ -153,7 +160,7 @@ def _difference(before: Plan, now: Plan) -> str:
             return f"{name} from {parameters.get(name, 'nothing')}, now it is from {others.get(name, 'nothing')}"
     if before.description["returns"] != now.description["returns"]:
         return f"a space {before.space or '--grid'} that made other overrides of the same values than it does now"
-    for name in ("metric", "lower", "sampler", "sampler_seed", "pruner", "rungs", "eta"):
+    for name in ("metric", "lower", "sampler", "sampler_seed", "pruner", "rungs", "eta", "seeds"):
         if getattr(before, name) != getattr(now, name):
             return f"{name}={getattr(before, name)!r}, now it is {getattr(now, name)!r}"
     if without_password(before.storage) != without_password(now.storage):

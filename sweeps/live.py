@@ -32,7 +32,7 @@ def summary(trials: Sequence[Record], plan: Plan, seconds_left: float | None) ->
     count = {state: sum(each.state == state for each in trials) for state in ("complete", "pruned", "failed")}
     flying = sum(each.state == "running" for each in trials)
     paused = sum(each.state in ("paused", "waiting") for each in trials)
-    words = [f"{sum(count.values())}/{plan.trials} trials over", f"{flying} running"]
+    words = [f"{sum(count.values())}/{plan.total} trials over", f"{flying} running"]
     words += [f"{paused} paused"] if paused else []
     words += [f"{number} {state}" for state, number in count.items() if number and state != "complete"]
     if best := best_of(trials, plan.lower):
@@ -82,7 +82,7 @@ class Live:
         self._erase()
         for each in new:
             print(ended(each, self._plan.metric), file=self._out)
-        line = summary(trials, self._plan, seconds_left(trials, self._plan.trials, workers))
+        line = summary(trials, self._plan, seconds_left(trials, self._plan.total, workers))
         if self._table:
             rows = [self._row(each) for each in trials if each.state == "running"]
             more = [f"... and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []

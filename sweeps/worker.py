@@ -14,14 +14,16 @@ Trials that differ only in hyper-parameters which change no shape share this pro
 import contextlib
 import os
 import signal
+import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from morphism.errors import Busy, Unwritable, UserError, one_line
 from morphism.runtime.stopping import StopRequest
@@ -71,7 +73,7 @@ class Worker:
 
     def _mine(self, slots: Sequence[Record]) -> list[Record]:
         """Those of `slots` that belong to the sweep: lowering --trials leaves sampled ones in it."""
-        return [each for each in slots if each.id or each.number < self._plan.trials]
+        return [each for each in slots if each.id or each.number < self._plan.total]
 
     def _next(self) -> Record | None:
         """A trial that is now this worker's, sampled and with its goal; None if there is nothing to do for now."""
@@ -84,14 +86,14 @@ class Worker:
             if trial.state == "waiting" and trial.id and claim(self._store, trial, self._me):
                 return self._ready(trial)
         sampled = [each for each in slots if each.id]
-        for trial in promotable(sampled, self._plan.trials, self._plan.rules):
+        for trial in promotable(sampled, self._plan.total, self._plan.rules):
             if claim(self._store, trial, self._me):
                 self._store.note(trial.key, **{GOAL: trial.rung})
                 return self._ready(trial)
         for trial in slots:
             if trial.state == "waiting" and not trial.id and claim(self._store, trial, self._me):
                 return self._ready(trial)
-        if len(slots) < self._plan.trials:
+        if len(slots) < self._plan.total:
             self._store.add_slot()
             return self._next()
         return None
@@ -109,29 +111,58 @@ class Worker:
 
     def _sample(self, trial: Record) -> bool:
         """Chooses the values of a trial, once: what is written as PLAN stays. False if the trial is then over."""
-        key, number = trial.key, trial.number
-
-        def history() -> list[FrozenTrial]:
-            found = self._store.storage.get_all_trials(self._store.study, deepcopy=False)
-            return [
-                each for each in sorted(found, key=lambda each: each.number) if each.number != number and each.params
-            ]
-
+        point, repeat = divmod(trial.number, self._plan.seeds)
+        if repeat:
+            return self._repeat(trial, point * self._plan.seeds, repeat)
         try:
             for attempt in range(ATTEMPTS):
-                draw, overrides = self._sampler.sample(number, history, attempt)
-                seed = overrides.get("seed", self._plan.config.seed)
-                rest = {name: value for name, value in overrides.items() if name != "seed"}
-                name = space.identity(rest, seed)
-                plan = {"id": name, "overrides": rest, "seed": seed, "params": draw.params}
-                self._store.note(key, **{PLAN: plan | {"workdir": f"trials/{name}"}})
-                twin = next((each for each in self._store.records() if each.id == name and each.number < number), None)
-                if twin is None:
-                    return True
+                draw, overrides = self._sampler.sample(point, lambda: self._history(trial.number), attempt)
+                plan = self._planned(draw.params, overrides, repeat=0)
+                if self._twin(trial, plan["id"]) is None:
+                    self._store.note(trial.key, **{PLAN: plan})
+                    if self._twin(trial, plan["id"]) is None:  # another worker may have sampled it meanwhile
+                        return True
         except UserError as error:
             return self._over(trial, one_line(error), failed=True)
-        self._store.note(key, **{PLAN: plan | {"id": f"same-as-{twin.number}", "workdir": ""}})
+        twin = self._twin(trial, plan["id"])
+        self._store.note(trial.key, **{PLAN: plan | {"id": f"same-as-{twin.number}", "workdir": ""}})
         return self._over(trial, f"the sampler found no point that differs from trial {twin.number}", failed=False)
+
+    def _twin(self, trial: Record, name: str) -> Record | None:
+        """The trial of a lower number that is called `name`."""
+        return next((each for each in self._store.records() if each.id == name and each.number < trial.number), None)
+
+    def _repeat(self, trial: Record, first: int, repeat: int) -> bool:
+        """Plans `trial` as the trial number `first` with another seed; False if that is over, or not sampled yet."""
+        found = next(each for each in self._store.slots() if each.number == first)
+        if not found.id and not found.over:
+            let_go(self._store, trial.key)
+            return False
+        if not found.workdir:
+            return self._over(trial, found.error, found.state == "failed")
+        overrides = dict(found.overrides) | {"seed": found.seed}
+        self._store.note(trial.key, **{PLAN: self._planned(found.params, overrides, repeat)})
+        return True
+
+    def _planned(self, params: Mapping[str, Any], overrides: Mapping[str, Any], repeat: int) -> dict[str, Any]:
+        seed = overrides.get("seed", self._plan.config.seed) + repeat
+        rest = {name: value for name, value in overrides.items() if name != "seed"}
+        name = space.identity(rest, seed)
+        return {"id": name, "overrides": rest, "seed": seed, "params": dict(params), "workdir": f"trials/{name}"}
+
+    def _history(self, number: int) -> list[FrozenTrial]:
+        """The trials that are sampled, one for each point, with the mean over its seeds as its value."""
+        trials = self._store.storage.get_all_trials(self._store.study, deepcopy=True)
+        sampled = sorted((each for each in trials if each.params), key=lambda each: each.number)
+        values: dict[int, list[float]] = {}
+        for each in sampled:
+            if each.state == TrialState.COMPLETE:
+                values.setdefault(each.number // self._plan.seeds, []).append(each.value)
+        firsts = [each for each in sampled if each.number % self._plan.seeds == 0 and each.number != number]
+        for each in firsts:
+            if each.state == TrialState.COMPLETE:
+                each.values = [statistics.fmean(values[each.number // self._plan.seeds])]
+        return firsts
 
     def _store_params(self, key: int) -> None:
         """Writes the values of a sampled trial as Optuna's parameters, those that are not there."""
@@ -195,7 +226,7 @@ class Worker:
     def tidy(self) -> None:
         """Prunes the trials that cannot be promoted any more, and keeps the checkpoints within their bound."""
         trials = self._store.records()
-        for trial, reason in hopeless(trials, self._plan.trials, self._plan.rules):
+        for trial, reason in hopeless(trials, self._plan.total, self._plan.rules):
             if claim(self._store, trial, self._me):
                 delete_checkpoints(self._folder / trial.workdir)
                 self._over(trial, reason, failed=False)
