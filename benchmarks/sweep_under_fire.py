@@ -4,7 +4,7 @@
         [--pruner none] [--output FILE.json]
 
 The trials are short runs on the embedded garments over optimiser, learning rate and weight decay (the quickstart's own
-space). SIGKILL comes at random times, in turn for a worker, for the sweep's own process, and for all of them at once;
+space). SIGKILL comes at random times, in turn for all processes at once, for a worker, and for the sweep's own process;
 where the sweep has died, the same command is started again. At the end every trial must have the state, the values, the
 overrides and the parameters (by digest) of the undisturbed sweep, and each must have been sampled once.
 With a pruner there is one worker: which trials are promoted depends on the order in which several finish.
@@ -28,7 +28,7 @@ from morphism.sweeps.folder import open_sweep
 from morphism.sweeps.trials import Record
 
 ROOT = Path(__file__).parent.parent
-TARGETS = ("worker", "sweep", "both")
+TARGETS = ("both", "worker", "sweep")
 
 
 def command(workdir: Path, options: argparse.Namespace) -> list[str]:
@@ -39,7 +39,7 @@ def command(workdir: Path, options: argparse.Namespace) -> list[str]:
         *(sys.executable, "sweep.py", "--config=experiments/quickstart.py"),
         *(f"--config.{each}" for each in small),
         *(f"--trials={options.trials}", f"--workers={options.workers}", f"--workdir={workdir}"),
-        *("--sampler=random", f"--pruner={options.pruner}", "--tries=99"),
+        *("--sampler=random", f"--pruner={options.pruner}", "--tries=99", f"--space={options.space}"),
     ]
 
 
@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="of the evaluation")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--pruner", default="none")
+    parser.add_argument("--space", default="experiments/quickstart.py:space")
     parser.add_argument("--pause", type=float, default=5.0, help="longest time from a step to a kill, in seconds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)

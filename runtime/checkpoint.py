@@ -124,7 +124,8 @@ class Checkpoints:
 
     def kept(self, steps: Sequence[int]) -> set[int]:
         """Those of the ascending `steps` that stay: the newest and the best."""
-        return {*steps[-self._keep :], self._best_of(steps)}
+        best = self._best_of(steps)
+        return {*steps[-self._keep :], *(() if best is None else (best,))}
 
     def _best_of(self, steps: Sequence[int]) -> int | None:
         scores = {step: found[self._best] for step in steps if (found := self._metrics.get(step)) and self._best}

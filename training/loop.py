@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from morphism.data.intensity import settle, with_fields
 from morphism.data.oddities import Oddities
 from morphism.data.pipeline import train_batches
-from morphism.errors import NonFinite
+from morphism.errors import NonFinite, UserError
 from morphism.evaluation.drawings import Evaluated, keeping
 from morphism.evaluation.loop import gather, predict, summarise
 from morphism.lengths import due, to_steps

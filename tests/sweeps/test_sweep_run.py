@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import random
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from morphism.errors import UserError
 from morphism.runtime.checkpoint import Checkpoints
 from morphism.runtime.digest import digest
-from morphism.sweeps import worker
 from morphism.sweeps.folder import Plan, begin_sweep, open_sweep, read_plan
+from morphism.sweeps.space import configured
 from morphism.sweeps.worker import work
 from morphism.training.loop import train
 
@@ -60,7 +61,7 @@ def test_paused_trials_are_promoted_to_the_bits_of_runs_that_never_paused(plan_o
         assert each.error.startswith("rank") == (each.state == "pruned")
 
     each = complete[0]
-    alone = worker.Worker(folder, plan, None, None)._config(each)
+    alone = configured(plan.config, {**each.overrides, "seed": each.seed})
     assert train(alone, tmp_path / "alone")["top1"] == each.value
     assert digest_of(tmp_path / "alone") == digest_of(folder / each.workdir)
 
@@ -134,13 +135,22 @@ def test_a_sweep_goes_on_only_as_it_began_and_may_get_longer(plan_of, config, tm
 
 
 def test_killed_again_and_again_it_ends_as_undisturbed(tmp_path, monkeypatch):
-    """A worker, the sweep and both are killed; the trials end with the same values and bits, each sampled once."""
+    """All processes are killed, then a worker; the same command ends with the values and bits of an undisturbed sweep.
+
+    That one runs in this process, on as many devices.
+    """
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("sweep_under_fire", ROOT / "benchmarks" / "sweep_under_fire.py")
     fire = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fire)
-    options = argparse.Namespace(trials=5, kills=3, steps=8, images=64, workers=1, pruner="none", pause=0.3, seed=1)
-    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
-    result = fire.run(tmp_path, options)
-    assert result["trials"] == 5 and result["different"] == [] and result["states"] == {"complete": 5}
-    assert [each["target"] for each in result["kills"]] == ["worker", "sweep", "both"]
+    (tmp_path / "space.py").write_text(SPACE)
+    options = argparse.Namespace(trials=4, kills=2, steps=8, images=64, workers=1, pruner="none", pause=0.3)
+    options.space = f"{tmp_path}/space.py:space"
+    hits = fire.strike(tmp_path / "shot", options, random.Random(0))
+    assert [each["target"] for each in hits] == ["both", "worker"]
+    plan = read_plan(tmp_path / "shot")
+    begin_sweep(tmp_path / "alone", Plan(**vars(plan) | {"storage": f"sqlite:///{tmp_path}/alone/sweep.db"}))
+    work(tmp_path / "alone")
+    expected = fire.outcome(tmp_path / "alone")
+    assert [each[2] for each in expected] == ["complete"] * 4 and all(each[-1] for each in expected)
+    assert fire.outcome(tmp_path / "shot") == expected

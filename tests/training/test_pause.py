@@ -23,8 +23,6 @@ def outcome(workdir, config):
 def test_a_paused_run_ends_with_the_bits_of_one_that_never_paused(config, tmp_path):
     """It pauses at an evaluation, at a step between two, and at one that has neither evaluation nor checkpoint."""
     config.eval_every, config.checkpoint_every = "4", "2"
-    config.optimizer.name, config.ema.decay = "adam", 0.9
-    config.optimizer.learning_rate = 0.01
     config.data.val_split = "val[:100]"
     whole = train(config, tmp_path / "whole")
     found = [advance(config, tmp_path / "paused", until=step) for step in (3, 4, 7, "7", 8)]
