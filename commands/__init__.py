@@ -8,6 +8,7 @@ from morphism.errors import did_you_mean
 
 COMMANDS = {
     "train": "trains an experiment, or continues a run",
+    "sweep": "trains many trials of an experiment over a space of its fields",
     "eval": "evaluates a run, or other trained weights",
     "predict": "predicts what images show",
     "report": "one HTML file about one or several runs",
