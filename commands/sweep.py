@@ -85,6 +85,7 @@ def main(argv: list[str]) -> None:
         print(f"stopped by a signal with {over} of {plan.total} trials over; the same command goes on")
         return
     _show(trials, plan)
+    _write_tables(folder, trials, plan)
     if not all(each.over for each in store.slots() if each.id or each.number < plan.total):
         print("the workers were asked to end before all trials were over; the same command goes on")
         return
@@ -228,3 +229,18 @@ def _show(trials: Sequence[Any], plan: Any) -> None:
     for each in ranked[:TOP]:
         print(f"{plan.metric} {each.value:.4f}  trial {each.number:<4} {in_words(each)}  {each.workdir}")
     print(summary(trials, plan, None))
+
+
+def _write_tables(folder: Path, trials: Sequence[Any], plan: Any) -> None:
+    """Writes table.md, table.csv and table.tex; prints the first if points were repeated."""
+    from morphism.runtime.paths import write_text
+    from morphism.sweeps import tables
+
+    table = tables.of_sweep(trials, plan.metric, plan.lower)
+    if not table.rows:
+        return
+    for format, suffix in tables.FORMATS.items():
+        write_text(folder / f"table.{suffix}", tables.render(table, format))
+    if plan.seeds > 1:
+        print(tables.render(table, "markdown"), end="")
+    print(f"{folder}/table.md, .csv and .tex; morphism table {folder} --baseline NAME compares with one row")

@@ -44,7 +44,9 @@ def test_the_interval_of_five_values_is_that_of_all_their_resamples():
 
 def test_better_is_said_only_where_the_interval_excludes_0_and_in_the_direction_of_the_metric():
     baseline = of(0.5, 0.6, 0.55, 0.7, 0.65)
-    above = {seed: value + gain for (seed, value), gain in zip(baseline.items(), (0.1, 0.12, 0.09, 0.11, 0.1))}
+    above = {
+        seed: value + gain for (seed, value), gain in zip(baseline.items(), (0.1, 0.12, 0.09, 0.11, 0.1), strict=True)
+    }
     found = compare(above, baseline, lower=False)
     assert found.verdict == "better" and found.wins == 1 and 0.09 <= found.low < found.difference < found.high <= 0.12
     assert compare(above, baseline, lower=True).verdict == "worse" and compare(above, baseline, lower=True).wins == 0
