@@ -33,7 +33,9 @@ class Axis:
             return [(self.at(name), name) for name in self.names]
         if self.low == self.high:
             return [(0.5, written(self.low))]
-        return [(share, f"{self._value(share):.3g}") for share in (0, 0.25, 0.5, 0.75, 1)]
+        whole = isinstance(self.low, int) and self.high - self.low > 10
+        shares = (0, 0.25, 0.5, 0.75, 1)
+        return [(share, f"{self._value(share):.0f}" if whole else f"{self._value(share):.3g}") for share in shares]
 
     def _value(self, share: float) -> float:
         value = self._bent(self.low) + share * (self._bent(self.high) - self._bent(self.low))
