@@ -49,6 +49,7 @@ def main() -> None:
     config.duration = str(options.steps)
     config.eval_every = config.checkpoint_every = config.log_every = "0"
     config.plots = False
+    config.schedule.warmup = "5"
     config.data.update(image_size=12, resize_size=12, train_crop="random_resized", val_split="val[:200]")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
