@@ -13,6 +13,14 @@ class NonFinite(UserError):
     """A number in training, evaluation or prediction is not finite."""
 
 
+class Unwritable(UserError):
+    """The disk refuses: what was to be written is not at fault, and can be tried again."""
+
+
+class Busy(UserError):
+    """Another process holds what this one needs."""
+
+
 def one_line(message: object) -> str:
     """`message` on one line. Control characters, as names in files may have, are escaped."""
     text = " ".join(str(message).split())

@@ -8,9 +8,11 @@ from morphism.errors import did_you_mean
 
 COMMANDS = {
     "train": "trains an experiment, or continues a run",
+    "sweep": "trains many trials of an experiment over a space of its fields",
     "eval": "evaluates a run, or other trained weights",
     "predict": "predicts what images show",
-    "report": "one HTML file about one or several runs",
+    "report": "one HTML file about one or several runs, or about a sweep",
+    "table": "results over seeds, of a sweep or of runs, as a paper prints them",
     "check": "reads the whole of a data source and reports what is in it",
     "prepare": "prepares a TensorFlow Datasets dataset",
     "summary": "layers, parameters and multiply-accumulates of a model",

@@ -161,13 +161,13 @@ def misfit(config: ConfigDict, path: str, text: str) -> str:
     if path not in fields:  # an option of an architecture, or a config that get_base did not make
         return ""
     try:
-        check_field(path, fields[path], _written(text, fields[path].default))
+        check_field(path, fields[path], written(text, fields[path].default))
     except UserError as error:
         return str(error)
     return ""
 
 
-def _written(text: str, like: Any) -> Any:
+def written(text: str, like: Any) -> Any:
     """The value of `text` in a field whose values have the type of `like`."""
     if isinstance(like, str):
         return text

@@ -1,13 +1,16 @@
-"""Writes one HTML file about one or several runs, which needs no network and nothing beside it.
+"""Writes one HTML file about one or several runs, or about a sweep, which needs no network and nothing beside it.
 
     morphism report runs/a runs/b [--output report.html] [--split val]
+    morphism report runs/sweep [--output report.html]
 
 Learning curves, evaluations, kinds of errors, confusion down to its images, best and worst images, classes, precision
 and recall, cost, and the configurations side by side. What `morphism eval` has written is shown, so evaluate the runs
 first; with --draw for the curves of precision and recall. What is missing is named in the file and on the terminal.
+Of a sweep: ranking, parallel coordinates, slices, importances, learning curves, and why trials were pruned or failed.
 """
 
 import sys
+from pathlib import Path
 
 from morphism.commands import cli
 from morphism.errors import UserError
@@ -24,6 +27,15 @@ def main(argv: list[str]) -> None:
     from morphism.evaluation.report.reading import RunFiles, read_run
     from morphism.runtime.paths import folder, write_text
 
+    if any((Path(each) / "sweep.json").exists() for each in argv[1:]):
+        from morphism.sweeps.report import sweep_page
+
+        if len(argv) > 2 or _SPLIT.value:
+            raise UserError("a report is about one sweep, or about runs; name the sweep alone, without --split")
+        text = sweep_page(argv[1])
+        write_text(folder(_OUTPUT.value), text, "name a file that can be written as --output")
+        print(f"the sweep {argv[1]} in {_OUTPUT.value}, {len(text) / 1e6:.1f} MB; open it in a browser")
+        return
     runs: list[RunFiles] = []
     for where in argv[1:]:
         try:

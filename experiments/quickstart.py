@@ -5,6 +5,7 @@
     python train.py --config experiments/quickstart.py:detection --workdir runs/quickstart_detection
     python train.py --config experiments/quickstart.py:segmentation --workdir runs/quickstart_segmentation
     python train.py --config experiments/quickstart.py:panoptic --workdir runs/quickstart_panoptic
+    python sweep.py --config experiments/quickstart.py --trials 24 --workers 2 --workdir runs/sweep
 
 A residual network that classifies garments; `detection`: a YOLOX of half the width of yolox_s, which finds garments in
 scenes; `segmentation`: a narrow U-Net of two stages, which classifies the pixels of scenes; `panoptic`: that YOLOX with
@@ -88,6 +89,15 @@ def _panoptic() -> ConfigDict:
     config.schedule.update(name="cosine", warmup="200")
     config.ema.update(decay=0.998, ramp="100")
     return config
+
+
+def space(trial):
+    """What `morphism sweep` tries: the optimiser, its learning rate and the weight decay."""
+    return {
+        "optimizer.name": trial.suggest_categorical("optimizer", ("sgd", "momentum", "rmsprop", "adagrad", "adam")),
+        "optimizer.learning_rate": trial.suggest_float("learning_rate", 1e-3, 1.0, log=True),
+        "optimizer.weight_decay": trial.suggest_float("weight_decay", 1e-5, 1e-2, log=True),
+    }
 
 
 VARIANTS = {

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from morphism import tasks
-from morphism.errors import UserError, did_you_mean
+from morphism.errors import Unwritable, UserError, did_you_mean
 from morphism.runtime.digest import by_path
 from morphism.runtime.integrity import METRICS, check_steps, check_whole
 from morphism.runtime.paths import AnyPath, is_local, read_json, write_json
@@ -105,7 +105,7 @@ class Checkpoints:
                 ) from error
             disk = next((reason for reason in map(os.strerror, DISK) if reason in text), "")
             remedy = "make room, or make the folder writable, and start" if disk else "start"
-            raise UserError(
+            raise Unwritable(
                 f"{self.folder}: a checkpoint could not be written ({disk or text[:200]}); the earlier ones are whole: "
                 f"{remedy} the same command again"
             ) from error
@@ -124,7 +124,8 @@ class Checkpoints:
 
     def kept(self, steps: Sequence[int]) -> set[int]:
         """Those of the ascending `steps` that stay: the newest and the best."""
-        return {*steps[-self._keep :], self._best_of(steps)}
+        best = self._best_of(steps)
+        return {*steps[-self._keep :], *(() if best is None else (best,))}
 
     def _best_of(self, steps: Sequence[int]) -> int | None:
         scores = {step: found[self._best] for step in steps if (found := self._metrics.get(step)) and self._best}

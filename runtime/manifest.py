@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from morphism.data.fingerprint import Fingerprint, changed, own_records
 from morphism.data.intensity import with_fields
 from morphism.data.records import Source
-from morphism.errors import UserError
+from morphism.errors import Busy, Unwritable, UserError
 from morphism.experiments.base import completed
 from morphism.runtime.paths import AnyPath, is_local, read_json, write_json
 from morphism.runtime.resume import changes
@@ -34,13 +34,13 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 def claimed(workdir: AnyPath) -> Iterator[None]:
     """Locks the workdir for this run. A store such as gs:// has no locks: there only the folder is made.
 
-    Raises UserError if another process holds the lock, or if the workdir cannot be written.
+    Raises Busy if another process holds the lock, and Unwritable if the workdir cannot be written.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / "lock").open("a+") if is_local(workdir) else None
     except OSError as error:
-        raise UserError(
+        raise Unwritable(
             f"{workdir}: cannot be written ({error.strerror or error}); choose another --workdir"
         ) from error
     if lock is None:
@@ -51,7 +51,7 @@ def claimed(workdir: AnyPath) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system however this process ends
         except OSError as error:
             lock.seek(0)
-            raise UserError(
+            raise Busy(
                 f"{workdir}: {lock.read() or 'another process'} is training here; wait for it, stop it, or choose "
                 "another --workdir"
             ) from error

@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from morphism.errors import UserError
+from morphism.errors import Unwritable, UserError
 
 AnyPath = Path | epath.Path
 REMEDY = "make room and start the same command again"
@@ -78,7 +78,7 @@ def write_bytes(path: AnyPath, content: bytes, remedy: str = REMEDY) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
+        raise Unwritable(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
 
 
 def write_files(into: AnyPath, files: Iterable[tuple[str, bytes]], remedy: str = REMEDY) -> None:
@@ -87,7 +87,7 @@ def write_files(into: AnyPath, files: Iterable[tuple[str, bytes]], remedy: str =
         try:
             into.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{into}: cannot be made ({error.strerror or error}); {remedy}") from error
+            raise Unwritable(f"{into}: cannot be made ({error.strerror or error}); {remedy}") from error
         write_bytes(into / name, content, remedy)
 
 

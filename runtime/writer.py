@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from morphism.errors import NonFinite, UserError
+from morphism.errors import NonFinite, Unwritable
 from morphism.runtime import events
 from morphism.runtime import writers as each_writer
 from morphism.runtime.paths import AnyPath, is_local, write_bytes
@@ -115,7 +115,7 @@ class Writer:
         try:
             yield
         except OSError as error:
-            raise UserError(
+            raise Unwritable(
                 f"{self._workdir}: metrics not written ({error.strerror or error}); make room, then start the same "
                 "command again"
             ) from error

@@ -18,6 +18,7 @@ LEVELS = (
     ("weights",),
     ("evaluation",),
     ("training",),
+    ("sweeps",),
     ("commands",),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,10 +13,10 @@ from ml_collections import ConfigDict
 from morphism.data.intensity import settle, with_fields
 from morphism.data.oddities import Oddities
 from morphism.data.pipeline import train_batches
-from morphism.errors import NonFinite
+from morphism.errors import NonFinite, UserError
 from morphism.evaluation.drawings import Evaluated, keeping
 from morphism.evaluation.loop import gather, predict, summarise
-from morphism.lengths import due
+from morphism.lengths import due, to_steps
 from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints, best_by
 from morphism.runtime.manifest import claim_intensity, claimed, read_intensity
@@ -41,10 +41,26 @@ SHOWN = 3  # metrics of each part of a task that a line shows
 LOOK = 50  # steps at most between two checks for stop requests and for values that are not finite
 
 
+class Progress(NamedTuple):
+    """How far a training has come.
+
+    step: the last step that was done.
+    metrics: of the last evaluation; {} if there was none.
+    over: whether the training has ended, by its length or by early stopping.
+    paused: whether it has come to `until`, with the metrics of that step. Neither: it was stopped.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    over: bool = False
+    paused: bool = False
+
+
 def train(
     config: ConfigDict,
     workdir: AnyPath | str,
     *,
+    until: int | str | None = None,
     stop: StopRequest | None = None,
     started: float | None = None,
     command: Sequence[str] = (),
@@ -57,6 +73,9 @@ def train(
     Args:
       config: the whole configuration, locked or not; it is not changed.
       workdir: the folder of the run; it is made if it does not exist.
+      until: pauses after this step, or length such as "3ep", of the whole schedule: evaluates, saves and returns.
+        Another call goes on, and ends with the bits of a run that never paused. An evaluation that the run would not
+        have had without the pause is only returned: metrics, best checkpoint and early stopping do not see it.
       stop: asked after every step; once a stop is requested, the run saves and returns.
       started: when the caller started, in seconds of time.time(), for the report of the first step.
       command: the command line, for the manifest; empty if Python code calls this.
@@ -66,6 +85,21 @@ def train(
 
     Raises UserError for bad input, if possible before anything is built.
     """
+    given = {"until": until, "stop": stop, "started": started, "command": command, "profile": profile}
+    return advance(config, workdir, **given).metrics
+
+
+def advance(
+    config: ConfigDict,
+    workdir: AnyPath | str,
+    *,
+    until: int | str | None = None,
+    stop: StopRequest | None = None,
+    started: float | None = None,
+    command: Sequence[str] = (),
+    profile: Span | None = None,
+) -> Progress:
+    """What `train` does, with the same arguments; returns how far it has come."""
     started, stop = started or time.time(), stop or StopRequest()
     workdir = folder(workdir) if isinstance(workdir, str) else workdir
     main = jax.process_index() == 0
@@ -74,6 +108,7 @@ def train(
     parts = build(config, found.data)
     if profile:
         profile.check(0, parts.lengths.total)
+    pause = pause_of(until, parts)
     weights = found.weights or opened(config, parts.shapes.variables, workdir)
     check_shared(workdir)
     with (
@@ -109,9 +144,21 @@ def train(
                 started=started,
                 profiler=profiler,
                 meter=Meter(config.batch_size, clock, parts.peak),
+                pause=pause,
                 judged=recorded(workdir, judge_of(config), beginning.step + (not beginning.owed)),
             )
             return loop.run(beginning)
+
+
+def pause_of(until: int | str | None, parts: Parts) -> int:
+    """The step after which to pause; the last step if there is no pause. Raises UserError unless it is positive."""
+    if until is None:
+        return parts.lengths.total
+    epoch = len(parts.data.train) / parts.config.batch_size
+    step = to_steps(str(until), epoch, "until")
+    if step < 1:
+        raise UserError(f"until is {until!r}, which is before the first step; give 1 or more steps, or epochs")
+    return min(step, parts.lengths.total)
 
 
 def introduce(parts: Parts, workdir: AnyPath, beginning: Beginning, writer: Writer) -> None:
@@ -155,11 +202,16 @@ class Loop:
         profiler: Profiler,
         meter: Meter,
         judged: Sequence[float] = (),
+        pause: int = 0,
     ):
-        """`config` is the `settled` configuration of `parts`; `judged` the past values of its `judge_of`."""
+        """`config` is the `settled` configuration of `parts`; `judged` the past values of its `judge_of`.
+
+        `pause` is the step after which to return; 0: the last.
+        """
         self._config, self._parts, self._started = config, parts, started
         self._checkpoints, self._writer, self._drawer, self._stop = checkpoints, writer, drawer, stop
         self._profiler, self._meter, self._judged = profiler, meter, list(judged)
+        self._pause = pause or parts.lengths.total
         self._flops: dict[tuple[int, ...], int] = {}  # of a step, by the shape of its images
         self._spent = {"start": 0.0, "evaluation": 0.0, "saving": 0.0}  # seconds
         self._saves = parts.lengths.checkpoint > 0
@@ -167,20 +219,24 @@ class Loop:
         self._odd = Oddities(parts.data.train, writer.say)
         self._val_odd = Oddities(parts.data.val, writer.say, self._odd.said)
 
-    def run(self, beginning: Beginning) -> dict[str, float]:
-        """Continues after `beginning`; returns the metrics of the last evaluation."""
+    def run(self, beginning: Beginning) -> Progress:
+        """Continues after `beginning`, until the pause or the end."""
         self._stop.ready()
-        results = self._checkpoints.metrics(beginning.step) or {}
+        step, total = beginning.step, self._parts.lengths.total
+        results: dict[str, float] = self._checkpoints.metrics(step) or {}
         if beginning.owed:
-            results = self._evaluate(beginning.step, beginning.state)
+            results = self._evaluate(step, beginning.state)
             if results is None:
-                self._report_stop(beginning.step, saved=True, evaluated=False)
-                return {}
-        if self._is_over(beginning.step):
-            return results
+                self._report_stop(step, saved=True, evaluated=False)
+                return Progress(step, {})
+        if self._is_over(step) or step == total:
+            return Progress(step, results, over=True)
+        if step >= self._pause:
+            return self._paused(step, beginning.state, results)
         meter = self._meter
         for step, state, evaluating, stopping in self._steps(beginning):
-            saving = self._saves and (evaluating or stopping or due(step, self._parts.lengths.checkpoint))
+            pausing = step == self._pause and step < total
+            saving = pausing or (self._saves and (evaluating or stopping or due(step, self._parts.lengths.checkpoint)))
             if stopping or evaluating or saving or due(step, self._parts.lengths.log):
                 self._log(step, meter.close(step))
             elif due(step, self._look):
@@ -197,13 +253,26 @@ class Loop:
                 meter.restart_clock()
             if stopping or (evaluating and found is None):
                 self._report_stop(step, saved=saving, evaluated=not evaluating)
-                break
-            over = evaluating and found is not None and self._is_over(step)
-            if over or step == self._parts.lengths.total:
+                return Progress(step, results)
+            over = evaluating and self._is_over(step)
+            if over or step == total:
                 self._writer.say(where_time_went(step - beginning.step, time.time() - self._started, self._spent))
             if over:
-                break
-        return results
+                return Progress(step, results, over=True)
+            if pausing:
+                return self._paused(step, state, found or {})
+        return Progress(step, results, over=True)
+
+    def _paused(self, step: int, state: TrainState, results: dict[str, float]) -> Progress:
+        """Ends at the pause, with the metrics of its step: `results`, or of an evaluation that is not recorded."""
+        results = results or self._judge(step, state)
+        if not results:
+            self._report_stop(step, saved=True, evaluated=False)
+            return Progress(step, {})
+        self._odd.report()
+        self._drawer.curves()
+        self._writer.say(f"paused after step {step} of {self._parts.lengths.total}, saved")
+        return Progress(step, results, paused=True)
 
     def _is_over(self, step: int) -> bool:
         """Whether to stop early after the evaluation of `step`, since the last ones brought nothing better; says so."""
@@ -295,6 +364,28 @@ class Loop:
 
     def _evaluate(self, step: int, state: TrainState) -> dict[str, float] | None:
         """Evaluates on the validation split, and records the task's headline metrics; None if stopped before."""
+        found = self._evaluated(step, state)
+        if found is None:
+            return None
+        config, results = self._config, headline(found)
+        self._writer.record(step, {f"val/{key}": value for key, value in results.items()})
+        if judge := judge_of(config).removeprefix("val/"):
+            self._judged.append(results[judge])
+        if self._saves or step == self._pause < self._parts.lengths.total:
+            self._checkpoints.add_metrics(step, results)
+        self._say(step, found, results)
+        self._drawer.evaluation(step, config.data.val_split, found)
+        return results
+
+    def _judge(self, step: int, state: TrainState) -> dict[str, float]:
+        """The headline metrics at a pause, which are not recorded; {} if stopped before."""
+        found = self._evaluated(step, state)
+        results = headline(found) if found else {}
+        if found:
+            self._say(step, found, results)
+        return results
+
+    def _evaluated(self, step: int, state: TrainState) -> Evaluated | None:
         parts, config, programs, val = self._parts, self._config, self._parts.programs, self._parts.data.val
         batches = predict(programs.eval_step, eval_variables(state), val, config, parts.mesh, self._val_odd)
         task, kept = programs.task, []
@@ -305,18 +396,12 @@ class Loop:
             return None
         except NonFinite as error:
             raise NonFiniteLoss(f"step {step}: {error}. {REMEDY}") from error
-        results = {key: summary[key] for key in task.headline}
-        self._writer.record(step, {f"val/{key}": value for key, value in results.items()})
-        if judge := judge_of(config).removeprefix("val/"):
-            self._judged.append(results[judge])
-        if self._saves:
-            self._checkpoints.add_metrics(step, results)
-        table = task.table(summary)  # without metrics of classes that the split lacks
+        return Evaluated(task, val, config.data, task.class_names(parts.data.train), metrics, summary, kept)
+
+    def _say(self, step: int, found: Evaluated, results: dict[str, float]) -> None:
+        table = found.task.table(found.summary)  # without metrics of classes that the split lacks
         shown = in_line({key: value for key, value in results.items() if key in table})
-        self._writer.say(f"step {step}/{parts.lengths.total}  {config.data.val_split}: {shown}")
-        evaluated = Evaluated(task, val, config.data, task.class_names(parts.data.train), metrics, summary, kept)
-        self._drawer.evaluation(step, config.data.val_split, evaluated)
-        return results
+        self._writer.say(f"step {step}/{self._parts.lengths.total}  {self._config.data.val_split}: {shown}")
 
     def _report_stop(self, step: int, saved: bool, evaluated: bool) -> None:
         self._odd.report()
@@ -324,6 +409,11 @@ class Loop:
         goes_on = f"the same command goes on from step {step}" + ("" if evaluated else ", with its evaluation")
         done = f"saved; {goes_on}" if saved else "nothing saved"
         self._writer.say(f"stopped {self._stop.reason} after step {step} of {self._parts.lengths.total}, {done}")
+
+
+def headline(found: Evaluated) -> dict[str, float]:
+    """The metrics that are recorded."""
+    return {key: found.summary[key] for key in found.task.headline}
 
 
 def judge_of(config: ConfigDict) -> str:

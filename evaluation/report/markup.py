@@ -22,7 +22,9 @@ def tag(name: str, /, *children: Child, **attributes: str | int | bool | None) -
 
     Control characters of texts, which names of files may have, are escaped as in errors.
     """
-    written = "".join(_attribute(key, value) for key, value in attributes.items() if value not in (None, False))
+    written = "".join(
+        _attribute(key, value) for key, value in attributes.items() if value is not None and value is not False
+    )
     if name in VOID:
         return Html(f"<{name}{written}>")
     return Html(f"<{name}{written}>{joined(*children)}</{name}>")

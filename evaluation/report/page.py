@@ -41,12 +41,14 @@ def page(runs: Sequence[RunFiles], split: str | None = None) -> str:
         "runs": [{"name": run.name, "letter": letter(index)} for index, run in enumerate(runs)],
         "charts": [*curve_data, *precision_data],
     }
-    return _document("Runs: " + ", ".join(run.name for run in runs), content, data)
+    return document("Runs: " + ", ".join(run.name for run in runs), content, data)
 
 
-def _document(heading: str, content: Html, data: dict[str, Any]) -> str:
+def document(heading: str, content: Html, data: dict[str, Any], more_style: str = "", more_script: str = "") -> str:
+    """A page of `content` with the report's style and script, and those given after them; `data` is for report.js."""
     files = resources.files("morphism.evaluation.report")
     style, script = (files.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    style, script = style + more_style, script + more_script
     policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
     head = tag(
         "head",

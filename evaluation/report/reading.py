@@ -76,13 +76,14 @@ def read_run(where: str) -> RunFiles:
         classes=optional("classes.json", list | dict, []),
         records={split: each["records"] for split, each in data.items() if type(each) is dict and "records" in each},
         starts=[each for each in optional("manifest.json", list, []) if type(each) is dict],
-        metrics=_metrics(path / "metrics.jsonl", notes),
+        metrics=read_metrics(path / "metrics.jsonl", notes),
         evaluations=_evaluations(path, notes),
         notes=notes,
     )
 
 
-def _metrics(path: AnyPath, notes: list[str]) -> list[dict[str, Any]]:
+def read_metrics(path: AnyPath, notes: list[str]) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, by step; what is missing or broken is added to `notes`."""
     lines, broken = _json_lines(path, lambda line: type(line.get("step")) is int)
     if not lines:
         notes.append(f"{path}: no line yet; a training writes one every config.log_every")

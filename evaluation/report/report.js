@@ -162,7 +162,7 @@
         const rows = [...body.rows].sort((a, b) => {
           const [left, right] = [key(a, column), key(b, column)];
           if (column && (left === "" || right === "")) return (left === "") - (right === "");  // the unknown last
-          const order = column ? Number(left) - Number(right) : left.localeCompare(right);
+          const order = column ? Number(left) - Number(right) : left.localeCompare(right, "en", { numeric: true });
           return falling ? -order : order;
         });
         body.append(...rows);

@@ -1,0 +1,246 @@
+"""Trains many trials of an experiment over a space of its fields, or continues the sweep in its workdir.
+
+    python sweep.py --config experiments/quickstart.py --trials 24 --workers 2 --workdir runs/sweep
+    python sweep.py --config experiments/quickstart.py --space my_space.py:space --trials 50 --workdir runs/mine
+    python sweep.py --config experiments/quickstart.py --grid optimizer.learning_rate=0.05,0.1,0.2 \
+        --grid optimizer.name=momentum,adam --workdir runs/grid
+    python sweep.py --config experiments/quickstart.py --trials 81 --pruner asha --rungs 1ep,3ep,9ep --workdir runs/asha
+    python sweep.py --workdir runs/sweep [--trials 48]
+
+A space is a function of an Optuna trial that returns the fields it sets; without --space and --grid it is `space` in
+the experiment's file. --trials is how many there are in total. Trials are runs in <workdir>/trials. The same command
+goes on after any interruption; on other machines that see the workdir and the storage it adds workers.
+"""
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from morphism.commands import cli
+from morphism.commands.experiment_file import misfit, split_variant, written
+from morphism.errors import UserError, check_choice, did_you_mean
+from morphism.experiments.base import declared
+
+COMMAND = cli.Command(config="flag", data=True)
+_WORKDIR = COMMAND.string("workdir", None, "Folder of the sweep.")
+_SPACE = COMMAND.string("space", None, "FILE.py:function that maps an Optuna trial to fields and their values.")
+_GRID = flags.DEFINE_multi_string("grid", [], "FIELD=VALUE,VALUE,...; several are combined.", flag_values=COMMAND.flags)
+_TRIALS = COMMAND.integer("trials", None, "Trials in total; of a grid, all of its points unless given.", 1)
+_WORKERS = COMMAND.integer("workers", 1, "Processes of this machine that run trials, each on devices of its own.", 1)
+_SAMPLER = COMMAND.string("sampler", None, "tpe (of a space), grid (of --grid), random or qmc.")
+_SEED = COMMAND.integer("sampler_seed", 0, "Seed of the sampler; that of the trials is config.seed.", 0)
+_PRUNER = COMMAND.string("pruner", "none", "none, median or asha: which trials go on after a rung.")
+_RUNGS = COMMAND.string("rungs", None, "Lengths after which trials pause, such as 1ep,3ep,9ep.")
+_ETA = COMMAND.integer("eta", 3, "asha: the best 1/eta of the trials at a rung go on.", 2)
+_SEEDS = COMMAND.integer("seeds", 1, "How often each point is trained, with config.seed and the numbers after it.", 1)
+_STORAGE = COMMAND.string("storage", None, "URL of Optuna's storage; sqlite:///<workdir>/sweep.db unless given.")
+_METRIC = COMMAND.string("metric", None, "What is compared: a metric of the evaluation; config.best unless given.")
+_DISK = COMMAND.string("disk", None, "Bound of all checkpoints together, such as 20GB; the worst trials' go first.")
+_TRIES = COMMAND.integer("tries", 3, "How often a trial's process may die without progress before the trial fails.", 1)
+
+UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+TOP = 10  # trials of the final ranking
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}; values are given as --config.field=value")
+    if not _WORKDIR.value:
+        raise UserError("--workdir is missing; name a folder for the sweep, such as runs/sweep")
+    from morphism.runtime.stopping import StopRequest
+    from morphism.sweeps.folder import begin_sweep, read_plan
+    from morphism.sweeps.live import Live, best_of
+    from morphism.sweeps.local import Pool
+    from morphism.sweeps.storage import open_storage, open_store
+
+    folder = Path(_WORKDIR.value)
+    plan = _plan(folder, read_plan(folder) if (folder / "sweep.json").exists() else None)
+    _check(plan)
+    if _STORAGE.value:
+        open_storage(_STORAGE.value)  # before the folder is made
+    plan = begin_sweep(folder, plan)
+    store = open_store(_url(plan), plan.name, plan.lower)
+    stop, live = StopRequest(), Live(folder, plan, sys.stdout)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(130) if stop.agreed() else stop.request())
+    print(f"{plan.total} trials in {folder}, {_WORKERS.value} worker(s), {plan.sampler}, pruner {plan.pruner}")
+    try:
+        with Pool(folder, plan, store, _WORKERS.value) as pool:
+            pool.watch(stop, live)
+            live.close()
+            if stop.agreed():
+                print("stopping: the workers save their trials", flush=True)
+    finally:
+        live.close()
+    trials = store.records()
+    if stop.agreed():
+        over = sum(each.over for each in trials)
+        print(f"stopped by a signal with {over} of {plan.total} trials over; the same command goes on")
+        return
+    _show(trials, plan)
+    _write_tables(folder, trials, plan)
+    if not all(each.over for each in store.slots() if each.id or each.number < plan.total):
+        print("the workers were asked to end before all trials were over; the same command goes on")
+        return
+    if best_of(trials, plan.lower) is None:
+        raise UserError(f"{folder}: no trial is complete; the lines above say why")
+
+
+def _plan(folder: Path, before: Any) -> Any:
+    """What the flags describe; what they leave out is as in `before`, the plan of the sweep that goes on."""
+    from morphism import tasks
+    from morphism.sweeps import rungs, sampling, space
+    from morphism.sweeps.folder import Plan
+    from morphism.tasks.task import lower_is_better
+
+    flag = COMMAND.flags["config"]
+    given = COMMAND.config.given
+    if not given and before is None:
+        raise UserError("--config is missing; give an experiment, such as --config experiments/quickstart.py")
+    config = COMMAND.config.value if given else before.config
+    experiment = config_flags.get_config_filename(flag) if given else before.experiment
+    task = tasks.of(config)
+    metric = _METRIC.value or (before.metric if before else config.best or task.headline[0])
+    check_choice("--metric", metric, task.headline)
+    if _SPACE.value and _GRID.value:
+        raise UserError("--space and --grid are both given; leave one out")
+    grid = _grid(_GRID.value, config) if _GRID.value else before.grid if before and not _SPACE.value else {}
+    source = _SPACE.value or ("" if grid else before.space if before else f"{split_variant(experiment)[0]}:space")
+    opened = space.grid(grid) if grid else space.load(source)
+    sampler = _SAMPLER.value or (before.sampler if before else "grid" if grid else "tpe")
+    check_choice("--sampler", sampler, sampling.SAMPLERS)
+    count = sampling.Sampler(sampler, 0, opened, lower=False).count
+    known = before and (count is None or before.trials <= count)
+    trials = _TRIALS.value or (before.trials if known else count)
+    if trials is None:
+        raise UserError("--trials is missing; say how many there are in total, such as --trials 24")
+    if count is not None and trials > count:
+        raise UserError(f"--trials is {trials}, and the grid has {count} points; give at most that, or leave it out")
+    kept = before if before and not COMMAND.flags["pruner"].present else None
+    pruner = kept.pruner if kept else _PRUNER.value
+    check_choice("--pruner", pruner, rungs.PRUNERS)
+    eta = _ETA.value if COMMAND.flags["eta"].present or not before else before.eta
+    if _RUNGS.value is not None:
+        steps = tuple(each.strip() for each in _RUNGS.value.split(",") if each.strip())
+    else:
+        steps = before.rungs if before else rungs.default_rungs(config.duration, eta)
+    if pruner == "none" and _RUNGS.value:
+        raise UserError("--rungs is given, and --pruner none has no use for it; give --pruner asha or median")
+    seeds = _SEEDS.value if COMMAND.flags["seeds"].present or not before else before.seeds
+    if seeds > 1 and pruner != "none":
+        raise UserError("--seeds and --pruner are both given: rungs compare single trials; leave one out")
+    return Plan(
+        experiment=experiment,
+        config=config,
+        space="" if grid else source,
+        grid=grid,
+        metric=metric,
+        lower=lower_is_better(task, metric),
+        sampler=sampler,
+        sampler_seed=_SEED.value if COMMAND.flags["sampler_seed"].present or not before else before.sampler_seed,
+        pruner=pruner,
+        rungs=() if pruner == "none" else steps,
+        eta=eta,
+        trials=trials,
+        seeds=seeds,
+        storage=_STORAGE.value or (before.storage if before else f"sqlite:///{folder.absolute()}/sweep.db"),
+        disk=_bytes(_DISK.value) if _DISK.value is not None else before.disk if before else 0,
+        tries=_TRIES.value if COMMAND.flags["tries"].present or not before else before.tries,
+    )
+
+
+def _url(plan: Any) -> str:
+    """The storage's URL, with its password, which sweep.json leaves out."""
+    from morphism.sweeps.folder import STORAGE
+
+    return _STORAGE.value or os.environ.get(STORAGE) or plan.storage
+
+
+def _grid(given: Sequence[str], config: ConfigDict) -> dict[str, tuple[Any, ...]]:
+    """Field -> values, checked as --config.field=value is. Raises UserError for one that does not exist."""
+    found: dict[str, tuple[Any, ...]] = {}
+    fields = declared(config)
+    for each in given:
+        name, equals, text = each.partition("=")
+        name = name.removeprefix("config.")
+        if not equals:
+            raise UserError(f"--grid {each}: no values; write --grid {name}=VALUE,VALUE")
+        if name in found:
+            raise UserError(f"--grid {name} is given twice; give all values at once: --grid {name}=VALUE,VALUE")
+        words = _split(text)
+        option = name.rpartition(".")[0].endswith("options")
+        if name not in fields and not option:
+            raise UserError(f"--grid: config.{name}: no such field{did_you_mean(name, fields)}")
+        for word in words:
+            if wrong := misfit(config, name, word):
+                raise UserError(f"--grid: {wrong}")
+        found[name] = tuple(written(word, fields[name].default if name in fields else None) for word in words)
+    return found
+
+
+def _split(text: str) -> list[str]:
+    """The values between the commas of `text` that are in no brackets."""
+    words, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            words.append("")
+        else:
+            words[-1] += letter
+    return [word.strip() for word in words if word.strip()]
+
+
+def _check(plan: Any) -> None:
+    """Raises UserError for what would fail in every trial: fields of the space, rungs, a metric without truths."""
+    from morphism.sweeps import rungs, sampling, space
+    from morphism.training.build import load
+
+    opened = plan.opened_space()
+    _, overrides = sampling.Sampler("random", plan.sampler_seed, opened, plan.lower).sample(0, list)
+    space.configured(plan.config, overrides, opened.source)
+    if not plan.rungs:
+        return
+    units = {rungs.split_length(each, "--rungs")[1] for each in (*plan.rungs, plan.config.duration)}
+    epoch = len(load(plan.config).train) / plan.config.batch_size if len(units) > 1 else None
+    rungs.check_rungs(plan.rungs, plan.config.duration, epoch)
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", text.strip().upper())
+    if not match or float(match[1]) <= 0:
+        raise UserError(f"--disk is {text!r}; give a size, such as 20GB or 500MB")
+    unit = match[2] if not match[2] or match[2].endswith("B") else match[2] + "B"
+    return int(float(match[1]) * UNITS[unit])
+
+
+def _show(trials: Sequence[Any], plan: Any) -> None:
+    """The best trials, and how many of each state there are."""
+    from morphism.sweeps.live import in_words, summary
+
+    complete = [each for each in trials if each.state == "complete"]
+    ranked = sorted(complete, key=lambda each: (each.value if plan.lower else -each.value, each.number))
+    for each in ranked[:TOP]:
+        print(f"{plan.metric} {each.value:.4f}  trial {each.number:<4} {in_words(each)}  {each.workdir}")
+    print(summary(trials, plan, None))
+
+
+def _write_tables(folder: Path, trials: Sequence[Any], plan: Any) -> None:
+    """Writes table.md, table.csv and table.tex; prints the first if points were repeated."""
+    from morphism.runtime.paths import write_text
+    from morphism.sweeps import tables
+
+    table = tables.of_sweep(trials, plan.metric, plan.lower)
+    if not table.rows:
+        return
+    for format, suffix in tables.FORMATS.items():
+        write_text(folder / f"table.{suffix}", tables.render(table, format))
+    if plan.seeds > 1:
+        print(tables.render(table, "markdown"), end="")
+    print(f"{folder}/table.md, .csv and .tex; morphism table {folder} --baseline NAME compares with one row")
