@@ -31,7 +31,8 @@ def main(argv: list[str]) -> None:
     own = dict(os.environ)
     os.environ["JAX_PLATFORMS"] = "cpu"  # here only files are read; the rerun is a process with devices of its own
     from morphism.runtime.paths import folder
-    from morphism.training import reproduce
+    from morphism.runtime.surroundings import ROOT, code_sha256
+    from morphism.training import reproduce, rerun
 
     workdir = folder(argv[1].rstrip("/"))
     into = folder(_INTO.value or f"{workdir}-reproduced")
@@ -40,15 +41,16 @@ def main(argv: list[str]) -> None:
 
         reproduce.write_lock(folder(_LOCK.value), read_starts(workdir)[-1])
         say(f"{_LOCK.value}: the versions of the run; pip install -r {_LOCK.value} in a new environment has them")
+    reproduce.check_fresh(into)
     original, notes = reproduce.read_original(workdir, _SOURCE.value)
     start, revision = original.start, ""
-    if _WORKTREE.value and start.get("code_sha256") != reproduce.code_sha256(reproduce.ROOT):
+    if _WORKTREE.value and start.get("code_sha256") != code_sha256(ROOT):
         revision = start.get("git_revision", "").removesuffix(reproduce.DIRTY)
         if not revision:
             raise UserError(f"{workdir}: its manifest has no revision, so leave out --worktree")
-    variables = reproduce.environment(start, own)
-    with reproduce.on_cores(start.get("cores")), reproduce.code_of(revision) as code:
-        now = reproduce.probed(variables, code)
+    variables = rerun.environment(start, own)
+    with rerun.on_cores(start.get("cores")), rerun.code_of(revision) as code:
+        now = rerun.probed(variables, code)
         if revision:
             now["git_revision"] = start["git_revision"]
         same, lines = reproduce.differences(start, now)
@@ -60,7 +62,7 @@ def main(argv: list[str]) -> None:
         for line in [*lines, *notes]:
             say(line)
         reproduce.prepare(original, into)
-        reproduce.rerun(original, into, variables, code)
+        rerun.rerun(into, original.last, variables, code)
     equal, lines = reproduce.compared(workdir, into, until=original.last, lenient=not original.ended)
     say("\n".join(lines))
     say(f"first: {workdir}; second: {into}")

@@ -137,7 +137,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def number(value: Any) -> str:
-    """A number in as many digits as tell it from every other; "–" where there is none."""
+    """A number in as many digits as tell it from every other; a dash where there is none."""
     return "–" if value is None else repr(value)
 
 

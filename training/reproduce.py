@@ -1,14 +1,7 @@
 """Trains what a workdir describes again, with all that its manifest records, and compares the two runs."""
 
-import json
 import os
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -21,13 +14,11 @@ from morphism.evaluation.compare import arrays_parting, flattened, metrics_parti
 from morphism.evaluation.report.reading import read_run
 from morphism.runtime.checkpoint import Checkpoints
 from morphism.runtime.digest import by_path
-from morphism.runtime.manifest import data_changed, read_classes, read_config, read_starts, with_tuples
+from morphism.runtime.manifest import data_changed, has_steps, read_classes, read_config, read_starts, with_tuples
 from morphism.runtime.paths import AnyPath, read_json, write_json, write_text
-from morphism.runtime.surroundings import ROOT, chosen, code_sha256
 from morphism.training.build import lengths_of
 from morphism.training.meter import TIMED
 
-PROBE = "import json; from morphism.runtime.surroundings import surroundings as s; print(json.dumps(s()))"
 KEPT = 10  # checkpoints that a rerun keeps which is stopped where the run ended early
 # What a rerun sets itself from what the manifest says of platform and devices.
 SET = ("environment.JAX_PLATFORMS", "environment.JAX_NUM_CPU_DEVICES")
@@ -63,10 +54,10 @@ def read_original(workdir: AnyPath, source: str | None) -> tuple[Original, list[
     """
     starts, stored = read_starts(workdir), read_json(workdir / "config.json", dict)
     config = read_config(workdir).copy_and_resolve_references()
-    with Checkpoints(workdir) as checkpoints:
-        steps = checkpoints.steps()
-    if not steps:
+    if not has_steps(workdir):
         raise UserError(f"{workdir}: no checkpoint to compare with; first run morphism train --workdir {workdir}")
+    with Checkpoints(workdir) as checkpoints:
+        newest = checkpoints.latest() or 0
     if starts[-1].get("processes", 1) > 1:
         raise UserError(
             f"{workdir}: trained by {starts[-1]['processes']} processes, which one command cannot start; copy its "
@@ -78,7 +69,7 @@ def read_original(workdir: AnyPath, source: str | None) -> tuple[Original, list[
             config.data.source = stored["data"]["source"] = source
     notes = _file_notes(starts, stored)
     lengths, data_notes = _check_data(workdir, config, starts[-1].get("folder", ""))
-    last = max(steps[-1], *(line["step"] for line in read_run(str(workdir)).metrics), 0)
+    last = max(newest, *(line["step"] for line in read_run(str(workdir)).metrics), 0)
     return Original(workdir, config, stored, starts, last, last >= lengths), notes + data_notes
 
 
@@ -87,13 +78,8 @@ def _file_notes(starts: Sequence[Mapping[str, Any]], stored: Mapping[str, Any]) 
     if starts[-1].get("seed", stored["seed"]) != stored["seed"]:
         notes.append(f"seed: {starts[-1]['seed']} in manifest.json, {stored['seed']} in config.json, which counts")
     if len(starts) > 1:
-        changed = [
-            name
-            for name in _compared(starts[-1])
-            if any(
-                _compared(each).get(name, value) != value for each in starts for value in [_compared(starts[-1])[name]]
-            )
-        ]
+        newest, earlier = _compared(starts[-1]), [_compared(each) for each in starts[:-1]]
+        changed = [name for name, value in newest.items() if any(each.get(name, value) != value for each in earlier)]
         differ = f"; the starts differ in {', '.join(changed)}, and the newest counts" if changed else ""
         notes.append(f"started {len(starts)} times, and the rerun goes through without a stop{differ}")
     return notes
@@ -107,8 +93,7 @@ def _check_data(workdir: AnyPath, config: ConfigDict, started_in: str) -> tuple[
     except UserError as error:
         where = f" (the run was started in {started_in})" if started_in not in ("", os.getcwd()) else ""
         raise UserError(f"{error}{where}; restore the data, or say where it is now with --source KIND:PATH") from error
-    classes, now = read_classes(workdir), with_tuples(task.class_names(found[data.train_split]))
-    if with_tuples(json.loads(json.dumps(now))) != classes:
+    if with_tuples(task.class_names(found[data.train_split])) != read_classes(workdir):
         raise UserError(
             f"{workdir}: the data now has other classes than classes.json; restore the data, or say where the run's "
             "data is with --source KIND:PATH"
@@ -130,7 +115,7 @@ def _compared(start: Mapping[str, Any]) -> dict[str, Any]:
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The names in which two starts are the same, and a line for each in which they differ.
 
-    What an earlier version did not record is neither. A revision with the same code is the same.
+    What an earlier version did not record is named in a line. Another revision with the same code is the same.
     """
     before, after = _compared(then), _compared(now)
     if before.get("code_sha256", "") == after.get("code_sha256"):
@@ -143,6 +128,9 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[s
             same.append(name)
         else:
             lines.append(f"{name}: {_shown(before.get(name))} then, {_shown(after.get(name))} here")
+    unknown = [name for name in now if name not in then]
+    if unknown:
+        lines.append(f"not in the manifest, so not compared: {', '.join(unknown)}")
     return same, lines
 
 
@@ -158,89 +146,33 @@ def lock_text(start: Mapping[str, Any]) -> str:
     return python + "".join(f"{name}=={version}\n" for name, version in sorted(start["packages"].items()))
 
 
-def environment(start: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, str]:
-    """The variables with which to start the rerun: `own`, with those of `start` on which its numbers depend."""
-    found = {name: value for name, value in own.items() if name not in chosen(own)}
-    found |= start.get("environment", chosen(own))
-    if start.get("platform") == "cpu":
-        found.setdefault("JAX_PLATFORMS", "cpu")
-        if "host_platform_device_count" not in found.get("XLA_FLAGS", ""):
-            found.setdefault("JAX_NUM_CPU_DEVICES", str(len(start["devices"])))
-    return found
+def compared(first: AnyPath, other: AnyPath, until: int | None = None, lenient: bool = False) -> tuple[bool, list[str]]:
+    """Whether two runs are equal to the bit, up to the step `until`; and lines for a person.
 
-
-@contextmanager
-def on_cores(number: int | None) -> Iterator[None]:
-    """Lets this process, and those that it starts, run on `number` cores, or on all where there are no more."""
-    if number is None or not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(before)[:number])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-@contextmanager
-def code_of(revision: str) -> Iterator[Path]:
-    """A folder from which `import morphism` is the code of `revision`, or this code if that is "".
-
-    Raises UserError if this is no git checkout, or if it lacks the revision.
+    `lenient`: whether one of them may have log lines that the other lacks. So it is where a run was continued.
     """
-    with ExitStack() as after:
-        above = Path(after.enter_context(tempfile.TemporaryDirectory(prefix="morphism-")))
-        if not revision:
-            (above / "morphism").symlink_to(ROOT, target_is_directory=True)
-        else:
-            if _git("rev-parse", "--show-prefix") != "":
-                raise UserError(f"{ROOT}: no git checkout; clone the repository, or leave out --worktree")
-            if _git("cat-file", "-t", revision) != "commit":
-                raise UserError(
-                    f"{ROOT}: has no revision {revision}; run git fetch --all there, or leave out --worktree"
-                )
-            if _git("worktree", "add", "--detach", str(above / "morphism"), revision) is None:
-                raise UserError(
-                    f"{ROOT}: git worktree add failed; run git worktree prune there, or leave out --worktree"
-                )
-            after.callback(_git, "worktree", "remove", "--force", str(above / "morphism"))
-            if not (above / "morphism" / "__main__.py").exists():
-                raise UserError(f"{revision} has no command morphism yet; leave out --worktree")
-        yield above
+    runs = [read_run(str(each)) for each in (first, other)]
+    lines = [[line for line in run.metrics if until is None or line["step"] <= until] for run in runs]
+    metrics = metrics_parting(*lines, TIMED)
+    lenient = lenient or any(len(run.starts) > 1 for run in runs)
+    arrays = {}
+    if has_steps(first) and has_steps(other):
+        with Checkpoints(first) as a, Checkpoints(other) as b:
+            common = sorted(set(a.steps()) & set(b.steps()))
+            arrays = {step: arrays_parting(by_path(a.read(step)), by_path(b.read(step))) for step in common}
+    equal, found = verdict(metrics, arrays, lenient)
+    weights = [run.starts[0].get("init_sha256") if run.starts else None for run in runs]
+    return equal, found + ["init_from: they started from other weights"] * (weights[0] != weights[1])
 
 
-def _git(*arguments: str) -> str | None:
-    """What git prints; None if it fails."""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return None if done.returncode else done.stdout.strip()
-
-
-def probed(variables: Mapping[str, str], code: Path) -> dict[str, Any]:
-    """The surroundings of a process that is started as the rerun will be. Raises UserError if JAX fails there."""
-    with code_of("") as own:
-        done = subprocess.run(
-            [sys.executable, "-c", PROBE],
-            env={**variables, "PYTHONPATH": str(own)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"JAX cannot start as it did for the run ({reason}); use a machine with such devices")
-    facts = json.loads(done.stdout.splitlines()[-1])
-    checkout = (code / "morphism").resolve()
-    return facts if checkout == ROOT.resolve() else facts | {"code_sha256": code_sha256(checkout)}
+def check_fresh(into: AnyPath) -> None:
+    """Raises UserError if `into` holds anything."""
+    if into.exists() and (not into.is_dir() or any(into.iterdir())):
+        raise UserError(f"{into}: exists already; name a new folder with --into")
 
 
 def prepare(original: Original, into: AnyPath) -> None:
-    """Writes the run's configuration to the fresh workdir `into`. Raises UserError if that holds anything."""
-    if into.exists() and (not into.is_dir() or any(into.iterdir())):
-        raise UserError(f"{into}: exists already; name a new folder with --into")
+    """Writes the run's configuration to the fresh workdir `into`. Raises UserError if it cannot be written."""
     fields: dict[str, Any] = {"plots": False, "writers": []}  # they change no number
     if not original.ended:
         fields["keep"] = max(original.stored["keep"], KEPT)
@@ -252,55 +184,6 @@ def prepare(original: Original, into: AnyPath) -> None:
         ) from error
     config = original.stored | {name: value for name, value in fields.items() if name in original.stored}
     write_json(into / "config.json", config)
-
-
-def rerun(original: Original, into: AnyPath, variables: Mapping[str, str], code: Path) -> None:
-    """Trains in a process of its own, until the run's last step. Raises UserError if the training fails."""
-    path = os.pathsep.join([str(code), *([variables["PYTHONPATH"]] if variables.get("PYTHONPATH") else [])])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "morphism", "train", "--workdir", str(into)], env={**variables, "PYTHONPATH": path}
-    )
-    stopping = False
-    try:
-        while process.poll() is None:
-            with_timeout(process)
-            if not stopping and last_step(into) > original.last:
-                process.send_signal(signal.SIGTERM)  # it finishes the step, and saves
-                stopping = True
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.wait()
-    if process.returncode:
-        raise UserError(f"the training of {into} ended with status {process.returncode}; its own error is above")
-
-
-def with_timeout(process: subprocess.Popen) -> None:
-    """Waits for the end of a process, a second at most."""
-    try:
-        process.wait(1)
-    except subprocess.TimeoutExpired:
-        return
-
-
-def last_step(workdir: AnyPath) -> int:
-    """The last step in metrics.jsonl; 0 before there is one."""
-    return max((line["step"] for line in read_run(str(workdir)).metrics), default=0)
-
-
-def compared(first: AnyPath, other: AnyPath, until: int | None = None, lenient: bool = False) -> tuple[bool, list[str]]:
-    """Whether two runs are equal to the bit, up to the step `until`; and lines for a person.
-
-    `lenient`: whether one of them may have log lines that the other lacks. So it is where a run was continued.
-    """
-    runs = [read_run(str(each)) for each in (first, other)]
-    lines = [[line for line in run.metrics if until is None or line["step"] <= until] for run in runs]
-    metrics = metrics_parting(*lines, TIMED)
-    lenient = lenient or any(len(run.starts) > 1 for run in runs)
-    with Checkpoints(first) as a, Checkpoints(other) as b:
-        common = sorted(set(a.steps()) & set(b.steps()))
-        arrays = {step: arrays_parting(by_path(a.read(step)), by_path(b.read(step))) for step in common}
-    return verdict(metrics, arrays, lenient)
 
 
 def write_lock(path: AnyPath, start: Mapping[str, Any]) -> None:
