@@ -34,7 +34,10 @@ def text(found: dict[str, Any]) -> str:
 
     runs, blocks = found["runs"], []
     for title, what in (("config", "configuration"), ("surroundings", "code, versions, devices"), ("data", "data")):
-        rows = [[name, *map(_cell, values)] for name, values in found[title].items()]
+        rows = [
+            [name, *(_cell(value, 12 if "sha256" in name else 44) for value in values)]
+            for name, values in found[title].items()
+        ]
         blocks.append([f"{what}: the same"] if not rows else aligned([[what, *runs], *rows]))
     curves = [f"{name} and {runs[0]}: {line}" for name, lines in found["curves"].items() for line in lines]
     blocks.append(curves)
@@ -43,9 +46,9 @@ def text(found: dict[str, Any]) -> str:
     return "\n\n".join("\n".join(lines) for lines in [*blocks, *([found["notes"]] if found["notes"] else [])])
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, widest: int) -> str:
     written = "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return written if len(written) <= 44 else f"{written[:43]}…"
+    return written if len(written) <= widest else f"{written[:widest]}…"
 
 
 def _numbers(value: dict[str, Any] | None) -> str:

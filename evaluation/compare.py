@@ -128,7 +128,7 @@ def verdict(metrics: MetricsParting, arrays: Mapping[int, ArraysParting], resume
     if lacking:
         lines.append(f"only one run has {_listed(metrics.missing)}")
     start = min([*([metrics.step] if metrics.name else []), *parted], default=None)
-    where = "they differ in length" if start is None else f"they part at step {start}, or between it and the one before"
+    where = "they differ in length" if start is None else f"step {start} is the first on record at which they differ"
     return False, [f"different: {where}", *lines]
 
 

@@ -55,8 +55,8 @@ def test_the_first_array_that_differs_is_named_with_how_much():
             True,
             "equal to the bit: 5 report(s) of metrics.jsonl and all 1 arrays of",
         ),
-        (LINES, 2.0, False, "different: they part at step 6, or between it and the one before"),
-        ([{"step": 2, "train/loss": 2.5}, *LINES[1:]], 2.0, False, "different: they part at step 2, "),
+        (LINES, 2.0, False, "different: step 6 is the first on record at which they differ"),
+        ([{"step": 2, "train/loss": 2.5}, *LINES[1:]], 2.0, False, "different: step 2 is the first"),
     ],
 )
 def test_the_verdict_names_the_first_step_in_metrics_or_checkpoints(metrics, state, equal, said):

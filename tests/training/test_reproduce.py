@@ -29,7 +29,7 @@ def test_a_run_is_reproduced_to_the_bit_and_another_seed_parts_at_the_first_repo
     prepare(original._replace(stored=original.stored | {"seed": 1}), other)
     train(read_config(other), other)
     equal, lines = compared(first, other)
-    assert not equal and lines[0].startswith("different: they part at step 2, ")  # log_every is 2
+    assert not equal and lines[0].startswith("different: step 2 is the first on record")  # log_every is 2
     assert lines[1].startswith("step 2: train/") and lines[2].startswith("checkpoint 8: ") and "params." in lines[2]
 
     found = side_by_side([str(first), str(again), str(other)])
