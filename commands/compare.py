@@ -46,7 +46,9 @@ def text(found: dict[str, Any]) -> str:
     return "\n\n".join("\n".join(lines) for lines in [*blocks, *([found["notes"]] if found["notes"] else [])])
 
 
-def _cell(value: Any, widest: int) -> str:
+def _cell(value: Any, name: str) -> str:
+    """A value in a table, shortened where it is long; of a digest the first twelve digits."""
+    widest = 12 if "sha256" in name else 44
     written = "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return written if len(written) <= widest else f"{written[:widest]}…"
 
