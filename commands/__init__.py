@@ -19,6 +19,8 @@ COMMANDS = {
     "export": "writes a trained model as .safetensors, .stablehlo or .onnx",
     "outputs": "a model's raw outputs on given arrays",
     "config": "an experiment's configuration, and what its fields mean",
+    "reproduce": "trains a run again, and says whether the result is equal to the bit",
+    "compare": "compares runs: configurations, versions, data, curves, numbers",
     "digest": "a fingerprint of a checkpoint's parameters",
     "list": "available models, experiments, weights, sources and augmentations",
 }

@@ -7,15 +7,11 @@ states with what they were trained. A workdir without checkpoints is free for an
 import fcntl
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from morphism.data.fingerprint import Fingerprint, changed, own_records
@@ -25,9 +21,8 @@ from morphism.errors import Busy, Unwritable, UserError
 from morphism.experiments.base import completed
 from morphism.runtime.paths import AnyPath, is_local, read_json, write_json
 from morphism.runtime.resume import changes
+from morphism.runtime.surroundings import surroundings
 from morphism.tasks.task import Names, by_part
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
 
 
 @contextmanager
@@ -178,12 +173,8 @@ def write_manifest(workdir: AnyPath, config: ConfigDict, command: Sequence[str],
         {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "command": list(command),
-            "python": platform.python_version(),
-            "packages": {name: metadata.version(name) for name in PACKAGES},
-            "git_revision": _git_revision(),
-            "platform": jax.default_backend(),
-            "devices": [device.device_kind for device in jax.devices()],
-            "processes": jax.process_count(),
+            "folder": os.getcwd(),
+            **surroundings(),
             "seed": config.seed,
             **facts,
         }
@@ -191,23 +182,20 @@ def write_manifest(workdir: AnyPath, config: ConfigDict, command: Sequence[str],
     write_json(path, starts)
 
 
+def read_starts(workdir: AnyPath) -> list[dict[str, Any]]:
+    """The entries of manifest.json, one for each start of the run.
+
+    Raises UserError if there is none, or if it is broken.
+    """
+    path = workdir / "manifest.json"
+    starts = read_json(path, list)
+    if not starts or not all(isinstance(each, dict) and isinstance(each.get("packages"), dict) for each in starts):
+        raise UserError(f"{path}: not the manifest of a run; restore it, or train again in another --workdir")
+    return starts
+
+
 def with_tuples(value: Any) -> Any:
     """JSON's lists as the tuples that a configuration has."""
     if isinstance(value, dict):
         return {key: with_tuples(each) for key, each in value.items()}
     return tuple(map(with_tuples, value)) if isinstance(value, list) else value
-
-
-def _git_revision() -> str:
-    """The commit of this code, followed by "-dirty" if files differ; "" outside a git checkout."""
-    here = Path(__file__).parent
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
