@@ -35,7 +35,7 @@ def text(found: dict[str, Any]) -> str:
     runs, blocks = found["runs"], []
     for title, what in (("config", "configuration"), ("surroundings", "code, versions, devices"), ("data", "data")):
         rows = [
-            [name, *(_cell(value, 12 if "sha256" in name else 44) for value in values)]
+            [name, *(_cell(value, name) for value in values)]
             for name, values in found[title].items()
         ]
         blocks.append([f"{what}: the same"] if not rows else aligned([[what, *runs], *rows]))
