@@ -213,7 +213,7 @@ class EvalBatch:
         return batch
 
     def _rows(self, members: int) -> int:
-        """The rows of a batch of so many records."""
+        """The rows of a batch for this number of records."""
         if not self.least:
             return self.shard.batch_size
         return min(self.shard.batch_size, self.least * 2 ** math.ceil(math.log2(max(1, members / self.least))))

@@ -37,7 +37,7 @@ def sweep_page(where: str) -> str:
     plan, store = open_sweep(folder, url)
     trials = store.records()
     if not trials:
-        raise UserError(f"{folder}: no trial has begun yet")
+        raise UserError(f"{folder}: no trial has started yet")
     return page(folder, plan, trials, store.storage.get_all_trials(store.study))
 
 

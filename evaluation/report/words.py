@@ -9,7 +9,7 @@ from morphism.evaluation.report.markup import Html, joined, tag
 from morphism.evaluation.report.reading import RunFiles
 
 LOWER_IS_BETTER = re.compile(r"(^|_|/)(loss|calibration_error|error|hd95|distance)")
-LEAST, MOST = 0.005, 6  # classes that are told of an image: smallest share, number
+LEAST, MOST = 0.005, 6  # classes named per image: smallest share, number
 SHORT = {  # metrics whose names are abbreviations
     **{name: name.upper() for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100", "pq", "sq", "rq")},
     **{"miou": "mIoU", "dice": "Dice", "top1": "top-1", "top5": "top-5", "voc10_ap50": "VOC 2010 AP", "mfu": "MFU"},

@@ -33,7 +33,7 @@ def fitting(text: str, letters: int, width: float) -> str:
 
 
 def extent(text: str, letters: int) -> float:
-    """The width of `text` in letters of so many pixels."""
+    """The width of `text` in letters of this size, in pixels."""
     return font(text, letters).getlength(text)
 
 
