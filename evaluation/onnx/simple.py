@@ -104,10 +104,6 @@ def _integer_pow(graph: Graph, eqn: Any, inputs: list[Value]) -> list[Value]:
     return [made(graph.op("Pow", name, constant_like(graph, power, aval.dtype)), aval)]
 
 
-def _power(graph: Graph, eqn: Any, inputs: list[Value]) -> list[Value]:
-    return plain("Pow")(graph, eqn, inputs)
-
-
 def _is_finite(graph: Graph, x: str) -> str:
     return graph.op("Not", graph.op("Or", graph.op("IsNaN", x), graph.op("IsInf", x)))
 
@@ -267,7 +263,7 @@ RULES: dict[str, Rule] = {
     **{name: plain(name.capitalize()) for name in ("erf", "sin", "cos")},
     "add_any": plain("Add"),
     "max": _maximum,
-    "pow": _power,
+    "pow": plain("Pow"),
     "logistic": plain("Sigmoid"),
     "rsqrt": elementwise(lambda graph, x: graph.op("Reciprocal", graph.op("Sqrt", x))),
     "square": elementwise(lambda graph, x: graph.op("Mul", x, x)),
