@@ -2,7 +2,8 @@
 
     morphism export --workdir runs/r50 --output r50.safetensors
     morphism export --workdir runs/scenes --output scenes.onnx [--size 96x128] [--batch 1]
-    morphism export --config experiments/coco_yolox.py:s --weights yolox_s.safetensors --output yolox_s.stablehlo
+    morphism export --config experiments/coco_yolox.py:s --config.data.source=coco:/data/coco \\
+        --weights yolox_s.safetensors --output yolox_s.stablehlo
 
 .safetensors: the weights under torch's names and layouts. If the architecture is one of torchvision's, torch loads the
 file with model.load_state_dict(safetensors.torch.load_file("r50.safetensors"), strict=True). `morphism eval`, `morphism
