@@ -34,10 +34,7 @@ def text(found: dict[str, Any]) -> str:
 
     runs, blocks = found["runs"], []
     for title, what in (("config", "configuration"), ("surroundings", "code, versions, devices"), ("data", "data")):
-        rows = [
-            [name, *(_cell(value, name) for value in values)]
-            for name, values in found[title].items()
-        ]
+        rows = [[name, *(_cell(value, name) for value in values)] for name, values in found[title].items()]
         blocks.append([f"{what}: the same"] if not rows else aligned([[what, *runs], *rows]))
     curves = [f"{name} and {runs[0]}: {line}" for name, lines in found["curves"].items() for line in lines]
     blocks.append(curves)
@@ -49,7 +46,8 @@ def text(found: dict[str, Any]) -> str:
 def _cell(value: Any, name: str) -> str:
     """A value in a table, shortened where it is long; of a digest the first twelve digits."""
     widest = 12 if "sha256" in name else 44
-    written = "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    plain = isinstance(value, str)
+    written = "–" if value is None else value if plain else json.dumps(value, ensure_ascii=False, allow_nan=False)
     return written if len(written) <= widest else f"{written[:widest]}…"
 
 

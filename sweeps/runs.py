@@ -35,7 +35,7 @@ def of_runs(folders: Sequence[str], metric: str | None = None) -> Table:
             notes.append(f"{where}: left out, {reason}.")
             continue
         fields = {name: each for name, each in flat(config).items() if name != "seed" and not among(FREE, name)}
-        _, seeds = groups.setdefault(json.dumps(fields, sort_keys=True), (fields, {}))
+        _, seeds = groups.setdefault(json.dumps(fields, sort_keys=True, allow_nan=False), (fields, {}))
         if config.seed in seeds:
             twin = seeds[config.seed][0]
             raise UserError(f"{where}: has the configuration and the seed ({config.seed}) of {twin}; name one of them")

@@ -160,7 +160,7 @@ def _meant(name: str, known: Sequence[str]) -> str:
 
 def identity(overrides: Mapping[str, Any], seed: int) -> str:
     """The name of a trial: 12 hexadecimal digits over its overrides and its seed."""
-    text = json.dumps({**overrides, "seed": seed}, sort_keys=True)
+    text = json.dumps({**overrides, "seed": seed}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -179,7 +179,7 @@ def described(space: Space, chooser: Callable[[int], Chooser]) -> dict[str, Any]
         for name, distribution in first.distributions.items():
             found.setdefault(name, set()).add(str(distribution))
         returned.append(overrides)
-    text = json.dumps(returned, sort_keys=True, default=str)
+    text = json.dumps(returned, sort_keys=True, default=str, allow_nan=False)
     return {
         "parameters": {name: " | ".join(sorted(each)) for name, each in sorted(found.items())},
         "returns": hashlib.sha256(text.encode()).hexdigest()[:16],

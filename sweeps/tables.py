@@ -106,7 +106,7 @@ def decimal(value: float | None, sign: bool = False) -> str:
 
 
 def _key(settings: Mapping[str, Any]) -> str:
-    return json.dumps(settings, sort_keys=True, default=str)
+    return json.dumps(settings, sort_keys=True, default=str, allow_nan=False)
 
 
 def _fields(table: Table) -> list[str]:

@@ -16,7 +16,9 @@ from morphism.evaluation.report.reading import read_run
 from morphism.runtime.paths import AnyPath
 from morphism.runtime.surroundings import ROOT, chosen, code_sha256
 
-PROBE = "import json; from morphism.runtime.surroundings import surroundings as s; print(json.dumps(s()))"
+PROBE = (
+    "import json; from morphism.runtime.surroundings import surroundings as s; print(json.dumps(s(), allow_nan=False))"
+)
 
 
 def environment(start: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, str]:

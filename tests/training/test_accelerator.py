@@ -294,4 +294,4 @@ def test_one_module_asks_which_device_it_is():
         for path in sorted((root / folder).rglob("*.py"))
         if re.search(r"jax\.default_backend|\]\.platform", path.read_text())
     ]
-    assert asking == ["ops/platform.py", "runtime/manifest.py"]  # which records what it says
+    assert asking == ["ops/platform.py", "runtime/surroundings.py"]  # which records what it says
