@@ -3,8 +3,8 @@
     python benchmarks/sweep_overhead.py [--trials 8] [--steps 20] [--output FILE.json]
 
 The trials differ in learning rate and weight decay: one set of compiled programs serves them all. They run in this
-process, as in a worker. CPU-seconds are of all threads; elapsed times mean something on an idle machine only. Compilations are counted by JAX's own events, among them those that its persistent cache
-answers.
+process, as in a worker. CPU-seconds are of all threads; elapsed times mean something on an idle machine only.
+Compilations are counted by JAX's own events, among them those that its persistent cache answers.
 """
 
 import argparse
