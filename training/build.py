@@ -1,5 +1,6 @@
 """Builds what a configuration describes, and checks it before anything runs."""
 
+from collections.abc import Sized
 from dataclasses import dataclass
 
 import optax
@@ -74,7 +75,7 @@ def build(config: ConfigDict, data: Data | None = None) -> Parts:
     mesh, task = make_mesh(), tasks.of(config)
     check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
     data = data or load(config)
-    epoch = len(data.train) / config.batch_size  # in steps
+    epoch = steps_per_epoch(data.train, config)
     lengths = lengths_of(config, epoch)
     hyper = on_devices(hyper_parameters(config, epoch), mesh)
     classes = counts(task.class_names(data.train))
@@ -119,6 +120,10 @@ def load(config: ConfigDict) -> Data:
                 'metric of another part, or to ""'
             )
     return Data(train, stored, val)
+
+
+def steps_per_epoch(train: Sized, config: ConfigDict) -> float:
+    return len(train) / config.batch_size
 
 
 def lengths_of(config: ConfigDict, steps_per_epoch: float) -> Lengths:

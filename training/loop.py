@@ -28,7 +28,7 @@ from morphism.runtime.stopping import Stopped, StopRequest
 from morphism.runtime.writer import Writer, duration, recorded
 from morphism.tasks.task import counted, counts, lower_is_better
 from morphism.training.begin import Beginning, begin, opened
-from morphism.training.build import Parts, build
+from morphism.training.build import Parts, build, steps_per_epoch
 from morphism.training.clock import DeviceClock
 from morphism.training.derive import derived
 from morphism.training.drawer import Drawer
@@ -154,8 +154,7 @@ def pause_of(until: int | str | None, parts: Parts) -> int:
     """The step after which to pause; the last step if there is no pause. Raises UserError unless it is positive."""
     if until is None:
         return parts.lengths.total
-    epoch = len(parts.data.train) / parts.config.batch_size
-    step = to_steps(str(until), epoch, "until")
+    step = to_steps(str(until), steps_per_epoch(parts.data.train, parts.config), "until")
     if step < 1:
         raise UserError(f"until is {until!r}, which is before the first step; give 1 or more steps, or epochs")
     return min(step, parts.lengths.total)
