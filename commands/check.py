@@ -234,7 +234,8 @@ def _trained(each: Opened, config: ConfigDict, held: Sequence[Opened]) -> Mappin
 
 def _cost(images: int, seconds: float) -> str:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-    return f"read {images:,} records in {seconds:.1f} s, {images / seconds:,.0f} per second; peak memory {memory:.2f} GiB"
+    rate = images / seconds
+    return f"read {images:,} records in {seconds:.1f} s, {rate:,.0f} per second; peak memory {memory:.2f} GiB"
 
 
 def train_command(spec: str, source: Source, argv: Sequence[str]) -> str:
