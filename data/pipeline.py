@@ -251,6 +251,10 @@ def _prepare_workers() -> None:
 
 
 def _start_worker(index: int, count: int) -> None:
+    end_with_parent()
+
+
+def end_with_parent() -> None:
     """Makes a worker end with the main process, however that ends, and ignore signals: Ctrl-C reaches all processes."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
