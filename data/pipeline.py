@@ -15,9 +15,11 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,8 @@ from morphism.data import examples
 from morphism.data.canvases import Shape, canvas_at, canvases, largest_canvas, smallest_canvas
 from morphism.data.intensity import settle, settle_pixels
 from morphism.data.records import Source
-from morphism.data.sampling import Plan
+from morphism.data.sampling import Members, Plan, members_of
+from morphism.data.shipping import shipped
 from morphism.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -90,7 +93,8 @@ def eval_batches(
 def problem(source: Source, config: ConfigDict, index: int) -> str:
     """The error that keeps evaluation from reading a record; "" if it can be read."""
     load = EvalBatch(source, settle_pixels(config, source), _Shard(1, 0, 1))
-    shape = next(shape for shape, members in load.plan if index in members)
+    shapes, groups = canvases(source, load.config.data, training=False)
+    shape = shapes[groups[index]]
     try:
         examples.eval_example(source, index, load.config, shape)
     except UserError as error:
@@ -118,7 +122,8 @@ def empty_eval_batches(source: Source, config: ConfigDict, batch_size: int) -> l
     Raises UserError where a record fits no canvas.
     """
     config = settle_pixels(config, source)
-    shapes = [shape for shape, _ in EvalBatch(source, config, _Shard(batch_size, 0, 1)).plan]
+    plan = EvalBatch(source, config, _Shard(batch_size, 0, 1)).plan
+    shapes = [shape for shape, members in zip(plan.shapes, plan.members, strict=True) if len(members)]
     smallest = {min(shapes, key=lambda shape: shape[side]) for side in (0, 1)}
     return [blank_batch(batch_size, shape, config, training=False) for shape in sorted(smallest)]
 
@@ -164,7 +169,8 @@ class TrainBatch:
     @classmethod
     def of(cls, source: Source, config: ConfigDict, shard: _Shard) -> "TrainBatch":
         shapes, groups = canvases(source, config.data, training=True)
-        return cls(source, config, shard, shapes, Plan(source, config.data, config.seed, shard.batch_size, groups))
+        plan = Plan(source, config.data, config.seed, shard.batch_size, members_of(groups))
+        return cls(source, config, shard, shapes, plan)
 
     def __call__(self, step: int) -> Batch:
         config = self.config
@@ -178,6 +184,28 @@ class TrainBatch:
 
 
 @dataclass(frozen=True)
+class EvalPlan:
+    """The batches of an evaluation, canvas by canvas: the shape and the records of each."""
+
+    shapes: Sequence[Shape]
+    members: Sequence[Members]
+    batch_size: int
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, step: int) -> tuple[Shape, Members]:
+        canvas = bisect_right(self._ends, step)
+        start = (step - (self._ends[canvas - 1] if canvas else 0)) * self.batch_size
+        return self.shapes[canvas], self.members[canvas][start : start + self.batch_size]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """The number of batches up to and with each canvas."""
+        return list(accumulate(-(-len(each) // self.batch_size) for each in self.members))
+
+
+@dataclass(frozen=True)
 class EvalBatch:
     """step -> batch of records in order; rows after the last record of a canvas stay empty."""
 
@@ -188,21 +216,16 @@ class EvalBatch:
     least: int = 0
 
     @cached_property
-    def plan(self) -> list[tuple[Shape, np.ndarray]]:
-        """The shape and the records of every batch."""
+    def plan(self) -> "EvalPlan":
         shapes, groups = canvases(self.source, self.config.data, training=False)
-        found = []
-        for group, shape in enumerate(shapes):
-            members = np.flatnonzero(groups == group)
-            starts = range(0, len(members), self.shard.batch_size)
-            found += [(shape, members[start : start + self.shard.batch_size]) for start in starts]
-        return found
+        members = members_of(groups)
+        return EvalPlan(shapes[: len(members)], members, self.shard.batch_size)
 
     def __call__(self, step: int) -> Batch:
         config, (shape, members) = self.config, self.plan[step]
         rows = replace(self.shard, batch_size=self._rows(len(members))).rows
         batch = blank_batch(rows.stop - rows.start, shape, config, training=False)
-        for row, index in enumerate(members[rows].tolist()):
+        for row, index in enumerate(map(int, members[rows])):
             try:
                 example = examples.eval_example(self.source, index, config, shape)
             except UserError:
@@ -229,13 +252,26 @@ def _iterate(load: Callable[[int], Batch], start: int, stop: int, data: ConfigDi
     """Loads batches in order and ahead of the consumer: in threads of this process, or in data.workers processes."""
     if start >= stop:
         return iter(())
-    batches = grain.MapDataset.range(start, stop).map(load)
-    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch))
     if data.workers > 0:
-        _prepare_workers()
-        options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2)
-        batches = batches.mp_prefetch(options, worker_init_fn=_start_worker)
-    return _watched(batches, data.timeout)
+        return _from_workers(load, start, stop, data)
+    return _watched(_loaded(load, start, stop, data), data.timeout)
+
+
+def _loaded(load: Callable[[int], Batch], start: int, stop: int, data: ConfigDict) -> grain.IterDataset:
+    batches = grain.MapDataset.range(start, stop).map(load)
+    return batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch))
+
+
+def _from_workers(load: Callable[[int], Batch], start: int, stop: int, data: ConfigDict) -> Iterator[Batch]:
+    _prepare_workers()
+    options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2)
+    with shipped(load) as (sent, received):
+        batches = _loaded(sent, start, stop, data).mp_prefetch(options, worker_init_fn=_start_worker)
+        with contextlib.closing(_watched(batches, data.timeout)) as watched:
+            for count, batch in enumerate(watched, 1):
+                if count == data.workers:  # they take turns, so each has opened what it was sent
+                    received()
+                yield batch
 
 
 def _prepare_workers() -> None:
