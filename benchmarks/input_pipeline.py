@@ -114,7 +114,7 @@ Way = Callable[[Round], Iterable[np.ndarray]]
 
 def measure_paths(source: Repeated, config: ConfigDict, rounds: int) -> list[dict]:
     size = config.data.image_size
-    load = pipeline.TrainBatch.of(source, config, pipeline._Shard(config.batch_size, 0, 1))
+    load = pipeline.TrainBatch.of(source, config, pipeline.Shard(config.batch_size, 0, 1))
     ways: dict[str, Way] = {
         "morphism TrainBatch": lambda pass_: (example for step in pass_.steps for example in load(step)["image"]),
         "morphism random_resized_crop": own(source, config),

@@ -14,7 +14,7 @@ from morphism.errors import UserError
 from morphism.ops.platform import on_cpu
 
 AXIS = "data"
-HOST_ONLY = ("odd",)  # keys of a batch that stay on the host: no step reads them
+HOST_ONLY = ("odd", "unread")  # keys of a batch that stay on the host: no step reads them
 
 
 def make_mesh(count: int | None = None) -> Mesh:

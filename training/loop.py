@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from morphism.data.intensity import settle, with_fields
 from morphism.data.oddities import Oddities
-from morphism.data.pipeline import train_batches
 from morphism.errors import NonFinite, UserError
 from morphism.evaluation.drawings import Evaluated, keeping
 from morphism.evaluation.loop import gather, predict, summarise
@@ -20,7 +19,6 @@ from morphism.lengths import due, to_steps
 from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints, best_by
 from morphism.runtime.manifest import claim_intensity, claimed, read_intensity
-from morphism.runtime.mesh import to_devices
 from morphism.runtime.paths import AnyPath, folder
 from morphism.runtime.processes import check_shared
 from morphism.runtime.resume import flat
@@ -32,6 +30,7 @@ from morphism.training.build import Parts, build, steps_per_epoch
 from morphism.training.clock import DeviceClock
 from morphism.training.derive import derived
 from morphism.training.drawer import Drawer
+from morphism.training.feed import own_rows, training_pairs
 from morphism.training.meter import REMEDY, Meter, NonFiniteLoss
 from morphism.training.patience import since_best
 from morphism.training.profiling import Profiler, Span
@@ -291,10 +290,12 @@ class Loop:
     def _steps(self, beginning: Beginning) -> Iterator[tuple[int, TrainState, bool, bool]]:
         """After each step: its number, its state, whether an evaluation follows, and whether to stop."""
         parts, state, meter = self._parts, beginning.state, self._meter
-        pairs = to_devices(self._batches(beginning.step), parts.mesh)
+        pairs = training_pairs(
+            parts.data.train, self._config, parts.mesh, beginning.step, parts.lengths.total, self._odd.watch
+        )
         for step, (on_host, batch) in enumerate(meter.timed(pairs), beginning.step + 1):
             if step == 1:
-                self._draw_first(on_host)  # while the step is compiled
+                self._draw_first(own_rows(on_host, batch))  # while the step is compiled
             flops = self._step_flops(state, batch)
             with self._profiler.step(step, state):
                 meter.dispatching(flops)
@@ -336,17 +337,6 @@ class Loop:
     def _asks(self, step: int) -> bool:
         """Whether to check for a stop after `step`: not after every one if several processes have to agree."""
         return jax.process_count() == 1 or due(step, self._look) or self._parts.lengths.evaluates(step)
-
-    def _batches(self, start: int) -> Any:
-        host = train_batches(
-            self._parts.data.train,
-            self._config,
-            start_step=start,
-            stop_step=self._parts.lengths.total,
-            process_index=jax.process_index(),
-            processes=jax.process_count(),
-        )
-        return self._odd.watch(host)
 
     def _log(self, step: int, values: dict[str, float]) -> None:
         self._writer.record(step, {**values, "train/learning_rate": float(self._parts.schedule(step - 1))})

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from morphism.data.pipeline import EvalBatch, TrainBatch, _Shard, train_batches
+from morphism.data.pipeline import EvalBatch, Shard, TrainBatch, train_batches
 from morphism.data.shipping import LARGE, shipped
 from morphism.errors import UserError
 from morphism.experiments.quickstart import get_config
@@ -41,7 +41,7 @@ def small():
 
 
 def test_a_hundred_million_records_take_no_memory_and_are_resumed_at_once(small):
-    source, shard = Simulated(10**8), _Shard(8, 0, 1)
+    source, shard = Simulated(10**8), Shard(8, 0, 1)
     tracemalloc.start()
     load = TrainBatch.of(source, small, shard)
     step = 3 * 10**8 // 8 + 12345  # in the fourth epoch
@@ -59,7 +59,7 @@ def test_a_hundred_million_records_take_no_memory_and_are_resumed_at_once(small)
 def test_workers_map_one_copy_of_a_large_table(small):
     source = Simulated(LARGE, np.arange(LARGE, dtype=np.int32) % 2)
     small.data.balanced = True
-    load = TrainBatch.of(source, small, _Shard(8, 0, 1))
+    load = TrainBatch.of(source, small, Shard(8, 0, 1))
     with shipped(load) as (sent, received):
         assert len(pickle.dumps(sent)) < 1000
         there = pickle.loads(pickle.dumps(sent))
@@ -91,6 +91,6 @@ def test_a_full_disk_is_one_line(small, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    load = TrainBatch.of(Simulated(LARGE, np.zeros(LARGE, np.int32)), small, _Shard(8, 0, 1))
+    load = TrainBatch.of(Simulated(LARGE, np.zeros(LARGE, np.int32)), small, Shard(8, 0, 1))
     with pytest.raises(UserError, match=r"No space left on device.*TMPDIR.*--config.data.workers=0"), shipped(load):
         pass
