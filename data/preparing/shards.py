@@ -14,6 +14,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
@@ -147,7 +148,7 @@ def read_facts(table: Path) -> Facts | None:
         with np.load(table) as columns:
             records, size, digest = columns[tables.FACTS].tolist()
             return Facts(int(records), int(size), digest)
-    except (OSError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
         return None
 
 
