@@ -44,7 +44,17 @@ from morphism.data.records import Record, Source
 from morphism.experiments.imagenet_resnet import get_config
 
 IMAGENET = 1_281_167  # records of its training split, which determine the cost of shuffling
-PACKAGES = ("pillow", "simplejpeg", "cykooz-resizer", "grain", "array_record", "numpy", "tensorflow", "webdataset")
+PACKAGES = (
+    "pillow",
+    "simplejpeg",
+    "cykooz-resizer",
+    "grain",
+    "array_record",
+    "numpy",
+    "tensorflow",
+    "tensorflow-cpu",
+    "webdataset",
+)
 SHORT_SIDE, QUALITY = 256, 90
 
 

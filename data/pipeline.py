@@ -135,6 +135,15 @@ def empty_eval_batches(source: Source, config: ConfigDict, batch_size: int) -> l
     return [blank_batch(batch_size, shape, config, training=False) for shape in sorted(smallest)]
 
 
+def eval_bytes(source: Source, config: ConfigDict) -> int:
+    """Bytes of all batches of an evaluation, without their padding. config.data.pixels must be settled."""
+    plan = EvalBatch(source, config, Shard(1, 0, 1)).plan
+    rows = (
+        (blank_batch(1, shape, config, False), len(own)) for shape, own in zip(plan.shapes, plan.members, strict=True)
+    )
+    return sum(count * sum(value.nbytes for value in one.values()) for one, count in rows)
+
+
 def blank_batch(rows: int, shape: Shape, config: ConfigDict, training: bool) -> Batch:
     """A batch of `rows` without any record, on a canvas of `shape`, with the keys of train_batches or eval_batches.
 

@@ -1,7 +1,8 @@
-"""A training split that stays on the devices, decoded: a step needs only the numbers of its records from the host.
+"""Splits that stay on the devices, decoded: a training step needs only the numbers of its records from the host.
 
-Batches are those of data/pipeline.py to the bit: its own examples are kept, and a device copies rows of them, or parts
-of rows, mirrored or not, where the host would have drawn such windows. Every device holds the whole split.
+Batches are those of data/pipeline.py to the bit. Every device holds the examples of the whole training split and copies
+rows of them, or parts of rows, mirrored or not, where the host would have drawn such windows. Of the validation split
+each device keeps its rows of every batch (evaluation/loop.py).
 """
 
 import os
@@ -19,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from morphism.data.fixed import MOVED, Kept
 from morphism.data.fixed import check as check_fixed
 from morphism.data.intensity import settle_pixels
-from morphism.data.pipeline import Batch
+from morphism.data.pipeline import Batch, eval_bytes
 from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.runtime.mesh import AXIS, HOST_ONLY, compiler_options, replicated
@@ -28,25 +29,26 @@ MOST = 0.5  # of a device's memory, or on CPU of the host's, which the devices s
 ROW = "row"
 
 
-def check(source: Source, config: Any, mesh: Mesh) -> None:
+def check(train: Source, val: Source, config: Any, mesh: Mesh) -> None:
     """Raises UserError for config.data.on_device with windows that are drawn on the host, or without enough room."""
     if not config.data.on_device:
         return
-    check_fixed(source, config)
-    needed, room = bytes_of(source, config), _room(mesh)
+    check_fixed(train, config)
+    needed, room = bytes_of(train, val, config, mesh), _room()
     if needed > MOST * room:
         raise UserError(
-            f"config.data.on_device: the decoded train split takes {needed / 1e9:,.1f} GB on each device, more than "
+            f"config.data.on_device: the decoded images take {needed / 1e9:,.1f} GB on each device, more than "
             f"{MOST:.0%} of its {room / 1e9:,.1f} GB; set it to False"
         )
 
 
-def bytes_of(source: Source, config: Any) -> int:
-    """Bytes that a split takes on each device."""
-    return Kept.of(source, settle_pixels(config, source)).bytes()
+def bytes_of(train: Source, val: Source, config: Any, mesh: Mesh) -> int:
+    """Bytes on each device: all of the training split, and each device's share of the validation split."""
+    config = settle_pixels(config, train)
+    return Kept.of(train, config).bytes() + eval_bytes(val, config) // mesh.size
 
 
-def _room(mesh: Mesh) -> int:
+def _room() -> int:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"]

@@ -75,7 +75,7 @@ def build(config: ConfigDict, data: Data | None = None) -> Parts:
     mesh, task = make_mesh(), tasks.of(config)
     check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
     data = data or load(config)
-    resident.check(data.train, config, mesh)
+    resident.check(data.train, data.val, config, mesh)
     epoch = steps_per_epoch(data.train, config)
     lengths = lengths_of(config, epoch)
     hyper = on_devices(hyper_parameters(config, epoch), mesh)

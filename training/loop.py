@@ -14,7 +14,7 @@ from morphism.data.intensity import settle, with_fields
 from morphism.data.oddities import Oddities
 from morphism.errors import NonFinite, UserError
 from morphism.evaluation.drawings import Evaluated, keeping
-from morphism.evaluation.loop import gather, predict, summarise
+from morphism.evaluation.loop import Kept, gather, predict, summarise
 from morphism.lengths import due, to_steps
 from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints, best_by
@@ -215,6 +215,7 @@ class Loop:
         self._saves = parts.lengths.checkpoint > 0
         self._look = min(parts.lengths.log or LOOK, LOOK)
         self._odd = Oddities(parts.data.train, writer.say)
+        self._kept_val = Kept() if config.data.on_device else None
         self._val_odd = Oddities(parts.data.val, writer.say, self._odd.said)
 
     def run(self, beginning: Beginning) -> Progress:
@@ -376,7 +377,8 @@ class Loop:
 
     def _evaluated(self, step: int, state: TrainState) -> Evaluated | None:
         parts, config, programs, val = self._parts, self._config, self._parts.programs, self._parts.data.val
-        batches = predict(programs.eval_step, eval_variables(state), val, config, parts.mesh, self._val_odd)
+        variables = eval_variables(state)
+        batches = predict(programs.eval_step, variables, val, config, parts.mesh, self._val_odd, kept=self._kept_val)
         task, kept = programs.task, []
         try:
             metrics = gather(task, val, keeping(self._stop.watch(batches), self._drawer.shown(val), kept))

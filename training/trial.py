@@ -60,7 +60,11 @@ def memory_needed(parts: Parts) -> int:
         - found.alias_size_in_bytes
         + found.temp_size_in_bytes
         + found.generated_code_size_in_bytes
-        + (resident.bytes_of(parts.data.train, parts.config) if parts.config.data.on_device else 0)
+        + (
+            resident.bytes_of(parts.data.train, parts.data.val, parts.config, parts.mesh)
+            if parts.config.data.on_device
+            else 0
+        )
     )
 
 
