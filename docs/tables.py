@@ -208,6 +208,16 @@ VIEWS = {
     "input-pipeline": View(
         "speed.input_pipeline", (("", "{name}"), ("Images per CPU-second", "{images_per_cpu_second}")), commands=True
     ),
+    "prepared": View(
+        "speed.prepared",
+        (
+            ("Images per CPU-second", "{name}"),
+            ("Original JPEGs", "{original:,}"),
+            ("Prepared", "{prepared:,}"),
+            ("Ratio", "{ratio}"),
+        ),
+        commands=True,
+    ),
     "loop": View(
         "speed.loop",
         (

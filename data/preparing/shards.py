@@ -29,7 +29,7 @@ from morphism.errors import UserError
 LARGEST = 4096  # records of a shard
 FEWEST, LEAST = 16, 64  # a split has this many shards, unless they would have fewer records than that
 WRITING = "group_size:1,uncompressed"  # images are compressed already
-READING = "readahead_buffer_size:0,index_storage_option:offloaded,footer_prefetch_bytes:0"  # the index stays on disk
+READING = "readahead_buffer_size:0"
 PARTS = "parts"
 AT_ONCE = 64  # records that are read back at once
 
