@@ -33,13 +33,15 @@ def run(
         for future in as_completed(running):
             future.result()
             done(running[future])
-    except BrokenProcessPool as error:
+    except BaseException as error:
+        pool.shutdown(wait=False, cancel_futures=True)  # a shard may take a minute; the error is said now
+        if not isinstance(error, BrokenProcessPool):
+            raise
         raise UserError(
             "a worker process died, perhaps for want of memory: start the same command again with fewer --workers; "
             "what is finished stays"
         ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    pool.shutdown()
 
 
 def _start(work: Work) -> None:
