@@ -218,6 +218,17 @@ VIEWS = {
         ),
         commands=True,
     ),
+    "input-scale": View(
+        "speed.input_scale",
+        (
+            ("", "{name}"),
+            ("First batch, s", "{first}"),
+            ("Resumed, s", "{resume}"),
+            ("MB per worker", "{worker} ({worker_before:,})"),
+            ("MB of the main process", "{main}"),
+        ),
+        commands=True,
+    ),
     "loop": View(
         "speed.loop",
         (
