@@ -31,6 +31,7 @@ from morphism.errors import UserError, check_choice, did_you_mean
 from morphism.models.arguments import check_options, grouped, options_of, unknown
 from morphism.models.base import Model
 from morphism.models.layers import BatchNorm
+from morphism.ops.moments import Axis
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Classes = int | Mapping[str, int]  # the number of classes; of a network of several parts by part
@@ -46,8 +47,8 @@ UNUSED = {  # field of config.model -> the argument that it sets, and its value 
 }
 
 
-def create(config: ConfigDict, num_classes: Classes, axis: str) -> Model:
-    """The module that `config` (config.model) describes; `axis` is the mesh axis that sync_bn averages over.
+def create(config: ConfigDict, num_classes: Classes, axis: Axis) -> Model:
+    """The module that `config` (config.model) describes; sync_bn averages over `axis` of the mesh.
 
     num_classes: a mapping from parts for a network of several parts; an int is that of all parts.
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from morphism.errors import UserError
-from morphism.ops.moments import moments
+from morphism.ops.moments import Axis, moments
 from morphism.ops.platform import on_cpu
 from morphism.ops.precision import full_precision
 
@@ -270,8 +270,8 @@ class BatchNorm(nn.Module):
 
     Args:
       train: with the batch's statistics, which update the running ones; otherwise with the running ones.
-      axis_name: mesh axis; the statistics are those of the examples of all devices (torch.nn.SyncBatchNorm). None: each
-        device uses its own, as the ImageNet papers trained.
+      axis_name: mesh axis, or axes; the statistics are those of the examples of all its devices
+        (torch.nn.SyncBatchNorm). None: each device uses its own, as the ImageNet papers trained.
       frozen: torchvision's FrozenBatchNorm2d. The running statistics normalise in training too; scale and shift are no
         parameters, but constants next to them in batch_stats.
       momentum: torch's, the weight of the newest batch in the running statistics.
@@ -283,7 +283,7 @@ class BatchNorm(nn.Module):
     """
 
     train: bool
-    axis_name: str | None = None
+    axis_name: Axis | None = None
     frozen: bool = False
     momentum: float = 0.1
     epsilon: float = 1e-5

@@ -17,15 +17,12 @@ from jaxtyping import install_import_hook
 # Annotations, shapes included, are checked whenever a function of the package is called.
 install_import_hook("morphism", "checked.check")
 
-import jax
-import numpy as np
 import pytest
 from absl import logging
-from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from morphism.experiments import base, quickstart
-from morphism.runtime.mesh import AXIS
+from morphism.runtime.mesh import make_mesh
 
 logging.set_verbosity(logging.ERROR)
 
@@ -57,5 +54,5 @@ def config() -> ConfigDict:
 
 @pytest.fixture
 def mesh_of():
-    """mesh_of(n): a mesh of the first n devices."""
-    return lambda n: Mesh(np.array(jax.devices()[:n]), (AXIS,), axis_types=(AxisType.Auto,))
+    """mesh_of(n): a mesh of the first n devices; mesh_of(n, fsdp): of which `fsdp` share a copy of the state."""
+    return make_mesh

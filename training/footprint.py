@@ -19,7 +19,7 @@ from morphism.data.canvases import Shape
 from morphism.data.pipeline import blank_batch
 from morphism.evaluation.loop import eval_batch_size
 from morphism.models import cost
-from morphism.runtime.mesh import AXIS, HOST_ONLY, check_batch, replicated
+from morphism.runtime.mesh import AXIS, HOST_ONLY, check_batch, laid_out
 from morphism.tasks.blank import blank, without_rules
 from morphism.tasks.task import Counts
 from morphism.training.fitness import initial_shapes
@@ -83,12 +83,14 @@ def costs(config: ConfigDict, classes: Counts, mesh: Mesh, train_shape: Shape, e
 
     def batch(rows: int, shape: Shape, training: bool) -> Any:
         one = blank_batch(1, shape, config, training)
-        kept = {
-            key: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for key, x in one.items() if key not in HOST_ONLY
+        split = NamedSharding(mesh, P(AXIS))
+        return {
+            key: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=split)
+            for key, x in one.items()
+            if key not in HOST_ONLY
         }
-        return _abstract(kept, NamedSharding(mesh, P(AXIS)))
 
-    state, variables = _abstract(state, replicated(mesh)), _abstract(variables, replicated(mesh))
+    state, variables = laid_out(state, mesh), laid_out(variables, mesh)
     train_batch = batch(config.batch_size, train_shape, True)
     eval_rows = eval_batch_size(config, mesh)
     eval_batch = batch(eval_rows, eval_shape, False)
@@ -121,10 +123,6 @@ def _settled(config: ConfigDict, classes: Counts) -> ConfigDict:
         if found.data.pixels == "auto":
             found.data.pixels = "uint8"
     return found
-
-
-def _abstract(tree: Any, sharding: NamedSharding) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def _compiled(

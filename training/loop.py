@@ -14,15 +14,15 @@ from morphism.data.intensity import settle, with_fields
 from morphism.data.oddities import Oddities
 from morphism.data.pipeline import train_batches
 from morphism.errors import NonFinite, UserError
-from morphism.evaluation.drawings import Evaluated, keeping
-from morphism.evaluation.loop import gather, predict, summarise
+from morphism.evaluation.drawings import Evaluated, keeping, shown
+from morphism.evaluation.loop import gather, of_all_processes, predict, summarise
 from morphism.lengths import due, to_steps
 from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints, best_by
 from morphism.runtime.manifest import claim_intensity, claimed, read_intensity
 from morphism.runtime.mesh import to_devices
 from morphism.runtime.paths import AnyPath, folder
-from morphism.runtime.processes import check_shared
+from morphism.runtime.processes import check_shared, exchanged
 from morphism.runtime.resume import flat
 from morphism.runtime.stopping import Stopped, StopRequest
 from morphism.runtime.writer import Writer, duration, recorded
@@ -386,10 +386,11 @@ class Loop:
 
     def _evaluated(self, step: int, state: TrainState) -> Evaluated | None:
         parts, config, programs, val = self._parts, self._config, self._parts.programs, self._parts.data.val
-        batches = predict(programs.eval_step, eval_variables(state), val, config, parts.mesh, self._val_odd)
-        task, kept = programs.task, []
+        batches = predict(programs.eval_step, eval_variables(state), val, config, parts.mesh, self._val_odd, own=True)
+        task, kept, drawn = programs.task, [], shown(val) if config.plots else ()
         try:
-            metrics = gather(task, val, keeping(self._stop.watch(batches), self._drawer.shown(val), kept))
+            metrics = gather(task, val, keeping(self._stop.watch(batches), drawn, kept))
+            metrics, kept = of_all_processes(metrics), [each for own in exchanged(kept) for each in own]
             summary = summarise(task, metrics)
         except Stopped:
             return None
