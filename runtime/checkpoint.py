@@ -23,17 +23,12 @@ from morphism.runtime.digest import by_path
 from morphism.runtime.integrity import METRICS, check_steps, check_whole
 from morphism.runtime.mesh import laid_out
 from morphism.runtime.paths import AnyPath, is_local, read_json, write_json
-from morphism.runtime.processes import time_limit
+from morphism.runtime.processes import is_lost, time_limit
 from morphism.tasks.task import lower_is_better
 
 State = Any  # a tree of arrays
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG)
-# Parts of the messages of JAX, its coordination service and Gloo when a process is gone or does not answer.
-LOST = (
-    *("DEADLINE_EXCEEDED", "UNAVAILABLE", "task died", "heartbeat", "Barrier timed out", "barrier"),
-    *("Connection reset", "Connection closed", "Connection refused", "Gloo"),
-)
 
 
 class Checkpoints:
@@ -99,7 +94,7 @@ class Checkpoints:
             yield
         except (OSError, ValueError, RuntimeError) as error:  # the disk's errors, as Orbax and TensorStore raise them
             text = " ".join(str(error).split())
-            if jax.process_count() > 1 and any(word in text for word in LOST):
+            if is_lost(error):
                 raise UserError(
                     f"{self.folder}: a checkpoint was not written, because another process of the run is lost "
                     f"({text[:200]}); start the same command on all hosts again"

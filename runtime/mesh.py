@@ -21,7 +21,7 @@ from morphism.ops.platform import on_cpu
 
 DATA, FSDP = "data", "fsdp"
 AXIS = (DATA, FSDP)  # the axes that the rows of a batch are split over, and that collectives go over: all devices
-SMALL = 2**16  # an array with fewer values is repeated on every device
+SMALL = 2**14  # an array with fewer values is repeated on every device
 HOST_ONLY = ("odd",)  # keys of a batch that stay on the host: no step reads them
 
 

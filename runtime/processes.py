@@ -19,6 +19,11 @@ from morphism.errors import UserError
 from morphism.runtime.paths import AnyPath
 
 PATIENCE_S = 600  # how long to wait for other processes, which may be compiling, reading or writing
+# Parts of the messages of JAX, its coordination service, Gloo and NCCL when a process is gone or does not answer.
+LOST = (
+    *("DEADLINE_EXCEEDED", "UNAVAILABLE", "task died", "heartbeat", "Barrier timed out", "barrier"),
+    *("Connection reset", "Connection closed", "Connection refused", "Gloo", "NCCL"),
+)
 LOOK_S = 10  # how long a file may take to appear on a network disk
 
 
@@ -45,6 +50,11 @@ def time_limit(what: str, seconds: float = PATIENCE_S) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether `error` says that another process of the run is gone or does not answer."""
+    return jax.process_count() > 1 and any(word in str(error) for word in LOST)
 
 
 def end(message: str, status: int = 2) -> None:
