@@ -156,6 +156,7 @@ COMMON = dict(
         name=Field("resnet50", TEXT, "Architecture: a name in MODELS of models/*.py."),
         dtype=Field("float32", one_of("float32", "bfloat16"), "Type of the computation; parameters stay float32."),
         remat=Field(False, SWITCH, "Recompute activations in the backward pass: less memory, more time."),
+        remat_policy=Field("blocks", one_of("blocks", "products"), "products: remat keeps results of convolutions."),
         sync_bn=Field(False, SWITCH, "Batch norm over the examples of all devices, instead of each device's own."),
         frozen_bn=Field(False, SWITCH, "Batch norm uses its running statistics; they, scale and shift are frozen."),
         options=Field({}, GROUP, "Further fields of the architecture."),

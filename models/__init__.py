@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from morphism.errors import UserError, check_choice, did_you_mean
 from morphism.models.arguments import check_options, grouped, options_of, unknown
 from morphism.models.base import Model
-from morphism.models.layers import BatchNorm
+from morphism.models.layers import REMAT, BatchNorm
 from morphism.ops.moments import Axis
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -41,6 +41,7 @@ ARGUMENTS = ("num_classes", "dtype", "norm", "remat", "heads")
 UNUSED = {  # field of config.model -> the argument that it sets, and its value where an architecture has no such one
     "dtype": ("dtype", "float32"),
     "remat": ("remat", False),
+    "remat_policy": ("remat", "blocks"),
     "sync_bn": ("norm", False),
     "frozen_bn": ("norm", False),
     "heads": ("heads", {}),
@@ -56,6 +57,7 @@ def create(config: ConfigDict, num_classes: Classes, axis: Axis) -> Model:
     """
     check_choice("config.model.name", config.name, models())
     check_choice("config.model.dtype", config.dtype, DTYPES)
+    check_choice("config.model.remat_policy", config.get("remat_policy", "blocks"), REMAT)
     make = models()[config.name]
     arguments = inspect.signature(make).parameters
     _check_fields(config, arguments)
@@ -66,7 +68,8 @@ def create(config: ConfigDict, num_classes: Classes, axis: Axis) -> Model:
         )
     dtype = DTYPES[config.dtype]
     norm = partial(BatchNorm, axis_name=axis if config.sync_bn else None, frozen=config.frozen_bn, dtype=dtype)
-    given = {"num_classes": num_classes, "dtype": dtype, "norm": norm, "remat": config.remat}
+    given = {"num_classes": num_classes, "dtype": dtype, "norm": norm}
+    given["remat"] = config.get("remat_policy", "blocks") if config.remat else ""
     if config.get("heads"):
         given["heads"] = config.heads.to_dict()
     given = {name: given[name] for name in ARGUMENTS if name in arguments and name in given}

@@ -157,6 +157,19 @@ def bilinear_kernel(key: Array, shape: tuple[int, int, int, int], dtype: Dtype) 
     return (line[:, None, None, None] * line[None, :, None, None] * jnp.eye(*shape[2:])).astype(dtype)
 
 
+PRODUCTS = ("conv_general_dilated", "dot_general")
+REMAT = {"blocks": None, "products": lambda primitive, *_, **__: primitive.name in PRODUCTS}  # name -> what is kept
+
+
+def rematted(block: type[nn.Module], remat: str) -> type[nn.Module]:
+    """The module class `block`, whose activations the backward pass computes a second time.
+
+    remat: "" recomputes nothing; "blocks" everything inside the block; "products" all but the results of convolutions
+      and matrix products, so norms, activations and sums, which cost little arithmetic but much memory.
+    """
+    return nn.remat(block, policy=REMAT[remat]) if remat else block
+
+
 def relu(x: Array) -> Array:
     """max(x, 0), with derivative 0 at 0."""
     return _relu_from_sum(x) if on_cpu() else nn.relu(x)

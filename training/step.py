@@ -44,12 +44,12 @@ def make_train_step(*, model: nn.Module, task: Task, config: ConfigDict, classes
 
     config: as the task resolves it; the fields in `hyper` are not read.
     """
-    step = _Step(model=model, task=task, config=config, classes=classes, mesh=mesh)
+    step = Step(model=model, task=task, config=config, classes=classes, mesh=mesh)
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
 
 
 @dataclass(frozen=True, eq=False)
-class _Step:
+class Step:
     """The step over all devices of `mesh`."""
 
     model: nn.Module
@@ -92,7 +92,7 @@ class _Step:
         (trained, frozen), before = varying(halves, layouts), jax.lax.pcast(batch_stats, AXIS, to="varying")
 
         def loss(trained: Params, *rest: Any) -> Any:
-            return self._loss(*gathered((trained, frozen), layouts), *rest)
+            return self.loss(*gathered((trained, frozen), layouts), *rest)
 
         def micro_step(carry, micro_batch):
             total, stats = carry
@@ -116,7 +116,7 @@ class _Step:
         changes, scalars = jax.lax.pmean((changes, scalars), AXIS)
         return gradients, jax.tree.map(jnp.add, batch_stats, changes), scalars
 
-    def _loss(
+    def loss(
         self, trained: Params, frozen: Params, batch_stats: Params, batch: Batch, keys: tuple[Array, Array]
     ) -> tuple[Array, tuple[Params, Scalars]]:
         """The loss of a micro-batch, with the running statistics and the scalars to report."""
