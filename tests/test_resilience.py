@@ -58,14 +58,16 @@ def test_a_second_run_on_a_workdir_is_refused_until_the_first_is_dead(tmp_path):
     again.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_exits_with_0_and_one_line_that_says_how_to_go_on(tmp_path, number):
-    process = start(tmp_path / "run", *ENDLESS, "--config.data.workers=1")
+@pytest.mark.parametrize(
+    ("number", "more", "status"), [(signal.SIGTERM, ("--stopped_status=75",), 75), (signal.SIGINT, (), 0)]
+)
+def test_a_signal_saves_and_exits_with_one_line_that_says_how_to_go_on(tmp_path, number, more, status):
+    process = start(tmp_path / "run", *ENDLESS, "--config.data.workers=1", *more)
     wait_for(process, "first step done")
     time.sleep(1)
     process.send_signal(number)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 0 and err == ""
+    assert process.returncode == status and err == ""
     assert "saved; the same command goes on from step" in out.strip().splitlines()[-1]
     step = out.strip().rsplit(" ", 1)[-1]
     assert (tmp_path / "run" / "checkpoints" / step).is_dir()
