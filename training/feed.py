@@ -40,10 +40,3 @@ def training_pairs(
         processes=jax.process_count(),
     )
     return to_devices(watch(batches), mesh)
-
-
-def own_rows(host: Batch, batch: dict[str, Any]) -> Batch:
-    """All keys of some rows of a batch, on the host: of one device, where the host has not all of them."""
-    if "image" in host:
-        return host
-    return {key: jax.device_get(value.addressable_data(0)) for key, value in batch.items()}

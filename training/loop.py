@@ -13,14 +13,15 @@ from ml_collections import ConfigDict
 from morphism.data.intensity import settle, with_fields
 from morphism.data.oddities import Oddities
 from morphism.errors import NonFinite, UserError
-from morphism.evaluation.drawings import Evaluated, keeping
-from morphism.evaluation.loop import Kept, gather, predict, summarise
+from morphism.evaluation.drawings import Evaluated, keeping, shown
+from morphism.evaluation.loop import Kept, gather, of_all_processes, predict, summarise
 from morphism.lengths import due, to_steps
 from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints, best_by
 from morphism.runtime.manifest import claim_intensity, claimed, read_intensity
+from morphism.runtime.mesh import own_rows
 from morphism.runtime.paths import AnyPath, folder
-from morphism.runtime.processes import check_shared
+from morphism.runtime.processes import check_shared, exchanged
 from morphism.runtime.resume import flat
 from morphism.runtime.stopping import Stopped, StopRequest
 from morphism.runtime.writer import Writer, duration, recorded
@@ -30,7 +31,7 @@ from morphism.training.build import Parts, build, steps_per_epoch
 from morphism.training.clock import DeviceClock
 from morphism.training.derive import derived
 from morphism.training.drawer import Drawer
-from morphism.training.feed import own_rows, training_pairs
+from morphism.training.feed import training_pairs
 from morphism.training.meter import REMEDY, Meter, NonFiniteLoss
 from morphism.training.patience import since_best
 from morphism.training.profiling import Profiler, Span
@@ -296,7 +297,7 @@ class Loop:
         )
         for step, (on_host, batch) in enumerate(meter.timed(pairs), beginning.step + 1):
             if step == 1:
-                self._draw_first(own_rows(on_host, batch))  # while the step is compiled
+                self._draw_first(on_host if "image" in on_host else own_rows(batch))  # while the step is compiled
             flops = self._step_flops(state, batch)
             with self._profiler.step(step, state):
                 meter.dispatching(flops)
@@ -378,10 +379,13 @@ class Loop:
     def _evaluated(self, step: int, state: TrainState) -> Evaluated | None:
         parts, config, programs, val = self._parts, self._config, self._parts.programs, self._parts.data.val
         variables = eval_variables(state)
-        batches = predict(programs.eval_step, variables, val, config, parts.mesh, self._val_odd, kept=self._kept_val)
-        task, kept = programs.task, []
+        batches = predict(
+            programs.eval_step, variables, val, config, parts.mesh, self._val_odd, own=True, kept=self._kept_val
+        )
+        task, kept, drawn = programs.task, [], shown(val) if config.plots else ()
         try:
-            metrics = gather(task, val, keeping(self._stop.watch(batches), self._drawer.shown(val), kept))
+            metrics = gather(task, val, keeping(self._stop.watch(batches), drawn, kept))
+            metrics, kept = of_all_processes(metrics), [each for own in exchanged(kept) for each in own]
             summary = summarise(task, metrics)
         except Stopped:
             return None

@@ -12,7 +12,7 @@ from morphism.experiments.base import get_base
 from morphism.runtime import resident
 from morphism.runtime.mesh import HOST_ONLY
 from morphism.runtime.resume import among
-from morphism.training.feed import own_rows, training_pairs
+from morphism.training.feed import training_pairs
 
 
 def classification(**data):
@@ -72,9 +72,6 @@ def test_batches_are_those_of_the_host_on_any_devices_from_any_step(config, devi
             assert len(value.addressable_shards) == devices
         for key in ("id", "draw", "valid", "odd"):
             assert np.array_equal(rows[key], expected[key])
-        few = own_rows(rows, batch)
-        assert np.array_equal(few["image"], expected["image"][: len(few["image"])])
-        assert own_rows(expected, batch) is expected
 
 
 def test_a_record_that_cannot_be_read_is_replaced_as_on_the_host(mesh_of, monkeypatch):
