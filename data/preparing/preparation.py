@@ -254,7 +254,7 @@ def read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); restore it, or prepare the data again") from error
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not found:
         raise UserError(f"{path}: not what `morphism prepare` writes; restore it, or prepare the data again")
     return found
 
