@@ -17,7 +17,7 @@ from jaxtyping import Array, Integer, Key
 from ml_collections import ConfigDict
 
 from morphism import models
-from morphism.ops.platform import scan
+from morphism.ops.platform import scan, stacked
 from morphism.runtime.mesh import AXIS, compiler_options
 from morphism.tasks import Task
 from morphism.tasks.task import Counts
@@ -30,6 +30,7 @@ from morphism.training.state import TrainState
 Batch = dict[str, Array]
 Scalars = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch, HyperParameters], tuple[TrainState, Scalars]]
+StackedStep = Callable[[list[TrainState], list[Batch], list[HyperParameters]], list[tuple[TrainState, Scalars]]]
 
 
 def make_train_step(*, model: nn.Module, task: Task, config: ConfigDict, classes: Counts, mesh: Mesh) -> TrainStep:
@@ -41,9 +42,20 @@ def make_train_step(*, model: nn.Module, task: Task, config: ConfigDict, classes
 
     config: as the task resolves it; the fields in `hyper` are not read.
     """
-    step = _Step(model=model, task=task, config=config, classes=classes)
+    return _mapped(_Step(model=model, task=task, config=config, classes=classes), mesh)
+
+
+def make_stacked_step(*, model: nn.Module, task: Task, config: ConfigDict, classes: Counts, mesh: Mesh) -> StackedStep:
+    """The training step of several independent trainings in one program; arguments as those of make_train_step.
+
+    States, batches and hyper-parameters are lists of equal length, each of elements of equal shapes.
+    """
+    return _mapped(stacked(_Step(model=model, task=task, config=config, classes=classes)), mesh)
+
+
+def _mapped(step: Callable, mesh: Mesh) -> Callable:
     return jax.jit(
-        jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS), P()), out_specs=(P(), P())),
+        jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS), P()), out_specs=P()),
         donate_argnums=0,
         compiler_options=compiler_options(),
     )
