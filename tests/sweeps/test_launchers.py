@@ -50,7 +50,8 @@ def test_jobs_of_slurms_client_run_the_trials(sweep, monkeypatch):
         ended(launchers.of("slurm", "cluster=local,nonsense=5"), folder, plan, store, workers=1)
 
 
-def test_a_ray_cluster_of_two_nodes_runs_the_trials(sweep):
+def test_a_ray_cluster_of_two_nodes_runs_the_trials(sweep, monkeypatch):
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # it is 15: on a busy machine, Ray's workers would wait for minutes
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
