@@ -19,7 +19,7 @@ from jaxtyping import Array, Integer, Key
 from ml_collections import ConfigDict
 
 from morphism import models
-from morphism.ops.platform import scan
+from morphism.ops.platform import scan, stacked
 from morphism.runtime.mesh import AXIS, compiler_options, gathered, mean_gradients, placed, specs, varying
 from morphism.tasks import Task
 from morphism.tasks.task import Counts
@@ -32,6 +32,7 @@ from morphism.training.state import TrainState
 Batch = dict[str, Array]
 Scalars = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch, HyperParameters], tuple[TrainState, Scalars]]
+StackedStep = Callable[[list[TrainState], list[Batch], list[HyperParameters]], list[tuple[TrainState, Scalars]]]
 
 
 def make_train_step(*, model: nn.Module, task: Task, config: ConfigDict, classes: Counts, mesh: Mesh) -> TrainStep:
@@ -46,6 +47,19 @@ def make_train_step(*, model: nn.Module, task: Task, config: ConfigDict, classes
     """
     step = Step(model=model, task=task, config=config, classes=classes, mesh=mesh)
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
+
+
+def make_stacked_step(*, model: nn.Module, task: Task, config: ConfigDict, classes: Counts, mesh: Mesh) -> StackedStep:
+    """The training step of several independent trainings in one program; arguments as those of make_train_step.
+
+    States, batches and hyper-parameters are lists of equal length, each of elements of equal shapes.
+    """
+    steps = stacked(Step(model=model, task=task, config=config, classes=classes, mesh=mesh))
+
+    def run(*arguments: list) -> list[tuple[TrainState, Scalars]]:
+        return [(placed(state, mesh), scalars) for state, scalars in steps(*arguments)]
+
+    return jax.jit(run, donate_argnums=0, compiler_options=compiler_options())
 
 
 @dataclass(frozen=True, eq=False)
