@@ -17,7 +17,7 @@ from jaxtyping import Array, Integer, Key
 from ml_collections import ConfigDict
 
 from morphism import models
-from morphism.ops.platform import scan, stacked
+from morphism.ops.platform import scan
 from morphism.runtime.mesh import AXIS, compiler_options
 from morphism.tasks import Task
 from morphism.tasks.task import Counts
@@ -48,9 +48,17 @@ def make_train_step(*, model: nn.Module, task: Task, config: ConfigDict, classes
 def make_stacked_step(*, model: nn.Module, task: Task, config: ConfigDict, classes: Counts, mesh: Mesh) -> StackedStep:
     """The training step of several independent trainings in one program; arguments as those of make_train_step.
 
-    States, batches and hyper-parameters are lists of equal length, each of elements of equal shapes.
+    States, batches and hyper-parameters are lists of equal length, each of trees of equal shapes. Convolutions of all
+    trainings are one grouped convolution, which may round in another order than single ones.
     """
-    return _mapped(stacked(_Step(model=model, task=task, config=config, classes=classes)), mesh)
+    step = _Step(model=model, task=task, config=config, classes=classes)
+
+    def stacked(*lists: list) -> list:
+        whole = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *each) for each in lists]
+        results = jax.vmap(step)(*whole)
+        return [jax.tree.map(lambda x: x[index], results) for index in range(len(lists[0]))]  # noqa: B023
+
+    return _mapped(stacked, mesh)
 
 
 def _mapped(step: Callable, mesh: Mesh) -> Callable:
