@@ -1,4 +1,4 @@
-"""What `morphism sweep --stack` saves: CPU-seconds per trial, of trials in one program and of the same one by one.
+"""What `morphism sweep --stack` saves: CPU-seconds per trial, of trials side by side and of the same one by one.
 
     python benchmarks/stack.py [--stack 4] [--steps 40] [--data photographs] [--output FILE.json]
 

@@ -42,7 +42,7 @@ _ETA = COMMAND.integer("eta", 3, "asha: the best 1/eta of the trials at a rung g
 _SEEDS = COMMAND.integer("seeds", 1, "How often each point is trained, with config.seed and the numbers after it.", 1)
 _BEST = COMMAND.integer("repeat_best", 0, "Train each point once, then this many of the best with --seeds others.", 0)
 _SPLIT = COMMAND.boolean("vary_split", False, "Further seeds also cut other validation splits (data.val_fraction).")
-_STACK = COMMAND.integer("stack", 1, "Trials of equal shapes that a worker trains at most in one program.", 1)
+_STACK = COMMAND.integer("stack", 1, "Trials of equal shapes that a worker trains at most side by side.", 1)
 _BASELINE = COMMAND.string("baseline", None, "The row of the final table that others are compared with: 'name=sgd'.")
 _STORAGE = COMMAND.string("storage", None, "URL of Optuna's storage; <workdir>/sweep.db unless given.")
 _METRIC = COMMAND.string("metric", None, "What is compared: a metric of the evaluation; config.best unless given.")

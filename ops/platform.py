@@ -89,20 +89,3 @@ def scan(body: Callable, carry: Any, parts: Any, length: int) -> tuple[Any, Any]
         carry, result = body(carry, jax.tree.map(lambda x: x[index], parts))  # noqa: B023
         results.append(result)
     return carry, jax.tree.map(lambda *each: jnp.stack(each), *results)
-
-
-def stacked(function: Callable) -> Callable:
-    """Maps `function` over lists of arguments, trees of equal shapes: [a, b], [c, d] -> [f(a, c), f(b, d)].
-
-    On CPU one after the other, to the bits of single calls; on accelerators all at once, where a product or convolution
-    over all of them may round in another order. On CPU, XLA runs such a convolution three times slower.
-    """
-
-    def mapped(*arguments: Sequence[Any]) -> list[Any]:
-        if on_cpu():
-            return [function(*each) for each in zip(*arguments, strict=True)]
-        whole = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *each) for each in arguments]
-        results = jax.vmap(function)(*whole)
-        return [jax.tree.map(lambda x: x[index], results) for index in range(len(arguments[0]))]  # noqa: B023
-
-    return mapped

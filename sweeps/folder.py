@@ -40,7 +40,7 @@ class Plan:
     seeds: how often each point is trained, with config.seed and the numbers after it.
     repeat_best: if positive, each point is trained once, and then so many of the best with `seeds` further seeds.
     vary_split: whether a further seed also cuts another validation split (config.data.split_seed).
-    stack: how many trials a worker trains at most in one program.
+    stack: how many trials a worker trains at most side by side (training/together.py).
     storage: its URL, without a password; "" for sweep.db in the folder of the sweep.
     disk: bytes that checkpoints may use; 0: no bound.
     tries: how often a trial's process may end without progress before the trial counts as failed.

@@ -8,7 +8,7 @@ storage. What it does next depends on nothing but these:
 3. a trial that may be promoted goes on from its rung;
 4. otherwise the next trial is sampled.
 
-With --stack it takes several trials at once that can share a program (training/together.py). Trials that differ only
+With --stack it trains several trials side by side (training/together.py). Trials that differ only
 in hyper-parameters which change no shape share this process's compiled programs.
 """
 
@@ -107,7 +107,7 @@ class Worker:
         return None
 
     def _mates(self, trial: Record) -> list[Record]:
-        """More trials that are now this worker's, to be trained in one program with `trial`; those of other programs
+        """More trials that are now this worker's, to be trained side by side with `trial`; those of other programs
         that it met on its way wait. A trial with which a process died trains alone, so that no other dies with it.
         """
         found: list[Record] = []

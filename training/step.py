@@ -19,7 +19,7 @@ from jaxtyping import Array, Integer, Key
 from ml_collections import ConfigDict
 
 from morphism import models
-from morphism.ops.platform import scan, stacked
+from morphism.ops.platform import scan
 from morphism.runtime.mesh import AXIS, compiler_options, gathered, mean_gradients, placed, specs, varying
 from morphism.tasks import Task
 from morphism.tasks.task import Counts
@@ -52,14 +52,18 @@ def make_train_step(*, model: nn.Module, task: Task, config: ConfigDict, classes
 def make_stacked_step(*, model: nn.Module, task: Task, config: ConfigDict, classes: Counts, mesh: Mesh) -> StackedStep:
     """The training step of several independent trainings in one program; arguments as those of make_train_step.
 
-    States, batches and hyper-parameters are lists of equal length, each of elements of equal shapes.
+    States, batches and hyper-parameters are lists of equal length, each of trees of equal shapes. Convolutions of all
+    trainings are one grouped convolution, which may round in another order than single ones.
     """
-    steps = stacked(Step(model=model, task=task, config=config, classes=classes, mesh=mesh))
+    step = Step(model=model, task=task, config=config, classes=classes, mesh=mesh)
 
-    def run(*arguments: list) -> list[tuple[TrainState, Scalars]]:
-        return [(placed(state, mesh), scalars) for state, scalars in steps(*arguments)]
+    def stacked(*lists: list) -> list[tuple[TrainState, Scalars]]:
+        whole = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *each) for each in lists]
+        results = jax.vmap(step)(*whole)
+        single = (jax.tree.map(lambda x: x[index], results) for index in range(len(lists[0])))  # noqa: B023
+        return [(placed(state, mesh), scalars) for state, scalars in single]
 
-    return jax.jit(run, donate_argnums=0, compiler_options=compiler_options())
+    return jax.jit(stacked, donate_argnums=0, compiler_options=compiler_options())
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,8 @@
-"""Runs several trainings in one process, each step of those of equal shapes in one program.
+"""Runs several trainings side by side; on accelerators, each step of those of equal shapes in one program.
 
 Each stays an ordinary training, with a workdir, checkpoints and evaluations of its own, and may go on alone later. They
-need not be at the same step, and one that ends or fails does not disturb the others. On CPU each ends with the bits
-that it would have alone; on accelerators its values are the same up to rounding (ops/platform.py).
+need not be at the same step, and one that ends or fails does not disturb the others. Its values are those that it
+would have alone: on CPU to the bit, on accelerators up to rounding.
 """
 
 import itertools
@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from morphism.data.pipeline import Batch, train_batches
 from morphism.data.records import Source
+from morphism.ops.platform import on_cpu
 from morphism.training.loop import Answer, Call, Progress, Training
 
 Begin = Callable[[Callable[..., Iterator[Batch]]], Training]  # with the feed of the training
@@ -67,8 +68,12 @@ def groups(calls: Mapping[int, Call]) -> list[list[int]]:
 
 
 def answers_of(calls: Sequence[Call]) -> list[Answer]:
-    if len(calls) == 1:
-        return [calls[0].answer()]
+    """The results of calls of equal programs and shapes.
+
+    On CPU each runs by itself: its convolutions use all cores already, and XLA runs a grouped one three times slower.
+    """
+    if len(calls) == 1 or on_cpu():
+        return [each.answer() for each in calls]
     states, batches, hypers = ([each[field] for each in calls] for field in (1, 2, 3))
     return calls[0].programs.stacked_step(states, batches, hypers)
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from morphism.data import pipeline
-from morphism.ops.platform import as_accelerator, as_cpu, stacked
+from morphism.ops.platform import as_accelerator
 from morphism.runtime.checkpoint import Checkpoints
 from morphism.runtime.digest import digest
 from morphism.training import together
 from morphism.training.build import build
-from morphism.training.loop import train, training
+from morphism.training.loop import Call, train, training
 from morphism.training.meter import NonFiniteLoss
 
 
@@ -70,9 +70,10 @@ def test_the_stacked_step_of_accelerators_equals_single_steps_to_rounding(config
     states = [each.init() for each in parts]
     before = jax.tree.map(np.array, jax.device_get(states[0].params))  # the states are donated
     hypers = [each.hyper for each in parts]
+    calls = [Call(one.programs, each.init(), batch, each.hyper) for each in parts]
     with as_accelerator():
         jax.clear_caches()  # jit would reuse the other form
-        found = jax.device_get(one.programs.stacked_step([each.init() for each in parts], [batch, batch], hypers))
+        found = jax.device_get(together.answers_of(calls))
     jax.clear_caches()
     for state, hyper, (after, scalars) in zip(states, hypers, found, strict=True):
         expected, values = jax.device_get(one.programs.train_step(state, batch, hyper))
@@ -80,10 +81,3 @@ def test_the_stacked_step_of_accelerators_equals_single_steps_to_rounding(config
         worst = max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (expected, after)), strict=True))
         assert worst <= 1e-5 * change
         assert values["loss"] == pytest.approx(scalars["loss"], rel=1e-6)
-
-
-def test_functions_of_two_arguments_are_stacked():
-    for form in (as_cpu, as_accelerator):
-        with form():
-            found = stacked(lambda a, b: {"sum": a + b})([np.ones(2), np.zeros(2)], [np.arange(2.0), np.arange(2.0)])
-        assert [list(map(float, each["sum"])) for each in found] == [[1, 2], [0, 1]]
