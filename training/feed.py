@@ -21,17 +21,18 @@ def training_pairs(
     start: int,
     stop: int,
     watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
+    feed: Callable[..., Iterator[Batch]] = train_batches,
 ) -> Iterator[tuple[Batch, dict[str, Any]]]:
     """Pairs of what the host has of a batch, and the global batch on the devices, for steps start .. stop - 1.
 
     The host has all of it, or with config.data.on_device id, draw, valid and HOST_ONLY. watch: sees each of the host's
-    parts.
+    parts. feed: loads the host's batches, as train_batches does.
     """
     if config.data.on_device:
         settled = settle(config, source) if config.data.pixels == "auto" else config
         resident = Resident.of(source, settled, mesh)
         return resident.pairs(watch(resident.on_host_batches(start, stop)))
-    batches = train_batches(
+    batches = feed(
         source,
         config,
         start_step=start,
