@@ -22,7 +22,7 @@ from morphism.ops.platform import on_cpu
 DATA, FSDP = "data", "fsdp"
 AXIS = (DATA, FSDP)  # the axes that the rows of a batch are split over, and that collectives go over: all devices
 SMALL = 2**14  # an array with fewer values is repeated on every device
-HOST_ONLY = ("odd",)  # keys of a batch that stay on the host: no step reads them
+HOST_ONLY = ("odd", "unread")  # keys of a batch that stay on the host: no step reads them
 
 
 def make_mesh(count: int | None = None, fsdp: int = 1) -> Mesh:

@@ -17,7 +17,8 @@ from morphism.lengths import exact_steps
 FREE = (
     *("stop.metric", "stop.patience", "stop.min_delta"),
     *("log_every", "checkpoint_every", "keep", "eval_batch_size", "plots", "writers"),
-    *("data.workers", "data.threads", "data.prefetch", "data.timeout", "data.data_dir", "data.strict"),
+    *("data.workers", "data.threads", "data.prefetch", "data.timeout", "data.data_dir", "data.strict", "data.broken"),
+    "data.on_device",
     *("data.eval_loss", "data.spacing", "metrics.medical", "metrics.score", "metrics.tolerance"),
 )
 # In these, evaluation and prediction may differ from a run's training: how large images are seen, and which detections
