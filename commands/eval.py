@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 COMMAND = cli.Command(config="flag", distributed=True, trained=True)
 _SPLIT = COMMAND.string("split", None, "Which split; the run's config.data.val_split unless given.")
-_SOURCE = COMMAND.string("source", None, "Other data, with all or some of the run's classes.")
-_DATA = COMMAND.string("data", None, "The same by its path alone; all of it, if it has no validation or test split.")
+_DATA = COMMAND.string(
+    "data", None, "Other data, with some or all of the run's classes: a folder, the file that describes it, KIND:PATH."
+)
 _VIEWS = COMMAND.string(
     "views", "center", "How each image is seen: center, flip, ten_crop; for segmentation also scales[_flip]."
 )
@@ -54,8 +55,6 @@ def main(argv: list[str]) -> None:
     from morphism.evaluation.loop import gather, summarise
     from morphism.tasks.task import Predictions
 
-    if _SOURCE.value and _DATA.value:
-        raise UserError("--source and --data both name other data; leave out one")
     run = COMMAND.open_trained(print)
     other, its_split = _other(run)
     split = _SPLIT.value or its_split or run.config.data.val_split
@@ -83,12 +82,12 @@ def main(argv: list[str]) -> None:
 
 
 def _other(run: "Run") -> tuple[str, str]:
-    """The source in --source or --data, and for --data the split to evaluate on; "" where they are the run's own."""
+    """The source in --data, and the split to evaluate on; "" where they are the run's own."""
     if not _DATA.value:
-        return _SOURCE.value or "", ""
+        return "", ""
     from morphism.data import recognise, sources
 
-    found = recognise.recognise(_DATA.value)
+    found = recognise.at(_DATA.value, run.config.data.data_dir)
     if found.source == run.config.data.source:  # evaluated on what the run held out
         print(f"data: {found.about}; the run's own")
         return "", ""

@@ -33,14 +33,13 @@ PARSED = 16 << 20  # bytes: larger JSON files are not parsed to see what they ar
 
 
 class Layout(NamedTuple):
-    """what: the format, for people. target: what it is for. needs: all that it takes, for people.
+    """what: the format, for people. needs: all that it takes, for people.
 
     rank: layouts with a lower rank are tried first: 0 has files that no other format has, 1 pairs of folders, 2 any
     folders of images.
     """
 
     what: str
-    target: str
     needs: str
     rank: int = 0
 

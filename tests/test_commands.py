@@ -70,8 +70,8 @@ def test_train_evaluate_predict_and_digest(tmp_path):
         (tmp_path / "later" / name).mkdir(parents=True)
         shutil.copy(tmp_path / "one.png", tmp_path / "later" / name)
     done = run("eval.py", "--workdir", str(tmp_path / "run"), f"--config.data.source=folder:{tmp_path / 'later'}")
-    assert done.returncode == 2 and "config.data.source: the run has its own; give --source" in done.stderr
-    later = ("--source", f"folder:{tmp_path / 'later'}", "--split", "train")
+    assert done.returncode == 2 and "config.data.source: the run has its own; give --data" in done.stderr
+    later = ("--data", f"folder:{tmp_path / 'later'}", "--split", "train")
     done = run("eval.py", "--workdir", str(tmp_path / "run"), *later)
     assert done.returncode == 0, done.stderr
     assert [sum(row) for row in json.loads((tmp_path / "run" / "eval_train.json").read_text())["confusion"]] == [

@@ -8,13 +8,13 @@ Each kind is one file in this folder, with two functions:
 and, if the classes are known before the data is there, or quickly, classes(argument, data_dir) -> their names. So a new
 format is a new file. With LAYOUT and `seen` (data/layouts.py) it is found by the path alone. A kind whose `load` itself
 understands slices, such as "train[:6%]", has SLICES = True. A kind whose masks of objects take time to read has
-MASKS = True: its `load` has a further argument, `masks`, and if that is False its records have none.
+MASKS = True: its `load` has a further argument, `masks`, and if that is False its records have none. A kind without an
+argument has ALONE = True.
 
 data/records.py says what a source offers.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +28,7 @@ from morphism.data.derived import Subset, used_classes
 from morphism.data.derived import with_classes as with_classes
 from morphism.data.kinds import kinds, module_of
 from morphism.data.layouts import VALIDATION as VALIDATION
+from morphism.data.recognise import is_path as is_path
 from morphism.data.recognise import recognise
 from morphism.data.records import Source, names
 from morphism.errors import UserError, check_choice
@@ -203,14 +204,3 @@ def _format(spec: str) -> tuple[ModuleType, str]:
 def full_spec(spec: str) -> str:
     """`spec` with its kind, which is recognised where it is a path alone. Raises UserError as `recognise` does."""
     return recognise(spec).source if is_path(spec) else spec
-
-
-def is_path(spec: str) -> bool:
-    """Whether `spec` is a path without a kind."""
-    kind, colon, _ = spec.partition(":")
-    return bool(spec) and kind not in kinds() and (os.path.exists(os.path.expanduser(spec)) or _like_path(kind, colon))
-
-
-def _like_path(kind: str, colon: str) -> bool:
-    """Whether what does not exist was meant as a path."""
-    return not colon and (os.sep in kind or kind.startswith("~"))

@@ -46,7 +46,7 @@ from morphism.errors import UserError
 
 MASKS = True
 YAML = (".yaml", ".yml")
-LAYOUT = Layout("YOLO", "boxes", "images/ next to labels/ with a .txt per image, and data.yaml or classes.txt")
+LAYOUT = Layout("YOLO", "images/ next to labels/ with a .txt per image, and data.yaml or classes.txt")
 
 
 def describes(path: Path) -> bool:

@@ -113,23 +113,23 @@ def cityscapes(root):
 
 
 @pytest.mark.parametrize(
-    ("write", "kind", "target", "splits", "classes", "records"),
+    ("write", "kind", "splits", "classes", "records"),
     [
-        (class_folders, "folder", "label", ("train",), ("cat", "dog"), 4),
-        (split_class_folders, "folder", "label", ("train", "validation"), ("cat", "dog"), 4),
-        (camvid, "masks", "segmentation", ("train", "val"), None, 1),
-        (binary_masks, "masks", "segmentation", ("train",), ("background", "object"), 2),
-        (masks_of_splits, "masks", "segmentation", ("train", "valid"), ("ground", "road", "sky"), 1),
-        (cvat_masks, "masks", "segmentation", ("train",), ("background", "cat"), 1),
-        (stage1, "object_masks", "masks", ("train",), ("object",), 2),
-        (cityscapes, "cityscapes", "boxes", ("train",), None, 1),
+        (class_folders, "folder", ("train",), ("cat", "dog"), 4),
+        (split_class_folders, "folder", ("train", "validation"), ("cat", "dog"), 4),
+        (camvid, "masks", ("train", "val"), None, 1),
+        (binary_masks, "masks", ("train",), ("background", "object"), 2),
+        (masks_of_splits, "masks", ("train", "valid"), ("ground", "road", "sky"), 1),
+        (cvat_masks, "masks", ("train",), ("background", "cat"), 1),
+        (stage1, "object_masks", ("train",), ("object",), 2),
+        (cityscapes, "cityscapes", ("train",), None, 1),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
-def test_labels_and_masks_are_recognised(tmp_path, write, kind, target, splits, classes, records):
+def test_labels_and_masks_are_recognised(tmp_path, write, kind, splits, classes, records):
     write(tmp_path)
     found = recognise(str(tmp_path))
-    assert (found.source, found.target, found.splits) == (f"{kind}:{tmp_path}", target, splits)
+    assert (found.source, found.splits) == (f"{kind}:{tmp_path}", splits)
     source = opened(found.source, splits[0])
     assert len(source) == records and (classes is None or tuple(source.classes) == classes)
     assert f"{len(source.classes)} class" in found.about
