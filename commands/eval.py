@@ -35,7 +35,9 @@ _VIEWS = COMMAND.string(
 )
 _OUTPUT = COMMAND.string("output", None, "A JSON file to write; eval_<split>.json in the --workdir unless given.")
 _DRAW = COMMAND.boolean("draw", False, "Also draw examples with predictions beside truth, and plots.")
-_THRESHOLD = COMMAND.number("threshold", 0.25, "Detections with a lower score are not drawn.", 0.0, 1.0)
+_THRESHOLD = COMMAND.number(
+    "threshold", 0.25, "Detections with a lower score are neither drawn nor confused.", 0.0, 1.0
+)
 _MAX_SHOWN = COMMAND.integer("max_shown", 50, "Most detections to draw per image.", 1)
 _CONFUSED = COMMAND.integer(
     "confused", 120, "Most small images to keep of what is confused, for morphism report; 0 keeps none.", 0
@@ -60,7 +62,7 @@ def main(argv: list[str]) -> None:
     split = _SPLIT.value or its_split or run.config.data.val_split
     source = _load(run, split, other)
     kept: list[Predictions] = []
-    task = run.task.measured(run.config)
+    task = run.task.measured(run.config, _THRESHOLD.value)
     drawn = shown(source) if _DRAW.value else []
     written = COMMAND.workdir.value or _OUTPUT.value
     look = run.config.data, _THRESHOLD.value, _MAX_SHOWN.value

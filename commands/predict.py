@@ -133,6 +133,7 @@ class Job:
                 entry = {"file": str(path), "frame": frame.number, "time": round(frame.time, 4)} | result.found
                 if self._folder:
                     output.write(entry, result.annotated(_THRESHOLD.value, _MAX_SHOWN.value), frame.time)
+                    self._folder.write_masks(position, frame.number, result)
                 elif self._output:
                     self.entries.setdefault(position, []).append(entry)
                 if self._first:
