@@ -45,10 +45,14 @@ class Layout(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What of a layout is there, and what it lacks; it is recognised if something is there and nothing is lacking."""
+    """What of a layout is there, and what it lacks; it is recognised if something is there and nothing is lacking.
+
+    broken: the error of a file by which it would be recognised.
+    """
 
     found: tuple[str, ...]
     missing: tuple[str, ...]
+    broken: str = ""
 
     @classmethod
     def of(cls, *parts: tuple[str, object]) -> "Seen":
@@ -57,7 +61,7 @@ class Seen(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        return bool(self.found) and not self.missing
+        return bool(self.found) and not self.missing and not self.broken
 
 
 class Look:
@@ -72,7 +76,7 @@ class Look:
         try:
             with os.scandir(self.path) as found:
                 shown = (each for each in found if not each.name.startswith(".") and each.name.lower() not in CLUTTER)
-                return sorted((each.name, each.is_dir()) for each in islice(shown, MOST))
+                return sorted((each.name, _is_folder(each)) for each in islice(shown, MOST))
         except OSError:
             return []
 
@@ -123,6 +127,14 @@ class Look:
         if depth > 0:
             for name in self.folders[:SAMPLE]:
                 yield from self.below(name).with_suffix(suffix, depth - 1)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Whether it is a folder, or a link to one; a link that leads to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def split_of(name: str) -> str:

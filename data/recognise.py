@@ -81,7 +81,8 @@ def recognise(path: str) -> Found:
             more = f", or one of {len(several) - SHOWN:,} more" if len(several) > SHOWN else ""
             raise UserError(f"{path}: holds several datasets; give one of them: {_listed(several[:SHOWN])}{more}")
     if not fitting:
-        raise UserError(_refusal(root, matches))
+        broken = next((match for match in matches if match.seen.broken), None)
+        raise UserError(broken.seen.broken if broken else _refusal(root, matches))
     return _described(*fitting)
 
 
