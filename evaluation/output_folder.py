@@ -133,8 +133,8 @@ class OutputFolder:
         twice = next((path for path, count in Counter(paths).items() if count > 1), None)
         if twice:
             raise UserError(f"--output: two results would be {twice}; predict the two inputs one after the other")
-        taken = {path.resolve() for path in inputs}
-        replaced = next((path for path in paths if path.resolve() in taken), None)
+        taken = set(map(os.path.realpath, inputs))  # Path.resolve raises for a link to itself
+        replaced = next((path for path in paths if os.path.realpath(path) in taken), None)
         if replaced:
             raise UserError(f"--output {self.folder}: a result would replace the input {replaced}; name another folder")
 

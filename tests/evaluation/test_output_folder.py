@@ -38,6 +38,8 @@ def test_a_result_never_replaces_an_input(tmp_path):
     image = write(tmp_path / "a.png")
     before = image.read_bytes()
     (tmp_path / "linked").symlink_to(tmp_path)
+    (tmp_path / "self.png").symlink_to("self.png")
+    OutputFolder(tmp_path / "other", [(tmp_path / "self.png", tmp_path)], (), ("a",))
     for folder in (tmp_path, tmp_path / "linked"):
         with pytest.raises(UserError, match=r"a result would replace the input .*a.png; name another folder"):
             OutputFolder(folder, [(image, tmp_path)], (), ("a",))
