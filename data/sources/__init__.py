@@ -62,7 +62,10 @@ def load(data: ConfigDict, split: str) -> Source:
     else:
         own = _own(name, available)
         if own not in available:
-            hint = "; to cut one from train, set config.data.val_fraction" if name == "val" else ""
+            hint = {
+                "val": "; to cut one from train, set config.data.val_fraction",
+                "train": f"; rename one, or train on one with --config.data.train_split={available[0]}",
+            }.get(name, "")
             raise UserError(f"{spec} has no split {name!r}, it has {', '.join(available)}{hint}")
         if bracket and getattr(module, "SLICES", False):
             return module.load(argument, own + split.removeprefix(name), data_dir, **options)
@@ -145,13 +148,18 @@ def _draws(names: Sequence[bytes], seed: int) -> Float[np.ndarray, "n"]:
 
 
 def _cut(source: Source, spec: str, split: str, fraction: float, seed: int) -> Source:
-    empty = UserError(f"config.data.val_fraction={fraction} of {spec}'s {len(source)} records leaves a split empty")
-    if not 0 < round(fraction * len(source)) < len(source):
-        raise empty
     held = held_out(names(source), fraction, seed)
-    if not held.any() or held.all():
-        raise empty
+    if not 0 < round(fraction * len(source)) < len(source) or not held.any() or held.all():
+        raise UserError(too_few(fraction, len(source), spec))
     return Subset(source, np.flatnonzero(held == (split == "val")))
+
+
+def too_few(fraction: float, count: int, spec: str) -> str:
+    """What is wrong with cutting a share of so few records."""
+    return (
+        f"config.data.val_fraction={fraction} of {spec}'s {count} records leaves a split empty; add images, or "
+        "validate on those that are trained on with --config.data.val_fraction=0 --config.data.val_split=train"
+    )
 
 
 def _slice(split: str, count: int, spec: str) -> Int[np.ndarray, "records"]:
