@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool
 from ml_collections import ConfigDict
 
 from morphism import models
-from morphism.runtime.mesh import AXIS, compiler_options
+from morphism.runtime.arithmetic import compiled
+from morphism.runtime.mesh import AXIS
 from morphism.tasks import Task
 from morphism.tasks.task import Batch
 
@@ -42,10 +43,7 @@ def make_eval_step(
         return jax.lax.all_gather(predictions, AXIS, tiled=True)
 
     # all_gather's result is the same on all devices, which shard_map's check cannot infer.
-    return jax.jit(
-        jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False),
-        compiler_options=compiler_options(),
-    )
+    return compiled(jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False), config)
 
 
 def _finite(outputs: Any, rows: int) -> Bool[Array, "b"]:

@@ -21,6 +21,11 @@ def on_cpu() -> bool:
     return (_FORM.get() or jax.default_backend()) == "cpu"
 
 
+def on_gpu() -> bool:
+    """Whether programs are compiled for GPUs: for NVIDIA's or AMD's."""
+    return jax.default_backend() == "gpu"
+
+
 @contextmanager
 def as_accelerator() -> Iterator[None]:
     """Code that is traced inside this context takes its form for GPUs and TPUs, on any device.

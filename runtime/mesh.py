@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from morphism.errors import UserError
-from morphism.ops.platform import on_cpu
+from morphism.ops.platform import on_cpu, on_gpu
 
 AXIS = "data"
 HOST_ONLY = ("odd",)  # keys of a batch that stay on the host: no step reads them
@@ -46,15 +46,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def compiler_options(*, once: bool = False) -> dict[str, Any]:
-    """Options for jax.jit; empty except on CPU. `once`: for a program that runs once, such as a model's initialisation.
+def compiler_options(*, once: bool = False, deterministic: bool = False) -> dict[str, Any]:
+    """Options for jax.jit. `once`: for a program that runs once, such as a model's initialisation.
+
+    deterministic: config.deterministic. On GPUs, XLA then does not choose algorithms by timing them, and replaces those
+    whose order of addition varies. XLA's programs for CPU and TPU compute the same bits in every run as they are.
 
     On CPU, XLA compiles convolutions itself: YNNPACK, its default, takes twice as long for the gradients of kernels.
     A program that runs once has LLVM's second lowest optimisation level: it compiles six times as fast, to the same
     bits.
     """
     if not on_cpu():
-        return {}
+        return {"xla_gpu_deterministic_ops": True} if deterministic and on_gpu() else {}
     return ({"xla_backend_optimization_level": 1} if once else {}) | (_NO_YNN if _knows_ynn() else {})
 
 

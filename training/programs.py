@@ -15,7 +15,8 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from morphism import models, tasks
 from morphism.evaluation.step import make_eval_step
 from morphism.models import cost
-from morphism.runtime.mesh import AXIS, compiler_options, replicated
+from morphism.runtime.arithmetic import compiled
+from morphism.runtime.mesh import AXIS, replicated
 from morphism.tasks import Task
 from morphism.tasks.task import Counts
 from morphism.training.hyper import HyperParameters
@@ -23,7 +24,7 @@ from morphism.training.state import TrainState, init_state, restarted
 from morphism.training.step import TrainStep, keys_of, make_train_step, optimizer_of
 
 # The fields of a configuration that programs depend on; those in hyper.py are arguments of the programs.
-WHOLE = ("task", "accumulate", "model", "data", "augment", "loss", "parts", "fusion")
+WHOLE = ("task", "precision", "deterministic", "accumulate", "model", "data", "augment", "loss", "parts", "fusion")
 PARTS = {"optimizer": ("name", "decay", "freeze"), "schedule": ("name", "warmup_method", "warmup_power", "power")}
 KEPT = 8  # sets of programs that a process keeps: the most recently used
 
@@ -85,14 +86,14 @@ def _programs(config: FrozenConfigDict, classes: Counts, mesh: Mesh) -> Programs
         traced = train_step.trace(*arguments)
         return 2 * mesh.size * cost.of_program(traced.jaxpr.jaxpr)  # it is the program of one device
 
-    once = {"out_shardings": replicated(mesh), "compiler_options": compiler_options(once=True)}
+    everywhere = replicated(mesh)
     return Programs(
         task=task,
         model=model,
-        init=jax.jit(init, static_argnums=1, **once),
-        restart=jax.jit(restart, out_shardings=replicated(mesh)),
+        init=compiled(init, config, once=True, static_argnums=1, out_shardings=everywhere),
+        restart=jax.jit(restart, out_shardings=everywhere),
         train_step=train_step,
         train_flops=train_flops,
         eval_step=make_eval_step(model, task, config, mesh),
-        augment=jax.jit(augment, compiler_options=compiler_options(once=True)),
+        augment=compiled(augment, config, once=True),
     )

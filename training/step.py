@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 
 from morphism import models
 from morphism.ops.platform import scan
-from morphism.runtime.mesh import AXIS, compiler_options
+from morphism.runtime.arithmetic import compiled
+from morphism.runtime.mesh import AXIS
 from morphism.tasks import Task
 from morphism.tasks.task import Counts
 from morphism.training.hyper import EmaValues, HyperParameters
@@ -42,11 +43,8 @@ def make_train_step(*, model: nn.Module, task: Task, config: ConfigDict, classes
     config: as the task resolves it; the fields in `hyper` are not read.
     """
     step = _Step(model=model, task=task, config=config, classes=classes)
-    return jax.jit(
-        jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS), P()), out_specs=(P(), P())),
-        donate_argnums=0,
-        compiler_options=compiler_options(),
-    )
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS), P()), out_specs=(P(), P()))
+    return compiled(mapped, config, donate_argnums=0)
 
 
 @dataclass(frozen=True)
