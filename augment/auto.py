@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from morphism.augment.colour import Image, grey
 from morphism.augment.geometric import bilinear
+from morphism.ops.lookup import histograms, look_up
 from morphism.ops.platform import choose, per_example
 
 GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
@@ -229,7 +230,7 @@ def _retone(image: Image, operation: Operation) -> Image:
     """A tonal operation on pixels that are whole numbers."""
     levels = jnp.arange(256.0)
     pixels = image.reshape(-1, 3).astype(int)
-    counts = _histograms(pixels)
+    counts = histograms(pixels, 256)
     lost = jnp.exp2(8 - operation.amount)
     tables = (
         lambda: jnp.tile(jnp.floor(levels / lost) * lost, (3, 1)),
@@ -238,7 +239,7 @@ def _retone(image: Image, operation: Operation) -> Image:
         lambda: jax.vmap(equalising_table)(counts),
     )
     table = choose(operation.index - OPERATIONS.index(TONAL[0]), tables)
-    return jnp.take_along_axis(table, pixels.T, axis=1).T.reshape(image.shape)
+    return look_up(table, pixels).reshape(image.shape)
 
 
 def _retone_floats(image: Image, operation: Operation) -> Image:
@@ -248,8 +249,8 @@ def _retone_floats(image: Image, operation: Operation) -> Image:
     stretched = 255 * (image - jnp.where(is_flat, 0, lowest)) / jnp.where(is_flat, 255, highest - lowest)
     kept = jnp.exp2(operation.amount)  # levels
     levels = jnp.floor(image * (255.999 / 255)).reshape(-1, 3).astype(int)
-    tables = jax.vmap(equalising_table)(_histograms(levels))
-    equalised = jnp.take_along_axis(tables, levels.T, axis=1).T.reshape(image.shape)
+    tables = jax.vmap(equalising_table)(histograms(levels, 256))
+    equalised = look_up(tables, levels).reshape(image.shape)
     results = (
         jnp.clip(jnp.floor(image / 255 * kept), 0, kept - 1) * 255 / kept,
         jnp.where(image >= operation.amount, 255 - image, image),
@@ -257,11 +258,6 @@ def _retone_floats(image: Image, operation: Operation) -> Image:
         equalised,
     )
     return jnp.stack(results)[jnp.clip(operation.index - OPERATIONS.index(TONAL[0]), 0, len(TONAL) - 1)]
-
-
-def _histograms(levels: Int[Array, "n 3"]) -> Int[Array, "3 256"]:
-    """How many pixels of each channel have each level."""
-    return jax.vmap(lambda channel: jnp.zeros(256, int).at[channel].add(1), in_axes=1)(levels)
 
 
 def stretching_table(counts: Int[Array, "256"]) -> Float[Array, "256"]:

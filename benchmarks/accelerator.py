@@ -7,7 +7,7 @@ a. Every architecture: a training step and an evaluation in bfloat16 and float32
    "highest" against the values of the CPU form on the CPU of the same machine.
 b. ResNet-50, 224, batch 256, bfloat16: images/s and MFU of the training step, as it is, with batch norm in two passes
    and with config.deterministic; beside torch eager and torch.compile; what the compiled program reads and writes.
-c. Steps of detectors and segmenters at their recipes' sizes, beside torchvision; RoI Align and its gradient in three
+c. Steps of detectors and segmenters at their recipes' sizes, beside torchvision; RoI Align and its gradient in four
    formulations; NMS.
 d. Runs killed by SIGKILL and resumed, and one command twice: equal bits? With and without config.deterministic.
 e. ResNet-20 on CIFAR-10 by the paper's schedule, as many seeds as there is time for.

@@ -1,4 +1,4 @@
-"""RoI Align's forward pass, and its gradient in three formulations, at the sizes of Faster R-CNN's training.
+"""RoI Align's forward pass, and its gradient in four formulations, at the sizes of Faster R-CNN's training.
 
     python benchmarks/roi_gradient.py [--size 800x1344] [--batch 2] [--boxes 512] [--channels 256] [--rounds 20]
 
@@ -7,12 +7,14 @@ with config.deterministic.
 sorted segments: all addends sorted by their pixel, then summed.
 products: the weights of rows and columns as dense matrices; the gradient is two matrix products per level, over all
 boxes on every level, the others' weights being 0. Its order of addition does not vary.
+products in chunks: the form for TPUs of ops/roi_align.py, which takes a few boxes at a time and recomputes the forward pass.
 
 `difference` is the largest one from scatter-add's gradient, relative to its largest value. Medians over rounds.
 """
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -22,6 +24,7 @@ import turns
 from jaxtyping import Array, Float
 
 from morphism.ops import roi_align as ops
+from morphism.ops.platform import as_tpu
 
 STRIDES, BINS, POINTS = (4, 8, 16, 32), 7, 2
 
@@ -65,18 +68,16 @@ def by_products(maps: list[Array], boxes: Array, gradient: Array, size: tuple[in
     levels, start, side = placed(boxes)
     found = []
     for number, x in enumerate(maps):
-        rows, columns = (weights(positions(start[..., axis], side[..., axis]), x.shape[1 + axis]) for axis in (0, 1))
+        rows, columns = (
+            jax.vmap(jax.vmap(partial(ops._mean_of_points, size=BINS, points=POINTS, length=x.shape[1 + axis])))(
+                start[..., axis], side[..., axis]
+            )
+            for axis in (0, 1)
+        )
         rows = jnp.where((levels == number)[..., None, None], rows, 0)
         half = jnp.einsum("bnih,bnijc->bnhjc", rows.astype(x.dtype), gradient)
         found.append(jnp.einsum("bnjw,bnhjc->bhwc", columns.astype(x.dtype), half))
     return found
-
-
-def weights(at: Float[Array, "*n bins points"], length: int) -> Float[Array, "*n bins {length}"]:
-    """The weight of each pixel of an axis in each bin: interpolated linearly, the mean over the points of the bin."""
-    inside = (at >= -1) & (at <= length)
-    distance = jnp.abs(jnp.clip(at, 0, length - 1)[..., None] - jnp.arange(length))
-    return jnp.sum(jnp.where(inside[..., None], jnp.maximum(1 - distance, 0), 0), axis=-2) / POINTS
 
 
 def by_sorted_segments(maps: list[Array], boxes: Array, gradient: Array, size: tuple[int, int]) -> list[Array]:
@@ -106,7 +107,17 @@ def by_sorted_segments(maps: list[Array], boxes: Array, gradient: Array, size: t
     return [total[:, a:b].reshape(x.shape) for x, a, b in zip(maps, ends, ends[1:], strict=False)]
 
 
-GRADIENTS = {"scatter-add": by_scatter_add, "sorted segments": by_sorted_segments, "products": by_products}
+def by_products_in_chunks(maps: list[Array], boxes: Array, gradient: Array, size: tuple[int, int]) -> list[Array]:
+    with as_tpu():
+        return by_scatter_add(maps, boxes, gradient, size)
+
+
+GRADIENTS = {
+    "scatter-add": by_scatter_add,
+    "sorted segments": by_sorted_segments,
+    "products": by_products,
+    "products in chunks": by_products_in_chunks,
+}
 
 
 def measured(args: argparse.Namespace, dtype: str, options: dict | None = None) -> list[turns.Row]:

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int, UInt8
-from scipy import ndimage
 
 from morphism.data.image import Pixels, resample, resize
 from morphism.data.jpeg import Part, fast, fast_resize
@@ -92,10 +92,11 @@ def deformed(canvas: np.ndarray, window: Window, nearest: bool) -> np.ndarray:
 def deform(x: np.ndarray, origins: Float[np.ndarray, "2 h w"], nearest: bool) -> np.ndarray:
     """x [h,w] or [h,w,c] with each pixel taken from its origin (y, x), mirrored at the border; bilinear or nearest."""
     if nearest:
-        return ndimage.map_coordinates(x, origins, order=0, mode="reflect")
+        return scipy.ndimage.map_coordinates(x, origins, order=0, mode="reflect")
     channels = np.atleast_3d(x).astype(np.float32)
     moved = [
-        ndimage.map_coordinates(channels[..., c], origins, order=1, mode="reflect") for c in range(channels.shape[2])
+        scipy.ndimage.map_coordinates(channels[..., c], origins, order=1, mode="reflect")
+        for c in range(channels.shape[2])
     ]
     moved = np.stack(moved, axis=-1).reshape(x.shape)
     return (moved + 0.5).astype(x.dtype) if x.dtype == np.uint8 else moved

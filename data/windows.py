@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float
-from scipy import ndimage
 
 Size = tuple[int, int]
 Rect = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the image; may lie partly outside
@@ -188,7 +188,7 @@ def elastic(size: Size, std: float, rng: np.random.Generator) -> Float[np.ndarra
     """
     coarse = rng.normal(0, std, (2, GRID, GRID))
     steps = np.meshgrid(*(np.linspace(0, GRID - 1, side) for side in size), indexing="ij")
-    smooth = [ndimage.map_coordinates(each, steps, order=3, mode="nearest") for each in coarse]
+    smooth = [scipy.ndimage.map_coordinates(each, steps, order=3, mode="nearest") for each in coarse]
     return np.stack(smooth) + np.indices(size)
 
 

@@ -1,7 +1,8 @@
 """The kind of device that a function is traced for, which decides the form of some operations.
 
 GPUs and TPUs run XLA's own operations, whole batches at once and loops as loops. Some of those are slow on CPU, where
-an equivalent replaces them: see benchmarks/train_step.py. Both forms compute the same values.
+an equivalent replaces them: see benchmarks/train_step.py. TPUs read and write at computed addresses one element at a
+time, so that products of matrices replace some gathers there. All forms compute the same values.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,14 +27,26 @@ def on_gpu() -> bool:
     return jax.default_backend() == "gpu"
 
 
+def on_tpu() -> bool:
+    """Whether the code being traced takes its form for TPUs."""
+    return (_FORM.get() or jax.default_backend()) == "tpu"
+
+
 @contextmanager
 def as_accelerator() -> Iterator[None]:
-    """Code that is traced inside this context takes its form for GPUs and TPUs, on any device.
+    """Code that is traced inside this context takes its form for GPUs, on any device.
 
     models/cost.py counts those operations, and tests run both forms on CPU. The cache of jax.jit ignores the context: a
     function that was traced outside keeps its form.
     """
     with _traced_as("accelerator"):
+        yield
+
+
+@contextmanager
+def as_tpu() -> Iterator[None]:
+    """Code that is traced inside this context takes its form for TPUs, on any device; otherwise as `as_accelerator`."""
+    with _traced_as("tpu"):
         yield
 
 

@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from morphism.ops.platform import on_tpu
+
 CANONICAL = (224, 4)  # a box whose area is 224^2 pixels belongs to the level of stride 2^4
-CHUNK = 16  # boxes that adaptive sampling pools at a time
+CHUNK = 16  # boxes that matrix products pool at a time
 
 
 def roi_align(
@@ -90,9 +92,9 @@ def _pooled(
     aligned: bool,
 ) -> Float[Array, "b n {size} {size} c"]:
     boxes = jax.lax.stop_gradient(boxes)
-    pool = partial(_gathered, points=sampling_ratio) if sampling_ratio > 0 else _adaptive
+    pool = _by_products if sampling_ratio == 0 or on_tpu() else _gathered
     start, side = _spans(boxes, jnp.asarray(scales, boxes.dtype)[levels], aligned)
-    return pool(maps, levels, start, side, size=size).astype(maps[0].dtype)
+    return pool(maps, levels, start, side, size, sampling_ratio).astype(maps[0].dtype)
 
 
 def _spans(boxes: Array, scale: Array, aligned: bool) -> tuple[Float[Array, "b n 2"], Float[Array, "b n 2"]]:
@@ -129,14 +131,18 @@ def _gathered(
     return _sum_of_pixels(pixels.reshape(-1, channels), rows, column, row_weights, column_weights)
 
 
-def _adaptive(
-    maps: tuple[Array, ...], levels: Array, start: Array, side: Array, size: int
+def _by_products(
+    maps: tuple[Array, ...], levels: Array, start: Array, side: Array, size: int, points: int
 ) -> Float[Array, "b n {size} {size} c"]:
-    """Pooling with as many points as a box's sides require: two matrix products, with the weights of rows and columns.
+    """Pooling by two matrix products, with the weights of rows and columns; points=0: as many as a box's sides require.
 
-    Exact for boxes up to `size` pixels longer than their map; for longer ones the points are further apart. Runs a few
-    boxes at a time on every level, so that the work is proportional to the maps' pixels. The backward pass recomputes.
+    The latter is exact for boxes up to `size` pixels longer than their map; for longer ones the points are further
+    apart. Runs a few boxes at a time on every level, so that the work is proportional to the maps' pixels. The backward
+    pass recomputes.
     """
+
+    # Float32 maps are pooled in float32: that much a gather does not round either.
+    product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
     def one_image(args: tuple) -> Array:
         maps, *boxes = args
@@ -146,9 +152,11 @@ def _adaptive(
             level, start, side = args
             pooled = 0
             for number, x in enumerate(maps):
-                rows, columns = (_mean_of_points(start[axis], side[axis], size, x.shape[axis]) for axis in (0, 1))
+                rows, columns = (
+                    _mean_of_points(start[axis], side[axis], size, points, x.shape[axis]) for axis in (0, 1)
+                )
                 here = jnp.where(level == number, rows, 0).astype(x.dtype)
-                pooled += jnp.einsum("jw,iwc->ijc", columns.astype(x.dtype), jnp.einsum("ih,hwc->iwc", here, x))
+                pooled += product("jw,iwc->ijc", columns.astype(x.dtype), product("ih,hwc->iwc", here, x))
             return pooled
 
         return jax.lax.map(box, tuple(boxes), batch_size=CHUNK)
@@ -156,10 +164,10 @@ def _adaptive(
     return jax.lax.map(one_image, (maps, levels, start, side))
 
 
-def _mean_of_points(start: Array, side: Array, size: int, length: int) -> Float[Array, "{size} {length}"]:
+def _mean_of_points(start: Array, side: Array, size: int, points: int, length: int) -> Float[Array, "{size} {length}"]:
     """The weight of each pixel of an axis in each bin."""
-    most = -(-length // size) + 1
-    count = jnp.minimum(jnp.ceil(side / size), most)
+    most = points or -(-length // size) + 1
+    count = points or jnp.minimum(jnp.ceil(side / size), most)
     point = jnp.arange(most)
     at = start + (jnp.arange(size)[:, None] + (point + 0.5) / jnp.maximum(count, 1)) * side / size
     counts = (point < count) & (at >= -1) & (at <= length)

@@ -24,10 +24,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from faster_coco_eval.core import mask as rle
 from jaxtyping import Bool, Float, Int
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from morphism.tasks import detections
 from morphism.tasks.task import ratios
@@ -172,7 +171,7 @@ def _matches(pairs: Bool[np.ndarray, "found true"], spared: Bool[np.ndarray, "fo
     """TP, FP and FN if as many of `pairs` as possible are matched one to one."""
     partner = np.full(len(spared), -1)
     if pairs.any():
-        partner = maximum_bipartite_matching(csr_array(pairs), perm_type="column")
+        partner = scipy.sparse.csgraph.maximum_bipartite_matching(scipy.sparse.csr_array(pairs), perm_type="column")
     matched = int(np.count_nonzero(partner >= 0))
     return matched, int(np.count_nonzero((partner < 0) & ~spared)), pairs.shape[1] - matched
 

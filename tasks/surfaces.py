@@ -23,9 +23,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, Int, UInt8
-from scipy.ndimage import find_objects
-from scipy.spatial import KDTree
 
 from morphism.labels import IGNORE
 
@@ -69,7 +68,7 @@ def measure(found: Classes, true: Classes, classes: int, options: Options) -> Su
     sums = empty(classes)
     diagonal = float(np.hypot(*(options.sides * true.shape)))
     maps = np.where(true == IGNORE, IGNORE, found), true
-    regions = [find_objects(each.astype(np.int16) + 1, max_label=classes) for each in maps]
+    regions = [scipy.ndimage.find_objects(each.astype(np.int16) + 1, max_label=classes) for each in maps]
     for number, boxes in enumerate(zip(*regions, strict=True)):
         present = [box for box in boxes if box]
         if len(present) == 2:
@@ -91,7 +90,7 @@ def distances(found: Mask, true: Mask, sides: Float[np.ndarray, "2"]) -> tuple[F
     """
     surfaces = _surface(found), _surface(true)
     points = [np.argwhere(each) * sides for each in surfaces]
-    trees = [KDTree(each, leafsize=32, balanced_tree=False) for each in points]
+    trees = [scipy.spatial.KDTree(each, leafsize=32, balanced_tree=False) for each in points]
     both = surfaces[0] & surfaces[1]
     directed = []
     for side, other in ((0, 1), (1, 0)):

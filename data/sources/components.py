@@ -17,8 +17,8 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int, UInt8
-from scipy import ndimage
 
 from morphism.data import sources
 from morphism.data.annotations import Annotations, Store, pack
@@ -151,7 +151,7 @@ def _components(source: Source, numbers: Sequence[int], least: int, index: int) 
 def _of_classes(pixels: UInt8[np.ndarray, "h w"], numbers: Sequence[int], least: int) -> _Found:
     ids, offset, last = np.zeros(pixels.shape, np.int32), 0, []
     for number in numbers:
-        labelled, count = ndimage.label(pixels == number, CORNERS)
+        labelled, count = scipy.ndimage.label(pixels == number, CORNERS)
         np.copyto(ids, labelled + offset, where=labelled > 0)
         offset += count
         last.append(offset)  # the largest id of this class

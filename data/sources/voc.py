@@ -30,8 +30,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
 
 from morphism.data import voc_files
 from morphism.data.annotations import check_size, image_size, named_images, pack, packed_names
@@ -184,7 +184,7 @@ def _matched(found: IdMap, boxes: Float[np.ndarray, "n 4"]) -> tuple[Int[np.ndar
     own = np.arange(1, len(boxes) + 1)[:, None] == found.ids[masks][None]
     numbered = (fits & own).any(axis=0).all()  # every mask fits the object that has its number
     score = np.where(fits, own if numbered else iou, 0)
-    objects, chosen = linear_sum_assignment(score, maximize=True)
+    objects, chosen = scipy.optimize.linear_sum_assignment(score, maximize=True)
     rows = np.full(len(boxes), -1)
     kept = score[objects, chosen] > 0
     rows[objects[kept]] = masks[chosen[kept]]

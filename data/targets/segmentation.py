@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
-from scipy import ndimage
 
 from morphism.data import orientation
 from morphism.data.records import Record, Source
@@ -133,13 +133,13 @@ def border_weights(
     Source: Ronneberger et al. 2015, equation 2, with weight 10 and sigma 5.
     """
     classes = np.frombuffer(mask, np.uint8).reshape(size)
-    objects, _ = ndimage.label((classes != 0) & (classes != IGNORE))
+    objects, _ = scipy.ndimage.label((classes != 0) & (classes != IGNORE))
     first = np.full(size, np.inf)
     second = first.copy()
     margin = int(np.ceil(reach * sigma))
-    for number, (rows, columns) in enumerate(ndimage.find_objects(objects), start=1):
+    for number, (rows, columns) in enumerate(scipy.ndimage.find_objects(objects), start=1):
         part = tuple(slice(max(0, span.start - margin), span.stop + margin) for span in (rows, columns))
-        distance = ndimage.distance_transform_edt(objects[part] != number)
+        distance = scipy.ndimage.distance_transform_edt(objects[part] != number)
         farther = np.maximum(first[part], distance)
         second[part] = np.minimum(second[part], farther)
         first[part] = np.minimum(first[part], distance)

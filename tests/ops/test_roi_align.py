@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from goldens.drawn import CANVAS, POOLING, ROIS, pyramid, sample
 
+from morphism.ops.platform import as_tpu
 from morphism.ops.roi_align import level_of, multilevel_roi_align, roi_align
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "faster_rcnn.npz")
@@ -87,6 +88,26 @@ def test_each_box_is_pooled_from_its_own_level_as_torchvision_does():
     for level, gradient in enumerate(gradients):
         expected = GOLDENS[f"roi_align/levels/gradient/{level}"]
         np.testing.assert_allclose(sample(gradient, 500), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_on_tpus_products_give_the_values_and_gradients_of_gathers():
+    """Of boxes on several levels of odd sizes, beyond the edges too, in float64."""
+    rng = np.random.default_rng(3)
+    with jax.enable_x64(True):
+        boxes = jnp.array([[*ROIS, *EDGES], [*EDGES, *ROIS]], jnp.float64)
+        maps = [jnp.asarray(rng.standard_normal((2, *x.shape[1:3], 3))) for x in pyramid()]
+
+        def total(maps, aligned):
+            pooled = multilevel_roi_align(maps, boxes, CANVAS, 3, sampling_ratio=2, aligned=aligned)
+            return jnp.sum(jnp.sin(pooled)), pooled
+
+        for aligned in (False, True):
+            expected = jax.grad(total, has_aux=True)(maps, aligned)
+            with as_tpu():
+                found = jax.grad(total, has_aux=True)(maps, aligned)
+                text = str(jax.make_jaxpr(jax.grad(lambda maps: total(maps, aligned)[0]))(maps))  # noqa: B023
+            assert "dot_general" in text and "scatter" not in text
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), found, expected)
 
 
 def test_levels_are_torchvisions_at_their_bounds():
