@@ -7,7 +7,7 @@ with config.deterministic.
 sorted segments: all addends sorted by their pixel, then summed.
 products: the weights of rows and columns as dense matrices; the gradient is two matrix products per level, over all
 boxes on every level, the others' weights being 0. Its order of addition does not vary.
-products in chunks: the form for TPUs of ops/roi_align.py, which takes a few boxes at a time and recomputes the forward pass.
+products in chunks: the form for TPUs of ops/roi_align.py: a few boxes at a time; the forward pass is recomputed.
 
 `difference` is the largest one from scatter-add's gradient, relative to its largest value. Medians over rounds.
 """
