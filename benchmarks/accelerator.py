@@ -16,7 +16,7 @@ f. ResNet-50's evaluation, beside torch.
 The order is that of importance: b, then a and d together (which time nothing), c, f, e. A part has a share of the
 minutes, and what the parts before it left over. It runs in processes of its own: one that fails or hangs is ended and
 recorded with a line. The results, FILE.json and a table FILE.md, are written after every row, so that nothing is lost
-when the whole is cut off. What the processes printed is in FILE-logs.
+when the whole is cut off. What the processes printed is in --logs.
 
 Parts b, c and f time the steps of processes that share the card, one at a time.
 """
@@ -239,6 +239,7 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="tiny sizes on CPU")
     parser.add_argument("--cifar", type=Path, help="CIFAR-10's images, a folder per class")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "accelerator.json")
+    parser.add_argument("--logs", type=Path, help="folder of what the processes print; beside the output unless given")
     parser.add_argument("--part", choices=sorted(RUNS), help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -262,13 +263,14 @@ def main() -> None:
     chosen = [name for name in args.parts if name not in args.skip]
     groups = [tuple(name for name in group if name in chosen) for group in GROUPS]
     groups = [(name,) for group in groups for name in group] if args.dry else [group for group in groups if group]
-    record, logs = Record(args.output, found), args.output.with_name(f"{args.output.stem}-logs")
+    record, logs = Record(args.output, found), args.logs or args.output.with_name(f"{args.output.stem}-logs")
     logs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="morphism-accelerator-") as folder:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{folder}/programs")
         for number, group in enumerate(groups):
             later = [max(each, key=lambda name: RUNS[name][1]) for each in groups[number + 1 :]]
-            seconds = share(group, later, 60 * args.minutes - (time.monotonic() - began))
+            left = 60 * args.minutes - (time.monotonic() - began)
+            seconds = left if args.dry else share(group, later, left)
             run(group, seconds, args, Path(folder), logs, record)
             for name in group:
                 part = record.parts[name]
