@@ -22,9 +22,9 @@ def on_cpu() -> bool:
     return (_FORM.get() or jax.default_backend()) == "cpu"
 
 
-def on_gpu() -> bool:
-    """Whether programs are compiled for GPUs: for NVIDIA's or AMD's."""
-    return jax.default_backend() == "gpu"
+def backend() -> str:
+    """What programs are compiled for, whatever form they take: "cpu", "gpu" or "tpu"."""
+    return jax.default_backend()
 
 
 def on_tpu() -> bool:

@@ -26,8 +26,8 @@ def beside(call: Call, work: str, variants: Sequence[str]) -> Iterator[Row]:
     """A row per contender that runs, with its medians so far, after each round.
 
     The peers take turns as soon as each is ready. They then leave the card's memory to `variants`, each of which takes
-    turns with this project's step as it is. This project's programs are compiled one after the other, since XLA chooses
-    algorithms by timing them; torch's meanwhile.
+    turns with this project's step as it is. The variants are compiled one after the other, since XLA chooses algorithms
+    by timing them.
     """
     facts: dict[str, Row] = {}
     times: dict[str, list[float]] = {}
@@ -78,6 +78,8 @@ def serve(dry: bool, given: str) -> Answers:
         run, facts = torch_resnet(model, work, name, drawn, calls, dry), lambda: torch_memory()
     else:
         run, facts = jax_resnet(model, work, name, drawn, calls)
+    if name.startswith("torch") or work == "evaluate":
+        run()  # compiles, which this project's training step has done already
     what = f"{model}, {side}, batch {batch}, bfloat16, {'training step' if work == 'train' else 'evaluation'}"
 
     def answer(line: str) -> list[Row]:
