@@ -199,14 +199,13 @@ def one_part(args: argparse.Namespace) -> None:
             print(json.dumps(row, allow_nan=False), file=file, flush=True)
 
 
-def contender(name: str, dry: bool) -> Answers:
-    """The contender that `Call.contender` names, in this process. The dry run takes the accelerators' form on CPU."""
-    kind, _, given = name.partition(":")
-    if dry:
-        from morphism.ops.platform import as_accelerator
+def contend(name: str, dry: bool) -> None:
+    """Serves the contender that `Call.contender` names. The dry run takes the accelerators' form on CPU."""
+    from morphism.ops.platform import as_accelerator
 
-        as_accelerator().__enter__()  # until this process ends
-    return CONTENDERS[kind](dry, given)
+    kind, _, given = name.partition(":")
+    with as_accelerator() if dry else contextlib.nullcontext():
+        serve(lambda: CONTENDERS[kind](dry, given))
 
 
 def facts(args: argparse.Namespace) -> Row:
@@ -246,7 +245,7 @@ def main() -> None:
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        return serve(lambda: contender(args.serve, args.dry))
+        return contend(args.serve, args.dry)
     if args.part:
         return one_part(args)
 
