@@ -37,7 +37,7 @@ def resumption(call: Call) -> Iterator[Row]:
         who, network, flags, variables = cases[number]
         output = call.folder / f"fire{number}.json"
         command = [sys.executable, "benchmarks/resume_under_fire.py", f"--network={network}", f"--output={output}"]
-        command += ["--kills=1", "--steps=20"] if call.dry else ["--kills=3", "--steps=44", "--twice"]
+        command += ["--kills=1", "--steps=20"] if call.dry else ["--kills=3", "--steps=160", "--twice"]
         command += flags
         cache = {"JAX_COMPILATION_CACHE_DIR": str(call.folder / f"cache{number}")}
         log = call.folder / f"fire{number}.log"
