@@ -230,6 +230,13 @@ def run(name: str, program: str, argv: list[str]) -> None:
             fail(program, _one_line(error))
         except KeyboardInterrupt:
             fail(program, "interrupted", status=130)
+        except Exception as error:
+            from morphism.runtime.processes import is_lost
+
+            if not is_lost(error):
+                raise
+            lost = f"another process of the run is lost ({_one_line(error)[:200]})"
+            fail(program, f"{lost}; look at what it says, and start the same command on all hosts again")
 
 
 @contextmanager

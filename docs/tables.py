@@ -202,6 +202,12 @@ VIEWS = {
             ("`eval_batch_size=1`", "{single} ({logits_single})"),
         ),
     ),
+    "memory": View("speed.memory", (("", "{name}"), ("State", "{state:,}"), ("Kept", "{kept:,}")), commands=True),
+    "memory-compiled": View(
+        "speed.memory_compiled",
+        (("", "{name}"), ("State", "{state:,}"), ("Temporaries", "{temporaries:,}"), ("Total", "{total:,}")),
+        commands=True,
+    ),
     "fused-speed": View("speed.fused", (("", "{name}"), ("ms", "{milliseconds}"), *COST), commands=True),
     "nms": View("speed.nms", (("", "{name}"), ("ms", "{milliseconds}")), commands=True),
     "coco-ap": View("speed.coco_ap", (("", "{name}"), ("CPU-s", "{cpu_seconds}")), commands=True),

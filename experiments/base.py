@@ -135,6 +135,9 @@ COMMON = dict(
     deterministic=Field(False, SWITCH, "On GPUs: only algorithms that give the same bits in every process; slower."),
     batch_size=Field(128, at_least(1), "Examples per step, over all devices and processes."),
     eval_batch_size=Field(0, at_least(0), "Examples per evaluation step, rounded up to the devices; 0: batch_size."),
+    mesh=dict(
+        fsdp=Field(1, at_least(0), "Devices that share one copy of parameters and optimiser's state; 0: all devices."),
+    ),
     accumulate=Field(1, at_least(1), "Micro-batches that a step is split into, to save memory."),
     derive=Field((), TEXTS, "Fields that training derives from data and budget (training/rules/) before it starts."),
     budget=Field("", BUDGET, 'What derived fields keep to: "30min" from start to end, "20ep", "500"; "": the data.'),
@@ -159,6 +162,7 @@ COMMON = dict(
         name=Field("resnet50", TEXT, "Architecture: a name in MODELS of models/*.py."),
         dtype=Field("float32", one_of("float32", "bfloat16"), "Type of the computation; parameters stay float32."),
         remat=Field(False, SWITCH, "Recompute activations in the backward pass: less memory, more time."),
+        remat_policy=Field("blocks", one_of("blocks", "products"), "products: remat keeps results of convolutions."),
         sync_bn=Field(False, SWITCH, "Batch norm over the examples of all devices, instead of each device's own."),
         frozen_bn=Field(False, SWITCH, "Batch norm uses its running statistics; they, scale and shift are frozen."),
         options=Field({}, GROUP, "Further fields of the architecture."),

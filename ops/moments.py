@@ -7,10 +7,11 @@ from jaxtyping import Array, Bool, Float
 from morphism.ops.platform import on_cpu
 
 EVERY = 16  # rows of pixels, of which one is read first, to find about where a channel's values lie
+Axis = str | tuple[str, ...]  # of a mesh
 
 
 def moments(
-    x: Float[Array, "b h w c"], axis_name: str | None, counted: Bool[Array, "b"] | None
+    x: Float[Array, "b h w c"], axis_name: Axis | None, counted: Bool[Array, "b"] | None
 ) -> tuple[Array, Array, int | Array]:
     """Mean and biased variance of every channel, and the number of values that they are over.
 
@@ -25,14 +26,14 @@ def moments(
     return mean, var, count * devices
 
 
-def _in_two_passes(x: Float[Array, "b h w c"], axis_name: str | None) -> tuple[Array, Array]:
+def _in_two_passes(x: Float[Array, "b h w c"], axis_name: Axis | None) -> tuple[Array, Array]:
     """The gradient of the variance through the mean is 0, since the mean minimises it, and is not computed."""
     mean = _over_devices(jnp.mean(x, axis=(0, 1, 2)), axis_name)
     var = jnp.mean(jnp.square(x - jax.lax.stop_gradient(mean)), axis=(0, 1, 2))
     return mean, _over_devices(var, axis_name)
 
 
-def _in_one_pass(x: Float[Array, "b h w c"], axis_name: str | None) -> tuple[Array, Array]:
+def _in_one_pass(x: Float[Array, "b h w c"], axis_name: Axis | None) -> tuple[Array, Array]:
     """E[d] and E[d^2] - E[d]^2 of d = x - shift, where shift is the mean of every 16th row of pixels.
 
     The mean of a share s of the values lies at most sqrt(1 / s - 1) standard deviations from that of all. With s = 1/16
@@ -46,12 +47,12 @@ def _in_one_pass(x: Float[Array, "b h w c"], axis_name: str | None) -> tuple[Arr
     return shift + mean, jnp.maximum(squares - jnp.square(mean), 0)
 
 
-def _over_devices(x: Array, axis_name: str | None) -> Array:
+def _over_devices(x: Array, axis_name: Axis | None) -> Array:
     return x if axis_name is None else jax.lax.pmean(x, axis_name)
 
 
 def _moments_of_rows(
-    x: Float[Array, "b h w c"], axis_name: str | None, counted: Bool[Array, "b"]
+    x: Float[Array, "b h w c"], axis_name: Axis | None, counted: Bool[Array, "b"]
 ) -> tuple[Array, Array, Array]:
     """`moments` of the `counted` rows; 0 without any."""
 

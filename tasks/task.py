@@ -18,10 +18,13 @@ Batch = dict[str, Array]
 Outputs = Any  # what a model returns: a tree of arrays
 Apply = Callable[[Float[Array, "b h w 3"], Batch], Outputs]  # the network: (images, the rest of the batch) -> outputs
 Predictions = dict[str, np.ndarray]
-Metrics = Any
+Metrics = Any  # of some examples; those of others can be added (ADDED)
 Names = Sequence[str] | Mapping[str, Sequence[str]]  # of classes, ordered by number; for a task of parts by part
 Counts = int | Mapping[str, int]  # of classes; for a task of parts by part, hashable
 RowMean = Callable[[Bool[Array, "b"]], Float[Array, ""]]
+
+
+ADDED = (int, float, np.ndarray, list, dict)  # the types of metrics that processes add up
 
 
 class File(NamedTuple):
@@ -151,7 +154,8 @@ class Task(Protocol):
     def exported(self, model: nn.Module, outputs: Outputs, batch: Batch) -> dict[str, Array]:
         """The results on canvases, arrays [B,...] by the names of `exports`; needs no truth and no decoded image."""
 
-    # Metrics, in float64 or integers, each example once
+    # Metrics, in float64 or integers, each example once. A value of their dictionary that is of a type in ADDED is a
+    # sum over examples, or a list with something per batch or example, in any order; any other is the same for all.
 
     def measured(self, config: ConfigDict) -> "Task":
         """This task with the further metrics of config.metrics, which `morphism eval` reports and training does not."""

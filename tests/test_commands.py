@@ -22,6 +22,7 @@ SMALL = (
     "--config.schedule.warmup=1",
     "--config.data.image_size=8",
     "--config.data.resize_size=8",
+    "--config.data.val_split=val[:72]",
     "--config.plots=False",
 )
 
@@ -40,7 +41,7 @@ def train(workdir, *more, devices=1):
 
 
 def test_train_evaluate_predict_and_digest(tmp_path):
-    done = train(tmp_path / "run", "--config.plots=True")
+    done = train(tmp_path / "run", "--config.plots=True", "--config.data.val_split=val")
     assert done.returncode == 0, done.stderr
     assert "step 4/4  val: top1 0." in done.stdout
 
@@ -192,7 +193,8 @@ def pictures(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_line(tmp_path, pictures, workers):
-    source = (f"--config.data.source=folder:{pictures}", f"--config.data.workers={workers}", "--config.eval_every=2")
+    source = (f"--config.data.source=folder:{pictures}", "--config.data.val_split=val", "--config.eval_every=2")
+    source += (f"--config.data.workers={workers}",)
     done = train(tmp_path / "run", *source)
     assert (done.returncode, done.stderr) == (0, "")
     ranged, *told = [line for line in done.stdout.splitlines() if line.startswith("data: ")]

@@ -72,7 +72,7 @@ def build(config: ConfigDict, data: Data | None = None) -> Parts:
     """The parts of `config`; `data`, if given, is what `load` returned. Raises UserError if it cannot be trained."""
     check_config(config)
     check_installed(config.writers)
-    mesh, task = make_mesh(), tasks.of(config)
+    mesh, task = make_mesh(fsdp=config.mesh.fsdp), tasks.of(config)
     check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
     data = data or load(config)
     epoch = steps_per_epoch(data.train, config)

@@ -19,7 +19,7 @@ from morphism.data.pipeline import largest_batch, train_batches
 from morphism.evaluation.loop import eval_batch_size, predict
 from morphism.models import cost
 from morphism.ops.platform import on_cpu
-from morphism.runtime.mesh import AXIS, HOST_ONLY, compiler_options, replicated, to_devices
+from morphism.runtime.mesh import AXIS, HOST_ONLY, compiler_options, laid_out, to_devices
 from morphism.training.build import Parts
 from morphism.training.state import eval_variables
 
@@ -44,13 +44,13 @@ def memory_limit() -> int:
 def memory_needed(parts: Parts) -> int:
     """Bytes that the compiled training step needs on a device: state, batch on the largest canvas, and activations."""
     shapes = largest_batch(parts.data.train, parts.config)
-    state, batch = (
-        jax.tree.map(lambda x, sharding=sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-        for tree, sharding in (
-            (parts.shapes, replicated(parts.mesh)),
-            ({name: x for name, x in shapes.items() if name not in HOST_ONLY}, NamedSharding(parts.mesh, P(AXIS))),
-        )
-    )
+    rows = NamedSharding(parts.mesh, P(AXIS))
+    batch = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows)
+        for name, x in shapes.items()
+        if name not in HOST_ONLY
+    }
+    state = laid_out(parts.shapes, parts.mesh)
     found = parts.programs.train_step.lower(state, batch, parts.hyper).compile().memory_analysis()
     return (
         found.argument_size_in_bytes

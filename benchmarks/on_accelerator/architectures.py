@@ -188,7 +188,7 @@ def values(config: Any, dtype: str, precision: str, device: Any, form: Callable)
 
     config = config.copy_and_resolve_references().unlock()
     config.model.dtype, config.precision = dtype, precision
-    mesh = Mesh(np.array([device]), (AXIS,), axis_types=(AxisType.Auto,))
+    mesh = Mesh(np.array([[device]]), AXIS, axis_types=(AxisType.Auto,) * 2)
     classes = {part: CLASSES for part in config.parts} if "parts" in config else CLASSES
     model, task = models.create(config.model, classes, AXIS), tasks.of(config)
     hyper = hyper_parameters(config, 100)
