@@ -101,6 +101,19 @@ VIEWS = {
         ),
         commands=True,
     ),
+    "own-data": View(
+        "own_data.layouts",
+        (
+            ("Layout", "{layout}"),
+            ("Learned: model", "{task}: `{model}`"),
+            ("Images", "{images}"),
+            ("Steps", "{steps}"),
+            *((f"`{name}`", f"{{{name}}}") for name in ("check", "train", "eval", "predict", "report", "export")),
+            ("Result", "{result}"),
+            ("Ultralytics first needs", "{ultralytics}"),
+            ("torchvision's references first need", "{torchvision}"),
+        ),
+    ),
     "camvid-classes": View(
         "segmentation.camvid",
         (("IoU", "{name}"), *((name, f"{{iou[{name}]}}") for name in CAMVID)),

@@ -127,6 +127,12 @@ COMMON = dict(
         "What the model learns.",
     ),
     seed=Field(0, between(0, 2**32 - 1), "Seed of initialisation, shuffling, cropping and augmentation."),
+    precision=Field(
+        "default",
+        one_of("default", "high", "highest"),
+        "Products in float32. default: on GPUs TF32, on TPUs 1 bfloat16 pass; high: TF32, 3 passes; highest: float32.",
+    ),
+    deterministic=Field(False, SWITCH, "On GPUs: only algorithms that give the same bits in every process; slower."),
     batch_size=Field(128, at_least(1), "Examples per step, over all devices and processes."),
     eval_batch_size=Field(0, at_least(0), "Examples per evaluation step, rounded up to the devices; 0: batch_size."),
     mesh=dict(

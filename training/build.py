@@ -94,13 +94,13 @@ def build(config: ConfigDict, data: Data | None = None) -> Parts:
         hyper=hyper,
         schedule=make_schedule(config, epoch),
         shapes=shapes,
-        peak=peak_of(mesh, config.model.dtype),
+        peak=peak_of(mesh, config),
     )
 
 
-def peak_of(mesh: Mesh, dtype: str) -> float | None:
-    """The FLOP/s that the devices of `mesh`, all of one kind, reach at most with config.model.dtype, if known."""
-    one = peaks.flops(mesh.devices.flat[0].device_kind, dtype)
+def peak_of(mesh: Mesh, config: ConfigDict) -> float | None:
+    """The FLOP/s that the devices of `mesh`, all of one kind, reach at most in the types of `config`, if known."""
+    one = peaks.flops(mesh.devices.flat[0].device_kind, config.model.dtype, config.precision)
     return one and one * mesh.size
 
 

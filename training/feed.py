@@ -26,7 +26,7 @@ def training_pairs(
     """Pairs of what the host has of a batch, and the global batch on the devices, for steps start .. stop - 1.
 
     The host has all of it, or with config.data.on_device id, draw, valid and HOST_ONLY. watch: sees each of the host's
-    parts. feed: loads the host's batches, as train_batches does.
+    parts. feed: makes the host's batches, with the arguments of train_batches.
     """
     if config.data.on_device:
         settled = settle(config, source) if config.data.pixels == "auto" else config

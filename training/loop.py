@@ -291,7 +291,16 @@ class Loop:
         if step >= self._pause:
             return self._paused(step, beginning.state, results)
         meter, state = self._meter, beginning.state
-        for step, (on_host, batch) in enumerate(meter.timed(self._batches(beginning.step)), beginning.step + 1):
+        pairs = training_pairs(
+            self._parts.data.train,
+            self._config,
+            self._parts.mesh,
+            beginning.step,
+            total,
+            watch=self._odd.watch,
+            feed=self._feed,
+        )
+        for step, (on_host, batch) in enumerate(meter.timed(pairs), beginning.step + 1):
             state = yield from self._step(step, state, on_host, batch, first=step == beginning.step + 1)
             evaluating, stopping = self._parts.lengths.evaluates(step), self._asks(step) and self._stop.agreed()
             pausing = step == self._pause and step < total
@@ -396,18 +405,6 @@ class Loop:
     def _asks(self, step: int) -> bool:
         """Whether to check for a stop after `step`: not after every one if several processes have to agree."""
         return jax.process_count() == 1 or due(step, self._look) or self._parts.lengths.evaluates(step)
-
-    def _batches(self, start: int) -> Iterator[tuple[dict, dict]]:
-        parts = self._parts
-        return training_pairs(
-            parts.data.train,
-            self._config,
-            parts.mesh,
-            start,
-            parts.lengths.total,
-            watch=self._odd.watch,
-            feed=self._feed,
-        )
 
     def _log(self, step: int, values: dict[str, float]) -> None:
         self._writer.record(step, {**values, "train/learning_rate": float(self._parts.schedule(step - 1))})

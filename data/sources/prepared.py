@@ -38,7 +38,7 @@ from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError
 
 OPEN = 512  # files; systems allow a process 1,024 or more
-LAYOUT = Layout("prepared by morphism", "any truth", "morphism.json, as `morphism prepare SOURCE --to DIR` writes it")
+LAYOUT = Layout("prepared by morphism", "morphism.json, as `morphism prepare SOURCE --to DIR` writes it")
 
 
 def _of(target: str, make: Callable[["Prepared"], Any]) -> property:
