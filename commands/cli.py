@@ -170,7 +170,7 @@ class ConfigFlag:
         given = config_flags.get_override_values(self._values["config"]) if self.given else {}
         for field in given:
             if not among(allowed, field):
-                instead = {"data.source": "source", "data.val_split": "split"}.get(field)
+                instead = {"data.source": "data", "data.val_split": "split"}.get(field)
                 remedy = f"give --{instead} instead" if instead in self._values else "leave it out"
                 raise UserError(refused(field, remedy, allowed).replace("config.", "--config.", 1))
         set_fields(config, given)
@@ -230,6 +230,13 @@ def run(name: str, program: str, argv: list[str]) -> None:
             fail(program, _one_line(error))
         except KeyboardInterrupt:
             fail(program, "interrupted", status=130)
+        except Exception as error:
+            from morphism.runtime.processes import is_lost
+
+            if not is_lost(error):
+                raise
+            lost = f"another process of the run is lost ({_one_line(error)[:200]})"
+            fail(program, f"{lost}; look at what it says, and start the same command on all hosts again")
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def memory(config: "ConfigDict") -> None:
     with config.unlocked():
         config.batch_size = _BATCH.value or config.batch_size
     check_config(config)
-    mesh, classes = make_mesh(_DEVICES.value), _classes(config)
+    mesh, classes = make_mesh(_DEVICES.value, config.mesh.fsdp), _classes(config)
     shapes = [presumed(config.data, training) for training in (True, False)]
     if _SIZE.value:
         size = _size(_SIZE.value)

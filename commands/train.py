@@ -26,6 +26,7 @@ COMMAND = cli.Command(config="flag", distributed=True, data=True)
 _WORKDIR = COMMAND.string("workdir", None, "Folder of the run: its checkpoints, metrics and configuration.")
 _BUDGET = COMMAND.string("budget", None, "What derived fields keep to: 30min (start to end), 20ep or 500 (steps).")
 _PROFILE = COMMAND.string("profile", None, "10:15 traces steps 10 to 15 into WORKDIR/profile, for XProf or Perfetto.")
+_STOPPED = COMMAND.integer("stopped_status", 0, "Exit status where a signal stops the run before its end.", 0)
 
 _STARTED = time.time()
 
@@ -41,12 +42,16 @@ def main(argv: list[str]) -> None:
     COMMAND.start_jax()
     from morphism.runtime.paths import folder
     from morphism.runtime.signals import StopSignals
-    from morphism.training.loop import train
+    from morphism.training.loop import advance
     from morphism.training.profiling import Span
 
     profile = Span.of(steps) if steps is not None else None
     with StopSignals() as stop:
-        train(config, folder(_WORKDIR.value), stop=stop, started=_STARTED, command=sys.argv, profile=profile)
+        progress = advance(
+            config, folder(_WORKDIR.value), stop=stop, started=_STARTED, command=sys.argv, profile=profile
+        )
+    if not progress.over:
+        sys.exit(_STOPPED.value)
 
 
 def _budgeted(config: ConfigDict, overrides: Collection[str], budget: str | None) -> ConfigDict:

@@ -30,7 +30,8 @@ from ml_collections import ConfigDict
 from morphism.errors import UserError, check_choice, did_you_mean
 from morphism.models.arguments import check_options, grouped, options_of, unknown
 from morphism.models.base import Model
-from morphism.models.layers import BatchNorm
+from morphism.models.layers import REMAT, BatchNorm
+from morphism.ops.moments import Axis
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Classes = int | Mapping[str, int]  # the number of classes; of a network of several parts by part
@@ -40,14 +41,15 @@ ARGUMENTS = ("num_classes", "dtype", "norm", "remat", "heads")
 UNUSED = {  # field of config.model -> the argument that it sets, and its value where an architecture has no such one
     "dtype": ("dtype", "float32"),
     "remat": ("remat", False),
+    "remat_policy": ("remat", "blocks"),
     "sync_bn": ("norm", False),
     "frozen_bn": ("norm", False),
     "heads": ("heads", {}),
 }
 
 
-def create(config: ConfigDict, num_classes: Classes, axis: str) -> Model:
-    """The module that `config` (config.model) describes; `axis` is the mesh axis that sync_bn averages over.
+def create(config: ConfigDict, num_classes: Classes, axis: Axis) -> Model:
+    """The module that `config` (config.model) describes; sync_bn averages over `axis` of the mesh.
 
     num_classes: a mapping from parts for a network of several parts; an int is that of all parts.
 
@@ -55,6 +57,7 @@ def create(config: ConfigDict, num_classes: Classes, axis: str) -> Model:
     """
     check_choice("config.model.name", config.name, models())
     check_choice("config.model.dtype", config.dtype, DTYPES)
+    check_choice("config.model.remat_policy", config.get("remat_policy", "blocks"), REMAT)
     make = models()[config.name]
     arguments = inspect.signature(make).parameters
     _check_fields(config, arguments)
@@ -65,7 +68,8 @@ def create(config: ConfigDict, num_classes: Classes, axis: str) -> Model:
         )
     dtype = DTYPES[config.dtype]
     norm = partial(BatchNorm, axis_name=axis if config.sync_bn else None, frozen=config.frozen_bn, dtype=dtype)
-    given = {"num_classes": num_classes, "dtype": dtype, "norm": norm, "remat": config.remat}
+    given = {"num_classes": num_classes, "dtype": dtype, "norm": norm}
+    given["remat"] = config.get("remat_policy", "blocks") if config.remat else ""
     if config.get("heads"):
         given["heads"] = config.heads.to_dict()
     given = {name: given[name] for name in ARGUMENTS if name in arguments and name in given}

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from morphism.models.base import Images, Model
-from morphism.models.layers import BatchNorm, Dtype, conv, kaiming_fan_in, relu, torch_uniform
+from morphism.models.layers import BatchNorm, Dtype, conv, kaiming_fan_in, relu, rematted, torch_uniform
 from morphism.ops.precision import full_precision
 
 
@@ -57,14 +57,14 @@ class CifarResNet(Model):
     num_classes: int = 10
     dtype: Dtype = jnp.float32
     norm: partial = partial(BatchNorm)
-    remat: bool = False
+    remat: str = ""
     zero_init_residual: bool = False
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> Float[Array, "b k"]:
         norm = partial(self.norm, train=train)
         options = {"norm": norm, "dtype": self.dtype, "zero_init_residual": self.zero_init_residual}
-        block = partial(nn.remat(Block) if self.remat else Block, **options)
+        block = partial(rematted(Block, self.remat), **options)
         x = conv(16, 3, dtype=self.dtype, kernel_init=kaiming_fan_in, name="conv1")(jnp.asarray(images, self.dtype))
         x = relu(norm(name="bn1")(x))
         for stage in range(3):

@@ -119,13 +119,13 @@ class ResNetDetector(Detector):
       stride_in_1x1: the stride is on the first 1x1 of a bottleneck (models/resnet.py).
       bn_epsilon: of the batch norms. torchvision sets it to 0 with its COCO_V1 weights, which were trained so.
       box_loss: one of ops/boxes.py's REGRESSION_LOSSES.
-      remat: recomputes each of the backbone's blocks in the backward pass: less memory, more time.
+      remat: what the backward pass computes again of the backbone's blocks (models/layers.py).
     """
 
     num_classes: int = 90
     dtype: Dtype = jnp.float32
     norm: partial = partial(BatchNorm)
-    remat: bool = False
+    remat: str = ""
     version: int = 1
     backbone: str | nn.Module = "resnet50"
     backbone_width: int = 64

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from morphism.errors import UserError
-from morphism.ops.moments import moments
+from morphism.ops.moments import Axis, moments
 from morphism.ops.platform import on_cpu
 from morphism.ops.precision import full_precision
 
@@ -157,6 +157,19 @@ def bilinear_kernel(key: Array, shape: tuple[int, int, int, int], dtype: Dtype) 
     return (line[:, None, None, None] * line[None, :, None, None] * jnp.eye(*shape[2:])).astype(dtype)
 
 
+PRODUCTS = ("conv_general_dilated", "dot_general")
+REMAT = {"blocks": None, "products": lambda primitive, *_, **__: primitive.name in PRODUCTS}  # name -> what is kept
+
+
+def rematted(block: type[nn.Module], remat: str) -> type[nn.Module]:
+    """The module class `block`, whose activations the backward pass computes a second time.
+
+    remat: "" recomputes nothing; "blocks" everything inside the block; "products" all but the results of convolutions
+      and matrix products, so norms, activations and sums, which cost little arithmetic but much memory.
+    """
+    return nn.remat(block, policy=REMAT[remat]) if remat else block
+
+
 def relu(x: Array) -> Array:
     """max(x, 0), with derivative 0 at 0."""
     return _relu_from_sum(x) if on_cpu() else nn.relu(x)
@@ -270,8 +283,8 @@ class BatchNorm(nn.Module):
 
     Args:
       train: with the batch's statistics, which update the running ones; otherwise with the running ones.
-      axis_name: mesh axis; the statistics are those of the examples of all devices (torch.nn.SyncBatchNorm). None: each
-        device uses its own, as the ImageNet papers trained.
+      axis_name: mesh axis, or axes; the statistics are those of the examples of all its devices
+        (torch.nn.SyncBatchNorm). None: each device uses its own, as the ImageNet papers trained.
       frozen: torchvision's FrozenBatchNorm2d. The running statistics normalise in training too; scale and shift are no
         parameters, but constants next to them in batch_stats.
       momentum: torch's, the weight of the newest batch in the running statistics.
@@ -283,7 +296,7 @@ class BatchNorm(nn.Module):
     """
 
     train: bool
-    axis_name: str | None = None
+    axis_name: Axis | None = None
     frozen: bool = False
     momentum: float = 0.1
     epsilon: float = 1e-5

@@ -131,7 +131,7 @@ class Multitask(Model):
     num_classes: int | Mapping[str, int] = 80
     dtype: Dtype = jnp.float32
     norm: partial = partial(BatchNorm)
-    remat: bool = False
+    remat: str = ""
     backbone: str = "resnet50"
     neck: str = "fpn"
     backbone_width: int = 64

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 
 from morphism.errors import UserError
 from morphism.models.base import Features, Images, Model
-from morphism.models.layers import BatchNorm, Dtype, conv, max_pool, relu, torch_bias, torch_uniform
+from morphism.models.layers import BatchNorm, Dtype, conv, max_pool, relu, rematted, torch_bias, torch_uniform
 from morphism.ops.precision import full_precision
 
 
@@ -102,7 +102,7 @@ class ResNet(Model):
     Args:
       block: BasicBlock or Bottleneck.
       layers: blocks per stage.
-      remat: recomputes each block's activations in the backward pass: less memory for about a third more time.
+      remat: what of each block the backward pass computes again (models/layers.py): less memory for more time.
       groups, width_per_group: the 3x3 convolution of a bottleneck has channels * width_per_group / 64 * groups
         channels, in `groups` groups.
       output_stride: 32; or 16 or 8, where the last one or two stages dilate instead of striding, as torchvision's
@@ -124,7 +124,7 @@ class ResNet(Model):
     num_classes: int = 1000
     dtype: Dtype = jnp.float32
     norm: partial = partial(BatchNorm)
-    remat: bool = False
+    remat: str = ""
     groups: int = 1
     width_per_group: int = 64
     output_stride: int = 32
@@ -157,7 +157,7 @@ class ResNet(Model):
     @nn.nowrap
     def _stages(self, x: Float[Array, "b h w c"], norm: partial) -> Features:
         """The map after each stage."""
-        block = nn.remat(self.block) if self.remat else self.block
+        block = rematted(self.block, self.remat)
         block = partial(block, norm=norm, dtype=self.dtype, zero_init_residual=self.zero_init_residual)
         maps, dilation, reached = {}, 1, 4
         for stage, blocks in enumerate(self.layers):

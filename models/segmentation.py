@@ -50,7 +50,7 @@ class OnResNet(Model):
     num_classes: int = 21
     dtype: Dtype = jnp.float32
     norm: partial = partial(BatchNorm)
-    remat: bool = False
+    remat: str = ""
     aux: bool = True
     output_stride: int = 8
     stride_in_1x1: bool = False

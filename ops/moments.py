@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+Axis = str | tuple[str, ...]  # of a mesh
+
 
 def moments(
-    x: Float[Array, "b h w c"], axis_name: str | None, counted: Bool[Array, "b"] | None
+    x: Float[Array, "b h w c"], axis_name: Axis | None, counted: Bool[Array, "b"] | None
 ) -> tuple[Array, Array, int | Array]:
     """Mean and biased variance of every channel, and the number of values that they are over.
 
@@ -27,7 +29,7 @@ def moments(
 
 
 def _moments_of_rows(
-    x: Float[Array, "b h w c"], axis_name: str | None, counted: Bool[Array, "b"]
+    x: Float[Array, "b h w c"], axis_name: Axis | None, counted: Bool[Array, "b"]
 ) -> tuple[Array, Array, Array]:
     """`moments` of the `counted` rows; 0 without any."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Sharding
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
@@ -21,18 +21,14 @@ from morphism import tasks
 from morphism.errors import Unwritable, UserError, did_you_mean
 from morphism.runtime.digest import by_path
 from morphism.runtime.integrity import METRICS, check_steps, check_whole
+from morphism.runtime.mesh import laid_out
 from morphism.runtime.paths import AnyPath, is_local, read_json, write_json
-from morphism.runtime.processes import time_limit
+from morphism.runtime.processes import is_lost, time_limit
 from morphism.tasks.task import lower_is_better
 
 State = Any  # a tree of arrays
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG)
-# Parts of the messages of JAX, its coordination service and Gloo when a process is gone or does not answer.
-LOST = (
-    *("DEADLINE_EXCEEDED", "UNAVAILABLE", "task died", "heartbeat", "Barrier timed out", "barrier"),
-    *("Connection reset", "Connection closed", "Connection refused", "Gloo"),
-)
 
 
 class Checkpoints:
@@ -98,7 +94,7 @@ class Checkpoints:
             yield
         except (OSError, ValueError, RuntimeError) as error:  # the disk's errors, as Orbax and TensorStore raise them
             text = " ".join(str(error).split())
-            if jax.process_count() > 1 and any(word in text for word in LOST):
+            if is_lost(error):
                 raise UserError(
                     f"{self.folder}: a checkpoint was not written, because another process of the run is lost "
                     f"({text[:200]}); start the same command on all hosts again"
@@ -135,14 +131,16 @@ class Checkpoints:
         """The steps of all checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
-    def restore(self, step: int, like: State, sharding: Sharding) -> State:
-        """The state of `step`, on any number of devices, in the structure of `like` (arrays or their shapes).
+    def restore(self, step: int, like: State, mesh: Mesh) -> State:
+        """The state of `step`, in the structure of `like` (arrays or their shapes), laid out on `mesh`.
+
+        It may have been saved on any number of devices, laid out in any way.
 
         Raises UserError if it is broken, or of another architecture, optimiser or number of classes.
         """
         check_whole(self.folder / str(step))
         saved = self._manager.item_metadata(step)
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
+        target = laid_out(like, mesh)
         check_same(shapes(saved), shapes(target), self.folder / str(step))
         return self._manager.restore(step, args=ocp.args.StandardRestore(target))
 

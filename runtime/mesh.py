@@ -1,5 +1,9 @@
-"""The devices: one mesh with one axis, over which batches are split and states replicated."""
+"""The devices: a mesh of two axes, over which batches are split, and over the second one large arrays of the state.
 
+Where an array of the state lies is one rule, `spec_of`: with config.mesh.fsdp=1 every device has a whole copy.
+"""
+
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -7,28 +11,40 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
 
 from morphism.errors import UserError
 from morphism.ops.platform import on_cpu
 
-AXIS = "data"
-HOST_ONLY = ("odd",)  # keys of a batch that stay on the host: no step reads them
+DATA, FSDP = "data", "fsdp"
+AXIS = (DATA, FSDP)  # the axes that the rows of a batch are split over, and that collectives go over: all devices
+SMALL = 2**14  # an array with fewer values is repeated on every device
+HOST_ONLY = ("odd", "unread")  # keys of a batch that stay on the host: no step reads them
 
 
-def make_mesh(count: int | None = None) -> Mesh:
-    """All devices of all processes, or the first `count`, in the order of the processes.
+def make_mesh(count: int | None = None, fsdp: int = 1) -> Mesh:
+    """All devices of all processes, or the first `count`, in the order of the processes: [count / fsdp, fsdp].
 
-    That order, which jax.make_mesh does not promise, gives process p the rows p*b .. (p+1)*b of the global batch.
-    Raises UserError where there are fewer than `count`.
+    That order, which jax.make_mesh does not promise, gives process p the rows p*b .. (p+1)*b of the global batch, and
+    lets neighbours, such as the devices of a host, share a copy of the state.
+
+    fsdp: config.mesh.fsdp; 0: all devices.
+
+    Raises UserError where there are fewer than `count`, and where they do not split into groups of `fsdp`.
     """
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     if count is not None:
         if count > len(devices):
             raise UserError(f"there are only {len(devices)} devices, not {count}")
         devices = devices[:count]
-    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+    fsdp = fsdp or len(devices)
+    if len(devices) % fsdp:
+        near = max(divisor for divisor in range(1, fsdp) if len(devices) % divisor == 0)
+        raise UserError(f"config.mesh.fsdp={fsdp} does not divide the {len(devices)} devices; try {near}")
+    return Mesh(np.array(devices).reshape(-1, fsdp), AXIS, axis_types=(AxisType.Auto,) * 2)
 
 
 def check_batch(batch_size: int, accumulate: int, mixed: int, devices: int) -> None:
@@ -44,6 +60,66 @@ def check_batch(batch_size: int, accumulate: int, mixed: int, devices: int) -> N
 def replicated(mesh: Mesh) -> NamedSharding:
     """A whole copy on every device."""
     return NamedSharding(mesh, P())
+
+
+def spec_of(shape: tuple[int, ...], fsdp: int) -> P:
+    """How an array of a state is split over the axis FSDP: along its longest axis that `fsdp` divides.
+
+    Of equally long axes it is the last. P(): whole on every device, as arrays without such an axis are, and arrays of
+    fewer than SMALL values.
+    """
+    axes = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
+    if fsdp == 1 or math.prod(shape) < SMALL or not axes:
+        return P()
+    longest = max(axes, key=lambda axis: (shape[axis], axis))
+    return P(*(FSDP if axis == longest else None for axis in range(longest + 1)))
+
+
+def specs(tree: Any, mesh: Mesh) -> Any:
+    """The `spec_of` every array of a state, or of a part of it; arrays, or their shapes."""
+    return jax.tree.map(lambda x: spec_of(x.shape, mesh.shape[FSDP]), tree)
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """`specs` on these devices."""
+    return jax.tree.map(lambda x: NamedSharding(mesh, spec_of(x.shape, mesh.shape[FSDP])), tree)
+
+
+def laid_out(tree: Any, mesh: Mesh) -> Any:
+    """The shapes and types of the arrays of a state, with their `shardings`."""
+    wanted = shardings(tree, mesh)
+    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, wanted)
+
+
+def placed(tree: Any, mesh: Mesh) -> Any:
+    """Inside jit: the same arrays, where `specs` want them."""
+    return jax.lax.with_sharding_constraint(tree, shardings(tree, mesh))
+
+
+def gathered(shards: Any, layout: Any) -> Any:
+    """Inside shard_map: whole arrays of a device's own shards, which `specs` laid out.
+
+    The gradient with respect to a shard is the sum of those of the devices that share the array, by reduce-scatter.
+    """
+
+    def whole(shard: Array, spec: P) -> Array:
+        return jax.lax.all_gather(shard, FSDP, axis=len(spec) - 1, tiled=True) if len(spec) else shard
+
+    return jax.tree.map(whole, shards, layout)
+
+
+def mean_gradients(gradients: Any, layout: Any) -> Any:
+    """Inside shard_map: means over all devices of gradients with respect to shards that were `gathered`."""
+
+    def mean(gradient: Array, spec: P) -> Array:
+        return jax.lax.pmean(gradient, DATA) / jax.lax.axis_size(FSDP) if len(spec) else jax.lax.pmean(gradient, AXIS)
+
+    return jax.tree.map(mean, gradients, layout)
+
+
+def varying(shards: Any, layout: Any) -> Any:
+    """Inside shard_map: the same arrays, marked as each device's own, so that their gradients are not summed."""
+    return jax.tree.map(lambda x, spec: jax.lax.pcast(x, DATA if len(spec) else AXIS, to="varying"), shards, layout)
 
 
 def compiler_options(*, once: bool = False) -> dict[str, Any]:
@@ -69,6 +145,22 @@ def _knows_ynn() -> bool:
     except jax.errors.JaxRuntimeError:
         return False
     return True
+
+
+def own_rows(batch: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    """The rows of a batch, split over all devices, that lie on devices of this process; in order, on the host."""
+
+    def rows(x: jax.Array) -> np.ndarray:
+        shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        return np.concatenate([shard.data for shard in shards])
+
+    return jax.tree.map(rows, batch) if jax.process_count() > 1 else jax.device_get(batch)
+
+
+def all_rows(batch: dict[str, jax.Array]) -> dict[str, np.ndarray]:
+    """All rows of a batch, on the host of every process."""
+    several = jax.process_count() > 1
+    return multihost_utils.process_allgather(batch, tiled=True) if several else jax.device_get(batch)
 
 
 def to_devices(batches: Iterable[dict], mesh: Mesh, ahead: int = 2) -> Iterator[tuple[dict, dict]]:

@@ -1,6 +1,7 @@
 """For runs of several processes: a check that all of them see the workdir, and limits to waiting for one another."""
 
 import os
+import pickle
 import sys
 import threading
 import time
@@ -8,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +19,11 @@ from morphism.errors import UserError
 from morphism.runtime.paths import AnyPath
 
 PATIENCE_S = 600  # how long to wait for other processes, which may be compiling, reading or writing
+# Parts of the messages of JAX, its coordination service, Gloo and NCCL when a process is gone or does not answer.
+LOST = (
+    *("DEADLINE_EXCEEDED", "UNAVAILABLE", "task died", "heartbeat", "Barrier timed out", "barrier"),
+    *("Connection reset", "Connection closed", "Connection refused", "Gloo", "NCCL"),
+)
 LOOK_S = 10  # how long a file may take to appear on a network disk
 
 
@@ -45,6 +52,11 @@ def time_limit(what: str, seconds: float = PATIENCE_S) -> Iterator[None]:
         timer.cancel()
 
 
+def is_lost(error: BaseException) -> bool:
+    """Whether `error` says that another process of the run is gone or does not answer."""
+    return jax.process_count() > 1 and any(word in str(error) for word in LOST)
+
+
 def end(message: str, status: int = 2) -> None:
     """Ends this process from any thread, whatever the other threads are doing.
 
@@ -53,6 +65,18 @@ def end(message: str, status: int = 2) -> None:
     """
     print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr, flush=True)
     os._exit(status)
+
+
+def exchanged(value: Any) -> list[Any]:
+    """The `value` of every process, in their order; each is pickled."""
+    if jax.process_count() == 1:
+        return [value]
+    content = np.frombuffer(pickle.dumps(value), np.uint8)
+    with time_limit("exchanging results"):
+        sizes = np.ravel(multihost_utils.process_allgather(np.array(len(content))))
+        padded = np.pad(content, (0, int(sizes.max()) - len(content)))
+        rows = multihost_utils.process_allgather(padded)
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
 def check_shared(workdir: AnyPath) -> None:

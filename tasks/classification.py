@@ -182,10 +182,9 @@ class Classification(SingleTask):
         names, bins = tuple(source.classes), np.zeros((CALIBRATION_BINS, 3))
         return {
             "names": names,
-            "classes": len(names),
             "loss": 0.0,
             "top5": 0,
-            "pairs": (),
+            "pairs": [],
             "bins": bins,  # per bin of confidence: examples, correct ones, sum of confidences
             # Per class and probability: examples, and those of the class.
             "scores": np.zeros((2, len(names) if len(names) <= ONE_VS_REST else 0, PROBABILITIES), np.int64),
@@ -198,13 +197,13 @@ class Classification(SingleTask):
         bins = metrics["bins"].copy()
         np.add.at(bins, index, np.stack([np.ones_like(confidence), correct, confidence], axis=-1))
         # Pairs rather than a matrix of K x K, which would mostly hold zeros where there are many classes.
-        pairs = predictions["label"].astype(np.int64) * metrics["classes"] + predictions["class"]
+        pairs = predictions["label"].astype(np.int64) * len(metrics["names"]) + predictions["class"]
         return metrics | {
             "loss": metrics["loss"] + float(np.sum(predictions["loss"], dtype=np.float64)),
             "top5": metrics["top5"] + int(np.sum(predictions["rank"] < 5)),
-            "pairs": (*metrics["pairs"], pairs),
+            "pairs": [*metrics["pairs"], pairs],
             "bins": bins,
-            "scores": metrics["scores"] + _scores(predictions, metrics["classes"]),
+            "scores": metrics["scores"] + _scores(predictions, len(metrics["names"])),
         }
 
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
@@ -215,7 +214,7 @@ class Classification(SingleTask):
         calibration_error is the expected calibration error: |accuracy - confidence| of 15 equal bins of confidence,
         each weighted by its share of the examples (Guo et al. 2017, equation 5).
         """
-        classes, bins = metrics["classes"], metrics["bins"]
+        classes, bins = len(metrics["names"]), metrics["bins"]
         pairs = np.concatenate(metrics["pairs"])
         examples = len(pairs)
         true, predicted = np.divmod(pairs, classes)

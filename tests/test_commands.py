@@ -22,6 +22,7 @@ SMALL = (
     "--config.schedule.warmup=1",
     "--config.data.image_size=8",
     "--config.data.resize_size=8",
+    "--config.data.val_split=val[:72]",
     "--config.plots=False",
 )
 
@@ -40,7 +41,7 @@ def train(workdir, *more, devices=1):
 
 
 def test_train_evaluate_predict_and_digest(tmp_path):
-    done = train(tmp_path / "run", "--config.plots=True")
+    done = train(tmp_path / "run", "--config.plots=True", "--config.data.val_split=val")
     assert done.returncode == 0, done.stderr
     assert "step 4/4  val: top1 0." in done.stdout
 
@@ -70,8 +71,8 @@ def test_train_evaluate_predict_and_digest(tmp_path):
         (tmp_path / "later" / name).mkdir(parents=True)
         shutil.copy(tmp_path / "one.png", tmp_path / "later" / name)
     done = run("eval.py", "--workdir", str(tmp_path / "run"), f"--config.data.source=folder:{tmp_path / 'later'}")
-    assert done.returncode == 2 and "config.data.source: the run has its own; give --source" in done.stderr
-    later = ("--source", f"folder:{tmp_path / 'later'}", "--split", "train")
+    assert done.returncode == 2 and "config.data.source: the run has its own; give --data" in done.stderr
+    later = ("--data", f"folder:{tmp_path / 'later'}", "--split", "train")
     done = run("eval.py", "--workdir", str(tmp_path / "run"), *later)
     assert done.returncode == 0, done.stderr
     assert [sum(row) for row in json.loads((tmp_path / "run" / "eval_train.json").read_text())["confusion"]] == [
@@ -192,7 +193,8 @@ def pictures(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_line(tmp_path, pictures, workers):
-    source = (f"--config.data.source=folder:{pictures}", f"--config.data.workers={workers}", "--config.eval_every=2")
+    source = (f"--config.data.source=folder:{pictures}", "--config.data.val_split=val", "--config.eval_every=2")
+    source += (f"--config.data.workers={workers}",)
     done = train(tmp_path / "run", *source)
     assert (done.returncode, done.stderr) == (0, "")
     ranged, *told = [line for line in done.stdout.splitlines() if line.startswith("data: ")]
@@ -204,6 +206,7 @@ def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_li
 
     spoilt = pictures / "spoilt.png"  # its header is whole
     spoilt.write_bytes(corpus.png_of(b"no pixels"))
+    (pictures / "val" / "gone").symlink_to("/nowhere")
     entries = tmp_path / "entries.json"
     done = run(
         *MORPHISM,
@@ -215,7 +218,8 @@ def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_li
         f"--output={entries}",
     )
     assert done.returncode == 2 and done.stdout == ""
-    odd, written, error = done.stderr.splitlines()
+    odd, written, lost, error = done.stderr.splitlines()
+    assert lost == f"morphism predict: error: {pictures / 'val' / 'gone'}: a link to nowhere; mend or remove it"
     assert odd.startswith("data: odd images: 7 truncated ")
     *found, last = json.loads(entries.read_text())
     assert written == f"predictions of {len(found)} images in {entries}"
@@ -226,6 +230,7 @@ def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_li
     assert all(each.keys() == {"file", "class", "confidence"} for each in found if each not in frames)
     assert last["file"] == str(spoilt) and error.endswith(last["error"])
 
+    (pictures / "val" / "gone").unlink()
     broken = pictures / "val" / "dog" / "broken.jpg"
     broken.write_text("no picture")
     line = f"error: {broken}: cannot be decoded (cannot identify image file); replace or remove it\n"

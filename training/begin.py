@@ -13,7 +13,6 @@ from morphism.errors import UserError
 from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints
 from morphism.runtime.manifest import claim_classes, claim_config, claim_data, has_steps, write_manifest
-from morphism.runtime.mesh import replicated
 from morphism.runtime.paths import AnyPath, is_local
 from morphism.training.build import Parts
 from morphism.training.state import TrainState
@@ -52,7 +51,7 @@ def begin(
     notes = claim(parts, workdir, step, weights, command, reasons) if jax.process_index() == 0 else []
     owed = step > 0 and parts.lengths.evaluates(step) and checkpoints.metrics(step) is None
     if step:
-        state = checkpoints.restore(step, parts.shapes, replicated(parts.mesh))
+        state = checkpoints.restore(step, parts.shapes, parts.mesh)
         return Beginning(step, state, owed, notes)
     state = parts.init()
     if parts.config.init_from:

@@ -14,7 +14,7 @@ from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.evaluation.fitness import check_model, check_sizes
 from morphism.lengths import due, exact_steps, to_steps
-from morphism.runtime import peaks
+from morphism.runtime import peaks, resident
 from morphism.runtime.mesh import check_batch, make_mesh
 from morphism.runtime.validation import check_config
 from morphism.runtime.writers import check_installed
@@ -72,9 +72,10 @@ def build(config: ConfigDict, data: Data | None = None) -> Parts:
     """The parts of `config`; `data`, if given, is what `load` returned. Raises UserError if it cannot be trained."""
     check_config(config)
     check_installed(config.writers)
-    mesh, task = make_mesh(), tasks.of(config)
+    mesh, task = make_mesh(fsdp=config.mesh.fsdp), tasks.of(config)
     check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
     data = data or load(config)
+    resident.check(data.train, data.val, config, mesh)
     epoch = steps_per_epoch(data.train, config)
     lengths = lengths_of(config, epoch)
     hyper = on_devices(hyper_parameters(config, epoch), mesh)

@@ -44,10 +44,6 @@ class Drawer:
     def active(self) -> bool:
         return self._pool is not None
 
-    def shown(self, source: Source) -> list[int]:
-        """The records whose predictions `evaluation` needs."""
-        return drawings.shown(source) if self.active else []
-
     def first_batch(
         self, batch: dict[str, np.ndarray], mixed: int, augment: Callable, source: Source, config: Any
     ) -> None:

@@ -3,6 +3,7 @@
 The programs are those of a training, compiled but not run.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +20,15 @@ from morphism.data.canvases import Shape
 from morphism.data.pipeline import blank_batch
 from morphism.evaluation.loop import eval_batch_size
 from morphism.models import cost
-from morphism.runtime.mesh import AXIS, HOST_ONLY, check_batch, replicated
+from morphism.ops.platform import as_accelerator
+from morphism.runtime.mesh import AXIS, HOST_ONLY, check_batch, laid_out
 from morphism.tasks.blank import blank, without_rules
 from morphism.tasks.task import Counts
 from morphism.training.fitness import initial_shapes
-from morphism.training.hyper import hyper_parameters, on_devices
-from morphism.training.programs import programs
-from morphism.training.state import eval_variables
+from morphism.training.hyper import HyperParameters, hyper_parameters, on_devices
+from morphism.training.programs import Programs, programs
+from morphism.training.state import TrainState, eval_variables
+from morphism.training.step import Step, keys_of
 
 EPOCH = 1000  # steps per epoch, for lengths in epochs: no cost depends on it
 DURATION = "1000000000"  # steps, so that no length of the schedule is too long
@@ -73,44 +76,90 @@ def costs(config: ConfigDict, classes: Counts, mesh: Mesh, train_shape: Shape, e
 
     Raises UserError for a batch that does not split over the devices, and for options that the model rejects.
     """
-    task = tasks.of(config)
-    check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
-    config = _settled(config, classes)
-    made = programs(task.resolve(config, blank(config, classes, EPOCH * config.batch_size)), classes, mesh)
-    hyper = on_devices(hyper_parameters(config, EPOCH), mesh)
-    state = initial_shapes(made.init, hyper, config)
-    variables = eval_variables(state)
+    plan = Plan.of(config, classes, mesh)
+    return Costs(cost.parameters(plan.state.params), plan.training(train_shape), plan.evaluation(eval_shape))
 
-    def batch(rows: int, shape: Shape, training: bool) -> Any:
-        one = blank_batch(1, shape, config, training)
-        kept = {
-            key: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for key, x in one.items() if key not in HOST_ONLY
+
+@dataclass(frozen=True)
+class Plan:
+    """The programs of a configuration, and the shapes of their arguments.
+
+    config: without what only data can tell; resolved: as its task resolves it.
+    """
+
+    config: ConfigDict
+    resolved: ConfigDict
+    classes: Counts
+    mesh: Mesh
+    made: Programs
+    hyper: HyperParameters
+    state: TrainState
+
+    @classmethod
+    def of(cls, config: ConfigDict, classes: Counts, mesh: Mesh) -> "Plan":
+        """Raises UserError as `costs` does."""
+        task = tasks.of(config)
+        check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
+        config = _settled(config, classes)
+        resolved = task.resolve(config, blank(config, classes, EPOCH * config.batch_size))
+        made = programs(resolved, classes, mesh)
+        hyper = on_devices(hyper_parameters(config, EPOCH), mesh)
+        state = laid_out(initial_shapes(made.init, hyper, config), mesh)
+        return cls(config, resolved, classes, mesh, made, hyper, state)
+
+    def training(self, shape: Shape) -> Footprint:
+        """The training step, on a batch of this canvas."""
+        rows = self.config.batch_size
+        batch = self._batch(rows, shape, training=True)
+        arguments = (self.state, batch, self.hyper)
+        return _compiled(self.made.train_step, arguments, self._kinds() | {"batch": batch}, shape, rows, self.mesh)
+
+    def evaluation(self, shape: Shape) -> Footprint:
+        """The evaluation step, likewise."""
+        variables, rows = eval_variables(self.state), eval_batch_size(self.config, self.mesh)
+        batch = self._batch(rows, shape, training=False)
+        kinds = {"parameters": variables["params"], "statistics": variables["batch_stats"], "batch": batch}
+        return _compiled(self.made.eval_step, (variables, batch), kinds, shape, rows, self.mesh)
+
+    def state_bytes(self) -> int:
+        """Of the state, per device."""
+        return sum(map(_bytes, self._kinds().values()))
+
+    def kept_bytes(self, shape: Shape) -> int:
+        """What the forward pass of a micro-batch keeps for the backward pass on a device, besides the parameters.
+
+        It is what JAX traces for accelerators; compilers merge some of it.
+        """
+        config, state = self.config, self.state
+        step = Step(self.made.model.clone(), self.made.task, self.resolved, self.classes, self.mesh)
+        batch = self._batch(config.batch_size // self.mesh.size // config.accumulate, shape, training=True)
+        keys = jax.eval_shape(keys_of, jax.ShapeDtypeStruct((), np.uint32))
+
+        def backward(params: Any, stats: Any, batch: Any, keys: Any) -> Any:
+            return jax.vjp(lambda params: step.loss(params, {}, stats, batch, keys), params, has_aux=True)[1]
+
+        with as_accelerator():
+            traced = jax.make_jaxpr(backward)(state.params, state.batch_stats, batch, keys).jaxpr
+        kept = {id(each): each.aval for each in traced.outvars if each not in traced.invars}
+        return sum(math.prod(each.shape) * each.dtype.itemsize for each in kept.values())
+
+    def _kinds(self) -> dict[str, Any]:
+        state = self.state
+        return {
+            "parameters": state.params,
+            "statistics": state.batch_stats,
+            "optimizer": state.opt_state,
+            "averages": state.ema,
         }
-        return _abstract(kept, NamedSharding(mesh, P(AXIS)))
 
-    state, variables = _abstract(state, replicated(mesh)), _abstract(variables, replicated(mesh))
-    train_batch = batch(config.batch_size, train_shape, True)
-    eval_rows = eval_batch_size(config, mesh)
-    eval_batch = batch(eval_rows, eval_shape, False)
-    kinds = {
-        "parameters": state.params,
-        "statistics": state.batch_stats,
-        "optimizer": state.opt_state,
-        "averages": state.ema,
-        "batch": train_batch,
-    }
-    return Costs(
-        parameters=cost.parameters(state.params),
-        training=_compiled(made.train_step, (state, train_batch, hyper), kinds, train_shape, config.batch_size, mesh),
-        evaluation=_compiled(
-            made.eval_step,
-            (variables, eval_batch),
-            {"parameters": variables["params"], "statistics": variables["batch_stats"], "batch": eval_batch},
-            eval_shape,
-            eval_rows,
-            mesh,
-        ),
-    )
+    def _batch(self, rows: int, shape: Shape, *, training: bool) -> Any:
+        one = blank_batch(1, shape, self.config, training)
+        split = NamedSharding(self.mesh, P(AXIS))
+        return {
+            key: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=split)
+            for key, x in one.items()
+            if key not in HOST_ONLY
+        }
 
 
 def _settled(config: ConfigDict, classes: Counts) -> ConfigDict:
@@ -121,10 +170,6 @@ def _settled(config: ConfigDict, classes: Counts) -> ConfigDict:
         if found.data.pixels == "auto":
             found.data.pixels = "uint8"
     return found
-
-
-def _abstract(tree: Any, sharding: NamedSharding) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def _compiled(

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from morphism import models, tasks
 from morphism.evaluation.step import make_eval_step
 from morphism.models import cost
-from morphism.runtime.mesh import AXIS, compiler_options, replicated
+from morphism.runtime.mesh import AXIS, compiler_options, placed
 from morphism.tasks import Task
 from morphism.tasks.task import Counts
 from morphism.training.hyper import HyperParameters
@@ -76,12 +76,13 @@ def _programs(config: FrozenConfigDict, classes: Counts, mesh: Mesh) -> Programs
     model = models.create(config.model, classes, AXIS)
 
     def init(hyper: HyperParameters, ema: bool) -> TrainState:
-        return init_state(
+        state = init_state(
             model, optimizer_of(config, hyper), image_size=config.data.image_size, seed=hyper.seed, ema=ema
         )
+        return placed(state, mesh)
 
     def restart(state: TrainState, variables: dict[str, Any], hyper: HyperParameters) -> TrainState:
-        return restarted(state, variables, optimizer_of(config, hyper))
+        return placed(restarted(state, variables, optimizer_of(config, hyper)), mesh)
 
     def augment(seed: Integer[Array, ""], batch: dict[str, Any]) -> dict[str, Any]:
         return task.augment(keys_of(seed)[0], batch, config.augment, classes)
@@ -93,12 +94,11 @@ def _programs(config: FrozenConfigDict, classes: Counts, mesh: Mesh) -> Programs
         traced = train_step.trace(*arguments)
         return 2 * mesh.size * cost.of_program(traced.jaxpr.jaxpr)  # it is the program of one device
 
-    once = {"out_shardings": replicated(mesh), "compiler_options": compiler_options(once=True)}
     return Programs(
         task=task,
         model=model,
-        init=jax.jit(init, static_argnums=1, **once),
-        restart=jax.jit(restart, out_shardings=replicated(mesh)),
+        init=jax.jit(init, static_argnums=1, compiler_options=compiler_options(once=True)),
+        restart=jax.jit(restart),
         train_step=train_step,
         stacked_step=make_stacked_step(**described),
         train_flops=train_flops,

@@ -1,11 +1,13 @@
 """The training step for every task, on any number of devices.
 
-It is written for one device and its share of the batch; jit(shard_map) maps it over the mesh.
+Gradients are written for one device and its share of the batch, and mapped over the mesh by shard_map. The update is
+written for whole arrays: the compiler splits it as the state is split, norms of arrays included.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,7 +20,7 @@ from ml_collections import ConfigDict
 
 from morphism import models
 from morphism.ops.platform import scan
-from morphism.runtime.mesh import AXIS, compiler_options
+from morphism.runtime.mesh import AXIS, compiler_options, gathered, mean_gradients, placed, specs, varying
 from morphism.tasks import Task
 from morphism.tasks.task import Counts
 from morphism.training.hyper import EmaValues, HyperParameters
@@ -36,13 +38,15 @@ StackedStep = Callable[[list[TrainState], list[Batch], list[HyperParameters]], l
 def make_train_step(*, model: nn.Module, task: Task, config: ConfigDict, classes: Counts, mesh: Mesh) -> TrainStep:
     """(state, batch, hyper) -> (state, scalars): the loss, the task's own scalars and the gradient's norm.
 
-    The state is donated. Gradients are means over micro-batches and devices; so are the running statistics, which are
+    The state is donated, and stays where runtime/mesh.py lays it out. Gradients are means over micro-batches and
+    devices; so are the running statistics, which are
     therefore the same on all devices. Without sync_bn each device normalises by its own batch statistics; each
     micro-batch always does. Parameters that config.optimizer.freeze names get no gradient.
 
     config: as the task resolves it; the fields in `hyper` are not read.
     """
-    return _mapped(_Step(model=model, task=task, config=config, classes=classes), mesh)
+    step = Step(model=model, task=task, config=config, classes=classes, mesh=mesh)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
 
 
 def make_stacked_step(*, model: nn.Module, task: Task, config: ConfigDict, classes: Counts, mesh: Mesh) -> StackedStep:
@@ -51,38 +55,38 @@ def make_stacked_step(*, model: nn.Module, task: Task, config: ConfigDict, class
     States, batches and hyper-parameters are lists of equal length, each of trees of equal shapes. Convolutions of all
     trainings are one grouped convolution, which may round in another order than single ones.
     """
-    step = _Step(model=model, task=task, config=config, classes=classes)
+    step = Step(model=model, task=task, config=config, classes=classes, mesh=mesh)
 
-    def stacked(*lists: list) -> list:
+    def stacked(*lists: list) -> list[tuple[TrainState, Scalars]]:
         whole = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *each) for each in lists]
         results = jax.vmap(step)(*whole)
-        return [jax.tree.map(lambda x: x[index], results) for index in range(len(lists[0]))]  # noqa: B023
+        single = (jax.tree.map(lambda x: x[index], results) for index in range(len(lists[0])))  # noqa: B023
+        return [(placed(state, mesh), scalars) for state, scalars in single]
 
-    return _mapped(stacked, mesh)
-
-
-def _mapped(step: Callable, mesh: Mesh) -> Callable:
-    return jax.jit(
-        jax.shard_map(step, mesh=mesh, in_specs=(P(), P(AXIS), P()), out_specs=P()),
-        donate_argnums=0,
-        compiler_options=compiler_options(),
-    )
+    return jax.jit(stacked, donate_argnums=0, compiler_options=compiler_options())
 
 
-@dataclass(frozen=True)
-class _Step:
-    """The step on one device."""
+@dataclass(frozen=True, eq=False)
+class Step:
+    """The step over all devices of `mesh`."""
 
     model: nn.Module
     task: Task
     config: ConfigDict
     classes: Counts
+    mesh: Mesh
 
     def __call__(self, state: TrainState, batch: Batch, hyper: HyperParameters) -> tuple[TrainState, Scalars]:
         augment_key, model_key = keys_of(hyper.seed)
         keys = augment_key, jax.random.fold_in(model_key, state.step)
         halves = split(state.params, self.config.optimizer.freeze)
-        gradients, stats, scalars = self._gradients(halves, state.batch_stats, batch, keys)
+        layouts = specs(halves, self.mesh)
+        gradients, stats, scalars = jax.shard_map(
+            partial(self._gradients, layouts),
+            mesh=self.mesh,
+            in_specs=(layouts, P(), P(AXIS), P()),
+            out_specs=(layouts[0], P(), P()),
+        )(halves, state.batch_stats, batch, keys)
 
         optimizer = optimizer_of(self.config, hyper)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -92,18 +96,25 @@ class _Step:
             batch_stats=stats,
             opt_state=opt_state,
         )
-        return update_ema(state, hyper.ema), {**scalars, "grad_norm": optax.tree.norm(gradients)}
+        state = placed(update_ema(state, hyper.ema), self.mesh)
+        return state, {**scalars, "grad_norm": optax.tree.norm(gradients)}
 
     def _gradients(
-        self, halves: tuple[Params, Params], batch_stats: Params, batch: Batch, keys: tuple[Array, Array]
+        self, layouts: Any, halves: tuple[Params, Params], batch_stats: Params, batch: Batch, keys: tuple[Array, Array]
     ) -> tuple[Params, Params, Scalars]:
-        """Gradients of the trained half of `halves`, running statistics and scalars: means over all devices."""
-        # Marked as varying by device, parameters get each device's own gradient; the mean below is explicit.
-        trained, frozen, before = jax.lax.pcast((*halves, batch_stats), AXIS, to="varying")
+        """On one device: gradients of the trained half of `halves`, running statistics and scalars.
+
+        They are means over all devices. Parameters and gradients are shards, as `layouts` says.
+        """
+        # Each device's own gradient; the mean below is explicit.
+        (trained, frozen), before = varying(halves, layouts), jax.lax.pcast(batch_stats, AXIS, to="varying")
+
+        def loss(trained: Params, *rest: Any) -> Any:
+            return self.loss(*gathered((trained, frozen), layouts), *rest)
 
         def micro_step(carry, micro_batch):
             total, stats = carry
-            gradients, (stats, scalars) = jax.grad(self._loss, has_aux=True)(trained, frozen, stats, micro_batch, keys)
+            gradients, (stats, scalars) = jax.grad(loss, has_aux=True)(trained, stats, micro_batch, keys)
             return (jax.tree.map(jnp.add, total, gradients), stats), scalars
 
         count = self.config.accumulate
@@ -119,10 +130,11 @@ class _Step:
         gradients = jax.tree.map(lambda g: g / count, total)
         # The mean of changes, not of values: a statistic that no device changed keeps its bits.
         changes = jax.tree.map(jnp.subtract, stats, before)
-        gradients, changes, scalars = jax.lax.pmean((gradients, changes, scalars), AXIS)
+        gradients = mean_gradients(gradients, layouts[0])
+        changes, scalars = jax.lax.pmean((changes, scalars), AXIS)
         return gradients, jax.tree.map(jnp.add, batch_stats, changes), scalars
 
-    def _loss(
+    def loss(
         self, trained: Params, frozen: Params, batch_stats: Params, batch: Batch, keys: tuple[Array, Array]
     ) -> tuple[Array, tuple[Params, Scalars]]:
         """The loss of a micro-batch, with the running statistics and the scalars to report."""

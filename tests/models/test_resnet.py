@@ -110,8 +110,33 @@ def test_remat_changes_neither_names_nor_gradients():
     images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
     plain, saving = make("cifar_resnet8", 10), make("cifar_resnet8", 10, remat=True)
     variables = jax.jit(lambda: models.init(plain, jax.random.key(0), 16))()
-    for a, b in zip(*(jax.tree.leaves(gradient(m, variables, images)) for m in (plain, saving)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    expected, *found = (
+        jax.tree.leaves(gradient(each, variables, images))
+        for each in (plain, saving, make("cifar_resnet8", 10, remat=True, remat_policy="products"))
+    )
+    for of_policy in found:
+        for a, b in zip(expected, of_policy, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_remat_keeps_less_for_the_backward_pass_by_its_policy():
+    images = jnp.zeros((4, 16, 16, 3))
+
+    def kept(**fields):
+        """Values that the forward pass keeps, by their shapes."""
+        model = make("cifar_resnet8", 10, **fields)
+        variables = jax.eval_shape(lambda: models.init(model, jax.random.key(0), 16))
+
+        def backward(variables):
+            apply = lambda params: model.apply(  # noqa: E731
+                variables | {"params": params}, images, train=True, mutable=["batch_stats"]
+            )
+            return jax.vjp(apply, variables["params"])[1]
+
+        return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(backward, variables)))
+
+    products, blocks = kept(remat=True, remat_policy="products"), kept(remat=True)
+    assert blocks < 0.8 * products < 0.8 * 0.8 * kept()
 
 
 def test_zero_init_residual_zeroes_the_last_norm_of_every_block():

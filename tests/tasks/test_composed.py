@@ -1,5 +1,6 @@
 """Two tasks over one small network: they train together, and each is judged as it is alone."""
 
+import pickle
 from dataclasses import replace
 
 import flax.linen as nn
@@ -104,6 +105,24 @@ def variables():
 def predicted(task, model, variables, config, mesh, source):
     step, variables = make_eval_step(model, task, config, mesh), jax.device_put(variables, replicated(mesh))
     return list(loop.predict(step, variables, source, config, mesh, Oddities(source, print)))
+
+
+def test_what_processes_count_on_their_own_rows_adds_up(config, variables, mesh_of, monkeypatch):
+    source = load(config.data, "val")
+    batches = predicted(TASK, Network(), variables, config, mesh_of(2), source)
+    counts = (4, len(batches[1]["id"]))  # rows of the first process; the second has none of the last batch
+
+    def gathered(rows):
+        own = zip(batches, rows, strict=True)
+        return loop.gather(TASK, source, [{name: value[of] for name, value in batch.items()} for batch, of in own])
+
+    own = [gathered([slice(count) for count in counts]), gathered([slice(count, None) for count in counts])]
+    sent = [pickle.dumps(loop._counted(each)) for each in own]
+    assert all(len(each) < 200_000 for each in sent)  # no source and no maps travel
+    monkeypatch.setattr(loop, "exchanged", lambda mine: [pickle.loads(each) for each in sent])
+    found, expected = TASK.summarise(loop.of_all_processes(own[1])), loop.evaluate(TASK, source, batches)
+    assert found.keys() == expected.keys() and found["examples"] == len(source)
+    np.testing.assert_allclose(jax.tree.leaves(found), jax.tree.leaves(expected), rtol=1e-9)
 
 
 def test_both_parts_train_in_one_step(config, mesh_of):
@@ -222,9 +241,11 @@ def test_what_is_fused_is_judged_and_shown_beside_the_parts(config, mesh_of, var
     assert {name: value for name, value in summary.items() if not name.startswith("panoptic/")} == alone
     assert 0 <= summary["panoptic/pq"] <= 1 and summary["panoptic/examples"] == len(source)
     assert "panoptic/pq" in task.headline and "panoptic/pq" in task.higher_is_better
-    assert "panoptic/pq" in task.table(summary) and task.masks == TASK.masks
+    assert "panoptic/pq" in task.table(summary) and task.masks == (*TASK.masks, "panoptic")
     described = task.describe(batches[0], 0, CLASSES)
     assert list(described) == ["ground", "objects", "panoptic"] and described["panoptic"]["segments"]
+    ids = {each["id"] for each in described["panoptic"]["segments"]}
+    assert ids == set(np.unique(task.mask(batches[0], 0, "panoptic")).tolist()) - {0}
     assert {line[0] for line in task.lines(described, 0.0, 9)} >= {"ground", "panoptic"}
     (file,) = (file for file in task.files(metrics, source) if file.name == "panoptic_segments")
     assert len(file.value["annotations"]) == len(list(file.images)) == len(source)

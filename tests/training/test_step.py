@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from morphism import models, tasks
 from morphism.data import sources
 from morphism.data.pipeline import train_batches
 from morphism.errors import UserError
-from morphism.runtime.mesh import AXIS, check_batch, replicated, to_devices
+from morphism.runtime import mesh as meshes
+from morphism.runtime.mesh import AXIS, FSDP, check_batch, make_mesh, shardings, spec_of, to_devices
 from morphism.training.hyper import ema_values, hyper_parameters, on_devices
 from morphism.training.parameters import split
 from morphism.training.state import TrainState, init_state
@@ -26,7 +28,7 @@ def run(config, mesh, steps=4):
     step = make_train_step(model=model, task=TASK, config=config, classes=10, mesh=mesh)
     optimizer = optimizer_of(config, hyper)
     state = init_state(model, optimizer, image_size=config.data.image_size, seed=config.seed, ema=config.ema.decay > 0)
-    state = jax.device_put(state, replicated(mesh))
+    state = jax.device_put(state, shardings(state, mesh))
     history = [] if steps else [(None, jax.device_get(state))]
     for _, batch in to_devices(train_batches(source, config, start_step=0, stop_step=steps), mesh):
         state, scalars = step(state, batch, hyper)
@@ -50,6 +52,41 @@ def test_synchronised_norm_makes_the_number_of_devices_invisible(config, mesh_of
     assert_same([s for s, _ in one], [s for s, _ in several], rtol=1e-4, atol=1e-6)
     assert_same(one[-1][1].params, several[-1][1].params, rtol=1e-3, atol=1e-5)
     assert_same(one[-1][1].batch_stats, several[-1][1].batch_stats, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["lars", "adamw"])
+def test_a_state_that_devices_share_trains_as_whole_copies_do(config, mesh_of, monkeypatch, rule):
+    """Up to rounding: gradients, their global norm, LARS's norms of parameters, moving averages, frozen layers."""
+    monkeypatch.setattr(meshes, "SMALL", 64)
+    config.optimizer.update(name=rule, clip_norm=0.5, weight_decay=1e-3, freeze=("layer1.0.conv1.*",))
+    config.ema.decay = 0.9
+    config.accumulate = 2 if rule == "adamw" else 1
+    whole, shared = run(config, mesh_of(4), steps=2), run(config, mesh_of(4, fsdp=2), steps=2)
+    assert whole[0][0]["grad_norm"] > 0.5  # so that clipping has an effect
+    assert_same([s for s, _ in whole], [s for s, _ in shared], rtol=1e-5)
+    assert_same(whole[-1][1], shared[-1][1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fsdp", "expected"),
+    [
+        ((3, 3, 256, 512), 8, P(None, None, None, FSDP)),
+        ((3, 3, 512, 256), 8, P(None, None, FSDP)),
+        ((3, 3, 256, 256), 8, P(None, None, None, FSDP)),
+        ((1000, 2001), 8, P(FSDP)),
+        ((3, 3, 256, 512), 1, P()),
+        ((3, 3, 32, 32), 8, P()),  # small
+        ((333, 333), 8, P()),  # no axis splits
+    ],
+)
+def test_a_large_array_is_split_along_its_longest_axis_that_splits(shape, fsdp, expected):
+    assert spec_of(shape, fsdp) == expected
+
+
+def test_a_share_that_does_not_divide_the_devices_is_refused_with_one_that_does():
+    with pytest.raises(UserError, match="config.mesh.fsdp=3 does not divide the 4 devices; try 2"):
+        make_mesh(fsdp=3)
+    assert make_mesh(fsdp=0).shape == {"data": 1, "fsdp": 4}
 
 
 def test_without_it_each_device_normalises_its_own_rows(config, mesh_of):

@@ -55,7 +55,7 @@ def test_a_networks_outputs_and_features_are_torchvisions(resnet18, tmp_path):
 
 
 def test_a_trained_run_is_exported_and_evaluated_from_the_file(tmp_path):
-    assert train(tmp_path / "run").returncode == 0
+    assert train(tmp_path / "run", "--config.data.val_split=val").returncode == 0
     exported = tmp_path / "out.safetensors"
     done = run(*MORPHISM, "export", "--workdir", str(tmp_path / "run"), "--output", str(exported))
     assert done.returncode == 0, done.stderr
