@@ -227,6 +227,27 @@ VIEWS = {
     "input-pipeline": View(
         "speed.input_pipeline", (("", "{name}"), ("Images per CPU-second", "{images_per_cpu_second}")), commands=True
     ),
+    "prepared": View(
+        "speed.prepared",
+        (
+            ("Images per CPU-second", "{name}"),
+            ("Original JPEGs", "{original:,}"),
+            ("Prepared", "{prepared:,}"),
+            ("Ratio", "{ratio}"),
+        ),
+        commands=True,
+    ),
+    "input-scale": View(
+        "speed.input_scale",
+        (
+            ("", "{name}"),
+            ("First batch, s", "{first}"),
+            ("Resumed, s", "{resume}"),
+            ("MB per worker", "{worker} ({worker_before:,})"),
+            ("MB of the main process", "{main}"),
+        ),
+        commands=True,
+    ),
     "loop": View(
         "speed.loop",
         (

@@ -15,12 +15,12 @@ from morphism.data.oddities import Oddities
 from morphism.data.pipeline import Batch, train_batches
 from morphism.errors import NonFinite, UserError
 from morphism.evaluation.drawings import Evaluated, keeping, shown
-from morphism.evaluation.loop import gather, of_all_processes, predict, summarise
+from morphism.evaluation.loop import Kept, gather, of_all_processes, predict, summarise
 from morphism.lengths import due, to_steps
 from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints, best_by
 from morphism.runtime.manifest import claim_intensity, claimed, read_intensity
-from morphism.runtime.mesh import to_devices
+from morphism.runtime.mesh import own_rows
 from morphism.runtime.paths import AnyPath, folder
 from morphism.runtime.processes import check_shared, exchanged
 from morphism.runtime.resume import flat
@@ -32,6 +32,7 @@ from morphism.training.build import Parts, build, steps_per_epoch
 from morphism.training.clock import DeviceClock
 from morphism.training.derive import derived
 from morphism.training.drawer import Drawer
+from morphism.training.feed import training_pairs
 from morphism.training.hyper import HyperParameters
 from morphism.training.meter import REMEDY, Meter, NonFiniteLoss
 from morphism.training.patience import since_best
@@ -272,6 +273,7 @@ class Loop:
         self._saves = parts.lengths.checkpoint > 0
         self._look = min(parts.lengths.log or LOOK, LOOK)
         self._odd = Oddities(parts.data.train, writer.say)
+        self._kept_val = Kept() if config.data.on_device else None
         self._val_odd = Oddities(parts.data.val, writer.say, self._odd.said)
 
     def run(self, beginning: Beginning) -> Training:
@@ -289,7 +291,16 @@ class Loop:
         if step >= self._pause:
             return self._paused(step, beginning.state, results)
         meter, state = self._meter, beginning.state
-        for step, (on_host, batch) in enumerate(meter.timed(self._batches(beginning.step)), beginning.step + 1):
+        pairs = training_pairs(
+            self._parts.data.train,
+            self._config,
+            self._parts.mesh,
+            beginning.step,
+            total,
+            watch=self._odd.watch,
+            feed=self._feed,
+        )
+        for step, (on_host, batch) in enumerate(meter.timed(pairs), beginning.step + 1):
             state = yield from self._step(step, state, on_host, batch, first=step == beginning.step + 1)
             evaluating, stopping = self._parts.lengths.evaluates(step), self._asks(step) and self._stop.agreed()
             pausing = step == self._pause and step < total
@@ -352,7 +363,7 @@ class Loop:
         """Asks for one step; returns the state after it. `first`: of this start."""
         parts, meter = self._parts, self._meter
         if step == 1:
-            self._draw_first(on_host)  # while the step is compiled
+            self._draw_first(on_host if "image" in on_host else own_rows(batch))  # while the step is compiled
         flops = self._step_flops(state, batch)
         with self._profiler.step(step, state):
             meter.dispatching(flops)
@@ -395,18 +406,6 @@ class Loop:
         """Whether to check for a stop after `step`: not after every one if several processes have to agree."""
         return jax.process_count() == 1 or due(step, self._look) or self._parts.lengths.evaluates(step)
 
-    def _batches(self, start: int) -> Iterator[tuple[dict, dict]]:
-        parts = self._parts
-        host = self._feed(
-            parts.data.train,
-            self._config,
-            start_step=start,
-            stop_step=parts.lengths.total,
-            process_index=jax.process_index(),
-            processes=jax.process_count(),
-        )
-        return to_devices(self._odd.watch(host), parts.mesh)
-
     def _log(self, step: int, values: dict[str, float]) -> None:
         self._writer.record(step, {**values, "train/learning_rate": float(self._parts.schedule(step - 1))})
         self._writer.training_line(step, values, (self._parts.lengths.total - step) * self._config.batch_size)
@@ -445,7 +444,10 @@ class Loop:
 
     def _evaluated(self, step: int, state: TrainState) -> Evaluated | None:
         parts, config, programs, val = self._parts, self._config, self._parts.programs, self._parts.data.val
-        batches = predict(programs.eval_step, eval_variables(state), val, config, parts.mesh, self._val_odd, own=True)
+        variables = eval_variables(state)
+        batches = predict(
+            programs.eval_step, variables, val, config, parts.mesh, self._val_odd, own=True, kept=self._kept_val
+        )
         task, kept, drawn = programs.task, [], shown(val) if config.plots else ()
         try:
             metrics = gather(task, val, keeping(self._stop.watch(batches), drawn, kept))

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from morphism import models, tasks
 from morphism.evaluation.step import make_eval_step
 from morphism.models import cost
-from morphism.runtime.mesh import AXIS, compiler_options, placed
+from morphism.runtime.arithmetic import compiled
+from morphism.runtime.mesh import AXIS, placed
 from morphism.tasks import Task
 from morphism.tasks.task import Counts
 from morphism.training.hyper import HyperParameters
@@ -23,7 +24,7 @@ from morphism.training.state import TrainState, init_state, restarted
 from morphism.training.step import StackedStep, TrainStep, keys_of, make_stacked_step, make_train_step, optimizer_of
 
 # The fields of a configuration that programs depend on; those in hyper.py are arguments of the programs.
-WHOLE = ("task", "accumulate", "model", "data", "augment", "loss", "parts", "fusion")
+WHOLE = ("task", "precision", "deterministic", "accumulate", "model", "data", "augment", "loss", "parts", "fusion")
 PARTS = {"optimizer": ("name", "decay", "freeze"), "schedule": ("name", "warmup_method", "warmup_power", "power")}
 KEPT = 8  # sets of programs that a process keeps: the most recently used
 
@@ -97,11 +98,11 @@ def _programs(config: FrozenConfigDict, classes: Counts, mesh: Mesh) -> Programs
     return Programs(
         task=task,
         model=model,
-        init=jax.jit(init, static_argnums=1, compiler_options=compiler_options(once=True)),
+        init=compiled(init, config, once=True, static_argnums=1),
         restart=jax.jit(restart),
         train_step=train_step,
         stacked_step=make_stacked_step(**described),
         train_flops=train_flops,
         eval_step=make_eval_step(model, task, config, mesh),
-        augment=jax.jit(augment, compiler_options=compiler_options(once=True)),
+        augment=compiled(augment, config, once=True),
     )

@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 
 from morphism import models
 from morphism.ops.platform import scan
-from morphism.runtime.mesh import AXIS, compiler_options, gathered, mean_gradients, placed, specs, varying
+from morphism.runtime.arithmetic import compiled
+from morphism.runtime.mesh import AXIS, gathered, mean_gradients, placed, specs, varying
 from morphism.tasks import Task
 from morphism.tasks.task import Counts
 from morphism.training.hyper import EmaValues, HyperParameters
@@ -46,7 +47,7 @@ def make_train_step(*, model: nn.Module, task: Task, config: ConfigDict, classes
     config: as the task resolves it; the fields in `hyper` are not read.
     """
     step = Step(model=model, task=task, config=config, classes=classes, mesh=mesh)
-    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
+    return compiled(step, config, donate_argnums=0)
 
 
 def make_stacked_step(*, model: nn.Module, task: Task, config: ConfigDict, classes: Counts, mesh: Mesh) -> StackedStep:
@@ -63,7 +64,7 @@ def make_stacked_step(*, model: nn.Module, task: Task, config: ConfigDict, class
         single = (jax.tree.map(lambda x: x[index], results) for index in range(len(lists[0])))  # noqa: B023
         return [(placed(state, mesh), scalars) for state, scalars in single]
 
-    return jax.jit(stacked, donate_argnums=0, compiler_options=compiler_options())
+    return compiled(stacked, config, donate_argnums=0)
 
 
 @dataclass(frozen=True, eq=False)
