@@ -18,7 +18,9 @@ is set by hand (--config.batch_size=4) is not derived.
 authors' (github.com/Megvii-BaseDetection/YOLOX, releases); U-Net starts from random weights, and so does any model with
 --config.init_from=. A backbone alone (--config.init_from=resnet50.pth) will do where a whole network is the default.
 Published: nothing for this recipe. Measured here: faster_rcnn on BCCD from an ImageNet ResNet-50, with a budget of 5
-minutes on a core of which it had 180 seconds: AP 0.323, AP50 0.602 after 147 steps of 4 images of 96x128.
+minutes on a core of which it had 180 seconds: AP 0.323, AP50 0.602 after 147 steps of 4 images of 96x128. The same on
+BCCD as COCO JSON, in 126 CPU-seconds: AP 0.330, AP50 0.621; bccd_faster_rcnn reaches AP50 0.222 in 131. resnet18 on
+1,816 images of CIFAR-10 in class folders, one epoch at 64 pixels in 182 CPU-seconds: top-1 0.467.
 """
 
 from collections.abc import Callable
