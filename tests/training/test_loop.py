@@ -68,9 +68,9 @@ def interrupt_evaluation(monkeypatch):
     def arrange(number, how):
         seen, predict = [], loop.predict
 
-        def interrupted(*args):
+        def interrupted(*args, **options):
             seen.append(0)
-            for batch in predict(*args):
+            for batch in predict(*args, **options):
                 if len(seen) == number:
                     how()
                     seen.append(0)
