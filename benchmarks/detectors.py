@@ -48,18 +48,31 @@ def drawn(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
     }
 
 
-def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
-    import jax
+def train_step(name: str, batch: dict[str, np.ndarray], dtype: str = "float32", calls: int = 1) -> turns.TrainStep:
+    config, model, task = built(name, dtype)
+    resolved = task.resolve(config, range(100_000))  # only the length of the data matters
+    return turns.TrainStep(resolved, task, model, CLASSES, batch, calls)
 
+
+def built(name: str, dtype: str):
     from morphism import models, tasks
-    from morphism.runtime.mesh import AXIS, compiler_options
+    from morphism.runtime.mesh import AXIS
 
     experiment, *variant = EXPERIMENTS[name]
     config = importlib.import_module(f"morphism.experiments.{experiment}").get_config(*variant)
-    model, task = models.create(config.model, CLASSES, AXIS), tasks.of(config)
+    config.model.dtype = dtype
+    return config, models.create(config.model, CLASSES, AXIS), tasks.of(config)
+
+
+def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
+    import jax
+
+    from morphism import models
+    from morphism.runtime.mesh import compiler_options
+
     if work == "train":
-        resolved = task.resolve(config, range(100_000))  # only the length of the data matters
-        return turns.train_step(resolved, task, model, CLASSES, batch)
+        return train_step(name, batch)
+    config, model, task = built(name, "float32")
 
     images = jax.device_put(task.normalise(batch, config.augment))
     variables = jax.jit(

@@ -2,7 +2,8 @@
 
     python benchmarks/exported.py EXPERIMENT [--weights FILE] [--size 224] [--batch 1 8] [--rounds 5] [--images FOLDER]
 
-EXPERIMENT is a file such as experiments/coco_yolox.py:s; --weights a file for it, without which weights are drawn.
+EXPERIMENT is a file such as experiments/coco_yolox.py:s; --weights a file for it, without which weights are drawn. Or
+it is the workdir of a run.
 `native` is the evaluation's network and last step, compiled here; `stablehlo` and `onnx` are files that were written
 and read again, run by JAX and by ONNX Runtime (pip install onnx onnxruntime). They take turns within every round; the
 table gives medians. Differences are the largest over the images of --images, stretched to the canvas, else of noise.
@@ -32,6 +33,7 @@ from morphism.evaluation import stablehlo
 from morphism.evaluation.exported import Exported, export
 from morphism.evaluation.onnx import file as onnx
 from morphism.evaluation.run import Run
+from morphism.evaluation.run import open_run as open_workdir
 from morphism.runtime.mesh import AXIS, compiler_options
 from morphism.weights.opening import classes_of, read_weights, variables_from
 
@@ -133,7 +135,10 @@ def main() -> None:
     parser.add_argument("--images", type=Path)
     parser.add_argument("--most", type=int, default=64, help="images of --images that are compared")
     args = parser.parse_args()
-    run = open_run(ExperimentParser().parse(args.experiment), args.weights, args.classes)
+    if (Path(args.experiment) / "config.json").exists():
+        run = open_workdir(args.experiment)
+    else:
+        run = open_run(ExperimentParser().parse(args.experiment), args.weights, args.classes)
     exported = export(run, size_of(args.size))
     with tempfile.TemporaryDirectory() as folder:
         by = contenders(exported, Path(folder))

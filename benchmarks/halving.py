@@ -1,6 +1,6 @@
 """Successive halving against random search at equal steps: which finds the better trial.
 
-    python benchmarks/halving.py [--sweeps 5] [--trials 27] [--steps 270] [--eta 3] [--output FILE.json]
+    python benchmarks/halving.py [--sweeps 5] [--first 0] [--trials 27] [--steps 270] [--eta 3] [--output FILE.json]
 
 Both draw the quickstart's space with the same seeds, so that random search tries the first trials of the same sequence.
 ASHA starts --trials of them, with rungs at 1/9 and 1/3 of --steps; random search then trains as many to their end as
@@ -67,6 +67,7 @@ def best(trials: list[Record]) -> Record:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweeps", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first sweep")
     parser.add_argument("--trials", type=int, default=27)
     parser.add_argument("--steps", type=int, default=270)
     parser.add_argument("--images", type=int, default=2000, help="of the evaluation")
@@ -75,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     start_jax()
     rows = []
-    for seed in range(options.sweeps):
+    for seed in range(options.first, options.first + options.sweeps):
         with tempfile.TemporaryDirectory() as folder:
             halved = sweep(Path(folder) / "asha", seed, options.trials, "asha", options)
             steps = sum(each.steps for each in halved)

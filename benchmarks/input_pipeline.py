@@ -8,7 +8,11 @@ First table: images per CPU-second on one thread, for this project and for other
 alternating rounds; all read the same files from memory and take the same crops. "off" is the absolute difference from
 torchvision's definition (decode the whole image, crop, resize by Pillow's antialiased bilinear filter), in levels of
 255. This project's two rows include drawing the random crops, and TrainBatch shuffles and fills the batch.
-Second table: the real input pipeline, from files to batches, in this process and with worker processes: images per
+Second table: the same work from files, once from the original JPEGs and once from what `morphism prepare --short_side
+256 --quality 90` makes of them, in one process, in alternating rounds. This project draws records at random from its
+files; the others read theirs in order: tf.data TFRecords, WebDataset a tar file, decoded by Pillow. All hold the same
+bytes.
+Third table: the real input pipeline, from files to batches, in this process and with worker processes: images per
 second of wall time, and per CPU-second of all its processes, once it runs steadily.
 """
 
@@ -21,6 +25,7 @@ import multiprocessing
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,11 +38,24 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from morphism.data import image, pipeline, windows
-from morphism.data.records import Record
+from morphism.data.preparing.preparation import open_split, prepare
+from morphism.data.preparing.scaling import Storage
+from morphism.data.records import Record, Source
 from morphism.experiments.imagenet_resnet import get_config
 
 IMAGENET = 1_281_167  # records of its training split, which determine the cost of shuffling
-PACKAGES = ("pillow", "simplejpeg", "cykooz-resizer", "grain", "numpy", "tensorflow")
+PACKAGES = (
+    "pillow",
+    "simplejpeg",
+    "cykooz-resizer",
+    "grain",
+    "array_record",
+    "numpy",
+    "tensorflow",
+    "tensorflow-cpu",
+    "webdataset",
+)
+SHORT_SIDE, QUALITY = 256, 90
 
 
 @dataclass(frozen=True)
@@ -73,7 +91,9 @@ def main() -> None:
     print(f"{len(files)} JPEGs of {mean_bytes / 1000:.0f} kB, crops to {config.data.image_size}")
     paths = measure_paths(Repeated(files, encoded), config, arguments.rounds)
     print_table(("one thread, from memory", "images/CPU-s", "off mean", "off max"), paths)
-    pipelines = measure_pipelines(Repeated(files), config, arguments)
+    prepared = measure_prepared(files, config, arguments.rounds)
+    print_table(("from files, images/CPU-s", "original", "prepared", "ratio"), prepared)
+    pipelines = measure_pipelines(Repeated(files), config, arguments) if arguments.workers else []
     print_table(("pipeline, from files", "images/s", "images/CPU-s"), pipelines)
     result = {
         "images": {"count": len(files), "mean_bytes": mean_bytes},
@@ -81,6 +101,7 @@ def main() -> None:
         "packages": {name: version for name in PACKAGES if (version := installed_version(name))},
         "rounds": arguments.rounds,
         "paths": paths,
+        "prepared": prepared,
         "pipelines": pipelines,
     }
     turns.save(arguments.output, result)
@@ -114,7 +135,7 @@ Way = Callable[[Round], Iterable[np.ndarray]]
 
 def measure_paths(source: Repeated, config: ConfigDict, rounds: int) -> list[dict]:
     size = config.data.image_size
-    load = pipeline.TrainBatch.of(source, config, pipeline._Shard(config.batch_size, 0, 1))
+    load = pipeline.TrainBatch.of(source, config, pipeline.Shard(config.batch_size, 0, 1))
     ways: dict[str, Way] = {
         "morphism TrainBatch": lambda pass_: (example for step in pass_.steps for example in load(step)["image"]),
         "morphism random_resized_crop": own(source, config),
@@ -207,6 +228,117 @@ def tensorflow(encoded: tuple[bytes, ...], size: int) -> Way:
         options.threading.private_threadpool_size = 1
         examples = tf.data.Dataset.from_tensor_slices((pass_.order, windows)).map(example)
         return itertools.chain.from_iterable(examples.batch(50).with_options(options).as_numpy_iterator())
+
+    return way
+
+
+@dataclass(frozen=True)
+class Looped:
+    """A source as long as ImageNet that repeats the records of another."""
+
+    source: Source
+    targets: Mapping[str, tuple[str, ...]]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.targets["label"]
+
+    def __len__(self) -> int:
+        return IMAGENET // len(self.source) * len(self.source)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.source[index % len(self.source)]
+
+
+def measure_prepared(files: tuple[str, ...], config: ConfigDict, rounds: int) -> list[dict]:
+    """Images per CPU-second from the original files and from prepared ones."""
+    with tempfile.TemporaryDirectory() as folder:
+        original, prepared = sources_of(files, Path(folder))
+        ways = {
+            "morphism TrainBatch": tuple(
+                batches(Looped(source, dict(source.targets)), config) for source in (original, prepared)
+            )
+        }
+        encoded = tuple([source[index]["image"] for index in range(len(files))] for source in (original, prepared))
+        boxes = tuple([drawn(each, config, index) for index, each in enumerate(held)] for held in encoded)
+        size = config.data.image_size
+        for name, package, make in (("tf.data", "tensorflow", tf_records), ("WebDataset", "webdataset", tar_file)):
+            if importlib.util.find_spec(package):
+                ways[name] = tuple(
+                    make(Path(folder) / f"{name}{number}", held, crops, size)
+                    for number, (held, crops) in enumerate(zip(encoded, boxes, strict=True))
+                )
+            else:
+                print(f"{package} is not installed: its row is omitted")
+        speeds = {name: ([], []) for name in ways}
+        for round_ in range(rounds + 1):  # the first warms up
+            for name, two in ways.items():
+                for kind, way in enumerate(two):
+                    start = time.process_time()
+                    count = sum(1 for _ in way(round_))
+                    speeds[name][kind].append(count / (time.process_time() - start))
+    medians = {name: [statistics.median(each[1:]) for each in two] for name, two in speeds.items()}
+    return [
+        {"name": name, "original": before, "prepared": after, "ratio": after / before}
+        for name, (before, after) in medians.items()
+    ]
+
+
+def sources_of(files: tuple[str, ...], folder: Path) -> tuple[Source, Source]:
+    """The files as a source of two classes, and the same prepared."""
+    for number, file in enumerate(files):
+        link = folder / "photos" / "ab"[number % 2] / f"{number}.jpg"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(Path(file).absolute())
+    source = f"folder:{folder / 'photos'}"
+    to = prepare(source, str(folder / "prepared"), Storage(SHORT_SIDE, QUALITY), workers=1, say=lambda line: None)
+    return open_split(source, "train", ""), open_split(f"prepared:{to}", "train", "")
+
+
+def drawn(encoded: bytes, config: ConfigDict, index: int) -> image.Box:
+    rng = np.random.default_rng((config.seed, 0, index))
+    return windows.random_resized_crop(image.size(encoded, ""), config.data.crop_scale, config.data.crop_ratio, rng)
+
+
+def batches(source: Looped, config: ConfigDict) -> Callable[[int], Iterator[np.ndarray]]:
+    """round -> about one pass over the records, in whole batches."""
+    load = pipeline.TrainBatch.of(source, config, pipeline.Shard(config.batch_size, 0, 1))
+    count = -(-len(source.source) // config.batch_size)
+    return lambda round_: (row for step in range(round_ * count, (round_ + 1) * count) for row in load(step)["image"])
+
+
+def tf_records(path: Path, encoded: list[bytes], boxes: list[image.Box], size: int) -> Callable[[int], Iterator]:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for each in encoded:
+            writer.write(each)
+    crops = np.array([(y0, x0, y1 - y0, x1 - x0) for x0, y0, x1, y1 in boxes], np.int32)
+
+    def example(each, crop):
+        pixels = tf.image.decode_and_crop_jpeg(each, crop, channels=3)
+        return tf.cast(tf.round(tf.image.resize(pixels, (size, size))), tf.uint8)
+
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    pairs = tf.data.Dataset.zip((tf.data.TFRecordDataset(str(path)), tf.data.Dataset.from_tensor_slices(crops)))
+    examples = pairs.map(example).batch(50).with_options(options)
+    return lambda round_: itertools.chain.from_iterable(examples.as_numpy_iterator())
+
+
+def tar_file(path: Path, encoded: list[bytes], boxes: list[image.Box], size: int) -> Callable[[int], Iterator]:
+    import webdataset
+
+    with webdataset.TarWriter(f"{path}.tar") as writer:
+        for index, each in enumerate(encoded):
+            writer.write({"__key__": f"{index:06d}", "jpg": each})
+
+    def way(round_: int) -> Iterator[np.ndarray]:
+        records = webdataset.WebDataset(f"{path}.tar", shardshuffle=False).decode("pil").to_tuple("jpg")
+        for (whole,), box in zip(records, boxes, strict=True):
+            yield np.asarray(whole.crop(box).resize((size, size), Image.Resampling.BILINEAR))
 
     return way
 

@@ -76,11 +76,11 @@ def greedy(xp) -> Callable:
     return make
 
 
-def compiled(args, *batch) -> Callable[[], int]:
+def compiled(args, *batch, device: str = "cpu") -> Callable[[], int]:
     import torch
     from torchvision.ops import batched_nms
 
-    images = [tuple(map(torch.asarray, image)) for image in zip(*batch, strict=True)]
+    images = [tuple(torch.asarray(x).to(device) for x in image) for image in zip(*batch, strict=True)]
     return lambda: sum(len(batched_nms(*image, args.threshold)[: args.outputs]) for image in images)
 
 
@@ -108,7 +108,7 @@ def measure(args) -> dict[str, dict[str, float]]:
     return {name: {**row, "kept": kept[name]} for name, row in turns.medians(runs, args.rounds).items()}
 
 
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--boxes", type=int, default=1000)
     parser.add_argument("--classes", type=int, default=80)
@@ -117,8 +117,11 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "nms.json")
-    args = parser.parse_args()
+    return parser
 
+
+def main() -> None:
+    args = make_parser().parse_args()
     results = measure(args)
     device = jax.devices()[0].device_kind
     print(

@@ -49,11 +49,14 @@ def drawn(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
     return turns.images(batch, height, width) | {"segmentation": masks(batch, height, width, CLASSES, seed=1)}
 
 
-def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
-    import jax
+def train_step(name: str, batch: dict[str, np.ndarray], dtype: str = "float32", calls: int = 1) -> turns.TrainStep:
+    config, model, task = built(name, dtype)
+    return turns.TrainStep(config, task, model, CLASSES, batch, calls)
 
+
+def built(name: str, dtype: str):
     from morphism import models, tasks
-    from morphism.runtime.mesh import AXIS, compiler_options
+    from morphism.runtime.mesh import AXIS
 
     config = importlib.import_module(f"morphism.experiments.{EXPERIMENTS[name]}").get_config()
     config.optimizer.update(name="momentum", learning_rate=RATE, momentum=MOMENTUM, weight_decay=DECAY, clip_norm=0.0)
@@ -61,9 +64,19 @@ def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
     config.augment.photometric = False
     if name == "unet":
         config.model.options.width = 64
-    model, task = models.create(config.model, CLASSES, AXIS), tasks.of(config)
+    config.model.dtype = dtype
+    return config, models.create(config.model, CLASSES, AXIS), tasks.of(config)
+
+
+def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
+    import jax
+
+    from morphism import models
+    from morphism.runtime.mesh import compiler_options
+
     if work == "train":
-        return turns.train_step(config, task, model, CLASSES, batch)
+        return train_step(name, batch)
+    config, model, task = built(name, "float32")
     images = jax.device_put(task.normalise(batch, config.augment))
     variables = jax.jit(
         lambda: models.init(model, jax.random.key(0), batch["image"].shape[1:3]),

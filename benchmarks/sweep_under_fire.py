@@ -1,7 +1,7 @@
 """Kills a sweep, its workers, or both, again and again, and compares its trials with those of an undisturbed sweep.
 
     python benchmarks/sweep_under_fire.py [--trials 24] [--kills 10] [--steps 200] [--workers 2] [--seed 0]
-        [--pruner none] [--output FILE.json]
+        [--pruner none] [--stack 1] [--output FILE.json]
 
 The trials are short runs on the embedded garments over optimiser, learning rate and weight decay (the quickstart's own
 space). SIGKILL comes at random times, in turn for all processes at once, for a worker, and for the sweep's own process;
@@ -32,14 +32,16 @@ TARGETS = ("both", "worker", "sweep")
 
 
 def command(workdir: Path, options: argparse.Namespace) -> list[str]:
-    small = ["batch_size=32", "data.image_size=12", "data.resize_size=12", "data.train_crop=random_resized"]
+    small = [f"batch_size={options.batch}", f"data.image_size={options.pixels}", f"data.resize_size={options.pixels}"]
+    small += ["data.train_crop=random_resized"]
     small += ["log_every=1", "eval_every=0", "checkpoint_every=4", "plots=False", "schedule.warmup=2"]
     small += [f"duration={options.steps}", f"data.val_split=val[:{options.images}]"]
     return [
         *(sys.executable, "sweep.py", "--config=experiments/quickstart.py"),
         *(f"--config.{each}" for each in small),
         *(f"--trials={options.trials}", f"--workers={options.workers}", f"--workdir={workdir}"),
-        *("--sampler=random", f"--pruner={options.pruner}", "--tries=99", f"--space={options.space}"),
+        *("--sampler=random", f"--pruner={options.pruner}", "--tries=99", f"--stack={options.stack}"),
+        f"--space={options.space}",
     ]
 
 
@@ -141,7 +143,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--images", type=int, default=1000, help="of the evaluation")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--pixels", type=int, default=12)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--stack", type=int, default=1)
     parser.add_argument("--pruner", default="none")
     parser.add_argument("--space", default="experiments/quickstart.py:space")
     parser.add_argument("--pause", type=float, default=5.0, help="longest time from a step to a kill, in seconds")

@@ -158,28 +158,56 @@ def medians(runs: Mapping[Any, Callable[[], Any]], rounds: int, calls: int = 1) 
     return {name: {kind: statistics.median(each) for kind, each in kinds.items()} for name, kinds in seconds.items()}
 
 
-def train_step(config: Any, task: "Task", model: Any, classes: int, batch: dict[str, np.ndarray]) -> Run:
-    """This project's training step (training/step.py) by `config`, on a batch that is on the device."""
-    import jax
+class TrainStep:
+    """This project's training step (training/step.py) by `config`, compiled. A call runs it `calls` times, and waits.
 
-    from morphism.runtime.mesh import compiler_options, make_mesh, replicated
-    from morphism.training.hyper import hyper_parameters, on_devices
-    from morphism.training.state import init_state
-    from morphism.training.step import make_train_step, optimizer_of
+    The state and the batch are on the devices from the first call on.
 
-    mesh, size = make_mesh(), batch["image"].shape[1:3]
-    hyper = on_devices(hyper_parameters(config, 1000), mesh)
-    optimizer = optimizer_of(config, hyper)
-    state = jax.jit(
-        lambda: init_state(model, optimizer, image_size=size, seed=config.seed, ema=False),
-        out_shardings=replicated(mesh),
-        compiler_options=compiler_options(once=True),
-    )()
-    step = make_train_step(model=model, task=task, config=config, classes=classes, mesh=mesh)
-    batch = jax.device_put(batch)
+    Attributes:
+      program: the compiled step.
+      flops: of the convolutions and matrix products of a step, on all devices.
+      scalars: of the last step.
+    """
 
-    def run() -> None:
-        nonlocal state
-        state = jax.block_until_ready(step(state, batch, hyper)[0])
+    def __init__(
+        self, config: Any, task: "Task", model: Any, classes: Any, batch: dict[str, np.ndarray], calls: int = 1
+    ):
+        import jax
+        from jax.sharding import NamedSharding
+        from jax.sharding import PartitionSpec as P
 
-    return run
+        from morphism.models import cost
+        from morphism.runtime.arithmetic import compiled
+        from morphism.runtime.mesh import AXIS, make_mesh, replicated
+        from morphism.training.hyper import hyper_parameters, on_devices
+        from morphism.training.state import init_state
+        from morphism.training.step import make_train_step, optimizer_of
+
+        mesh, size = make_mesh(), batch["image"].shape[1:3]
+        self._hyper = on_devices(hyper_parameters(config, 1000), mesh)
+        optimizer = optimizer_of(config, self._hyper)
+        self._init = compiled(
+            lambda: init_state(model, optimizer, image_size=size, seed=config.seed, ema=False),
+            config,
+            once=True,
+            out_shardings=replicated(mesh),
+        )
+        self._batch, self._rows = batch, NamedSharding(mesh, P(AXIS))
+        shapes = [
+            jax.tree.map(lambda x, where=where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree)
+            for tree, where in ((jax.eval_shape(self._init), replicated(mesh)), (batch, self._rows))
+        ]
+        step = make_train_step(model=model, task=task, config=config, classes=classes, mesh=mesh)
+        traced = step.trace(*shapes, self._hyper)
+        self.flops = 2 * mesh.size * cost.of_program(traced.jaxpr.jaxpr)
+        self.program = traced.lower().compile()
+        self._state, self._calls, self.scalars = None, calls, {}
+
+    def __call__(self) -> None:
+        import jax
+
+        if self._state is None:
+            self._state, self._batch = self._init(), jax.device_put(self._batch, self._rows)
+        for _ in range(self._calls):
+            self._state, self.scalars = self.program(self._state, self._batch, self._hyper)
+        jax.block_until_ready(self._state)

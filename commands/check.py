@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
         from morphism.tasks.drawing.samples import draw
 
         draw(checked[0].source, Path(_DRAW.value))
-    report["train"] = train_command("".join(argv[1:]), checked[0].source, sys.argv if given else [])
+    report["train"] = train_command("".join(argv[1:]), checked[0].source, sys.argv if given else [], report["on"])
     when = "" if report["sound"] else ", once what is bad or refused is mended"
     say(f"to train{when}: {report['train']}")
     if _JSON.value:
@@ -131,6 +131,7 @@ def check(
         "source": title,
         "about": about,
         "val_fraction": config.data.val_fraction,
+        "on": "" if given or "train" in sources.splits(config.data) else checked[0].split,
         "not read": [each for each in sources.splits(config.data) if not split and not given and each not in read],
         "splits": reports,
         "cannot be opened": lost,
@@ -163,9 +164,11 @@ def opened(config: ConfigDict, split: str, given: bool) -> list[Opened]:
 
 
 def _cut(whole: Opened, data: ConfigDict) -> list[Opened]:
-    """train and val of a split that is called train; the split itself if it is not, or is too small."""
-    if whole.split != "train" or whole.source is None or round(VAL_FRACTION * len(whole.source)) == 0:
+    """train and val of a split that is called train; the split itself if it is not, or is too small, which is noted."""
+    if whole.split != "train" or whole.source is None:
         return [whole]
+    if round(VAL_FRACTION * len(whole.source)) == 0:
+        return [whole._replace(notes=[*whole.notes, sources.too_few(VAL_FRACTION, len(whole.source), data.source)])]
     data.val_fraction = VAL_FRACTION
     held = sources.held_out(names(whole.source), VAL_FRACTION, data.split_seed)
     train, val = (Subset(whole.source, np.flatnonzero(each)) for each in (~held, held))
@@ -238,12 +241,16 @@ def _cost(images: int, seconds: float) -> str:
     return f"read {images:,} records in {seconds:.1f} s, {rate:,.0f} per second; peak memory {memory:.2f} GiB"
 
 
-def train_command(spec: str, source: Source, argv: Sequence[str]) -> str:
-    """The command that trains on `spec`: with the --config of `argv`, or without it by the recipe for own data."""
+def train_command(spec: str, source: Source, argv: Sequence[str], on: str) -> str:
+    """The command that trains on `spec`: with the --config of `argv`, or without it by the recipe for own data.
+
+    on: the split, where there is none for training.
+    """
     model = MODELS["masks" if "masks" in source.targets and first_target(source) == "boxes" else first_target(source)]
     chosen = list(_config_words(argv)) or ["--config", f"experiments/finetune.py:{model}"]
     slug = re.sub(r"[^\w.-]+", "-", Path(spec.partition(":")[2] or spec).name or "mine").strip("-.") or "mine"
     data = ["--data", spec] if spec else []
+    data += [f"--config.data.train_split={on}"] if on else []
     return shlex.join(["morphism", "train", *chosen, *data, "--workdir", f"runs/{slug}"])
 
 

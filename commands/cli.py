@@ -170,7 +170,7 @@ class ConfigFlag:
         given = config_flags.get_override_values(self._values["config"]) if self.given else {}
         for field in given:
             if not among(allowed, field):
-                instead = {"data.source": "source", "data.val_split": "split"}.get(field)
+                instead = {"data.source": "data", "data.val_split": "split"}.get(field)
                 remedy = f"give --{instead} instead" if instead in self._values else "leave it out"
                 raise UserError(refused(field, remedy, allowed).replace("config.", "--config.", 1))
         set_fields(config, given)

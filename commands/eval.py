@@ -27,14 +27,17 @@ if TYPE_CHECKING:
 
 COMMAND = cli.Command(config="flag", distributed=True, trained=True)
 _SPLIT = COMMAND.string("split", None, "Which split; the run's config.data.val_split unless given.")
-_SOURCE = COMMAND.string("source", None, "Other data, with all or some of the run's classes.")
-_DATA = COMMAND.string("data", None, "The same by its path alone; all of it, if it has no validation or test split.")
+_DATA = COMMAND.string(
+    "data", None, "Other data, with some or all of the run's classes: a folder, the file that describes it, KIND:PATH."
+)
 _VIEWS = COMMAND.string(
     "views", "center", "How each image is seen: center, flip, ten_crop; for segmentation also scales[_flip]."
 )
 _OUTPUT = COMMAND.string("output", None, "A JSON file to write; eval_<split>.json in the --workdir unless given.")
 _DRAW = COMMAND.boolean("draw", False, "Also draw examples with predictions beside truth, and plots.")
-_THRESHOLD = COMMAND.number("threshold", 0.25, "Detections with a lower score are not drawn.", 0.0, 1.0)
+_THRESHOLD = COMMAND.number(
+    "threshold", 0.25, "Detections with a lower score are neither drawn nor confused.", 0.0, 1.0
+)
 _MAX_SHOWN = COMMAND.integer("max_shown", 50, "Most detections to draw per image.", 1)
 _CONFUSED = COMMAND.integer(
     "confused", 120, "Most small images to keep of what is confused, for morphism report; 0 keeps none.", 0
@@ -54,14 +57,12 @@ def main(argv: list[str]) -> None:
     from morphism.evaluation.loop import gather, summarise
     from morphism.tasks.task import Predictions
 
-    if _SOURCE.value and _DATA.value:
-        raise UserError("--source and --data both name other data; leave out one")
     run = COMMAND.open_trained(print)
     other, its_split = _other(run)
     split = _SPLIT.value or its_split or run.config.data.val_split
     source = _load(run, split, other)
     kept: list[Predictions] = []
-    task = run.task.measured(run.config)
+    task = run.task.measured(run.config, _THRESHOLD.value)
     drawn = shown(source) if _DRAW.value else []
     written = COMMAND.workdir.value or _OUTPUT.value
     look = run.config.data, _THRESHOLD.value, _MAX_SHOWN.value
@@ -83,12 +84,12 @@ def main(argv: list[str]) -> None:
 
 
 def _other(run: "Run") -> tuple[str, str]:
-    """The source in --source or --data, and for --data the split to evaluate on; "" where they are the run's own."""
+    """The source in --data, and the split to evaluate on; "" where they are the run's own."""
     if not _DATA.value:
-        return _SOURCE.value or "", ""
+        return "", ""
     from morphism.data import recognise, sources
 
-    found = recognise.recognise(_DATA.value)
+    found = recognise.at(_DATA.value, run.config.data.data_dir)
     if found.source == run.config.data.source:  # evaluated on what the run held out
         print(f"data: {found.about}; the run's own")
         return "", ""

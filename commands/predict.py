@@ -19,6 +19,7 @@ Detections with a score below --threshold are neither printed nor drawn; files o
 would count. --config.FIELD=value changes sizes, canvases, score and NMS thresholds and detections per image of a run.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from morphism.commands import cli
-from morphism.errors import UserError
+from morphism.errors import UserError, noting
 
 if TYPE_CHECKING:
     from morphism.data.loose import Loose
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> None:
     job.images()
     job.videos()
     job.close(argv[0])
-    if job.broken:
+    if job.broken or job.lost:
         sys.exit(2)
 
 
@@ -74,7 +75,7 @@ class Job:
         self.run, self.say, self._first = run, say, first
         self._begun, self._output = time.monotonic(), _OUTPUT.value or ""
         to_folder = bool(self._output) and not self._output.endswith((".json", ".jsonl"))
-        self._inputs, loose = _inputs(arguments, Path(self._output) if to_folder else None, say)
+        self._inputs, loose, self.lost = _inputs(arguments, Path(self._output) if to_folder else None, say)
         self._videos = [k for k, file in enumerate(loose) if _is_video(file) and not is_still(file)]
         images = [k for k in range(len(loose)) if k not in set(self._videos)]
         broken = readable([loose[k] for k in images])
@@ -133,6 +134,7 @@ class Job:
                 entry = {"file": str(path), "frame": frame.number, "time": round(frame.time, 4)} | result.found
                 if self._folder:
                     output.write(entry, result.annotated(_THRESHOLD.value, _MAX_SHOWN.value), frame.time)
+                    self._folder.write_masks(position, frame.number, result)
                 elif self._output:
                     self.entries.setdefault(position, []).append(entry)
                 if self._first:
@@ -173,7 +175,7 @@ class Job:
             self._write_json(entries)
         else:
             self._say_hidden()
-        for reason in self.broken.values():
+        for reason in (*self.lost, *self.broken.values()):
             self.say(f"{program}: error: {' '.join(reason.split())}")
 
     def _write_json(self, entries: list[Entry]) -> None:
@@ -194,19 +196,23 @@ class Job:
 
 def _inputs(
     arguments: list[str], output: Path | None, say: Callable[[str], None]
-) -> tuple[list[tuple[Path, Path]], list["Loose"]]:
-    """The paths of the inputs with the folders below which they were found, and the inputs themselves.
+) -> tuple[list[tuple[Path, Path]], list["Loose"], list[str]]:
+    """The paths of the inputs with the folders below which they were found, the inputs themselves, and what was lost.
+
+    Lost are links that lead nowhere and folders that cannot be listed.
 
     What lies in the folder `output` and was not named by itself is of a command before, and left out.
     """
     from morphism.data.loose import Encoded, find_images
 
-    found = find_images([each for each in arguments if each != STDIN])
+    with noting() as notes:
+        found = find_images([each for each in arguments if each != STDIN])
     named = {Path(each) for each in arguments}
     if output is not None:
         before = len(found)
-        inside = output.resolve()
-        found = [(path, root) for path, root in found if path in named or not path.resolve().is_relative_to(inside)]
+        inside = Path(os.path.realpath(output))
+        own = [path in named or not Path(os.path.realpath(path)).is_relative_to(inside) for path, _ in found]
+        found = [each for each, kept in zip(found, own, strict=True) if kept]
         if len(found) < before:
             say(f"{before - len(found):,} files in {output}, results of before, are left out")
     loose: list[Loose] = [path for path, _ in found]
@@ -215,7 +221,7 @@ def _inputs(
             raise UserError("-: standard input holds one image; give it once")
         found = [*found, (Path("stdin"), Path())]
         loose = [*loose, Encoded("stdin", sys.stdin.buffer.read())]
-    return found, loose
+    return found, loose, notes
 
 
 def _is_video(file: "Loose") -> bool:

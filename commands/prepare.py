@@ -1,8 +1,14 @@
-"""Prepares a TensorFlow Datasets dataset as ArrayRecord, once, for `config.data.source = "tfds:<name>"`.
+"""Prepares data for fast reading, once: any source as smaller JPEGs in a few large files, or a dataset of TFDS.
 
+    morphism prepare SOURCE --to DIR [--short_side 256] [--quality 90] [--split train,val] [--engine beam]
+    morphism prepare DIR --verify
     morphism prepare tfds:fashion_mnist [--data_dir DIR] [--download_dir DIR] [--manual_dir DIR]
 
-Calls the dataset's own download_and_prepare: downloads are verified by TFDS's checksums and kept.
+With --to, SOURCE is a path or any config.data.source. Its images are resized, with boxes, masks and classes of pixels
+to scale (data/preparing/scaling.py has the rules), and written as ArrayRecord that any tool of TFDS reads; --data DIR
+reads it here. After an interruption the same command goes on. --verify compares all files with their checksums.
+
+Without --to, it calls the TFDS dataset's own download_and_prepare: downloads are verified by TFDS's checksums and kept.
 `--manual_dir` holds archives that TFDS may not download (ImageNet).
 `--offline DIR` uses original files that you already have, under their original names, instead of downloading them; the
 same checksums verify them.
@@ -11,6 +17,7 @@ Some datasets need TensorFlow to be prepared, but never to be read: pip install 
 
 import hashlib
 import struct
+import sys
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -18,6 +25,14 @@ from morphism.commands import cli
 from morphism.errors import UserError
 
 COMMAND = cli.Command()
+_TO = COMMAND.string("to", "", "A new folder: SOURCE is written there, in any tool's reach.")
+_SHORT_SIDE = COMMAND.integer("short_side", 0, "With --to: pixels of the shorter side of larger images; 0: as is.", 0)
+_QUALITY = COMMAND.integer("quality", 90, "With --to: of resized JPEGs, 1 to 100; 0: PNG, without loss.", 0)
+_SPLIT = COMMAND.string("split", "", "With --to: splits, such as train,val; all unless given.")
+_WORKERS = COMMAND.integer("workers", 0, "With --to: processes; one per core unless given.", 0)
+_ENGINE = COMMAND.string("engine", "local", "With --to: local, or beam, which needs the extra `beam`.")
+_BEAM_OPTIONS = COMMAND.string("beam_options", "", "Options of Beam, such as '--runner=FlinkRunner ...'.")
+_VERIFY = COMMAND.boolean("verify", False, "Compare the files of a prepared folder with their checksums.")
 _DATA_DIR = COMMAND.string("data_dir", "", "Folder of prepared datasets; ~/tensorflow_datasets unless given.")
 _DOWNLOAD_DIR = COMMAND.string("download_dir", "", "Folder of cached downloads; <data_dir>/downloads unless given.")
 _MANUAL_DIR = COMMAND.string("manual_dir", "", "Folder of archives that TFDS may not download.")
@@ -72,13 +87,55 @@ def place_in_cache(builder, offline: Path, download_dir: Path) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) != 2 or not argv[1].startswith("tfds:"):
-        raise UserError("give one dataset, such as tfds:fashion_mnist")
+    if len(argv) != 2:
+        raise UserError("give one source, such as photos --to DIR, or one dataset, such as tfds:fashion_mnist")
+    if _VERIFY.value:
+        _verify(argv[1])
+    elif _TO.value:
+        _prepare(argv[1])
+    elif argv[1].startswith("tfds:"):
+        _prepare_tfds(argv[1])
+    else:
+        raise UserError(f"{argv[1]}: say where to write it, with --to DIR")
+
+
+def _verify(path: str) -> None:
+    from morphism.data.preparing.preparation import verify
+
+    wrong = verify(Path(path.removeprefix("prepared:")).expanduser().absolute())
+    if wrong:
+        raise UserError(f"{'; '.join(wrong)}; restore what is named, or prepare the data again")
+    print(f"{path}: all files are as they were written")
+
+
+def _prepare(source: str) -> None:
+    from tqdm import tqdm
+
+    from morphism.data.preparing.preparation import prepare
+    from morphism.data.preparing.scaling import Storage
+
+    if _QUALITY.value > 100:
+        raise UserError(f"--quality is {_QUALITY.value}; it must be a whole number from 0 to 100")
+    prepare(
+        source,
+        _TO.value,
+        Storage(_SHORT_SIDE.value, _QUALITY.value),
+        splits=[each.strip() for each in _SPLIT.value.split(",") if each.strip()],
+        data_dir=_DATA_DIR.value,
+        engine=_ENGINE.value,
+        workers=_WORKERS.value,
+        options=_BEAM_OPTIONS.value.split(),
+        say=lambda line: print(line, flush=True),
+        progress=lambda total: tqdm(total=total, unit=" images", disable=not sys.stderr.isatty()),
+    )
+
+
+def _prepare_tfds(source: str) -> None:
     import tensorflow_datasets as tfds
 
     from morphism.data.sources.tfds import builder
 
-    found = builder(argv[1].removeprefix("tfds:"), _DATA_DIR.value)
+    found = builder(source.removeprefix("tfds:"), _DATA_DIR.value)
     download_dir = Path(_DOWNLOAD_DIR.value or Path(found.data_dir_root) / "downloads")
     if _OFFLINE.value:
         names = place_in_cache(found, Path(_OFFLINE.value), download_dir)
@@ -91,7 +148,7 @@ def main(argv: list[str]) -> None:
         )
     except Exception as error:  # anything that a dataset's own code, the network or the disk raises
         if "No module named 'tensorflow'" in str(error):
-            raise UserError(f"{argv[1]}: preparing it needs TensorFlow; pip install '.[tensorflow]'") from error
-        raise UserError(f"{argv[1]}: {type(error).__name__}: {' '.join(str(error).split())[:500]}") from error
+            raise UserError(f"{source}: preparing it needs TensorFlow; pip install '.[tensorflow]'") from error
+        raise UserError(f"{source}: {type(error).__name__}: {' '.join(str(error).split())[:500]}") from error
     for split, info in found.info.splits.items():
-        print(f"{argv[1]} {split}: {info.num_examples:,} records in {found.data_dir}")
+        print(f"{source} {split}: {info.num_examples:,} records in {found.data_dir}")

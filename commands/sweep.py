@@ -40,12 +40,19 @@ _PRUNER = COMMAND.string("pruner", "none", "none, median or asha: which trials g
 _RUNGS = COMMAND.string("rungs", None, "Lengths after which trials pause, such as 1ep,3ep,9ep.")
 _ETA = COMMAND.integer("eta", 3, "asha: the best 1/eta of the trials at a rung go on.", 2)
 _SEEDS = COMMAND.integer("seeds", 1, "How often each point is trained, with config.seed and the numbers after it.", 1)
-_STORAGE = COMMAND.string("storage", None, "URL of Optuna's storage; sqlite:///<workdir>/sweep.db unless given.")
+_BEST = COMMAND.integer("repeat_best", 0, "Train each point once, then this many of the best with --seeds others.", 0)
+_SPLIT = COMMAND.boolean("vary_split", False, "Further seeds also cut other validation splits (data.val_fraction).")
+_STACK = COMMAND.integer("stack", 1, "Trials of equal shapes that a worker trains at most side by side.", 1)
+_BASELINE = COMMAND.string("baseline", None, "The row of the final table that others are compared with: 'name=sgd'.")
+_STORAGE = COMMAND.string("storage", None, "URL of Optuna's storage; <workdir>/sweep.db unless given.")
 _METRIC = COMMAND.string("metric", None, "What is compared: a metric of the evaluation; config.best unless given.")
 _DISK = COMMAND.string("disk", None, "Bound of all checkpoints together, such as 20GB; the worst trials' go first.")
+_LAUNCHER = COMMAND.string("launcher", "local", "What starts and places the workers: local, slurm or ray.")
+_PLACES = COMMAND.string("launcher_options", "", "Of slurm or ray: gpus_per_node=1,timeout_min=240; num_gpus=1.")
 _TRIES = COMMAND.integer("tries", 3, "How often a trial's process may die without progress before the trial fails.", 1)
 
 UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+PROBED = 64  # points that are drawn to see whether two share a program
 TOP = 10  # trials of the final ranking
 
 
@@ -55,25 +62,31 @@ def main(argv: list[str]) -> None:
     if not _WORKDIR.value:
         raise UserError("--workdir is missing; name a folder for the sweep, such as runs/sweep")
     from morphism.runtime.stopping import StopRequest
+    from morphism.sweeps import launchers
     from morphism.sweeps.folder import begin_sweep, read_plan
     from morphism.sweeps.live import Live, best_of
-    from morphism.sweeps.local import Pool
     from morphism.sweeps.storage import open_storage, open_store
 
     folder = Path(_WORKDIR.value)
-    plan = _plan(folder, read_plan(folder) if (folder / "sweep.json").exists() else None)
+    before = read_plan(folder) if (folder / "sweep.json").exists() else None
+    plan = _plan(before)
     _check(plan)
+    launch = launchers.of(_LAUNCHER.value, _PLACES.value)
     if _STORAGE.value:
         open_storage(_STORAGE.value)  # before the folder is made
+    if before and plan.repeat_best and not before.repeat_best:
+        begun = open_store(_url(folder, before), before.name, before.lower).records()
+        if len(begun) > plan.searched:
+            raise UserError(f"{folder}: holds {len(begun)} trials; --repeat_best needs --trials {len(begun)}")
     plan = begin_sweep(folder, plan)
-    store = open_store(_url(plan), plan.name, plan.lower)
+    store = open_store(_url(folder, plan), plan.name, plan.lower)
     stop, live = StopRequest(), Live(folder, plan, sys.stdout)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(130) if stop.agreed() else stop.request())
     print(f"{plan.total} trials in {folder}, {_WORKERS.value} worker(s), {plan.sampler}, pruner {plan.pruner}")
     try:
-        with Pool(folder, plan, store, _WORKERS.value) as pool:
-            pool.watch(stop, live)
+        with launch(folder, plan, store, _WORKERS.value) as workers:
+            workers.watch(stop, live)
             live.close()
             if stop.agreed():
                 print("stopping: the workers save their trials", flush=True)
@@ -93,7 +106,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{folder}: no trial is complete; the lines above say why")
 
 
-def _plan(folder: Path, before: Any) -> Any:
+def _plan(before: Any) -> Any:
     """What the flags describe; what they leave out is as in `before`, the plan of the sweep that goes on."""
     from morphism import tasks
     from morphism.sweeps import rungs, sampling, space
@@ -123,19 +136,31 @@ def _plan(folder: Path, before: Any) -> Any:
         raise UserError("--trials is missing; say how many there are in total, such as --trials 24")
     if count is not None and trials > count:
         raise UserError(f"--trials is {trials}, and the grid has {count} points; give at most that, or leave it out")
-    kept = before if before and not COMMAND.flags["pruner"].present else None
-    pruner = kept.pruner if kept else _PRUNER.value
+
+    def kept(flag: flags.FlagHolder) -> Any:
+        """The value of a flag; if it is not given, that of the sweep that goes on."""
+        return flag.value if flag.present or not before else getattr(before, flag.name)
+
+    pruner, eta, seeds, best = map(kept, (_PRUNER, _ETA, _SEEDS, _BEST))
     check_choice("--pruner", pruner, rungs.PRUNERS)
-    eta = _ETA.value if COMMAND.flags["eta"].present or not before else before.eta
     if _RUNGS.value is not None:
         steps = tuple(each.strip() for each in _RUNGS.value.split(",") if each.strip())
     else:
         steps = before.rungs if before else rungs.default_rungs(config.duration, eta)
     if pruner == "none" and _RUNGS.value:
         raise UserError("--rungs is given, and --pruner none has no use for it; give --pruner asha or median")
-    seeds = _SEEDS.value if COMMAND.flags["seeds"].present or not before else before.seeds
-    if seeds > 1 and pruner != "none":
-        raise UserError("--seeds and --pruner are both given: rungs compare single trials; leave one out")
+    if seeds > 1 and pruner != "none" and not best:
+        raise UserError(
+            "--seeds and --pruner are both given: rungs compare single trials; leave one out, or repeat only the best "
+            "with --repeat_best 3"
+        )
+    if best > trials:
+        raise UserError(f"--repeat_best is {best}, of {trials} trials; give at most that")
+    if kept(_SPLIT) and (seeds == 1 or config.data.val_fraction == 0):
+        raise UserError(
+            "--vary_split cuts another validation split with each further seed: it needs --seeds, and a split that is "
+            "cut, such as with --config.data.val_fraction=0.2"
+        )
     return Plan(
         experiment=experiment,
         config=config,
@@ -144,23 +169,26 @@ def _plan(folder: Path, before: Any) -> Any:
         metric=metric,
         lower=lower_is_better(task, metric),
         sampler=sampler,
-        sampler_seed=_SEED.value if COMMAND.flags["sampler_seed"].present or not before else before.sampler_seed,
+        sampler_seed=kept(_SEED),
         pruner=pruner,
         rungs=() if pruner == "none" else steps,
         eta=eta,
         trials=trials,
         seeds=seeds,
-        storage=_STORAGE.value or (before.storage if before else f"sqlite:///{folder.absolute()}/sweep.db"),
+        repeat_best=best,
+        vary_split=kept(_SPLIT),
+        stack=kept(_STACK),
+        storage=_STORAGE.value or (before.storage if before else ""),
         disk=_bytes(_DISK.value) if _DISK.value is not None else before.disk if before else 0,
-        tries=_TRIES.value if COMMAND.flags["tries"].present or not before else before.tries,
+        tries=kept(_TRIES),
     )
 
 
-def _url(plan: Any) -> str:
+def _url(folder: Path, plan: Any) -> str:
     """The storage's URL, with its password, which sweep.json leaves out."""
-    from morphism.sweeps.folder import STORAGE
+    from morphism.sweeps.folder import STORAGE, storage_of
 
-    return _STORAGE.value or os.environ.get(STORAGE) or plan.storage
+    return _STORAGE.value or os.environ.get(STORAGE) or storage_of(folder, plan)
 
 
 def _grid(given: Sequence[str], config: ConfigDict) -> dict[str, tuple[Any, ...]]:
@@ -205,11 +233,38 @@ def _check(plan: Any) -> None:
     opened = plan.opened_space()
     _, overrides = sampling.Sampler("random", plan.sampler_seed, opened, plan.lower).sample(0, list)
     space.configured(plan.config, overrides, opened.source)
+    if plan.stack > 1 and plan.seeds == 1:
+        _check_stack(plan, opened)
     if not plan.rungs:
         return
     units = {rungs.split_length(each, "--rungs")[1] for each in (*plan.rungs, plan.config.duration)}
     epoch = len(load(plan.config).train) / plan.config.batch_size if len(units) > 1 else None
     rungs.check_rungs(plan.rungs, plan.config.duration, epoch)
+
+
+def _check_stack(plan: Any, opened: Any) -> None:
+    """Raises UserError if no two of some points of the space share a program; trials of one point always do."""
+    from morphism.sweeps import sampling, space
+    from morphism.training.programs import kind
+
+    def kind_of(overrides: dict[str, Any]) -> Any:
+        try:
+            return kind(space.configured(plan.config, overrides, opened.source))
+        except UserError:
+            return None
+
+    sampler = sampling.Sampler("random", plan.sampler_seed, opened, plan.lower)
+    drawn = [sampler.sample(number, list)[1] for number in range(PROBED)]
+    points = [each for index, each in enumerate(drawn) if each not in drawn[:index]]
+    kinds = [found for each in points if (found := kind_of(each)) is not None]
+    if len(set(kinds)) < len(kinds) or len(kinds) < 2:
+        return
+    alone, fields = kind_of({}), dict.fromkeys(name for each in points for name in each)
+    guilty = [name for name in fields if any(kind_of({name: each[name]}) != alone for each in points if name in each)]
+    raise UserError(
+        f"--stack is {plan.stack}, but no two of {len(kinds)} points share a program, which depends on "
+        f"{', '.join(guilty)}; leave it out"
+    )
 
 
 def _bytes(text: str) -> int:
@@ -223,10 +278,9 @@ def _bytes(text: str) -> int:
 def _show(trials: Sequence[Any], plan: Any) -> None:
     """The best trials, and how many of each state there are."""
     from morphism.sweeps.live import in_words, summary
+    from morphism.sweeps.trials import ranked
 
-    complete = [each for each in trials if each.state == "complete"]
-    ranked = sorted(complete, key=lambda each: (each.value if plan.lower else -each.value, each.number))
-    for each in ranked[:TOP]:
+    for each in ranked(trials, plan.lower)[:TOP]:
         print(f"{plan.metric} {each.value:.4f}  trial {each.number:<4} {in_words(each)}  {each.workdir}")
     print(summary(trials, plan, None))
 
@@ -236,11 +290,13 @@ def _write_tables(folder: Path, trials: Sequence[Any], plan: Any) -> None:
     from morphism.runtime.paths import write_text
     from morphism.sweeps import tables
 
-    table = tables.of_sweep(trials, plan.metric, plan.lower)
+    table = tables.of_sweep(trials, plan)
     if not table.rows:
         return
+    if _BASELINE.value:
+        table = tables.against(table, _BASELINE.value)
     for format, suffix in tables.FORMATS.items():
         write_text(folder / f"table.{suffix}", tables.render(table, format))
-    if plan.seeds > 1:
+    if plan.seeds > 1 or _BASELINE.value:
         print(tables.render(table, "markdown"), end="")
     print(f"{folder}/table.md, .csv and .tex; morphism table {folder} --baseline NAME compares with one row")

@@ -29,10 +29,10 @@ def main(argv: list[str]) -> None:
     if sweeps and len(argv) > 2:
         raise UserError(f"{sweeps[0]}: is a sweep; a table has one sweep, or runs: name it alone")
     if sweeps:
-        plan, store = folder.open_sweep(Path(sweeps[0]))
+        plan, store = folder.read_sweep(Path(sweeps[0]))
         if _METRIC.value not in (None, plan.metric):
             raise UserError(f"--metric {_METRIC.value}: the sweep compares {plan.metric}; leave it out")
-        table = tables.of_sweep(store.records(), plan.metric, plan.lower)
+        table = tables.of_sweep(store.records(), plan)
         if not table.rows:
             raise UserError(f"{sweeps[0]}: no trial is complete yet")
     else:

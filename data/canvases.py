@@ -51,6 +51,11 @@ def canvases(source: Source, data: ConfigDict, training: bool) -> tuple[list[Sha
     return [(*shape, *each) for shape, each in zip(shapes, largest, strict=True)], groups
 
 
+def on_one(records: int) -> Groups:
+    """All records on the first canvas; takes no memory."""
+    return np.broadcast_to(np.int32(0), records)
+
+
 def _apart(source: Source, data: ConfigDict) -> tuple[list[Shape], Groups]:
     """For evaluation: the canvas that each image would have if it were the only one.
 
@@ -202,14 +207,14 @@ def _sizes(source: Source) -> Int[np.ndarray, "records 2"]:
 
 def _square(source: Source, data: ConfigDict, training: bool) -> tuple[list[Shape], Groups]:
     side = data.image_size if training else data.eval_size or data.image_size
-    return [(side, side)], np.zeros(len(source), np.int32)
+    return [(side, side)], on_one(len(source))
 
 
 def _canvas(source: Source, data: ConfigDict, training: bool) -> tuple[list[Shape], Groups]:
     """The smallest canvas that holds each resized image; with resize=stretch or fit the only one."""
     shapes = listed(data)
     if data.resize != "shorter":
-        return shapes, np.zeros(len(source), np.int32)
+        return shapes, on_one(len(source))
     largest = max((data.image_size, *(data.train_sizes if training else ())))
     sizes, first, which = np.unique(_sizes(source), axis=0, return_index=True, return_inverse=True)
     needed = _all_resized(sizes, data, largest)
@@ -226,7 +231,7 @@ def _crop(source: Source, data: ConfigDict, training: bool) -> tuple[list[Shape]
     of config.data.canvases that holds the resized image, or without any listed one canvas for all.
     """
     if training:
-        return [tuple(data.crop)], np.zeros(len(source), np.int32)
+        return [tuple(data.crop)], on_one(len(source))
     sizes, which = np.unique(_sizes(source), axis=0, return_inverse=True)
     needed = _all_resized(sizes, data)
     if _exact(len(sizes), data):

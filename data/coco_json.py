@@ -299,6 +299,8 @@ def stated_boxes(objects: Sequence[dict], path: Path, first: int = 0) -> Float[n
     """The boxes as in the file: x, y, width, height. first: the row of the first object in the file."""
     boxes = _column(objects, "bbox", path, "annotation", first)
     found = numbers(boxes)
+    if not boxes:  # none, or each of them was refused
+        return np.zeros((0, 4))
     if found is not None and found.shape == (len(boxes), 4):
         return found
     row = next(row for row, box in enumerate(boxes) if (four := numbers(box)) is None or four.shape != (4,))

@@ -1,5 +1,7 @@
 """Sources derived from another one: some of its records, or its records with other classes."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -69,6 +71,11 @@ class Subset(View):
         return self.source.sizes[self.indices]
 
     @property
+    def identity(self) -> str:
+        chosen = hashlib.sha256(np.ascontiguousarray(self.indices, np.int64))
+        return f"{self.source.identity} {chosen.hexdigest()}"
+
+    @property
     def store(self) -> Store:
         return self.source.store.take(self.indices)
 
@@ -114,6 +121,11 @@ class Mapped(View):
     @property
     def classes(self) -> Sequence[str]:
         return next(iter(self.targets.values()))
+
+    @property
+    def identity(self) -> str:
+        tables = {name: each.tolist() for name, each in self.tables.items()}
+        return f"{self.source.identity} {json.dumps([list(self.names.items()), tables], allow_nan=False)}"
 
     @property
     def category_ids(self) -> Sequence[int | str | None]:

@@ -102,6 +102,11 @@ def train_example(
     return example
 
 
+def train_window(size: Size, config: ConfigDict, shape: Shape, rng: np.random.Generator) -> Window:
+    """The window that `train_example` draws for an image of `size`, if it depends on no truth."""
+    return _RULES[config.data.window_rule](size, {}, np.zeros(0, int), shape, config, rng)[0]
+
+
 def eval_example(source: Source, index: int, config: ConfigDict, shape: Shape) -> dict[str, Any]:
     """The central square or the whole image, and all targets as evaluation needs them."""
     record, data = source[index], config.data

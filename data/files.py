@@ -47,7 +47,7 @@ def scan(folder: Path, unreadable: bool = False) -> Listing:
     suffix, in upper or lower case. A dangling link with the name of an image counts as an image, and fails when it is
     read.
 
-    Raises:
+    Raises, or inside errors.noting notes and leaves out:
       UserError: a folder cannot be listed; a dangling link; a pipe or device with the name of an image; an image of a
         format that Pillow does not read, which with `unreadable` is among the images instead.
     """
@@ -59,21 +59,22 @@ def scan(folder: Path, unreadable: bool = False) -> Listing:
         if real in entered:
             continue
         entered.add(real)
-        for entry in entries(folder / below):
+        held: list[os.DirEntry] = []
+        with skippable():
+            held = entries(folder / below)
+        for entry in held:
             path = f"{below}/{entry.name}" if below else entry.name
-            if is_folder(entry):
-                (links if entry.is_symlink() else folders).append(path)
-            elif is_image(entry.name):
-                images.append(path)
-            elif entry.name.lower().endswith(UNREADABLE):
-                with skippable():
-                    if not unreadable:
-                        raise UserError(
-                            f"{entry.path}: its format cannot be read; convert it to PNG or JPEG, or remove it"
-                        )
+            with skippable():
+                if is_folder(entry):
+                    (links if entry.is_symlink() else folders).append(path)
+                elif is_image(entry.name):
                     images.append(path)
-            else:
-                others.append(path)
+                elif not entry.name.lower().endswith(UNREADABLE):
+                    others.append(path)
+                elif unreadable:
+                    images.append(path)
+                else:
+                    raise UserError(f"{entry.path}: its format cannot be read; convert it to PNG or JPEG, or remove it")
     return Listing(*(sorted(paths, key=lambda path: path.split("/")) for paths in (images, others)))
 
 
@@ -96,6 +97,8 @@ def is_folder(entry: os.DirEntry) -> bool:
         if entry.is_file():
             return False
     except OSError as error:
+        if is_image(entry.name):  # as a link to nowhere
+            return False
         raise UserError(f"{entry.path}: cannot be followed ({error.strerror}); mend or remove it") from error
     if entry.is_symlink() and not os.path.exists(entry.path):
         if is_image(entry.name):  # it fails when it is read, and then is named with all other broken images

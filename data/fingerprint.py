@@ -18,16 +18,21 @@ Fingerprint = dict[str, Any]
 def fingerprint(source: Source) -> Fingerprint:
     """{"records": their number, "sha256": digest of names, classes, and what each target adds: labels, boxes, sizes}.
 
+    Of a source with an `identity`, that stands for its names and truths.
+
     TFDS's labels and masks, which would have to be read record by record, are represented by the dataset's version;
     masks in files by the sizes of the files and the legend. A part of a split also has "whole", the fingerprint of the
     split that it is cut from: an image that is added to the other part changes that.
     """
     digest = hashlib.sha256(json.dumps(list(source.classes), allow_nan=False).encode())
-    digest.update(b"\0".join(names(source)))
-    if hasattr(source, "version") and not hasattr(source, "store"):
-        digest.update(source.version.encode())
-    for target in source.targets:
-        digest.update(targets.get(target).fingerprint(source) or b"")
+    if hasattr(source, "identity"):
+        digest.update(source.identity.encode())
+    else:
+        digest.update(b"\0".join(names(source)))
+        if hasattr(source, "version") and not hasattr(source, "store"):
+            digest.update(source.version.encode())
+        for target in source.targets:
+            digest.update(targets.get(target).fingerprint(source) or b"")
     found = {"records": len(source), "sha256": digest.hexdigest()}
     return found | ({"whole": fingerprint(source.source)} if isinstance(source, Subset) else {})
 

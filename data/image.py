@@ -66,7 +66,7 @@ def decode(
     if not encoded:
         raise UserError(f"{name}: empty file, not an image; replace or remove it")
     try:
-        if encoded.startswith(START_OF_JPEG) and _is_plain(encoded):
+        if encoded.startswith(START_OF_JPEG) and is_plain(encoded):
             try:
                 return _decode_jpeg(encoded, crop, target, name), Odd(0)
             except ValueError as warning:
@@ -131,7 +131,7 @@ def size_in(file: io.BufferedIOBase, name: str) -> tuple[int, int]:
     try:
         if head.startswith(START_OF_JPEG):
             encoded = head if jpeg.has_scan(head) else head + file.read()
-            if _is_plain(encoded):
+            if is_plain(encoded):
                 return simplejpeg.decode_jpeg_header(encoded, strict=False)[:2]
         turn = orientation.of_png(file) if head.startswith(orientation.PNG) else None
         file.seek(0)
@@ -191,7 +191,7 @@ def resample(pixels: Pixels, size: tuple[int, int], box: jpeg.Part | None = None
     return np.broadcast_to(np.stack(resized, axis=-1), (size[1], size[0], 3))
 
 
-def _is_plain(encoded: bytes) -> bool:
+def is_plain(encoded: bytes) -> bool:
     """Whether a JPEG is grey or YCbCr and upright, so that libjpeg-turbo alone decodes it."""
     height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded, strict=False)
     if height * width > MAX_PIXELS:

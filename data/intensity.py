@@ -93,7 +93,7 @@ def holds_high_bits(source: Source, seed: int) -> bool:
             continue
         if isinstance(encoded, np.ndarray):
             return encoded.dtype != np.uint8  # a source that generates its images has one type
-        if _is_high_bit(encoded):
+        if is_high_bit(encoded):
             return True
     return False
 
@@ -152,7 +152,7 @@ def _drawn(source: Source, seed: int, count: int) -> list[int]:
     return np.sort(rng.choice(len(source), min(count, len(source)), replace=False)).tolist()
 
 
-def _is_high_bit(encoded: bytes) -> bool:
+def is_high_bit(encoded: bytes) -> bool:
     if encoded.startswith(image.START_OF_JPEG):
         return False
     try:

@@ -33,23 +33,26 @@ PARSED = 16 << 20  # bytes: larger JSON files are not parsed to see what they ar
 
 
 class Layout(NamedTuple):
-    """what: the format, for people. target: what it is for. needs: all that it takes, for people.
+    """what: the format, for people. needs: all that it takes, for people.
 
     rank: layouts with a lower rank are tried first: 0 has files that no other format has, 1 pairs of folders, 2 any
     folders of images.
     """
 
     what: str
-    target: str
     needs: str
     rank: int = 0
 
 
 class Seen(NamedTuple):
-    """What of a layout is there, and what it lacks; it is recognised if something is there and nothing is lacking."""
+    """What of a layout is there, and what it lacks; it is recognised if something is there and nothing is lacking.
+
+    broken: the error of a file by which it would be recognised.
+    """
 
     found: tuple[str, ...]
     missing: tuple[str, ...]
+    broken: str = ""
 
     @classmethod
     def of(cls, *parts: tuple[str, object]) -> "Seen":
@@ -58,7 +61,7 @@ class Seen(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        return bool(self.found) and not self.missing
+        return bool(self.found) and not self.missing and not self.broken
 
 
 class Look:
@@ -73,7 +76,7 @@ class Look:
         try:
             with os.scandir(self.path) as found:
                 shown = (each for each in found if not each.name.startswith(".") and each.name.lower() not in CLUTTER)
-                return sorted((each.name, each.is_dir()) for each in islice(shown, MOST))
+                return sorted((each.name, _is_folder(each)) for each in islice(shown, MOST))
         except OSError:
             return []
 
@@ -124,6 +127,14 @@ class Look:
         if depth > 0:
             for name in self.folders[:SAMPLE]:
                 yield from self.below(name).with_suffix(suffix, depth - 1)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Whether it is a folder, or a link to one; a link that leads to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def split_of(name: str) -> str:

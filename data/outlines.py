@@ -35,12 +35,12 @@ class Outline(NamedTuple):
 class Outlines:
     """The outlines of objects, one after another in one array: small in memory, and quick to send to a worker process.
 
-    counts: compressed run lengths of all objects. The outline of object i is counts[ends[i]:ends[i + 1]]; it is empty
-      for an object whose outline is unknown.
+    counts: compressed run lengths of all objects, bytes or an array of them, such as a file that is mapped into memory.
+      The outline of object i is counts[ends[i]:ends[i + 1]]; it is empty for an object whose outline is unknown.
     """
 
     ends: Int[np.ndarray, "ends"]  # 0, then where each outline ends
-    counts: bytes
+    counts: bytes | UInt8[np.ndarray, "_"]
 
     @classmethod
     def of(cls, each: Iterable[bytes | None]) -> "Outlines":
@@ -52,7 +52,7 @@ class Outlines:
         return len(self.ends) - 1
 
     def __getitem__(self, index: int) -> bytes:
-        return self.counts[self.ends[index] : self.ends[index + 1]]
+        return bytes(self.counts[self.ends[index] : self.ends[index + 1]])
 
     @property
     def known(self) -> Bool[np.ndarray, "n"]:
@@ -62,7 +62,7 @@ class Outlines:
     def part(self, start: int, stop: int) -> "Outlines":
         """The outlines of the objects from `start` to before `stop`."""
         first, last = self.ends[start], self.ends[stop]
-        return Outlines(self.ends[start : stop + 1] - first, self.counts[first:last])
+        return Outlines(self.ends[start : stop + 1] - first, bytes(self.counts[first:last]))
 
     def take(self, rows: Int[np.ndarray, "n"]) -> "Outlines":
         """The outlines of these objects, in this order. Rows that follow one another are copied at once."""

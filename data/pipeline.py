@@ -15,9 +15,11 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -31,11 +33,13 @@ from morphism.data import examples
 from morphism.data.canvases import Shape, canvas_at, canvases, largest_canvas, smallest_canvas
 from morphism.data.intensity import settle, settle_pixels
 from morphism.data.records import Source
-from morphism.data.sampling import Plan
+from morphism.data.sampling import Draw, Members, Plan, members_of
+from morphism.data.shipping import shipped
 from morphism.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
+SKIPPED = 10  # records in a row that cannot be read, after which reading itself must be at fault
 CLOSING = 5  # seconds that workers have to end
 SHARED = "/dev/shm"
 QUIET = "ignore:resource_tracker:UserWarning"
@@ -56,12 +60,17 @@ def train_batches(
       id int32 [b]: the record. draw int32 [b]: how many times it was drawn before. With the seed, the two are the
         source of all randomness of an example.
       valid bool [b]: True. odd int32 [b]: odd.Odd, for the host alone.
+      unread int32 [b]: only with config.data.broken=skip, for the host alone: the record in whose place this one is,
+        because it cannot be read; -1 for all others.
 
       and those of `examples.empty`: sizes, and the targets of config.data.targets.
+
+    A record that cannot be read is an error, or with config.data.broken=skip replaced by the next one of its canvas
+    that can be, drawn as often: as long as the same records are broken, batches are the same whenever they are loaded.
     """
-    shard = _Shard(config.batch_size, process_index, processes)
+    shard = Shard(config.batch_size, process_index, processes)
     config = settle(config, source) if config.data.pixels == "auto" else config
-    return _iterate(TrainBatch.of(source, config, shard), start_step, stop_step, config.data)
+    return iterate(TrainBatch.of(source, config, shard), start_step, stop_step, config.data)
 
 
 def eval_batches(
@@ -78,19 +87,21 @@ def eval_batches(
 
     Keys are those of training. The last batch of a canvas is padded with rows whose `valid` is False.
 
-    skip_broken: whether records that cannot be read become such rows too, instead of an error.
+    skip_broken: whether records that cannot be read become such rows too, instead of an error; config.data.broken=skip
+      says so too, and `unread` then names them.
     least: the rows of the smallest batch, of which the others have 2, 4, 8, ... times as many, up to batch_size; 0: all
       batches have batch_size rows.
     """
-    shard = _Shard(batch_size, process_index, processes)
+    shard = Shard(batch_size, process_index, processes)
     load = EvalBatch(source, settle_pixels(config, source), shard, skip_broken, least)
-    return _iterate(load, 0, len(load.plan), config.data)
+    return iterate(load, 0, len(load.plan), config.data)
 
 
 def problem(source: Source, config: ConfigDict, index: int) -> str:
     """The error that keeps evaluation from reading a record; "" if it can be read."""
-    load = EvalBatch(source, settle_pixels(config, source), _Shard(1, 0, 1))
-    shape = next(shape for shape, members in load.plan if index in members)
+    load = EvalBatch(source, settle_pixels(config, source), Shard(1, 0, 1))
+    shapes, groups = canvases(source, load.config.data, training=False)
+    shape = shapes[groups[index]]
     try:
         examples.eval_example(source, index, load.config, shape)
     except UserError as error:
@@ -118,9 +129,19 @@ def empty_eval_batches(source: Source, config: ConfigDict, batch_size: int) -> l
     Raises UserError where a record fits no canvas.
     """
     config = settle_pixels(config, source)
-    shapes = [shape for shape, _ in EvalBatch(source, config, _Shard(batch_size, 0, 1)).plan]
+    plan = EvalBatch(source, config, Shard(batch_size, 0, 1)).plan
+    shapes = [shape for shape, members in zip(plan.shapes, plan.members, strict=True) if len(members)]
     smallest = {min(shapes, key=lambda shape: shape[side]) for side in (0, 1)}
     return [blank_batch(batch_size, shape, config, training=False) for shape in sorted(smallest)]
+
+
+def eval_bytes(source: Source, config: ConfigDict) -> int:
+    """Bytes of all batches of an evaluation, without their padding. config.data.pixels must be settled."""
+    plan = EvalBatch(source, config, Shard(1, 0, 1)).plan
+    rows = (
+        (blank_batch(1, shape, config, False), len(own)) for shape, own in zip(plan.shapes, plan.members, strict=True)
+    )
+    return sum(count * sum(value.nbytes for value in one.values()) for one, count in rows)
 
 
 def blank_batch(rows: int, shape: Shape, config: ConfigDict, training: bool) -> Batch:
@@ -134,12 +155,15 @@ def blank_batch(rows: int, shape: Shape, config: ConfigDict, training: bool) -> 
         "draw": np.zeros(rows, np.int32),
         "odd": np.zeros(rows, np.int32),
         "valid": np.zeros(rows, bool),
+        **({"unread": np.full(rows, -1, np.int32)} if config.data.broken == "skip" else {}),
         **examples.empty(rows, shape, config, training),
     }
 
 
 @dataclass(frozen=True)
-class _Shard:
+class Shard:
+    """Which rows of every global batch belong to a process."""
+
     batch_size: int
     index: int
     count: int
@@ -157,24 +181,70 @@ class TrainBatch:
 
     source: Source
     config: ConfigDict
-    shard: _Shard
+    shard: Shard
     shapes: list[Shape]  # of the canvases
     plan: Plan
 
     @classmethod
-    def of(cls, source: Source, config: ConfigDict, shard: _Shard) -> "TrainBatch":
+    def of(cls, source: Source, config: ConfigDict, shard: Shard) -> "TrainBatch":
         shapes, groups = canvases(source, config.data, training=True)
-        return cls(source, config, shard, shapes, Plan(source, config.data, config.seed, shard.batch_size, groups))
+        plan = Plan(source, config.data, config.seed, shard.batch_size, members_of(groups))
+        return cls(source, config, shard, shapes, plan)
 
     def __call__(self, step: int) -> Batch:
-        config = self.config
         canvas, draws = self.plan(step, self.shard.rows)
-        shape = canvas_at(self.shapes[canvas], step, config)
+        return self.batch_of(draws, canvas, canvas_at(self.shapes[canvas], step, self.config))
+
+    def batch_of(self, draws: Sequence[Draw], canvas: int, shape: Shape) -> Batch:
+        """The examples of `draws`, records of `canvas`, on a canvas of `shape`."""
+        config = self.config
         batch = blank_batch(len(draws), shape, config, training=True)
         for row, (index, draw) in enumerate(draws):
-            rng = np.random.default_rng((config.seed, draw, index))
-            _fill(batch, row, id=index, draw=draw, **examples.train_example(self.source, index, config, shape, rng))
+            try:
+                _fill(batch, row, draw=draw, **self._example(index, draw, shape))
+            except UserError as error:
+                if config.data.broken != "skip":
+                    raise
+                _fill(batch, row, draw=draw, unread=index, **self._next(index, draw, canvas, shape, error))
         return batch
+
+    def _example(self, index: int, draw: int, shape: Shape) -> dict[str, Any]:
+        rng = np.random.default_rng((self.config.seed, draw, index))
+        return {"id": index, **examples.train_example(self.source, index, self.config, shape, rng)}
+
+    def _next(self, index: int, draw: int, canvas: int, shape: Shape, error: UserError) -> dict[str, Any]:
+        """The example of the first record after `index` on its canvas that can be read.
+
+        Raises `error`, that of `index`, if none of the next SKIPPED can be: then it is not the record that is broken.
+        """
+        members = self.plan.members[canvas]
+        position = int(np.searchsorted(members, index)) if isinstance(members, np.ndarray) else index
+        for further in range(1, min(SKIPPED + 1, len(members))):
+            with contextlib.suppress(UserError):
+                return self._example(int(members[(position + further) % len(members)]), draw, shape)
+        raise error
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    """The batches of an evaluation, canvas by canvas: the shape and the records of each."""
+
+    shapes: Sequence[Shape]
+    members: Sequence[Members]
+    batch_size: int
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, step: int) -> tuple[Shape, Members]:
+        canvas = bisect_right(self._ends, step)
+        start = (step - (self._ends[canvas - 1] if canvas else 0)) * self.batch_size
+        return self.shapes[canvas], self.members[canvas][start : start + self.batch_size]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """The number of batches up to and with each canvas."""
+        return list(accumulate(-(-len(each) // self.batch_size) for each in self.members))
 
 
 @dataclass(frozen=True)
@@ -183,30 +253,27 @@ class EvalBatch:
 
     source: Source
     config: ConfigDict
-    shard: _Shard
+    shard: Shard
     skip_broken: bool = False
     least: int = 0
 
     @cached_property
-    def plan(self) -> list[tuple[Shape, np.ndarray]]:
-        """The shape and the records of every batch."""
+    def plan(self) -> "EvalPlan":
         shapes, groups = canvases(self.source, self.config.data, training=False)
-        found = []
-        for group, shape in enumerate(shapes):
-            members = np.flatnonzero(groups == group)
-            starts = range(0, len(members), self.shard.batch_size)
-            found += [(shape, members[start : start + self.shard.batch_size]) for start in starts]
-        return found
+        members = members_of(groups)
+        return EvalPlan(shapes[: len(members)], members, self.shard.batch_size)
 
     def __call__(self, step: int) -> Batch:
         config, (shape, members) = self.config, self.plan[step]
         rows = replace(self.shard, batch_size=self._rows(len(members))).rows
         batch = blank_batch(rows.stop - rows.start, shape, config, training=False)
-        for row, index in enumerate(members[rows].tolist()):
+        for row, index in enumerate(map(int, members[rows])):
             try:
                 example = examples.eval_example(self.source, index, config, shape)
             except UserError:
-                if not self.skip_broken:
+                if config.data.broken == "skip":
+                    batch["unread"][row] = index
+                elif not self.skip_broken:
                     raise
                 continue
             _fill(batch, row, id=index, **example)
@@ -225,17 +292,30 @@ def _fill(batch: Batch, row: int, **values: Any) -> None:
     batch["valid"][row] = True
 
 
-def _iterate(load: Callable[[int], Batch], start: int, stop: int, data: ConfigDict) -> Iterator[Batch]:
+def iterate(load: Callable[[int], Batch], start: int, stop: int, data: ConfigDict) -> Iterator[Batch]:
     """Loads batches in order and ahead of the consumer: in threads of this process, or in data.workers processes."""
     if start >= stop:
         return iter(())
-    batches = grain.MapDataset.range(start, stop).map(load)
-    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch))
     if data.workers > 0:
-        _prepare_workers()
-        options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2)
-        batches = batches.mp_prefetch(options, worker_init_fn=_start_worker)
-    return _watched(batches, data.timeout)
+        return _from_workers(load, start, stop, data)
+    return _watched(_loaded(load, start, stop, data), data.timeout)
+
+
+def _loaded(load: Callable[[int], Batch], start: int, stop: int, data: ConfigDict) -> grain.IterDataset:
+    batches = grain.MapDataset.range(start, stop).map(load)
+    return batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch))
+
+
+def _from_workers(load: Callable[[int], Batch], start: int, stop: int, data: ConfigDict) -> Iterator[Batch]:
+    _prepare_workers()
+    options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=2)
+    with shipped(load) as (sent, received):
+        batches = _loaded(sent, start, stop, data).mp_prefetch(options, worker_init_fn=_start_worker)
+        with contextlib.closing(_watched(batches, data.timeout)) as watched:
+            for count, batch in enumerate(watched, 1):
+                if count == data.workers:  # they take turns, so each has opened what it was sent
+                    received()
+                yield batch
 
 
 def _prepare_workers() -> None:
@@ -251,6 +331,10 @@ def _prepare_workers() -> None:
 
 
 def _start_worker(index: int, count: int) -> None:
+    end_with_parent()
+
+
+def end_with_parent() -> None:
     """Makes a worker end with the main process, however that ends, and ignore signals: Ctrl-C reaches all processes."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -1,5 +1,7 @@
 """Recognises what lies at a path: `recognise("bccd")` finds the kind of source, such as voc:bccd.
 
+`at` also takes a source whose kind is known, and `is_path` tells the two apart.
+
 Formats with files of their own come before pairs of folders, and these before folders of images (Layout.rank), within a
 rank in alphabetical order. Other formats that would fit are named, not read: a folder may hold the same objects twice.
 If nothing fits, the dataset may lie deeper: the only one recognised among the folders within, no more than DEPTH levels
@@ -28,12 +30,10 @@ WITHIN = 50  # most folders that are searched for the dataset
 class Found(NamedTuple):
     """What lies at a path.
 
-    source: in full, as for config.data.source. target: the main one: label, boxes, masks, segmentation.
-    splits: those that the source holds. about: all of it in a line for people.
+    source: in full, as for config.data.source. splits: those that it holds. about: all of it in a line for people.
     """
 
     source: str
-    target: str
     splits: tuple[str, ...]
     about: str
 
@@ -43,6 +43,24 @@ class _Match(NamedTuple):
     layout: Layout
     path: Path
     seen: Seen
+
+
+def at(spec: str, data_dir: str = "") -> Found:
+    """What a path holds, or a source such as voc:photos. Raises UserError as `recognise` and the source do."""
+    kind, _, argument = spec.partition(":")
+    if kind not in kinds() or is_path(spec):
+        return recognise(spec)
+    splits = tuple(module_of(kind).splits(argument, data_dir))
+    return Found(spec, splits, f"{spec}: {_splits(splits)}")
+
+
+def is_path(spec: str) -> bool:
+    """Whether `spec` is a path without a kind; a folder that is called as a kind is, where the kind needs a path."""
+    kind, colon, _ = spec.partition(":")
+    there = bool(spec) and os.path.exists(os.path.expanduser(spec))
+    if kind in kinds():
+        return there and not colon and not getattr(module_of(kind), "ALONE", False)
+    return there or (not colon and (os.sep in kind or kind.startswith("~")))  # the second: meant as a path
 
 
 def recognise(path: str) -> Found:
@@ -63,7 +81,8 @@ def recognise(path: str) -> Found:
             more = f", or one of {len(several) - SHOWN:,} more" if len(several) > SHOWN else ""
             raise UserError(f"{path}: holds several datasets; give one of them: {_listed(several[:SHOWN])}{more}")
     if not fitting:
-        raise UserError(_refusal(root, matches))
+        broken = next((match for match in matches if match.seen.broken), None)
+        raise UserError(broken.seen.broken if broken else _refusal(root, matches))
     return _described(*fitting)
 
 
@@ -122,13 +141,12 @@ def _described(first: _Match, *others: _Match) -> Found:
     parts = [
         f"{first.path}: {first.layout.what} ({', '.join(first.seen.found)})",
         *([_number(len(known(str(first.path), "")), "class", "classes")] if known else []),
-        f"{'split' if len(splits) == 1 else 'splits'} {_joined(splits)}",
+        _splits(splits),
         f"read as {source}",
         *([f"it could also be read as {_listed(others)}"] if others else []),
     ]
     return Found(
         source,
-        first.layout.target,
         splits,
         ", ".join(parts[:-1] if others else parts) + (f"; {parts[-1]}" if others else ""),
     )
@@ -161,6 +179,10 @@ def _lacking(match: _Match) -> str:
 
 def _listed(matches: Iterable[_Match]) -> str:
     return _joined(list(dict.fromkeys(f"{match.kind}:{match.path}" for match in matches)))
+
+
+def _splits(names: Sequence[str]) -> str:
+    return f"{'split' if len(names) == 1 else 'splits'} {_joined(names)}"
 
 
 def _joined(words: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ them: `Labelled`, `Boxed`, `Outlined` and `Masked`. The following are optional, 
     segmentation  index -> the segmentation of a record, without reading its image
     masks         index -> the outlines of a record's objects, also where records come without them
     version       a text that identifies the data where reading all its truths would take long
+    identity      a text that identifies all names and truths, where even reading the names would take long
     mask_stamps   a number per mask that changes with it; legend: what the numbers in masks mean
     carries       target -> which records have its truth, bool, where not all of them have (derived.carried)
     weights       of the parts that it consists of: how often each is drawn from; part_of: the part of each record
@@ -122,18 +123,17 @@ def first_target(source: Source) -> str:
     return next(iter(source.targets))
 
 
-def names(source: Source) -> list[bytes]:
-    """For each record a name that stays the same when other records are added or removed.
+def names(source: Source, rows: slice = slice(None)) -> list[bytes]:
+    """For each record, or those of `rows`, a name that stays the same when other records are added or removed.
 
     The file's path below the root; without files the dataset's own id; without ids the position.
     """
     files = getattr(source, "files", None)
     if files is not None:
-        return files.tolist()
-    return [
-        str(each).encode(errors="surrogatepass")
-        for each in np.asarray(getattr(source, "image_ids", range(len(source)))).tolist()
-    ]
+        return files[rows].tolist()
+    ids = getattr(source, "image_ids", None)
+    found = range(len(source))[rows] if ids is None else np.asarray(ids)[rows].tolist()
+    return [str(each).encode(errors="surrogatepass") for each in found]
 
 
 def name_of(source: Source, index: int) -> str:

@@ -27,6 +27,22 @@ class Draw(NamedTuple):
 Sampler = Callable[[int], Draw]  # position -> draw
 
 
+Members = range | Int[np.ndarray, "_"]  # the records of a canvas, in ascending order; a range if they are all there are
+
+
+def members_of(canvases: Int[np.ndarray, "records"]) -> list[Members]:
+    """The records of each canvas, from the canvas of each record. All records on one canvas take no memory."""
+    count = int(canvases.max(initial=-1)) + 1
+    if count == 1:
+        return [range(len(canvases))]
+    return [np.flatnonzero(canvases == canvas).astype(np.int32) for canvas in range(count)]
+
+
+def of_members(column: np.ndarray, members: Members) -> np.ndarray:
+    """The rows of `column` that belong to `members`; without a copy if they are all."""
+    return column[members.start : members.stop] if isinstance(members, range) else column[members]
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """step -> the canvas of its batch, and the draws of some of its rows.
@@ -38,13 +54,16 @@ class Plan:
     A source may consist of parts that are drawn in given proportions: it has `part_of`, the part of each record, and
     `weights`, one per part. Then n is the sum of what falls to the canvas's records if each part's draws are spread
     evenly over its records. So the proportions hold over all canvases, and all records of a part are drawn as often.
+
+    The tables that a plan needs are made at once, before it is sent to worker processes (data/shipping.py): of a source
+    without labels or parts to balance, on one canvas, there are none.
     """
 
     source: Source
     data: ConfigDict
     seed: int
     batch_size: int
-    canvases: Int[np.ndarray, "records"]
+    members: Sequence[Members]  # of each canvas
 
     def __post_init__(self) -> None:
         if self.data.balanced and "label" not in self.source.targets:
@@ -62,6 +81,11 @@ class Plan:
                 f"{self.data.source}: no record of its source number {lost[0] + 1} is left in this split; remove that "
                 "source, or take a larger part of the split"
             )
+        _ = self.samplers
+
+    @cached_property
+    def records(self) -> int:
+        return sum(map(len, self.members))
 
     @cached_property
     def weights(self) -> list[Fraction]:
@@ -69,20 +93,21 @@ class Plan:
         return list(getattr(self.source, "weights", ()))
 
     @cached_property
-    def part_of(self) -> Int[np.ndarray, "records"]:
-        """The part of the source that each record belongs to."""
-        return self.source.part_of if self.weights else np.zeros(len(self.canvases), np.int64)
-
-    @cached_property
     def part_sizes(self) -> list[int]:
-        return np.bincount(self.part_of, minlength=len(self.weights)).tolist()
+        """The number of records of each part; empty for a source without parts."""
+        return np.bincount(self.source.part_of, minlength=len(self.weights)).tolist() if self.weights else []
 
     @cached_property
     def shares(self) -> list[dict[int, Fraction]]:
         """For each canvas and each part that has records there: the draws per epoch."""
-        weights, total = self.weights or [Fraction(1)], len(self.canvases)
-        per_record = [total * w / sum(weights) / count for w, count in zip(weights, self.part_sizes, strict=True)]
-        counts = [np.bincount(self.part_of[each], minlength=len(weights)).tolist() for each in self.members]
+        if not self.weights:
+            return [{0: Fraction(len(each))} for each in self.members]
+        weights = self.weights
+        per_record = [
+            self.records * w / sum(weights) / count for w, count in zip(weights, self.part_sizes, strict=True)
+        ]
+        parts = [of_members(self.source.part_of, each) for each in self.members]
+        counts = [np.bincount(each, minlength=len(weights)).tolist() for each in parts]
         return [{part: count * per_record[part] for part, count in enumerate(held) if count} for held in counts]
 
     @cached_property
@@ -91,20 +116,17 @@ class Plan:
         return [sum(each.values()) for each in self.shares]
 
     @cached_property
-    def members(self) -> list[np.ndarray]:
-        """The records of each canvas."""
-        return [np.flatnonzero(self.canvases == canvas) for canvas in range(self.canvases.max() + 1)]
-
-    @cached_property
     def samplers(self) -> list[Sampler]:
         if self.data.balanced:
-            return [Balanced(np.asarray(self.source.labels)[each], self.seed) for each in self.members]
+            labels = np.asarray(self.source.labels)
+            return [Balanced.of(of_members(labels, each), self.seed) for each in self.members]
         if self.weights:
             return [self._mixed(*each) for each in zip(self.members, self.shares, strict=True)]
         return [Shuffled(len(each), self.data.repeats, self.seed) for each in self.members]
 
-    def _mixed(self, members: Int[np.ndarray, "n"], shares: dict[int, Fraction]) -> "Mixed":
-        rows = {part: np.flatnonzero(self.part_of[members] == part) for part in shares}
+    def _mixed(self, members: Members, shares: dict[int, Fraction]) -> "Mixed":
+        part_of = of_members(self.source.part_of, members)
+        rows = {part: np.flatnonzero(part_of == part).astype(np.int32) for part in shares}
         seeds = np.random.SeedSequence(self.seed).generate_state(len(self.weights)).tolist()
         samplers = [Shuffled(len(each), self.data.repeats, seeds[part]) for part, each in rows.items()]
         return Mixed(list(rows.values()), samplers, list(shares.values()))
@@ -120,7 +142,7 @@ class Plan:
         """The canvas of batch `step`, and how many batches of that canvas came before it."""
         if len(self.members) == 1:
             return 0, step
-        epoch = step * self.batch_size // len(self.canvases)
+        epoch = step * self.batch_size // self.records
         while self._until(epoch + 1).sum() <= step:
             epoch += 1
         before = self._until(epoch)
@@ -176,29 +198,34 @@ class Balanced:
     Classes without records are left out.
     """
 
-    labels: Int[np.ndarray, "records"]
+    by_class: Int[np.ndarray, "records"]  # the records of each class that has any, one class after another
+    ends: Int[np.ndarray, "classes"]  # where those of each class end
     seed: int
 
+    @classmethod
+    def of(cls, labels: Int[np.ndarray, "records"], seed: int) -> "Balanced":
+        by_class = np.argsort(labels, kind="stable").astype(np.int32)
+        last = np.flatnonzero(np.diff(labels[by_class]))
+        return cls(by_class, np.append(last + 1, len(labels)), seed)
+
     @cached_property
-    def members(self) -> list[np.ndarray]:
-        """The records of each class that has any."""
-        by_class = np.argsort(self.labels, kind="stable")
-        return np.split(by_class, np.flatnonzero(np.diff(self.labels[by_class])) + 1)
+    def starts(self) -> list[int]:
+        return [0, *self.ends[:-1].tolist()]
 
     @cached_property
     def round_order(self) -> grain.MapDataset:
-        return _shuffled(len(self.members), self.seed)
+        return _shuffled(len(self.ends), self.seed)
 
     @cached_property
     def member_orders(self) -> list[grain.MapDataset]:
-        seeds = np.random.SeedSequence(self.seed).generate_state(len(self.members))
-        return [_shuffled(len(each), int(seed)) for each, seed in zip(self.members, seeds, strict=True)]
+        seeds = np.random.SeedSequence(self.seed).generate_state(len(self.ends))
+        counts = np.diff(self.ends, prepend=0)
+        return [_shuffled(int(count), int(seed)) for count, seed in zip(counts, seeds, strict=True)]
 
     def __call__(self, position: int) -> Draw:
-        which = int(self.round_order[position])
-        turn = position // len(self.members)
-        members = self.members[which]
-        return Draw(int(members[self.member_orders[which][turn]]), turn // len(members))
+        which, turn = int(self.round_order[position]), position // len(self.ends)
+        start, order = self.starts[which], self.member_orders[which]
+        return Draw(int(self.by_class[start + order[turn]]), turn // (int(self.ends[which]) - start))
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,7 +89,7 @@ def _otherwise(folder: Path) -> dict[str, str]:
 
 
 def _is_list(path: Path) -> bool:
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         return is_image(file.readline(10_000).strip())
 
 
@@ -106,7 +106,7 @@ def has_labels(folder: Path, place: str) -> bool:
         first = [_listed(folder, folder / place, line) for line in read_lines(folder / place)[:SAMPLE]]
         return any((folder / f"{label_path(os.path.splitext(each)[0])}.txt").is_file() for each in first)
     found = list(Look(folder / label_path(place)).with_suffix(".txt"))
-    return any(yolo_text.is_labels(path) or not path.stat().st_size for path in found if path.name not in NAMES)
+    return any(yolo_text.is_labels(path) or yolo_text.is_blank(path) for path in found if path.name not in NAMES)
 
 
 def _place(folder: Path, base: Any, entry: str) -> str:

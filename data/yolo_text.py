@@ -65,11 +65,20 @@ def _row(line: str, where: str, count: int, keypoints: int) -> Row:
 
 
 def is_labels(path: Path) -> bool:
-    """Whether the first line of a text looks like an object."""
+    """Whether the first line of a text, which may begin with a byte order mark, looks like an object."""
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
             words = file.readline(10_000).split()
             return len(words) >= 5 and words[0].isdecimal() and all(map(_is_number, words))
+    except OSError:
+        return False
+
+
+def is_blank(path: Path) -> bool:
+    """Whether a text holds no word, as the labels of an image without objects."""
+    try:
+        with path.open("rb") as file:
+            return not file.read(1000).strip()
     except OSError:
         return False
 

@@ -101,6 +101,19 @@ VIEWS = {
         ),
         commands=True,
     ),
+    "own-data": View(
+        "own_data.layouts",
+        (
+            ("Layout", "{layout}"),
+            ("Learned: model", "{task}: `{model}`"),
+            ("Images", "{images}"),
+            ("Steps", "{steps}"),
+            *((f"`{name}`", f"{{{name}}}") for name in ("check", "train", "eval", "predict", "report", "export")),
+            ("Result", "{result}"),
+            ("Ultralytics first needs", "{ultralytics}"),
+            ("torchvision's references first need", "{torchvision}"),
+        ),
+    ),
     "camvid-classes": View(
         "segmentation.camvid",
         (("IoU", "{name}"), *((name, f"{{iou[{name}]}}") for name in CAMVID)),
@@ -213,6 +226,27 @@ VIEWS = {
     "coco-ap": View("speed.coco_ap", (("", "{name}"), ("CPU-s", "{cpu_seconds}")), commands=True),
     "input-pipeline": View(
         "speed.input_pipeline", (("", "{name}"), ("Images per CPU-second", "{images_per_cpu_second}")), commands=True
+    ),
+    "prepared": View(
+        "speed.prepared",
+        (
+            ("Images per CPU-second", "{name}"),
+            ("Original JPEGs", "{original:,}"),
+            ("Prepared", "{prepared:,}"),
+            ("Ratio", "{ratio}"),
+        ),
+        commands=True,
+    ),
+    "input-scale": View(
+        "speed.input_scale",
+        (
+            ("", "{name}"),
+            ("First batch, s", "{first}"),
+            ("Resumed, s", "{resume}"),
+            ("MB per worker", "{worker} ({worker_before:,})"),
+            ("MB of the main process", "{main}"),
+        ),
+        commands=True,
     ),
     "loop": View(
         "speed.loop",

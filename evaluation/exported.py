@@ -24,6 +24,7 @@ from morphism.data.canvases import STEP, listed
 from morphism.data.windows import Size
 from morphism.errors import UserError
 from morphism.evaluation.run import Run
+from morphism.runtime.arithmetic import at_precision
 from morphism.runtime.digest import digest
 from morphism.weights.opening import trained_fields
 
@@ -120,7 +121,7 @@ def _program(run: Run) -> Program:
         found = task.exported(model, outputs, batch)
         return {name: found[name] for name in task.exports}
 
-    return program
+    return at_precision(program, config.precision)
 
 
 def _outputs(exported: Exported, name: str) -> dict[str, jax.ShapeDtypeStruct]:

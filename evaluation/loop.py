@@ -20,6 +20,24 @@ from morphism.tasks import Task
 from morphism.tasks.task import ADDED, Metrics, Predictions
 
 
+class Kept:
+    """The batches of one evaluation, which stay on the devices and are the same each time."""
+
+    def __init__(self) -> None:
+        self._batches: list[dict[str, jax.Array]] | None = None
+
+    def __call__(self, load: Callable[[], Iterator[dict[str, jax.Array]]]) -> Iterator[dict[str, jax.Array]]:
+        """All batches: those of `load` until it has once been read to its end."""
+        if self._batches is not None:
+            yield from self._batches
+            return
+        batches = []
+        for batch in load():
+            batches.append(batch)
+            yield batch
+        self._batches = batches
+
+
 def predict(
     eval_step: Callable,
     variables: dict[str, Any],
@@ -30,6 +48,7 @@ def predict(
     skip_broken: bool = False,
     *,
     own: bool = False,
+    kept: Kept | None = None,
 ) -> Iterator[Predictions]:
     """Yields the task's predictions batch by batch, in the order of `source`, without the padding of the last batch.
 
@@ -45,21 +64,26 @@ def predict(
       mesh: the devices.
       odd: reports odd images, and canvases that change predictions.
       skip_broken: leaves out records that cannot be read.
+      kept: keeps the batches on the devices, for the next call with it.
 
     Raises: NonFinite naming a record for which the network's outputs are not finite.
     """
     odd.note(eval_note(source, config.data))
-    batches = eval_batches(
-        source,
-        config,
-        batch_size=eval_batch_size(config, mesh),
-        process_index=jax.process_index(),
-        processes=jax.process_count(),
-        skip_broken=skip_broken,
-        least=mesh.size if getattr(source, "apart", False) else 0,
-    )
+
+    def load() -> Iterator[dict[str, jax.Array]]:
+        batches = eval_batches(
+            source,
+            config,
+            batch_size=eval_batch_size(config, mesh),
+            process_index=jax.process_index(),
+            processes=jax.process_count(),
+            skip_broken=skip_broken,
+            least=mesh.size if getattr(source, "apart", False) else 0,
+        )
+        return (batch for _, batch in to_devices(odd.watch(batches), mesh))
+
     previous = None
-    for _, batch in to_devices(odd.watch(batches), mesh):
+    for batch in load() if kept is None else kept(load):
         current = eval_step(variables, batch)
         jax.tree.map(lambda x: x.copy_to_host_async(), current)
         if previous is not None:

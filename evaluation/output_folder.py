@@ -5,6 +5,9 @@
     predictions.jsonl      a line per image and per video, in the order given
     detections.json        COCO's results, a list; detections_images.json has the images and categories that it means
     masks/<name>.png       the class of every pixel, with the palette of `classes.json`, which names the classes
+    masks/<name>_panoptic.png  of fused parts: the id of each segment, R + 256 G + 65536 B as in COCO's panoptic
+                           format; predictions.jsonl has the segments
+    masks/<video>/000007.png   the same of each frame, numbered as in <video>.jsonl
 
 Names are paths below the folder that was given, or of single files their names; where two would be the same, all are
 paths below the lowest folder that holds all inputs. JPEG, PNG and WebP keep their format; others become PNG, with .png
@@ -18,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from PIL import Image
 
 from morphism.data import marks
@@ -27,6 +30,7 @@ from morphism.errors import UserError
 from morphism.evaluation.result import Result
 from morphism.labels import IGNORE
 from morphism.runtime.paths import write_json, write_json_lines
+from morphism.tasks.panoptic_files import id_image
 from morphism.tasks.task import Names, by_part
 
 KEPT = (".jpg", ".jpeg", ".png", ".webp")
@@ -45,7 +49,7 @@ class OutputFolder:
 
     def __init__(self, folder: Path, inputs: Sequence[tuple[Path, Path]], masks: Sequence[str], classes: Names):
         self.folder, self._masks, self._classes = folder, masks, classes
-        names = relative_names(inputs)
+        self._names = names = relative_names(inputs)
         self._images = [folder / name for name in _drawn_names(names)]
         stems = _apart(names, [name.with_suffix("") for name in names])
         self._of_masks = {mask: [folder / "masks" / _mask_name(stem, mask) for stem in stems] for mask in masks}
@@ -59,7 +63,7 @@ class OutputFolder:
         path = self._images[index]
         self._save(drawn, path, quality=QUALITY)
         for mask in self._masks:
-            self._save(self._indexed(result.mask(mask), mask), self._of_masks[mask][index])
+            self._save(self._as_image(result.mask(mask), mask), self._of_masks[mask][index])
         height, width = result.size
         self._known.append({"id": index + 1, "file_name": result.name, "width": width, "height": height})
         for name, (classes, records) in result.coco().items():
@@ -71,6 +75,12 @@ class OutputFolder:
         path = self._images[index]
         self._make(path.parent)
         return path, path.with_name(f"{path.name}.jsonl")
+
+    def write_masks(self, index: int, frame: int, result: Result) -> None:
+        """Writes the masks of a frame of a video."""
+        folder = self.folder / "masks" / self._names[index]
+        for mask in self._masks:
+            self._save(self._as_image(result.mask(mask), mask), folder / _mask_name(Path(f"{frame:06}"), mask))
 
     def close(self, entries: Sequence[Mapping[str, Any]]) -> list[str]:
         """Writes what needs all results; `entries` are the lines of predictions.jsonl. Returns what there is."""
@@ -84,18 +94,22 @@ class OutputFolder:
             write_json(self.folder / f"{name}_images.json", {"images": images, "categories": categories}, REMEDY)
             names += [f"{name}.json"]
         if self._masks:
-            by_mask = {mask: list(self._names(mask)) for mask in self._masks}
+            by_mask = {mask: list(self._classes_of(mask)) for mask in self._masks if self._classes_of(mask)}
             write_json(self.folder / "masks" / "classes.json", by_mask.get("", by_mask), REMEDY)
             names += ["masks/"]
         return names
 
-    def _names(self, mask: str) -> Sequence[str]:
-        return by_part(self._classes)[mask.partition("/")[0]]
+    def _classes_of(self, mask: str) -> Sequence[str]:
+        """The names that the pixels of a mask are numbers of; () of what is fused, whose pixels are ids of segments."""
+        return by_part(self._classes).get(mask.partition("/")[0], ())
 
-    def _indexed(self, pixels: UInt8[np.ndarray, "h w"], mask: str) -> Image.Image:
-        colours = marks.colours([self._names(mask)])
+    def _as_image(self, pixels: Shaped[np.ndarray, "h w"], mask: str) -> Image.Image:
+        names = self._classes_of(mask)
+        if not names:
+            return id_image(pixels)
+        colours = marks.colours([names])
         table = np.full((IGNORE + 1, 3), IGNORE, np.uint8)
-        for number, name in enumerate(self._names(mask)[:IGNORE]):
+        for number, name in enumerate(names[:IGNORE]):
             table[number] = colours[name]
         image = Image.fromarray(np.ascontiguousarray(pixels))
         image.putpalette(table.tobytes())
@@ -119,8 +133,8 @@ class OutputFolder:
         twice = next((path for path, count in Counter(paths).items() if count > 1), None)
         if twice:
             raise UserError(f"--output: two results would be {twice}; predict the two inputs one after the other")
-        taken = {path.resolve() for path in inputs}
-        replaced = next((path for path in paths if path.resolve() in taken), None)
+        taken = set(map(os.path.realpath, inputs))  # Path.resolve raises for a link to itself
+        replaced = next((path for path in paths if os.path.realpath(path) in taken), None)
         if replaced:
             raise UserError(f"--output {self.folder}: a result would replace the input {replaced}; name another folder")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from ml_collections import ConfigDict
 
 from morphism.data.image import for_display
@@ -71,8 +71,8 @@ class Result:
         """The values of each line to print; of detections `most` that score at least `threshold`."""
         return self._task.lines(self.found, threshold, most)
 
-    def mask(self, name: str = "") -> UInt8[np.ndarray, "h w"]:
-        """The class of every pixel; `name` is one of the task's masks."""
+    def mask(self, name: str = "") -> Shaped[np.ndarray, "h w"]:
+        """The class of every pixel, uint8; of fused segments their ids, uint16; `name` is one of the task's masks."""
         return self._task.mask(self.predictions, 0, name)
 
     def annotated(self, threshold: float = 0.25, most: int = 50) -> PIL.Image.Image:

@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool
 from ml_collections import ConfigDict
 
 from morphism import models
-from morphism.runtime.mesh import AXIS, compiler_options, gathered, specs
+from morphism.runtime.arithmetic import compiled
+from morphism.runtime.mesh import AXIS, gathered, specs
 from morphism.tasks import Task
 from morphism.tasks.task import Batch
 
@@ -61,7 +62,7 @@ def make_eval_step(
         predictions, broken = mapped(variables, batch)
         return predictions | {"broken": broken}
 
-    return jax.jit(step, compiler_options=compiler_options())
+    return compiled(step, config)
 
 
 def _finite(outputs: Any, rows: int) -> Bool[Array, "b"]:

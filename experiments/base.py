@@ -127,6 +127,12 @@ COMMON = dict(
         "What the model learns.",
     ),
     seed=Field(0, between(0, 2**32 - 1), "Seed of initialisation, shuffling, cropping and augmentation."),
+    precision=Field(
+        "default",
+        one_of("default", "high", "highest"),
+        "Products in float32. default: on GPUs TF32, on TPUs 1 bfloat16 pass; high: TF32, 3 passes; highest: float32.",
+    ),
+    deterministic=Field(False, SWITCH, "On GPUs: only algorithms that give the same bits in every process; slower."),
     batch_size=Field(128, at_least(1), "Examples per step, over all devices and processes."),
     eval_batch_size=Field(0, at_least(0), "Examples per evaluation step, rounded up to the devices; 0: batch_size."),
     mesh=dict(
@@ -175,8 +181,10 @@ COMMON = dict(
         intensity_rule=Field("bits", one_of("bits", "type", "percentiles"), "Rule that finds intensity."),
         workers=Field(0, at_least(0), "Processes that load examples; 0: threads of this process."),
         threads=Field(2, at_least(0), "Threads per process that load examples."),
+        on_device=Field(False, SWITCH, "Keep the decoded train split on the devices (data/fixed.py: when)."),
         eval_loss=Field(False, SWITCH, "Evaluation of detectors computes their loss, for config.best or stop.metric."),
         strict=Field(False, SWITCH, "Refuse odd images, otherwise corrected and counted (data/image.py)."),
+        broken=Field("error", one_of("error", "skip"), "A record that cannot be read ends the run, or is skipped."),
         prefetch=Field(4, at_least(1), "Batches that each process loads ahead."),
         timeout=Field(300, above(0), "Seconds without a batch after which the input counts as hung."),
     ),

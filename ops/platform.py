@@ -22,6 +22,11 @@ def on_cpu() -> bool:
     return (_FORM.get() or jax.default_backend()) == "cpu"
 
 
+def backend() -> str:
+    """What programs are compiled for, whatever form they take: "cpu", "gpu" or "tpu"."""
+    return jax.default_backend()
+
+
 def on_tpu() -> bool:
     """Whether the code being traced takes its form for TPUs."""
     return (_FORM.get() or jax.default_backend()) == "tpu"

@@ -162,24 +162,27 @@ def claim_intensity(workdir: AnyPath, settled: ConfigDict) -> None:
     write_json(workdir / "intensity.json", {"pixels": data.pixels, "intensity": list(data.intensity)})
 
 
-def write_manifest(workdir: AnyPath, config: ConfigDict, command: Sequence[str], facts: dict[str, Any]) -> None:
-    """Appends an entry for this start of the run: versions, code, devices, and `facts` about the model.
+def write_manifest(
+    workdir: AnyPath, config: ConfigDict, command: Sequence[str], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Appends an entry for this start of the run: versions, code, devices, and `facts` about the model. Returns it.
 
     `command` is the command line; empty if Python code called the training.
     """
     path = workdir / "manifest.json"
     starts = read_json(path, list) if path.exists() else []
-    starts.append(
-        {
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "command": list(command),
-            "folder": os.getcwd(),
-            **surroundings(),
-            "seed": config.seed,
-            **facts,
-        }
-    )
-    write_json(path, starts)
+    start = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": list(command),
+        "folder": os.getcwd(),
+        **surroundings(),
+        "seed": config.seed,
+        "precision": config.precision,
+        "deterministic": config.deterministic,
+        **facts,
+    }
+    write_json(path, [*starts, start])
+    return start
 
 
 def read_starts(workdir: AnyPath) -> list[dict[str, Any]]:

@@ -17,12 +17,12 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from morphism.errors import UserError
-from morphism.ops.platform import on_cpu
+from morphism.ops.platform import backend
 
 DATA, FSDP = "data", "fsdp"
 AXIS = (DATA, FSDP)  # the axes that the rows of a batch are split over, and that collectives go over: all devices
 SMALL = 2**14  # an array with fewer values is repeated on every device
-HOST_ONLY = ("odd",)  # keys of a batch that stay on the host: no step reads them
+HOST_ONLY = ("odd", "unread")  # keys of a batch that stay on the host: no step reads them
 
 
 def make_mesh(count: int | None = None, fsdp: int = 1) -> Mesh:
@@ -122,19 +122,24 @@ def varying(shards: Any, layout: Any) -> Any:
     return jax.tree.map(lambda x, spec: jax.lax.pcast(x, DATA if len(spec) else AXIS, to="varying"), shards, layout)
 
 
-def compiler_options(*, once: bool = False) -> dict[str, Any]:
-    """Options for jax.jit; empty except on CPU. `once`: for a program that runs once, such as a model's initialisation.
+def compiler_options(*, once: bool = False, deterministic: bool = False) -> dict[str, Any]:
+    """Options for jax.jit. `once`: for a program that runs once, such as a model's initialisation.
+
+    deterministic: config.deterministic. On GPUs, XLA then does not choose algorithms by timing them, and replaces those
+    whose order of addition varies. XLA's programs for CPU and TPU compute the same bits in every run as they are.
 
     On CPU, XLA compiles convolutions itself: YNNPACK, its default, takes twice as long for the gradients of kernels.
+    YNNPACK's sums are left out since JAX 0.11: with 0.11.2, means of bfloat16 maps were NaN.
     A program that runs once has LLVM's second lowest optimisation level: it compiles six times as fast, to the same
     bits.
     """
-    if not on_cpu():
-        return {}
+    if backend() != "cpu":
+        return {"xla_gpu_deterministic_ops": True} if deterministic and backend() == "gpu" else {}
     return ({"xla_backend_optimization_level": 1} if once else {}) | (_NO_YNN if _knows_ynn() else {})
 
 
-_NO_YNN = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
+_YNN = ("DOT",) if jax.__version_info__ >= (0, 11) else ("DOT", "REDUCE")
+_NO_YNN = {"xla_cpu_experimental_ynn_fusion_type": ",".join(f"LIBRARY_FUSION_TYPE_{each}" for each in _YNN)}
 
 
 @cache

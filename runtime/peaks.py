@@ -48,18 +48,20 @@ _PEAKS = (  # a pattern of jax.Device.device_kind; the first that matches counts
 _EXACT = ("highest", "float32", "F32_F32_F32")  # values of jax_default_matmul_precision
 
 
-def flops(device_kind: str, dtype: str) -> float | None:
+def flops(device_kind: str, dtype: str, precision: str = "default") -> float | None:
     """FLOP/s of one device, if its peak is known.
 
-    dtype: config.model.dtype. For float32 the peak is that of TF32 where there is one, which is what JAX computes in
-    unless jax_default_matmul_precision says otherwise.
+    dtype, precision: config.model.dtype and config.precision. For float32 the peak is that of TF32 where there is one,
+    which is what JAX computes in, unless config.precision or else jax_default_matmul_precision says otherwise.
     """
+    if precision == "default":
+        precision = jax.config.jax_default_matmul_precision
     peak = next((peak for pattern, peak in _PEAKS if re.search(pattern, device_kind)), None)
     if peak is None:
         return None
     if dtype == "bfloat16":
         speed = peak.bfloat16
-    elif jax.config.jax_default_matmul_precision in _EXACT:
+    elif precision in _EXACT:
         speed = peak.float32
     else:
         speed = peak.tensor or peak.float32

@@ -17,7 +17,8 @@ from morphism.lengths import exact_steps
 FREE = (
     *("stop.metric", "stop.patience", "stop.min_delta"),
     *("log_every", "checkpoint_every", "keep", "eval_batch_size", "plots", "writers"),
-    *("data.workers", "data.threads", "data.prefetch", "data.timeout", "data.data_dir", "data.strict"),
+    *("data.workers", "data.threads", "data.prefetch", "data.timeout", "data.data_dir", "data.strict", "data.broken"),
+    "data.on_device",
     *("data.eval_loss", "data.spacing", "metrics.medical", "metrics.score", "metrics.tolerance"),
 )
 # In these, evaluation and prediction may differ from a run's training: how large images are seen, and which detections
@@ -95,12 +96,14 @@ def _same_training_canvases(before: ConfigDict, now: ConfigDict, source: Source)
 # Field -> whether it may change, and what to do if it may not.
 _RULES: dict[str, tuple[Callable[[ConfigDict, ConfigDict, Source], bool], str]] = {
     "budget": (lambda *_: False, "leave out --budget, and lengthen the run with --config.duration"),
+    "deterministic": (lambda before, now, _: now.deterministic, "give config.deterministic=True again"),
     "duration": (_longer, "give a duration that is no shorter"),
     "mesh.fsdp": (lambda *_: True, ""),
     "data.max_boxes": (_more_boxes, "give the same to resume, or a larger one in a run without mosaics"),
     "data.canvases": (_same_training_canvases, "give canvases on which each training image stays on its own"),
 }
 _EFFECTS = {
+    "deterministic": ": on a GPU the steps from here on can be repeated to the bit",
     "duration": ": the learning rate follows the longer schedule from here on",
     "mesh.fsdp": ": sums over devices are rounded differently from here on",
 }

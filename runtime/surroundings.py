@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -38,6 +39,16 @@ def surroundings() -> dict[str, Any]:
         "cores": cores(),
         "environment": chosen(os.environ),
     }
+
+
+def repeatable(start: Mapping[str, Any]) -> bool:
+    """Whether another process on the same devices computes the bits of `start`, an entry of the manifest.
+
+    On GPUs XLA chooses algorithms by timing them, unless config.deterministic or XLA_FLAGS prevent that.
+    """
+    flags = start.get("environment", {}).get("XLA_FLAGS", "")
+    forced = re.search(r"--xla_gpu_deterministic_ops(?!=(?:false|0))", flags, re.IGNORECASE)
+    return start.get("platform") != "gpu" or bool(start.get("deterministic") or forced)
 
 
 def chosen(environment: Mapping[str, str]) -> dict[str, str]:

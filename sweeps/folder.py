@@ -21,6 +21,7 @@ from morphism.sweeps.storage import Store, open_store, without_password
 
 FILE = "sweep.json"
 STORAGE = "MORPHISM_STORAGE"  # environment variable with the storage's URL, password included, for worker processes
+SQLITE = "sqlite:///"
 CONFIG_FREE = tuple(name for name in FREE if not name.startswith("stop."))  # fields that change no trial's value
 
 
@@ -37,7 +38,10 @@ class Plan:
     pruner, rungs, eta: see rungs.py.
     trials: how many points of the space there will be in total.
     seeds: how often each point is trained, with config.seed and the numbers after it.
-    storage: its URL, without a password.
+    repeat_best: if positive, each point is trained once, and then so many of the best with `seeds` further seeds.
+    vary_split: whether a further seed also cuts another validation split (config.data.split_seed).
+    stack: how many trials a worker trains at most side by side (training/together.py).
+    storage: its URL, without a password; "" for sweep.db in the folder of the sweep.
     disk: bytes that checkpoints may use; 0: no bound.
     tries: how often a trial's process may end without progress before the trial counts as failed.
     """
@@ -58,6 +62,9 @@ class Plan:
     disk: int = 0
     tries: int = 3
     seeds: int = 1
+    repeat_best: int = 0
+    vary_split: bool = False
+    stack: int = 1
     name: str = ""
     description: Mapping[str, Any] = field(default_factory=dict)
 
@@ -66,9 +73,19 @@ class Plan:
         return Halving(self.rungs, self.pruner, self.eta, self.lower)
 
     @property
+    def per_point(self) -> int:
+        """With how many seeds each point is trained; its trials follow one another."""
+        return 1 if self.repeat_best else self.seeds
+
+    @property
+    def searched(self) -> int:
+        """How many trials search the space. Those with a higher number repeat the best."""
+        return self.trials * self.per_point
+
+    @property
     def total(self) -> int:
-        """How many trials there will be: those of a point follow one another."""
-        return self.trials * self.seeds
+        """How many trials there will be."""
+        return self.searched + self.repeat_best * self.seeds
 
     def opened_space(self) -> Space:
         return load(self.space) if self.space else grid(self.grid)
@@ -107,7 +124,9 @@ def begin_sweep(folder: Path, plan: Plan) -> Plan:
         finally:
             temporary.unlink()
     before = read_plan(folder)
-    if difference := _difference(before, plan):
+    old, new = (without_password(storage_of(folder, each)) for each in (before, plan))
+    difference = _difference(before, plan) or (f"its trials in {old}, now it is {new}" if old != new else "")
+    if difference:
         raise UserError(
             f"{folder}: holds a sweep with {difference}; choose another --workdir, or give the same to go on with it"
         )
@@ -128,10 +147,26 @@ def read_plan(folder: Path) -> Plan:
     return Plan(**values | {"config": config, "rungs": tuple(found["rungs"]), "grid": grid})
 
 
+def storage_of(folder: Path, plan: Plan) -> str:
+    """The URL of the storage of the sweep in `folder`: its own sweep.db moves with it."""
+    own = folder / "sweep.db"
+    missing = plan.storage.startswith(SQLITE) and not Path(plan.storage.removeprefix(SQLITE)).exists()
+    return f"{SQLITE}{own.absolute()}" if not plan.storage or (missing and own.exists()) else plan.storage
+
+
 def open_sweep(folder: Path, url: str = "") -> tuple[Plan, Store]:
     """The plan and the study of the sweep in `folder`; `url` is its storage, with its password if it has one."""
     plan = read_plan(folder)
-    return plan, open_store(url or os.environ.get(STORAGE) or plan.storage, plan.name, plan.lower)
+    return plan, open_store(url or os.environ.get(STORAGE) or storage_of(folder, plan), plan.name, plan.lower)
+
+
+def read_sweep(folder: Path) -> tuple[Plan, Store]:
+    """The plan and the study of a sweep that has begun. Raises UserError if it or its storage is missing."""
+    plan = read_plan(folder)
+    url = os.environ.get(STORAGE) or storage_of(folder, plan)
+    if url.startswith(SQLITE) and not Path(url.removeprefix(SQLITE)).exists():  # it would be made, and empty
+        raise UserError(f"{folder}: its storage {url} is missing; restore the file")
+    return open_sweep(folder, url)
 
 
 def _description(plan: Plan) -> dict[str, Any]:
@@ -160,11 +195,16 @@ def _difference(before: Plan, now: Plan) -> str:
             return f"{name} from {parameters.get(name, 'nothing')}, now it is from {others.get(name, 'nothing')}"
     if before.description["returns"] != now.description["returns"]:
         return f"a space {before.space or '--grid'} that made other overrides of the same values than it does now"
-    for name in ("metric", "lower", "sampler", "sampler_seed", "pruner", "rungs", "eta", "seeds"):
+    fixed = ["metric", "lower", "sampler", "sampler_seed", "pruner", "rungs", "eta", "stack"]
+    if before.repeat_best:  # the numbers of its trials follow those of the search
+        fixed += ["trials", "repeat_best"]
+    if before.repeat_best or before.seeds > 1 or not now.repeat_best:
+        fixed += ["seeds", "vary_split"]
+    if before.per_point > 1:
+        fixed += ["repeat_best"]
+    for name in fixed:
         if getattr(before, name) != getattr(now, name):
             return f"{name}={getattr(before, name)!r}, now it is {getattr(now, name)!r}"
-    if without_password(before.storage) != without_password(now.storage):
-        return f"its trials in {without_password(before.storage)}, now it is {without_password(now.storage)}"
     return ""
 
 

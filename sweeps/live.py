@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from morphism.sweeps.folder import Plan
-from morphism.sweeps.trials import Record
+from morphism.sweeps.trials import Record, ranked
 
 SHOWN = 8  # running trials of the table
 LINE_S = 30.0  # between two lines of the whole sweep, where there is no table
@@ -16,8 +16,7 @@ LINE_S = 30.0  # between two lines of the whole sweep, where there is no table
 
 def best_of(trials: Sequence[Record], lower: bool) -> Record | None:
     """The complete trial with the best metric, the first of equals; None if there is none."""
-    complete = [each for each in trials if each.state == "complete"]
-    return min(complete, key=lambda each: (each.value if lower else -each.value, each.number), default=None)
+    return next(iter(ranked(trials, lower)), None)
 
 
 def in_words(trial: Record) -> str:

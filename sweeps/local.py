@@ -79,10 +79,13 @@ class _Process:
 
 
 class Pool:
-    """The worker processes of a sweep on this machine. Leaving its `with` asks them to save, and waits for them."""
+    """The worker processes of a sweep on this machine. Leaving its `with` asks them to save, and waits for them.
 
-    def __init__(self, folder: Path, plan: Plan, store: Store, workers: int):
-        self._folder, self._plan, self._store, self._workers = folder, plan, store, workers
+    `name` is that of the log, where several machines have a pool of one worker.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, store: Store, workers: int, name: str = ""):
+        self._folder, self._plan, self._store, self._workers, self._name = folder, plan, store, workers, name
         self._barren = 0
         self._processes: list[_Process] = []
 
@@ -155,7 +158,7 @@ class Pool:
 
     def _start(self, slot: int) -> _Process:
         environment, cores = placement(slot, self._workers)
-        log = self._folder / "workers" / f"{slot}.log"
+        log = self._folder / "workers" / f"{self._name or slot}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             process = subprocess.Popen(

@@ -15,10 +15,10 @@ from morphism.evaluation.report.reading import read_metrics
 from morphism.evaluation.report.tables import table
 from morphism.evaluation.report.words import SECONDS, number, quantity
 from morphism.sweeps import drawing, tables
-from morphism.sweeps.folder import Plan, open_sweep, read_plan
+from morphism.sweeps.folder import Plan, read_sweep
 from morphism.sweeps.live import in_words
 from morphism.sweeps.statistics import summarise
-from morphism.sweeps.trials import Record
+from morphism.sweeps.trials import Record, ranked
 
 LEAST = 8  # complete points from which importances are estimated
 QUANTILE = 0.25  # importance: for being among this share of the best
@@ -27,14 +27,7 @@ QUANTILE = 0.25  # importance: for being among this share of the best
 def sweep_page(where: str) -> str:
     """The report of the sweep in the folder `where`. Raises UserError if its storage or its trials are missing."""
     folder = Path(where)
-    plan = read_plan(folder)
-    file = Path(plan.storage.removeprefix("sqlite:///"))
-    if plan.storage.startswith("sqlite:///") and not file.exists():  # it would be made, and empty
-        file = folder / "sweep.db"
-        if not file.exists():
-            raise UserError(f"{folder}: its storage {plan.storage} is missing; restore the file")
-    url = f"sqlite:///{file.absolute()}" if plan.storage.startswith("sqlite:///") else ""
-    plan, store = open_sweep(folder, url)
+    plan, store = read_sweep(folder)
     trials = store.records()
     if not trials:
         raise UserError(f"{folder}: no trial has started yet")
@@ -86,12 +79,14 @@ def _told(trial: Record, plan: Plan) -> str:
 
 
 def _cards(trials: Sequence[Record], complete: Sequence[Record], plan: Plan) -> Html:
-    best = _ranked(complete, plan.lower)[:1]
+    best = ranked(complete, plan.lower)[:1]
     states = [each.state for each in trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
     spent = quantity(sum(each.seconds for each in trials), SECONDS)
     facts = [plan.sampler, f"pruner {plan.pruner}", *([f"rungs {', '.join(plan.rungs)}"] if plan.rungs else [])]
-    facts += [f"{plan.seeds} seeds per point"] if plan.seeds > 1 else []
+    if plan.seeds > 1:
+        repeated = f"{plan.seeds} more seeds of the best {plan.repeat_best}"
+        facts += [repeated if plan.repeat_best else f"{plan.seeds} seeds per point"]
     direction = "lower is better" if plan.lower else "higher is better"
     top = [
         tag("p", tag("strong", number(each.value)), f" {plan.metric}", class_="headline")
@@ -121,17 +116,13 @@ def _cards(trials: Sequence[Record], complete: Sequence[Record], plan: Plan) -> 
     )
 
 
-def _ranked(trials: Sequence[Record], lower: bool) -> list[Record]:
-    return sorted(trials, key=lambda each: (each.value if lower else -each.value, each.number))
-
-
 def _ranking(complete: Sequence[Record], plan: Plan, fields: Sequence[str]) -> Html | None:
     if not complete:
         return None
     heads = [*tables.labelled(dict.fromkeys(fields)), *(["seed"] if plan.seeds > 1 else []), "steps", "seconds"]
     order = {name: sorted({tables.written(each.overrides.get(name)) for each in complete}) for name in fields}
     rows = []
-    for rank, each in enumerate(_ranked(complete, plan.lower), 1):
+    for rank, each in enumerate(ranked(complete, plan.lower), 1):
         cells = [_cell(each.overrides.get(name), order[name]) for name in fields]
         cells += [_cell(each.seed, [])] if plan.seeds > 1 else []
         cells += [_cell(each.steps, []), _cell(round(each.seconds, 1), [])]
@@ -163,7 +154,7 @@ def _cell(value: object, names: Sequence[str]) -> Html:
 
 def _over_seeds(trials: Sequence[Record], plan: Plan) -> Html | None:
     """The table that `morphism table` prints."""
-    whole = tables.of_sweep(trials, plan.metric, plan.lower)
+    whole = tables.of_sweep(trials, plan)
     if not whole.rows:
         return None
     rows = []
@@ -184,8 +175,9 @@ def importances(stored: Sequence[FrozenTrial], plan: Plan) -> dict[str, float]:
     """
     groups: dict[int, list[FrozenTrial]] = {}
     for each in stored:
-        if each.state == TrialState.COMPLETE and each.params and math.isfinite(each.value):
-            groups.setdefault(each.number // plan.seeds, []).append(each)
+        searching = each.number < plan.searched
+        if searching and each.state == TrialState.COMPLETE and each.params and math.isfinite(each.value):
+            groups.setdefault(each.number // plan.per_point, []).append(each)
     if len(groups) < LEAST:
         return {}
     study = optuna.create_study(direction="minimize" if plan.lower else "maximize")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from morphism.errors import UserError
+from morphism.sweeps.folder import Plan
 from morphism.sweeps.statistics import CONFIDENCE, LEAST, RESAMPLES, TOO_FEW, clear_best, compare, summarise
 from morphism.sweeps.trials import Record
 
@@ -41,17 +42,24 @@ class Table:
     notes: Sequence[str] = field(default_factory=tuple)
 
 
-def of_sweep(trials: Sequence[Record], metric: str, lower: bool) -> Table:
-    """The complete trials of a sweep, a row for each point of its space."""
+def of_sweep(trials: Sequence[Record], plan: Plan) -> Table:
+    """The complete trials of a sweep, a row for each point of its space; where the best were repeated, a row for those.
+
+    A row of these does not hold the trial by which it was chosen: as one of the highest of many, that is too high.
+    """
+    complete = [each for each in trials if each.state == "complete"]
+    repeated = [each for each in complete if each.number >= plan.searched]
     points: dict[str, tuple[Mapping[str, Any], dict[int, float]]] = {}
-    for each in trials:
-        if each.state == "complete":
-            _, values = points.setdefault(_key(each.overrides), (each.overrides, {}))
-            values[each.seed] = each.value
+    for each in repeated or complete:
+        _, values = points.setdefault(_key(each.overrides), (each.overrides, {}))
+        values[each.seed] = each.value
     others = [each.state for each in trials if each.state != "complete"]
     counts = ", ".join(f"{others.count(state)} {state}" for state in dict.fromkeys(others))
     notes = [f"Trials that are not in the table: {counts}."] if others else []
-    return ranked([Row(*each) for each in points.values()], metric, lower, notes)
+    if repeated:
+        search = len(complete) - len(repeated)
+        notes.append(f"Only the best of {search} points, with other seeds than the one by which they were chosen.")
+    return ranked([Row(*each) for each in points.values()], plan.metric, plan.lower, notes)
 
 
 def ranked(rows: Sequence[Row], metric: str, lower: bool, notes: Sequence[str] = ()) -> Table:

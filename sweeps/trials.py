@@ -1,6 +1,6 @@
 """The trials of a sweep, as its storage holds them: what workers, tables and reports read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,12 @@ class Record:
     @property
     def over(self) -> bool:
         return self.state in ("complete", "pruned", "failed")
+
+
+def ranked(trials: Sequence[Record], lower: bool) -> list[Record]:
+    """The complete ones of `trials`, the best first; of equal ones the lower number. `lower`: low values are good."""
+    complete = [each for each in trials if each.state == "complete"]
+    return sorted(complete, key=lambda each: (each.value if lower else -each.value, each.number))
 
 
 def records(storage: BaseStorage, study: int) -> list[Record]:

@@ -8,7 +8,8 @@ storage. What it does next depends on nothing but these:
 3. a trial that may be promoted goes on from its rung;
 4. otherwise the next trial is sampled.
 
-Trials that differ only in hyper-parameters which change no shape share this process's compiled programs.
+With --stack it trains several trials side by side (training/together.py). Trials that differ only
+in hyper-parameters which change no shape share this process's compiled programs.
 """
 
 import contextlib
@@ -18,7 +19,8 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,11 @@ from morphism.sweeps.claims import Heartbeat, Watch, claim, exclusive, let_go, o
 from morphism.sweeps.folder import Plan, check_space, delete_checkpoints, open_sweep, size_of
 from morphism.sweeps.rungs import hopeless, promotable, to_evict
 from morphism.sweeps.storage import Store
-from morphism.sweeps.trials import ERROR, GOAL, PLAN, SECONDS, STEPS, Record
+from morphism.sweeps.trials import ERROR, GOAL, PLAN, SECONDS, STEPS, Record, ranked
 
 POLL_S = 0.5  # between two looks for work, while others run the last trials
 ATTEMPTS = 100  # at sampling a point that no trial has
+LOOKED_AT = 2  # trials of other programs, for each trial of a stack, after which it is full enough
 
 
 class Ended(StopRequest):
@@ -65,7 +68,7 @@ class Worker:
             self.tidy()
             trial = self._next()
             if trial is not None:
-                self._train(trial)
+                self._train([trial, *self._mates(trial)])
             elif all(each.over for each in self._mine(self._store.slots())):
                 return
             else:
@@ -75,28 +78,59 @@ class Worker:
         """Those of `slots` that belong to the sweep: lowering --trials leaves sampled ones in it."""
         return [each for each in slots if each.id or each.number < self._plan.total]
 
-    def _next(self) -> Record | None:
-        """A trial that is now this worker's, sampled and with its goal; None if there is nothing to do for now."""
+    def _next(self, held: Collection[int] = ()) -> Record | None:
+        """A trial that is now this worker's, sampled and with its goal; None if there is nothing to do for now.
+
+        held: keys of the trials that this worker has already.
+        """
         slots = self._mine(self._store.slots())
         for trial in slots:
-            lost = trial.state == "running" and self._watch.lost(trial)
+            lost = trial.state == "running" and trial.key not in held and self._watch.lost(trial)
             if lost and take_over(self._store, self._folder, trial, self._me):
                 return self._ready(trial)
         for trial in slots:
             if trial.state == "waiting" and trial.id and claim(self._store, trial, self._me):
                 return self._ready(trial)
         sampled = [each for each in slots if each.id]
-        for trial in promotable(sampled, self._plan.total, self._plan.rules):
+        searching = [each for each in sampled if each.number < self._plan.searched]
+        for trial in promotable(searching, self._plan.searched, self._plan.rules):
             if claim(self._store, trial, self._me):
                 self._store.note(trial.key, **{GOAL: trial.rung})
                 return self._ready(trial)
         for trial in slots:
             if trial.state == "waiting" and not trial.id and claim(self._store, trial, self._me):
                 return self._ready(trial)
-        if len(slots) < self._plan.total:
+        searched = all(each.over for each in slots if each.number < self._plan.searched)
+        if len(slots) < (self._plan.total if searched else self._plan.searched):
             self._store.add_slot()
-            return self._next()
+            return self._next(held)
         return None
+
+    def _mates(self, trial: Record) -> list[Record]:
+        """More trials that are now this worker's, to be trained side by side with `trial`; those of other programs
+        that it met on its way wait. A trial with which a process died trains alone, so that no other dies with it.
+        """
+        found: list[Record] = []
+        others: list[Record] = []
+        if trial.deaths or not (own := self._kind(trial)):
+            return []
+        while len(found) + 1 < self._plan.stack and len(others) < LOOKED_AT * self._plan.stack:
+            other = self._next([each.key for each in (trial, *found, *others)])
+            if other is None:
+                break
+            (others if other.deaths or self._kind(other) != own else found).append(other)
+        for other in others:
+            let_go(self._store, other.key)
+        return found
+
+    def _kind(self, trial: Record) -> Any:
+        """What trials of one program have in common; None if the fields of `trial` are impossible."""
+        from morphism.training.programs import kind
+
+        try:
+            return kind(self._config(trial))
+        except UserError:
+            return None
 
     def _ready(self, trial: Record) -> Record | None:
         """This worker's `trial`, sampled; None if there is nothing to run: it was at its goal, or repeats another."""
@@ -111,9 +145,11 @@ class Worker:
 
     def _sample(self, trial: Record) -> bool:
         """Chooses the values of a trial, once: what is written as PLAN stays. False if the trial is then over."""
-        point, repeat = divmod(trial.number, self._plan.seeds)
+        if trial.number >= self._plan.searched:
+            return self._repeat_best(trial)
+        point, repeat = divmod(trial.number, self._plan.per_point)
         if repeat:
-            return self._repeat(trial, point * self._plan.seeds, repeat)
+            return self._repeat(trial, point * self._plan.per_point, repeat)
         try:
             for attempt in range(ATTEMPTS):
                 draw, overrides = self._sampler.sample(point, lambda: self._history(trial.number), attempt)
@@ -144,6 +180,15 @@ class Worker:
         self._store.note(trial.key, **{PLAN: self._planned(found.params, overrides, repeat)})
         return True
 
+    def _repeat_best(self, trial: Record) -> bool:
+        """Plans `trial`, which comes after the search, as one of its best with another seed; False if it is over."""
+        rank, repeat = divmod(trial.number - self._plan.searched, self._plan.seeds)
+        searched = [each for each in self._store.records() if each.number < self._plan.searched]
+        best = ranked(searched, self._plan.lower)
+        if rank < len(best):
+            return self._repeat(trial, best[rank].number, repeat + 1)
+        return self._over(trial, f"only {len(best)} trial(s) of the search are complete", failed=False)
+
     def _planned(self, params: Mapping[str, Any], overrides: Mapping[str, Any], repeat: int) -> dict[str, Any]:
         seed = overrides.get("seed", self._plan.config.seed) + repeat
         rest = {name: value for name, value in overrides.items() if name != "seed"}
@@ -157,11 +202,11 @@ class Worker:
         values: dict[int, list[float]] = {}
         for each in sampled:
             if each.state == TrialState.COMPLETE:
-                values.setdefault(each.number // self._plan.seeds, []).append(each.value)
-        firsts = [each for each in sampled if each.number % self._plan.seeds == 0 and each.number != number]
+                values.setdefault(each.number // self._plan.per_point, []).append(each.value)
+        firsts = [each for each in sampled if each.number % self._plan.per_point == 0 and each.number != number]
         for each in firsts:
             if each.state == TrialState.COMPLETE:
-                each.values = [statistics.fmean(values[each.number // self._plan.seeds])]
+                each.values = [statistics.fmean(values[each.number // self._plan.per_point])]
         return firsts
 
     def _store_params(self, key: int) -> None:
@@ -177,46 +222,74 @@ class Worker:
                 internal = distribution.to_internal_repr(known[name])
                 self._store.storage.set_trial_param(key, name, internal, distribution)
 
-    def _train(self, trial: Record) -> None:
-        """Trains until the trial's next rung or its end, and records what came of it."""
-        from morphism.training.loop import advance
+    def _train(self, trials: Sequence[Record]) -> None:
+        """Trains each until its next rung or its end, all together, and records what came of it."""
+        from morphism.training.together import together
 
-        workdir, began = self._folder / trial.workdir, time.monotonic()
-        rungs, stop = self._plan.rungs, Ended(self._stop)
-        until = rungs[trial.goal] if trial.goal < len(rungs) else None
-        with Heartbeat(self._store, trial, self._me, stop) as heart:
-            try:
-                with _log(workdir):
-                    reached = advance(self._config(trial), workdir, until=until, stop=stop, command=sys.argv)
-            except Busy:
-                time.sleep(POLL_S)  # its former worker is still saving
-                return let_go(self._store, trial.key) if heart.check() else None
-            except Unwritable:
-                let_go(self._store, trial.key)
-                raise
-            except Exception as error:
-                line = one_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
-                if heart.check():
-                    self._over(trial, line[:500], failed=True)
-                return None
-            if not heart.check():
-                return None
-        self._store.note(trial.key, **{STEPS: reached.step, SECONDS: trial.seconds + time.monotonic() - began})
-        if not reached.over and not reached.paused:
+        began = time.monotonic()
+        stops = [Ended(self._stop) for _ in trials]
+        with contextlib.ExitStack() as beating:
+            hearts = [
+                beating.enter_context(Heartbeat(self._store, trial, self._me, stop))
+                for trial, stop in zip(trials, stops, strict=True)
+            ]
+            begins = [partial(self._begun, *each) for each in zip(trials, stops, strict=True)]
+            outcomes = together(begins)
+            seconds = (time.monotonic() - began) / len(trials)
+            mine = [heart.check() for heart in hearts]
+        for trial, outcome, own in zip(trials, outcomes, mine, strict=True):
+            if own:
+                self._conclude(trial, outcome, seconds)
+        full = next((each for each in outcomes if isinstance(each, Unwritable)), None)
+        if full:
+            raise full
+
+    def _begun(self, trial: Record, stop: StopRequest, feed: Any) -> Any:
+        """The training of a trial, which logs into its workdir."""
+        from morphism.training.loop import training
+
+        workdir = self._folder / trial.workdir
+        with _log(workdir) as into:
+            given = {"until": self._until(trial), "stop": stop, "command": sys.argv, "feed": feed}
+            return (yield from into(training(self._config(trial), workdir, **given)))
+
+    def _until(self, trial: Record) -> str | None:
+        rungs = self._plan.rungs
+        return rungs[trial.goal] if trial.goal < len(rungs) and trial.number < self._plan.searched else None
+
+    def _conclude(self, trial: Record, outcome: Any, seconds: float) -> None:
+        """Records what came of a training of this worker: its Progress or its exception."""
+        if isinstance(outcome, Busy):
+            time.sleep(POLL_S)  # its former worker is still saving
             return let_go(self._store, trial.key)
-        value = reached.metrics[self._plan.metric]
-        if reached.over:
-            self._store.report(trial.key, reached.step, value)
+        if isinstance(outcome, Unwritable):
+            return let_go(self._store, trial.key)
+        if isinstance(outcome, Exception):
+            line = one_line(outcome)
+            line = line if isinstance(outcome, UserError) else f"{type(outcome).__name__}: {line}"
+            self._over(trial, line[:500], failed=True)
+            return None
+        self._store.note(trial.key, **{STEPS: outcome.step, SECONDS: trial.seconds + seconds})
+        if not outcome.over and not outcome.paused:
+            return let_go(self._store, trial.key)
+        value = outcome.metrics[self._plan.metric]
+        if outcome.over:
+            self._store.report(trial.key, outcome.step, value)
             self._store.complete(trial.key, value)
-        elif reached.step in trial.values:
-            self._over(trial, f"--rungs: {until} is no later than the rung before, in steps of this trial", failed=True)
+        elif outcome.step in trial.values:
+            rung = f"--rungs: {self._until(trial)} is no later than the rung before, in steps of this trial"
+            self._over(trial, rung, failed=True)
         else:
-            self._store.report(trial.key, reached.step, value)
+            self._store.report(trial.key, outcome.step, value)
             let_go(self._store, trial.key)
         return None
 
     def _config(self, trial: Record) -> ConfigDict:
-        return space.configured(self._plan.config, dict(trial.overrides) | {"seed": trial.seed}, self._space.source)
+        overrides = dict(trial.overrides) | {"seed": trial.seed}
+        if self._plan.vary_split:
+            split = overrides.get("data.split_seed", self._plan.config.data.split_seed)
+            overrides["data.split_seed"] = split + trial.seed - self._plan.config.seed
+        return space.configured(self._plan.config, overrides, self._space.source)
 
     def _over(self, trial: Record, reason: str, failed: bool) -> bool:
         self._store.note(trial.key, **{ERROR: reason})
@@ -225,8 +298,8 @@ class Worker:
 
     def tidy(self) -> None:
         """Prunes the trials that cannot be promoted any more, and keeps the checkpoints within their bound."""
-        trials = self._store.records()
-        for trial, reason in hopeless(trials, self._plan.total, self._plan.rules):
+        trials = [each for each in self._store.records() if each.number < self._plan.searched]
+        for trial, reason in hopeless(trials, self._plan.searched, self._plan.rules):
             if claim(self._store, trial, self._me):
                 delete_checkpoints(self._folder / trial.workdir)
                 self._over(trial, reason, failed=False)
@@ -247,15 +320,31 @@ class Worker:
 
 
 @contextlib.contextmanager
-def _log(workdir: Path) -> Iterator[None]:
-    """What a trial says goes to log.txt of its workdir. Raises Unwritable if that cannot be opened."""
+def _log(workdir: Path) -> Iterator[Callable[[Generator], Generator]]:
+    """Wraps a generator so that what it prints goes to log.txt of `workdir`. Raises Unwritable if that cannot be."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise Unwritable(f"{workdir}: cannot be written ({error.strerror}); make room and start again") from error
-    with file, contextlib.redirect_stdout(file):
-        yield
+
+    def into(inner: Generator) -> Generator:
+        proceed = inner.__next__
+        with contextlib.closing(inner):
+            while True:
+                with contextlib.redirect_stdout(file):
+                    try:
+                        value = proceed()
+                    except StopIteration as end:
+                        return end.value
+                try:
+                    answer = yield value
+                    proceed = partial(inner.send, answer)
+                except Exception as error:
+                    proceed = partial(inner.throw, error)
+
+    with file:
+        yield into
 
 
 def work(folder: Path, url: str = "", stop: StopRequest | None = None) -> None:

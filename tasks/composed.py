@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 from ml_collections import ConfigDict
 
 from morphism.data import sources
@@ -78,7 +78,7 @@ class Composed(Annotating):
 
     @property
     def masks(self) -> tuple[str, ...]:
-        return tuple("/".join(filter(None, (part.name, mask))) for part in self.parts for mask in part.task.masks)
+        return tuple("/".join(filter(None, (part.name, mask))) for part in self.judged for mask in part.task.masks)
 
     def _names(self, of: Callable[[Task], Sequence[str]]) -> tuple[str, ...]:
         return tuple(f"{part.name}/{name}" for part in self.judged for name in of(part.task))
@@ -232,10 +232,9 @@ class Composed(Annotating):
         # Large maps are copied only where some rows do not count.
         return (found if rows.all() else {name: value[rows] for name, value in found.items()}), rows
 
-    def measured(self, config: ConfigDict) -> "Composed":
-        return replace(
-            self, parts=tuple(replace(part, task=part.task.measured(part.config(config))) for part in self.parts)
-        )
+    def measured(self, config: ConfigDict, least: float) -> "Composed":
+        parts = (replace(part, task=part.task.measured(part.config(config), least)) for part in self.parts)
+        return replace(self, parts=tuple(parts))
 
     def naming(self, top: int) -> "Composed":
         return replace(self, parts=tuple(replace(part, task=part.task.naming(top)) for part in self.parts))
@@ -336,7 +335,7 @@ class Composed(Annotating):
             for name, found in part.task.coco_results(described[part.name], part.classes(classes)).items()
         }
 
-    def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
+    def mask(self, predictions: Predictions, row: int, name: str = "") -> Shaped[np.ndarray, "h w"]:
         own, _, mask = name.partition("/")
         part = next(part for part in self.judged if part.name == own)
         return part.task.mask(self._predictions(part, predictions), row, mask)

@@ -34,16 +34,21 @@ class Detection(SingleTask):
 
     judges: whether `summarise` has the kinds of errors (tasks/tide.py).
     has_loss: whether evaluation computes the loss of each image, for which batches hold its objects.
+    least: detections with a lower score count neither in the confusion matrix nor for `image_score`.
     """
 
     judges: bool = False
     has_loss: bool = False
+    least: float = detection_plots.SCORE
     name: ClassVar[str] = "detection"
     targets: ClassVar[tuple[str, ...]] = ("boxes",)
     higher_is_better: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-    image_score: ClassVar[str] = f"F1 of boxes at IoU 0.5, of detections that score at least {detection_plots.SCORE}"
     views: ClassVar[tuple[str, ...]] = ("center",)
     masks: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def image_score(self) -> str:
+        return f"F1 of boxes at IoU 0.5, of detections that score at least {self.least:g}"
 
     @property
     def headline(self) -> tuple[str, ...]:
@@ -150,8 +155,8 @@ class Detection(SingleTask):
         found = in_decoded(model.detect(outputs, batch["size"]), batch)
         return found | ({"loss": image_losses(model, outputs, batch)} if self.has_loss else {})
 
-    def measured(self, config: ConfigDict) -> "Detection":
-        return replace(self, judges=True)
+    def measured(self, config: ConfigDict, least: float) -> "Detection":
+        return replace(self, judges=True, least=least)
 
     @property
     def exports(self) -> Mapping[str, str]:
@@ -206,10 +211,12 @@ class Detection(SingleTask):
 
     def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
         """Curves, confusion with the background, and AP and recall per class: tasks/detection_plots.py."""
-        return detection_plots.of_boxes(metrics["gathered"], metrics["source"].classes, summary["per_class"])
+        classes = metrics["source"].classes
+        return detection_plots.of_boxes(metrics["gathered"], classes, summary["per_class"], self.least)
 
     def per_image(self, metrics: Metrics, predictions: Predictions) -> list[dict[str, Any]]:
-        return detection_plots.per_image(metrics["gathered"], metrics["source"].classes, detection_plots.box_confusion)
+        classes = metrics["source"].classes
+        return detection_plots.per_image(metrics["gathered"], classes, detection_plots.box_confusion, self.least)
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """All detections that evaluation counts, best first; boxes: x0, y0, x1, y1 in pixels of the decoded image."""

@@ -10,27 +10,28 @@ from jaxtyping import Float, Int
 from morphism.tasks import curves, voc
 from morphism.tasks.detections import Columns, Metrics, columns
 
-SCORE = 0.25  # detections with a lower score are neither confused nor counted in the recall
+SCORE = 0.25  # unless given, detections with a lower score are neither confused nor counted in the recall
 BACKGROUND = "background"
 
 
-def of_boxes(metrics: Metrics, classes: Sequence[str], ap: dict[str, float]) -> dict[str, Any]:
+def of_boxes(metrics: Metrics, classes: Sequence[str], ap: dict[str, float], least: float = SCORE) -> dict[str, Any]:
     """The numbers of `precision_recall`, `f1_threshold`, `confusion` and `per_class`; {} where nothing is to be found.
 
     Args:
       metrics: those of tasks/detections.py.
       classes: their names.
       ap: COCO's AP per class, -1 without objects.
+      least: detections with a lower score are neither in the confusion matrix nor in the recall per class.
     """
     _, found, true = columns(metrics)
-    return _numbers(found, true, classes, ap, "boxes", voc.box_iou, voc.box_within)
+    return _numbers(found, true, classes, ap, least, "boxes", voc.box_iou, voc.box_within)
 
 
-def of_masks(metrics: Metrics, classes: Sequence[str], ap: dict[str, float]) -> dict[str, Any]:
+def of_masks(metrics: Metrics, classes: Sequence[str], ap: dict[str, float], least: float = SCORE) -> dict[str, Any]:
     """As `of_boxes`, of masks; an object whose outline is unknown counts as a difficult one does."""
     _, found, true = columns(metrics)
     true = true | {"difficult": true["difficult"] | ~true["known"]}
-    return _numbers(found, true, classes, ap, "masks", _mask_iou, _mask_within)
+    return _numbers(found, true, classes, ap, least, "masks", _mask_iou, _mask_within)
 
 
 def _numbers(
@@ -38,6 +39,7 @@ def _numbers(
     true: Columns,
     classes: Sequence[str],
     ap: dict[str, float],
+    least: float,
     of: str,
     iou: voc.Overlap,
     within: voc.Overlap,
@@ -47,19 +49,19 @@ def _numbers(
     drawn = curves.curves(classes, decisions, f"{of}, IoU 0.5")
     if not drawn:
         return {}
-    recall = [curves.recall_at(each, SCORE) for each in decisions]
+    recall = [curves.recall_at(each, least) for each in decisions]
     return drawn | {
         "confusion": {
             "classes": [*classes, BACKGROUND],
-            "counts": confusion(found, true, len(classes), iou, within).tolist(),
-            "of": f"{of} with a score of at least {SCORE}, IoU 0.5",
+            "counts": confusion(found, true, len(classes), iou, within, least).tolist(),
+            "of": f"{of} with a score of at least {least:g}, IoU 0.5",
         },
         "per_class": {
             "classes": list(classes),
             "bars": {
                 "AP": [None if ap[name] < 0 else ap[name] for name in classes],
                 "AP50": drawn["precision_recall"]["average_precision"],
-                f"recall at score {SCORE}": recall,
+                f"recall at score {least:g}": recall,
             },
             "count": judged.truths.tolist(),
             "of": "objects",
@@ -67,16 +69,18 @@ def _numbers(
     }
 
 
-def box_confusion(found: Columns, true: Columns, classes: int) -> Int[np.ndarray, "side side"]:
-    return confusion(found, true, classes, voc.box_iou, voc.box_within)
+def box_confusion(found: Columns, true: Columns, classes: int, least: float = SCORE) -> Int[np.ndarray, "side side"]:
+    return confusion(found, true, classes, voc.box_iou, voc.box_within, least)
 
 
-def mask_confusion(found: Columns, true: Columns, classes: int) -> Int[np.ndarray, "side side"]:
+def mask_confusion(found: Columns, true: Columns, classes: int, least: float = SCORE) -> Int[np.ndarray, "side side"]:
     true = true | {"difficult": true["difficult"] | ~true["known"]}
-    return confusion(found, true, classes, _mask_iou, _mask_within)
+    return confusion(found, true, classes, _mask_iou, _mask_within, least)
 
 
-def per_image(metrics: Metrics, classes: Sequence[str], confusion_of: Callable) -> list[dict[str, Any]]:
+def per_image(
+    metrics: Metrics, classes: Sequence[str], confusion_of: Callable, least: float = SCORE
+) -> list[dict[str, Any]]:
     """Each image of the batch that was added last, as Task.per_image says.
 
     The score is F1, with what `confusion` counts; 1 for an image that rightly has no detection.
@@ -85,7 +89,7 @@ def per_image(metrics: Metrics, classes: Sequence[str], confusion_of: Callable) 
     results = []
     for image in images.tolist():
         own = ({name: column[rows["image"] == image] for name, column in rows.items()} for rows in (found, true))
-        matrix = confusion_of(*own, len(classes))
+        matrix = confusion_of(*own, len(classes), least)
         right = int(np.trace(matrix))
         predicted, objects = matrix[:, :-1].sum(axis=0), matrix[:-1].sum(axis=1)
         every = int(predicted.sum() + objects.sum())
@@ -102,15 +106,15 @@ def per_image(metrics: Metrics, classes: Sequence[str], confusion_of: Callable) 
 
 
 def confusion(
-    found: Columns, true: Columns, classes: int, iou: voc.Overlap, within: voc.Overlap
+    found: Columns, true: Columns, classes: int, iou: voc.Overlap, within: voc.Overlap, least: float
 ) -> Int[np.ndarray, "side side"]:
     """How often objects of each class (row) are found as each class (column); the last of both is the background.
 
-    Detections with a score of at least SCORE and objects, of any classes, are matched one to one, the pair with the
+    Detections with a score of at least `least` and objects, of any classes, are matched one to one, the pair with the
     largest IoU first, if that is at least 0.5; of equal ones first the pair of one class, then that with the higher
     score. Difficult objects and crowds are not in the matrix, nor are detections of their class on them.
     """
-    shown = found["score"] >= SCORE
+    shown = found["score"] >= least
     found = {name: column[shown] for name, column in found.items()}
     ignored = true["difficult"] | true["crowd"]
     counted, spared = ({name: column[rows] for name, column in true.items()} for rows in (~ignored, ignored))

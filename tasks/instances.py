@@ -35,7 +35,10 @@ class Instances(Detection):
     name: ClassVar[str] = "instances"
     targets: ClassVar[tuple[str, ...]] = ("boxes", "masks")
     higher_is_better: ClassVar[tuple[str, ...]] = ("mask_ap", "mask_ap50", "mask_ap75", *Detection.higher_is_better)
-    image_score: ClassVar[str] = f"F1 of masks at IoU 0.5, of detections that score at least {detection_plots.SCORE}"
+
+    @property
+    def image_score(self) -> str:
+        return super().image_score.replace("boxes", "masks")
 
     def misfit(self, model: nn.Module, outputs: Any, classes: int) -> str:
         wrong = super().misfit(model, outputs, classes)
@@ -53,8 +56,8 @@ class Instances(Detection):
     def exports(self) -> Mapping[str, str]:
         return super().exports | {"masks": "[B,D,S,S], the probability of each of S x S equal parts of a box"}
 
-    def measured(self, config: ConfigDict) -> "Instances":
-        return replace(self, judges=True, score=config.metrics.score if config.metrics.medical else None)
+    def measured(self, config: ConfigDict, least: float) -> "Instances":
+        return replace(super().measured(config, least), score=config.metrics.score if config.metrics.medical else None)
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
         updated, source = super().update_metrics(metrics, predictions), metrics["source"]
@@ -91,11 +94,12 @@ class Instances(Detection):
         """As Detection's, of masks; those of boxes have "boxes/" in front of their names."""
         boxes = super().plots(metrics, summary)
         gathered, classes = metrics["gathered"], metrics["source"].classes
-        masks = detection_plots.of_masks(gathered, classes, summary["mask_per_class"])
+        masks = detection_plots.of_masks(gathered, classes, summary["mask_per_class"], self.least)
         return masks | {f"boxes/{name}": each for name, each in boxes.items()}
 
     def per_image(self, metrics: Metrics, predictions: Predictions) -> list[dict[str, Any]]:
-        return detection_plots.per_image(metrics["gathered"], metrics["source"].classes, detection_plots.mask_confusion)
+        classes = metrics["source"].classes
+        return detection_plots.per_image(metrics["gathered"], classes, detection_plots.mask_confusion, self.least)
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """As Detection's, with each mask as COCO's compressed run lengths, which pycocotools decodes."""

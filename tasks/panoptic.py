@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Float, Integer, UInt8, UInt16
 
 from morphism.data import id_maps, outlines
 from morphism.data.annotations import Annotations
@@ -68,7 +68,7 @@ class Panoptic:
     headline: ClassVar[tuple[str, ...]] = ("pq", "sq", "rq", "pq_things", "pq_stuff")
     higher_is_better: ClassVar[tuple[str, ...]] = headline
     image_score: ClassVar[str] = "panoptic quality of the image"
-    masks: ClassVar[tuple[str, ...]] = ()
+    masks: ClassVar[tuple[str, ...]] = ("",)
 
     def init_metrics(self, source: Source) -> Metrics:
         return {"source": source, "sums": np.zeros((len(source.classes.names), 4)), "maps": [], "images": []}
@@ -167,8 +167,10 @@ class Panoptic:
         things = [each for each in described["segments"] if "score" in each]
         return len(shown(things, threshold, most)), len(things)
 
-    def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
-        raise KeyError(name)
+    def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt16[np.ndarray, "h w"]:
+        """The ids of the segments that `describe` lists."""
+        height, width = predictions["original_size"][row]
+        return predictions["segments"][row, :height, :width]
 
     def found_layers(
         self, predictions: Predictions, row: int, classes: Categories, threshold: float, most: int
@@ -215,11 +217,10 @@ def _regions(segments: Segments, categories: Categories) -> Regions:
 
 def found_in(predictions: Predictions, row: int, categories: Categories) -> Segments:
     """The predicted segments of an image: detections, then classes of pixels."""
-    height, width = predictions["original_size"][row]
     classes = np.concatenate(
         [predictions["classes"][row], len(categories.things) + np.arange(len(categories.pixels))]
     ).astype(np.int64)
-    return Segments(predictions["segments"][row, :height, :width], classes, np.zeros(len(classes), bool))
+    return Segments(Panoptic().mask(predictions, row), classes, np.zeros(len(classes), bool))
 
 
 def truth_of(

@@ -55,6 +55,12 @@ def restored(each: Stored) -> UInt16[np.ndarray, "h w"]:
     return np.frombuffer(zlib.decompress(each.compressed), np.uint16).reshape(each.size)
 
 
+def id_image(segments: UInt16[np.ndarray, "h w"]) -> Image.Image:
+    """An image whose pixels are ids in COCO's panoptic format."""
+    wide = segments.astype(np.uint32)
+    return Image.fromarray(np.stack([wide >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8))
+
+
 def segments_info(segments: UInt16[np.ndarray, "h w"], classes: Int[np.ndarray, "n"], ids: Sequence[Any]) -> list[Any]:
     """COCO's record of each segment that has a pixel: id, category, area and box (x, y, width, height)."""
     found = IdMap.of(segments)
@@ -95,7 +101,6 @@ def file_name(source: Source, index: int) -> str:
 
 def _images(maps: Sequence[Stored], source: Source) -> Iterator[tuple[str, bytes]]:
     for each in maps:
-        segments, content = restored(each).astype(np.uint32), io.BytesIO()
-        colours = np.stack([segments >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
-        Image.fromarray(colours).save(content, "PNG")
+        content = io.BytesIO()
+        id_image(restored(each)).save(content, "PNG")
         yield file_name(source, each.index), content.getvalue()

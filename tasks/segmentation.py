@@ -170,7 +170,7 @@ class Segmentation(SingleTask):
             "confidence": jnp.where(inside, jnp.max(probabilities, axis=-1), 0),
         }
 
-    def measured(self, config: ConfigDict) -> "Segmentation":
+    def measured(self, config: ConfigDict, least: float) -> "Segmentation":
         options = surfaces.Options(tuple(config.data.spacing), config.metrics.tolerance)
         return replace(self, surface_options=options if config.metrics.medical else None)
 

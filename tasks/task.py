@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import flax.linen as nn
 import numpy as np
 from flax.core import FrozenDict
-from jaxtyping import Array, Bool, Float, Key, UInt8
+from jaxtyping import Array, Bool, Float, Key, Shaped, UInt8
 from ml_collections import ConfigDict
 
 from morphism.data import sources
@@ -157,8 +157,11 @@ class Task(Protocol):
     # Metrics, in float64 or integers, each example once. A value of their dictionary that is of a type in ADDED is a
     # sum over examples, or a list with something per batch or example, in any order; any other is the same for all.
 
-    def measured(self, config: ConfigDict) -> "Task":
-        """This task with the further metrics of config.metrics, which `morphism eval` reports and training does not."""
+    def measured(self, config: ConfigDict, least: float) -> "Task":
+        """This task with the further metrics of config.metrics, which `morphism eval` reports and training does not.
+
+        least: detections with a lower score count neither as confused nor in an image's score.
+        """
 
     def init_metrics(self, source: Source) -> Metrics:
         """Empty metrics for the split `source`."""
@@ -214,8 +217,11 @@ class Task(Protocol):
         Class k is category k + 1.
         """
 
-    def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
-        """The class of every pixel of a decoded image; `name` is one of `masks`."""
+    def mask(self, predictions: Predictions, row: int, name: str = "") -> Shaped[np.ndarray, "h w"]:
+        """The class of every pixel of a decoded image, uint8; of fused segments their ids, uint16.
+
+        `name` is one of `masks`.
+        """
 
     def found_layers(
         self, predictions: Predictions, row: int, classes: Any, threshold: float, most: int
@@ -281,7 +287,7 @@ class SingleTask(Annotating):
     def unjudged(self, source: Source) -> Sequence[str]:
         return ()
 
-    def measured(self, config: ConfigDict) -> Task:
+    def measured(self, config: ConfigDict, least: float) -> Task:
         return self
 
     def naming(self, top: int) -> Task:

@@ -71,8 +71,8 @@ def test_train_evaluate_predict_and_digest(tmp_path):
         (tmp_path / "later" / name).mkdir(parents=True)
         shutil.copy(tmp_path / "one.png", tmp_path / "later" / name)
     done = run("eval.py", "--workdir", str(tmp_path / "run"), f"--config.data.source=folder:{tmp_path / 'later'}")
-    assert done.returncode == 2 and "config.data.source: the run has its own; give --source" in done.stderr
-    later = ("--source", f"folder:{tmp_path / 'later'}", "--split", "train")
+    assert done.returncode == 2 and "config.data.source: the run has its own; give --data" in done.stderr
+    later = ("--data", f"folder:{tmp_path / 'later'}", "--split", "train")
     done = run("eval.py", "--workdir", str(tmp_path / "run"), *later)
     assert done.returncode == 0, done.stderr
     assert [sum(row) for row in json.loads((tmp_path / "run" / "eval_train.json").read_text())["confusion"]] == [
@@ -206,6 +206,7 @@ def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_li
 
     spoilt = pictures / "spoilt.png"  # its header is whole
     spoilt.write_bytes(corpus.png_of(b"no pixels"))
+    (pictures / "val" / "gone").symlink_to("/nowhere")
     entries = tmp_path / "entries.json"
     done = run(
         *MORPHISM,
@@ -217,7 +218,8 @@ def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_li
         f"--output={entries}",
     )
     assert done.returncode == 2 and done.stdout == ""
-    odd, written, error = done.stderr.splitlines()
+    odd, written, lost, error = done.stderr.splitlines()
+    assert lost == f"morphism predict: error: {pictures / 'val' / 'gone'}: a link to nowhere; mend or remove it"
     assert odd.startswith("data: odd images: 7 truncated ")
     *found, last = json.loads(entries.read_text())
     assert written == f"predictions of {len(found)} images in {entries}"
@@ -228,6 +230,7 @@ def test_odd_pictures_are_told_once_and_a_broken_one_ends_each_command_in_one_li
     assert all(each.keys() == {"file", "class", "confidence"} for each in found if each not in frames)
     assert last["file"] == str(spoilt) and error.endswith(last["error"])
 
+    (pictures / "val" / "gone").unlink()
     broken = pictures / "val" / "dog" / "broken.jpg"
     broken.write_text("no picture")
     line = f"error: {broken}: cannot be decoded (cannot identify image file); replace or remove it\n"

@@ -14,6 +14,7 @@ from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints
 from morphism.runtime.manifest import claim_classes, claim_config, claim_data, has_steps, write_manifest
 from morphism.runtime.paths import AnyPath, is_local
+from morphism.runtime.surroundings import repeatable
 from morphism.training.build import Parts
 from morphism.training.state import TrainState
 from morphism.weights.convert import from_torch
@@ -98,7 +99,12 @@ def claim(
     if unjudged:
         notes.append(f"data: {config.data.val_split} has no truths for {', '.join(unjudged)}, not evaluated there")
     origin = {"init_from": weights.origin, "init_sha256": weights.sha256} if weights and not step else {}
-    write_manifest(workdir, config, command, _cost(parts) | origin | ({"derived": dict(reasons)} if reasons else {}))
+    facts = _cost(parts) | origin | ({"derived": dict(reasons)} if reasons else {})
+    if not repeatable(write_manifest(workdir, config, command, facts)) and step:
+        notes.append(
+            "resumed on a GPU: its last bits may differ from those of an undisturbed run, since XLA chooses algorithms "
+            "by timing them; --config.deterministic=True prevents that from here on"
+        )
     if is_local(workdir):
         return notes
     return [*notes, f"{workdir} cannot be locked: make sure that no other run writes there"]

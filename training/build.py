@@ -14,7 +14,7 @@ from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.evaluation.fitness import check_model, check_sizes
 from morphism.lengths import due, exact_steps, to_steps
-from morphism.runtime import peaks
+from morphism.runtime import peaks, resident
 from morphism.runtime.mesh import check_batch, make_mesh
 from morphism.runtime.validation import check_config
 from morphism.runtime.writers import check_installed
@@ -75,6 +75,7 @@ def build(config: ConfigDict, data: Data | None = None) -> Parts:
     mesh, task = make_mesh(fsdp=config.mesh.fsdp), tasks.of(config)
     check_batch(config.batch_size, config.accumulate, task.mixed(config.augment), mesh.size)
     data = data or load(config)
+    resident.check(data.train, data.val, config, mesh)
     epoch = steps_per_epoch(data.train, config)
     lengths = lengths_of(config, epoch)
     hyper = on_devices(hyper_parameters(config, epoch), mesh)
@@ -93,13 +94,13 @@ def build(config: ConfigDict, data: Data | None = None) -> Parts:
         hyper=hyper,
         schedule=make_schedule(config, epoch),
         shapes=shapes,
-        peak=peak_of(mesh, config.model.dtype),
+        peak=peak_of(mesh, config),
     )
 
 
-def peak_of(mesh: Mesh, dtype: str) -> float | None:
-    """The FLOP/s that the devices of `mesh`, all of one kind, reach at most with config.model.dtype, if known."""
-    one = peaks.flops(mesh.devices.flat[0].device_kind, dtype)
+def peak_of(mesh: Mesh, config: ConfigDict) -> float | None:
+    """The FLOP/s that the devices of `mesh`, all of one kind, reach at most in the types of `config`, if known."""
+    one = peaks.flops(mesh.devices.flat[0].device_kind, config.model.dtype, config.precision)
     return one and one * mesh.size
 
 

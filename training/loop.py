@@ -1,7 +1,7 @@
 """Training, from a configuration to a finished run."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,15 +12,15 @@ from ml_collections import ConfigDict
 
 from morphism.data.intensity import settle, with_fields
 from morphism.data.oddities import Oddities
-from morphism.data.pipeline import train_batches
+from morphism.data.pipeline import Batch, train_batches
 from morphism.errors import NonFinite, UserError
 from morphism.evaluation.drawings import Evaluated, keeping, shown
-from morphism.evaluation.loop import gather, of_all_processes, predict, summarise
+from morphism.evaluation.loop import Kept, gather, of_all_processes, predict, summarise
 from morphism.lengths import due, to_steps
 from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints, best_by
 from morphism.runtime.manifest import claim_intensity, claimed, read_intensity
-from morphism.runtime.mesh import to_devices
+from morphism.runtime.mesh import own_rows
 from morphism.runtime.paths import AnyPath, folder
 from morphism.runtime.processes import check_shared, exchanged
 from morphism.runtime.resume import flat
@@ -32,9 +32,12 @@ from morphism.training.build import Parts, build, steps_per_epoch
 from morphism.training.clock import DeviceClock
 from morphism.training.derive import derived
 from morphism.training.drawer import Drawer
+from morphism.training.feed import training_pairs
+from morphism.training.hyper import HyperParameters
 from morphism.training.meter import REMEDY, Meter, NonFiniteLoss
 from morphism.training.patience import since_best
 from morphism.training.profiling import Profiler, Span
+from morphism.training.programs import Programs
 from morphism.training.state import TrainState, eval_variables, not_finite
 
 SHOWN = 3  # metrics of each part of a task that a line shows
@@ -54,6 +57,23 @@ class Progress(NamedTuple):
     metrics: dict[str, float]
     over: bool = False
     paused: bool = False
+
+
+class Call(NamedTuple):
+    """A step that a training asks for: the arguments of programs.train_step."""
+
+    programs: Programs
+    state: TrainState
+    batch: dict[str, jax.Array]
+    hyper: HyperParameters
+
+    def answer(self) -> "Answer":
+        return self.programs.train_step(self.state, self.batch, self.hyper)
+
+
+Answer = tuple[TrainState, dict[str, jax.Array]]  # of a step: the next state, and scalars
+Training = Generator[Call, Answer, Progress]
+Feed = Callable[..., Iterator[Batch]]  # with the arguments of train_batches
 
 
 def train(
@@ -100,6 +120,41 @@ def advance(
     profile: Span | None = None,
 ) -> Progress:
     """What `train` does, with the same arguments; returns how far it has come."""
+    given = {"until": until, "stop": stop, "started": started, "command": command, "profile": profile}
+    return answered(training(config, workdir, **given))
+
+
+def answered(calls: Training) -> Progress:
+    """Runs each step of a training in a program of its own, to the end."""
+    try:
+        call = next(calls)
+        while True:
+            try:
+                answer = call.answer()
+            except BaseException as error:
+                call = calls.throw(error)
+            else:
+                call = calls.send(answer)
+    except StopIteration as end:
+        return end.value
+
+
+def training(
+    config: ConfigDict,
+    workdir: AnyPath | str,
+    *,
+    until: int | str | None = None,
+    stop: StopRequest | None = None,
+    started: float | None = None,
+    command: Sequence[str] = (),
+    profile: Span | None = None,
+    feed: Feed = train_batches,
+) -> Training:
+    """What `advance` does, except for the steps: each is yielded as a Call, and its results have to be sent back.
+
+    So whoever answers may run the steps of several trainings in one program (training/together.py). `feed` makes the
+    batches, as train_batches does. The other arguments are those of `train`.
+    """
     started, stop = started or time.time(), stop or StopRequest()
     workdir = folder(workdir) if isinstance(workdir, str) else workdir
     main = jax.process_index() == 0
@@ -144,10 +199,11 @@ def advance(
                 started=started,
                 profiler=profiler,
                 meter=Meter(config.batch_size, clock, parts.peak),
+                feed=feed,
                 pause=pause,
                 judged=recorded(workdir, judge_of(config), beginning.step + (not beginning.owed)),
             )
-            return loop.run(beginning)
+            return (yield from loop.run(beginning))
 
 
 def pause_of(until: int | str | None, parts: Parts) -> int:
@@ -200,6 +256,7 @@ class Loop:
         started: float,
         profiler: Profiler,
         meter: Meter,
+        feed: Feed = train_batches,
         judged: Sequence[float] = (),
         pause: int = 0,
     ):
@@ -209,16 +266,17 @@ class Loop:
         """
         self._config, self._parts, self._started = config, parts, started
         self._checkpoints, self._writer, self._drawer, self._stop = checkpoints, writer, drawer, stop
-        self._profiler, self._meter, self._judged = profiler, meter, list(judged)
+        self._profiler, self._meter, self._feed, self._judged = profiler, meter, feed, list(judged)
         self._pause = pause or parts.lengths.total
         self._flops: dict[tuple[int, ...], int] = {}  # of a step, by the shape of its images
         self._spent = {"start": 0.0, "evaluation": 0.0, "saving": 0.0}  # seconds
         self._saves = parts.lengths.checkpoint > 0
         self._look = min(parts.lengths.log or LOOK, LOOK)
         self._odd = Oddities(parts.data.train, writer.say)
+        self._kept_val = Kept() if config.data.on_device else None
         self._val_odd = Oddities(parts.data.val, writer.say, self._odd.said)
 
-    def run(self, beginning: Beginning) -> Progress:
+    def run(self, beginning: Beginning) -> Training:
         """Continues after `beginning`, until the pause or the end."""
         self._stop.ready()
         step, total = beginning.step, self._parts.lengths.total
@@ -232,8 +290,19 @@ class Loop:
             return Progress(step, results, over=True)
         if step >= self._pause:
             return self._paused(step, beginning.state, results)
-        meter = self._meter
-        for step, state, evaluating, stopping in self._steps(beginning):
+        meter, state = self._meter, beginning.state
+        pairs = training_pairs(
+            self._parts.data.train,
+            self._config,
+            self._parts.mesh,
+            beginning.step,
+            total,
+            watch=self._odd.watch,
+            feed=self._feed,
+        )
+        for step, (on_host, batch) in enumerate(meter.timed(pairs), beginning.step + 1):
+            state = yield from self._step(step, state, on_host, batch, first=step == beginning.step + 1)
+            evaluating, stopping = self._parts.lengths.evaluates(step), self._asks(step) and self._stop.agreed()
             pausing = step == self._pause and step < total
             saving = pausing or (self._saves and (evaluating or stopping or due(step, self._parts.lengths.checkpoint)))
             if stopping or evaluating or saving or due(step, self._parts.lengths.log):
@@ -288,29 +357,29 @@ class Loop:
         )
         return True
 
-    def _steps(self, beginning: Beginning) -> Iterator[tuple[int, TrainState, bool, bool]]:
-        """After each step: its number, its state, whether an evaluation follows, and whether to stop."""
-        parts, state, meter = self._parts, beginning.state, self._meter
-        pairs = to_devices(self._batches(beginning.step), parts.mesh)
-        for step, (on_host, batch) in enumerate(meter.timed(pairs), beginning.step + 1):
-            if step == 1:
-                self._draw_first(on_host)  # while the step is compiled
-            flops = self._step_flops(state, batch)
-            with self._profiler.step(step, state):
-                meter.dispatching(flops)
-                state, scalars = parts.programs.train_step(state, batch, parts.hyper)
-            meter.add(scalars, on_host["id"])
-            profiled = self._profiler.after(step, scalars)
-            if profiled:
-                self._writer.say(profiled)
-            if step == beginning.step + 1:
-                jax.block_until_ready(scalars)
-                self._drawer.wait()
-                self._spent["start"] = time.time() - self._started
-                self._writer.say(f"first step done {self._spent['start']:.1f} s after the start")
-            if step == beginning.step + 1 or profiled:
-                meter.restart_clock()
-            yield step, state, parts.lengths.evaluates(step), self._asks(step) and self._stop.agreed()
+    def _step(
+        self, step: int, state: TrainState, on_host: dict[str, np.ndarray], batch: dict[str, jax.Array], first: bool
+    ) -> Generator[Call, Answer, TrainState]:
+        """Asks for one step; returns the state after it. `first`: of this start."""
+        parts, meter = self._parts, self._meter
+        if step == 1:
+            self._draw_first(on_host if "image" in on_host else own_rows(batch))  # while the step is compiled
+        flops = self._step_flops(state, batch)
+        with self._profiler.step(step, state):
+            meter.dispatching(flops)
+            state, scalars = yield Call(parts.programs, state, batch, parts.hyper)
+        meter.add(scalars, on_host["id"])
+        profiled = self._profiler.after(step, scalars)
+        if profiled:
+            self._writer.say(profiled)
+        if first:
+            jax.block_until_ready(scalars)
+            self._drawer.wait()
+            self._spent["start"] = time.time() - self._started
+            self._writer.say(f"first step done {self._spent['start']:.1f} s after the start")
+        if first or profiled:
+            meter.restart_clock()
+        return state
 
     def _draw_first(self, batch: dict[str, np.ndarray]) -> None:
         programs, config = self._parts.programs, self._config
@@ -336,17 +405,6 @@ class Loop:
     def _asks(self, step: int) -> bool:
         """Whether to check for a stop after `step`: not after every one if several processes have to agree."""
         return jax.process_count() == 1 or due(step, self._look) or self._parts.lengths.evaluates(step)
-
-    def _batches(self, start: int) -> Any:
-        host = train_batches(
-            self._parts.data.train,
-            self._config,
-            start_step=start,
-            stop_step=self._parts.lengths.total,
-            process_index=jax.process_index(),
-            processes=jax.process_count(),
-        )
-        return self._odd.watch(host)
 
     def _log(self, step: int, values: dict[str, float]) -> None:
         self._writer.record(step, {**values, "train/learning_rate": float(self._parts.schedule(step - 1))})
@@ -386,7 +444,10 @@ class Loop:
 
     def _evaluated(self, step: int, state: TrainState) -> Evaluated | None:
         parts, config, programs, val = self._parts, self._config, self._parts.programs, self._parts.data.val
-        batches = predict(programs.eval_step, eval_variables(state), val, config, parts.mesh, self._val_odd, own=True)
+        variables = eval_variables(state)
+        batches = predict(
+            programs.eval_step, variables, val, config, parts.mesh, self._val_odd, own=True, kept=self._kept_val
+        )
         task, kept, drawn = programs.task, [], shown(val) if config.plots else ()
         try:
             metrics = gather(task, val, keeping(self._stop.watch(batches), drawn, kept))

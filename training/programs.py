@@ -15,15 +15,16 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from morphism import models, tasks
 from morphism.evaluation.step import make_eval_step
 from morphism.models import cost
-from morphism.runtime.mesh import AXIS, compiler_options, placed
+from morphism.runtime.arithmetic import compiled
+from morphism.runtime.mesh import AXIS, placed
 from morphism.tasks import Task
 from morphism.tasks.task import Counts
 from morphism.training.hyper import HyperParameters
 from morphism.training.state import TrainState, init_state, restarted
-from morphism.training.step import TrainStep, keys_of, make_train_step, optimizer_of
+from morphism.training.step import StackedStep, TrainStep, keys_of, make_stacked_step, make_train_step, optimizer_of
 
 # The fields of a configuration that programs depend on; those in hyper.py are arguments of the programs.
-WHOLE = ("task", "accumulate", "model", "data", "augment", "loss", "parts", "fusion")
+WHOLE = ("task", "precision", "deterministic", "accumulate", "model", "data", "augment", "loss", "parts", "fusion")
 PARTS = {"optimizer": ("name", "decay", "freeze"), "schedule": ("name", "warmup_method", "warmup_power", "power")}
 KEPT = 8  # sets of programs that a process keeps: the most recently used
 
@@ -35,6 +36,7 @@ class Programs:
     init: (hyper, whether moving averages are kept) -> a random state
     restart: (fresh state, variables, hyper) -> the state with these variables
     train_step: (state, batch, hyper) -> (state, scalars); the state is donated
+    stacked_step: lists of those of several trainings -> a list of (state, scalars); the states are donated
     train_flops: (state, batch, hyper) -> floating-point operations of the step's convolutions and matrix products, over
       all devices; it traces the step, as the first call would
     eval_step: (variables, batch) -> predictions
@@ -46,6 +48,7 @@ class Programs:
     init: Callable[[HyperParameters, bool], TrainState]
     restart: Callable[[TrainState, dict[str, Any], HyperParameters], TrainState]
     train_step: TrainStep
+    stacked_step: StackedStep
     train_flops: Callable[[TrainState, dict[str, Any], HyperParameters], int]
     eval_step: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
     augment: Callable[[np.uint32, dict[str, Any]], dict[str, Any]]
@@ -61,6 +64,11 @@ def static(config: ConfigDict) -> FrozenConfigDict:
     whole = {name: config[name] for name in WHOLE if name in config}
     parts = {group: {name: config[group][name] for name in names} for group, names in PARTS.items()}
     return FrozenConfigDict(whole | parts)
+
+
+def kind(config: ConfigDict) -> tuple[FrozenConfigDict, int, bool]:
+    """What two configurations must have in common so that a stacked step may train both."""
+    return static(config), config.batch_size, config.ema.decay > 0
 
 
 @lru_cache(maxsize=KEPT)
@@ -80,7 +88,8 @@ def _programs(config: FrozenConfigDict, classes: Counts, mesh: Mesh) -> Programs
     def augment(seed: Integer[Array, ""], batch: dict[str, Any]) -> dict[str, Any]:
         return task.augment(keys_of(seed)[0], batch, config.augment, classes)
 
-    train_step = make_train_step(model=model, task=task, config=config, classes=classes, mesh=mesh)
+    described = {"model": model, "task": task, "config": config, "classes": classes, "mesh": mesh}
+    train_step = make_train_step(**described)
 
     def train_flops(*arguments: Any) -> int:
         traced = train_step.trace(*arguments)
@@ -89,10 +98,11 @@ def _programs(config: FrozenConfigDict, classes: Counts, mesh: Mesh) -> Programs
     return Programs(
         task=task,
         model=model,
-        init=jax.jit(init, static_argnums=1, compiler_options=compiler_options(once=True)),
+        init=compiled(init, config, once=True, static_argnums=1),
         restart=jax.jit(restart),
         train_step=train_step,
+        stacked_step=make_stacked_step(**described),
         train_flops=train_flops,
         eval_step=make_eval_step(model, task, config, mesh),
-        augment=jax.jit(augment, compiler_options=compiler_options(once=True)),
+        augment=compiled(augment, config, once=True),
     )

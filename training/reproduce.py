@@ -16,13 +16,25 @@ from morphism.runtime.checkpoint import Checkpoints
 from morphism.runtime.digest import by_path
 from morphism.runtime.manifest import data_changed, has_steps, read_classes, read_config, read_starts, with_tuples
 from morphism.runtime.paths import AnyPath, read_json, write_json, write_text
+from morphism.runtime.surroundings import repeatable
 from morphism.training.build import lengths_of
 from morphism.training.meter import TIMED
 
 KEPT = 10  # checkpoints that a rerun keeps which is stopped where the run ended early
 # What a rerun sets itself from what the manifest says of platform and devices.
 SET = ("environment.JAX_PLATFORMS", "environment.JAX_NUM_CPU_DEVICES")
-UNCOMPARED = ("started", "command", "folder", "seed", "derived", "parameters", "multiply_accumulates", "init_from")
+UNCOMPARED = (
+    "started",
+    "command",
+    "folder",
+    "seed",
+    "precision",
+    "deterministic",
+    "derived",
+    "parameters",
+    "multiply_accumulates",
+    "init_from",
+)
 DIRTY = "-dirty"
 
 
@@ -75,6 +87,8 @@ def read_original(workdir: AnyPath, source: str | None) -> tuple[Original, list[
 
 def _file_notes(starts: Sequence[Mapping[str, Any]], stored: Mapping[str, Any]) -> list[str]:
     notes = []
+    if not repeatable(starts[-1]):
+        notes.append("deterministic: False, on a GPU: last bits may differ even where nothing else does")
     if starts[-1].get("seed", stored["seed"]) != stored["seed"]:
         notes.append(f"seed: {starts[-1]['seed']} in manifest.json, {stored['seed']} in config.json, which counts")
     if len(starts) > 1:

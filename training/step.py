@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 
 from morphism import models
 from morphism.ops.platform import scan
-from morphism.runtime.mesh import AXIS, compiler_options, gathered, mean_gradients, placed, specs, varying
+from morphism.runtime.arithmetic import compiled
+from morphism.runtime.mesh import AXIS, gathered, mean_gradients, placed, specs, varying
 from morphism.tasks import Task
 from morphism.tasks.task import Counts
 from morphism.training.hyper import EmaValues, HyperParameters
@@ -32,6 +33,7 @@ from morphism.training.state import TrainState
 Batch = dict[str, Array]
 Scalars = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch, HyperParameters], tuple[TrainState, Scalars]]
+StackedStep = Callable[[list[TrainState], list[Batch], list[HyperParameters]], list[tuple[TrainState, Scalars]]]
 
 
 def make_train_step(*, model: nn.Module, task: Task, config: ConfigDict, classes: Counts, mesh: Mesh) -> TrainStep:
@@ -45,7 +47,24 @@ def make_train_step(*, model: nn.Module, task: Task, config: ConfigDict, classes
     config: as the task resolves it; the fields in `hyper` are not read.
     """
     step = Step(model=model, task=task, config=config, classes=classes, mesh=mesh)
-    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
+    return compiled(step, config, donate_argnums=0)
+
+
+def make_stacked_step(*, model: nn.Module, task: Task, config: ConfigDict, classes: Counts, mesh: Mesh) -> StackedStep:
+    """The training step of several independent trainings in one program; arguments as those of make_train_step.
+
+    States, batches and hyper-parameters are lists of equal length, each of trees of equal shapes. Convolutions of all
+    trainings are one grouped convolution, which may round in another order than single ones.
+    """
+    step = Step(model=model, task=task, config=config, classes=classes, mesh=mesh)
+
+    def stacked(*lists: list) -> list[tuple[TrainState, Scalars]]:
+        whole = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *each) for each in lists]
+        results = jax.vmap(step)(*whole)
+        single = (jax.tree.map(lambda x: x[index], results) for index in range(len(lists[0])))  # noqa: B023
+        return [(placed(state, mesh), scalars) for state, scalars in single]
+
+    return compiled(stacked, config, donate_argnums=0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,12 +15,14 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from morphism.data.oddities import Oddities
-from morphism.data.pipeline import largest_batch, train_batches
+from morphism.data.pipeline import largest_batch
 from morphism.evaluation.loop import eval_batch_size, predict
 from morphism.models import cost
 from morphism.ops.platform import on_cpu
-from morphism.runtime.mesh import AXIS, HOST_ONLY, compiler_options, laid_out, to_devices
+from morphism.runtime import resident
+from morphism.runtime.mesh import AXIS, HOST_ONLY, compiler_options, laid_out
 from morphism.training.build import Parts
+from morphism.training.feed import training_pairs
 from morphism.training.state import eval_variables
 
 OF_DEVICE, OF_HOST = 0.9, 0.5  # shares of the memory that a step may need
@@ -58,6 +60,11 @@ def memory_needed(parts: Parts) -> int:
         - found.alias_size_in_bytes
         + found.temp_size_in_bytes
         + found.generated_code_size_in_bytes
+        + (
+            resident.bytes_of(parts.data.train, parts.data.val, parts.config, parts.mesh)
+            if parts.config.data.on_device
+            else 0
+        )
     )
 
 
@@ -68,16 +75,8 @@ def seconds_per_step(parts: Parts) -> tuple[float, float]:
     """
     since = time.perf_counter()
     state = parts.init()
-    batches = train_batches(
-        parts.data.train,
-        parts.config,
-        start_step=0,
-        stop_step=1 + STEPS,
-        process_index=jax.process_index(),
-        processes=jax.process_count(),
-    )
     seconds, before = [], since
-    for _, batch in to_devices(batches, parts.mesh):
+    for _, batch in training_pairs(parts.data.train, parts.config, parts.mesh, 0, 1 + STEPS):
         state, scalars = parts.programs.train_step(state, batch, parts.hyper)
         jax.block_until_ready(scalars)
         seconds.append(time.perf_counter() - before)

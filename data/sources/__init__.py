@@ -8,13 +8,13 @@ Each kind is one file in this folder, with two functions:
 and, if the classes are known before the data is there, or quickly, classes(argument, data_dir) -> their names. So a new
 format is a new file. With LAYOUT and `seen` (data/layouts.py) it is found by the path alone. A kind whose `load` itself
 understands slices, such as "train[:6%]", has SLICES = True. A kind whose masks of objects take time to read has
-MASKS = True: its `load` has a further argument, `masks`, and if that is False its records have none.
+MASKS = True: its `load` has a further argument, `masks`, and if that is False its records have none. A kind without an
+argument has ALONE = True.
 
 data/records.py says what a source offers.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +28,7 @@ from morphism.data.derived import Subset, used_classes
 from morphism.data.derived import with_classes as with_classes
 from morphism.data.kinds import kinds, module_of
 from morphism.data.layouts import VALIDATION as VALIDATION
+from morphism.data.recognise import is_path as is_path
 from morphism.data.recognise import recognise
 from morphism.data.records import Source, names
 from morphism.errors import UserError, check_choice
@@ -61,7 +62,10 @@ def load(data: ConfigDict, split: str) -> Source:
     else:
         own = _own(name, available)
         if own not in available:
-            hint = "; to cut one from train, set config.data.val_fraction" if name == "val" else ""
+            hint = {
+                "val": "; to cut one from train, set config.data.val_fraction",
+                "train": f"; rename one, or train on one with --config.data.train_split={available[0]}",
+            }.get(name, "")
             raise UserError(f"{spec} has no split {name!r}, it has {', '.join(available)}{hint}")
         if bracket and getattr(module, "SLICES", False):
             return module.load(argument, own + split.removeprefix(name), data_dir, **options)
@@ -144,13 +148,18 @@ def _draws(names: Sequence[bytes], seed: int) -> Float[np.ndarray, "n"]:
 
 
 def _cut(source: Source, spec: str, split: str, fraction: float, seed: int) -> Source:
-    empty = UserError(f"config.data.val_fraction={fraction} of {spec}'s {len(source)} records leaves a split empty")
-    if not 0 < round(fraction * len(source)) < len(source):
-        raise empty
     held = held_out(names(source), fraction, seed)
-    if not held.any() or held.all():
-        raise empty
+    if not 0 < round(fraction * len(source)) < len(source) or not held.any() or held.all():
+        raise UserError(too_few(fraction, len(source), spec))
     return Subset(source, np.flatnonzero(held == (split == "val")))
+
+
+def too_few(fraction: float, count: int, spec: str) -> str:
+    """What is wrong with cutting a share of so few records."""
+    return (
+        f"config.data.val_fraction={fraction} of {spec}'s {count} records leaves a split empty; add images, or "
+        "validate on those that are trained on with --config.data.val_fraction=0 --config.data.val_split=train"
+    )
 
 
 def _slice(split: str, count: int, spec: str) -> Int[np.ndarray, "records"]:
@@ -203,14 +212,3 @@ def _format(spec: str) -> tuple[ModuleType, str]:
 def full_spec(spec: str) -> str:
     """`spec` with its kind, which is recognised where it is a path alone. Raises UserError as `recognise` does."""
     return recognise(spec).source if is_path(spec) else spec
-
-
-def is_path(spec: str) -> bool:
-    """Whether `spec` is a path without a kind."""
-    kind, colon, _ = spec.partition(":")
-    return bool(spec) and kind not in kinds() and (os.path.exists(os.path.expanduser(spec)) or _like_path(kind, colon))
-
-
-def _like_path(kind: str, colon: str) -> bool:
-    """Whether what does not exist was meant as a path."""
-    return not colon and (os.sep in kind or kind.startswith("~"))

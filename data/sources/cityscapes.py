@@ -36,7 +36,7 @@ from morphism.errors import UserError, skippable
 from morphism.labels import IGNORE
 
 SPLITS = ("train", "val", "test")
-LAYOUT = Layout("Cityscapes", "boxes", "leftImg8bit/<split>/<city>/ next to gtFine/<split>/<city>/")
+LAYOUT = Layout("Cityscapes", "leftImg8bit/<split>/<city>/ next to gtFine/<split>/<city>/")
 IMAGE, MAP = "_leftImg8bit.png", "_gtFine_instanceIds.png"
 NUMBERS = {  # the dataset's own numbers (labelIds) of the classes that are evaluated
     **{"road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19},

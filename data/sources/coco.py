@@ -38,7 +38,7 @@ from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError, skippable
 
 MASKS = True
-LAYOUT = Layout("COCO", "boxes", "a .json with images, annotations and categories, and the images")
+LAYOUT = Layout("COCO", "a .json with images, annotations and categories, and the images")
 FEW_POINTS = "objects with polygons of fewer than 3 points or an odd number of coordinates (these are left out)"
 NO_OUTLINE = "objects without an outline (their masks are unknown)"
 NO_PIXEL = "outlines without a pixel (their masks are unknown)"

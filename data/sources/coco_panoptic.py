@@ -35,9 +35,7 @@ from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError
 
 KIND = "coco_panoptic"
-LAYOUT = Layout(
-    "COCO panoptic", "boxes", "annotations/panoptic_train2017.json, its folder of PNGs, and train2017/", rank=1
-)
+LAYOUT = Layout("COCO panoptic", "annotations/panoptic_train2017.json, its folder of PNGs, and train2017/", rank=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError, skippable
 
 MASKS = True
-LAYOUT = Layout("CVAT for images", "boxes", "CVAT's annotations.xml, and images/ next to it")
+LAYOUT = Layout("CVAT for images", "CVAT's annotations.xml, and images/ next to it")
 USUAL = "annotations.xml"
 OBJECTS = ("box", "polygon", "ellipse", "mask")
 HEAD = 4096  # bytes in which the outermost element is looked for

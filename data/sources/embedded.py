@@ -15,6 +15,7 @@ from jaxtyping import Int
 from morphism.data.records import Record
 from morphism.errors import UserError
 
+ALONE = True
 FILE = Path(__file__).parent.parent / "embedded" / "fashion_mnist_10k.npz"
 CLASSES = (
     "T-shirt/top",

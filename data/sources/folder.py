@@ -29,7 +29,7 @@ from morphism.errors import UserError, did_you_mean, skippable
 
 OTHERWISE = {split: spelling for spelling, split in SPELLINGS.items()}  # other names of split folders
 SHOWN = 100  # class folders that are looked into
-LAYOUT = Layout("class folders", "label", "a folder per class, two or more, with images in each", rank=2)
+LAYOUT = Layout("class folders", "a folder per class, two or more, with images in each", rank=2)
 # What other formats call their folders; class folders of these names need the kind before the path.
 PARTS = {
     *("images", "image", "imgs", "img", "jpegimages", "data", "labels", "masks", "mask", "annotations", "annots"),

@@ -39,7 +39,7 @@ from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError, skippable
 
 MASKS = True
-LAYOUT = Layout("LabelMe", "boxes", "a .json of LabelMe per image, next to it")
+LAYOUT = Layout("LabelMe", "a .json of LabelMe per image, next to it")
 KEYS = ("shapes", "imagePath")
 IGNORED = "__ignore__"
 CORNERS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2, "oriented_rectangle": 3, "rotation": 3}  # at least

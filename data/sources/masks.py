@@ -51,7 +51,7 @@ VOC = "\n".join(("background", *VOC_CLASSES))
 TWO = "background\nobject"
 LISTS = "ImageSets/Segmentation"
 LABEL_MAP = "labelmap.txt"  # CVAT's legend
-LAYOUT = Layout("images with masks of classes", "segmentation", "images/ next to masks/, and classes.txt", rank=1)
+LAYOUT = Layout("images with masks of classes", "images/ next to masks/, and classes.txt", rank=1)
 
 
 @dataclass(frozen=True)

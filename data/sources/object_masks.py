@@ -30,7 +30,7 @@ from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError, skippable
 
 CLASSES = ("object",)
-LAYOUT = Layout("images with a PNG per object", "masks", "<name>/images/ with one image, next to <name>/masks/", rank=1)
+LAYOUT = Layout("images with a PNG per object", "<name>/images/ with one image, next to <name>/masks/", rank=1)
 STAGE = "stage1_"  # as the Data Science Bowl calls its splits
 
 

@@ -52,9 +52,7 @@ CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-LAYOUT = Layout(
-    "Pascal VOC", "boxes", "an .xml per image, next to it or in Annotations/ next to JPEGImages/ or images/"
-)
+LAYOUT = Layout("Pascal VOC", "an .xml per image, next to it or in Annotations/ next to JPEGImages/ or images/")
 
 
 def seen(look: Look) -> Seen:

@@ -46,7 +46,7 @@ from morphism.errors import UserError
 
 MASKS = True
 YAML = (".yaml", ".yml")
-LAYOUT = Layout("YOLO", "boxes", "images/ next to labels/ with a .txt per image, and data.yaml or classes.txt")
+LAYOUT = Layout("YOLO", "images/ next to labels/ with a .txt per image, and data.yaml or classes.txt")
 
 
 def describes(path: Path) -> bool:
@@ -59,7 +59,7 @@ def seen(look: Look) -> Seen:
         named = yolo_files.names_file(look.path) or yolo_files.description(look.path)
         coco = _is_coco(held)
     except UserError as error:
-        return Seen((DESCRIPTIONS[0],), (f"a remedy: {error}",))
+        return Seen((DESCRIPTIONS[0],), (), str(error))
     first = next(iter(held.values()), [look.folder("images")])[0]
     labelled = bool(first) and yolo_files.has_labels(look.path, first)
     names = str(named.relative_to(look.path)) if named else "COCO's names" if coco else "data.yaml or classes.txt"

@@ -12,10 +12,8 @@ as it is stored. The folder appears when all of it is written: until then it is 
 on with.
 """
 
-import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -28,6 +26,7 @@ from morphism.data.records import Source
 from morphism.data.sources import VALIDATION
 from morphism.data.writing import coco, masks, yolo
 from morphism.data.writing.images import place
+from morphism.data.writing.partial import partial_folder
 from morphism.errors import UserError, check_choice
 
 FORMATS: dict[str, ModuleType] = {"coco": coco, "yolo": yolo, "masks": masks}
@@ -68,7 +67,7 @@ def write(target: Target, parts: Sequence[Part]) -> list[str]:
     names = [_name(part.split, target.kind) for part in parts]
     lines = []
     try:
-        with _partial(target.folder) as folder:
+        with partial_folder(target.folder) as folder:
             for name, part in zip(names, parts, strict=True):
                 kept = part.rows[carried(part.source, module.NEEDS)[part.rows]]
                 images = place(part.source, kept, folder, module.image_folder(name))
@@ -113,22 +112,3 @@ def _check(source: Source, module: ModuleType, kind: str) -> None:
 def _others(part: Part, module: ModuleType) -> list[str]:
     held = [name for name in part.source.targets if name not in module.HOLDS]
     return [f"its {' and '.join(held)}"] if held else []
-
-
-@contextmanager
-def _partial(folder: Path) -> Iterator[Path]:
-    """The folder to write in, which becomes `folder` at the end. Only one process at a time can be in it."""
-    partial = folder.with_name(f"{folder.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(partial, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{partial}: another process writes there; wait for it, or name another folder") from error
-        yield partial
-        if folder.is_dir():
-            folder.rmdir()  # an empty one
-        partial.rename(folder)
-    finally:
-        os.close(descriptor)

@@ -90,13 +90,13 @@ def _put(record: Record, path: Path) -> str:
             shutil.copy2(real, temporary)
             how = COPIED
     else:
-        temporary.write_bytes(encoded if isinstance(encoded, bytes) else _png(encoded, record["name"]))
+        temporary.write_bytes(encoded if isinstance(encoded, bytes) else png(encoded, record["name"]))
         how = STORED
     os.replace(temporary, path)
     return how
 
 
-def _png(pixels: np.ndarray, name: str) -> bytes:
+def png(pixels: np.ndarray, name: str) -> bytes:
     """The pixels without loss: 8 bits, grey or colours, or 16 bits of grey."""
     flat = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     if flat.dtype != np.uint8 and (flat.dtype != np.uint16 or flat.ndim != 2):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -103,8 +104,12 @@ def _evaluations(path: AnyPath, notes: list[str]) -> list[Evaluation]:
         if isinstance(summary, dict) and all(name in summary for name in FACTS):
             found.append(_evaluation(path, file, summary, notes))
     if not found:
-        notes.append(f"{path}: not evaluated; morphism eval --workdir {path} adds images, classes and errors")
+        notes.append(f"{path}: not evaluated; {_evaluating(path)} adds images, classes and errors")
     return found
+
+
+def _evaluating(path: AnyPath) -> str:
+    return f"morphism eval --workdir {shlex.quote(str(path))}"
 
 
 def _evaluation(path: AnyPath, file: AnyPath, summary: dict[str, Any], notes: list[str]) -> Evaluation:
@@ -118,8 +123,7 @@ def _evaluation(path: AnyPath, file: AnyPath, summary: dict[str, Any], notes: li
         numbers = read_json(plots, dict)
     except UserError:
         notes.append(
-            f"{plots}: missing or broken, so there are no precision-recall curves; run morphism eval --workdir {path} "
-            "--draw"
+            f"{plots}: missing or broken, so there are no precision-recall curves; run {_evaluating(path)} --draw"
         )
         numbers = {}
     return Evaluation(name, summary, images, index, small, numbers)

@@ -60,3 +60,21 @@ def test_a_path_as_the_source_gets_its_kind_alone(folder, capsys):
     config = experiment()
     own_data.find(config, (), None)
     assert fields(config)[0] == "tfds:cifar10" and len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_source_whose_kind_is_known_brings_its_splits(folder, capsys):
+    config = experiment()
+    own_data.find(config, (), f"folder:{folder}")
+    assert fields(config) == (f"folder:{folder}", "train", "val", 0.1)
+    assert f"data: folder:{folder}: split train" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_called_as_a_kind_is_a_path(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    folder.rename("voc")
+    config = experiment()
+    own_data.find(config, (), "voc")
+    assert config.data.source == f"folder:{folder.parent / 'voc'}"
+    (folder.parent / "embedded").mkdir()
+    own_data.find(config, (), "embedded")
+    assert fields(config) == ("embedded", "train", "val", 0.0)

@@ -58,6 +58,15 @@ GRID = (*QUICKSTART, "--grid=optimizer.learning_rate=0.1,0.2")
         ((*QUICKSTART, "--grid=optimizer.name=adamm"), "did you mean adam"),
         ((*QUICKSTART, "--grid=optimizer.learning_rate=0.1,0.1"), "0.1 is there twice"),
         ((*GRID, "--grid=optimizer.learning_rate=0.3"), "given twice"),
+        ((*GRID, "--grid=batch_size=32,-1", "--grid=data.image_size=28,24", "--stack=2"), "config.batch_size is -1"),
+        (
+            (*QUICKSTART, "--grid=batch_size=16,32,64", "--stack=2"),
+            "no two of 3 points share a program.* on batch_size;",
+        ),
+        ((*GRID, "--pruner=asha", "--seeds=3"), "leave one out, or repeat only the best with --repeat_best 3"),
+        ((*GRID, "--repeat_best=3", "--seeds=5"), "--repeat_best is 3, of 2 trials"),
+        ((*GRID, "--vary_split", "--seeds=5"), "a split that is cut, such as with --config.data.val_fraction=0.2"),
+        ((*GRID, "--launcher=slrum"), "--launcher is 'slrum'.* did you mean slurm"),
     ],
 )
 def test_bad_input_is_one_line(workdir, arguments, words):

@@ -17,7 +17,7 @@ from morphism.data.checks import check_split
 from morphism.data.derived import Subset, carried, with_classes
 from morphism.data.fingerprint import fingerprint
 from morphism.data.pipeline import eval_batches, train_batches
-from morphism.data.sampling import Mixed, Plan, Shuffled
+from morphism.data.sampling import Mixed, Plan, Shuffled, members_of
 from morphism.data.survey import survey
 from morphism.errors import UserError
 from morphism.experiments.base import get_base
@@ -112,7 +112,7 @@ def test_the_proportions_hold_over_all_canvases_and_records_of_a_source_are_draw
     config, source = detection(), opened(f"mix:3*scenes:11x64 + 1*masks:{tall}")
     _, groups = canvases(source, config.data, training=True)
     assert len(np.unique(groups)) == 2
-    plan = Plan(source, config.data, config.seed, config.batch_size, groups)
+    plan = Plan(source, config.data, config.seed, config.batch_size, members_of(groups))
     drawn = np.zeros(len(source), int)
     steps = 14 * 40 // 6
     for step in range(steps):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from morphism.data import pipeline, sources
+from morphism.data.oddities import Oddities
 from morphism.data.pipeline import eval_batches, train_batches
 from morphism.errors import UserError
 
@@ -121,6 +122,53 @@ def test_a_file_that_is_no_image_ends_the_run_with_its_name(config, folder, work
         list(train_batches(source, config, start_step=0, stop_step=2))
 
 
+@dataclass(frozen=True)
+class Broken(Numbers):
+    """Some records cannot be read."""
+
+    broken: tuple[int, ...] = ()
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            raise UserError(f"number {index} is broken; mend it")
+        return super().__getitem__(index)
+
+
+def test_a_record_that_cannot_be_read_is_replaced_by_the_next_wherever_the_run_resumes(config):
+    source = Broken(60, broken=(7, 8, 59))
+    with pytest.raises(UserError, match="number .* is broken"):
+        ids(train_batches(source, config, start_step=0, stop_step=4))
+    expected = list(train_batches(Numbers(60), config, start_step=0, stop_step=9))
+    config.data.broken = "skip"
+    found = list(train_batches(source, config, start_step=0, stop_step=9))
+    place = {7: 9, 8: 9, 59: 0}
+    for one, other in zip(expected, found, strict=True):
+        broken = np.isin(one["id"], source.broken)
+        assert other["id"].tolist() == [place.get(index, index) for index in one["id"].tolist()]
+        assert np.array_equal(other["unread"], np.where(broken, one["id"], -1)) and other["valid"].all()
+        assert np.array_equal(other["label"], other["id"] % 10)
+        assert all(np.array_equal(one[key][~broken], other[key][~broken]) for key in one)
+        assert np.array_equal(one["draw"], other["draw"])
+    resumed = train_batches(source, config, start_step=5, stop_step=9)
+    for one, other in zip(found[5:], resumed, strict=True):
+        assert all(np.array_equal(one[key], other[key]) for key in one)
+    with pytest.raises(UserError, match="number .* is broken"):  # all are: the disk is
+        ids(train_batches(Broken(60, broken=tuple(range(60))), config, start_step=0, stop_step=1))
+
+
+def test_evaluation_leaves_out_what_cannot_be_read_and_says_so(config):
+    source, said = Broken(20, broken=(3, 11)), []
+    with pytest.raises(UserError, match="number 3 is broken"):
+        ids(eval_batches(source, config, batch_size=8))
+    config.data.broken = "skip"
+    batches = list(Oddities(source, said.append).watch(eval_batches(source, config, batch_size=8)))
+    assert ids(batches).tolist() == [index for index in range(20) if index not in (3, 11)]
+    assert said == [
+        "data: skipped (config.data.broken), as others may be: number 3 is broken; mend it",
+        "data: 2 records could not be read so far, and were skipped (config.data.broken)",
+    ]
+
+
 @pytest.mark.parametrize("crop", ["center", "random_resized"])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_oddities_travel_with_their_images(config, corpus_folder, workers, crop):
@@ -190,7 +238,7 @@ def test_what_python_s_children_do_not_warn_of_is_noted_once(config):
     config.data.workers = 1
     before = len(sys.warnoptions)
     for _ in range(3):
-        pipeline._iterate(range(3).__getitem__, 0, 3, config.data).close()
+        pipeline.iterate(range(3).__getitem__, 0, 3, config.data).close()
     assert len(sys.warnoptions) <= before + 1
 
 

@@ -1,5 +1,6 @@
 """What lies at a path is found out, read whole, and refused where it cannot be told."""
 
+import json
 import os
 import re
 import shutil
@@ -113,23 +114,23 @@ def cityscapes(root):
 
 
 @pytest.mark.parametrize(
-    ("write", "kind", "target", "splits", "classes", "records"),
+    ("write", "kind", "splits", "classes", "records"),
     [
-        (class_folders, "folder", "label", ("train",), ("cat", "dog"), 4),
-        (split_class_folders, "folder", "label", ("train", "validation"), ("cat", "dog"), 4),
-        (camvid, "masks", "segmentation", ("train", "val"), None, 1),
-        (binary_masks, "masks", "segmentation", ("train",), ("background", "object"), 2),
-        (masks_of_splits, "masks", "segmentation", ("train", "valid"), ("ground", "road", "sky"), 1),
-        (cvat_masks, "masks", "segmentation", ("train",), ("background", "cat"), 1),
-        (stage1, "object_masks", "masks", ("train",), ("object",), 2),
-        (cityscapes, "cityscapes", "boxes", ("train",), None, 1),
+        (class_folders, "folder", ("train",), ("cat", "dog"), 4),
+        (split_class_folders, "folder", ("train", "validation"), ("cat", "dog"), 4),
+        (camvid, "masks", ("train", "val"), None, 1),
+        (binary_masks, "masks", ("train",), ("background", "object"), 2),
+        (masks_of_splits, "masks", ("train", "valid"), ("ground", "road", "sky"), 1),
+        (cvat_masks, "masks", ("train",), ("background", "cat"), 1),
+        (stage1, "object_masks", ("train",), ("object",), 2),
+        (cityscapes, "cityscapes", ("train",), None, 1),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
-def test_labels_and_masks_are_recognised(tmp_path, write, kind, target, splits, classes, records):
+def test_labels_and_masks_are_recognised(tmp_path, write, kind, splits, classes, records):
     write(tmp_path)
     found = recognise(str(tmp_path))
-    assert (found.source, found.target, found.splits) == (f"{kind}:{tmp_path}", target, splits)
+    assert (found.source, found.splits) == (f"{kind}:{tmp_path}", splits)
     source = opened(found.source, splits[0])
     assert len(source) == records and (classes is None or tuple(source.classes) == classes)
     assert f"{len(source.classes)} class" in found.about
@@ -169,6 +170,26 @@ def test_links_that_lead_in_circles_end(tmp_path):
     (tmp_path / "wrapped" / "data").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "again").symlink_to(tmp_path / "wrapped")
     assert recognise(str(tmp_path / "wrapped")).source == f"voc:{tmp_path}/wrapped/data"
+
+
+def test_a_link_to_itself_hides_nothing_else(tmp_path):
+    for name in "ab":
+        write_image(tmp_path / name / "1.png", 3, 5)
+    (tmp_path / "b" / "self").symlink_to("self")
+    assert recognise(str(tmp_path)).source == f"folder:{tmp_path}"
+    with pytest.raises(UserError, match="b/self: cannot be followed .*; mend or remove it"):
+        opened(f"folder:{tmp_path}", "train")
+
+
+@pytest.mark.parametrize(("label", "count"), [("\ufeff0 0.5 0.5 0.4 0.4", 1), (" \n\n", 0)], ids=["mark", "blank"])
+def test_labels_with_a_byte_order_mark_or_without_a_word_are_labels(tmp_path, label, count):
+    for name, content in (("1", label), ("2", "")):
+        write_image(tmp_path / "images" / f"{name}.png", 30, 40)
+        text(tmp_path / "labels" / f"{name}.txt", content)
+    text(tmp_path / "classes.txt", "a")
+    assert recognise(str(tmp_path)).source == f"yolo:{tmp_path}"
+    with noting():
+        assert len(opened(f"yolo:{tmp_path}", "train").annotations(0)) == count
 
 
 def test_a_large_folder_is_not_listed_whole(tmp_path, monkeypatch):
@@ -268,6 +289,25 @@ def test_what_cannot_be_told_is_refused_with_what_it_lacks(tmp_path, write, mess
         recognise(str(tmp_path))
     assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value)
     assert re.search(message, str(caught.value)), caught.value
+
+
+def test_a_description_that_cannot_be_read_is_the_error(tmp_path):
+    layouts.roboflow_yolo(tmp_path)
+    (tmp_path / "data.yaml").write_text("train: [\nnames: {")
+    with pytest.raises(UserError, match=rf"^{tmp_path}/data.yaml:2: not YAML .*; mend it$"):
+        recognise(str(tmp_path))
+
+
+@pytest.mark.parametrize("spoilt", [{"bbox": [1, 2, 3]}, {"bbox": None}, {"category_id": 9}, {"iscrowd": "x"}])
+def test_where_every_annotation_is_refused_each_is_named(tmp_path, spoilt):
+    layouts.official_coco(tmp_path)
+    path = tmp_path / "annotations" / "instances_train2017.json"
+    held = json.loads(path.read_text())
+    path.write_text(json.dumps(held | {"annotations": [each | spoilt for each in held["annotations"]]}))
+    with noting() as notes:
+        source = opened(f"coco:{tmp_path}", "train")
+        assert [len(source.annotations(index)) for index in range(len(source))] == [0, 0]
+    assert len(notes) == len(held["annotations"]) and all(str(path) in note for note in notes)
 
 
 def test_paths_that_are_none_are_refused(tmp_path):

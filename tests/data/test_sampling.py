@@ -6,7 +6,7 @@ import pytest
 
 from morphism.data import sources
 from morphism.data.pipeline import train_batches
-from morphism.data.sampling import Balanced, Plan, Shuffled, spread
+from morphism.data.sampling import Balanced, Plan, Shuffled, members_of, spread
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def test_an_epoch_repeats_the_shuffled_records_and_ends_after_as_many_draws_as_r
 
 
 @pytest.mark.parametrize(
-    "sampler", [Shuffled(28, 1, 0), Shuffled(28, 4, 0), Shuffled(30, 4, 1), Balanced(Skewed.labels, 0)]
+    "sampler", [Shuffled(28, 1, 0), Shuffled(28, 4, 0), Shuffled(30, 4, 1), Balanced.of(Skewed.labels, 0)]
 )
 def test_no_draw_of_a_record_has_the_count_of_another(sampler):
     draws = [sampler(position) for position in range(500)]
@@ -84,14 +84,14 @@ def test_repeats_of_an_image_are_cropped_differently_and_never_mixed_with_each_o
 
 
 def test_every_round_of_a_balanced_sampler_has_each_class_once():
-    draws = [Balanced(Skewed.labels, seed=1)(position).index for position in range(300)]
+    draws = [Balanced.of(Skewed.labels, seed=1)(position).index for position in range(300)]
     rounds = Skewed.labels[draws].reshape(100, 3)
     assert all(sorted(each) == [0, 2, 3] for each in rounds)
     assert len({tuple(each) for each in rounds}) == 6  # in every order
 
 
 def test_a_class_gives_each_of_its_records_before_one_again():
-    draws = np.array([Balanced(Skewed.labels, seed=1)(position) for position in range(360)])
+    draws = np.array([Balanced.of(Skewed.labels, seed=1)(position) for position in range(360)])
     for label, records in ((0, 20), (2, 5), (3, 3)):
         own = draws[Skewed.labels[draws[:, 0]] == label]
         passes = own.reshape(-1, records, 2)
@@ -102,7 +102,7 @@ def test_a_class_gives_each_of_its_records_before_one_again():
 
 
 def test_the_seed_decides_what_a_balanced_sampler_draws():
-    first, again, other = ([Balanced(Skewed.labels, seed)(p) for p in range(60)] for seed in (0, 0, 1))
+    first, again, other = ([Balanced.of(Skewed.labels, seed)(p) for p in range(60)] for seed in (0, 0, 1))
     assert first == again != other
 
 
@@ -128,7 +128,7 @@ def test_labels_of_a_source_are_those_of_its_records(folder, config, val_fractio
 
 
 def test_a_balanced_sampler_goes_to_workers_with_its_labels():
-    sampler = Balanced(Skewed.labels, 0)
+    sampler = Balanced.of(Skewed.labels, 0)
     assert pickle.loads(pickle.dumps(sampler))(17) == sampler(17)
 
 
@@ -143,7 +143,7 @@ class Many(Skewed):
 @pytest.mark.parametrize(("sizes", "batch_size"), [((50, 30, 7), 8), ((3, 100), 16), ((5,), 8)])
 def test_batches_hold_one_canvas_and_every_record_comes_equally_often(config, sizes, batch_size):
     canvases = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes)).astype(np.int32)
-    plan = Plan(Many(len(canvases)), config.data, 5, batch_size, canvases)
+    plan = Plan(Many(len(canvases)), config.data, 5, batch_size, members_of(canvases))
     epochs = 16
     steps = sum(count * epochs // batch_size for count in sizes)
     counts = np.zeros(len(canvases), int)

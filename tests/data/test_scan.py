@@ -1,6 +1,7 @@
 """Which files below a folder are images, and the text of lists, whoever wrote them."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from morphism.data import image
 from morphism.data.files import image_suffixes, read_lines, read_names, scan
 from morphism.data.loose import find_images
-from morphism.errors import UserError
+from morphism.errors import UserError, noting
 
 
 def write(root, *names):
@@ -43,9 +44,10 @@ def test_links_are_followed_once_and_loops_end(tmp_path, tmp_path_factory):
         "linked_too": elsewhere / "x",
         "file.jpg": elsewhere / "2.jpg",
         "lost.jpg": "/nowhere.jpg",
+        "self.jpg": "self.jpg",
     }.items():
         (tmp_path / link).symlink_to(target)
-    expected = ["a/3.jpg", "b/4.jpg", "file.jpg", "linked/2.jpg", "linked/x/1.jpg", "lost.jpg", "z/5.jpg"]
+    expected = ["a/3.jpg", "b/4.jpg", "file.jpg", "linked/2.jpg", "linked/x/1.jpg", "lost.jpg", "self.jpg", "z/5.jpg"]
     assert scan(tmp_path).images == expected
 
 
@@ -64,6 +66,9 @@ def test_what_would_be_lost_is_named(tmp_path, spoil, message):
     spoil(tmp_path)
     with pytest.raises(UserError, match=message):
         scan(tmp_path)
+    with noting() as notes:
+        assert scan(tmp_path).images == ["a.jpg"]
+    assert len(notes) == 1 and re.search(message, notes[0])
 
 
 def test_predicting_lists_images_that_cannot_be_read(tmp_path):

@@ -11,7 +11,7 @@ from masks import PATTERN, write_mask, write_masks
 from ml_collections import ConfigDict
 from PIL import Image
 
-from morphism.commands.check import check
+from morphism.commands.check import check, train_command
 from morphism.data import sources, survey, tally
 from morphism.data.checks import check_split
 from morphism.data.records import first_target
@@ -155,6 +155,24 @@ def test_without_a_validation_split_both_parts_that_training_cuts_are_surveyed(t
     opened = [open_source(f"folder:{tmp_path}", split, val_fraction=0.1) for split in ("train", "val")]
     assert [(each.split, len(each.source)) for each in checked] == [("train", len(opened[0])), ("val", len(opened[1]))]
     assert found["val_fraction"] == 0.1 and checked[1].source.files.tolist() == opened[1].files.tolist()
+
+
+def test_too_few_images_to_cut_a_validation_split_are_reported_as_training_refuses_them(tmp_path):
+    for name in "ab":
+        write_image(tmp_path / name / "1.png", 8, 8)
+    _, found = check(str(tmp_path), "", "", None, lambda *words: None)
+    with pytest.raises(UserError, match="2 records leaves a split empty; add images, or validate on") as refused:
+        open_source(f"folder:{tmp_path}", "val", val_fraction=0.1)
+    assert found["splits"]["train"]["bad"] == [str(refused.value)] and not found["sound"]
+
+
+def test_where_there_is_no_train_split_the_command_names_another(tmp_path):
+    for name in "ab":
+        write_image(tmp_path / "val" / name / "1.png", 8, 8)
+    checked, found = check(str(tmp_path), "", "", None, lambda *words: None)
+    assert "--config.data.train_split=val" in train_command(str(tmp_path), checked[0].source, [], found["on"])
+    with pytest.raises(UserError, match="no split 'train', it has val; .* with --config.data.train_split=val"):
+        open_source(f"folder:{tmp_path}", "train")
 
 
 def test_trainval_is_read_only_where_there_is_no_train(tmp_path):

@@ -242,7 +242,7 @@ def test_balanced_sampling_needs_labels():
     config = configured(*RECIPES["square"], wanted=("label",))
     config.data.update(source="heights:a", balanced=True)
     with pytest.raises(UserError, match=r"^config.data.balanced: heights:a has no label per record, but height; set "):
-        Plan(Heights(1.5), config.data, 0, 1, np.zeros(1, int))
+        Plan(Heights(1.5), config.data, 0, 1, [range(1)])
 
 
 def test_the_check_of_a_source_counts_and_draws_all_its_truths(tmp_path):

@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from morphism import tasks
 from morphism.data.sources import load
 from morphism.evaluation.image_results import BEST, PER_CELL, WORST, ImageResults
 from morphism.experiments import quickstart
+from morphism.experiments.base import get_base
 from morphism.tasks import detection_plots
 from morphism.tasks.composed import Composed, Part
 from morphism.tasks.detections import columns
@@ -118,6 +120,12 @@ def test_an_images_score_is_the_f1_of_its_detections():
     assert found["score"] == pytest.approx(2 * 1 / (3 + 3), abs=1e-4)
     assert found["true"] == {"a": 1, "b": 2} and found["predicted"] == {"a": 2, "c": 1}
     assert found["cells"] == [[0, 0, 1], [1, 0, 1], [1, 5, 1], [5, 2, 1]]
+    task = tasks.get("detection").measured(get_base("detection"), 0.05)
+    source = SimpleNamespace(classes=CLASSES)
+    [found] = task.per_image({"gathered": gathered([batch]), "source": source}, batch)
+    assert found["score"] == pytest.approx(2 * 2 / (4 + 3), abs=1e-4) and task.image_score.endswith("at least 0.05")
+    plots = task.plots({"gathered": gathered([batch]), "source": source}, {"per_class": dict.fromkeys(CLASSES, -1.0)})
+    assert np.trace(plots["confusion"]["counts"]) == 2 and "recall at score 0.05" in plots["per_class"]["bars"]
 
 
 def test_a_segmentations_score_is_the_mean_iou_of_the_classes_in_the_image():

@@ -38,6 +38,8 @@ def test_a_result_never_replaces_an_input(tmp_path):
     image = write(tmp_path / "a.png")
     before = image.read_bytes()
     (tmp_path / "linked").symlink_to(tmp_path)
+    (tmp_path / "self.png").symlink_to("self.png")
+    OutputFolder(tmp_path / "other", [(tmp_path / "self.png", tmp_path)], (), ("a",))
     for folder in (tmp_path, tmp_path / "linked"):
         with pytest.raises(UserError, match=r"a result would replace the input .*a.png; name another folder"):
             OutputFolder(folder, [(image, tmp_path)], (), ("a",))
@@ -102,3 +104,20 @@ def test_masks_hold_classes_in_the_colours_of_the_copies(tmp_path):
     expected = [(0, 0, 0), marks.nth(0), marks.nth(1)]
     assert [tuple(each) for each in shown[0].tolist()] == expected
     assert json.loads((tmp_path / "out" / "masks" / "classes.json").read_text()) == list(classes)
+    folder.write_masks(0, 7, result)
+    assert np.array_equal(Image.open(tmp_path / "out" / "masks" / "a.jpg" / "000007.png"), pixels)
+
+
+def test_fused_segments_are_written_as_coco_has_them(tmp_path, monkeypatch):
+    image = write(tmp_path / "a.png", (3, 1))
+    maps = {"ground": np.array([[0, 1, 255]], np.uint8), "panoptic": np.array([[0, 1, 300]], np.uint16)}
+    monkeypatch.setattr(Result, "mask", lambda self, name: maps[name])
+    classes = {"ground": ("grass", "sky"), "objects": ("a", "b")}
+    folder = OutputFolder(tmp_path / "out", [(image, tmp_path)], tuple(maps), classes)
+    folder.write(0, detected(image), Image.new("RGB", (3, 1)))
+    folder.close([])
+    ids = np.asarray(Image.open(tmp_path / "out" / "masks" / "a_panoptic.png"), int) @ [1, 256, 65536]
+    assert ids.tolist() == [[0, 1, 300]]
+    assert np.asarray(Image.open(tmp_path / "out" / "masks" / "a_ground.png")).tolist() == [[0, 1, 255]]
+    named = json.loads((tmp_path / "out" / "masks" / "classes.json").read_text())
+    assert named == {"ground": ["grass", "sky"]}

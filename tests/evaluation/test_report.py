@@ -159,5 +159,9 @@ def test_the_command_leaves_out_what_is_no_run_and_writes_the_rest(tmp_path, cap
     printed = capsys.readouterr()
     assert "1 run(s) in" in printed.out and f"left out: {tmp_path / 'config.json'}: no such file" in printed.err
     assert out.read_text().startswith("<!doctype html>")
+    report.COMMAND.flags["output"].unparse()
+    report.main(report.COMMAND.parse(["morphism report", f"{run}/"]))
+    assert f"1 run(s) in {run}/report.html" in capsys.readouterr().out
+    assert (run / "report.html").read_text() == out.read_text()
     with pytest.raises(UserError, match="no such file"):
         report.main(["morphism report", str(tmp_path)])

@@ -100,3 +100,14 @@ def test_without_a_checkpoint_a_workdir_is_nobody_s(tmp_path):
     other = changed(quickstart.get_config(), seed=5)
     assert claim_config(tmp_path, other, Sized()) == []
     assert read_config(tmp_path).seed == 5
+
+
+def test_determinism_may_be_switched_on_but_not_off_and_precision_stays():
+    config = quickstart.get_config()
+    exact = changed(config, deterministic=True)
+    (line,) = resume.changes(config, exact, Sized())
+    assert "config.deterministic=False, now it is True" in line
+    with pytest.raises(UserError, match="config.deterministic=True, now it is False"):
+        resume.changes(exact, config, Sized())
+    with pytest.raises(UserError, match="config.precision='default', now it is 'highest'"):
+        resume.changes(config, changed(config, precision="highest"), Sized())

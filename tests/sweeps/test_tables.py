@@ -10,6 +10,7 @@ from reported import start
 
 from morphism.errors import UserError
 from morphism.experiments import quickstart
+from morphism.sweeps.folder import Plan
 from morphism.sweeps.runs import of_runs
 from morphism.sweeps.tables import Row, against, of_sweep, ranked, render
 from morphism.sweeps.trials import Record
@@ -66,6 +67,12 @@ def test_a_baseline_that_means_no_row_or_several_is_one_line():
         against(table(), "learning_rate=0.1")
 
 
+def plan_of(**values):
+    given = dict(experiment="", config=quickstart.get_config(), space="", grid={}, metric="loss", lower=True)
+    given |= dict(sampler="grid", trials=3)
+    return Plan(**given, sampler_seed=0, pruner="none", rungs=(), eta=3, storage="", **values)
+
+
 def record(number, state, seed, value, **overrides):
     given = dict(number=number, id=str(number), state=state, overrides=overrides, params={}, seed=seed, value=value)
     rest = dict(rung=0, goal=0, steps=8, values={}, seconds=1.0, error="", workdir="", owner="", beat=0, deaths=0)
@@ -74,7 +81,7 @@ def record(number, state, seed, value, **overrides):
 
 def test_the_trials_of_a_point_are_one_row_and_those_without_a_result_are_counted():
     trials = [record(index, "complete", index % 2, index / 10, batch_size=index // 2) for index in range(4)]
-    found = of_sweep([*trials, record(4, "failed", 0, None, batch_size=9)], "loss", True)
+    found = of_sweep([*trials, record(4, "failed", 0, None, batch_size=9)], plan_of(seeds=2))
     assert [dict(row.values) for row in found.rows] == [{0: 0.0, 1: 0.1}, {0: 0.2, 1: 0.3}]
     assert found.notes == ("Trials that are not in the table: 1 failed.",)
 

@@ -241,9 +241,11 @@ def test_what_is_fused_is_judged_and_shown_beside_the_parts(config, mesh_of, var
     assert {name: value for name, value in summary.items() if not name.startswith("panoptic/")} == alone
     assert 0 <= summary["panoptic/pq"] <= 1 and summary["panoptic/examples"] == len(source)
     assert "panoptic/pq" in task.headline and "panoptic/pq" in task.higher_is_better
-    assert "panoptic/pq" in task.table(summary) and task.masks == TASK.masks
+    assert "panoptic/pq" in task.table(summary) and task.masks == (*TASK.masks, "panoptic")
     described = task.describe(batches[0], 0, CLASSES)
     assert list(described) == ["ground", "objects", "panoptic"] and described["panoptic"]["segments"]
+    ids = {each["id"] for each in described["panoptic"]["segments"]}
+    assert ids == set(np.unique(task.mask(batches[0], 0, "panoptic")).tolist()) - {0}
     assert {line[0] for line in task.lines(described, 0.0, 9)} >= {"ground", "panoptic"}
     (file,) = (file for file in task.files(metrics, source) if file.name == "panoptic_segments")
     assert len(file.value["annotations"]) == len(list(file.images)) == len(source)

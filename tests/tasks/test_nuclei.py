@@ -223,10 +223,10 @@ def test_the_task_reports_them_only_when_asked_from_a_score_on():
         "original_size": np.tile(np.int32(SIZE), (3, 1)),
     }
     config = get_base("instances")
-    plain = tasks.of(config).measured(config)
+    plain = tasks.of(config).measured(config, 0.25)
     config.metrics.medical = True
     check_config(config)
-    medical = tasks.of(config).measured(config)
+    medical = tasks.of(config).measured(config, 0.25)
     summaries = [
         task.summarise(task.update_metrics(task.init_metrics(Cells()), predictions)) for task in (plain, medical)
     ]
@@ -239,6 +239,6 @@ def test_the_task_reports_them_only_when_asked_from_a_score_on():
     rows = medical.table(summaries[1] | {"nuclei": got})
     assert rows["objects found, of score 0.5"] == 3 and rows["mask_ap"] == summaries[0]["mask_ap"]
     config.metrics.score = 0.95
-    strict = tasks.of(config).measured(config)
+    strict = tasks.of(config).measured(config, 0.25)
     got = strict.summarise(strict.update_metrics(strict.init_metrics(Cells()), predictions))["nuclei"]
     assert [got[name] for name in nuclei.COUNTS] == [1, 1, 0, 2] and got["aji"] == 0

@@ -222,7 +222,7 @@ def test_the_task_reports_them_only_when_asked_and_never_a_mean_without_counts()
         config.metrics.medical = medical
         config.data.spacing = (0.5, 2.0)
         check_config(config)
-        measured = task.measured(config)
+        measured = task.measured(config, 0.25)
         whole = measured.update_metrics(measured.init_metrics(Split()), predictions(found, true))
         parts = measured.init_metrics(Split())
         for row in range(4):
@@ -256,6 +256,6 @@ def test_a_part_of_a_composed_task_has_the_measures_that_its_fields_ask_for():
     config = get_base("segmentation")
     with config.unlocked():
         config.parts = {"organs": {"metrics": {"medical": True}}, "ground": {}}
-    composed = Composed((Part("organs", Segmentation()), Part("ground", Segmentation()))).measured(config)
+    composed = Composed((Part("organs", Segmentation()), Part("ground", Segmentation()))).measured(config, 0.25)
     assert composed.parts[0].task.surface_options == Options((), 2.0)
     assert composed.parts[1].task.surface_options is None

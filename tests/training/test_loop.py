@@ -14,6 +14,7 @@ import pytest
 from etils import epath
 
 from morphism.data import sources
+from morphism.data.pipeline import train_batches
 from morphism.data.records import Source
 from morphism.errors import NonFinite, UserError
 from morphism.evaluation.run import open_run
@@ -287,10 +288,10 @@ def test_evaluating_a_checkpoint_gives_what_training_reported_by_the_classes_of_
 
 def test_the_manifest_says_what_ran_and_no_batch_is_kept_beyond_its_step(config, tmp_path, monkeypatch):
     config.update(duration="24", log_every="24", checkpoint_every="24")
-    kept, most, batches = weakref.WeakValueDictionary(), [], loop.train_batches
+    kept, most, pairs = weakref.WeakValueDictionary(), [], loop.training_pairs
 
     def followed(*args, **more):
-        for number, batch in enumerate(batches(*args, **more)):
+        for number, batch in enumerate(train_batches(*args, **more)):
             # As from a worker: what is kept of any array keeps the memory of all.
             memory = np.zeros(sum(each.nbytes for each in batch.values()), np.uint8)
             starts = np.cumsum([0, *(each.nbytes for each in batch.values())])
@@ -306,7 +307,7 @@ def test_the_manifest_says_what_ran_and_no_batch_is_kept_beyond_its_step(config,
         jax.block_until_ready(scalars)  # a step that the host is ahead of keeps its batch, as it must
         add(meter, scalars, ids)
 
-    monkeypatch.setattr(loop, "train_batches", followed)
+    monkeypatch.setattr(loop, "training_pairs", lambda *args, **more: pairs(*args, **more | {"feed": followed}))
     monkeypatch.setattr(loop.Meter, "add", add)
     train(config, tmp_path)
     assert max(most) < 8
@@ -363,3 +364,17 @@ def test_a_look_between_two_reports_finds_what_is_not_finite_and_keeps_the_rest(
         meter.add({"loss": jnp.float32(np.nan)}, np.array([16, 17]))
         with pytest.raises(NonFiniteLoss, match="^step 8: loss is nan, on examples 16, 17; the last checkpoint is"):
             meter.check(8)
+
+
+def test_splits_on_the_devices_train_to_the_same_bits_and_either_way_resumes_the_other(config, tmp_path):
+    config.data.train_crop = "center"
+    config.eval_every = "4"
+    train(config, tmp_path / "host")
+    config.data.on_device = True
+    train(config, tmp_path / "device")
+    config.data.on_device = False
+    train(config, tmp_path / "both", until=4)
+    config.data.on_device = True
+    train(config, tmp_path / "both")
+    assert digest_of(tmp_path / "host", 8) == digest_of(tmp_path / "device", 8) == digest_of(tmp_path / "both", 8)
+    assert metrics_of(tmp_path / "host") == metrics_of(tmp_path / "device") == metrics_of(tmp_path / "both")

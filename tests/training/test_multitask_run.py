@@ -12,6 +12,7 @@ from PIL import Image
 
 from morphism import models, tasks
 from morphism.data import sources
+from morphism.data.pipeline import train_batches
 from morphism.data.sources import scene_masks, scenes
 from morphism.errors import UserError
 from morphism.evaluation.loop import evaluate
@@ -124,19 +125,19 @@ def test_a_resumed_run_with_partial_labels_ends_with_the_same_bits(config, tmp_p
     output = capsys.readouterr().out
     assert "classes: 5 of objects, 6 of ground" in output
     assert "val: objects (ap 0.0000  ap50 0.0000  ap75 0.0000)  ground (miou " in output
-    read, taken = loop.train_batches, []
+    pairs, taken = loop.training_pairs, []
 
     def interrupted(*args, **options):
-        for batch in read(*args, **options):
+        for batch in train_batches(*args, **options):
             taken.append(batch)
             if len(taken) == 6:
                 raise Crash
             yield batch
 
-    monkeypatch.setattr(loop, "train_batches", interrupted)
+    monkeypatch.setattr(loop, "training_pairs", lambda *args, **more: pairs(*args, **more | {"feed": interrupted}))
     with pytest.raises(Crash):
         train(config, tmp_path / "b")
-    monkeypatch.setattr(loop, "train_batches", read)
+    monkeypatch.setattr(loop, "training_pairs", pairs)
     assert train(config, tmp_path / "b") == undisturbed
     assert digest_of(tmp_path / "a") == digest_of(tmp_path / "b")
     assert lines_of(tmp_path / "a") == lines_of(tmp_path / "b")

@@ -75,7 +75,7 @@ def test_a_state_that_devices_share_trains_as_whole_copies_do(config, mesh_of, m
         ((3, 3, 256, 256), 8, P(None, None, None, FSDP)),
         ((1000, 2001), 8, P(FSDP)),
         ((3, 3, 256, 512), 1, P()),
-        ((3, 3, 64, 64), 8, P()),  # small
+        ((3, 3, 32, 32), 8, P()),  # small
         ((333, 333), 8, P()),  # no axis splits
     ],
 )

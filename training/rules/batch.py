@@ -25,9 +25,10 @@ def batch_size(case: Case) -> Choice:
     size = share
     while size * 2 <= limits[reason]:
         size *= 2
-    return Choice(
-        size, reason if size <= limits[reason] else f"the least of {case.devices} device(s); {reason}, if less"
-    )
+    if size > limits[reason]:
+        devices = f"{case.devices} device{'s' * (case.devices > 1)}"
+        reason = f"the least for {devices}, though less would suit: {reason}"
+    return Choice(size, reason)
 
 
 def smaller_batch(case: Case, needed: int, limit: int) -> int:

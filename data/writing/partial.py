@@ -1,0 +1,28 @@
+"""A folder that appears when all of it is written, and that a second try goes on with."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from morphism.errors import UserError
+
+
+@contextmanager
+def partial_folder(folder: Path) -> Iterator[Path]:
+    """The folder to write in, which becomes `folder` at the end. Only one process at a time can be in it."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{partial}: another process writes there; wait for it, or name another folder") from error
+        yield partial
+        if folder.is_dir():
+            folder.rmdir()  # an empty one
+        partial.rename(folder)
+    finally:
+        os.close(descriptor)
