@@ -26,8 +26,8 @@ def test_what_differs_from_the_defaults_is_marked_and_shows_them():
     assert lines[:4] == [
         "  task = 'classification'",
         "  seed = 0",
-        "  batch_size = 128",
-        "  eval_batch_size = 0",
+        "  precision = 'default'",
+        "  deterministic = False",
     ]
     assert "* data.source = 'tfds:cifar10'  (default 'embedded')" in lines
     assert "* schedule.boundaries = ('32k', '48k')  (default ('30ep', '60ep', '80ep'))" in lines
