@@ -89,9 +89,12 @@ def _around(box: Float[np.ndarray, "4"], size: Sequence[int]) -> bytes:
 
 
 def columns(metrics: Metrics) -> tuple[np.ndarray, Columns, Columns]:
-    """Ids of the images; image, class, score and box per detection; image, class, box, ... per true box."""
-    found, true = (_concatenate(metrics[kind]) for kind in ("found", "true"))
-    return np.concatenate(metrics["images"]), found, true
+    """Ids of the images; image, class, score and box per detection; image, class, box, ... per true box.
+
+    By image, whatever the order of the batches and the number of processes: it decides between equal scores.
+    """
+    found, true = (_by_image(_concatenate(metrics[kind])) for kind in ("found", "true"))
+    return np.sort(np.concatenate(metrics["images"])), found, true
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:
@@ -100,6 +103,11 @@ def areas(boxes: np.ndarray) -> np.ndarray:
 
 def _concatenate(parts: list[Columns]) -> Columns:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _by_image(columns: Columns) -> Columns:
+    order = np.argsort(columns["image"], kind="stable")
+    return {name: column[order] for name, column in columns.items()}
 
 
 def _check_numbers(found: Columns) -> None:
