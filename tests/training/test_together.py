@@ -8,6 +8,7 @@ import pytest
 
 from morphism.data import pipeline
 from morphism.ops.platform import as_accelerator
+from morphism.runtime import mesh
 from morphism.runtime.checkpoint import Checkpoints
 from morphism.runtime.digest import digest
 from morphism.training import together
@@ -61,8 +62,11 @@ def test_a_stack_that_runs_out_of_memory_ends_each_of_its_trainings(tmp_path, co
     assert train(config, tmp_path / "a")["top1"] > 0  # its workdir is free again
 
 
-def test_the_stacked_step_of_accelerators_equals_single_steps_to_rounding(config):
+@pytest.mark.parametrize("fsdp", [1, 2])
+def test_the_stacked_step_of_accelerators_equals_single_steps_to_rounding(config, monkeypatch, fsdp):
     """Within 1e-5 of the largest change of a parameter in the step; measured 2e-6 on CPU."""
+    monkeypatch.setattr(mesh, "SMALL", 64)
+    config.mesh.fsdp = fsdp
     parts = [build(varied(config, learning_rate=rate)) for rate in (0.2, 0.1)]
     one = parts[0]
     rows = pipeline.train_batches(one.data.train, one.config, start_step=3, stop_step=4)
