@@ -96,7 +96,7 @@ def main(argv: list[str]) -> None:
     elif argv[1].startswith("tfds:"):
         _prepare_tfds(argv[1])
     else:
-        raise UserError(f"{argv[1]}: say where to write it, with --to DIR")
+        raise UserError(f"{argv[1]}: add --to DIR, where to write it; or give one dataset, such as tfds:fashion_mnist")
 
 
 def _verify(path: str) -> None:

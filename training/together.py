@@ -6,7 +6,6 @@ would have alone: on CPU to the bit, on accelerators up to rounding.
 """
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
@@ -85,7 +84,7 @@ class SharedFeed:
         self._open: dict[str, Iterator[Batch]] = {}
 
     def __call__(self, source: Source, config: ConfigDict, **steps: int) -> Iterator[Batch]:
-        key = json.dumps([config.data.to_dict(), config.batch_size, config.seed, steps], default=str, sort_keys=True)
+        key = repr((config.data.to_dict(), config.batch_size, config.seed, steps))
         self._open[key], own = itertools.tee(self._open.get(key) or train_batches(source, config, **steps))
         return own
 

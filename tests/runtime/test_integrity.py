@@ -57,7 +57,7 @@ def test_a_checkpoint_with_a_file_gone_or_cut_is_read_right_or_refused_and_the_o
 def test_a_run_whose_training_data_or_classes_are_others_is_refused_before_anything_changes(
     config, tmp_path, folder_of_classes, capsys
 ):
-    config.data.source = f"folder:{folder_of_classes('cat', 'dog')}"
+    config.data.update(source=f"folder:{folder_of_classes('cat', 'dog')}", val_split="val")
     config.duration = "1"
     config.schedule.warmup = "0"
     train(config, tmp_path / "run")
