@@ -27,7 +27,7 @@ def xrays(tmp_path, config):
                 values = (rng.integers(0, 8, (8, 8)) + 2000 + 40 * level).astype(np.uint16)
                 values[0, 0] = 4095
                 (folder / f"{number}.png").write_bytes(corpus.encode(values, "PNG"))
-    config.data.source = f"folder:{tmp_path / 'xrays'}"
+    config.data.update(source=f"folder:{tmp_path / 'xrays'}", val_split="val")
     config.data.train_crop = "center"
     config.augment.mean, config.augment.std = (0.49, 0.49, 0.49), (0.01, 0.01, 0.01)
     return config
