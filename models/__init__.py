@@ -107,6 +107,11 @@ def _check_fields(config: ConfigDict, arguments: Any) -> None:
     for field, (argument, unused) in UNUSED.items():
         if (config.get(field) or unused) != unused and argument not in arguments:
             raise UserError(f"config.model.{field}: {config.name} has no use for it; set it to {unused}")
+    if config.get("remat_policy", "blocks") != "blocks" and not config.remat:
+        raise UserError(
+            f"config.model.remat_policy is {config.remat_policy!r}, which has no effect without remat; set "
+            "config.model.remat to True, or leave it out"
+        )
     if config.sync_bn and config.frozen_bn:
         raise UserError("config.model.sync_bn: frozen batch norms have no use for it; set it to False")
 

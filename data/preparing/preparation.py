@@ -99,6 +99,13 @@ def prepare(
     check_choice("--engine", engine, ENGINES)
     folder = Path(to).expanduser().absolute()
     source = sources.full_spec(source)
+    for split in splits:
+        name, bracket, _ = split.partition("[")
+        if bracket:  # a prepared split has a name of its own, of which any part can be read
+            raise UserError(
+                f"--split {split}: only whole splits are prepared; give --split {name}, and cut it where it is read: "
+                f"--config.data.train_split='{split}'"
+            )
     splits = tuple(splits) or tuple(sources.splits(sources.within(source, data_dir)))
     opened = {split: open_split(source, split, data_dir) for split in splits}
     _check(source, opened)

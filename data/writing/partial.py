@@ -11,9 +11,15 @@ from morphism.errors import UserError
 
 @contextmanager
 def partial_folder(folder: Path) -> Iterator[Path]:
-    """The folder to write in, which becomes `folder` at the end. Only one process at a time can be in it."""
+    """The folder to write in, which becomes `folder` at the end. Only one process at a time can be in it.
+
+    Raises UserError if it cannot be made, or if another process is in it.
+    """
     partial = folder.with_name(f"{folder.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{partial}: cannot be made ({error.strerror}); name a folder elsewhere") from error
     descriptor = os.open(partial, os.O_RDONLY)
     try:
         try:

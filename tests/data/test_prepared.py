@@ -234,6 +234,14 @@ def test_what_is_there_is_neither_repeated_nor_overwritten(tmp_path):
         prepared("mix:1*scenes:20x32 + 1*scenes:30x32", tmp_path / "other")
 
 
+def test_a_slice_and_a_folder_that_cannot_be_made_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--split train\[:5\]: only whole splits are prepared; give --split train,"):
+        prepared("scenes:20x32", tmp_path / "to", split="train[:5]")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/to.partial: cannot be made \(Not a directory\)"):
+        prepared("scenes:20x32", tmp_path / "file" / "to")
+
+
 def test_a_record_that_cannot_be_read_is_named(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)

@@ -160,6 +160,7 @@ def test_shortcut_a_subsamples_and_pads_channels_with_zeros():
     ("changes", "message"),
     [
         ({"name": "alexnet", "sync_bn": True}, "config.model.sync_bn: alexnet has no use for it"),
+        ({"remat_policy": "products"}, "config.model.remat_policy is 'products'.* set config.model.remat to True"),
         ({"options": {"norm": None}}, "config.model.options.norm: resnet18 has no such option"),
         ({"options": {"parent": 1}}, "config.model.options.parent: resnet18 has no such option"),
         ({"options": {"name": "x"}}, "config.model.options.name: resnet18 has no such option"),
