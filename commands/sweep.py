@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
     from morphism.sweeps import launchers
     from morphism.sweeps.folder import begin_sweep, read_plan
     from morphism.sweeps.live import Live, best_of
-    from morphism.sweeps.storage import open_storage, open_store
+    from morphism.sweeps.storage import absolute, open_storage, open_store
 
     folder = Path(_WORKDIR.value)
     before = read_plan(folder) if (folder / "sweep.json").exists() else None
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     _check(plan)
     launch = launchers.of(_LAUNCHER.value, _PLACES.value)
     if _STORAGE.value:
-        open_storage(_STORAGE.value)  # before the folder is made
+        open_storage(absolute(_STORAGE.value))  # before the folder is made
     if before and plan.repeat_best and not before.repeat_best:
         begun = open_store(_url(folder, before), before.name, before.lower).records()
         if len(begun) > plan.searched:
@@ -111,6 +111,7 @@ def _plan(before: Any) -> Any:
     from morphism import tasks
     from morphism.sweeps import rungs, sampling, space
     from morphism.sweeps.folder import Plan
+    from morphism.sweeps.storage import absolute
     from morphism.tasks.task import lower_is_better
 
     flag = COMMAND.flags["config"]
@@ -178,7 +179,7 @@ def _plan(before: Any) -> Any:
         repeat_best=best,
         vary_split=kept(_SPLIT),
         stack=kept(_STACK),
-        storage=_STORAGE.value or (before.storage if before else ""),
+        storage=absolute(_STORAGE.value or (before.storage if before else "")),
         disk=_bytes(_DISK.value) if _DISK.value is not None else before.disk if before else 0,
         tries=kept(_TRIES),
     )
@@ -187,8 +188,9 @@ def _plan(before: Any) -> Any:
 def _url(folder: Path, plan: Any) -> str:
     """The storage's URL, with its password, which sweep.json leaves out."""
     from morphism.sweeps.folder import STORAGE, storage_of
+    from morphism.sweeps.storage import absolute
 
-    return _STORAGE.value or os.environ.get(STORAGE) or storage_of(folder, plan)
+    return absolute(_STORAGE.value or os.environ.get(STORAGE) or storage_of(folder, plan))
 
 
 def _grid(given: Sequence[str], config: ConfigDict) -> dict[str, tuple[Any, ...]]:
@@ -233,6 +235,11 @@ def _check(plan: Any) -> None:
     opened = plan.opened_space()
     _, overrides = sampling.Sampler("random", plan.sampler_seed, opened, plan.lower).sample(0, list)
     space.configured(plan.config, overrides, opened.source)
+    if "seed" in overrides and (plan.seeds > 1 or plan.repeat_best):
+        raise UserError(
+            f"{opened.source} sets config.seed, and --seeds and --repeat_best train points with further seeds: some "
+            "trials would be the same; leave one out"
+        )
     if plan.stack > 1 and plan.seeds == 1:
         _check_stack(plan, opened)
     if not plan.rungs:

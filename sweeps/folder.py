@@ -17,7 +17,7 @@ from morphism.runtime.resume import FREE, among, flat
 from morphism.sweeps.rungs import Halving
 from morphism.sweeps.sampling import random_chooser
 from morphism.sweeps.space import Space, described, grid, load
-from morphism.sweeps.storage import Store, open_store, without_password
+from morphism.sweeps.storage import JOURNAL, Store, open_store, without_password
 
 FILE = "sweep.json"
 STORAGE = "MORPHISM_STORAGE"  # environment variable with the storage's URL, password included, for worker processes
@@ -164,7 +164,8 @@ def read_sweep(folder: Path) -> tuple[Plan, Store]:
     """The plan and the study of a sweep that has begun. Raises UserError if it or its storage is missing."""
     plan = read_plan(folder)
     url = os.environ.get(STORAGE) or storage_of(folder, plan)
-    if url.startswith(SQLITE) and not Path(url.removeprefix(SQLITE)).exists():  # it would be made, and empty
+    file = next((url.removeprefix(kind) for kind in (SQLITE, JOURNAL) if url.startswith(kind)), "")
+    if file and not Path(file).exists():  # it would be made, and empty
         raise UserError(f"{folder}: its storage {url} is missing; restore the file")
     return open_sweep(folder, url)
 

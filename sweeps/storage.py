@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -76,6 +77,12 @@ def _serialise(engine: Any) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     engine.dispose()  # connections from before
+
+
+def absolute(url: str) -> str:
+    """The same URL from every folder: sqlite:///FILE and journal:///FILE name a file from the current one."""
+    found = re.fullmatch(r"(sqlite|journal):///([^/:?][^?]*)(\?.*)?", url)
+    return f"{found[1]}:///{Path(found[2]).absolute()}{found[3] or ''}" if found else url
 
 
 def without_password(url: str) -> str:

@@ -65,6 +65,8 @@ GRID = (*QUICKSTART, "--grid=optimizer.learning_rate=0.1,0.2")
         ),
         ((*GRID, "--pruner=asha", "--seeds=3"), "leave one out, or repeat only the best with --repeat_best 3"),
         ((*GRID, "--repeat_best=3", "--seeds=5"), "--repeat_best is 3, of 2 trials"),
+        ((*QUICKSTART, "--grid=seed=1,2", "--seeds=2"), "--grid sets config.seed.* leave one out"),
+        ((*QUICKSTART, "--grid=seed=1,2", "--repeat_best=1"), "--grid sets config.seed.* leave one out"),
         ((*GRID, "--vary_split", "--seeds=5"), "a split that is cut, such as with --config.data.val_fraction=0.2"),
         ((*GRID, "--launcher=slrum"), "--launcher is 'slrum'.* did you mean slurm"),
     ],

@@ -9,7 +9,7 @@ from morphism.errors import UserError
 from morphism.runtime.stopping import StopRequest
 from morphism.sweeps import claims
 from morphism.sweeps.claims import HERE, Heartbeat, Watch, claim, let_go, owner_of_this_process, take_over
-from morphism.sweeps.storage import open_storage, open_store, without_password
+from morphism.sweeps.storage import absolute, open_storage, open_store, without_password
 
 
 @pytest.fixture(params=["sqlite", "journal"])
@@ -117,6 +117,14 @@ def test_a_storage_out_of_reach_is_one_line(tmp_path):
         with pytest.raises(UserError, match=words) as error:
             open_storage(url)
         assert "\n" not in str(error.value)
+
+
+def test_a_storage_is_the_same_from_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute("journal:///a/x.log") == f"journal:///{tmp_path}/a/x.log"
+    assert absolute("sqlite:///x.db?mode=rw") == f"sqlite:///{tmp_path}/x.db?mode=rw"
+    for url in ("journal:////a/x.log", "sqlite:////a/x.db", "sqlite:///:memory:", "postgresql://me@host/db"):
+        assert absolute(url) == url
 
 
 def test_passwords_are_not_shown():
