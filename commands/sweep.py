@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
     from morphism.sweeps import launchers
     from morphism.sweeps.folder import begin_sweep, read_plan
     from morphism.sweeps.live import Live, best_of
-    from morphism.sweeps.storage import open_storage, open_store
+    from morphism.sweeps.storage import absolute, open_storage, open_store
 
     folder = Path(_WORKDIR.value)
     before = read_plan(folder) if (folder / "sweep.json").exists() else None
