@@ -100,9 +100,14 @@ def main(argv: list[str]) -> None:
 
 
 def _verify(path: str) -> None:
-    from morphism.data.preparing.preparation import verify
+    from morphism.data.preparing.preparation import MANIFEST, verify
 
-    wrong = verify(Path(path.removeprefix("prepared:")).expanduser().absolute())
+    folder = Path(path.removeprefix("prepared:")).expanduser().absolute()
+    if not (folder / MANIFEST).is_file():
+        raise UserError(
+            f"{folder}: no folder that `morphism prepare SOURCE --to DIR` has written: {MANIFEST} is missing"
+        )
+    wrong = verify(folder)
     if wrong:
         raise UserError(f"{'; '.join(wrong)}; restore what is named, or prepare the data again")
     print(f"{path}: all files are as they were written")

@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -128,7 +129,7 @@ def prepare(
             _complete(work, plan, todo, say)
         shutil.rmtree(partial / shards.PARTS, ignore_errors=True)
         (partial / PLAN).unlink(missing_ok=True)
-    say(f"prepared: {folder}; read it with --data {folder}, or config.data.source=prepared:{folder}")
+    say(f"prepared: {folder}; read it with --data {shlex.quote(str(folder))}, or config.data.source=prepared:{folder}")
     return folder
 
 

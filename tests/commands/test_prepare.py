@@ -33,14 +33,14 @@ def test_a_source_is_prepared_and_verified(tmp_path, capsys):
     ("arguments", "line"),
     [
         ((), "give one source"),
-        (("photos",), "photos: say where to write it, with --to DIR"),
+        (("photos",), "photos: add --to DIR, where to write it"),
         (
             ("scenes:20x32", "--to", "x", "--quality", "101"),
             "--quality is 101; it must be a whole number from 0 to 100",
         ),
         (("scenes:20x32", "--to", "x", "--engine", "spark"), "--engine is 'spark', which is none of beam, local"),
         (("scenes:20x32", "--to", "x", "--split", "tset"), "has no split 'tset'"),
-        (("nowhere", "--verify"), "nowhere/morphism.json: cannot be read"),
+        (("nowhere", "--verify"), "nowhere: not written by"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(arguments, line, tmp_path, monkeypatch):
