@@ -131,9 +131,13 @@ def test_images_on_several_canvases_and_too_many_for_the_device_are_refused(mesh
             return getattr(source, name)
 
         sizes = np.where(np.arange(12)[:, None] % 2, (48, 32), (32, 48))
+        classes, targets = source.classes, source.targets
 
         def __len__(self):
             return 12
+
+        def __getitem__(self, index):
+            return source[index]
 
     assert "2 canvases" in refusal(Turned(), config)
     config = classification(on_device=True)
