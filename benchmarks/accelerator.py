@@ -6,12 +6,12 @@
 a. Every architecture: a training step and an evaluation in bfloat16 and float32, finite; float32 at config.precision
    "highest" against the values of the CPU form on the CPU of the same machine.
 b. ResNet-50, 224, batch 256, bfloat16: images/s and MFU of the training step, as it is, with batch norm in two passes
-   and with config.deterministic; beside torch eager and torch.compile; what the compiled program reads and writes.
-c. Steps of detectors and segmenters at their recipes' sizes, beside torchvision; RoI Align and its gradient in four
+   and with config.deterministic; next to torch eager and torch.compile; what the compiled program reads and writes.
+c. Steps of detectors and segmenters at their recipes' sizes, next to torchvision; RoI Align and its gradient in four
    formulations; NMS.
 d. Runs killed by SIGKILL and resumed, and one command twice: equal bits? With and without config.deterministic.
 e. ResNet-20 on CIFAR-10 by the paper's schedule, as many seeds as there is time for.
-f. ResNet-50's evaluation, beside torch.
+f. ResNet-50's evaluation, next to torch.
 
 The order is that of importance: b, then a and d together (which time nothing), c, f, e. A part has a share of the
 minutes, and what the parts before it left over. It runs in processes of its own: one that fails or hangs is ended and
@@ -238,7 +238,7 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="tiny sizes on CPU")
     parser.add_argument("--cifar", type=Path, help="CIFAR-10's images, a folder per class")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "accelerator.json")
-    parser.add_argument("--logs", type=Path, help="folder of what the processes print; beside the output unless given")
+    parser.add_argument("--logs", type=Path, help="folder of what the processes print; next to the output unless given")
     parser.add_argument("--part", choices=sorted(RUNS), help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

@@ -75,9 +75,9 @@ def main(argv: list[str]) -> None:
     if _STORAGE.value:
         open_storage(absolute(_STORAGE.value))  # before the folder is made
     if before and plan.repeat_best and not before.repeat_best:
-        begun = open_store(_url(folder, before), before.name, before.lower).records()
-        if len(begun) > plan.searched:
-            raise UserError(f"{folder}: holds {len(begun)} trials; --repeat_best needs --trials {len(begun)}")
+        earlier = open_store(_url(folder, before), before.name, before.lower).records()
+        if len(earlier) > plan.searched:
+            raise UserError(f"{folder}: holds {len(earlier)} trials; --repeat_best needs --trials {len(earlier)}")
     plan = begin_sweep(folder, plan)
     store = open_store(_url(folder, plan), plan.name, plan.lower)
     stop, live = StopRequest(), Live(folder, plan, sys.stdout)

@@ -38,7 +38,7 @@ class Plan:
     pruner, rungs, eta: see rungs.py.
     trials: how many points of the space there will be in total.
     seeds: how often each point is trained, with config.seed and the numbers after it.
-    repeat_best: if positive, each point is trained once, and then so many of the best with `seeds` further seeds.
+    repeat_best: if positive, each point is trained once, and then this number of the best with `seeds` further seeds.
     vary_split: whether a further seed also cuts another validation split (config.data.split_seed).
     stack: how many trials a worker trains at most side by side (training/together.py).
     storage: its URL, without a password; "" for sweep.db in the folder of the sweep.
@@ -161,7 +161,7 @@ def open_sweep(folder: Path, url: str = "") -> tuple[Plan, Store]:
 
 
 def read_sweep(folder: Path) -> tuple[Plan, Store]:
-    """The plan and the study of a sweep that has begun. Raises UserError if it or its storage is missing."""
+    """The plan and the study of a sweep that was started. Raises UserError if it or its storage is missing."""
     plan = read_plan(folder)
     url = os.environ.get(STORAGE) or storage_of(folder, plan)
     file = next((url.removeprefix(kind) for kind in (SQLITE, JOURNAL) if url.startswith(kind)), "")

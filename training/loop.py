@@ -109,19 +109,9 @@ def train(
     return advance(config, workdir, **given).metrics
 
 
-def advance(
-    config: ConfigDict,
-    workdir: AnyPath | str,
-    *,
-    until: int | str | None = None,
-    stop: StopRequest | None = None,
-    started: float | None = None,
-    command: Sequence[str] = (),
-    profile: Span | None = None,
-) -> Progress:
-    """What `train` does, with the same arguments; returns how far it has come."""
-    given = {"until": until, "stop": stop, "started": started, "command": command, "profile": profile}
-    return answered(training(config, workdir, **given))
+def advance(config: ConfigDict, workdir: AnyPath | str, **options: Any) -> Progress:
+    """What `train` does, with the same options; returns how far it has come."""
+    return answered(training(config, workdir, **options))
 
 
 def answered(calls: Training) -> Progress:

@@ -1,4 +1,4 @@
-"""ResNet-50's training step and its evaluation, beside torch on the same card."""
+"""ResNet-50's training step and its evaluation, next to torch on the same card."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,14 +15,14 @@ VARIANTS = ("morphism, batch norm in two passes", "morphism, deterministic")
 
 
 def training(call: Call) -> Iterator[Row]:
-    yield from beside(call, "train", VARIANTS)
+    yield from compared(call, "train", VARIANTS)
 
 
 def evaluation(call: Call) -> Iterator[Row]:
-    yield from beside(call, "evaluate", ())
+    yield from compared(call, "evaluate", ())
 
 
-def beside(call: Call, work: str, variants: Sequence[str]) -> Iterator[Row]:
+def compared(call: Call, work: str, variants: Sequence[str]) -> Iterator[Row]:
     """A row per contender that runs, with its medians so far, after each round.
 
     The peers take turns as soon as each is ready. They then leave the card's memory to `variants`, each of which takes
