@@ -20,7 +20,7 @@ from morphism.tasks import Task
 from morphism.tasks.task import ADDED, Metrics, Predictions
 
 
-class Kept:
+class BatchCache:
     """The batches of one evaluation, which stay on the devices and are the same each time."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ def predict(
     skip_broken: bool = False,
     *,
     own: bool = False,
-    kept: Kept | None = None,
+    cache: BatchCache | None = None,
 ) -> Iterator[Predictions]:
     """Yields the task's predictions batch by batch, in the order of `source`, without the padding of the last batch.
 
@@ -64,7 +64,7 @@ def predict(
       mesh: the devices.
       odd: reports odd images, and canvases that change predictions.
       skip_broken: leaves out records that cannot be read.
-      kept: keeps the batches on the devices, for the next call with it.
+      cache: keeps the batches on the devices, for the next call with it.
 
     Raises: NonFinite naming a record for which the network's outputs are not finite.
     """
@@ -83,7 +83,7 @@ def predict(
         return (batch for _, batch in to_devices(odd.watch(batches), mesh))
 
     previous = None
-    for batch in load() if kept is None else kept(load):
+    for batch in load() if cache is None else cache(load):
         current = eval_step(variables, batch)
         jax.tree.map(lambda x: x.copy_to_host_async(), current)
         if previous is not None:

@@ -15,7 +15,7 @@ from morphism.data.oddities import Oddities
 from morphism.data.pipeline import Batch, train_batches
 from morphism.errors import NonFinite, UserError
 from morphism.evaluation.drawings import Evaluated, keeping, shown
-from morphism.evaluation.loop import Kept, gather, of_all_processes, predict, summarise
+from morphism.evaluation.loop import BatchCache, gather, of_all_processes, predict, summarise
 from morphism.lengths import due, to_steps
 from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints, best_by
@@ -263,7 +263,7 @@ class Loop:
         self._saves = parts.lengths.checkpoint > 0
         self._look = min(parts.lengths.log or LOOK, LOOK)
         self._odd = Oddities(parts.data.train, writer.say)
-        self._kept_val = Kept() if config.data.on_device else None
+        self._val_cache = BatchCache() if config.data.on_device else None
         self._val_odd = Oddities(parts.data.val, writer.say, self._odd.said)
 
     def run(self, beginning: Beginning) -> Training:
@@ -436,7 +436,7 @@ class Loop:
         parts, config, programs, val = self._parts, self._config, self._parts.programs, self._parts.data.val
         variables = eval_variables(state)
         batches = predict(
-            programs.eval_step, variables, val, config, parts.mesh, self._val_odd, own=True, kept=self._kept_val
+            programs.eval_step, variables, val, config, parts.mesh, self._val_odd, own=True, cache=self._val_cache
         )
         task, kept, drawn = programs.task, [], shown(val) if config.plots else ()
         try:
