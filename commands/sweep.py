@@ -63,12 +63,14 @@ def main(argv: list[str]) -> None:
         raise UserError("--workdir is missing; name a folder for the sweep, such as runs/sweep")
     from morphism.runtime.stopping import StopRequest
     from morphism.sweeps import launchers
-    from morphism.sweeps.folder import begin_sweep, read_plan
+    from morphism.sweeps.folder import begin_sweep, check_storage, read_plan
     from morphism.sweeps.live import Live, best_of
     from morphism.sweeps.storage import absolute, open_storage, open_store
 
     folder = Path(_WORKDIR.value)
     before = read_plan(folder) if (folder / "sweep.json").exists() else None
+    if before and list(folder.glob("trials/*")):  # without any, it may have been killed before it had a storage
+        check_storage(folder, _url(folder, before))
     plan = _plan(before)
     _check(plan)
     launch = launchers.of(_LAUNCHER.value, _PLACES.value)

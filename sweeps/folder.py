@@ -164,10 +164,15 @@ def read_sweep(folder: Path) -> tuple[Plan, Store]:
     """The plan and the study of a sweep that was started. Raises UserError if it or its storage is missing."""
     plan = read_plan(folder)
     url = os.environ.get(STORAGE) or storage_of(folder, plan)
-    file = next((url.removeprefix(kind) for kind in (SQLITE, JOURNAL) if url.startswith(kind)), "")
-    if file and not Path(file).exists():  # it would be made, and empty
-        raise UserError(f"{folder}: its storage {url} is missing; restore the file")
+    check_storage(folder, url)
     return open_sweep(folder, url)
+
+
+def check_storage(folder: Path, url: str) -> None:
+    """Raises UserError if the file of a storage is missing: it would be made, and empty."""
+    file = next((url.removeprefix(kind) for kind in (SQLITE, JOURNAL) if url.startswith(kind)), "")
+    if file and not Path(file).exists():
+        raise UserError(f"{folder}: its storage {url} is missing; restore the file")
 
 
 def _description(plan: Plan) -> dict[str, Any]:

@@ -91,3 +91,11 @@ def test_what_is_left_out_is_as_the_sweep_began(workdir, monkeypatch):
     assert vars(read_plan(workdir)) | {"config": 0} == vars(first) | {"trials": 3, "config": 0}
     with pytest.raises(UserError, match=r"holds a sweep with data.crop_ratio from .*now it is from nothing"):
         sweep(*QUICKSTART, "--grid=optimizer.name=adam,sgd", f"--workdir={workdir}")
+    (workdir / "sweep.db").unlink()
+    with pytest.raises(UserError, match="no trial is complete"):  # it has none that could be lost
+        sweep(f"--workdir={workdir}")
+    (workdir / "sweep.db").unlink()
+    (workdir / "trials" / "0").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"its storage .*sweep.db is missing; restore the file"):
+        sweep(f"--workdir={workdir}")
+    assert not (workdir / "sweep.db").exists()
