@@ -17,19 +17,19 @@ from jaxtyping import Array, Int
 _FORM: ContextVar[str] = ContextVar("form", default="")
 
 
-def on_cpu() -> bool:
-    """Whether the code being traced takes its form for CPUs."""
-    return (_FORM.get() or jax.default_backend()) == "cpu"
-
-
 def backend() -> str:
     """What programs are compiled for, whatever form they take: "cpu", "gpu" or "tpu"."""
     return jax.default_backend()
 
 
+def on_cpu() -> bool:
+    """Whether the code being traced takes its form for CPUs."""
+    return (_FORM.get() or backend()) == "cpu"
+
+
 def on_tpu() -> bool:
     """Whether the code being traced takes its form for TPUs."""
-    return (_FORM.get() or jax.default_backend()) == "tpu"
+    return (_FORM.get() or backend()) == "tpu"
 
 
 @contextmanager
