@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from morphism.errors import UserError
 from morphism.ops.moments import Axis, moments
-from morphism.ops.platform import on_cpu
+from morphism.ops.platform import on_cpu, on_tpu
 from morphism.ops.precision import full_precision
 
 Dtype = Any
@@ -200,9 +200,9 @@ def max_pool(
     its left padding. Of equal maxima the first in the window, row by row, takes the gradient.
     """
     rows, columns = (_pool_padding(size, kernel, stride, pad, ceil) for size in x.shape[1:3])
-    if on_cpu():
-        return _max_pool_axis(_max_pool_axis(x, 2, kernel, stride, columns), 1, kernel, stride, rows)
-    return nn.max_pool(x, (kernel, kernel), (stride, stride), (rows, columns))
+    if on_tpu():  # which has an instruction for its gradient
+        return nn.max_pool(x, (kernel, kernel), (stride, stride), (rows, columns))
+    return _max_pool_axis(_max_pool_axis(x, 2, kernel, stride, columns), 1, kernel, stride, rows)
 
 
 def _pool_padding(size: int, kernel: int, stride: int, pad: int, ceil: bool) -> tuple[int, int]:
@@ -217,7 +217,11 @@ def _pool_padding(size: int, kernel: int, stride: int, pad: int, ceil: bool) -> 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _max_pool_axis(x: Array, axis: int, kernel: int, stride: int, pad: tuple[int, int]) -> Array:
-    """Maxima over windows along one axis; the gradient of XLA's select-and-scatter takes four times as long on CPU."""
+    """Maxima over windows along one axis.
+
+    The gradient of XLA's own maxima is slower: four times on CPU. On GPUs it writes four indices per maximum and adds
+    by a scatter, in an order that varies from run to run.
+    """
     return reduce(jnp.maximum, _taps(x, axis, kernel, stride, pad))
 
 

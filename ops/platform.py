@@ -15,11 +15,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 _FORM: ContextVar[str] = ContextVar("form", default="")
+_TARGET: ContextVar[str] = ContextVar("target", default="")
 
 
 def backend() -> str:
     """What programs are compiled for, whatever form they take: "cpu", "gpu" or "tpu"."""
-    return jax.default_backend()
+    return _TARGET.get() or jax.default_backend()
 
 
 def on_cpu() -> bool:
@@ -55,6 +56,19 @@ def as_cpu() -> Iterator[None]:
     """Code that is traced inside this context takes its form for CPUs, on any device; otherwise as `as_accelerator`."""
     with _traced_as("cpu"):
         yield
+
+
+@contextmanager
+def compiling_for(kind: str) -> Iterator[None]:
+    """Programs that are traced inside this context are for devices of `kind`, "gpu" or "tpu", which may be absent.
+
+    They take the form for these, and have the compiler's options for them.
+    """
+    token = _TARGET.set(kind)
+    try:
+        yield
+    finally:
+        _TARGET.reset(token)
 
 
 @contextmanager

@@ -90,6 +90,19 @@ def test_passes_of_batch_norm_are_told_apart_in_a_real_program():
     assert counts == [1, 2]
 
 
+def test_what_a_kernel_slices_of_an_operand_is_all_that_it_reads():
+    """A fusion that reads every 16th row, as numbers of another type, is no pass over the whole."""
+    from on_accelerator import hlo
+
+    text = GPU.replace(
+        "ROOT %convert.3 = f32[8,64,64,64]{3,2,1,0} convert(%param_0.3)",
+        "%convert.2 = f32[8,64,64,64]{3,2,1,0} convert(%param_0.3)\n"
+        "  ROOT %slice.3 = f32[8,4,64,64]{3,2,1,0} slice(%convert.2), slice={[0:8], [0:64:16], [0:64], [0:64]}",
+    )
+    assert text != GPU
+    assert hlo.traffic(text)["kinds"]["elementwise"]["read"] == 8 * 4 * 64 * 64 * 2
+
+
 def test_a_product_in_a_loop_is_seen():
     from on_accelerator import hlo
 

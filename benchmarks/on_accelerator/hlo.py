@@ -16,6 +16,8 @@ BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}  # of the types whose nam
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id")
 INTO = ("body", "to_apply", "branch_computations", "true_computation", "false_computation", "called_computations")
 MOVES = ("transpose", "copy", "copy-start")
+PARTLY = ("slice", "dynamic-slice", "gather")  # they read of their operand what they return
+ALIKE = ("convert", "bitcast", "copy", "reshape", "transpose")  # they read what their users do
 KINDS = (  # the first whose operation a kernel has, alone or fused with others, is the kernel's
     ("convolution", ("convolution",)),
     ("product", ("dot", "ragged-dot")),
@@ -38,7 +40,10 @@ class Array(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """`results` are the arrays that it makes, `operands` the names of what it reads, `rest` its attributes."""
+    """`results` are the arrays that it makes, `operands` the names of what it reads, `rest` its attributes.
+
+    The operand of a parameter is its position.
+    """
 
     name: str
     results: tuple[Array, ...]
@@ -46,6 +51,17 @@ class Instruction(NamedTuple):
     operands: tuple[str, ...]
     rest: str
     root: bool
+
+
+class Read(NamedTuple):
+    """An operand of a kernel: its bytes, and the share of them that the kernel reads."""
+
+    whole: int
+    share: float
+
+    @property
+    def bytes(self) -> int:
+        return int(self.whole * self.share)
 
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$|^(ENTRY )?%?([\w.\-]+) \{$")
@@ -75,6 +91,8 @@ def _instruction(root: str | None, name: str, text: str) -> Instruction:
     opcode, _, behind = text.partition("(")
     close = _closing("(" + behind)
     inside, rest = behind[: close - 1], behind[close:]
+    if opcode == "parameter":
+        return Instruction(name, arrays, opcode, (inside,), rest, root is not None)
     operands = tuple(re.findall(r"%([\w.\-]+)", inside)) or tuple(re.findall(r"([A-Za-z_][\w.\-]*)", inside))
     return Instruction(name, arrays, opcode, operands, rest, root is not None)
 
@@ -93,8 +111,8 @@ def _array(type_: str, shape: str) -> Array:
     return Array(type_, tuple(int(side.strip("<=")) for side in shape.split(",") if side))
 
 
-def kernels(text: str) -> Iterator[tuple[Instruction, tuple[Array, ...], list[Instruction]]]:
-    """Each kernel, the arrays that it reads, and the instructions that are fused into it (itself if none are)."""
+def kernels(text: str) -> Iterator[tuple[Instruction, list[Read], list[Instruction]]]:
+    """Each kernel, what it reads of each operand, and the instructions fused into it (itself if none are)."""
     found, entry = computations(text)
     waiting, seen = [entry], set()
     while waiting:
@@ -109,8 +127,38 @@ def kernels(text: str) -> Iterator[tuple[Instruction, tuple[Array, ...], list[In
                 waiting += _called(each.rest, (*INTO, "calls"))
                 continue
             if each.opcode not in FREE and not each.opcode.endswith("-done"):
-                reads = tuple(array for operand in each.operands for array in arrays.get(operand, ()))
+                shares = _shares(found[calls[0]]) if each.opcode == "fusion" and calls else {}
+                sizes = (sum(array.bytes for array in arrays.get(operand, ())) for operand in each.operands)
+                reads = [Read(size, shares.get(position, 1.0)) for position, size in enumerate(sizes)]
                 yield each, reads, [part for call in calls for part in _whole(found, call)] or [each]
+
+
+def _shares(fused: list[Instruction]) -> dict[int, float]:
+    """The share of each operand that a fused computation reads: less than 1 where it only slices it or looks it up."""
+    users: dict[str, list[Instruction]] = defaultdict(list)
+    for each in fused:
+        for operand in () if each.opcode == "parameter" else each.operands:
+            users[operand].append(each)
+
+    def elements(each: Instruction) -> int:
+        whole = sum(prod(array.shape) for array in each.results)
+        if each.root or not users[each.name]:
+            return whole
+        read = (
+            prod(user.results[0].shape)
+            if user.opcode in PARTLY and user.operands[0] == each.name
+            else elements(user)
+            if user.opcode in ALIKE
+            else whole
+            for user in users[each.name]
+        )
+        return min(sum(read), whole)
+
+    parameters = (each for each in fused if each.opcode == "parameter")
+    return {
+        int(each.operands[0]): elements(each) / max(sum(prod(array.shape) for array in each.results), 1)
+        for each in parameters
+    }
 
 
 def _called(rest: str, attributes: Sequence[str]) -> list[str]:
@@ -152,8 +200,8 @@ def traffic(text: str, large: int = LARGE) -> dict[str, Any]:
       written: type -> bytes of arrays of at least `large` bytes.
       float32: the largest float32 arrays that are written, as "count x float32[shape]", most bytes first.
       moves: the same of copies and transpositions of at least `large` bytes.
-      passes: kernels that read at least `large` bytes to reduce them to less than an eighth: batch norm has two per
-        layer and step if its moments take one pass (the other is its gradient), three if they take two.
+      passes: kernels that read at least `large` bytes of whole arrays to reduce them to less than an eighth: batch norm
+        has two per layer and step if its moments take one pass (the other is its gradient), three if they take two.
     """
     kinds: dict[str, dict[str, int]] = defaultdict(lambda: {"kernels": 0, "read": 0, "written": 0})
     written: dict[str, int] = defaultdict(int)
@@ -162,12 +210,13 @@ def traffic(text: str, large: int = LARGE) -> dict[str, Any]:
     passes = 0
     for kernel, reads, parts in kernels(text):
         name = kind(kernel, parts)
-        read, wrote = (sum(array.bytes for array in arrays) for arrays in (reads, kernel.results))
+        read, wrote = (sum(each.bytes for each in arrays) for arrays in (reads, kernel.results))
         row = kinds[name]
         row["kernels"] += 1
         row["read"] += read
         row["written"] += wrote
-        passes += name == "reduction" and read >= large and wrote < read / 8
+        whole = sum(each.whole for each in reads if each.share == 1)
+        passes += name == "reduction" and whole >= large and wrote < whole / 8
         for array in kernel.results:
             if array.bytes >= large:
                 written[array.type] += array.bytes

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from morphism.models import layers
 from morphism.models.layers import BatchNorm, adaptive_avg_pool, conv, flatten, max_pool, relu
+from morphism.ops.platform import as_accelerator, as_cpu, as_tpu
 from morphism.runtime.mesh import AXIS
 
 X = np.random.default_rng(0).normal(3, 2, (8, 5, 4, 3)).astype(np.float32)
@@ -155,13 +155,13 @@ def test_max_pool_pads_with_minus_infinity_and_rounds_down():
     assert max_pool(x, 3, 2, 1)[0, :, :, 0].tolist() == [[-1, -2, -4], [-6, -7, -9], [-16, -17, -19]]
 
 
-def both_ways(monkeypatch, function, *arguments):
-    """Values and gradients of a function of arrays: in its form for CPU, and in that for GPUs and TPUs."""
+def both_ways(function, *arguments, other=as_accelerator):
+    """Values and gradients of a function of arrays: in its form for CPU, and in another."""
     results = []
-    for cpu in (True, False):
-        monkeypatch.setattr(layers, "on_cpu", lambda cpu=cpu: cpu)
-        y, pull_back = jax.vjp(jax.jit(lambda *xs: function(*xs)), *arguments)
-        results.append((y, *pull_back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))))
+    for form in (as_cpu, other):
+        with form():
+            y, pull_back = jax.vjp(jax.jit(lambda *xs: function(*xs)), *arguments)
+            results.append((y, *pull_back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))))
     assert all(a.dtype == b.dtype for a, b in zip(*results, strict=True))
     return results
 
@@ -173,39 +173,39 @@ def normal(*shape, dtype=np.float32):
 @pytest.mark.parametrize(("height", "width"), [(9, 6), (1, 2)])
 @pytest.mark.parametrize(("groups", "stride", "dilation"), [(2, 1, 1), (2, 2, 1), (2, 1, 2), (4, 2, 1)])
 @pytest.mark.parametrize(("kernel", "outputs"), [(3, 16), (2, 4)])
-def test_grouped_convolution_is_the_same_on_cpu(monkeypatch, height, width, groups, stride, dilation, kernel, outputs):
+def test_grouped_convolution_is_the_same_on_cpu(height, width, groups, stride, dilation, kernel, outputs):
     def apply(x, weights):
         options = {"pad": 3, "dilation": dilation, "groups": groups, "dtype": jnp.float32, "name": "conv"}
         return conv(outputs, kernel, stride, **options).apply({"params": {"kernel": weights}}, x)
 
     arguments = normal(2, height, width, 8), normal(kernel, kernel, 8 // groups, outputs)
-    for a, b in zip(*both_ways(monkeypatch, apply, *arguments), strict=True):
+    for a, b in zip(*both_ways(apply, *arguments), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 1, 1), (5, 2, 1), (3, 1, 2), (2, 1, 1)])
-def test_depthwise_convolution_is_the_same_on_cpu(monkeypatch, kernel, stride, dilation):
+def test_depthwise_convolution_is_the_same_on_cpu(kernel, stride, dilation):
     def apply(x, weights):
         options = {"dilation": dilation, "groups": 8, "dtype": jnp.float32, "name": "conv"}
         return conv(8, kernel, stride, **options).apply({"params": {"kernel": weights}}, x)
 
-    for a, b in zip(*both_ways(monkeypatch, apply, normal(2, 9, 6, 8), normal(kernel, kernel, 1, 8)), strict=True):
+    for a, b in zip(*both_ways(apply, normal(2, 9, 6, 8), normal(kernel, kernel, 1, 8)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_relu_is_the_same_on_cpu_to_the_bit(monkeypatch, dtype):
+def test_relu_is_the_same_on_cpu_to_the_bit(dtype):
     x = jnp.concatenate([normal(1000, dtype=dtype), jnp.array([0.0, -0.0, 1e-38, -1e-38, 3e38, -3e38], dtype)])
-    for a, b in zip(*both_ways(monkeypatch, relu, x), strict=True):
+    for a, b in zip(*both_ways(relu, x), strict=True):
         np.testing.assert_array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32))
 
 
 @pytest.mark.parametrize(("kernel", "stride", "pad"), [(3, 2, 1), (2, 2, 0), (3, 1, 1)])
 @pytest.mark.parametrize(("height", "width"), [(9, 7), (8, 8), (2, 3)])
 @pytest.mark.parametrize(("levels", "ceil"), [(2, False), (1000, False), (2, True)])
-def test_max_pool_is_the_same_on_cpu_ties_included(monkeypatch, kernel, stride, pad, height, width, levels, ceil):
+def test_max_pool_is_the_same_on_cpu_ties_included(kernel, stride, pad, height, width, levels, ceil):
     x = jnp.round(normal(2, height, width, 3) * levels) / levels
-    ways = both_ways(monkeypatch, lambda x: max_pool(x, kernel, stride, pad, ceil=ceil), x)
+    ways = both_ways(lambda x: max_pool(x, kernel, stride, pad, ceil=ceil), x, other=as_tpu)
     np.testing.assert_array_equal(ways[0][0], ways[1][0])
     np.testing.assert_allclose(ways[0][1], ways[1][1], rtol=1e-6, atol=1e-6)
 

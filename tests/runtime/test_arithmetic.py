@@ -11,6 +11,7 @@ from morphism import models, tasks
 from morphism.evaluation.exported import export
 from morphism.evaluation.run import Run
 from morphism.evaluation.step import make_eval_step
+from morphism.ops.platform import compiling_for
 from morphism.runtime import manifest, peaks
 from morphism.runtime.arithmetic import compiled
 from morphism.runtime.mesh import AXIS, compiler_options
@@ -62,10 +63,10 @@ def test_by_default_the_setting_of_jax_holds(config):
 @pytest.mark.parametrize(
     ("platform", "expected"), [("gpu", {"xla_gpu_deterministic_ops": True}), ("tpu", {}), ("cpu", {})]
 )
-def test_determinism_is_an_option_of_the_compiler_for_gpus(monkeypatch, platform, expected):
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    assert compiler_options(deterministic=True) == compiler_options() | expected
-    assert not compiler_options().keys() & {"xla_gpu_deterministic_ops"}
+def test_determinism_is_an_option_of_the_compiler_for_gpus(platform, expected):
+    with compiling_for(platform):
+        assert compiler_options(deterministic=True) == compiler_options() | expected
+        assert not compiler_options().keys() & {"xla_gpu_deterministic_ops"}
 
 
 def test_xla_knows_that_option():
