@@ -27,9 +27,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from morphism.augment.colour import Image, grey
-from morphism.augment.geometric import bilinear
+from morphism.augment.geometric import bilinear, bilinear_by_products
 from morphism.ops.lookup import histograms, look_up
-from morphism.ops.platform import choose, per_example
+from morphism.ops.platform import choose, on_tpu, per_example
 
 GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 ENHANCING = ("Brightness", "Color", "Contrast", "Sharpness")
@@ -37,6 +37,7 @@ TONAL = ("Posterize", "Solarize", "AutoContrast", "Equalize")
 OPERATIONS = ("Identity", *GEOMETRIC, *ENHANCING, *TONAL)
 SIGNED = (*GEOMETRIC, *ENHANCING)
 BINS = 31  # of magnitude, from 0 to the largest of the space
+REACH = 2.0  # of `bilinear_by_products`: shears are below 1, and rotations reach the square root of 2
 
 # AutoContrast's levels by [highest - lowest, level - lowest], rounded on every device as torch rounds in float32.
 with np.errstate(divide="ignore", invalid="ignore"):
@@ -181,16 +182,21 @@ def apply(image: Image, operation: Operation, whole: bool = True) -> Image:
 def _resample(image: Image, operation: Operation, whole: bool) -> Image:
     """Interpolates each pixel at the position that the matrix maps it to; beyond the image pixels are black."""
     height, width = image.shape[:2]
-    pixels = image.reshape(-1, image.shape[-1])
     y, x = jnp.arange(height)[:, None] - (height - 1) / 2, jnp.arange(width)[None, :] - (width - 1) / 2
     (xx, xy, dx), (yx, yy, dy) = operation.matrix
+    x, y = xx * x + xy * y + dx + width / 2, yx * x + yy * y + dy + height / 2
+    if on_tpu():
+        framed = jnp.pad(image.astype(jnp.uint8) if whole else image, ((1, 1), (1, 1), (0, 0)))
+        resampled = bilinear_by_products(framed, x + 1, y + 1, REACH)
+        return jnp.round(resampled) if whole else resampled
+    pixels = image.reshape(-1, image.shape[-1])
 
     def look_up(x: Array, y: Array) -> Array:
         column, row = x.astype(int), y.astype(int)
         is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
         return jnp.where(is_inside[..., None], pixels[jnp.where(is_inside, row * width + column, 0)], 0)
 
-    resampled = bilinear(look_up, xx * x + xy * y + dx + width / 2, yx * x + yy * y + dy + height / 2)
+    resampled = bilinear(look_up, x, y)
     return jnp.round(resampled) if whole else resampled
 
 

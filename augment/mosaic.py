@@ -1,9 +1,8 @@
 """YOLOX's mosaic, random affine map and mixup, in one resampling of each image from its group of four.
 
 Rows 4i to 4i + 3 of a batch are a group, which is always on one device; each row becomes a mosaic of all four. A row's
-`Plan` says where every pixel of its new image comes from, `render` interpolates each pixel once, and `place` maps the
-boxes; mosaic_masks.py maps the masks of objects. The mosaic's canvas itself, four times as large as the result, is
-never made.
+`Plan` says where every pixel of its new image comes from, mosaic_pixels.py interpolates each pixel once, `place` maps
+the boxes, and mosaic_masks.py the masks of objects.
 
 Source: Ge et al. 2021, "YOLOX", section 2.1; yolox/data/datasets/mosaicdetection.py and data_augment.py of release
 0.3.0. There the other images come from the whole dataset, here from the group. Here pixels and boxes are mapped alike;
@@ -12,13 +11,13 @@ OpenCV maps the pixels' indices, which are half a pixel off, and rounds to 1/32 
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, Real
+from jaxtyping import Array, Bool, Float, Int, Key
 from ml_collections import ConfigDict
 
-from morphism.augment.geometric import bilinear
 from morphism.augment.mixing import Batch
 from morphism.augment.mosaic_masks import move_masks
-from morphism.augment.mosaic_plan import GROUP, Placed, Plan, draw, partner_at, source_at, unmapped
+from morphism.augment.mosaic_pixels import render
+from morphism.augment.mosaic_plan import GROUP, Placed, Plan, draw
 
 LEAST_SIDE = 1.0  # pixels: boxes whose width or height is not greater are dropped
 
@@ -70,7 +69,7 @@ def mosaic(
     if "masks" in batch:
         placed, masks["masks"] = move_masks(made, placed, groups["masks"], groups["boxes"], sizes, canvas)
     each = {
-        "image": render(made, groups["image"], sizes, config.fill),
+        "image": render(made, groups["image"], sizes, config),
         "boxes": placed.boxes,
         "classes": placed.classes,
         "crowd": jnp.zeros_like(groups["crowd"]),
@@ -130,42 +129,3 @@ def around(boxes: Float[Array, "n 4"], matrix: Float[Array, "2 3"]) -> Float[Arr
 def flipped(boxes: Float[Array, "n 4"], width: Float[Array, ""]) -> Float[Array, "n 4"]:
     """Boxes of the mirror image, which is `width` pixels wide."""
     return jnp.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
-
-
-def render(
-    plans: Plan, images: Real[Array, "g 4 h w 3"], sizes: Float[Array, "g 4 2"], fill: float
-) -> Float[Array, "g p h w 3"]:
-    """The images of each group's plans, interpolated bilinearly.
-
-    Where no image lies, a mosaic has the value `fill`; next to a scaled partner 0 is mixed in.
-    """
-    count, _, height, width = images.shape[:4]
-    canvas = jnp.array([width, height], jnp.float32)
-    filling = jnp.full((1, 3), max(fill, 0), images.dtype)
-    pixels = jnp.concatenate([images.reshape(-1, 3), filling])  # one lookup serves all groups
-
-    def look_up(image: Array, x: Array, y: Array, known: Array) -> Array:
-        """Pixels of images in whole columns x and rows y, clipped to the canvas; the filling where not `known`."""
-        x, y = jnp.clip(x, 0, width - 1).astype(jnp.int32), jnp.clip(y, 0, height - 1).astype(jnp.int32)
-        return pixels[jnp.where(known, (image * height + y) * width + x, len(pixels) - 1)]
-
-    def one_image(plan: Plan, sizes: Float[Array, "4 2"], first: Int[Array, ""]) -> Float[Array, "h w 3"]:
-        def of_mosaic(x: Array, y: Array) -> Array:
-            source, local_x, local_y, known = source_at(plan, sizes, x, y)
-            known &= (x >= 0) & (x < 2 * width) & (y >= 0) & (y < 2 * height)
-            return look_up(first + source, local_x, local_y, known)
-
-        def of_partner(x: Array, y: Array) -> Array:
-            x, y = jnp.clip(x, 0, width - 1), jnp.clip(y, 0, height - 1)
-            known = (x < sizes[plan.partner, 0]) & (y < sizes[plan.partner, 1])
-            return look_up(first + plan.partner, x, y, known)
-
-        x, y = jnp.meshgrid(jnp.arange(width) + 0.5, jnp.arange(height) + 0.5)
-        x = jnp.where(plan.flip, plan.shown[0] - x, x)
-        result = bilinear(of_mosaic, *unmapped(plan.forward, x, y))
-
-        x, y, covered = partner_at(plan, canvas, x, y)
-        mixed = jnp.where(covered[..., None], bilinear(of_partner, x, y), 0)
-        return (1 - plan.partner_weight) * result + plan.partner_weight * mixed
-
-    return jax.vmap(jax.vmap(one_image, (0, None, None)))(plans, sizes, GROUP * jnp.arange(count))

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from morphism import frames
 from morphism.augment.mosaic_plan import Placed, Plan, partner_at, source_at, unmapped
 from morphism.labels import IGNORE
+from morphism.ops.lookup import look_up_cells
 from morphism.ops.platform import per_example
 
 
@@ -44,7 +45,7 @@ def moved(
     cells = masks.shape[-1]
     own_masks, own_boxes = (each[placed.sources, placed.slots] for each in (masks, boxes))
 
-    def one_mask(box, source, mixed, own, own_box):
+    def cells_of(box, source, mixed, own_box):
         columns, rows = jnp.floor(frames.middles(box, cells)) + 0.5
         x, y = jnp.meshgrid(columns, rows)
         shown = (x < plan.shown[0]) & (y < plan.shown[1])
@@ -55,10 +56,11 @@ def moved(
             for at, start, step in zip((x, y), corner, side, strict=True)
         )
         known &= shown & (column >= 0) & (column < cells) & (row >= 0) & (row < cells)
-        value = own[jnp.clip(row, 0, cells - 1), jnp.clip(column, 0, cells - 1)]
-        return jnp.where(own[0, 0] == IGNORE, IGNORE, jnp.where(known, value, 0)).astype(own.dtype)
+        return *(jnp.clip(at, 0, cells - 1) for at in (row, column)), known
 
-    found = jax.vmap(one_mask)(placed.boxes, placed.sources, placed.mixed, own_masks, own_boxes)
+    rows, columns, known = jax.vmap(cells_of)(placed.boxes, placed.sources, placed.mixed, own_boxes)
+    found = jnp.where(known, look_up_cells(own_masks, rows, columns), 0)
+    found = jnp.where(own_masks[:, :1, :1] == IGNORE, IGNORE, found).astype(masks.dtype)
     return jnp.where((placed.classes >= 0)[:, None, None], found, 0)
 
 

@@ -3,6 +3,7 @@
 augment/mosaic.py says what a mosaic is, and names the sources.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -124,6 +125,16 @@ def affine(key: Key[Array, ""], canvas: Float[Array, "2"], config: ConfigDict) -
         shear=jnp.tan(jnp.deg2rad(config.shear * draws[2:4])),
         shift=config.translate * draws[4:] * canvas,
     )
+
+
+def reach(config: ConfigDict) -> float:
+    """`bilinear_by_products`' reach of a mosaic: of the inverses of all maps that `affine` can draw, and of none.
+
+    The inverse of `affine_matrix` is a product of a scaling, a rotation and a shear. Its largest sum of absolute values
+    in a row is at most the product of theirs.
+    """
+    turn = math.radians(min(config.degrees, 45.0))
+    return max((math.cos(turn) + math.sin(turn)) / (1 - math.tan(math.radians(config.shear))) / config.scale[0], 1.0)
 
 
 def affine_matrix(

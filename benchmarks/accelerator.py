@@ -38,7 +38,7 @@ from typing import Any
 import turns
 from on_accelerator import architectures, dense, resnet, runs
 from on_accelerator.call import ROOT, Call
-from on_accelerator.served import Answers, Row, serve
+from served import Answers, Row, serve
 
 GROUPS = (("b",), ("a", "d"), ("c",), ("f",), ("e",))  # in the order of importance; those of a group run together
 RUNS: dict[str, tuple[str, float, Callable[[Call], Iterator[Row]]]] = {  # title, share of the time, rows

@@ -4,14 +4,17 @@
     python benchmarks/detectors.py fasterrcnn_resnet50_fpn 800x1344 --work network detect --batch 1
     python benchmarks/detectors.py yolox_s 640x640
 
-network: from normalised images to the heads' outputs. The reference takes turns with this project if it is installed:
-torchvision, or for YOLOX its authors' yolox (neither is a dependency).
+network: from normalised images to the heads' outputs; for Faster R-CNN with the proposals and their pooled features.
 detect: the same, and the detections.
-train: the step of training/step.py, from uint8 images to new parameters; for SSD and RetinaNet also torchvision's
-losses, backward pass and SGD.
+train: from images to new parameters. Ours is the step of training/step.py, from uint8 images, with the augmentation of
+the experiment: for YOLOX mosaics, mixup and colours on the device. "plain" is ours without these, which is what the
+reference does.
 
-COCO's classes, random images and boxes. The reference for Faster R-CNN runs the backbone, the RPN's head, and the box
-head on random features of 1,000 proposals; ours also selects the proposals and pools their features.
+The reference takes turns with this project if it is installed: torchvision, or for YOLOX its authors' yolox 0.3.0
+(neither is a dependency). Both get images of the network's size, without a resizing of their own, and train with SGD.
+
+COCO's classes, random images, boxes and parameters. Where few boxes reach the least score, the reference has less to do
+than with a trained network; this project always does as much.
 
 Each contender has its own process, and so its own peak memory; within a round all take turns. Medians over rounds.
 `compile`: seconds until the first call has ended. On a shared machine only ratios count.
@@ -33,7 +36,7 @@ EXPERIMENTS = {  # model -> the experiment that is measured
     "fasterrcnn_resnet50_fpn": ("coco_faster_rcnn", "v1"),
     "yolox_s": ("coco_yolox", "s"),
 }
-RATE, MOMENTUM, PROPOSALS = 1e-4, 0.9, 1000
+RATE, MOMENTUM = 1e-4, 0.9
 
 
 def drawn(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
@@ -48,8 +51,15 @@ def drawn(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
     }
 
 
-def train_step(name: str, batch: dict[str, np.ndarray], dtype: str = "float32", calls: int = 1) -> turns.TrainStep:
+def train_step(
+    name: str, batch: dict[str, np.ndarray], dtype: str = "float32", calls: int = 1, plain: bool = False
+) -> turns.TrainStep:
     config, model, task = built(name, dtype)
+    if plain:
+        config.augment.update(mosaic=0.0, mixup=0.0, hsv=(0.0, 0.0, 0.0), flip_probability=0.0)
+    group = task.mixed(config.augment)
+    if len(batch["image"]) % group:
+        raise ValueError(f"{name} is trained on mosaics of {group} images; --batch must be a multiple of {group}")
     resolved = task.resolve(config, range(100_000))  # only the length of the data matters
     return turns.TrainStep(resolved, task, model, CLASSES, batch, calls)
 
@@ -64,14 +74,14 @@ def built(name: str, dtype: str):
     return config, models.create(config.model, CLASSES, AXIS), tasks.of(config)
 
 
-def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
+def morphism(name: str, work: str, batch: dict[str, np.ndarray], plain: bool = False) -> turns.Run:
     import jax
 
     from morphism import models
     from morphism.runtime.mesh import compiler_options
 
     if work == "train":
-        return train_step(name, batch)
+        return train_step(name, batch, plain=plain)
     config, model, task = built(name, "float32")
 
     images = jax.device_put(task.normalise(batch, config.augment))
@@ -89,95 +99,110 @@ def morphism(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
 
 
 def torchvision_model(name: str):
-    """The detector, its first stages frozen as by default; RetinaNet's extra levels are those of our experiment."""
+    """The detector of our experiment: its frozen layers, RetinaNet's extra levels, images of the network's size."""
+    with contextlib.suppress(ImportError):
+        import torchvision_oracle  # noqa: F401  stands in for torchvision's compiled operators if they do not load
+    import torch
     from torchvision.models import detection, resnet50
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+    from torchvision.models.detection.image_list import ImageList
     from torchvision.ops.feature_pyramid_network import LastLevelP6P7
     from torchvision.ops.misc import FrozenBatchNorm2d
 
-    if name != "retinanet_resnet50_fpn":
-        model = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=CLASSES + 1)
+    class Unchanged(torch.nn.Module):
+        """In place of torchvision's resizing and normalisation."""
+
+        def forward(self, images, targets):
+            return ImageList(images, [tuple(images.shape[2:])] * len(images)), targets
+
+        def postprocess(self, detections, *_):
+            return detections
+
+    if name == "ssd300_vgg16":
+        model = detection.ssd300_vgg16(weights=None, weights_backbone=None, num_classes=CLASSES + 1)
     else:
-        levels = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)}
         body = resnet50(norm_layer=FrozenBatchNorm2d)
-        model = detection.RetinaNet(_resnet_fpn_extractor(body, 5, **levels), CLASSES + 1)
+        levels = {"returned_layers": [2, 3, 4], "extra_blocks": LastLevelP6P7(256, 256)}
+        retinanet = name == "retinanet_resnet50_fpn"
+        make = detection.RetinaNet if retinanet else detection.FasterRCNN
+        model = make(_resnet_fpn_extractor(body, 5, **(levels if retinanet else {})), CLASSES + 1)
     for path, parameter in model.named_parameters():
         frozen = ("backbone.body.conv1", "backbone.body.layer1", "backbone.features.0.", "backbone.features.2.")
         parameter.requires_grad_(not path.startswith(frozen))
+    model.transform = Unchanged()
     return model
 
 
 def torchvision(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
-    """The network without torchvision's resizing; channels last, as torch recommends, on all available cores."""
-    with contextlib.suppress(ImportError):
-        import torchvision_oracle  # noqa: F401  stands in for torchvision's compiled operators if they do not load
+    """Channels last, as torch recommends, on all available cores."""
     import torch
-    from torchvision.models.detection.image_list import ImageList
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     model = torchvision_model(name).to(memory_format=torch.channels_last).train(work == "train")
     x = torch.from_numpy(batch["image"].astype(np.float32) / 255).permute(0, 3, 1, 2)
-    canvases = ImageList(x.contiguous(memory_format=torch.channels_last), [tuple(x.shape[2:])] * len(x))
+    x = x.contiguous(memory_format=torch.channels_last)
     targets = [
         {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(classes).long() + 1}
         for boxes, classes in zip(batch["boxes"], batch["classes"], strict=True)
     ]
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], RATE, MOMENTUM)
 
-    def network():
-        features = list(model.backbone(canvases.tensors).values())
-        if name.startswith("fasterrcnn"):
-            heads = model.roi_heads
-            return model.rpn.head(features), heads.box_predictor(heads.box_head(pooled))
-        return model.head(features), model.anchor_generator(canvases, features)
-
-    pooled = torch.rand(len(x) * PROPOSALS, 256, 7, 7) if name.startswith("fasterrcnn") else None
-
-    def run() -> None:
-        if work == "network":
-            with torch.inference_mode():
-                network()
+    def network() -> None:
+        images, _ = model.transform(x, None)
+        maps = model.backbone(images.tensors)
+        if not name.startswith("fasterrcnn"):
+            model.head(list(maps.values()))
+            model.anchor_generator(images, list(maps.values()))
             return
+        heads, (proposals, _) = model.roi_heads, model.rpn(images, maps)
+        heads.box_predictor(heads.box_head(heads.box_roi_pool(maps, proposals, images.image_sizes)))
+
+    def train() -> None:
         optimizer.zero_grad(set_to_none=True)
-        torchvision_loss(model, name, targets, *network()).backward()
+        sum(model(x, targets).values()).backward()
         optimizer.step()
 
-    return run
-
-
-def torchvision_loss(model, name: str, targets: list[dict], outputs: dict, anchors: list):
-    from torchvision.ops import box_iou
-
-    matched = []
-    if name == "ssd300_vgg16":
-        pairs = zip(targets, anchors, strict=True)
-        matched = [[model.proposal_matcher(box_iou(target["boxes"], boxes)) for target, boxes in pairs]]
-    return sum(model.compute_loss(targets, outputs, anchors, *matched).values())
+    works = {"network": network, "detect": lambda: model(x), "train": train}
+    return works[work] if work == "train" else torch.inference_mode()(works[work])
 
 
 def yolox(name: str, work: str, batch: dict[str, np.ndarray]) -> turns.Run:
     import torch
     from yolox.models import YOLOPAFPN, YOLOX, YOLOXHead
+    from yolox.utils import postprocess
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model = YOLOX(YOLOPAFPN(0.33, 0.5), YOLOXHead(CLASSES, 0.5)).eval().to(memory_format=torch.channels_last)
+    model = YOLOX(YOLOPAFPN(0.33, 0.5), YOLOXHead(CLASSES, 0.5))
+    model.head.initialize_biases(1e-2)
+    model = model.to(memory_format=torch.channels_last).train(work == "train")
     x = torch.from_numpy(batch["image"].astype(np.float32)).permute(0, 3, 1, 2)
+    start, end = batch["boxes"][..., :2], batch["boxes"][..., 2:]
+    targets = np.concatenate([batch["classes"][..., None], (start + end) / 2, end - start], axis=-1)
+    targets = torch.from_numpy(targets.astype(np.float32))
+    optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM, nesterov=True)
 
-    def run() -> None:
-        with torch.inference_mode():
-            model(x)
+    def train() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        model(x, targets)["total_loss"].backward()
+        optimizer.step()
 
-    return run
+    works = {"network": lambda: model(x), "detect": lambda: postprocess(model(x), CLASSES, 0.01, 0.65), "train": train}
+    return works[work] if work == "train" else torch.inference_mode()(works[work])
 
 
-CONTENDERS = {"morphism": morphism, "torchvision": torchvision, "yolox": yolox}
+CONTENDERS = {
+    "morphism": morphism,
+    "plain": partial(morphism, plain=True),
+    "torchvision": torchvision,
+    "yolox": yolox,
+}
 
 
 def contenders(model: str, work: str) -> list[str]:
-    """This project, and the reference if it does the same work and is installed."""
+    """This project, and the reference if it is installed."""
     name = "yolox" if model.startswith("yolox") else "torchvision"
-    works = ("network", "train") if model in ("ssd300_vgg16", "retinanet_resnet50_fpn") else ("network",)
-    return ["morphism", *([name] if work in works and importlib.util.find_spec(name) else [])]
+    plain = ["plain"] if name == "yolox" and work == "train" else []
+    return ["morphism", *plain, *([name] if importlib.util.find_spec(name) else [])]
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 A benchmark of networks starts itself once per contender, with --serve; its main then calls `serve`, otherwise `table`,
 or `measure` if it prints a table of its own. Figures are medians over rounds; `compile`: seconds until the first call
-has ended. Run by itself this file does nothing.
+has ended. A contender that fails is reported in one line, and the others go on. Run by itself this file does nothing.
 """
 
 import argparse
@@ -10,20 +10,23 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import served
 
 if TYPE_CHECKING:
     from morphism.tasks import Task
 
 Run = Callable[[], None]  # runs what is measured once, and returns when its results are complete
 Row = dict[str, Any]
+
+PATIENCE = 3600.0  # seconds that a contender has for its first call, and for each of the others
 
 
 def make_parser(
@@ -76,44 +79,53 @@ def images(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
 
 
 def serve(make: Callable[[], Run]) -> None:
-    """Serves one contender: one call first, then one call, and a line with its seconds, per line of input."""
-    began = time.perf_counter()
-    run = make()
-    run()
-    print(json.dumps({"compile": time.perf_counter() - began}, allow_nan=False), flush=True)
-    for _ in sys.stdin:
-        wall, cpu = time.perf_counter(), time.process_time()
+    """Serves one contender: one call first, then one call, and a row with its seconds, per line of input."""
+
+    def ready() -> served.Answers:
+        run = make()
         run()
-        row = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-        row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps(row, allow_nan=False), flush=True)
+
+        def answer(_: str) -> list[Row]:
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            row = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+            return [row | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}]
+
+        return answer
+
+    served.serve(ready)
 
 
 def measure(names: Sequence[str], flags: Sequence[str], rounds: int) -> dict[str, Row]:
-    """Per contender: wall and CPU seconds per call, seconds to compile and peak_mb; `flags` select the work."""
+    """Per contender: wall and CPU seconds per call, seconds to compile and peak_mb; `flags` select the work.
+
+    A contender that fails is left out, and one line on standard error says why.
+    """
     # Otherwise torch's waiting threads use CPU seconds, at the expense of the contender whose turn it is.
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
-    processes = {
-        name: subprocess.Popen(
-            [sys.executable, sys.argv[0], *flags, "--serve", name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for name in names
-    }
-    found = {name: json.loads(process.stdout.readline()) for name, process in processes.items()}
-    rows: dict[str, list[Row]] = {name: [] for name in names}
-    for _ in range(rounds):
-        for name, process in processes.items():
-            process.stdin.write("\n")
-            process.stdin.flush()
-            rows[name].append(json.loads(process.stdout.readline()))
-    for name, process in processes.items():
-        process.stdin.close()
-        process.wait()
-        found[name] |= {key: statistics.median(row[key] for row in rows[name]) for key in rows[name][0]}
+    with tempfile.TemporaryDirectory() as logs:
+        running = {
+            name: served.Served(
+                [sys.executable, sys.argv[0], *flags, "--serve", name], Path(logs) / f"{name}.log", environment
+            )
+            for name in names
+        }
+        answers = {name: [contender.ready(PATIENCE)] for name, contender in running.items()}
+        for _ in range(rounds):
+            for name, contender in running.items():
+                if "error" not in answers[name][-1]:
+                    answers[name].append(contender.ask("", PATIENCE))
+        for contender in running.values():
+            contender.stop()
+
+    found = {}
+    for name, (ready, *calls) in answers.items():
+        if error := answers[name][-1].get("error"):
+            print(f"{' '.join(flags)}: {name}: {error}", file=sys.stderr, flush=True)
+            continue
+        rows = [row for call in calls for row in call["rows"]]
+        medians_of = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+        found[name] = {"compile": ready["ready_s"], **medians_of}
     return found
 
 

@@ -42,7 +42,7 @@ SHORT = {**BARE, "details": False}
 PQ = (("PQ", "{pq}"), ("of things", "{pq_things}"), ("of stuff", "{pq_stuff}"))
 CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 CELLS = ("platelets", "red cells", "white cells")
-TIMED = (("CPU-s", "{cpu_seconds}"), ("CPU-s, torchvision", "{torchvision}"))
+CPU = ("CPU-s", "{cpu_seconds}")
 COST = (("Compilation, s", "{compile}"), ("Peak RAM, GB", "{memory}"))
 
 VIEWS = {
@@ -190,7 +190,11 @@ VIEWS = {
     ),
     "detectors": View(
         "speed.detectors",
-        (("Model", "`{model}`"), ("", "{setting}"), ("Batch", "{batch}"), *TIMED, *COST, ("Notes", "{notes}")),
+        (
+            *(("Model", "`{model}`"), ("", "{setting}"), ("Batch", "{batch}")),
+            *(CPU, ("CPU-s, reference", "{reference}"), *COST),
+            *(("Peak RAM of the reference, GB", "{reference_memory}"), ("Notes", "{notes}")),
+        ),
         commands=True,
     ),
     "segmenters": View(
@@ -198,7 +202,7 @@ VIEWS = {
         (
             ("", "{model}"),
             ("", "{setting}"),
-            TIMED[0],
+            CPU,
             ("CPU-s, torch", "{torch}"),
             *COST,
             ("Peak RAM of torch, GB", "{torch_memory}"),

@@ -27,7 +27,7 @@ def resize_bilinear(x: Float[Array, "b h w c"], height: int, width: int) -> Floa
         return x
     sides = zip(x.shape[1:3], (height, width), (height, width), strict=True)
     rows, columns = (_positions(*each, xp=np) for each in sides)
-    return jax.vmap(_resize, (0, None, None))(x, rows, columns)
+    return jax.vmap(interpolate_grid, (0, None, None))(x, rows, columns)
 
 
 def resize_parts(
@@ -42,7 +42,15 @@ def resize_parts(
         jax.vmap(lambda size, end, count=count: _positions(size, end, count))(sizes[:, axis], to[:, axis])
         for axis, count in enumerate((height, width))
     )
-    return jax.vmap(_resize)(x, rows, columns)
+    return jax.vmap(interpolate_grid)(x, rows, columns)
+
+
+def interpolate_grid(x: Float[Array, "h w c"], rows: Line, columns: Line) -> Float[Array, "h2 w2 c"]:
+    """`x` interpolated at the coordinates `rows` x `columns`, in its own type.
+
+    Coordinates are in pixels, whose centres are at whole numbers, and lie between the first and the last centre.
+    """
+    return _looked_up(x, rows, columns) if on_cpu() else _product(x, rows, columns)
 
 
 def argmax_of_parts(
@@ -60,7 +68,7 @@ def argmax_of_parts(
         down, across = (_positions(size[axis], to[axis], count) for axis, count in enumerate((strips * rows, width)))
 
         def strip(down: Array) -> Array:
-            return jnp.argmax(_resize(x, down, across), axis=-1).astype(jnp.uint8)
+            return jnp.argmax(interpolate_grid(x, down, across), axis=-1).astype(jnp.uint8)
 
         return _each(strip, down.reshape(strips, rows)).reshape(-1, width)[:height]
 
@@ -77,11 +85,6 @@ def _each(function: Callable, parts: Any) -> Any:
 def _positions(size: Any, to: Any, count: int, xp: Any = jnp) -> Line:
     """Source coordinates, in pixels, of `count` output pixels, where `size` input pixels become `to` output pixels."""
     return xp.clip((xp.arange(count) + 0.5) * (size / to) - 0.5, 0, size - 1)
-
-
-def _resize(x: Float[Array, "h w c"], rows: Line, columns: Line) -> Float[Array, "h2 w2 c"]:
-    """`x` interpolated at the coordinates `rows` x `columns`, in its own type."""
-    return _looked_up(x, rows, columns) if on_cpu() else _product(x, rows, columns)
 
 
 def _product(x: Array, rows: Line, columns: Line) -> Array:

@@ -135,7 +135,7 @@ def test_a_small_architecture_runs_in_both_types_and_as_on_cpu():
 CONTENDER = """
 import os, sys, time
 sys.path.insert(0, {path!r})
-from on_accelerator.served import serve
+from served import serve
 def make():
     print("a library's noise")
     if {how!r} == "broken":
@@ -152,7 +152,7 @@ serve(make)
 
 
 def test_a_contender_that_fails_crashes_or_hangs_is_an_error_in_a_line(tmp_path):
-    from on_accelerator.served import Served
+    from served import Served
 
     def started(how):
         command = [sys.executable, "-c", CONTENDER.format(path=str(BENCHMARKS), how=how)]
@@ -170,6 +170,29 @@ def test_a_contender_that_fails_crashes_or_hangs_is_an_error_in_a_line(tmp_path)
     served.ready(60)
     assert served.ask("crash", 60)["error"] == "ended with status 7: a library's noise"
     assert "error" in served.ask("4", 1)
+
+
+TURNS = """
+import sys
+sys.path.insert(0, {path!r})
+import turns
+def make():
+    if sys.argv[-1] == "broken":
+        raise ValueError("first line\\nsecond line")
+    return lambda: None
+turns.serve(make)
+"""
+
+
+def test_a_contender_that_fails_is_reported_in_a_line_and_the_others_take_their_turns(tmp_path, monkeypatch, capsys):
+    import turns
+
+    script = tmp_path / "script.py"
+    script.write_text(TURNS.format(path=str(BENCHMARKS)))
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    found = turns.measure(["broken", "whole"], ["--work", "train"], 2)
+    assert list(found) == ["whole"] and found["whole"].keys() == {"compile", "wall", "cpu", "peak_mb"}
+    assert capsys.readouterr().err == "--work train: broken: ValueError: first line\n"
 
 
 PART = """

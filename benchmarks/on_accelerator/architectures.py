@@ -7,9 +7,9 @@ from queue import Empty, Queue
 from typing import Any
 
 import numpy as np
+from served import Answers, Row, in_a_line
 
 from on_accelerator.call import Call
-from on_accelerator.served import Answers, Row, in_a_line
 
 FIRST = (  # one of each kind; the rest follows
     *("resnet50", "fasterrcnn_resnet50_fpn", "yolox_s", "retinanet_resnet50_fpn", "maskrcnn_resnet50_fpn"),

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from served import Answers, Row, in_a_line
 
 from on_accelerator import hlo
 from on_accelerator.call import Call
 from on_accelerator.peers import jax_memory, repeated, torch_device, torch_memory
-from on_accelerator.served import Answers, Row, in_a_line
 
 STEPS = (  # model, canvas, batch that a card of 80 GB holds, calls per measurement
     ("fasterrcnn_resnet50_fpn", (800, 1344), 8, 5),
@@ -89,18 +89,15 @@ def torch_step(name: str, batch: dict[str, np.ndarray]) -> Callable[[], None]:
             return losses["out"] + (segmenters.AUX * losses["aux"] if "aux" in losses else 0)
 
     else:
-        from torchvision.models import detection
-
-        sides = {"min_size": min(x.shape[2:]), "max_size": max(x.shape[2:])}
-        make = getattr(detection, name)
-        model = make(weights=None, weights_backbone=None, num_classes=detectors.CLASSES + 1, **sides)
+        model = detectors.torchvision_model(name)
+        x = x.contiguous(memory_format=torch.channels_last)
         targets = [
             {"boxes": torch.from_numpy(b).to(device), "labels": torch.from_numpy(c).long().to(device) + 1}
             for b, c in zip(batch["boxes"], batch["classes"], strict=True)
         ]
 
         def loss():
-            return sum(model(list(x), targets).values())
+            return sum(model(x, targets).values())
 
     model = model.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-4, 0.9)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 
-from on_accelerator.served import Row
+from served import Row
 
 
 def jax_memory() -> Row:

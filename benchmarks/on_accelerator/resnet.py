@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+from served import Answers, Row
 
 from on_accelerator import hlo
 from on_accelerator.call import Call
 from on_accelerator.peers import jax_memory, repeated, torch_device, torch_memory
-from on_accelerator.served import Answers, Row
 
 PEERS = ("morphism", "torch eager", "torch compiled")
 VARIANTS = ("morphism, batch norm in two passes", "morphism, deterministic")

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from served import Row
+
 from on_accelerator.call import ROOT, Call, environment
-from on_accelerator.served import Row
 
 NO_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 EXACT = "--config.deterministic=True"

@@ -8,6 +8,7 @@ from scipy.ndimage import map_coordinates
 
 from morphism.augment import auto
 from morphism.augment.auto import OPERATIONS, SIGNED, SPACES, Operation, apply, bins, draw_operation, tabulate
+from morphism.ops.platform import as_tpu
 
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "augment.npz")
 CHANGED = [name for name in GOLDENS.files if name.split("/")[0] in SPACES and "/bins/" not in name]
@@ -95,6 +96,26 @@ def test_all_at_once_and_one_by_one_give_the_same(monkeypatch):
     assert (one_by_one != at_once).mean() < 1e-3
     assert len({image.tobytes() for image in one_by_one - images}) > 30
     assert one_by_one.min() >= 0 and one_by_one.max() <= 255 and (one_by_one % 1 == 0).all()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_on_tpus_products_resample_as_gathers(whole):
+    """Of the largest maps of either space, in float64."""
+    rng = np.random.default_rng(5)
+    with jax.enable_x64(True):
+        image = jnp.asarray(rng.integers(0, 256, (37, 50, 3)) + (0.0 if whole else 0.3))
+        given = [operation("trivialaugment", name, 30, s, 37, 50) for name in auto.GEOMETRIC for s in (1, -1)]
+        given += [
+            operation("trivialaugment", "Rotate", 10, 1, 37, 50),
+            operation("trivialaugment", "Identity", 0, 1, 37, 50),
+        ]
+        given = jax.tree.map(lambda *x: jnp.stack(x), *given)
+        given = given._replace(matrix=given.matrix.astype(float))
+        resample = jax.vmap(lambda each: auto._resample(image, each, whole))
+        expected = jax.jit(resample)(given)
+        with as_tpu():
+            found = jax.jit(lambda given: resample(given))(given)
+    np.testing.assert_allclose(found, expected, atol=1e-10)
 
 
 def torchvision_floats(name, image, given):

@@ -2,6 +2,7 @@
 
 import colorsys
 import math
+import re
 from functools import cache
 
 import jax
@@ -13,11 +14,13 @@ from mosaics import CANVAS, HEIGHT, PLACED, SIZES, SLOTS, WIDTH, annotated, plan
 
 from morphism import tasks
 from morphism.augment.colour import hsv_jitter, shift_hsv
-from morphism.augment.mosaic import place, render
-from morphism.augment.mosaic_plan import affine_matrix
+from morphism.augment.mosaic import place
+from morphism.augment.mosaic_pixels import render
+from morphism.augment.mosaic_plan import affine, affine_matrix, corners, reach
 from morphism.data.sampling import Shuffled
 from morphism.data.sources.scenes import load
 from morphism.experiments.base import get_base
+from morphism.ops.platform import as_tpu
 from morphism.runtime.mesh import AXIS
 from morphism.tasks.detection import closed
 
@@ -31,8 +34,12 @@ def four_images():
 
 @cache
 def _render():
+    config = get_base("detection").augment
+    config.fill = 114
     return jax.jit(
-        lambda plan, images: render(jax.tree.map(lambda x: x[None, None], plan), images, jnp.float32(SIZES[None]), 114)
+        lambda plan, images: render(
+            jax.tree.map(lambda x: x[None, None], plan), images, jnp.float32(SIZES[None]), config
+        )
     )
 
 
@@ -104,6 +111,63 @@ def test_mixup_is_half_of_another_image_scaled_flipped_and_cut(scale, offset, fl
     )
     expected = 0.5 * composed(images)[:HEIGHT, :WIDTH] + 0.5 * seen
     np.testing.assert_allclose(rendered(mixed, images), expected, atol=0.01)
+
+
+# The ranges that maps are drawn from, and maps at their ends: angle, scale and shear. YOLOX's, and those without turns.
+RANGES = {
+    "turned": ({}, [(10, 0.1, (-2, 2)), (-10, 0.1, (2, 2)), (10, 2.0, (2, -2)), (-7, 0.9, (1, 0))]),
+    "straight": ({"degrees": 0.0, "shear": 0.0, "scale": (0.5, 1.5)}, [(0, 0.5, (0, 0)), (0, 1.37, (0, 0))]),
+}
+
+
+@pytest.mark.parametrize("ranges", RANGES)
+def test_on_tpus_products_give_the_pixels_of_gathers(ranges):
+    """In float64, of mosaics that leave the canvas too, and of an image that is none; what is read is windows."""
+    fields, maps = RANGES[ranges]
+    config = get_base("detection").augment
+    config.update(fill=114, **fields)
+    alone = {"sources": np.full(4, 1), "center": np.zeros(2), "offsets": np.zeros((4, 2)), "shown": np.array([24, 24])}
+    with jax.enable_x64(True):
+        images = jnp.asarray(np.random.default_rng(4).integers(0, 256, (1, 4, HEIGHT, WIDTH, 3), np.uint8))
+        center = jnp.array([38.0, 13.0])
+        shifted = {"center": center, "offsets": corners(center, jnp.asarray(SIZES[[2, 3, 0, 1]], float))}
+        partner = {"partner_weight": 0.5, "partner_scale": 1.4, "partner_flip": True, "partner_offset": np.ones(2)}
+        plans = [plan(**alone, flip=True), plan(**shifted), plan(**partner)]
+        for angle, scale, shear in maps:
+            shear = jnp.tan(jnp.deg2rad(jnp.array(shear, float)))
+            forward = affine_matrix(np.deg2rad(angle), scale, shear, jnp.array([2.4, 1.3]))
+            plans += [plan(forward=forward), plan(forward=forward, flip=True, **shifted, **partner)]
+        plans = jax.tree.map(lambda *x: jnp.stack([jnp.asarray(each, float) for each in x])[None], *plans)
+        plans = plans._replace(**{k: getattr(plans, k).astype(int) for k in ("sources", "partner")})
+        plans = plans._replace(**{k: getattr(plans, k).astype(bool) for k in ("flip", "partner_flip")})
+
+        def made(plans, images):
+            return render(plans, images, jnp.asarray(SIZES[None], float), config)
+
+        expected = np.asarray(jax.jit(made)(plans, images))
+        with as_tpu():
+            traced = jax.jit(lambda *args: made(*args)).trace(plans, images)
+        found = traced.lower().compile()(plans, images)
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+    assert (np.std(expected[0], axis=(1, 2, 3)) > 1).all()
+    assert 3 not in reads(str(traced.jaxpr))  # single pixels
+
+
+def reads(text):
+    """How many values each gather reads at a computed address."""
+    return [
+        np.prod([int(each) for each in sizes.split(",") if each])
+        for sizes in re.findall(r"slice_sizes=\(([^)]*)\)", text)
+    ]
+
+
+@pytest.mark.parametrize("fields", [{}, {"degrees": 180.0, "shear": 20.0}, {"scale": (1.5, 2.0), "degrees": 0.0}])
+def test_windows_reach_as_far_as_any_map_that_is_drawn(fields):
+    config = get_base("detection").augment
+    config.update(**fields)
+    drawn = jax.vmap(lambda key: affine(key, CANVAS, config))(jax.random.split(jax.random.key(0), 2000))
+    steps = np.abs(np.linalg.inv(np.asarray(drawn)[..., :2])).sum(axis=-1).max()
+    assert 0.7 * reach(config) < max(steps, 1) <= reach(config)
 
 
 @pytest.mark.parametrize("case", PLACED)
