@@ -111,7 +111,7 @@ def test_a_second_call_of_predict_traces_nothing(config, monkeypatch, model_and_
     config.eval_batch_size = 8
 
     def predicted():
-        batches = list(opened.predictions(source, print))
+        batches = [batch.rows for batch in opened.predictions(source, print)]
         return [len(batch["id"]) for batch in batches], np.concatenate([batch["confidence"] for batch in batches])
 
     sizes, first = predicted()

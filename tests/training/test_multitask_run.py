@@ -207,7 +207,9 @@ def test_a_mix_of_sources_with_different_truths_is_learned_and_judged_by_what_ea
     found = evaluate(run.task, val, run.predictions(val, print))
     assert (found["examples"], found["objects/examples"], found["ground/examples"]) == (6, 3, 6)
     assert run.task.unjudged(val) == []
-    sheet = examples(run.task, val, list(run.predictions(val, print)), run.classes, config.data, 0.5, 9)
+    sheet = examples(
+        run.task, val, [batch.rows for batch in run.predictions(val, print)], run.classes, config.data, 0.5, 9
+    )
     assert sheet.width > 6 * 256 and sheet.height > 3 * 256  # two records per row: truth, prediction, what differs
 
 
