@@ -206,14 +206,12 @@ def morphism_evaluates(step: str, classes: int, height: int, width: int) -> turn
 
     from morphism import tasks
     from morphism.ops.resize import resize_parts
+    from morphism.ops.segmentation import confusion
     from morphism.tasks import boundaries
-    from morphism.tasks.segmentation import confusion_of
 
     small, whole, found, true = judged(classes, height, width)
     if step == "boundary_f1":
         return lambda: boundaries.f1(found[0], true[0], classes)
-    if step == "confusion":
-        return lambda: confusion_of(found[0], true[0], classes)
     size, to = np.int32([small.shape[1:3]]), np.int32([[height, width]])
 
     def predict(logits, true):
@@ -224,6 +222,7 @@ def morphism_evaluates(step: str, classes: int, height: int, width: int) -> turn
         "resize": (lambda logits: resize_parts(logits, size, to, height, width), small),
         "argmax": (lambda logits: jnp.argmax(logits, axis=-1), whole),
         "predict": (predict, small, true),
+        "confusion": (lambda found, true: confusion(found, true, classes), found, true),
     }[step]
     call, arrays = jax.jit(call), jax.device_put(arrays)
     return lambda: jax.block_until_ready(call(*arrays))

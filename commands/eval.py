@@ -13,6 +13,7 @@ predicted; <name>_images.zip holds small images for `morphism report`.
 """
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from morphism.commands import cli
@@ -54,22 +55,28 @@ def main(argv: list[str]) -> None:
 
     from morphism.evaluation.drawings import Evaluated, keeping, shown
     from morphism.evaluation.image_results import ImageResults
-    from morphism.evaluation.loop import gather, summarise
+    from morphism.evaluation.loop import gather, of_all_processes, summarise
+    from morphism.runtime.processes import exchanged
     from morphism.tasks.task import Predictions
 
-    run = COMMAND.open_trained(print)
-    other, its_split = _other(run)
+    first = jax.process_index() == 0  # each process evaluates its own rows; one of them speaks and writes
+    say = print if first else lambda line: None
+    run = COMMAND.open_trained(say)
+    other, its_split = _other(run, say)
     split = _SPLIT.value or its_split or run.config.data.val_split
-    source = _load(run, split, other)
+    source = _load(run, split, other, say)
     kept: list[Predictions] = []
     task = run.task.measured(run.config, _THRESHOLD.value)
     drawn = shown(source) if _DRAW.value else []
     written = COMMAND.workdir.value or _OUTPUT.value
     look = run.config.data, _THRESHOLD.value, _MAX_SHOWN.value
     images = ImageResults(task, source, run.classes, *look, _CONFUSED.value)
-    own = (images.add,) if written and jax.process_index() == 0 else ()
-    metrics = gather(task, source, keeping(run.predictions(source, print, _VIEWS.value), drawn, kept), *own)
-    if jax.process_index() != 0:  # every process has all predictions; one of them prints
+    each = (images.add,) if written else ()
+    batches = run.predictions(source, say, _VIEWS.value)
+    metrics = of_all_processes(gather(task, source, keeping(batches, drawn, kept), *each))
+    kept = [rows for own in exchanged(kept) for rows in own]
+    images.add_other_processes()
+    if not first:
         return
     summary = summarise(task, metrics)
     print(f"{run.config.data.source} {split} ({_VIEWS.value}), {run.name}, {summary['examples']:,} examples")
@@ -83,7 +90,7 @@ def main(argv: list[str]) -> None:
         _draw(split, Evaluated(task, source, run.config.data, run.classes, metrics, summary, kept))
 
 
-def _other(run: "Run") -> tuple[str, str]:
+def _other(run: "Run", say: Callable[[str], None]) -> tuple[str, str]:
     """The source in --data, and the split to evaluate on; "" where they are the run's own."""
     if not _DATA.value:
         return "", ""
@@ -91,15 +98,15 @@ def _other(run: "Run") -> tuple[str, str]:
 
     found = recognise.at(_DATA.value, run.config.data.data_dir)
     if found.source == run.config.data.source:  # evaluated on what the run held out
-        print(f"data: {found.about}; the run's own")
+        say(f"data: {found.about}; the run's own")
         return "", ""
     named = [sources.validation(found.splits), "test", "train"]
     split = next((name for name in named if name in found.splits), found.splits[0])
-    print(f"data: {found.about}; evaluated on {_SPLIT.value or split}")
+    say(f"data: {found.about}; evaluated on {_SPLIT.value or split}")
     return found.source, split
 
 
-def _load(run: "Run", split: str, other: str) -> "Source":
+def _load(run: "Run", split: str, other: str, say: Callable[[str], None]) -> "Source":
     """The records to evaluate on, with the classes of `run`. Writes the source `other`, unless "", into its config."""
     import jax
 
@@ -116,7 +123,7 @@ def _load(run: "Run", split: str, other: str) -> "Source":
             if sources.has_split(data, split):  # whole, whatever the run cut from its own train split
                 data.val_fraction = 0.0
         if data.val_fraction > 0:
-            print(
+            say(
                 f"data: {where} is cut from its train split, {data.val_fraction:.3g} of it; --split train evaluates "
                 "all of it"
             )
@@ -124,7 +131,7 @@ def _load(run: "Run", split: str, other: str) -> "Source":
     if COMMAND.workdir.value and not other and jax.process_index() == 0:
         difference = data_changed(folder(COMMAND.workdir.value), split, fingerprint(found))
         if difference:
-            print(f"data: {where} has changed since the run was last started: {difference}")
+            say(f"data: {where} has changed since the run was last started: {difference}")
     return run.task.with_classes(found, run.classes, where)
 
 

@@ -17,24 +17,28 @@ first frame is read, as in training.
 
 Detections with a score below --threshold are neither printed nor drawn; files of predictions have all that evaluation
 would count. --config.FIELD=value changes sizes, canvases, score and NMS thresholds and detections per image of a run.
+
+With --distributed each process predicts its share of the images and videos on its own devices, and writes their files
+into --output, which all have to share. Process 0 writes what is one file, and prints, once all are done.
 """
 
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from morphism.commands import cli
 from morphism.errors import UserError, noting
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from morphism.data.loose import Loose
-    from morphism.evaluation.output_folder import OutputFolder
+    from morphism.evaluation.output_folder import CocoRecords, OutputFolder
     from morphism.evaluation.result import Result
     from morphism.evaluation.run import Run
 
@@ -45,6 +49,7 @@ _MAX_SHOWN = COMMAND.integer("max_shown", 50, "Most detections to print and draw
 _TOPK = COMMAND.integer("topk", 1, "Classification: how many classes to name per image.", 1)
 
 STDIN = "-"
+LONGEST_S = 7 * 24 * 3600  # that a process waits for others, which may have more to do; JAX notices one that is lost
 Entry = dict[str, Any]
 
 
@@ -54,38 +59,71 @@ def main(argv: list[str]) -> None:
     COMMAND.start_jax()
     import jax
 
-    first = jax.process_index() == 0  # every process has all predictions; one of them prints and writes
-    say = partial(print, file=sys.stderr, flush=True) if first else lambda line: None
-    run = COMMAND.open_trained(say).naming(_TOPK.value)
-    job = Job(run, argv[1:], say, first)
+    first = jax.process_index() == 0
+    say = partial(print, file=sys.stderr, flush=True)
+    of_all = say if first else lambda line: None
+    run = COMMAND.open_trained(of_all).naming(_TOPK.value)
+    job = Job(run, argv[1:], say, of_all, (jax.process_index(), jax.process_count()))
     job.images()
     job.videos()
-    job.close(argv[0])
-    if job.broken or job.lost:
+    job.collect()
+    if first:
+        job.close(argv[0])
+    if job.done.broken or job.lost:
         sys.exit(2)
 
 
-class Job:
-    """One command: its inputs, what was predicted for them, and what could not be read."""
+@dataclass
+class Done:
+    """What was predicted, by position among the inputs.
 
-    def __init__(self, run: "Run", arguments: list[str], say: Callable[[str], None], first: bool):
+    entries: of the JSON file. broken: why an input could not be read. coco: of images for a folder.
+    lines: to print. shown, hidden: detections that are printed, and those that are not. seen: images and frames.
+    """
+
+    entries: dict[int, list[Entry]] = field(default_factory=dict)
+    broken: dict[int, str] = field(default_factory=dict)
+    coco: dict[int, "CocoRecords"] = field(default_factory=dict)
+    lines: dict[int, list[str]] = field(default_factory=dict)
+    shown: int = 0
+    hidden: int = 0
+    seen: int = 0
+
+    def add(self, other: "Done") -> None:
+        """Adds what was predicted for other inputs."""
+        for name in ("entries", "broken", "coco", "lines"):
+            getattr(self, name).update(getattr(other, name))
+        for name in ("shown", "hidden", "seen"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class Job:
+    """One command: its inputs, of which this process has a share, and what was done."""
+
+    def __init__(
+        self,
+        run: "Run",
+        arguments: list[str],
+        say: Callable[[str], None],
+        of_all: Callable[[str], None],
+        share: tuple[int, int],
+    ):
+        """`say` gets what concerns this process's inputs, `of_all` what concerns all; `share`: k of n processes."""
         from morphism.data.loose import readable
         from morphism.evaluation.video import is_still
 
-        self.run, self.say, self._first = run, say, first
-        self._begun, self._output = time.monotonic(), _OUTPUT.value or ""
+        self.run, self.say, self._of_all = run, say, of_all
+        self._started, self._output = time.monotonic(), _OUTPUT.value or ""
         to_folder = bool(self._output) and not self._output.endswith((".json", ".jsonl"))
-        self._inputs, loose, self.lost = _inputs(arguments, Path(self._output) if to_folder else None, say)
-        self._videos = [k for k, file in enumerate(loose) if _is_video(file) and not is_still(file)]
-        images = [k for k in range(len(loose)) if k not in set(self._videos)]
+        self._inputs, self._loose, self.lost = _inputs(arguments, Path(self._output) if to_folder else None, of_all)
+        (index, self._processes), loose = share, self._loose
+        videos = [k for k, file in enumerate(loose) if _is_video(file) and not is_still(file)]
+        images = sorted({*range(len(loose))} - {*videos})
+        self._videos, images = videos[index :: self._processes], images[index :: self._processes]
         broken = readable([loose[k] for k in images])
-        self.broken = {images[k]: reason for k, reason in broken.items()}  # position among the inputs -> reason
-        self._images = [k for k in images if k not in self.broken]
-        self._loose = loose
-        self.entries: dict[int, list[Entry]] = {}
-        self._counts = np.zeros((0, 2), int)  # detections shown, and in all
-        self._seen = 0  # images and frames
-        self._folder = self._opened(Path(self._output)) if to_folder and first else None
+        self.done = Done(broken={images[k]: reason for k, reason in broken.items()})
+        self._images = [k for k in images if k not in self.done.broken]
+        self._folder = self._opened(Path(self._output)) if to_folder else None
 
     def _opened(self, folder: Path) -> "OutputFolder":
         from morphism.evaluation.output_folder import OutputFolder
@@ -93,21 +131,29 @@ class Job:
         return OutputFolder(folder, self._inputs, self.run.task.masks, self.run.classes)
 
     def images(self) -> None:
-        """Predicts the images, in batches per canvas."""
+        """Predicts the images, in batches per canvas; threads draw and write while devices compute."""
         from morphism.data.loose import LooseImages
+        from morphism.evaluation.output_folder import CocoRecords
+        from morphism.threads import in_threads
 
         source = LooseImages([self._loose[k] for k in self._images], self.run.classes)
-        for result in self._progress(self.run.results(source, self.say, skip_broken=True), len(source)):
-            position = self._images[result.index]
-            self.entries[position] = [{"file": result.name} | result.found]
-            if not self._first:
-                continue
+
+        def finished(result: "Result") -> "Result":
             if self._folder:
-                self._folder.write(position, result, result.annotated(_THRESHOLD.value, _MAX_SHOWN.value))
-            self._show(result)
+                drawn = result.annotated(_THRESHOLD.value, _MAX_SHOWN.value)
+                self._folder.write(self._images[result.index], result, drawn)
+            return result.described()
+
+        results = self._progress(self.run.results(source, self.say, skip_broken=True), len(source))
+        for result in in_threads(finished, results):
+            position = self._images[result.index]
+            self.done.entries[position] = [{"file": result.name} | result.found]
+            if self._folder:
+                self.done.coco[position] = CocoRecords.of(position, result)
+            self._show(position, result)
         for index, position in enumerate(self._images):
-            if position not in self.entries:
-                self.broken[position] = self.run.problem(source, index)
+            if position not in self.done.entries:
+                self.done.broken[position] = self.run.problem(source, index)
 
     def videos(self) -> None:
         """Predicts the videos one after the other, a few frames at a time."""
@@ -119,63 +165,89 @@ class Job:
                 results = self._progress(self._frames(position, path), count(path), " frames")
                 number = sum(1 for _ in results)
             except UserError as error:
-                self.broken[position] = str(error)
+                self.done.broken[position] = str(error)
                 continue
             if self._folder:
                 lines = self._folder.video(position)[1].relative_to(self._folder.folder)
-                self.entries[position] = [{"file": str(path), "frames": number, "predictions": str(lines)}]
+                self.done.entries[position] = [{"file": str(path), "frames": number, "predictions": str(lines)}]
 
     def _frames(self, position: int, path: Path) -> Iterator[None]:
         """Predicts, writes and prints frame after frame; of a folder's video no frame is kept."""
+        from morphism.evaluation.video import Frame
         from morphism.evaluation.video_output import VideoOutput
+        from morphism.threads import in_threads
+
+        def finished(each: "tuple[Frame, Result]") -> "tuple[Frame, Result, Image | None]":
+            frame, result = each
+            if not self._folder:
+                return frame, result.described(), None
+            self._folder.write_masks(position, frame.number, result)
+            return frame, result.described(), result.annotated(_THRESHOLD.value, _MAX_SHOWN.value)
 
         with VideoOutput(*(self._folder.video(position) if self._folder else (None, None))) as output:
-            for frame, result in self.run.frames(path, self.say):
+            for frame, result, drawn in in_threads(finished, self.run.frames(path, self.say)):
                 entry = {"file": str(path), "frame": frame.number, "time": round(frame.time, 4)} | result.found
                 if self._folder:
-                    output.write(entry, result.annotated(_THRESHOLD.value, _MAX_SHOWN.value), frame.time)
-                    self._folder.write_masks(position, frame.number, result)
+                    output.write(entry, drawn, frame.time)
                 elif self._output:
-                    self.entries.setdefault(position, []).append(entry)
-                if self._first:
-                    self._show(result)
+                    self.done.entries.setdefault(position, []).append(entry)
+                self._show(position, result)
                 yield
 
-    def _show(self, result: "Result") -> None:
-        """Counts what is shown, and without --output prints it."""
-        self._seen += 1
+    def _show(self, position: int, result: "Result") -> None:
+        """Counts what is shown. Without --output prints it, or where several processes share the work, keeps it."""
+        self.done.seen += 1
         if self._output:
             return
-        self._counts = np.append(self._counts, [result.counts(_THRESHOLD.value, _MAX_SHOWN.value)], axis=0)
+        shown, every = result.counts(_THRESHOLD.value, _MAX_SHOWN.value)
+        self.done.shown, self.done.hidden = self.done.shown + shown, self.done.hidden + every - shown
         for line in result.lines(_THRESHOLD.value, _MAX_SHOWN.value):
-            print(result.name, *map(_shown, line), sep="\t", flush=True)
+            text = "\t".join([result.name, *map(_shown, line)])
+            if self._processes > 1:
+                self.done.lines.setdefault(position, []).append(text)
+            else:
+                print(text, flush=True)
 
     def _progress(self, results: Iterator, total: int | None, unit: str = " images") -> Iterator:
         from tqdm import tqdm
 
-        visible = self._first and self._output and sys.stderr.isatty()
+        visible = self._processes == 1 and self._output and sys.stderr.isatty()
         return tqdm(results, total=total, unit=unit, disable=not visible, leave=False)
+
+    def collect(self) -> None:
+        """Makes `done` that of all processes."""
+        from morphism.runtime.processes import exchanged
+
+        every, self.done = exchanged(self.done, LONGEST_S), Done()
+        for each in every:
+            self.done.add(each)
 
     def close(self, program: str) -> None:
         """Writes what needs all predictions, says what was done, and names what could not be read."""
-        if not self._first:
-            return
+        done = self.done
         entries = [
             entry
             for position, (path, _) in enumerate(self._inputs)
-            for entry in self.entries.get(position, [])
-            + ([{"file": str(path), "error": self.broken[position]}] if position in self.broken else [])
+            for entry in done.entries.get(position, [])
+            + ([{"file": str(path), "error": done.broken[position]}] if position in done.broken else [])
         ]
-        seconds = time.monotonic() - self._begun
+        for _, lines in sorted(done.lines.items()):
+            print(*lines, sep="\n", flush=True)
+        seconds = time.monotonic() - self._started
         if self._folder:
-            names = ", ".join(["annotated copies", *self._folder.close(entries)])
-            rate = f"{self._seen / seconds:,.1f} images/s with compilation"
-            self.say(f"{self._seen:,} images in {seconds:.1f} s, {rate}: {names} in {self._folder.folder}")
+            names = ", ".join(
+                ["annotated copies", *self._folder.close(entries, [each for _, each in sorted(done.coco.items())])]
+            )
+            rate = f"{done.seen / seconds:,.1f} images/s with compilation"
+            self.say(f"{done.seen:,} images in {seconds:.1f} s, {rate}: {names} in {self._folder.folder}")
         elif self._output:
             self._write_json(entries)
-        else:
-            self._say_hidden()
-        for reason in (*self.lost, *self.broken.values()):
+        elif done.hidden:
+            self.say(
+                f"{done.shown:,} shown of {done.shown + done.hidden:,} detections (--threshold={_THRESHOLD.value:g}, "
+                f"--max_shown={_MAX_SHOWN.value}); --output writes all"
+            )
+        for reason in (*self.lost, *(reason for _, reason in sorted(done.broken.items()))):
             self.say(f"{program}: error: {' '.join(reason.split())}")
 
     def _write_json(self, entries: list[Entry]) -> None:
@@ -183,15 +255,7 @@ class Job:
 
         write = write_json_lines if self._output.endswith(".jsonl") else write_json
         write(Path(self._output), entries, "name a file that can be written as --output")
-        self.say(f"predictions of {self._seen:,} images in {self._output}")
-
-    def _say_hidden(self) -> None:
-        shown, total = self._counts.sum(axis=0).tolist()
-        if shown < total:
-            self.say(
-                f"{shown:,} shown of {total:,} detections (--threshold={_THRESHOLD.value:g}, "
-                f"--max_shown={_MAX_SHOWN.value}); --output writes all"
-            )
+        self.say(f"predictions of {self.done.seen:,} images in {self._output}")
 
 
 def _inputs(

@@ -1,11 +1,8 @@
 """Surveys a source: reads every record once, counts what it holds, and lists what is bad."""
 
-import itertools
-import os
 import sys
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +17,7 @@ from morphism.data.records import Source
 from morphism.data.tally import Columns, Tally, counted, look, merged
 from morphism.errors import UserError
 from morphism.labels import IGNORE
+from morphism.threads import cores, in_threads
 
 SMALL, MEDIUM = 32**2, 96**2  # square pixels: upper limits of COCO's small and medium boxes
 TINY = 8  # pixels: a cell of the finest maps that most detectors look at
@@ -95,39 +93,21 @@ def missing(reports: Mapping[str, dict[str, Any]]) -> dict[str, list[str]]:
 
 def _tally(source: Source, title: str) -> Tally:
     """Of all records, read by threads; what they have read and not yet counted stays small."""
-    threads = os.cpu_count() or 1
-    step = max(1, min(AT_ONCE, len(source) // (4 * threads)))
+    step = max(1, min(AT_ONCE, len(source) // (4 * cores())))
 
     def read(start: int) -> Tally:
         rows = range(start, min(len(source), start + step))
         return merged([counted(look(source, row), row, source) for row in rows])
 
     blocks, held = [], []
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        tqdm(total=len(source), unit=" images", desc=title or None, disable=not sys.stderr.isatty()) as bar,
-    ):
-        for each in _mapped(pool, read, range(0, len(source), step), 4 * threads):
+    with tqdm(total=len(source), unit=" images", desc=title or None, disable=not sys.stderr.isatty()) as bar:
+        for each in in_threads(read, range(0, len(source), step)):
             bar.update(min(step, len(source) - bar.n))
             held.append(each)
             if len(held) == MERGED:
                 blocks.append(merged(held))
                 held = []
     return merged([*blocks, *held])
-
-
-def _mapped(pool: ThreadPoolExecutor, read: Any, starts: Sequence[int], ahead: int) -> Iterator[Tally]:
-    """As pool.map, with at most `ahead` results that nobody has taken."""
-    left = iter(starts)
-    waiting = deque(pool.submit(read, start) for start in itertools.islice(left, ahead))
-    try:
-        while waiting:
-            found = waiting.popleft().result()
-            waiting.extend(pool.submit(read, start) for start in itertools.islice(left, 1))
-            yield found
-    finally:
-        for each in waiting:
-            each.cancel()
 
 
 def _survey_boxes(tally: Tally, data: ConfigDict | None) -> dict[str, Any]:

@@ -252,6 +252,15 @@ VIEWS = {
         ),
         commands=True,
     ),
+    "input-processes": View(
+        "speed.input_processes",
+        (
+            ("Processes x devices", "{name}"),
+            ("Images per CPU-second of all", "{images_per_cpu_second:,}"),
+            ("Same batches", "{same}"),
+        ),
+        commands=True,
+    ),
     "loop": View(
         "speed.loop",
         (

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from morphism.data.records import Source
+from morphism.evaluation.loop import Predicted
 from morphism.runtime.paths import AnyPath, write_files
 from morphism.tasks import Task
 from morphism.tasks.task import Metrics, Predictions, spread
@@ -37,14 +38,14 @@ def shown(source: Source) -> list[int]:
     return spread(len(source), EXAMPLES)
 
 
-def keeping(batches: Iterable[Predictions], records: Sequence[int], kept: list[Predictions]) -> Iterator[Predictions]:
+def keeping(batches: Iterable[Predicted], records: Sequence[int], kept: list[Predictions]) -> Iterator[Predicted]:
     """The batches unchanged; adds the rows of `records` to `kept`."""
     wanted = set(records)
-    for predictions in batches:
-        rows = [row for row, index in enumerate(predictions["id"].tolist()) if index in wanted] if wanted else []
+    for batch in batches:
+        rows = [row for row, index in enumerate(batch.rows["id"].tolist()) if index in wanted] if wanted else []
         if rows:
-            kept.append({name: value[rows] for name, value in predictions.items()})
-        yield predictions
+            kept.append({name: value[rows] for name, value in batch.rows.items()})
+        yield batch
 
 
 def drawings(of: Evaluated, threshold: float = THRESHOLD, most: int = MOST) -> Iterator[tuple[str, bytes]]:

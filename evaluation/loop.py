@@ -1,8 +1,8 @@
 """The evaluation loop, the same for every task."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -14,10 +14,31 @@ from morphism.data.pipeline import eval_batches
 from morphism.data.records import Source
 from morphism.errors import NonFinite
 from morphism.evaluation.step import NONE
-from morphism.runtime.mesh import all_rows, own_rows, to_devices
+from morphism.runtime.mesh import own_rows, share_of, to_devices
 from morphism.runtime.processes import exchanged
 from morphism.tasks import Task
-from morphism.tasks.task import ADDED, Metrics, Predictions
+from morphism.tasks.task import ADDED, Metrics, Predictions, Totals
+
+
+class Predicted(NamedTuple):
+    """What is predicted for a batch.
+
+    rows: the task's predictions for the examples on this process's devices, without padding; perhaps none.
+    totals: the task's totals over the examples of all processes, on the first of them; {} on the others.
+    """
+
+    rows: Predictions
+    totals: Totals
+
+
+class Drawn(NamedTuple):
+    """Predictions of which only those for some records are needed: `names`, and those `records`."""
+
+    names: Collection[str] = ()
+    records: Collection[int] = ()
+
+
+NONE_LEFT = Drawn()  # all predictions of all records are needed
 
 
 class BatchCache:
@@ -47,14 +68,13 @@ def predict(
     odd: Oddities,
     skip_broken: bool = False,
     *,
-    own: bool = False,
     cache: BatchCache | None = None,
-) -> Iterator[Predictions]:
+    drawn: Drawn = NONE_LEFT,
+) -> Iterator[Predicted]:
     """Yields the task's predictions batch by batch, in the order of `source`, without the padding of the last batch.
 
-    They are the same on every process, for any number of devices; or with `own` each process has only the rows that
-    its devices predict, perhaps none, and nothing travels between processes. A batch is on its way to the host while
-    the next is computed.
+    Each process has the rows that its own devices predict; nothing but totals travels between processes. A batch is on
+    its way to the host while the next is computed.
 
     Args:
       eval_step: what make_eval_step returns.
@@ -65,18 +85,20 @@ def predict(
       odd: reports odd images, and canvases that change predictions.
       skip_broken: leaves out records that cannot be read.
       cache: keeps the batches on the devices, for the next call with it.
+      drawn: predictions that stay on the devices, except for those of batches with one of its records.
 
     Raises: NonFinite naming a record for which the network's outputs are not finite.
     """
     odd.note(eval_note(source, config.data))
+    index, processes = share_of(mesh)
 
     def load() -> Iterator[dict[str, jax.Array]]:
         batches = eval_batches(
             source,
             config,
             batch_size=eval_batch_size(config, mesh),
-            process_index=jax.process_index(),
-            processes=jax.process_count(),
+            process_index=index,
+            processes=processes,
             skip_broken=skip_broken,
             least=mesh.size if getattr(source, "apart", False) else 0,
         )
@@ -85,30 +107,32 @@ def predict(
     previous = None
     for batch in load() if cache is None else cache(load):
         current = eval_step(variables, batch)
-        jax.tree.map(lambda x: x.copy_to_host_async(), current)
+        jax.tree.map(lambda x: x.copy_to_host_async(), _without(current, drawn.names))
         if previous is not None:
-            yield _valid(previous, source, own)
+            yield _on_host(previous, source, drawn, first=index == 0)
         previous = current
-    yield _valid(previous, source, own)
+    yield _on_host(previous, source, drawn, first=index == 0)
 
 
 def gather(
     task: Task,
     source: Source,
-    batches: Iterable[Predictions],
+    batches: Iterable[Predicted],
     each: Callable[[Metrics, Predictions], None] = lambda metrics, predictions: None,
 ) -> Metrics:
     """The task's metrics, gathered over the batches that `predict` yields; `each` is called after each of them."""
     metrics = task.init_metrics(source)
-    for predictions in batches:
-        if len(predictions["id"]):
-            metrics = task.update_metrics(metrics, predictions)
-            each(metrics, predictions)
+    for rows, totals in batches:
+        if totals:
+            metrics = task.add_totals(metrics, totals)
+        if len(rows["id"]):
+            metrics = task.update_metrics(metrics, rows)
+            each(metrics, rows)
     return metrics
 
 
 def of_all_processes(metrics: Metrics) -> Metrics:
-    """The metrics over the examples of all processes, of which each gathered its `own`.
+    """The metrics over the examples of all processes, of which each gathered its own.
 
     Where metrics hold a list, its order is by process.
     """
@@ -141,7 +165,7 @@ def summarise(task: Task, metrics: Metrics) -> dict[str, Any]:
     return summary
 
 
-def evaluate(task: Task, source: Source, batches: Iterable[Predictions]) -> dict[str, Any]:
+def evaluate(task: Task, source: Source, batches: Iterable[Predicted]) -> dict[str, Any]:
     """The task's summary over the batches that `predict` yields. Raises NonFinite as `summarise` does."""
     return summarise(task, gather(task, source, batches))
 
@@ -151,13 +175,23 @@ def eval_batch_size(config: ConfigDict, mesh: Mesh) -> int:
     return -(-(config.eval_batch_size or config.batch_size) // mesh.size) * mesh.size
 
 
-def _valid(predictions: dict[str, jax.Array], source: Source, own: bool) -> Predictions:
-    """The valid rows, on the host. Raises NonFinite, on all processes, naming a record with outputs that are not."""
-    broken = int(predictions["broken"])
+def _on_host(predictions: dict[str, Any], source: Source, drawn: Drawn, first: bool) -> Predicted:
+    """What reaches the host; `first`: with the totals.
+
+    Raises NonFinite, on all processes, naming a record with outputs that are not finite.
+    """
+    broken, totals = int(predictions["broken"]), predictions["totals"]
     if broken != NONE:
         record = source[broken]["name"]
         raise NonFinite(f"{record}: the network's outputs are not finite, so that they predict nothing")
-    rows = {name: value for name, value in predictions.items() if name != "broken"}
-    host = own_rows(rows) if own else all_rows(rows)
+    rows = _without(predictions, ("broken", "totals"))
+    ids = own_rows({"id": rows["id"]})["id"]
+    if drawn.names and not set(drawn.records).intersection(ids.tolist()):
+        rows = _without(rows, drawn.names)
+    host = own_rows(rows)
     valid = host.pop("valid")
-    return {name: value[valid] for name, value in host.items()}
+    return Predicted({name: value[valid] for name, value in host.items()}, jax.device_get(totals) if first else {})
+
+
+def _without(values: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}

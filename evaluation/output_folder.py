@@ -18,7 +18,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
@@ -38,8 +38,28 @@ QUALITY = 92
 REMEDY = "name another folder as --output, or make room"
 
 
+class CocoRecords(NamedTuple):
+    """An image's record in COCO's format, and per name of a file the classes and the image's results."""
+
+    image: dict[str, Any]
+    results: dict[str, tuple[Sequence[str], list[dict[str, Any]]]]
+
+    @classmethod
+    def of(cls, index: int, result: Result) -> "CocoRecords":
+        """Those of the input `index`, from 0, whose id is one more."""
+        height, width = result.size
+        image = {"id": index + 1, "file_name": result.name, "width": width, "height": height}
+        return cls(
+            image,
+            {
+                name: (classes, [{"image_id": index + 1} | record for record in records])
+                for name, (classes, records) in result.coco().items()
+            },
+        )
+
+
 class OutputFolder:
-    """Writes results below `folder`.
+    """Writes results below `folder`. Several threads, and several processes, may write those of different inputs.
 
     inputs: paths with the folders below which they were found.
     masks: the names of the task's masks. classes: those of the run.
@@ -55,20 +75,13 @@ class OutputFolder:
         self._of_masks = {mask: [folder / "masks" / _mask_name(stem, mask) for stem in stems] for mask in masks}
         self._check([path for path, _ in inputs])
         self._make(folder)
-        self._results: dict[str, tuple[Sequence[str], list[dict[str, Any]]]] = {}
-        self._known: list[dict[str, Any]] = []  # COCO's records of the images
 
     def write(self, index: int, result: Result, drawn: Image.Image) -> None:
-        """Writes the annotated copy and the masks of an image; keeps its results in COCO's format for `close`."""
+        """Writes the annotated copy and the masks of an image."""
         path = self._images[index]
         self._save(drawn, path, quality=QUALITY)
         for mask in self._masks:
             self._save(self._as_image(result.mask(mask), mask), self._of_masks[mask][index])
-        height, width = result.size
-        self._known.append({"id": index + 1, "file_name": result.name, "width": width, "height": height})
-        for name, (classes, records) in result.coco().items():
-            every = self._results.setdefault(name, (classes, []))[1]
-            every += [{"image_id": index + 1} | record for record in records]
 
     def video(self, index: int) -> tuple[Path, Path]:
         """Where the annotated copy of a video and the predictions for its frames belong."""
@@ -82,15 +95,18 @@ class OutputFolder:
         for mask in self._masks:
             self._save(self._as_image(result.mask(mask), mask), folder / _mask_name(Path(f"{frame:06}"), mask))
 
-    def close(self, entries: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Writes what needs all results; `entries` are the lines of predictions.jsonl. Returns what there is."""
+    def close(self, entries: Sequence[Mapping[str, Any]], records: Sequence[CocoRecords]) -> list[str]:
+        """Writes what needs all results; returns what there is in the folder.
+
+        entries: the lines of predictions.jsonl. records: those of the images, in the order given.
+        """
         write_json_lines(self.folder / "predictions.jsonl", entries, REMEDY)
         names = ["predictions.jsonl"]
-        for name, (classes, records) in self._results.items():
+        images = [each.image for each in records]
+        for name, (classes, _) in records[0].results.items() if records else ():
             categories = [{"id": number, "name": each} for number, each in enumerate(classes, start=1)]
-            order = sorted(records, key=lambda each: each["image_id"])
-            images = sorted(self._known, key=lambda each: each["id"])
-            write_json(self.folder / f"{name}.json", order, REMEDY)
+            found = [record for each in records for record in each.results[name][1]]
+            write_json(self.folder / f"{name}.json", found, REMEDY)
             write_json(self.folder / f"{name}_images.json", {"images": images, "categories": categories}, REMEDY)
             names += [f"{name}.json"]
         if self._masks:

@@ -53,6 +53,11 @@ class Result:
         """The predictions as JSON values."""
         return self._task.describe(self.predictions, 0, self._classes)
 
+    def described(self) -> "Result":
+        """Itself, once `found` is known, so that a thread can prepare it."""
+        self.found  # noqa: B018
+        return self
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the image as decoded."""

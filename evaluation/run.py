@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from morphism.data.records import Source
 from morphism.errors import NonFinite, UserError, check_choice
 from morphism.evaluation import video
 from morphism.evaluation.fitness import check_model
-from morphism.evaluation.loop import eval_batch_size, predict
+from morphism.evaluation.loop import Predicted, eval_batch_size, predict
 from morphism.evaluation.result import Result
 from morphism.evaluation.step import make_eval_step
 from morphism.evaluation.video import Frame
@@ -34,7 +34,7 @@ from morphism.runtime.paths import AnyPath, folder
 from morphism.runtime.resume import FREE, OF_EVALUATION, flat, refused, set_fields
 from morphism.runtime.validation import check_config
 from morphism.tasks import Task
-from morphism.tasks.task import Names, Predictions, by_part, counted, counts
+from morphism.tasks.task import Names, by_part, counted, counts
 from morphism.weights.convert import check_finite, to_torch
 from morphism.weights.opening import PREPARATION, Weights, classes_of, read_weights, variables_from, with_options
 from morphism.weights.public import Public, PublicSegmenter
@@ -48,6 +48,7 @@ class Run:
 
     `variables` are those to evaluate: the moving averages if the run kept them. `name` and `facts` say where they come
     from, for people and for JSON. Calls of `predict` and `predictions` share compiled programs and arrays on devices.
+    Where several processes have opened it, each predicts the images that it is given on its own devices.
     """
 
     config: ConfigDict
@@ -57,7 +58,8 @@ class Run:
     facts: dict[str, Any]
     model: nn.Module
     variables: dict[str, Any]
-    _steps: dict[tuple[str, str], Callable] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _steps: dict[tuple[Any, ...], Callable] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _placed: dict[Mesh, dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __repr__(self) -> str:
         return f"<Run: {self.config.model.name}, {self.config.task}, {counted(counts(self.classes))}, {self.name}>"
@@ -101,16 +103,16 @@ class Run:
         else:
             several = images if isinstance(images, Iterable) and not isinstance(images, Image) else [images]
             source = LooseImages([_loose(image, index) for index, image in enumerate(several)], self.classes)
-        for predictions in self.predictions(source, say, skip_broken=skip_broken) if len(source) else ():
-            for row in range(len(predictions["id"])):
-                yield Result.of(self.task, self.classes, source, self.config.data, predictions, row)
+        for rows, _ in self._predicted(make_mesh(own=True), source, say, "center", skip_broken) if len(source) else ():
+            for row in range(len(rows["id"])):
+                yield Result.of(self.task, self.classes, source, self.config.data, rows, row)
 
     def frames(self, path: str | Path, say: Callable[[str], None] = print) -> Iterator[tuple[Frame, Result]]:
         """Yields each frame of a video with its Result, in order; a batch of frames is in memory at a time.
 
         Frames have the names "clip.mp4#0", "clip.mp4#1", ... Raises UserError as `video.frames` does.
         """
-        size = eval_batch_size(self.config, self._mesh)
+        size = eval_batch_size(self.config, make_mesh(own=True))
         said: set[str] = set()
         remaining = video.frames(Path(path))
         while batch := list(itertools.islice(remaining, size)):
@@ -127,45 +129,42 @@ class Run:
         """This run with the `top` best classes per image, where it classifies images."""
         return replace(self, task=self.task.naming(top))
 
-    def predictions(
-        self,
-        source: Source,
-        say: Callable[[str], None],
-        views: str = "center",
-        skip_broken: bool = False,
-    ) -> Iterator[Predictions]:
+    def predictions(self, source: Source, say: Callable[[str], None], views: str = "center") -> Iterator[Predicted]:
         """Yields the task's predictions for `source` batch by batch, in order, computed on all devices.
 
-        `say` gets a line about odd images and one about shared canvases, if there are any. `views` are those of the
-        task. With `skip_broken` records that cannot be read are left out. Raises UserError if the task has no such
-        views, and if all of its ten crops would be the same.
+        Of several processes, all of which have to call this, each has the rows of its own devices. `say` gets a line
+        about odd images and one about shared canvases, if there are any. `views` are those of the task. Raises
+        UserError if the task has no such views, and if all of its ten crops would be the same.
         """
+        return self._predicted(make_mesh(), source, say, views, skip_broken=False)
+
+    def _predicted(
+        self, mesh: Mesh, source: Source, say: Callable[[str], None], views: str, skip_broken: bool
+    ) -> Iterator[Predicted]:
         check_choice("--views", views, self.task.views)
         prepared = self.task.prepared(self.config, views)
         odd = Oddities(source, say)
-        return _finite(predict(self._step(views), self._on_devices, source, prepared, self._mesh, odd, skip_broken))
+        variables = self._on_devices(mesh)
+        return _finite(predict(self._step(mesh, views), variables, source, prepared, mesh, odd, skip_broken))
 
     def problem(self, source: Source, index: int) -> str:
-        """Why `predictions` leaves out a record; "" if it does not."""
+        """Why `results` leaves out a record; "" if it does not."""
         return problem(source, self.config, index)
 
-    def _step(self, views: str) -> Callable:
+    def _step(self, mesh: Mesh, views: str) -> Callable:
         """The evaluation step for the present config; jit keeps a program per shape of batches."""
-        key = views, self.config.to_json_best_effort()
+        key = mesh, views, self.config.to_json_best_effort()
         if key not in self._steps:
-            self._steps[key] = make_eval_step(self.model, self.task, self.config, self._mesh, views)
+            self._steps[key] = make_eval_step(self.model, self.task, self.config, mesh, views)
         return self._steps[key]
 
-    @cached_property
-    def _mesh(self) -> Mesh:
-        return make_mesh()
-
-    @cached_property
-    def _on_devices(self) -> dict[str, Any]:
-        return jax.device_put(self.variables, replicated(self._mesh))
+    def _on_devices(self, mesh: Mesh) -> dict[str, Any]:
+        if mesh not in self._placed:
+            self._placed[mesh] = jax.device_put(self.variables, replicated(mesh))
+        return self._placed[mesh]
 
 
-def _finite(batches: Iterator[Predictions]) -> Iterator[Predictions]:
+def _finite(batches: Iterator[Predicted]) -> Iterator[Predicted]:
     """The batches unchanged. Adds a remedy to NonFinite."""
     try:
         yield from batches

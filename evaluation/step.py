@@ -24,11 +24,12 @@ NONE = np.iinfo(np.int32).max  # no record has this number
 
 def make_eval_step(
     model: nn.Module, task: Task, config: ConfigDict, mesh: Mesh, views: str = "center"
-) -> Callable[[dict[str, Any], Batch], dict[str, Array]]:
+) -> Callable[[dict[str, Any], Batch], dict[str, Any]]:
     """(variables, batch) -> the task's predictions for the global batch; the rows of a device stay there.
 
-    They also hold `valid` bool [B], and on every device `broken` int32 []: the least `id` of the valid examples for
-    which an output of the network or a prediction is not finite, NONE if there is none.
+    They also hold `valid` bool [B], and what is the same on every device: `totals`, those of the task over the global
+    batch, and `broken` int32 []: the least `id` of the valid examples for which an output of the network or a
+    prediction is not finite, NONE if there is none.
 
     Args:
       model: a linen module that takes (images, train=False, **models.inputs).
@@ -48,7 +49,8 @@ def make_eval_step(
         predictions = task.predict(model, outputs, batch)
         broken = batch["valid"] & ~_finite((outputs, predictions), len(batch["id"]))
         least = jnp.min(jnp.where(broken, batch["id"], NONE))
-        return predictions | {"valid": batch["valid"]}, jax.lax.pmin(least, AXIS)
+        totals = jax.lax.psum(task.totals(outputs, predictions, batch), AXIS)
+        return predictions | {"valid": batch["valid"]}, {"totals": totals, "broken": jax.lax.pmin(least, AXIS)}
 
     def step(variables, batch):
         layout = specs(variables, mesh)
@@ -59,8 +61,8 @@ def make_eval_step(
             out_specs=(P(AXIS), P()),
             check_vma=False,  # it does not know that the gathered parameters are the same on all devices
         )
-        predictions, broken = mapped(variables, batch)
-        return predictions | {"broken": broken}
+        predictions, shared = mapped(variables, batch)
+        return predictions | shared
 
     return compiled(step, config)
 

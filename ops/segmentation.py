@@ -1,4 +1,4 @@
-"""Losses of semantic segmentation.
+"""Losses of semantic segmentation, and the confusion matrix of its pixels.
 
 Labels are 0..K-1, or IGNORE for pixels that do not count; if no pixel counts, the loss and its gradient are 0. A loss
 is one number over all pixels of the batch, computed in float32 (float64 for float64 logits) from logits [B, H, W, K].
@@ -8,13 +8,35 @@ is one number over all pixels of the batch, computed in float32 (float64 for flo
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from morphism.labels import IGNORE
+from morphism.ops.platform import on_tpu
 from morphism.ops.precision import full_precision
 
 Logits = Float[Array, "*shape k"]
 Labels = Integer[Array | np.ndarray, "*shape"]
+
+
+def confusion(
+    found: Integer[Array, "b h w"], true: Integer[Array, "b h w"], classes: int
+) -> Int[Array, "{classes} {classes}"]:
+    """How many pixels of each true class (row) are predicted as each class (column), without ignored ones.
+
+    int32: for fewer than 2^31 pixels. On TPUs, which add at computed addresses one element at a time, it is a product
+    of two one-hot matrices per image.
+    """
+    if on_tpu():
+        numbers = jnp.arange(classes)
+
+        def of_image(pair: tuple[Array, Array]) -> Array:
+            one_hot = [(each.reshape(-1, 1) == numbers).astype(jnp.int8) for each in pair]
+            return jnp.matmul(one_hot[0].T, one_hot[1], preferred_element_type=jnp.int32)
+
+        return jnp.sum(jax.lax.map(of_image, (true, found)), axis=0)
+    pairs = jnp.where(true == IGNORE, classes**2, true.astype(jnp.int32) * classes + found.astype(jnp.int32))
+    counts = jnp.zeros(classes**2 + 1, jnp.int32).at[pairs.ravel()].add(1)
+    return counts[:-1].reshape(classes, classes)
 
 
 def cross_entropy(

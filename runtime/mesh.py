@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
@@ -25,8 +24,10 @@ SMALL = 2**14  # an array with fewer values is repeated on every device
 HOST_ONLY = ("odd", "unread")  # keys of a batch that stay on the host: no step reads them
 
 
-def make_mesh(count: int | None = None, fsdp: int = 1) -> Mesh:
+def make_mesh(count: int | None = None, fsdp: int = 1, *, own: bool = False) -> Mesh:
     """All devices of all processes, or the first `count`, in the order of the processes: [count / fsdp, fsdp].
+
+    own: only those of this process, which then waits for no other one.
 
     That order, which jax.make_mesh does not promise, gives process p the rows p*b .. (p+1)*b of the global batch, and
     lets neighbours, such as the devices of a host, share a copy of the state.
@@ -35,7 +36,8 @@ def make_mesh(count: int | None = None, fsdp: int = 1) -> Mesh:
 
     Raises UserError where there are fewer than `count`, and where they do not split into groups of `fsdp`.
     """
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    found = jax.local_devices() if own else jax.devices()
+    devices = sorted(found, key=lambda device: (device.process_index, device.id))
     if count is not None:
         if count > len(devices):
             raise UserError(f"there are only {len(devices)} devices, not {count}")
@@ -152,6 +154,12 @@ def _knows_ynn() -> bool:
     return True
 
 
+def share_of(mesh: Mesh) -> tuple[int, int]:
+    """Which of the processes that have devices in the mesh this one is, from 0, and how many they are."""
+    processes = sorted({device.process_index for device in mesh.devices.flat})
+    return processes.index(jax.process_index()), len(processes)
+
+
 def own_rows(batch: dict[str, jax.Array]) -> dict[str, np.ndarray]:
     """The rows of a batch, split over all devices, that lie on devices of this process; in order, on the host."""
 
@@ -160,12 +168,6 @@ def own_rows(batch: dict[str, jax.Array]) -> dict[str, np.ndarray]:
         return np.concatenate([shard.data for shard in shards])
 
     return jax.tree.map(rows, batch) if jax.process_count() > 1 else jax.device_get(batch)
-
-
-def all_rows(batch: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    """All rows of a batch, on the host of every process."""
-    several = jax.process_count() > 1
-    return multihost_utils.process_allgather(batch, tiled=True) if several else jax.device_get(batch)
 
 
 def to_devices(batches: Iterable[dict], mesh: Mesh, ahead: int = 2) -> Iterator[tuple[dict, dict]]:

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,16 +68,19 @@ def end(message: str, status: int = 2) -> None:
     os._exit(status)
 
 
-def exchanged(value: Any) -> list[Any]:
-    """The `value` of every process, in their order; each is pickled."""
+def exchanged(value: Any, seconds: float = PATIENCE_S) -> list[Any]:
+    """The `value` of every process, in their order; each is pickled and compressed.
+
+    seconds: how long to wait for the others.
+    """
     if jax.process_count() == 1:
         return [value]
-    content = np.frombuffer(pickle.dumps(value), np.uint8)
-    with time_limit("exchanging results"):
+    content = np.frombuffer(zlib.compress(pickle.dumps(value), 1), np.uint8)
+    with time_limit("exchanging results", seconds):
         sizes = np.ravel(multihost_utils.process_allgather(np.array(len(content))))
         padded = np.pad(content, (0, int(sizes.max()) - len(content)))
         rows = multihost_utils.process_allgather(padded)
-    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+    return [pickle.loads(zlib.decompress(row[:size].tobytes())) for row, size in zip(rows, sizes, strict=True)]
 
 
 def check_shared(workdir: AnyPath) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from morphism.threads import cores
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets"),
@@ -87,11 +89,6 @@ def git_revision(root: Path = ROOT) -> str:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
-
-
-def cores() -> int:
-    """On how many cores this process may run: XLA's threads on a CPU, and with them the order of its sums."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -36,7 +36,7 @@ from morphism.errors import UserError
 from morphism.tasks.fusion import Fusion
 from morphism.tasks.layers import Layer, Tag
 from morphism.tasks.parts import Network, Part, check_together
-from morphism.tasks.task import Annotating, Apply, Batch, File, Metrics, Predictions, RowMean, Task
+from morphism.tasks.task import Annotating, Apply, Batch, File, Metrics, Predictions, RowMean, Task, Totals
 
 Classes = Mapping[str, Sequence[str]]
 
@@ -211,6 +211,19 @@ class Composed(Annotating):
             found |= part.named(own | {"labelled": part.labelled(batch)})
         return found if self.fusion is None else found | self.fusion.predict(found)
 
+    def totals(self, outputs: dict[str, Any], predictions: dict[str, Array], batch: Batch) -> dict[str, Array]:
+        found: dict[str, Array] = {}
+        for part in self.parts:
+            own = part.task.totals(outputs[part.name], part.own(predictions), part.batch(batch))
+            found |= part.named(own)
+        return found
+
+    @property
+    def only_drawn(self) -> Sequence[str]:
+        """Those of the parts, except for what is fused: that is evaluated."""
+        fused = set() if self.fusion is None else {self.fusion.things.name, self.fusion.stuff.name}
+        return [f"{part.name}/{name}" for part in self.parts if part.name not in fused for name in part.task.only_drawn]
+
     @property
     def exports(self) -> Mapping[str, str]:
         found = {name: each for part in self.parts for name, each in part.named(part.task.exports).items()}
@@ -261,6 +274,14 @@ class Composed(Annotating):
             "labelled": labelled,
             "examples": metrics["examples"] + len(predictions["id"]),
         }
+
+    def add_totals(self, metrics: Metrics, totals: Totals) -> Metrics:
+        """A part without any truth has no metrics, and totals of 0."""
+        own = dict(metrics["parts"])
+        for part in self.parts:
+            if part.name in own:
+                own[part.name] = part.task.add_totals(own[part.name], part.own(totals))
+        return metrics | {"parts": own}
 
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
         """The parts' summaries, each over the examples that carry its truths; -1 where there is none."""

@@ -1,9 +1,10 @@
-"""Semantic segmentation: one class per pixel. Evaluated by IoU, accuracy, Dice and boundary F1.
+"""Semantic segmentation: one class per pixel. Evaluated by IoU, accuracy and Dice; `morphism eval` adds boundary F1.
 
 With config.metrics.medical also image by image: Dice and distances of surfaces (tasks/surfaces.py).
 
-Evaluation is at the size of the stored masks: the device resizes logits to it (bilinear) and takes the argmax, and the
-host counts every pixel once, in integers. Pixels of class 255 do not count.
+Evaluation is at the size of the stored masks: the device resizes logits to it (bilinear), takes the argmax and counts
+every pixel once, in integers. Pixels of class 255 do not count. So while a run trains, only the confusion matrix of a
+batch and a few numbers per image reach the host; boundaries and surfaces need the maps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,8 @@ from morphism.ops.platform import per_example
 from morphism.ops.resize import argmax_of_parts
 from morphism.tasks import boundaries, canvas, class_weights, layers, segmentation_views, surfaces
 from morphism.tasks.layers import Layer
-from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, check_count, ratios
+from morphism.tasks.task import Apply, Batch, File, Metrics, Predictions, SingleTask, Totals, check_count, ratios
+from morphism.threads import in_threads
 
 WRONG = 20  # most cells of the confusion matrix that are listed per image
 
@@ -36,9 +38,11 @@ WRONG = 20  # most cells of the confusion matrix that are listed per image
 class Segmentation(SingleTask):
     """The task of a model whose outputs are {"out": logits [B,H,W,K]}. tasks/task.py describes the members.
 
+    compares_boundaries: whether `summarise` has boundary F1, for which the host needs the maps of all images.
     surface_options: how surfaces are compared; None: they are not.
     """
 
+    compares_boundaries: bool = False
     surface_options: surfaces.Options | None = None
     name: ClassVar[str] = "segmentation"
     targets: ClassVar[tuple[str, ...]] = ("segmentation",)
@@ -154,6 +158,15 @@ class Segmentation(SingleTask):
             **_judged(logits, true, batch["size"], to),
         }
 
+    def totals(self, outputs: dict[str, Array], predictions: dict[str, Array], batch: Batch) -> dict[str, Array]:
+        """confusion int32 [K,K]: pixels by true (row) and predicted class."""
+        true = jnp.where(batch["valid"][:, None, None], predictions["true"], jnp.uint8(IGNORE))
+        return {"confusion": ops.confusion(predictions["classes"], true, outputs["out"].shape[-1])}
+
+    @property
+    def only_drawn(self) -> Sequence[str]:
+        return () if self.compares_boundaries else ("classes", "true")
+
     @property
     def exports(self) -> Mapping[str, str]:
         return {
@@ -172,7 +185,7 @@ class Segmentation(SingleTask):
 
     def measured(self, config: ConfigDict, least: float) -> "Segmentation":
         options = surfaces.Options(tuple(config.data.spacing), config.metrics.tolerance)
-        return replace(self, surface_options=options if config.metrics.medical else None)
+        return replace(self, compares_boundaries=True, surface_options=options if config.metrics.medical else None)
 
     def init_metrics(self, source: Source) -> Metrics:
         count = len(source.classes)
@@ -188,17 +201,18 @@ class Segmentation(SingleTask):
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
         count = len(metrics["classes"])
-        confusion, boundary, distances = (metrics[name].copy() for name in ("confusion", "boundary", "surfaces"))
-        for found, true, (height, width) in zip(
-            *(predictions[name] for name in ("classes", "true", "original_size")), strict=True
-        ):
-            found, true = found[:height, :width], true[:height, :width]
-            confusion += confusion_of(found, true, count)
-            boundary += boundaries.f1(found, true, count)
-            if self.surface_options:
-                distances += surfaces.measure(found, true, count, self.surface_options)
+        boundary, distances = (metrics[name].copy() for name in ("boundary", "surfaces"))
+
+        def compared(row: int) -> tuple[Float[np.ndarray, "2 k"], surfaces.Sums]:
+            maps, options = (self.mask(predictions, row), self._true(predictions, row)), self.surface_options
+            of_surfaces = surfaces.measure(*maps, count, options) if options else surfaces.empty(count)
+            return boundaries.f1(*maps, count), of_surfaces
+
+        for f1, of_surfaces in in_threads(compared, range(len(predictions["id"])) if self.compares_boundaries else ()):
+            # Sums of float32 values in float64 are exact, whatever the order of batches and processes.
+            boundary += f1.astype(np.float32)
+            distances += of_surfaces.astype(np.float32)
         return metrics | {
-            "confusion": confusion,
             "boundary": boundary,
             "surfaces": distances,
             "loss": metrics["loss"] + float(np.sum(predictions["loss"], dtype=np.float64)),
@@ -206,13 +220,16 @@ class Segmentation(SingleTask):
             "examples": metrics["examples"] + len(predictions["id"]),
         }
 
+    def add_totals(self, metrics: Metrics, totals: Totals) -> Metrics:
+        return metrics | {"confusion": metrics["confusion"] + totals["confusion"]}
+
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
         """Shares in 0..1 of all pixels of the split that are not ignored.
 
         The IoU of a class is the number of its correct pixels over the number that are predicted or true. miou,
         mean_accuracy and dice are means over the classes that occur; frequency_weighted_iou weighs by true pixels (Long
-        et al. 2015, section 5). loss is the mean of `predict`'s cross-entropy over all its pixels. boundary_f1 is the
-        mean over classes of their mean over images (tasks/boundaries.py).
+        et al. 2015, section 5). loss is the mean of `predict`'s cross-entropy over all its pixels. boundary_f1, if
+        measured, is the mean over classes of their mean over images (tasks/boundaries.py).
         A class that neither is true nor predicted anywhere has None. "surfaces", if measured: tasks/surfaces.py.
         """
         confusion = metrics["confusion"]
@@ -221,8 +238,6 @@ class Segmentation(SingleTask):
         occurs = union > 0
         iou, accuracy = right / np.maximum(union, 1), right / np.maximum(true, 1)
         dice = 2 * right / np.maximum(true + found, 1)
-        boundary = metrics["boundary"]
-        f1 = boundary[0] / np.maximum(boundary[1], 1)
 
         def mean(values: np.ndarray, of: np.ndarray) -> float:
             return float(values[of].mean()) if of.any() else 0.0
@@ -231,27 +246,31 @@ class Segmentation(SingleTask):
             numbers = zip(metrics["classes"], values, of, strict=True)
             return {name: float(value) if known else None for name, value, known in numbers}
 
-        further = {}
+        further: dict[str, Any] = {}
+        if self.compares_boundaries:
+            total, images = metrics["boundary"]
+            f1 = total / np.maximum(images, 1)
+            further["boundary_f1"] = mean(f1, images > 0)
+            further["boundary_per_class"] = per_class(f1, images > 0)
         if self.surface_options:
             further["surfaces"] = surfaces.summarise(metrics["surfaces"], metrics["classes"], self.surface_options)
-        return further | {
+        return {
             "miou": mean(iou, occurs),
             "pixel_accuracy": int(right.sum()) / pixels,
             "mean_accuracy": mean(accuracy, true > 0),
             "frequency_weighted_iou": float((true * iou).sum()) / pixels,
             "dice": mean(dice, occurs),
             "loss": metrics["loss"] / max(metrics["counted"], 1),
-            "boundary_f1": mean(f1, boundary[1] > 0),
             "examples": metrics["examples"],
             "pixels": int(true.sum()),
             "per_class": per_class(iou, occurs),
-            "boundary_per_class": per_class(f1, boundary[1] > 0),
             "confusion": confusion.tolist(),
+            **further,
         }
 
     def table(self, summary: dict[str, Any]) -> dict[str, float | int]:
-        """The headline and boundary F1, the IoU per class that occurs, then the surface measures, if measured."""
-        rows = {name: summary[name] for name in (*self.headline, "boundary_f1")}
+        """The headline, boundary F1 if measured, the IoU per class that occurs, the surface measures if measured."""
+        rows = {name: summary[name] for name in (*self.headline, "boundary_f1") if name in summary}
         rows |= {f"iou, {name}": value for name, value in summary["per_class"].items() if value is not None}
         return rows | surfaces.table(summary["surfaces"]) if "surfaces" in summary else rows
 
@@ -259,30 +278,26 @@ class Segmentation(SingleTask):
         return ()
 
     def plots(self, metrics: Metrics, summary: dict[str, Any]) -> dict[str, Any]:
-        """Confusion of pixels; IoU, recall and boundary F1 per class."""
+        """Confusion of pixels; per class IoU, recall and, if measured, boundary F1."""
         confusion, classes = metrics["confusion"], list(metrics["classes"])
         true = confusion.sum(axis=1)
+        bars = {"IoU": list(summary["per_class"].values()), "recall": ratios(np.diag(confusion), true)}
+        if self.compares_boundaries:
+            bars["boundary F1"] = list(summary["boundary_per_class"].values())
         return {
             "confusion": {"classes": classes, "counts": confusion.tolist(), "of": "pixels"},
-            "per_class": {
-                "classes": classes,
-                "bars": {
-                    "IoU": list(summary["per_class"].values()),
-                    "recall": ratios(np.diag(confusion), true),
-                    "boundary F1": list(summary["boundary_per_class"].values()),
-                },
-                "count": true.tolist(),
-                "of": "pixels",
-            },
+            "per_class": {"classes": classes, "bars": bars, "count": true.tolist(), "of": "pixels"},
         }
 
     def per_image(self, metrics: Metrics, predictions: Predictions) -> list[dict[str, Any]]:
         """The cells are the WRONG largest that are wrong; true and predicted are shares of the counted pixels."""
-        classes, results = metrics["classes"], []
-        for row, (height, width) in enumerate(predictions["original_size"]):
-            true = predictions["true"][row, :height, :width]
-            results.append(_image_result(confusion_of(self.mask(predictions, row), true, len(classes)), classes))
-        return results
+        classes = metrics["classes"]
+
+        def result(row: int) -> dict[str, Any]:
+            found, true = self.mask(predictions, row), self._true(predictions, row)
+            return _image_result(confusion_of(found, true, len(classes)), classes)
+
+        return list(in_threads(result, range(len(predictions["id"]))))
 
     def describe(self, predictions: Predictions, row: int, classes: Sequence[str]) -> dict[str, Any]:
         """The predicted classes, each with its share of the image, largest first."""
@@ -300,6 +315,10 @@ class Segmentation(SingleTask):
     def mask(self, predictions: Predictions, row: int, name: str = "") -> UInt8[np.ndarray, "h w"]:
         height, width = predictions["original_size"][row]
         return predictions["classes"][row, :height, :width]
+
+    def _true(self, predictions: Predictions, row: int) -> UInt8[np.ndarray, "h w"]:
+        height, width = predictions["original_size"][row]
+        return predictions["true"][row, :height, :width]
 
     def found_layers(
         self, predictions: Predictions, row: int, classes: Sequence[str], threshold: float, most: int

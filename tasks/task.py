@@ -18,6 +18,7 @@ Batch = dict[str, Array]
 Outputs = Any  # what a model returns: a tree of arrays
 Apply = Callable[[Float[Array, "b h w 3"], Batch], Outputs]  # the network: (images, the rest of the batch) -> outputs
 Predictions = dict[str, np.ndarray]
+Totals = dict[str, np.ndarray]
 Metrics = Any  # of some examples; those of others can be added (ADDED)
 Names = Sequence[str] | Mapping[str, Sequence[str]]  # of classes, ordered by number; for a task of parts by part
 Counts = int | Mapping[str, int]  # of classes; for a task of parts by part, hashable
@@ -145,6 +146,16 @@ class Task(Protocol):
     def predict(self, model: nn.Module, outputs: Outputs, batch: Batch) -> dict[str, Array]:
         """Arrays [B,...], among them the batch's "id". Numbers of valid examples must be finite."""
 
+    def totals(self, outputs: Outputs, predictions: dict[str, Array], batch: Batch) -> dict[str, Array]:
+        """Integers summed over the valid examples, of which an evaluation needs nothing per example; {} if none.
+
+        The step adds up those of all devices. `predictions` are those of `predict`.
+        """
+
+    @property
+    def only_drawn(self) -> Sequence[str]:
+        """The predictions that metrics do not read: they leave the device with batches that have images to draw."""
+
     # In an exported program
 
     @property
@@ -167,7 +178,10 @@ class Task(Protocol):
         """Empty metrics for the split `source`."""
 
     def update_metrics(self, metrics: Metrics, predictions: Predictions) -> Metrics:
-        """Adds a batch of `predict`'s arrays, with valid examples only."""
+        """Adds a batch of `predict`'s arrays, with valid examples only; perhaps without those of `only_drawn`."""
+
+    def add_totals(self, metrics: Metrics, totals: Totals) -> Metrics:
+        """Adds the `totals` of a batch over all devices."""
 
     def summarise(self, metrics: Metrics) -> dict[str, Any]:
         """JSON values: the metrics of the headline, "examples", and more."""
@@ -285,6 +299,16 @@ class SingleTask(Annotating):
         return batch
 
     def unjudged(self, source: Source) -> Sequence[str]:
+        return ()
+
+    def totals(self, outputs: Outputs, predictions: dict[str, Array], batch: Batch) -> dict[str, Array]:
+        return {}
+
+    def add_totals(self, metrics: Metrics, totals: Totals) -> Metrics:
+        return metrics
+
+    @property
+    def only_drawn(self) -> Sequence[str]:
         return ()
 
     def measured(self, config: ConfigDict, least: float) -> Task:

@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import corpus
@@ -32,6 +34,22 @@ def run(*arguments, devices=1, timeout=240):
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
     )
+
+
+def run_in_two(*arguments):
+    """A command in two processes of one device, joined over loopback: what each printed. Both must succeed."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    joined = (*arguments, "--distributed", f"--coordinator=localhost:{port}", "--num_processes=2")
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda index: run(*joined, f"--process_id={index}"), range(2)))
+    assert [done.returncode for done in both] == [0, 0], both
+    return ["".join(line for line in done.stdout.splitlines(True) if "[Gloo]" not in line) for done in both]  # XLA's
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def train(workdir, *more, devices=1):
@@ -96,7 +114,8 @@ def test_a_segmentation_is_trained_evaluated_drawn_and_written_as_masks(tmp_path
     from morphism.data.sources import scene_masks
 
     workdir = str(tmp_path / "run")
-    small = ("--config.model.options.width=2", "--config.data.source=scene_masks:16x32", "--config.data.crop=(32, 32)")
+    small = ("--config.model.options.width=2", "--config.data.source=scene_masks:20x32", "--config.data.crop=(32, 32)")
+    small += ("--config.eval_batch_size=4",)
     small += ("--config.data.view_scales=(0.5, 1.0)",)  # six would be compiled, twice each
     done = run(
         *("train.py", "--config", "experiments/quickstart.py:segmentation", "--workdir", workdir, *small),
@@ -106,17 +125,22 @@ def test_a_segmentation_is_trained_evaluated_drawn_and_written_as_masks(tmp_path
     assert "step 2/2  val: miou 0." in done.stdout
 
     medical = ("--config.metrics.medical=True", "--config.data.spacing=(0.5, 0.5)")
-    done = run("eval.py", "--workdir", workdir, "--draw", "--views=scales_flip", *medical)
+    evaluate = ("eval.py", "--workdir", workdir, "--draw", "--views=scales_flip", *medical)
+    done = run(*evaluate, devices=2)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run" / "eval_val_scales_flip.json").read_text())
     surfaces = result["surfaces"]
     assert re.search(rf"hd95 in mm, all classes +{surfaces['hd95']:.4f}$", done.stdout, re.MULTILINE)
     assert re.search(rf"images counted, all classes +{surfaces['images']}$", done.stdout, re.MULTILINE)
-    assert surfaces["images"] + surfaces["absent"] == 4 * len(scene_masks.CLASSES)
-    assert result["examples"] == 4 and np.sum(result["confusion"]) == result["pixels"] == 4 * 32 * 32
+    assert surfaces["images"] + surfaces["absent"] == 5 * len(scene_masks.CLASSES)
+    assert result["examples"] == 5 and np.sum(result["confusion"]) == result["pixels"] == 5 * 32 * 32
     assert re.search(rf"miou +{result['miou']:.4f}$", done.stdout, re.MULTILINE)
     drawn = {path.name for path in (tmp_path / "run" / "plots" / "val_scales_flip").iterdir()}
     assert drawn == {"examples.png", "confusion.png", "per_class.png", "plots.json"}
+    alone = contents(tmp_path / "run")
+    first, second = run_in_two(*evaluate)
+    assert first == done.stdout and second == ""
+    assert contents(tmp_path / "run") == alone  # the second batch has one image
 
     for name, size in (("wide", (33, 47)), ("tall", (40, 32))):
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / f"{name}.png")
@@ -126,6 +150,8 @@ def test_a_segmentation_is_trained_evaluated_drawn_and_written_as_masks(tmp_path
     shares = [line.split("\t") for line in done.stdout.splitlines()]
     done = run(*MORPHISM, "predict", "--workdir", workdir, "--output", str(tmp_path / "out"), *pictures)
     assert done.returncode == 0 and done.stdout == "" and "annotated copies, predictions.jsonl, masks/" in done.stderr
+    run_in_two(*MORPHISM, "predict", "--workdir", workdir, "--output", str(tmp_path / "two"), *pictures)
+    assert contents(tmp_path / "two") == contents(tmp_path / "out")
     assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 2
     assert {name for name, _, _ in shares} == set(pictures)
     for name, size in (("wide", (33, 47)), ("tall", (40, 32))):

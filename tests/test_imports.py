@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = (
-    ("errors", "experiments", "frames", "labels"),
+    ("errors", "experiments", "frames", "labels", "threads"),
     ("lengths",),
     ("ops",),
     ("augment",),

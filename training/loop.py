@@ -15,7 +15,7 @@ from morphism.data.oddities import Oddities
 from morphism.data.pipeline import Batch, train_batches
 from morphism.errors import NonFinite, UserError
 from morphism.evaluation.drawings import Evaluated, keeping, shown
-from morphism.evaluation.loop import BatchCache, gather, of_all_processes, predict, summarise
+from morphism.evaluation.loop import BatchCache, Drawn, gather, of_all_processes, predict, summarise
 from morphism.lengths import due, to_steps
 from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints, best_by
@@ -435,10 +435,17 @@ class Loop:
     def _evaluated(self, step: int, state: TrainState) -> Evaluated | None:
         parts, config, programs, val = self._parts, self._config, self._parts.programs, self._parts.data.val
         variables = eval_variables(state)
-        batches = predict(
-            programs.eval_step, variables, val, config, parts.mesh, self._val_odd, own=True, cache=self._val_cache
-        )
         task, kept, drawn = programs.task, [], shown(val) if config.plots else ()
+        batches = predict(
+            programs.eval_step,
+            variables,
+            val,
+            config,
+            parts.mesh,
+            self._val_odd,
+            cache=self._val_cache,
+            drawn=Drawn(task.only_drawn, drawn),
+        )
         try:
             metrics = gather(task, val, keeping(self._stop.watch(batches), drawn, kept))
             metrics, kept = of_all_processes(metrics), [each for own in exchanged(kept) for each in own]

@@ -92,7 +92,7 @@ def seconds_per_evaluation(parts: Parts) -> float:
     found = predict(parts.programs.eval_step, eval_variables(state), parts.data.val, parts.config, parts.mesh, odd)
     for _, predictions in zip(range(1 + BATCHES), found, strict=False):
         seconds.append(time.perf_counter() - before)
-        rows, before = len(predictions["id"]), time.perf_counter()
+        rows, before = len(predictions.rows["id"]), time.perf_counter()
     batches = -(-len(parts.data.val) // eval_batch_size(parts.config, parts.mesh))
     return float(np.mean(seconds[1:] or seconds)) * batches if rows else 0.0
 

@@ -42,7 +42,7 @@ def run(config, mesh, model, variables, count):
     batches = list(
         predict(step, jax.device_put(variables, replicated(mesh)), source, config, mesh, Oddities(source, print))
     )
-    return evaluate(task, source, batches), np.concatenate([batch["id"] for batch in batches])
+    return evaluate(task, source, batches), np.concatenate([batch.rows["id"] for batch in batches])
 
 
 def test_1003_examples_count_once_each_and_give_the_same_metrics_on_any_number_of_devices(
@@ -87,7 +87,7 @@ def test_views_average_the_probabilities_of_one_view_at_a_time(config, mesh_of, 
     loaded = task.prepared(config, views)
     variables = jax.device_put(variables, replicated(mesh_of(devices)))
     batches = list(predict(step, variables, source, loaded, mesh_of(devices), Oddities(source, print)))
-    found = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    found = {name: np.concatenate([batch.rows[name] for batch in batches]) for name in batches[0].rows}
 
     images = np.stack([evaluated(source[index], loaded.data) for index in range(21)])
     images = np.asarray(normalise(images, config.augment.mean, config.augment.std))
@@ -111,7 +111,7 @@ def test_a_second_call_of_predict_traces_nothing(config, monkeypatch, model_and_
     config.eval_batch_size = 8
 
     def predicted():
-        batches = list(opened.predictions(source, print))
+        batches = [batch.rows for batch in opened.predictions(source, print)]
         return [len(batch["id"]) for batch in batches], np.concatenate([batch["confidence"] for batch in batches])
 
     sizes, first = predicted()

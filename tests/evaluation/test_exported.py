@@ -103,7 +103,7 @@ def test_stablehlo_predicts_the_same_in_a_process_without_this_project(tmp_path)
     assert done.returncode == 0, done.stderr
     found = np.load(tmp_path / "found.npz")["probabilities"]
     assert found.shape == (3, 5) and found.dtype == np.float32
-    [expected] = run.predictions(loose(images), print)
+    [(expected, _)] = run.predictions(loose(images), print)
     assert found.argmax(axis=1).tolist() == expected["class"].tolist()
     np.testing.assert_allclose(found.max(axis=1), expected["confidence"], rtol=1e-5)
 
@@ -124,7 +124,7 @@ def test_stablehlo_holds_a_program_per_kind_of_device_and_finds_what_the_run_fin
     predict = jax.jit(programs["cpu"].call)
     weights = {name: file[name] for name in about["weights"]}
     found = jax.device_get(predict(weights, images, sizes))
-    [expected] = run.predictions(loose(images), print)
+    [(expected, _)] = run.predictions(loose(images), print)
     assert found["valid"].sum() > 12
     np.testing.assert_array_equal(np.where(found["valid"], found["classes"], -1), expected["classes"])
     np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-2)  # pixels; batches of 3 and 4 round apart

@@ -13,7 +13,7 @@ from PIL import Image
 
 from morphism import tasks
 from morphism.data.sources import load
-from morphism.evaluation.image_results import BEST, PER_CELL, WORST, ImageResults
+from morphism.evaluation.image_results import BEST, PER_CELL, WORST, Choice, ImageResults
 from morphism.experiments import quickstart
 from morphism.experiments.base import get_base
 from morphism.tasks import detection_plots
@@ -85,6 +85,27 @@ def test_the_worst_the_best_and_the_first_of_each_confusion_are_kept(source, tmp
         if true != found and seen[true, found] <= PER_CELL:
             kept.add(line["id"])
     assert names == {f"{each}_found.jpg" for each in kept} | {"index.json"}
+
+
+def test_the_images_that_are_kept_depend_neither_on_their_order_nor_on_who_adds_them():
+    rng = np.random.default_rng(3)
+    cells = [rng.integers(0, [3, 3, 5000], (4, 3)).tolist() for _ in range(300)]
+    scores = rng.random(300).round(2).tolist()
+    results = [{"score": score, "cells": own} for score, own in zip(scores, cells, strict=True)]
+
+    def choice(order):
+        chosen = Choice(15)
+        drawn = [index for index in order if chosen.add(index, results[index])]
+        return chosen, drawn
+
+    whole, drawn = choice(range(300))
+    assert len(whole.kept) > WORST + BEST and len(drawn) < 200
+    again = choice(rng.permutation(300).tolist())[0]
+    assert (again.worst, again.best, again.kept) == (whole.worst, whole.best, whole.kept)
+    parts = [choice(range(first, 300, 2))[0] for first in range(2)]
+    assert {*parts[0].kept, *parts[1].kept} >= {*whole.kept}
+    fullest = max(count for own in cells for true, found, count in own if true != found)
+    assert fullest < 2 * max(count for index in whole.kept for true, found, count in cells[index] if true != found)
 
 
 def test_no_image_is_kept_if_none_is_wanted(source, tmp_path):

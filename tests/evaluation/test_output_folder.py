@@ -11,7 +11,7 @@ from morphism import tasks
 from morphism.data import marks
 from morphism.data.loose import LooseImages, find_images
 from morphism.errors import UserError
-from morphism.evaluation.output_folder import OutputFolder, relative_names
+from morphism.evaluation.output_folder import CocoRecords, OutputFolder, relative_names
 from morphism.evaluation.result import Result
 from morphism.experiments.base import get_base
 
@@ -74,10 +74,12 @@ def test_detections_are_written_as_coco_reads_them(tmp_path):
 
     images = [write(tmp_path / "one.png"), write(tmp_path / "two.bmp")]
     folder = OutputFolder(tmp_path / "out", [(path, tmp_path) for path in images], (), ("a", "b"))
-    for index, path in reversed(list(enumerate(images))):
+    records = []
+    for index, path in enumerate(images):
         result = detected(path)
         folder.write(index, result, result.annotated())
-    names = folder.close([{"file": str(path)} for path in images])
+        records.append(CocoRecords.of(index, result))
+    names = folder.close([{"file": str(path)} for path in images], records)
     assert names == ["predictions.jsonl", "detections.json"]
     truth = json.loads((tmp_path / "out" / "detections_images.json").read_text())
     assert [each["file_name"] for each in truth["images"]] == [str(path) for path in images]
@@ -97,7 +99,7 @@ def test_masks_hold_classes_in_the_colours_of_the_copies(tmp_path):
     data = get_base("segmentation").data
     result = Result.of(tasks.get("segmentation"), classes, LooseImages([image], classes), data, predictions, 0)
     folder.write(0, result, result.annotated())
-    assert folder.close([])[-1] == "masks/"
+    assert folder.close([], [])[-1] == "masks/"
     mask = Image.open(tmp_path / "out" / "masks" / "a.png")
     assert np.array_equal(mask, pixels)
     shown = np.asarray(mask.convert("RGB"))
@@ -115,7 +117,7 @@ def test_fused_segments_are_written_as_coco_has_them(tmp_path, monkeypatch):
     classes = {"ground": ("grass", "sky"), "objects": ("a", "b")}
     folder = OutputFolder(tmp_path / "out", [(image, tmp_path)], tuple(maps), classes)
     folder.write(0, detected(image), Image.new("RGB", (3, 1)))
-    folder.close([])
+    folder.close([], [])
     ids = np.asarray(Image.open(tmp_path / "out" / "masks" / "a_panoptic.png"), int) @ [1, 256, 65536]
     assert ids.tolist() == [[0, 1, 300]]
     assert np.asarray(Image.open(tmp_path / "out" / "masks" / "a_ground.png")).tolist() == [[0, 1, 255]]

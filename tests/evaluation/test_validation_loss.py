@@ -123,9 +123,9 @@ def test_a_mask_rcnns_is_that_of_its_own_samples_and_leaves_its_detections_as_th
     for config.data.eval_loss in (False, True):
         found.append(batches_of(config, model, variables, mesh_of))
     for without, judged in zip(*found, strict=True):
-        assert set(judged) - set(without) == {"loss"}
-        for name in without:
-            np.testing.assert_allclose(judged[name], without[name], atol=1e-4)
+        assert set(judged.rows) - set(without.rows) == {"loss"}
+        for name in without.rows:
+            np.testing.assert_allclose(judged.rows[name], without.rows[name], atol=1e-4)
     chance = -np.log(1 / (len(source.classes) + 1))  # of the second stage, untrained
     assert chance < loss_of(config, found[1]) < 10 * chance
 

@@ -110,13 +110,22 @@ def predicted(task, model, variables, config, mesh, source):
 def test_what_processes_count_on_their_own_rows_adds_up(config, variables, mesh_of, monkeypatch):
     source = load(config.data, "val")
     batches = predicted(TASK, Network(), variables, config, mesh_of(2), source)
-    counts = (4, len(batches[1]["id"]))  # rows of the first process; the second has none of the last batch
+    counts = (4, len(batches[1].rows["id"]))  # rows of the first process; the second has none of the last batch
 
-    def gathered(rows):
-        own = zip(batches, rows, strict=True)
-        return loop.gather(TASK, source, [{name: value[of] for name, value in batch.items()} for batch, of in own])
+    def gathered(slices, first):
+        return loop.gather(
+            TASK,
+            source,
+            [
+                loop.Predicted({name: value[own] for name, value in rows.items()}, totals if first else {})
+                for (rows, totals), own in zip(batches, slices, strict=True)
+            ],
+        )
 
-    own = [gathered([slice(count) for count in counts]), gathered([slice(count, None) for count in counts])]
+    own = [
+        gathered([slice(count) for count in counts], True),
+        gathered([slice(count, None) for count in counts], False),
+    ]
     sent = [pickle.dumps(loop._counted(each)) for each in own]
     assert all(len(each) < 200_000 for each in sent)  # no source and no maps travel
     monkeypatch.setattr(loop, "exchanged", lambda mine: [pickle.loads(each) for each in sent])
@@ -163,17 +172,17 @@ def test_each_part_is_judged_as_it_is_alone(config, mesh_of, variables):
     summary = loop.evaluate(TASK, source, together)
     assert summary["examples"] == len(source) == 12
     assert TASK.headline[0] == "ground/miou" and "objects/ap" in TASK.higher_is_better
-    table, lines = TASK.table(summary), TASK.lines(TASK.describe(together[0], 2, CLASSES), 0.3, 2)
+    table, lines = TASK.table(summary), TASK.lines(TASK.describe(together[0].rows, 2, CLASSES), 0.3, 2)
     for part in TASK.parts:
         own = part.source(source)
         alone = predicted(part.task, Only(part.name), {"params": {"network": variables["params"]}}, config, mesh, own)
         for found, expected in zip(together, alone, strict=True):
-            for name, value in expected.items():
-                np.testing.assert_array_equal(found[name if name == "id" else f"{part.name}/{name}"], value)
+            for name, value in expected.rows.items():
+                np.testing.assert_array_equal(found.rows[name if name == "id" else f"{part.name}/{name}"], value)
         metrics = loop.gather(part.task, own, alone)
         expected = loop.summarise(part.task, metrics)
         assert part.own(summary) == expected and part.own(table) == part.task.table(expected)
-        described = part.task.describe(alone[0], 2, CLASSES[part.name])
+        described = part.task.describe(alone[0].rows, 2, CLASSES[part.name])
         own_lines = part.task.lines(described, 0.3, 2)
         assert [line[1:] for line in lines if line[0] == part.name] == own_lines
         files = [file for file in TASK.files(loop.gather(TASK, source, together), source)]
@@ -182,7 +191,7 @@ def test_each_part_is_judged_as_it_is_alone(config, mesh_of, variables):
         plots = TASK.plots(loop.gather(TASK, source, together), summary)
         assert part.own(plots) == part.task.plots(metrics, expected)
     assert TASK.masks == ("ground",)
-    np.testing.assert_array_equal(TASK.mask(together[0], 1, "ground"), together[0]["ground/classes"][1])
+    np.testing.assert_array_equal(TASK.mask(together[0].rows, 1, "ground"), together[0].rows["ground/classes"][1])
 
 
 def test_two_parts_of_one_task_read_truths_of_their_own(config):
@@ -235,17 +244,17 @@ def test_what_is_fused_is_judged_and_shown_beside_the_parts(config, mesh_of, var
     task = replace(TASK, fusion=Fusion(objects, ground, score=0.1, stuff_area=9, categories=categories))
     source = load(config.data, "val")
     batches = predicted(task, Network(), variables, config, mesh_of(2), source)
-    assert set(np.unique(batches[0]["panoptic/segments"]).tolist()) > {0}
+    assert set(np.unique(batches[0].rows["panoptic/segments"]).tolist()) > {0}
     metrics = loop.gather(task, source, batches)
     summary, alone = loop.summarise(task, metrics), loop.summarise(TASK, loop.gather(TASK, source, batches))
     assert {name: value for name, value in summary.items() if not name.startswith("panoptic/")} == alone
     assert 0 <= summary["panoptic/pq"] <= 1 and summary["panoptic/examples"] == len(source)
     assert "panoptic/pq" in task.headline and "panoptic/pq" in task.higher_is_better
     assert "panoptic/pq" in task.table(summary) and task.masks == (*TASK.masks, "panoptic")
-    described = task.describe(batches[0], 0, CLASSES)
+    described = task.describe(batches[0].rows, 0, CLASSES)
     assert list(described) == ["ground", "objects", "panoptic"] and described["panoptic"]["segments"]
     ids = {each["id"] for each in described["panoptic"]["segments"]}
-    assert ids == set(np.unique(task.mask(batches[0], 0, "panoptic")).tolist()) - {0}
+    assert ids == set(np.unique(task.mask(batches[0].rows, 0, "panoptic")).tolist()) - {0}
     assert {line[0] for line in task.lines(described, 0.0, 9)} >= {"ground", "panoptic"}
     (file,) = (file for file in task.files(metrics, source) if file.name == "panoptic_segments")
     assert len(file.value["annotations"]) == len(list(file.images)) == len(source)

@@ -11,12 +11,13 @@ from morphism.data.canvases import canvases
 from morphism.data.examples import eval_example
 from morphism.data.oddities import Oddities
 from morphism.errors import UserError
-from morphism.evaluation.loop import evaluate, predict
+from morphism.evaluation.loop import Drawn, evaluate, predict
 from morphism.evaluation.step import make_eval_step
 from morphism.experiments.base import get_base
 from morphism.models.layers import BatchNorm, conv
 from morphism.models.pspnet import PyramidHead
 from morphism.ops import segmentation as ops
+from morphism.ops.platform import as_accelerator, as_tpu
 from morphism.ops.resize import resize_bilinear
 from morphism.runtime.mesh import replicated
 from morphism.runtime.validation import check_config
@@ -77,7 +78,7 @@ def run(config, mesh, views="center", source=None):
     source = source or Pictures()
     step = make_eval_step(Colours(), segmentation, config, mesh, views)
     batches = list(predict(step, {}, source, config, mesh, Oddities(source, print)))
-    return evaluate(segmentation, source, batches), batches
+    return evaluate(segmentation, source, batches), [batch.rows for batch in batches]
 
 
 def test_the_metrics_are_a_plain_count_at_the_masks_own_size_on_any_number_of_devices(config, mesh_of):
@@ -181,7 +182,7 @@ def test_what_is_found_depends_neither_on_other_images_nor_on_their_order(config
         batches = predict(step, variables, source, config, mesh, Oddities(source, told.append))
         return {
             numbers[int(index)]: segmentation.mask(batch, row)
-            for batch in batches
+            for batch, _ in batches
             for row, index in enumerate(batch["id"])
         }
 
@@ -350,6 +351,31 @@ def test_a_description_tells_the_classes_by_their_share():
         {"class": "ground", "share": 0.125},
         {"class": "sky", "share": 0.125},
     ]
+
+
+@pytest.mark.parametrize("form", [as_accelerator, as_tpu])
+def test_a_confusion_matrix_counts_each_pixel_once_and_none_that_is_ignored(form):
+    found, true = (RNG.choice(each, (3, 7, 9)).astype(np.uint8) for each in ([0, 1, 2, 6], [0, 1, 5, 255]))
+    expected = np.zeros((7, 7), int)
+    np.add.at(expected, (true[true != 255], found[true != 255]), 1)
+    with form():
+        np.testing.assert_array_equal(ops.confusion(jnp.asarray(found), jnp.asarray(true), 7), expected)
+
+
+def test_maps_reach_the_host_only_where_images_are_drawn_or_boundaries_compared(config, mesh_of):
+    mesh, source = mesh_of(2), Pictures()
+    step = make_eval_step(Colours(), segmentation, config, mesh)
+
+    def predicted(*drawn):
+        return list(predict(step, {}, source, config, mesh, Oddities(source, print), drawn=Drawn(*drawn)))
+
+    few, whole = predicted(segmentation.only_drawn, (2,)), predicted()
+    with_maps = [2 in batch.rows["id"] for batch in few]
+    assert ["classes" in batch.rows for batch in few] == ["true" in batch.rows for batch in few] == with_maps
+    assert sum(with_maps) == 1 < len(few)
+    assert evaluate(segmentation, source, few) == evaluate(segmentation, source, whole)
+    measured = segmentation.measured(config, 0.25)
+    assert not measured.only_drawn and 0 <= evaluate(measured, source, whole)["boundary_f1"] <= 1
 
 
 def brute_f1(found, true, k, radius):

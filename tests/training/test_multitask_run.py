@@ -189,7 +189,9 @@ def test_a_split_without_the_truths_of_a_part_reports_none(config, tmp_path):
         "ground/loss": np.zeros(2, np.float32),
         "ground/counted": np.full(2, 16, np.int32),
     }
-    summary = task.summarise(task.update_metrics(metrics, rows))
+    confusion = np.diag([0, 16] + [0] * (len(task.class_names(source)["ground"]) - 2))
+    metrics = task.add_totals(task.update_metrics(metrics, rows), {"ground/confusion": confusion})
+    summary = task.summarise(metrics)
     assert summary["objects/ap"] == -1 and summary["objects/examples"] == 0
     assert (summary["ground/examples"], summary["examples"], summary["ground/pixels"]) == (1, 2, 16)
     assert task.table(summary)["objects/examples"] == 0 and "objects/ap" not in task.table(summary)
@@ -207,7 +209,9 @@ def test_a_mix_of_sources_with_different_truths_is_learned_and_judged_by_what_ea
     found = evaluate(run.task, val, run.predictions(val, print))
     assert (found["examples"], found["objects/examples"], found["ground/examples"]) == (6, 3, 6)
     assert run.task.unjudged(val) == []
-    sheet = examples(run.task, val, list(run.predictions(val, print)), run.classes, config.data, 0.5, 9)
+    sheet = examples(
+        run.task, val, [batch.rows for batch in run.predictions(val, print)], run.classes, config.data, 0.5, 9
+    )
     assert sheet.width > 6 * 256 and sheet.height > 3 * 256  # two records per row: truth, prediction, what differs
 
 
