@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import turns
 from on_accelerator import architectures, hlo
-from on_accelerator.served import Answers, Row, Served, serve
+from served import Answers, Row, Served, serve
 
 # NVIDIA's and XLA's facts of the device, in XLA's GpuTargetConfigProto.
 H100 = """
