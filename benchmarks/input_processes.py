@@ -46,7 +46,7 @@ def main() -> None:
                 "same": batches == first,
             }
         )
-        print(json.dumps(rows[-1]), flush=True)
+        print(json.dumps(rows[-1], allow_nan=False), flush=True)
     turns.save(arguments.output, {"source": arguments.source, "batch": arguments.batch, "rows": rows})
 
 

@@ -13,6 +13,7 @@ from morphism import frames
 from morphism.augment import normalise
 from morphism.data import outlines
 from morphism.evaluation.drawings import keeping
+from morphism.evaluation.loop import Predicted
 from morphism.evaluation.sheets import denormalised
 from morphism.runtime import events
 from morphism.runtime.checkpoint import Checkpoints
@@ -125,7 +126,7 @@ def test_layers_shrink_with_their_image():
 
 
 def test_predictions_are_kept_only_of_the_wanted_records():
-    batches = [{"id": np.array([0, 1, 2]), "x": np.arange(3)}, {"id": np.array([3, 4]), "x": np.arange(3, 5)}]
-    kept = []
-    assert [len(each["id"]) for each in keeping(batches, [1, 2], kept)] == [3, 2]
+    rows = [{"id": np.array([0, 1, 2]), "x": np.arange(3)}, {"id": np.array([3, 4]), "x": np.arange(3, 5)}]
+    batches, kept = [Predicted(each, {}) for each in rows], []
+    assert list(keeping(batches, [1, 2], kept)) == batches
     assert jax.tree.map(lambda x: x.tolist(), kept) == [{"id": [1, 2], "x": [1, 2]}]
