@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from morphism.errors import UserError
 from morphism.ops.moments import Axis, moments
-from morphism.ops.platform import on_cpu, on_tpu
+from morphism.ops.platform import on_cpu, on_gpu
 from morphism.ops.precision import full_precision
 
 Dtype = Any
@@ -200,9 +200,9 @@ def max_pool(
     its left padding. Of equal maxima the first in the window, row by row, takes the gradient.
     """
     rows, columns = (_pool_padding(size, kernel, stride, pad, ceil) for size in x.shape[1:3])
-    if on_tpu():  # which has an instruction for its gradient
-        return nn.max_pool(x, (kernel, kernel), (stride, stride), (rows, columns))
-    return _max_pool_axis(_max_pool_axis(x, 2, kernel, stride, columns), 1, kernel, stride, rows)
+    if on_cpu() or on_gpu():
+        return _max_pool_axis(_max_pool_axis(x, 2, kernel, stride, columns), 1, kernel, stride, rows)
+    return nn.max_pool(x, (kernel, kernel), (stride, stride), (rows, columns))
 
 
 def _pool_padding(size: int, kernel: int, stride: int, pad: int, ceil: bool) -> tuple[int, int]:

@@ -28,6 +28,11 @@ def on_cpu() -> bool:
     return (_FORM.get() or backend()) == "cpu"
 
 
+def on_gpu() -> bool:
+    """Whether the code being traced is for GPUs. The form that `as_accelerator` takes is for any accelerator."""
+    return (_FORM.get() or backend()) == "gpu"
+
+
 def on_tpu() -> bool:
     """Whether the code being traced takes its form for TPUs."""
     return (_FORM.get() or backend()) == "tpu"
