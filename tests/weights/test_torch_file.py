@@ -244,10 +244,10 @@ def test_what_doubles_with_each_level_takes_no_time(tmp_path):
     """Tuples, lists, sets and dicts of twice the last, and dicts that hold themselves, as keys and as values."""
     pair = text("model") + b"h\x00s" + text("net") + b"h\x00s"
     doubled = {
-        "tuple": b")" + b"2\x86" * 2000,
-        "list": b"]" + b"q\x000(h\x00h\x00l" * 2000,
-        "set": b")" + b"q\x000(h\x00h\x00\x91" * 2000,
-        "dict": b"}" + (b"q\x000}" + pair) * 2000,
+        "tuple": b")" + b"2\x86" * 500,
+        "list": b"]" + b"q\x000(h\x00h\x00l" * 500,
+        "set": b")" + b"q\x000(h\x00h\x00\x91" * 500,
+        "dict": b"}" + (b"q\x000}" + pair) * 500,
         "itself": b"}q\x00" + pair,
     }
     started = time.process_time()
