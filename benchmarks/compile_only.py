@@ -111,8 +111,7 @@ def resnet(variant: str, device: str) -> Row:
 def architecture(name: str, device: str) -> Row:
     config = architectures.configured(name).copy_and_resolve_references().unlock()
     config.model.dtype = "bfloat16"
-    classes = {part: architectures.CLASSES for part in config.parts} if "parts" in config else architectures.CLASSES
-    program = compiled_step(config, classes, architectures.batch_of(config, True), device)
+    program = compiled_step(config, architectures.classes_of(config), architectures.batch_of(config, True), device)
     kinds = hlo.traffic(program.as_text())["kinds"]
     counts = {f"{kind}s": kinds.get(kind, {"kernels": 0})["kernels"] for kind in ("scatter", "gather", "sort")}
     return memory(program) | counts

@@ -38,7 +38,7 @@ class Drawn(NamedTuple):
     records: Collection[int] = ()
 
 
-NONE_LEFT = Drawn()  # all predictions of all records are needed
+ALL = Drawn()  # all predictions leave the devices
 
 
 class BatchCache:
@@ -69,7 +69,7 @@ def predict(
     skip_broken: bool = False,
     *,
     cache: BatchCache | None = None,
-    drawn: Drawn = NONE_LEFT,
+    drawn: Drawn = ALL,
 ) -> Iterator[Predicted]:
     """Yields the task's predictions batch by batch, in the order of `source`, without the padding of the last batch.
 

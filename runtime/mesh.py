@@ -27,12 +27,10 @@ HOST_ONLY = ("odd", "unread")  # keys of a batch that stay on the host: no step 
 def make_mesh(count: int | None = None, fsdp: int = 1, *, own: bool = False) -> Mesh:
     """All devices of all processes, or the first `count`, in the order of the processes: [count / fsdp, fsdp].
 
-    own: only those of this process, which then waits for no other one.
-
     That order, which jax.make_mesh does not promise, gives process p the rows p*b .. (p+1)*b of the global batch, and
     lets neighbours, such as the devices of a host, share a copy of the state.
 
-    fsdp: config.mesh.fsdp; 0: all devices.
+    fsdp: config.mesh.fsdp; 0: all devices. own: only devices of this process, which then waits for no other.
 
     Raises UserError where there are fewer than `count`, and where they do not split into groups of `fsdp`.
     """

@@ -99,6 +99,11 @@ def configured(name: str) -> Any:
     return tasks.of(config).resolve(config, _Named())
 
 
+def classes_of(config: Any) -> Any:
+    """As many classes as the random batches have; for a task of parts by part."""
+    return dict.fromkeys(config.parts, CLASSES) if "parts" in config else CLASSES
+
+
 class _Named:
     classes = tuple("abc"[:CLASSES])
     targets = dict.fromkeys(("boxes", "masks", "segmentation", "label"), classes)
@@ -189,7 +194,7 @@ def values(config: Any, dtype: str, precision: str, device: Any, form: Callable)
     config = config.copy_and_resolve_references().unlock()
     config.model.dtype, config.precision = dtype, precision
     mesh = Mesh(np.array([[device]]), AXIS, axis_types=(AxisType.Auto,) * 2)
-    classes = {part: CLASSES for part in config.parts} if "parts" in config else CLASSES
+    classes = classes_of(config)
     model, task = models.create(config.model, classes, AXIS), tasks.of(config)
     hyper = hyper_parameters(config, 100)
 
