@@ -1,5 +1,6 @@
 """Tests run on four CPU devices in one process, without network, TensorFlow or any data but the embedded."""
 
+import gc
 import os
 import tempfile
 from importlib.metadata import version
@@ -16,6 +17,9 @@ if version("jaxlib").startswith("0.10."):
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *(f"--xla_{each}" for each in XLA_OPTIONS)])
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
+
+# Tracing makes and keeps so many objects that searching them for garbage is a fifth of its time.
+gc.set_threshold(200_000, 20, 100)
 
 from jaxtyping import install_import_hook
 

@@ -13,20 +13,18 @@ from ml_collections import ConfigDict
 from morphism.data.intensity import settle, with_fields
 from morphism.data.oddities import Oddities
 from morphism.data.pipeline import Batch, train_batches
-from morphism.errors import NonFinite, UserError
-from morphism.evaluation.drawings import Evaluated, keeping, shown
-from morphism.evaluation.loop import BatchCache, Drawn, gather, of_all_processes, predict, summarise
+from morphism.errors import UserError
 from morphism.lengths import due, to_steps
 from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints, best_by
 from morphism.runtime.manifest import claim_intensity, claimed, read_intensity
 from morphism.runtime.mesh import own_rows
 from morphism.runtime.paths import AnyPath, folder
-from morphism.runtime.processes import check_shared, exchanged
+from morphism.runtime.processes import check_shared
 from morphism.runtime.resume import flat
-from morphism.runtime.stopping import Stopped, StopRequest
+from morphism.runtime.stopping import StopRequest
 from morphism.runtime.writer import Writer, duration, recorded
-from morphism.tasks.task import counted, counts, lower_is_better
+from morphism.tasks.task import counted, counts
 from morphism.training.begin import Beginning, begin, opened
 from morphism.training.build import Parts, build, steps_per_epoch
 from morphism.training.clock import DeviceClock
@@ -35,12 +33,11 @@ from morphism.training.drawer import Drawer
 from morphism.training.feed import training_pairs
 from morphism.training.hyper import HyperParameters
 from morphism.training.meter import REMEDY, Meter, NonFiniteLoss
-from morphism.training.patience import since_best
 from morphism.training.profiling import Profiler, Span
 from morphism.training.programs import Programs
 from morphism.training.state import TrainState, eval_variables, not_finite
+from morphism.training.validation import Validation, judge_of
 
-SHOWN = 3  # metrics of each part of a task that a line shows
 LOOK = 50  # steps at most between two checks for stop requests and for values that are not finite
 
 
@@ -179,9 +176,20 @@ def training(
         ):
             introduce(parts, workdir, beginning, writer)
             config = settled(parts, workdir, beginning, writer)
+            odd = Oddities(parts.data.train, writer.say)
+            validation = Validation(
+                config,
+                parts,
+                writer=writer,
+                drawer=drawer,
+                stop=stop,
+                odd=Oddities(parts.data.val, writer.say, odd.said),
+                judged=recorded(workdir, judge_of(config), beginning.step + (not beginning.owed)),
+            )
             loop = Loop(
                 config,
                 parts,
+                validation,
                 checkpoints=checkpoints,
                 writer=writer,
                 drawer=drawer,
@@ -189,9 +197,9 @@ def training(
                 started=started,
                 profiler=profiler,
                 meter=Meter(config.batch_size, clock, parts.peak),
+                odd=odd,
                 feed=feed,
                 pause=pause,
-                judged=recorded(workdir, judge_of(config), beginning.step + (not beginning.owed)),
             )
             return (yield from loop.run(beginning))
 
@@ -238,6 +246,7 @@ class Loop:
         self,
         config: ConfigDict,
         parts: Parts,
+        validation: Validation,
         *,
         checkpoints: Checkpoints,
         writer: Writer,
@@ -246,25 +255,18 @@ class Loop:
         started: float,
         profiler: Profiler,
         meter: Meter,
-        feed: Feed = train_batches,
-        judged: Sequence[float] = (),
-        pause: int = 0,
+        odd: Oddities,
+        feed: Feed,
+        pause: int,
     ):
-        """`config` is the `settled` configuration of `parts`; `judged` the past values of its `judge_of`.
-
-        `pause` is the step after which to return; 0: the last.
-        """
-        self._config, self._parts, self._started = config, parts, started
+        """`config` is the `settled` configuration of `parts`; `pause` the step after which to return."""
+        self._config, self._parts, self._validation, self._started = config, parts, validation, started
         self._checkpoints, self._writer, self._drawer, self._stop = checkpoints, writer, drawer, stop
-        self._profiler, self._meter, self._feed, self._judged = profiler, meter, feed, list(judged)
-        self._pause = pause or parts.lengths.total
+        self._profiler, self._meter, self._odd, self._feed, self._pause = profiler, meter, odd, feed, pause
         self._flops: dict[tuple[int, ...], int] = {}  # of a step, by the shape of its images
         self._spent = {"start": 0.0, "evaluation": 0.0, "saving": 0.0}  # seconds
         self._saves = parts.lengths.checkpoint > 0
         self._look = min(parts.lengths.log or LOOK, LOOK)
-        self._odd = Oddities(parts.data.train, writer.say)
-        self._val_cache = BatchCache() if config.data.on_device else None
-        self._val_odd = Oddities(parts.data.val, writer.say, self._odd.said)
 
     def run(self, beginning: Beginning) -> Training:
         """Continues after `beginning`, until the pause or the end."""
@@ -323,7 +325,7 @@ class Loop:
 
     def _paused(self, step: int, state: TrainState, results: dict[str, float]) -> Progress:
         """Ends at the pause, with the metrics of its step: `results`, or of an evaluation that is not recorded."""
-        results = results or self._judge(step, state)
+        results = results or self._validation.unrecorded(step, state) or {}
         if not results:
             self._report_stop(step, saved=True, evaluated=False)
             return Progress(step, {})
@@ -333,19 +335,11 @@ class Loop:
         return Progress(step, results, paused=True)
 
     def _is_over(self, step: int) -> bool:
-        """Whether to stop early after the evaluation of `step`, since the last ones brought nothing better; says so."""
-        config, total = self._config.stop, self._parts.lengths.total
-        metric = judge_of(self._config).removeprefix("val/")
-        lower = lower_is_better(self._parts.programs.task, metric)
-        waited = since_best(self._judged, lower=lower, min_delta=config.min_delta)
-        if not 0 < config.patience <= waited or step == total:
-            return False
-        self._odd.report()
-        self._writer.say(
-            f"stopped early after step {step} of {total}: {metric} has not become better in the last {waited} "
-            "evaluations (config.stop); a larger --config.stop.patience goes on"
-        )
-        return True
+        """Whether to stop early after the evaluation of `step`; says so."""
+        if why := self._validation.gave_up(step):
+            self._odd.report()
+            self._writer.say(why)
+        return bool(why)
 
     def _step(
         self, step: int, state: TrainState, on_host: dict[str, np.ndarray], batch: dict[str, jax.Array], first: bool
@@ -410,56 +404,10 @@ class Loop:
         self._checkpoints.save(step, state)
 
     def _evaluate(self, step: int, state: TrainState) -> dict[str, float] | None:
-        """Evaluates on the validation split, and records the task's headline metrics; None if stopped before."""
-        found = self._evaluated(step, state)
-        if found is None:
-            return None
-        config, results = self._config, headline(found)
-        self._writer.record(step, {f"val/{key}": value for key, value in results.items()})
-        if judge := judge_of(config).removeprefix("val/"):
-            self._judged.append(results[judge])
-        if self._saves or step == self._pause < self._parts.lengths.total:
-            self._checkpoints.add_metrics(step, results)
-        self._say(step, found, results)
-        self._drawer.evaluation(step, config.data.val_split, found)
-        return results
-
-    def _judge(self, step: int, state: TrainState) -> dict[str, float]:
-        """The headline metrics at a pause, which are not recorded; {} if stopped before."""
-        found = self._evaluated(step, state)
-        results = headline(found) if found else {}
-        if found:
-            self._say(step, found, results)
-        return results
-
-    def _evaluated(self, step: int, state: TrainState) -> Evaluated | None:
-        parts, config, programs, val = self._parts, self._config, self._parts.programs, self._parts.data.val
-        variables = eval_variables(state)
-        task, kept, drawn = programs.task, [], shown(val) if config.plots else ()
-        batches = predict(
-            programs.eval_step,
-            variables,
-            val,
-            config,
-            parts.mesh,
-            self._val_odd,
-            cache=self._val_cache,
-            drawn=Drawn(task.only_drawn, drawn),
-        )
-        try:
-            metrics = gather(task, val, keeping(self._stop.watch(batches), drawn, kept))
-            metrics, kept = of_all_processes(metrics), [each for own in exchanged(kept) for each in own]
-            summary = summarise(task, metrics)
-        except Stopped:
-            return None
-        except NonFinite as error:
-            raise NonFiniteLoss(f"step {step}: {error}. {REMEDY}") from error
-        return Evaluated(task, val, config.data, task.class_names(parts.data.train), metrics, summary, kept)
-
-    def _say(self, step: int, found: Evaluated, results: dict[str, float]) -> None:
-        table = found.task.table(found.summary)  # without metrics of classes that the split lacks
-        shown = in_line({key: value for key, value in results.items() if key in table})
-        self._writer.say(f"step {step}/{self._parts.lengths.total}  {self._config.data.val_split}: {shown}")
+        """Evaluates and records; None if stopped before."""
+        kept = self._saves or step == self._pause < self._parts.lengths.total
+        keep = partial(self._checkpoints.add_metrics, step) if kept else lambda results: None
+        return self._validation.recorded(step, state, keep)
 
     def _report_stop(self, step: int, saved: bool, evaluated: bool) -> None:
         self._odd.report()
@@ -469,28 +417,9 @@ class Loop:
         self._writer.say(f"stopped {self._stop.reason} after step {step} of {self._parts.lengths.total}, {done}")
 
 
-def headline(found: Evaluated) -> dict[str, float]:
-    """The metrics that are recorded."""
-    return {key: found.summary[key] for key in found.task.headline}
-
-
-def judge_of(config: ConfigDict) -> str:
-    """What metrics.jsonl calls the metric of early stopping."""
-    return f"val/{config.stop.metric or config.best}"
-
-
 def where_time_went(steps: int, seconds: float, spent: dict[str, float]) -> str:
     """A line on the `seconds` since the start; `spent`: those of them that were not spent on steps after the first."""
     spent = {"start and compilation": spent["start"], "evaluation": spent["evaluation"], "saving": spent["saving"]}
     spent = {"steps": max(seconds - sum(spent.values()), 0.0), **spent}
     shares = "  ".join(f"{name} {100 * each / seconds:.0f} %" for name, each in spent.items())
     return f"{steps:,} steps in {duration(seconds)}: {shares}"
-
-
-def in_line(results: dict[str, float]) -> str:
-    """Metrics as a line; those of a part of a task, "<part>/<name>", follow its name, and only its first are shown."""
-    parts: dict[str, list[str]] = {}
-    for name, value in results.items():
-        part, _, own = name.rpartition("/")
-        parts.setdefault(part, []).append(f"{own} {value:.4f}")
-    return "  ".join(f"{part} ({'  '.join(own[:SHOWN])})" if part else "  ".join(own) for part, own in parts.items())

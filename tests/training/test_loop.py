@@ -22,7 +22,7 @@ from morphism.runtime.checkpoint import Checkpoints
 from morphism.runtime.digest import digest
 from morphism.runtime.manifest import read_config
 from morphism.runtime.signals import StopSignals
-from morphism.training import build, loop
+from morphism.training import build, loop, validation
 from morphism.training.clock import DeviceClock
 from morphism.training.loop import NonFiniteLoss, train
 from morphism.training.meter import TIMED, Meter
@@ -67,7 +67,7 @@ def interrupt_evaluation(monkeypatch):
     """interrupt_evaluation(count, how): calls `how` at the first batch of the evaluation of this number, from 1."""
 
     def arrange(number, how):
-        seen, predict = [], loop.predict
+        seen, predict = [], validation.predict
 
         def interrupted(*args, **options):
             seen.append(0)
@@ -77,7 +77,7 @@ def interrupt_evaluation(monkeypatch):
                     seen.append(0)
                 yield batch
 
-        monkeypatch.setattr(loop, "predict", interrupted)
+        monkeypatch.setattr(validation, "predict", interrupted)
 
     yield arrange
     monkeypatch.undo()
