@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import pytest
 
@@ -11,6 +13,7 @@ def unoptimised():
 
 
 @pytest.fixture
-def optimised(unoptimised):
+def optimised(unoptimised, monkeypatch):
     """With them nevertheless: convolutions in float64 are loops of XLA's own, which run six times as fast."""
     jax.config.update("jax_disable_most_optimizations", False)
+    monkeypatch.setattr(jax, "jit", partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1}))
