@@ -11,7 +11,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name  # xdist's workers have it from the process that starts them
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 # Two thirds of the time of most tests is compilation, which these options nearly halve.
-XLA_OPTIONS = ["backend_optimization_level=0", "cpu_parallel_codegen_split_count=1"]
+XLA_OPTIONS = ["backend_optimization_level=0", "llvm_disable_expensive_passes=true", "cpu_parallel_codegen_split_count=1"]
 if version("jaxlib").startswith("0.10."):
     XLA_OPTIONS.append("cpu_use_fusion_emitters=false")  # later versions do not know it, and would abort
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *(f"--xla_{each}" for each in XLA_OPTIONS)])
