@@ -25,14 +25,7 @@ import jax
 
 ROOT = Path(__file__).parent.parent
 NUMBER = struct.Struct("i")
-IMPORTED = (
-    "training.loop",
-    "training.drawer",
-    "evaluation.run",
-    "evaluation.loop",
-    "evaluation.plots",
-    "runtime.digest",
-)
+IMPORTED = ("training.loop", "training.drawer", "evaluation.run", "evaluation.plots", "runtime.digest")
 
 
 class Process:
@@ -89,8 +82,16 @@ class Process:
         return found["stdout"], found["stderr"]
 
 
+def start(arguments: list[str], devices: int) -> Process | subprocess.Popen:
+    if sys.platform.startswith("linux"):
+        return Process(arguments, devices)
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}  # other systems' libraries may not be forked
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, **pipes)
+
+
 def run(arguments: list[str], devices: int, timeout: float) -> subprocess.CompletedProcess:
-    process = Process(arguments, devices)
+    process = start(arguments, devices)
     try:
         out, err = process.communicate(timeout)
     finally:
