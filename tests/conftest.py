@@ -63,6 +63,15 @@ def config() -> ConfigDict:
 
 
 @pytest.fixture
+def blockless(config):
+    """Leaves `config` a network of a convolution, its norm and the classifier, for tests of what is around a network.
+
+    Where more of it matters, such a test sets the depth to 8.
+    """
+    config.model.options = ConfigDict({"depth": 2})
+
+
+@pytest.fixture
 def mesh_of():
     """mesh_of(n): a mesh of the first n devices; mesh_of(n, fsdp): of which `fsdp` share a copy of the state."""
     return make_mesh

@@ -1,4 +1,4 @@
-"""The commands as a person runs them: one process each."""
+"""The commands as a person runs them: one process each, most of them forked (see forked.py)."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import corpus
+import forked
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +31,11 @@ SMALL = (
 
 
 def run(*arguments, devices=1, timeout=240):
+    return forked.run(arguments, devices, timeout)
+
+
+def run_anew(*arguments, devices=1, timeout=240):
+    """As `run`, by an interpreter that has imported nothing."""
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
@@ -52,7 +58,7 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def train(workdir, *more, devices=1):
+def train(workdir, *more, devices=1, run=run):
     return run(
         "train.py", "--config", "experiments/quickstart.py", "--workdir", str(workdir), *SMALL, *more, devices=devices
     )
@@ -162,13 +168,13 @@ def test_a_segmentation_is_trained_evaluated_drawn_and_written_as_masks(tmp_path
 
 
 def test_the_same_command_uses_all_devices(tmp_path):
-    done = train(tmp_path / "run", devices=4)
+    done = train(tmp_path / "run", devices=4, run=run_anew)
     assert done.returncode == 0, done.stderr
     assert "4 cpu device(s)" in done.stdout
 
 
 def test_help_names_the_flags_without_waiting_for_jax():
-    done = run("train.py", "--help")
+    done = run_anew("train.py", "--help")
     assert done.returncode == 0
     assert "--config" in done.stdout and "--workdir" in done.stdout and "--distributed" in done.stdout
     done = subprocess.run(
@@ -176,7 +182,7 @@ def test_help_names_the_flags_without_waiting_for_jax():
     )
     assert len(done.stdout.splitlines()) == 1 and done.stderr == ""
     for command in ("train", "eval", "predict"):
-        loaded = run("-c", f"import sys, morphism.commands.{command}; print(*sys.modules)").stdout.split()
+        loaded = run_anew("-c", f"import sys, morphism.commands.{command}; print(*sys.modules)").stdout.split()
         assert f"morphism.commands.{command}" in loaded and "jax" not in loaded and "tensorflow_datasets" not in loaded
 
 
