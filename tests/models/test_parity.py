@@ -16,7 +16,6 @@ from morphism.models.layers import BatchNorm
 from morphism.runtime.mesh import AXIS
 from morphism.weights.convert import from_torch, to_torch, torch_shapes
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "classifiers.npz")
 NAMES = sorted({key.split("/")[1] for key in GOLDENS if key.startswith("logits/")})
 SIZES = ((224, 224), (139, 181))
