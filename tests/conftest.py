@@ -26,6 +26,7 @@ from jaxtyping import install_import_hook
 # Annotations, shapes included, are checked whenever a function of the package is called.
 install_import_hook("morphism", "checked.check")
 
+import jax
 import pytest
 from absl import logging
 from ml_collections import ConfigDict
@@ -75,3 +76,11 @@ def blockless(config):
 def mesh_of():
     """mesh_of(n): a mesh of the first n devices; mesh_of(n, fsdp): of which `fsdp` share a copy of the state."""
     return make_mesh
+
+
+@pytest.fixture
+def unoptimised():
+    """Without most optimisations programs compile in half the time; one that runs once or is small gains by it."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -165,7 +165,8 @@ def reads(text):
 def test_windows_reach_as_far_as_any_map_that_is_drawn(fields):
     config = get_base("detection").augment
     config.update(**fields)
-    drawn = jax.vmap(lambda key: affine(key, CANVAS, config))(jax.random.split(jax.random.key(0), 2000))
+    draw = jax.jit(jax.vmap(lambda key: affine(key, CANVAS, config)))
+    drawn = draw(jax.random.split(jax.random.key(0), 2000))
     steps = np.abs(np.linalg.inv(np.asarray(drawn)[..., :2])).sum(axis=-1).max()
     assert 0.7 * reach(config) < max(steps, 1) <= reach(config)
 
@@ -206,7 +207,7 @@ def test_boxes_are_those_around_their_mapped_corners(case):
 def test_boxes_without_a_slot_are_counted_the_mixed_in_last():
     boxes, classes, used = np.full((4, 3, 4), [2, 2, 9, 9], np.float32), np.arange(12).reshape(4, 3), np.ones((4, 3))
     shrunk = plan(forward=np.array([[0.5, 0, 0], [0, 0.5, 0]]), partner_weight=0.5)
-    placed = place(shrunk, *map(jnp.array, (boxes, classes, used.astype(bool), SIZES * 1.0)), CANVAS)
+    placed = jax.jit(place)(shrunk, *map(jnp.array, (boxes, classes, used.astype(bool), SIZES * 1.0)), CANVAS)
     assert placed.left_out == 6  # of 9: those left of the mosaic's edge are not seen
     np.testing.assert_array_equal(placed.classes, classes[3])
 
@@ -295,7 +296,7 @@ def test_with_repeats_closing_follows_from_the_draws_that_an_epoch_makes(repeats
 def test_nothing_is_closed_unless_the_config_says_so():
     config = config_of(mosaic=0.0, mixup=0.0, closing="0", hsv=(0.0, 0.0, 0.0)).augment
     batch = jax.tree.map(jnp.asarray, batch_of([0, 1, 2, 10**6]))
-    made = detection.augment(jax.random.key(0), batch, config, 30)
+    made = jax.jit(lambda batch: detection.augment(jax.random.key(0), batch, config, 30))(batch)
     assert not closed(made, config).any() and "left_out" not in made
 
 
@@ -307,5 +308,6 @@ def test_hsv_shifts_are_pythons_own():
         hue, saturation, value = colorsys.rgb_to_hsv(*(pixels[at] / 255).tolist())
         saturation, value = (min(max(each, 0), 1) for each in (saturation + 25 / 255, value - 17 / 255))
         expected[at] = 255 * np.array(colorsys.hsv_to_rgb((hue - 4 / 180) % 1, saturation, value))
-    np.testing.assert_allclose(shift_hsv(jnp.asarray(pixels), jnp.asarray(shifts)), expected, atol=0.01)
-    np.testing.assert_allclose(hsv_jitter(jax.random.key(0), jnp.asarray(pixels), (0.0, 0.0, 0.0)), pixels, atol=0.01)
+    np.testing.assert_allclose(jax.jit(shift_hsv)(pixels, shifts), expected, atol=0.01)
+    unchanged = jax.jit(lambda key, pixels: hsv_jitter(key, pixels, (0.0, 0.0, 0.0)))(jax.random.key(0), pixels)
+    np.testing.assert_allclose(unchanged, pixels, atol=0.01)

@@ -4,12 +4,9 @@ import jax
 import pytest
 
 
-@pytest.fixture
-def unoptimised():
-    """Without most optimisations a network compiles in half the time; one that runs once gains by it."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(autouse=True)
+def compiled_fast(unoptimised):
+    """All networks here run once or twice."""
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from morphism.models.summary import layers
 from morphism.runtime.mesh import AXIS
 from morphism.weights.convert import from_torch, to_torch, torch_shapes
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "detectors.npz")
 HEADS = sorted({tuple(key.split("/")[1:3]) for key in GOLDENS if key.startswith("heads/")})
 DRAWN = {

@@ -21,7 +21,6 @@ from morphism.ops import sampling
 from morphism.runtime.mesh import AXIS
 from morphism.weights.convert import from_torch, to_torch, torch_shapes
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "faster_rcnn.npz")
 SAMPLES = {1: (100_000, 100_000), 2: (64, 32)}  # all of them; the first of each kind
 

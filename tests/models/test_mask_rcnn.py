@@ -36,7 +36,6 @@ from morphism.ops import sampling
 from morphism.ops.mask_targets import project_masks
 from morphism.weights.convert import from_torch, to_torch, torch_shapes
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "mask_rcnn.npz")
 CELLS = 132  # per side of a mask: more than the canvas has pixels, so that masks are exact
 SLOTS = 12

@@ -84,8 +84,8 @@ def test_options_of_the_last_step_are_the_models():
 
 
 def test_the_example_in_faster_rcnns_docstring_runs():
-    assert doctest.testmod(faster_rcnn).attempted > 10
-    assert doctest.testmod(faster_rcnn).failed == 0
+    done = doctest.testmod(faster_rcnn)
+    assert done.attempted > 10 and done.failed == 0
 
 
 def test_given_parts_have_the_references_names():

@@ -22,7 +22,6 @@ from morphism.ops.segmentation import cross_entropy
 from morphism.runtime.mesh import AXIS
 from morphism.weights.convert import from_torch, to_torch, torch_shapes
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "segmenters.npz")
 OUTPUTS = sorted(
     {tuple(key.removeprefix("outputs/").rsplit("/", 2)[:2]) for key in GOLDENS if key.startswith("outputs/")}

@@ -16,7 +16,6 @@ from morphism.runtime.mesh import AXIS
 from morphism.weights.convert import torch_shapes
 from morphism.weights.darknet import _arrays
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 CLASSES = 3
 
 

@@ -20,7 +20,6 @@ from morphism.ops.simota import simota
 from morphism.runtime.mesh import AXIS
 from morphism.weights.convert import from_torch, to_torch, torch_shapes
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "yolox.npz")
 HEADS = sorted({tuple(key.split("/")[1:3]) for key in GOLDENS if key.startswith("heads/")})
 CANVAS = (96, 128)
@@ -118,12 +117,12 @@ def test_head_outputs_and_decoded_boxes_are_the_authors(name, canvas):
 def test_simota_assigns_what_the_authors_assigns():
     outputs, known = jax.tree.map(jnp.asarray, drawn_outputs())
     targets = jax.tree.map(jnp.asarray, padded(BOXES))
-    used = trainable(targets)
+    used, assign = trainable(targets), jax.jit(simota)
     for index in (1, 2):
         predicted = yolox.decode(outputs["bbox_regression"][index], known["corners"], known["strides"])
         centers = (known["corners"] + 0.5) * known["strides"][:, None]
         each = (outputs["cls_logits"][index], outputs["objectness"][index], predicted, centers, known["strides"])
-        matches, overlap = simota(*each, targets["boxes"][index], targets["classes"][index], used[index])
+        matches, overlap = assign(*each, targets["boxes"][index], targets["classes"][index], used[index])
         expected = GOLDENS[f"assigned/{index}/matches"]
         np.testing.assert_array_equal(np.where(matches >= 0, matches - 2, -1), expected)  # two odd slots come before
         np.testing.assert_allclose(np.asarray(overlap)[expected >= 0], GOLDENS[f"assigned/{index}/iou"], rtol=1e-4)

@@ -93,7 +93,7 @@ def test_many_boxes_of_a_batch_are_each_images_own():
 
 def test_fewer_outputs_are_the_first_of_all():
     boxes, scores, classes = crowd(400, 0)
-    run = partial(nms, jnp.array(boxes), jnp.array(scores), 0.5, classes=jnp.array(classes))
+    run = jax.jit(partial(nms, jnp.array(boxes), jnp.array(scores), 0.5, classes=jnp.array(classes)), static_argnums=0)
     (every, _), (few, used) = run(400), run(30)
     assert used.all()
     np.testing.assert_array_equal(few, every[:30])
@@ -108,7 +108,7 @@ def test_a_chain_of_boxes_keeps_every_second():
     """Each suppresses the next: as many rounds as boxes."""
     x = np.arange(40.0)
     boxes = jnp.array(np.stack([x * 4, 0 * x, x * 4 + 10, 0 * x + 10], axis=-1))
-    indices, used = nms(boxes, jnp.array(-x), 0.4, 40)
+    indices, used = jax.jit(nms, static_argnums=3)(boxes, jnp.array(-x), 0.4, 40)
     assert indices[used].tolist() == list(range(0, 40, 2))
 
 

@@ -96,9 +96,10 @@ def test_slots_that_are_not_valid_change_nothing():
     case = drawn(0)
     odd = dict(case, boxes=case["boxes"].copy(), classes=case["classes"].copy())
     odd["boxes"][2], odd["classes"][2] = [0, 0, 96, 96], -1
-    for value, other in zip(*(simota(**jax.tree.map(jnp.asarray, each)) for each in (case, odd)), strict=True):
+    run = jax.jit(simota)
+    for value, other in zip(*(run(**each) for each in (case, odd)), strict=True):
         np.testing.assert_array_equal(value, other)
-    matches, iou = simota(**jax.tree.map(jnp.asarray, dict(case, valid=np.zeros(SLOTS, bool))))
+    matches, iou = run(**dict(case, valid=np.zeros(SLOTS, bool)))
     assert (matches == -1).all() and not iou.any()
 
 
@@ -108,4 +109,5 @@ def test_nothing_of_it_has_a_gradient():
     def overlaps(predicted, logits):
         return jnp.sum(simota(**dict(case, predicted=predicted, logits=logits))[1])
 
-    assert not any(each.any() for each in jax.grad(overlaps, (0, 1))(case["predicted"], case["logits"]))
+    gradients = jax.jit(jax.grad(overlaps, (0, 1)))(case["predicted"], case["logits"])
+    assert not any(each.any() for each in gradients)

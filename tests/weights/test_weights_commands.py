@@ -146,9 +146,15 @@ def test_of_a_detector_the_final_boxes_are_written_beside_its_raw_outputs(tmp_pa
     assert done.returncode == 0, done.stderr
     assert "5 classes, on 2 images" in done.stdout
     found = np.load(tmp_path / "out.npz")
-    outputs = model.apply(from_torch(tensors, like), images, train=False)
+    sizes = np.tile(np.int32([64, 96]), (2, 1))
+
+    @jax.jit
+    def run_here(variables, images):
+        outputs = model.apply(variables, images, train=False)
+        return outputs, model.detect(outputs, sizes)
+
+    outputs, expected = run_here(from_torch(tensors, like), images)
     np.testing.assert_allclose(found["cls_logits"], outputs["cls_logits"], rtol=1e-3, atol=1e-3)
-    expected = model.detect(outputs, np.tile(np.int32([64, 96]), (2, 1)))
     assert expected["valid"].any()
     assert set(expected) == {"boxes", "scores", "classes", "valid"}
     for name in expected:
