@@ -11,7 +11,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name  # xdist's workers have it from the process that starts them
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 # Two thirds of the time of most tests is compilation, which these options nearly halve.
-XLA_OPTIONS = ["backend_optimization_level=0", "llvm_disable_expensive_passes=true", "cpu_parallel_codegen_split_count=1"]
+XLA_OPTIONS = [
+    "backend_optimization_level=0",
+    "llvm_disable_expensive_passes=true",
+    "cpu_parallel_codegen_split_count=1",
+]
 if version("jaxlib").startswith("0.10."):
     XLA_OPTIONS.append("cpu_use_fusion_emitters=false")  # later versions do not know it, and would abort
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *(f"--xla_{each}" for each in XLA_OPTIONS)])
@@ -26,7 +30,6 @@ from jaxtyping import install_import_hook
 # Annotations, shapes included, are checked whenever a function of the package is called.
 install_import_hook("morphism", "checked.check")
 
-import jax
 import pytest
 from absl import logging
 from ml_collections import ConfigDict
@@ -65,9 +68,9 @@ def config() -> ConfigDict:
 
 @pytest.fixture
 def blockless(config):
-    """Leaves `config` a network of a convolution, its norm and the classifier, for tests of what is around a network.
+    """Reduces the network of `config` to a convolution, its norm and the classifier, for tests of everything else.
 
-    Where more of it matters, such a test sets the depth to 8.
+    A test to which blocks matter sets the depth to 8.
     """
     config.model.options = ConfigDict({"depth": 2})
 
@@ -76,11 +79,3 @@ def blockless(config):
 def mesh_of():
     """mesh_of(n): a mesh of the first n devices; mesh_of(n, fsdp): of which `fsdp` share a copy of the state."""
     return make_mesh
-
-
-@pytest.fixture
-def unoptimised():
-    """Without most optimisations programs compile in half the time; one that runs once or is small gains by it."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

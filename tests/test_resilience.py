@@ -22,7 +22,7 @@ ENDLESS = ("--config.duration=100k", "--config.schedule.warmup=1", "--config.che
 
 def start(workdir, *more, devices=1):
     command = ["train.py", "--config=experiments/quickstart.py", f"--workdir={workdir}", *SMALL, *more]
-    return forked.start(command, devices)
+    return forked.Process(command, devices)
 
 
 def wait_for(process, words):
@@ -37,7 +37,7 @@ def test_a_run_killed_at_every_kind_of_moment_ends_with_the_same_bits(monkeypatc
     import resume_under_fire
 
     def start(command, workdir):
-        return forked.start([*command[1:], f"--workdir={workdir}"], devices=1)
+        return forked.Process([*command[1:], f"--workdir={workdir}"], devices=1)
 
     monkeypatch.setattr(resume_under_fire, "start", start)
     flags = ("--kills=4", "--steps=44", "--config.data.val_split=val[:200]", "--config.model.options.depth=2")

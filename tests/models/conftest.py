@@ -4,13 +4,8 @@ import jax
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def compiled_fast(unoptimised):
-    """All networks here run once or twice."""
-
-
 @pytest.fixture
-def optimised(unoptimised, monkeypatch):
-    """With them nevertheless: convolutions in float64 are loops of XLA's own, which run six times as fast."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    monkeypatch.setattr(jax, "jit", partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1}))
+def optimised(monkeypatch):
+    """Compiles with optimisations: convolutions in float64 are loops of XLA's own, which then run six times as fast."""
+    options = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": False}
+    monkeypatch.setattr(jax, "jit", partial(jax.jit, compiler_options=options))

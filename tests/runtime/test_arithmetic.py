@@ -20,6 +20,8 @@ from morphism.training.build import build
 from morphism.training.loop import train
 from morphism.training.reproduce import read_original
 
+pytestmark = pytest.mark.usefixtures("blockless")
+
 PRODUCTS = re.compile(r"(?:stablehlo\.(?:dot_general|convolution)).*")
 
 

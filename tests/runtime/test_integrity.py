@@ -9,6 +9,8 @@ from morphism.runtime.checkpoint import Checkpoints
 from morphism.runtime.digest import digest
 from morphism.training.loop import train
 
+pytestmark = pytest.mark.usefixtures("blockless")
+
 
 def digest_of(workdir, step):
     with Checkpoints(workdir, best="top1") as checkpoints:

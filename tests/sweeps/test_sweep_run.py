@@ -23,6 +23,8 @@ from morphism.training import loop
 from morphism.training import together as stacked
 from morphism.training.loop import train
 
+pytestmark = pytest.mark.usefixtures("blockless")
+
 ROOT = Path(__file__).parent.parent.parent
 SPACE = """
 def space(trial):
@@ -243,6 +245,8 @@ def test_killed_again_and_again_it_ends_as_undisturbed(tmp_path, monkeypatch):
     options = argparse.Namespace(trials=2, kills=2, steps=8, images=64, workers=1, pruner="none", pause=0.3, stack=1)
     options.batch, options.pixels = 16, 8  # the programs of the tests above
     options.space = f"{tmp_path}/space.py:space"
+    command = fire.command
+    monkeypatch.setattr(fire, "command", lambda *args: [*command(*args), "--config.model.options.depth=2"])
     hits = fire.strike(tmp_path / "shot", options, random.Random(0))
     assert [each["target"] for each in hits] == ["both", "worker"]
     plan = read_plan(tmp_path / "shot")

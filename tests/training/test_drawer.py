@@ -26,6 +26,8 @@ from morphism.tasks.paste import encoded
 from morphism.training.drawer import Drawer
 from morphism.training.loop import train
 
+pytestmark = pytest.mark.usefixtures("blockless")
+
 
 def final(workdir):
     with Checkpoints(workdir) as checkpoints:

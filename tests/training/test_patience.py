@@ -10,6 +10,8 @@ from morphism.training import loop
 from morphism.training.loop import train
 from morphism.training.patience import since_best
 
+pytestmark = pytest.mark.usefixtures("blockless")
+
 VALUES = (0.3, 0.5, 0.5, 0.52, 0.4, 0.51, 0.7)
 
 

@@ -10,6 +10,8 @@ from morphism.runtime.digest import digest
 from morphism.runtime.stopping import StopRequest
 from morphism.training.loop import advance, train
 
+pytestmark = pytest.mark.usefixtures("blockless")
+
 
 def outcome(workdir, config):
     """Digests of the newest checkpoint and the best, and all evaluations."""

@@ -22,6 +22,8 @@ from morphism.runtime.stopping import StopRequest
 from morphism.training import build
 from morphism.training.loop import train
 
+pytestmark = pytest.mark.usefixtures("blockless")
+
 ROOT = Path(__file__).parents[2]
 LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"  # of every program that is compiled or found in the cache
 
