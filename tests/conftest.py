@@ -10,7 +10,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     COMPILED = tempfile.TemporaryDirectory(prefix="morphism-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name  # xdist's workers have it from the process that starts them
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-# Two thirds of the time of most tests is compilation, which these options nearly halve.
+# Tests compile more than they run: so they take two thirds of the time. Long computations ask for `optimised`.
 XLA_OPTIONS = [
     "backend_optimization_level=0",
     "llvm_disable_expensive_passes=true",
