@@ -1,13 +1,12 @@
 import pickle
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import pytest
 
 from morphism.data import sources
 from morphism.data.pipeline import train_batches
-from morphism.data.sampling import Balanced, Plan, Shuffled, members_of, spread
+from morphism.data.sampling import FEW, Balanced, Plan, Shuffled, members_of, spread
 
 
 @dataclass(frozen=True)
@@ -30,22 +29,24 @@ def repeated_augmentation(order, repeats):
     return np.repeat(order, repeats)[: len(order)]
 
 
+@pytest.mark.parametrize("records", [28, FEW + 1])
 @pytest.mark.parametrize("repeats", [1, 2, 3, 4])
-def test_an_epoch_repeats_the_shuffled_records_and_ends_after_as_many_draws_as_records(repeats):
-    once, sampler = Shuffled(28, 1, seed=3), Shuffled(28, repeats, seed=3)
+def test_an_epoch_repeats_the_shuffled_records_and_ends_after_as_many_draws_as_records(repeats, records):
+    once, sampler, orders = Shuffled(records, 1, seed=3), Shuffled(records, repeats, seed=3), []
     for epoch in range(3):
-        order = [once(epoch * 28 + place).index for place in range(28)]
-        draws = [sampler(epoch * 28 + place) for place in range(28)]
-        assert sorted(order) == list(range(28))
+        order = [once(epoch * records + place).index for place in range(records)]
+        draws = [sampler(epoch * records + place) for place in range(records)]
+        assert sorted(order) == list(range(records)) and order not in orders
         assert [draw.index for draw in draws] == repeated_augmentation(order, repeats).tolist()
+        orders.append(order)
 
 
 @pytest.mark.parametrize(
     "sampler", [Shuffled(28, 1, 0), Shuffled(28, 4, 0), Shuffled(30, 4, 1), Balanced.of(Skewed.labels, 0)]
 )
 def test_no_draw_of_a_record_has_the_count_of_another(sampler):
-    draws = [sampler(position) for position in range(200)]
-    assert len(set(draws)) == 200
+    draws = [sampler(position) for position in range(500)]
+    assert len(set(draws)) == 500
     assert all(draw.count >= sum(other.index == draw.index for other in draws[:at]) for at, draw in enumerate(draws))
 
 
@@ -84,21 +85,15 @@ def test_repeats_of_an_image_are_cropped_differently_and_never_mixed_with_each_o
     assert (batch["id"][::2] != batch["id"][1::2]).all()
 
 
-@cache
-def balanced_draws():
-    """Of 60 rounds: each class's records have come at least three times. Grain takes 15 ms for one of three values."""
-    sampler = Balanced.of(Skewed.labels, seed=1)
-    return np.array([sampler(position) for position in range(180)])
-
-
 def test_every_round_of_a_balanced_sampler_has_each_class_once():
-    rounds = Skewed.labels[balanced_draws()[:, 0]].reshape(60, 3)
+    draws = [Balanced.of(Skewed.labels, seed=1)(position).index for position in range(300)]
+    rounds = Skewed.labels[draws].reshape(100, 3)
     assert all(sorted(each) == [0, 2, 3] for each in rounds)
     assert len({tuple(each) for each in rounds}) == 6  # in every order
 
 
 def test_a_class_gives_each_of_its_records_before_one_again():
-    draws = balanced_draws()
+    draws = np.array([Balanced.of(Skewed.labels, seed=1)(position) for position in range(360)])
     for label, records in ((0, 20), (2, 5), (3, 3)):
         own = draws[Skewed.labels[draws[:, 0]] == label]
         passes = own.reshape(-1, records, 2)
@@ -109,7 +104,7 @@ def test_a_class_gives_each_of_its_records_before_one_again():
 
 
 def test_the_seed_decides_what_a_balanced_sampler_draws():
-    first, again, other = ([Balanced.of(Skewed.labels, seed)(p) for p in range(30)] for seed in (0, 0, 1))
+    first, again, other = ([Balanced.of(Skewed.labels, seed)(p) for p in range(60)] for seed in (0, 0, 1))
     assert first == again != other
 
 
