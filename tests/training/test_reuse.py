@@ -1,6 +1,7 @@
 """Trainings in one process: as a notebook or a sweep starts them, after one another and in any thread."""
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -34,7 +35,8 @@ def digest_of(workdir):
 
 
 def surroundings():
-    """What of its process a training could leave changed."""
+    """What of its process a training could leave changed; files of earlier tests' garbage are closed first."""
+    gc.collect()
     return {
         "handlers": {number: signal.getsignal(number) for number in signal.valid_signals()},
         "wakeup": signal.set_wakeup_fd(-1),
