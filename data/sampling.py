@@ -171,6 +171,34 @@ def _batches(seed: int, epoch: int, counts: tuple[int, ...]) -> tuple[np.ndarray
 
 
 @dataclass(frozen=True)
+class OfFew:
+    """position -> 0..count-1, in another order on every pass, each of which is drawn as a whole."""
+
+    count: int
+    seed: int
+
+    def __getitem__(self, position: int) -> int:
+        turn, within = divmod(position, self.count)
+        return int(_permutation(self.count, self.seed, turn)[within])
+
+
+@lru_cache(maxsize=4096)
+def _permutation(count: int, seed: int, turn: int) -> Int[np.ndarray, "count"]:
+    return np.random.default_rng((seed, turn)).permutation(count)
+
+
+Order = OfFew | grain.MapDataset
+
+
+def _shuffled(count: int, seed: int) -> Order:
+    """position -> 0..count-1, in another order on every pass.
+
+    Grain's shuffle makes one value at a time: many records take no memory, but a value of few takes 30 ms / count.
+    """
+    return OfFew(count, seed) if count < FEW else grain.MapDataset.range(count).seed(seed).shuffle()
+
+
+@dataclass(frozen=True)
 class Shuffled:
     """Shuffles every epoch separately, draws each record `repeats` times in a row, and stops after `records` draws.
 
@@ -184,7 +212,7 @@ class Shuffled:
     seed: int
 
     @cached_property
-    def order(self) -> "Order":
+    def order(self) -> Order:
         return _shuffled(self.records, self.seed)
 
     def __call__(self, position: int) -> Draw:
@@ -215,11 +243,11 @@ class Balanced:
         return [0, *self.ends[:-1].tolist()]
 
     @cached_property
-    def round_order(self) -> "Order":
+    def round_order(self) -> Order:
         return _shuffled(len(self.ends), self.seed)
 
     @cached_property
-    def member_orders(self) -> "list[Order]":
+    def member_orders(self) -> list[Order]:
         seeds = np.random.SeedSequence(self.seed).generate_state(len(self.ends))
         counts = np.diff(self.ends, prepend=0)
         return [_shuffled(int(count), int(seed)) for count, seed in zip(counts, seeds, strict=True)]
@@ -254,34 +282,6 @@ class Mixed:
                 return Draw(int(rows[index]), count)
             position, remaining = position - before, remaining - share
         raise AssertionError("the last share is all that remains")
-
-
-@dataclass(frozen=True)
-class OfFew:
-    """position -> 0..count-1, in another order on every pass, each of which is drawn as a whole."""
-
-    count: int
-    seed: int
-
-    def __getitem__(self, position: int) -> int:
-        turn, within = divmod(position, self.count)
-        return int(_permutation(self.count, self.seed, turn)[within])
-
-
-@lru_cache(maxsize=4096)
-def _permutation(count: int, seed: int, turn: int) -> Int[np.ndarray, "count"]:
-    return np.random.default_rng((seed, turn)).permutation(count)
-
-
-Order = OfFew | grain.MapDataset
-
-
-def _shuffled(count: int, seed: int) -> Order:
-    """position -> 0..count-1, in another order on every pass.
-
-    Grain's shuffle makes one value at a time: many records take no memory, but a value of few takes 30 ms / count.
-    """
-    return OfFew(count, seed) if count < FEW else grain.MapDataset.range(count).seed(seed).shuffle()
 
 
 def spread(rows: int, repeats: int) -> Int[np.ndarray, "rows"]:

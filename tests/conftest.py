@@ -10,7 +10,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     COMPILED = tempfile.TemporaryDirectory(prefix="morphism-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name  # xdist's workers have it from the process that starts them
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-# Tests compile more than they run: so they take two thirds of the time. Long computations ask for `optimised`.
+# Most programs of tests run once: without optimisations they cost two thirds. Long computations ask for `optimised`.
 XLA_OPTIONS = [
     "backend_optimization_level=0",
     "llvm_disable_expensive_passes=true",
@@ -22,7 +22,7 @@ os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *(f"--xla_{
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 
-# Tracing makes and keeps so many objects that searching them for garbage is a fifth of its time.
+# Tracing makes and keeps many objects; searching them for garbage was a fifth of its time.
 gc.set_threshold(200_000, 20, 100)
 
 from jaxtyping import install_import_hook

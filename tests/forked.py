@@ -6,7 +6,6 @@ libraries may not be forked, which is elsewhere than on Linux, each command is a
 """
 
 import atexit
-import gc
 import multiprocessing
 import os
 import runpy
@@ -77,7 +76,6 @@ def _run(arguments: list[str], devices: int, out: Connection, err: Connection) -
     """What the fork does: it becomes `python ARGUMENTS`."""
     import jax
 
-    gc.freeze()
     for pipe, number in ((out, 1), (err, 2)):
         os.dup2(pipe.fileno(), number)
         pipe.close()

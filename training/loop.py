@@ -404,10 +404,11 @@ class Loop:
         self._checkpoints.save(step, state)
 
     def _evaluate(self, step: int, state: TrainState) -> dict[str, float] | None:
-        """Evaluates and records; None if stopped before."""
-        kept = self._saves or step == self._pause < self._parts.lengths.total
-        keep = partial(self._checkpoints.add_metrics, step) if kept else lambda results: None
-        return self._validation.recorded(step, state, keep)
+        """Evaluates and records, in the checkpoint of the step too if there is one; None if stopped before."""
+        results = self._validation.recorded(step, state)
+        if results is not None and (self._saves or step == self._pause < self._parts.lengths.total):
+            self._checkpoints.add_metrics(step, results)
+        return results
 
     def _report_stop(self, step: int, saved: bool, evaluated: bool) -> None:
         self._odd.report()

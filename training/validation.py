@@ -1,6 +1,6 @@
 """Evaluations on the validation split during training, and what they decide: the best checkpoint, early stopping."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -33,20 +33,15 @@ class Validation:
         drawer: Drawer,
         stop: StopRequest,
         odd: Oddities,
-        judged: Sequence[float] = (),
+        judged: Sequence[float],
     ):
         """`config` is the `settled` configuration of `parts`; `judged` the past values of its `judge_of`."""
         self._config, self._parts, self._writer, self._drawer, self._stop = config, parts, writer, drawer, stop
         self._odd, self._judged = odd, list(judged)
         self._cache = BatchCache() if config.data.on_device else None
 
-    def recorded(
-        self, step: int, state: TrainState, keep: Callable[[dict[str, float]], None]
-    ) -> dict[str, float] | None:
-        """Evaluates, and records the task's headline metrics, which `keep` gets before the drawings.
-
-        Returns them; None if stopped before, when nothing is recorded.
-        """
+    def recorded(self, step: int, state: TrainState) -> dict[str, float] | None:
+        """Evaluates, and records and returns the task's headline metrics; None, and no record, if stopped before."""
         found = self._evaluated(step, state)
         if found is None:
             return None
@@ -54,8 +49,7 @@ class Validation:
         self._writer.record(step, {f"val/{key}": value for key, value in results.items()})
         if judge := judge_of(self._config).removeprefix("val/"):
             self._judged.append(results[judge])
-        keep(results)
-        self._say(step, found, results)
+        self._say(step, found)
         self._drawer.evaluation(step, self._config.data.val_split, found)
         return results
 
@@ -64,9 +58,8 @@ class Validation:
         found = self._evaluated(step, state)
         if found is None:
             return None
-        results = headline(found)
-        self._say(step, found, results)
-        return results
+        self._say(step, found)
+        return headline(found)
 
     def gave_up(self, step: int) -> str:
         """Why training stops early after the evaluation of `step`; "" if it goes on."""
@@ -104,9 +97,9 @@ class Validation:
             raise NonFiniteLoss(f"step {step}: {error}. {REMEDY}") from error
         return Evaluated(task, val, config.data, task.class_names(parts.data.train), metrics, summary, kept)
 
-    def _say(self, step: int, found: Evaluated, results: dict[str, float]) -> None:
+    def _say(self, step: int, found: Evaluated) -> None:
         table = found.task.table(found.summary)  # without metrics of classes that the split lacks
-        line = in_line({key: value for key, value in results.items() if key in table})
+        line = in_line({key: value for key, value in headline(found).items() if key in table})
         self._writer.say(f"step {step}/{self._parts.lengths.total}  {self._config.data.val_split}: {line}")
 
 

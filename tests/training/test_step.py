@@ -21,7 +21,7 @@ GOLDENS = np.load(Path(__file__).parent.parent / "goldens" / "optimizers.npz")
 TASK = tasks.get("classification")
 
 
-def begun(model, optimizer, config):
+def initial(model, optimizer, config):
     options = {"image_size": config.data.image_size, "seed": config.seed, "ema": config.ema.decay > 0}
     return jax.jit(lambda: init_state(model, optimizer, **options))()
 
@@ -32,7 +32,7 @@ def run(config, mesh, steps=4):
     hyper = on_devices(hyper_parameters(config, len(source) / config.batch_size), mesh)
     step = make_train_step(model=model, task=TASK, config=config, classes=10, mesh=mesh)
     optimizer = optimizer_of(config, hyper)
-    state = begun(model, optimizer, config)
+    state = initial(model, optimizer, config)
     state = jax.device_put(state, shardings(state, mesh))
     history = [] if steps else [(None, jax.device_get(state))]
     for _, batch in to_devices(train_batches(source, config, start_step=0, stop_step=steps), mesh):
@@ -191,7 +191,7 @@ def test_gradients_are_those_of_the_mean_loss_over_the_global_batch(config, mesh
     config.schedule.update(name="constant", warmup="0")
     source = sources.load(config.data, "train")
     model = models.create(config.model, 10, AXIS)
-    before = begun(model, optimizer_of(config, hyper_parameters(config, 100)), config)
+    before = initial(model, optimizer_of(config, hyper_parameters(config, 100)), config)
     batch = next(iter(train_batches(source, config, start_step=0, stop_step=1)))
 
     from morphism.augment import augment
