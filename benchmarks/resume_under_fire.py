@@ -95,14 +95,12 @@ def between_steps(process: subprocess.Popen, workdir: Path, rng: random.Random) 
 def while_saving(process: subprocess.Popen, workdir: Path, rng: random.Random) -> bool:
     if not wait_for(process, lambda line: "first step" in line):
         return False
-    saves = rng.randint(1, 3)
+    saves, seen = rng.randint(1, 3), set()
     while process.poll() is None:
-        if any((workdir / "checkpoints").glob("*tmp*")):
-            saves -= 1
-            if saves == 0:
-                time.sleep(rng.uniform(0, 0.05))
-                return True
-            time.sleep(0.2)
+        seen |= {path.name for path in (workdir / "checkpoints").glob("*tmp*")}
+        if len(seen) == saves:
+            time.sleep(rng.uniform(0, 0.05))
+            return True
         time.sleep(0.0005)
     return False
 
@@ -149,7 +147,8 @@ def strike(command: Sequence[str], workdir: Path, count: int, rng: random.Random
         process.communicate()
         saved = [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
         if not struck:
-            sys.exit(f"resume_under_fire: error: the run ended after {len(kills)} kills; raise --steps")
+            remedy = f"it failed with status {process.returncode}" if process.returncode else "raise --steps"
+            sys.exit(f"resume_under_fire: error: the run ended after {len(kills)} kills; {remedy}")
         newest = max(saved, default=None)
         kills.append({"moment": moment.__name__, "newest_checkpoint": newest})
         print(f"kill {len(kills):>3}  {moment.__name__:<24} newest checkpoint {newest}", flush=True)

@@ -11,9 +11,13 @@ METRICS = "metrics/metrics"  # where Orbax keeps a step's metrics
 
 
 def check_steps(checkpoints: AnyPath) -> None:
-    """Checks the small files that describe each step. Raises UserError naming the first that is broken."""
-    for pattern in ("[0-9]*/_CHECKPOINT_METADATA", f"[0-9]*/{METRICS}"):
-        for file in sorted(checkpoints.glob(pattern)):
+    """Checks the small files that describe each step. Raises UserError naming the first that is broken.
+
+    What a save that was killed has left, STEP.orbax-checkpoint-tmp, is no step: Orbax removes it before the next save.
+    """
+    steps = sorted(path for path in checkpoints.glob("*") if path.name.isdigit())
+    for file in (step / name for name in ("_CHECKPOINT_METADATA", METRICS) for step in steps):
+        if file.exists():
             _check_json(file, file.relative_to(checkpoints).parts[0])
 
 

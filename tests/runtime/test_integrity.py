@@ -56,6 +56,22 @@ def test_a_checkpoint_with_a_file_gone_or_cut_is_read_right_or_refused_and_the_o
     assert digest_of(whole, 8) == last
 
 
+@pytest.mark.parametrize("how", ["delete", "cut", "empty"])
+def test_what_a_killed_save_left_is_neither_read_nor_in_the_way(config, tmp_path, how):
+    config.update(eval_every="4", duration="4")
+    train(config, tmp_path)
+    saved = tmp_path / "checkpoints" / "4"
+    first, left = digest_of(tmp_path, 4), saved.with_name("8.orbax-checkpoint-tmp")
+    shutil.copytree(saved, left)
+    for file in left.rglob("*"):
+        if file.is_file():
+            spoil(file, how)
+    assert digest_of(tmp_path, 4) == first
+    config.duration = "8"
+    train(config, tmp_path)
+    assert saved.with_name("8").exists() and not left.exists()
+
+
 def test_a_run_whose_training_data_or_classes_are_others_is_refused_before_anything_changes(
     config, tmp_path, folder_of_classes, capsys
 ):
