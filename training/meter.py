@@ -56,7 +56,7 @@ class Meter:
     def timed(self, batches: Iterator[tuple[dict, dict]]) -> Iterator[tuple[dict, dict]]:
         """The batches unchanged; measures how long each is waited for."""
         while True:
-            before, host = time.perf_counter(), time.thread_time()
+            host, before = time.thread_time(), time.perf_counter()  # in this order no time counts twice
             pair = next(batches, None)
             self._waited += time.perf_counter() - before
             self._host_since += time.thread_time() - host  # it counts as waiting already
@@ -109,8 +109,8 @@ class Meter:
         Speed and shares are absent if no step was timed. Raises NonFiniteLoss as `check` does.
         """
         self.check(step)
-        steps, elapsed = self._scalars, time.perf_counter() - self._since
         host = time.thread_time() - self._host_since
+        steps, elapsed = self._scalars, time.perf_counter() - self._since
         values = {f"train/{name}": float(jnp.mean(jnp.array([s[name] for s in steps]))) for name in steps[0]}
         timed = len(steps) - self._timed_from
         if timed:
