@@ -232,7 +232,7 @@ def letters(text: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=9)
+    parser.add_argument("--minutes", type=float, help="9 unless given; a dry run may take an hour")
     parser.add_argument("--parts", type=letters, default=list(RUNS))
     parser.add_argument("--skip", type=letters, default=[])
     parser.add_argument("--dry", action="store_true", help="tiny sizes on CPU")
@@ -253,7 +253,7 @@ def main() -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"
     elif os.environ.get("JAX_PLATFORMS"):
         os.environ["JAX_PLATFORMS"] += ",cpu"  # part a compares with it
-    began = time.monotonic()
+    began, seconds = time.monotonic(), 60 * (args.minutes or (60 if args.dry else 9))
     found = facts(args)
     if found["platform"] == "cpu" and not args.dry:
         print("accelerator: there is none here; --dry shows that every part runs")
@@ -268,9 +268,8 @@ def main() -> None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{folder}/programs")
         for number, group in enumerate(groups):
             later = [max(each, key=lambda name: RUNS[name][1]) for each in groups[number + 1 :]]
-            left = 60 * args.minutes - (time.monotonic() - began)
-            seconds = left if args.dry else share(group, later, left)
-            run(group, seconds, args, Path(folder), logs, record)
+            left = seconds - (time.monotonic() - began)
+            run(group, left if args.dry else share(group, later, left), args, Path(folder), logs, record)
             for name in group:
                 part = record.parts[name]
                 print(

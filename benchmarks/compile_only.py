@@ -7,13 +7,14 @@
 These packages contain XLA's whole compiler for their devices, and need none of these. On GPUs, algorithms are then not
 chosen by timing them, so that convolutions and products may run by other ones there.
 
-resnet: the step of `imagenet_resnet:50` at 224, batch 256, bfloat16, as it is and with batch norm in two passes:
-memory, and what its kernels read and write.
+resnet: the step of `imagenet_resnet:50` at 224, batch 256, bfloat16, as it is, with batch norm in two passes, and with
+XLA's own gradient of max pooling: memory, and what its kernels read and write.
 architectures: a step in bfloat16 of every architecture at a small size: that it compiles, seconds, and how many kernels
 scatter (on GPUs these add in an order that varies) or gather.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
@@ -21,6 +22,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import turns
@@ -44,7 +46,7 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 DEVICES = {"h100": "gpu", "v5e": "tpu"}
 OPTIONS = {"gpu": {"xla_gpu_autotune_level": 0}, "tpu": {}}
-RESNET = ("resnet50", "resnet50, batch norm in two passes")
+RESNET = ("resnet50", "resnet50, batch norm in two passes", "resnet50, XLA's gradient of max pooling")
 SECONDS = 1800  # for one program
 
 
@@ -93,18 +95,18 @@ def compiled_step(config: Any, classes: Any, batch: dict[str, np.ndarray], devic
 
 def resnet(variant: str, device: str) -> Row:
     from morphism.experiments import imagenet_resnet
+    from morphism.models import layers
     from morphism.ops import moments
 
-    one_pass = moments._in_one_pass
-    try:
+    config = imagenet_resnet.get_config("50")
+    config.model.dtype = "bfloat16"
+    batch = turns.images(256, 224, 224) | {"label": np.zeros(256, np.int32)}
+    with contextlib.ExitStack() as changed:
         if "two passes" in variant:
-            moments._in_one_pass = moments._in_two_passes
-        config = imagenet_resnet.get_config("50")
-        config.model.dtype = "bfloat16"
-        batch = turns.images(256, 224, 224) | {"label": np.zeros(256, np.int32)}
+            changed.enter_context(mock.patch.object(moments, "_in_one_pass", moments._in_two_passes))
+        if "max pooling" in variant:
+            changed.enter_context(mock.patch.object(layers, "on_gpu", lambda: False))
         program = compiled_step(config, 1000, batch, device)
-    finally:
-        moments._in_one_pass = one_pass
     return memory(program) | hlo.facts(program.as_text())
 
 
