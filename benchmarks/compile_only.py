@@ -1,4 +1,4 @@
-"""Compiles training steps for an accelerator that is not here, and reads the programs: nothing is run.
+"""Compiles steps for an accelerator that is not here, and reads the programs: nothing is run.
 
     pip install libtpu                                       for TPUs
     pip install jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12    for GPUs; all as jax's extras name them
@@ -9,8 +9,8 @@ chosen by timing them, so that convolutions and products may run by other ones t
 
 resnet: the step of `imagenet_resnet:50` at 224, batch 256, bfloat16, as it is, with batch norm in two passes, and with
 XLA's own gradient of max pooling: memory, and what its kernels read and write.
-architectures: a step in bfloat16 of every architecture at a small size: that it compiles, seconds, and how many kernels
-scatter (on GPUs these add in an order that varies) or gather.
+architectures: a step and an evaluation in bfloat16 of every architecture at a small size: that they compile, seconds,
+and how many kernels of the step scatter (on GPUs these add in an order that varies) or gather.
 """
 
 import argparse
@@ -64,13 +64,14 @@ def mesh_of(device: str) -> Any:
     return Mesh(np.array(topology.devices[:1]).reshape(1, 1), AXIS, axis_types=(AxisType.Auto,) * 2)
 
 
-def compiled_step(config: Any, classes: Any, batch: dict[str, np.ndarray], device: str) -> Any:
-    """The training step of `config`, compiled for `device`."""
+def compiled(config: Any, classes: Any, batch: dict[str, np.ndarray], device: str, training: bool = True) -> Any:
+    """The training step of `config`, or that of its evaluation, compiled for `device`."""
     import jax
     from jax.sharding import NamedSharding
     from jax.sharding import PartitionSpec as P
 
     from morphism import models, tasks
+    from morphism.evaluation.step import make_eval_step
     from morphism.ops.platform import compiling_for
     from morphism.runtime.mesh import AXIS, replicated
     from morphism.training.hyper import hyper_parameters
@@ -88,9 +89,13 @@ def compiled_step(config: Any, classes: Any, batch: dict[str, np.ndarray], devic
         return init_state(model, optimizer_of(config, hyper), image_size=size, seed=0, ema=False)
 
     with compiling_for(kind):
-        state = shapes(jax.eval_shape(first), replicated(mesh))
-        step = make_train_step(model=model, task=task, config=config, classes=classes, mesh=mesh)
-        return step.lower(state, shapes(batch, NamedSharding(mesh, P(AXIS))), hyper).compile(OPTIONS[kind])
+        state, rows = shapes(jax.eval_shape(first), replicated(mesh)), shapes(batch, NamedSharding(mesh, P(AXIS)))
+        if training:
+            step = make_train_step(model=model, task=task, config=config, classes=classes, mesh=mesh)
+            lowered = step.lower(state, rows, hyper)
+        else:
+            lowered = make_eval_step(model, task, config, mesh).lower(state.variables, rows)
+        return lowered.compile(OPTIONS[kind])
 
 
 def resnet(variant: str, device: str) -> Row:
@@ -106,14 +111,16 @@ def resnet(variant: str, device: str) -> Row:
             changed.enter_context(mock.patch.object(moments, "_in_one_pass", moments._in_two_passes))
         if "max pooling" in variant:
             changed.enter_context(mock.patch.object(layers, "on_gpu", lambda: False))
-        program = compiled_step(config, 1000, batch, device)
+        program = compiled(config, 1000, batch, device)
     return memory(program) | hlo.facts(program.as_text())
 
 
 def architecture(name: str, device: str) -> Row:
     config = architectures.configured(name).copy_and_resolve_references().unlock()
     config.model.dtype = "bfloat16"
-    program = compiled_step(config, architectures.classes_of(config), architectures.batch_of(config, True), device)
+    classes = architectures.classes_of(config)
+    compiled(config, classes, architectures.batch_of(config, False), device, training=False)
+    program = compiled(config, classes, architectures.batch_of(config, True), device)
     kinds = hlo.traffic(program.as_text())["kinds"]
     counts = {f"{kind}s": kinds.get(kind, {"kernels": 0})["kernels"] for kind in ("scatter", "gather", "sort")}
     return memory(program) | counts

@@ -27,7 +27,9 @@ def resize_bilinear(x: Float[Array, "b h w c"], height: int, width: int) -> Floa
         return x
     sides = zip(x.shape[1:3], (height, width), (height, width), strict=True)
     rows, columns = (_positions(*each, xp=np) for each in sides)
-    return jax.vmap(interpolate_grid, (0, None, None))(x, rows, columns)
+    if on_cpu():
+        return jax.vmap(_looked_up, (0, None, None))(x, rows, columns)
+    return jax.vmap(_product)(x, *(np.broadcast_to(each, (len(x), len(each))) for each in (rows, columns)))
 
 
 def resize_parts(
@@ -88,11 +90,19 @@ def _positions(size: Any, to: Any, count: int, xp: Any = jnp) -> Line:
 
 
 def _product(x: Array, rows: Line, columns: Line) -> Array:
-    """By two matrix products, at the full precision of x's type, which TPUs would reduce."""
-    down, across = (_weights(*each).astype(x.dtype) for each in ((rows, x.shape[0]), (columns, x.shape[1])))
+    """By two matrix products, at the full precision of x's type, which TPUs would reduce.
+
+    Each multiplies a matrix whose columns are all that is not summed over, side by side. XLA's products on GPUs find no
+    tiles where an axis of any length lies between these, and a batch that shares its weights puts one there: under
+    vmap, each example needs positions of its own. Columns come first, so that only the smaller map is transposed.
+    """
+    (height, width, channels), precision = x.shape, "highest"
+    down, across = (_weights(*each).astype(x.dtype) for each in ((rows, height), (columns, width)))
     with jax.named_scope(SCOPE):
-        x = jnp.einsum("hi,ijc->hjc", down, x, precision="highest")
-        return jnp.einsum("wj,hjc->hwc", across, x, precision="highest")
+        x = jnp.matmul(across, x.swapaxes(0, 1).reshape(width, -1), precision=precision)
+        x = x.reshape(len(columns), height, channels).swapaxes(0, 1)
+        x = jnp.matmul(down, x.reshape(height, -1), precision=precision)
+    return x.reshape(len(rows), len(columns), channels)
 
 
 def _weights(positions: Line, length: int) -> Float[Array, "_n {length}"]:
@@ -113,7 +123,14 @@ def _looked_up(x: Array, rows: Line, columns: Line) -> Array:
 
 def _looked_up_gradient(residuals: tuple[Array, Line, Line], dy: Array) -> tuple[Array, None, None]:
     x, rows, columns = residuals  # only the shape of x is needed: compiled code does not keep the array
-    (dx,) = jax.linear_transpose(lambda x: _product(x, rows, columns), x)(dy)
+    down, across = (_weights(*each).astype(x.dtype) for each in ((rows, x.shape[0]), (columns, x.shape[1])))
+
+    def resized(x: Array) -> Array:
+        x = jnp.einsum("hi,ijc->hjc", down, x, precision="highest")
+        return jnp.einsum("wj,hjc->hwc", across, x, precision="highest")
+
+    with jax.named_scope(SCOPE):
+        (dx,) = jax.linear_transpose(resized, x)(dy)
     return dx, None, None
 
 

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from goldens.drawn import drawn, sample
+from jax.extend.core import jaxprs_in_params
 
 from morphism.models.layers import ConvTranspose, adaptive_avg_pool, bilinear_kernel, max_pool
+from morphism.ops.platform import as_accelerator
 from morphism.ops.pooling import max_pool_positions, max_unpool, mean_of_parts
 from morphism.ops.resize import argmax_of_parts, resize_bilinear, resize_parts
 from morphism.weights.convert import from_torch
@@ -50,6 +52,30 @@ def test_on_cpu_resizing_and_its_gradient_are_those_of_accelerators(monkeypatch,
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     for found, expected in zip(on_cpu, jax.jit(value_and_gradient)(X), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_products_on_accelerators_keep_side_by_side_what_they_do_not_sum_over():
+    """Other products of maps with, say, 21 channels are refused by XLA's compiler for GPUs."""
+
+    def value_and_gradients(x):
+        sizes, to = jnp.array([(6, 8), (3, 5)]), jnp.array([(13, 11), (5, 3)])
+        found, back = jax.vjp(lambda x: (resize_bilinear(x, 17, 31), resize_parts(x, sizes, to, 13, 11)), x)
+        return back(found), argmax_of_parts(x, sizes, to, 13, 11)
+
+    with as_accelerator():
+        products = dots(jax.make_jaxpr(value_and_gradients)(X).jaxpr)
+    assert len(products) == 10
+    for equation in products:
+        summed, batched = equation.params["dimension_numbers"]
+        for operand, axes, batch in zip(equation.invars, summed, batched, strict=True):
+            assert operand.aval.ndim - len(axes) - len(batch) == 1
+            assert batch == tuple(range(len(batch)))
+
+
+def dots(jaxpr):
+    """The products of matrices in a jaxpr, also those of inner ones."""
+    own = [equation for equation in jaxpr.eqns if equation.primitive.name == "dot_general"]
+    return own + [each for equation in jaxpr.eqns for part in jaxprs_in_params(equation.params) for each in dots(part)]
 
 
 @pytest.mark.parametrize(("strip", "height"), [(2**24, 13), (100, 13), (1, 7)])
