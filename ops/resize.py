@@ -92,17 +92,24 @@ def _positions(size: Any, to: Any, count: int, xp: Any = jnp) -> Line:
 def _product(x: Array, rows: Line, columns: Line) -> Array:
     """By two matrix products, at the full precision of x's type, which TPUs would reduce.
 
-    Each multiplies a matrix whose columns are all that is not summed over, side by side. XLA's products on GPUs find no
-    tiles where an axis of any length lies between these, and a batch that shares its weights puts one there: under
-    vmap, each example needs positions of its own. Columns come first, so that only the smaller map is transposed.
+    XLA's compiler for GPUs finds no tiles for products in which an axis of any length, as of 21 channels, lies between
+    those that are not summed over: here they lie side by side. A batch that shared its weights would put one between
+    them: under vmap, each example needs positions of its own. Columns come first, so that only the smaller map is
+    transposed.
     """
-    (height, width, channels), precision = x.shape, "highest"
+    height, width, channels = x.shape
     down, across = (_weights(*each).astype(x.dtype) for each in ((rows, height), (columns, width)))
+    x = _multiplied(across, x.swapaxes(0, 1).reshape(width, -1))
+    x = x.reshape(len(columns), height, channels).swapaxes(0, 1)
+    return _multiplied(down, x.reshape(height, -1)).reshape(len(rows), len(columns), channels)
+
+
+def _multiplied(weights: Array, x: Array) -> Array:
+    """weights @ x. Barriers keep what is next to it, another such product included, out of the product's kernel."""
     with jax.named_scope(SCOPE):
-        x = jnp.matmul(across, x.swapaxes(0, 1).reshape(width, -1), precision=precision)
-        x = x.reshape(len(columns), height, channels).swapaxes(0, 1)
-        x = jnp.matmul(down, x.reshape(height, -1), precision=precision)
-    return x.reshape(len(rows), len(columns), channels)
+        weights, x = jax.lax.optimization_barrier((weights, x))
+        x = jnp.matmul(jax.lax.stop_gradient(weights), x, precision="highest")
+        return jax.lax.optimization_barrier(x)
 
 
 def _weights(positions: Line, length: int) -> Float[Array, "_n {length}"]:
