@@ -96,11 +96,25 @@ def _standard(name: str) -> bool:
 
 def test_every_import_of_ours_has_the_import_name():
     """Nothing is imported as `data` or `models`, which an installed package does not have."""
-    files = [path for path in ROOT.rglob("*.py") if not {".venv", "build"} & set(path.relative_to(ROOT).parts)]
     own = {*LEVEL, "cli", "train", "eval"}
-    for path in files:
+    for path in our_files():
         for node in ast.walk(ast.parse(path.read_text())):
             names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 assert name.partition(".")[0] not in own, f"{path.relative_to(ROOT)}:{node.lineno} imports {name}"
+
+
+def test_all_json_is_strict():
+    """NaN is no JSON: what is written with it, other programs cannot read."""
+    for path in our_files():
+        if path.relative_to(ROOT).parts[0] != "tests":
+            text = path.read_text()
+            assert text.count("json.dump") == text.count("allow_nan=False"), path
+
+
+def our_files() -> list[Path]:
+    """All Python files of the checkout, but none of builds, hidden folders and virtual environments in it."""
+    folders = [path for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "." and path.name != "build"]
+    ours = [folder for folder in folders if not (folder / "pyvenv.cfg").exists()]
+    return [*ROOT.glob("*.py"), *(path for folder in ours for path in folder.rglob("*.py"))]
