@@ -16,7 +16,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MORPHISM = ("-m", "morphism")  # a command other than train.py and eval.py, as an argument of Python
-SMALL = (
+SMALL = (  # a convolution, its norm and the classifier; a test to which blocks matter sets the depth to 8
+    "--config.model.options.depth=2",
     "--config.duration=4",
     "--config.batch_size=16",
     "--config.eval_every=0",

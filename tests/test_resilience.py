@@ -94,7 +94,7 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_is_told_keeps_the_earlier_checkpoints_and_the_run_goes_on_with_room(small_disk, tmp_path):
     disk, remount = small_disk
-    more = ("--config.duration=12", "--config.keep=10")
+    more = ("--config.duration=12", "--config.keep=10", "--config.model.options.depth=8")
     full = train(disk / "run", *more)
     assert full.returncode == 2
     assert "No space left on device" in full.stderr and "start the same command again" in full.stderr
@@ -109,9 +109,9 @@ def test_a_full_disk_is_told_keeps_the_earlier_checkpoints_and_the_run_goes_on_w
 
 
 def test_after_20_steps_1_2_and_8_devices_have_the_same_parameters(tmp_path):
-    """Up to rounding, which 20 steps blow up: a sum in another order flips the sign before a ReLU here and there.
+    """Up to rounding: at most 1e-5 of what devices change that normalise each by itself.
 
-    So the measure is what devices that normalise each by itself change. tests/training/test_step.py compares a step.
+    In deeper networks 20 steps blow rounding up: a sum in another order flips the sign before a ReLU here and there.
     """
     more = (
         "--config.duration=20",
@@ -132,9 +132,9 @@ def test_after_20_steps_1_2_and_8_devices_have_the_same_parameters(tmp_path):
 
     one = parameters("1", 1)
     of_its_own = np.linalg.norm(parameters("own", 8, "--config.model.sync_bn=False") - one)
-    assert of_its_own > 5e-3 * np.linalg.norm(one)
+    assert of_its_own > 1e-3 * np.linalg.norm(one)
     for devices in (2, 8):
-        assert np.linalg.norm(parameters(str(devices), devices) - one) < 0.2 * of_its_own
+        assert np.linalg.norm(parameters(str(devices), devices) - one) < 1e-5 * of_its_own
 
 
 def test_two_processes_that_share_a_state_and_then_one_process_train_as_one_does(tmp_path):
@@ -145,7 +145,8 @@ def test_two_processes_that_share_a_state_and_then_one_process_train_as_one_does
     flags = ("--distributed", f"--coordinator=localhost:{port}", "--num_processes=2")
     constant = ("--config.schedule.name=constant", "--config.schedule.warmup=0", "--config.model.sync_bn=True")
     slow = "--config.optimizer.learning_rate=0.02"  # small, so that roundings stay small, too
-    more = (*constant, slow, "--config.checkpoint_every=2", "--config.eval_every=4", "--config.duration=6")
+    deep = "--config.model.options.depth=8"  # whose last kernels are large enough to be shared
+    more = (*constant, slow, deep, "--config.checkpoint_every=2", "--config.eval_every=4", "--config.duration=6")
     two = (*more, "--config.duration=4", "--config.mesh.fsdp=4", *flags)
     processes = [start(tmp_path / "two", *two, f"--process_id={index}", devices=2) for index in range(2)]
     outputs = [process.communicate(timeout=240) for process in processes]

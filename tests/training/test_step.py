@@ -46,15 +46,22 @@ def assert_same(a, b, **tolerance):
         np.testing.assert_allclose(x, y, **tolerance)
 
 
-@pytest.mark.parametrize("mixing", [False, True])
-def test_synchronised_norm_makes_the_number_of_devices_invisible(config, mesh_of, mixing):
+def test_synchronised_norm_makes_the_number_of_devices_invisible(config, mesh_of):
     config.model.sync_bn = True
-    if mixing:
-        config.augment.update(mixup_alpha=0.2, cutmix_alpha=1.0, auto="trivialaugment", brightness=0.4, contrast=0.4)
-        config.augment.update(saturation=0.4, hue=0.1, lighting=0.1, erase_probability=0.5)
-    one = run(config, mesh_of(1))
-    for devices in (2, 4):
-        several = run(config, mesh_of(devices))
+    assert_invisible(config, [mesh_of(devices) for devices in (1, 2, 4)])
+
+
+def test_and_it_does_with_every_augmentation(config, blockless, mesh_of):
+    config.model.sync_bn = True
+    config.augment.update(mixup_alpha=0.2, cutmix_alpha=1.0, auto="trivialaugment", brightness=0.4, contrast=0.4)
+    config.augment.update(saturation=0.4, hue=0.1, lighting=0.1, erase_probability=0.5)
+    assert_invisible(config, [mesh_of(devices) for devices in (1, 4)])
+
+
+def assert_invisible(config, meshes):
+    """Trains alike on each of `meshes`."""
+    one, *others = (run(config, mesh) for mesh in meshes)
+    for several in others:
         assert_same([s for s, _ in one], [s for s, _ in several], rtol=1e-4, atol=1e-6)
         assert_same(one[-1][1].params, several[-1][1].params, rtol=1e-3, atol=1e-5)
         assert_same(one[-1][1].batch_stats, several[-1][1].batch_stats, rtol=1e-3, atol=1e-5)
