@@ -121,8 +121,8 @@ def test_a_segmentation_is_trained_evaluated_drawn_and_written_as_masks(tmp_path
     from morphism.data.sources import scene_masks
 
     workdir = str(tmp_path / "run")
-    small = ("--config.model.options.width=2", "--config.data.source=scene_masks:20x32", "--config.data.crop=(32, 32)")
-    small += ("--config.eval_batch_size=4",)
+    small = ("--config.model.options.width=2", "--config.model.options.stages=1", "--config.eval_batch_size=4")
+    small += ("--config.data.source=scene_masks:20x32", "--config.data.crop=(32, 32)")
     small += ("--config.data.view_scales=(0.5, 1.0)",)  # six would be compiled, twice each
     done = run(
         *("train.py", "--config", "experiments/quickstart.py:segmentation", "--workdir", workdir, *small),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from shallow import shallow, shallow_backbones
 
 from morphism import experiments, models, tasks
 from morphism.experiments import coco_faster_rcnn, coco_mask_rcnn, coco_panoptic, coco_yolox, imagenet_resnet
@@ -43,14 +44,18 @@ VARIANTS = {
     "quickstart": (None, "detection", "segmentation", "panoptic"),
     "voc_fcn": ("32s", "16s", "8s", "8s_at_once", "resnet50", "resnet101"),
 }
+DEPTHS = ("layers", "depth")
 ALL = [(file, variant) for file in FILES for variant in VARIANTS.get(file, (None,))]
 
 
 @cache
 def parameters(model, size):
-    """The shapes of a model's, which several experiments share."""
-    model = models.create(ConfigDict(json.loads(model)), 10, AXIS)
-    return jax.eval_shape(lambda: models.init(model, jax.random.key(0), size))["params"]
+    """The shapes of a model's, which several experiments share; of deep ones those of a shallow one."""
+    config = ConfigDict(json.loads(model))
+    config.options.update({field: value for field, value in shallow(config.name).items() if field in DEPTHS})
+    with shallow_backbones():
+        model = models.create(config, 10, AXIS)
+        return jax.eval_shape(lambda: models.init(model, jax.random.key(0), size))["params"]
 
 
 @pytest.mark.parametrize(("file", "variant"), ALL)
@@ -58,6 +63,7 @@ def test_every_experiment_builds(file, variant):
     module = importlib.import_module(f"morphism.experiments.{file}")
     config = module.get_config(variant) if variant else module.get_config()
     check_config(config)
+    models.create(config.model, 10, AXIS)
     optimizer = make_optimizer(config.optimizer, make_schedule(config, 100))
     jax.eval_shape(optimizer.init, parameters(config.model.to_json(), config.data.image_size))
     tasks.of(config)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shallow import shallow, shallow_backbones
 
 from morphism import models, tasks
 from morphism.data import examples, sources
@@ -20,7 +21,6 @@ from morphism.data.pipeline import train_batches
 from morphism.evaluation.step import make_eval_step
 from morphism.experiments.base import FIELDS, get_base
 from morphism.experiments.fields import flat
-from morphism.models import resnet
 from morphism.models.detection import Detector
 from morphism.models.layers import BatchNorm, max_pool, relu
 from morphism.models.mask_rcnn import MaskRCNN
@@ -32,9 +32,6 @@ from morphism.training.state import eval_variables, init_state
 from morphism.training.step import make_train_step, optimizer_of
 
 ROWS, CLASSES = 16, 3  # of a batch on two devices, in two micro-batches
-# Architectures that differ in these numbers alone are traced once, with these: the code is the same.
-SHALLOW = {"layers": (1, 1, 1, 1), "depth": {"YOLOX": 0.33, "VGG": 11, "CifarResNet": 8}, "width_per_group": 64}
-SHALLOW |= {"backbone": "resnet50", "groups": 32, "width": {"YOLOX": 0.25}}
 # The parts of networks that have several; they are traced with trained weights of the losses.
 PARTS = {
     "multitask": {"objects": "detection", "ground": "segmentation", "kind": "classification"},
@@ -97,20 +94,8 @@ SMALL = {
 def accelerator(monkeypatch):
     """Whatever is traced takes the accelerators' form; backbones have one block a stage."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    for name, make in resnet.MODELS.items():
-        monkeypatch.setitem(resnet.MODELS, name, partial(make, layers=SHALLOW["layers"]))
-
-
-def shallow(name):
-    """The options that make an architecture as small as its kind can be."""
-    constructor = partial(models.models()[name])
-    found = {}
-    for field, default in models.options(name).items():
-        value = SHALLOW.get(field)
-        value = value.get(constructor.func.__name__) if isinstance(value, dict) else value
-        if value is not None and not (field == "groups" and default == 1):
-            found[field] = value
-    return found
+    with shallow_backbones():
+        yield
 
 
 def kinds():
