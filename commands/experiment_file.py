@@ -1,12 +1,10 @@
 """Reads experiment files, and suggests what was meant by a field that a configuration does not have."""
 
 import ast
-import importlib.util
 import re
 import sys
 import traceback
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from absl import flags
@@ -17,6 +15,7 @@ from morphism import experiments
 from morphism.errors import ALIASES, UserError, nearest
 from morphism.experiments.base import FIELDS, declared, get_base
 from morphism.experiments.fields import TUPLE_OR_TEXT, flat
+from morphism.runtime.scripts import execute, find
 
 
 class ExperimentParser(flags.ArgumentParser):
@@ -29,9 +28,7 @@ class ExperimentParser(flags.ArgumentParser):
 
     def parse(self, argument: str) -> ConfigDict:
         file, variant = (argument, None) if Path(argument).is_file() else split_variant(argument)
-        packaged = Path(experiments.__path__[0]) / Path(file).name
-        if not Path(file).is_file() and Path(file).parent == Path("experiments") and packaged.is_file():
-            file = str(packaged)  # wherever the command is run
+        file = str(find(file)) if file else file
         if not Path(file).is_file():
             raise UserError(f"--config: {file or 'nothing'}: no such file{_suggest_file(Path(file))}")
         if Path(file).suffix != ".py":
@@ -39,7 +36,7 @@ class ExperimentParser(flags.ArgumentParser):
                 f"--config: {file} is no Python file; give an experiment, such as experiments/quickstart.py"
             )
         try:
-            module = _load(file)
+            module = execute(Path(file), "experiment")
             if not hasattr(module, "get_config"):
                 raise UserError(f"--config: {file} has no function get_config")
             config = module.get_config() if variant is None else module.get_config(variant)
@@ -95,13 +92,6 @@ def _suggest_file(file: Path) -> str:
 def split_variant(argument: str) -> tuple[str, str | None]:
     file, _, variant = argument.partition(":")
     return file, variant or None
-
-
-def _load(file: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("experiment", file)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _explained(error: Exception, file: str) -> str:

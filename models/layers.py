@@ -21,7 +21,7 @@ from morphism.ops.precision import full_precision
 
 Dtype = Any
 
-# Traced once per shape, not in every layer: a quarter of the time that the tracing of an initialisation takes.
+# An initialiser that is traced once per shape: otherwise each layer does it, when it is made and whenever it is called.
 _once = partial(jax.jit, static_argnums=(1, 2), inline=True)
 
 # torch.nn.init.kaiming_normal_(mode="fan_out"), which torchvision's ResNets use for every convolution.
@@ -322,7 +322,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
 
-        if self.is_initializing():  # for the shapes' sake
+        if self.is_initializing():  # whose output nobody reads: it has to be of the right shape and type
             return x.astype(self.dtype)
         if self.train and not self.frozen:
             mean, var, count = moments(full_precision(x), self.axis_name, counted)

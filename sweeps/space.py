@@ -5,23 +5,20 @@ values, as in Optuna, and returns the fields that it sets: {"optimizer.learning_
 """
 
 import hashlib
-import importlib.util
 import json
-import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 from optuna import distributions
 from optuna.distributions import BaseDistribution
 
-from morphism import experiments
 from morphism.errors import UserError, did_you_mean, one_line
 from morphism.experiments.fields import leaves
 from morphism.runtime.resume import set_fields
+from morphism.runtime.scripts import execute, find
 from morphism.runtime.validation import check_config
 
 Overrides = dict[str, Any]  # dotted field -> value
@@ -106,14 +103,11 @@ def load(argument: str) -> Space:
     file, _, name = argument.rpartition(":")
     if not file:
         file, name = argument, "space"
-    packaged = Path(experiments.__path__[0]) / Path(file).name
-    path = packaged if not Path(file).is_file() and Path(file).parent == Path("experiments") else Path(file)
+    path = find(file)
     if not path.is_file():
         raise UserError(f"--space: {file}: no such file; give an experiment's, such as experiments/quickstart.py:space")
-    spec = importlib.util.spec_from_file_location("space", path)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module = execute(path, "space")
     except Exception as error:
         raise UserError(f"--space {argument}: {type(error).__name__}: {one_line(error)}") from error
     function = vars(module).get(name)
