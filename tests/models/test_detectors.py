@@ -174,7 +174,6 @@ def test_detections_are_torchvisions(name, case):
         assert not np.any(found["scores"][index, count:]) and np.all(found["classes"][index, count:] == -1)
 
 
-@pytest.mark.usefixtures("optimised")
 def test_gradients_of_all_parameters_of_retinanet_are_torchs():
     """On ResNet-18, in float64 on both sides, but for targets and the focal loss: a ReLU beyond 0 would show."""
     with jax.enable_x64(True):

@@ -166,7 +166,6 @@ def without_dropout(call, args, kwargs, context):
     return args[0] if isinstance(context.module, nn.Dropout) else call(*args, **kwargs)
 
 
-@pytest.mark.usefixtures("optimised")
 def test_a_training_steps_loss_gradients_and_statistics_are_torchs():
     """DeepLabV3 with its auxiliary loss, in float64 on both sides."""
     size = (33, 41)
