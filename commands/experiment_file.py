@@ -29,6 +29,8 @@ class ExperimentParser(flags.ArgumentParser):
     def parse(self, argument: str) -> ConfigDict:
         file, variant = (argument, None) if Path(argument).is_file() else split_variant(argument)
         file = str(find(file)) if file else file
+        if file and Path(file).is_dir():
+            raise UserError(f"--config: {file} is a folder; give an experiment, such as experiments/quickstart.py")
         if not Path(file).is_file():
             raise UserError(f"--config: {file or 'nothing'}: no such file{_suggest_file(Path(file))}")
         if Path(file).suffix != ".py":
@@ -84,7 +86,8 @@ def _suggest_file(file: Path) -> str:
     """Suggests the experiment next to `file`, or in experiments/, that was probably meant."""
     folder = file.parent if file.parent != Path() else Path("experiments")
     found = folder if folder != Path("experiments") or folder.is_dir() else Path(experiments.__path__[0])
-    names = [path.stem for path in sorted(found.glob("*.py")) if path.stem not in ("__init__", *experiments.SHARED)]
+    files = [path for path in sorted(found.glob("*.py")) if path.is_file()]
+    names = [path.stem for path in files if path.stem not in ("__init__", *experiments.SHARED)]
     near = nearest(file.stem, names)
     return f"; did you mean {folder / near}.py?" if near else "; give an experiment, such as experiments/quickstart.py"
 

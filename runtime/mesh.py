@@ -42,7 +42,7 @@ def make_mesh(count: int | None = None, fsdp: int = 1, *, own: bool = False) -> 
         devices = devices[:count]
     fsdp = fsdp or len(devices)
     if len(devices) % fsdp:
-        near = max(divisor for divisor in range(1, fsdp) if len(devices) % divisor == 0)
+        near = max(divisor for divisor in range(1, min(fsdp, len(devices) + 1)) if len(devices) % divisor == 0)
         raise UserError(f"config.mesh.fsdp={fsdp} does not divide the {len(devices)} devices; try {near}")
     return Mesh(np.array(devices).reshape(-1, fsdp), AXIS, axis_types=(AxisType.Auto,) * 2)
 

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,18 @@ def exchanged(value: Any, seconds: float = PATIENCE_S) -> list[Any]:
         padded = np.pad(content, (0, int(sizes.max()) - len(content)))
         rows = multihost_utils.process_allgather(padded)
     return [pickle.loads(zlib.decompress(row[:size].tobytes())) for row, size in zip(rows, sizes, strict=True)]
+
+
+def check_same(own: Mapping[str, Any]) -> None:
+    """Raises UserError, in every process, that names the first value which is not the same in all of them."""
+    first, *others = exchanged(dict(own))
+    for index, other in enumerate(others, 1):
+        for name in sorted(first.keys() | other.keys()):
+            if first.get(name) != other.get(name):
+                raise UserError(
+                    f"{name} is {first.get(name)!r} in process 0, and {other.get(name)!r} in process {index}; start "
+                    "the same command on all hosts"
+                )
 
 
 def check_shared(workdir: AnyPath) -> None:

@@ -17,10 +17,13 @@ def find(file: str) -> Path:
 
 
 def execute(path: Path, name: str) -> ModuleType:
-    """The module `name` that the file defines. What the file raises is raised."""
+    """The module `name` that the file defines. What the file raises is raised; RuntimeError where it exits Python."""
     spec = importlib.util.spec_from_file_location(name, path, loader=_Uncached(name, str(path)))
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SystemExit as error:
+        raise RuntimeError(f"it calls sys.exit({error.code!r})") from error
     return module
 
 

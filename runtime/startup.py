@@ -34,6 +34,10 @@ def start_jax(
         if any(value is not None for value in join):
             raise UserError("--coordinator, --num_processes and --process_id go with --distributed")
         return
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+        raise UserError(f"--coordinator={coordinator}: give the host and the port of process 0, such as host:1234")
+    if process_id is not None and num_processes is not None and not 0 <= process_id < num_processes:
+        raise UserError(f"--process_id={process_id}: of {num_processes} processes; give 0 to {num_processes - 1}")
     try:
         jax.distributed.initialize(*join, heartbeat_timeout_seconds=HEARTBEAT_S)
     except (RuntimeError, ValueError) as error:

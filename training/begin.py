@@ -8,17 +8,22 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from morphism.data.fingerprint import fingerprint
+from morphism.data.fingerprint import Fingerprint, fingerprint
 from morphism.errors import UserError
 from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints
 from morphism.runtime.manifest import claim_classes, claim_config, claim_data, has_steps, write_manifest
 from morphism.runtime.paths import AnyPath, is_local
+from morphism.runtime.processes import check_same
+from morphism.runtime.resume import flat
 from morphism.runtime.surroundings import repeatable
 from morphism.training.build import Parts
 from morphism.training.state import TrainState
 from morphism.weights.convert import from_torch
 from morphism.weights.opening import Weights, fitting, read_weights
+
+# What each host of a run may have of its own: how it reads its data, which are compared themselves, and from where.
+PER_HOST = ("data.source", "data.data_dir", "data.workers", "data.threads", "data.prefetch")
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,13 @@ def opened(config: ConfigDict, variables: dict[str, Any], workdir: AnyPath) -> W
         ) from error
 
 
+def check_processes(parts: Parts) -> None:
+    """Raises UserError if processes of the run have other configurations, except for PER_HOST, or other data."""
+    if jax.process_count() > 1:
+        fields = {f"config.{field}": each for field, each in flat(parts.config).items() if field not in PER_HOST}
+        check_same(fields | {f"the data of {split}": each for split, each in _fingerprints(parts).items()})
+
+
 def claim(
     parts: Parts,
     workdir: AnyPath,
@@ -92,9 +104,7 @@ def claim(
     config, data = parts.config, parts.data
     notes = claim_config(workdir, config, data.train)
     claim_classes(workdir, parts.programs.task.class_names(data.train))
-    splits = {config.data.val_split: data.stored_val, config.data.train_split: data.train}
-    prints = {split: fingerprint(source) for split, source in splits.items()}
-    notes += claim_data(workdir, prints, config.data.train_split)
+    notes += claim_data(workdir, _fingerprints(parts), config.data.train_split)
     unjudged = parts.programs.task.unjudged(data.val)
     if unjudged:
         notes.append(f"data: {config.data.val_split} has no truths for {', '.join(unjudged)}, not evaluated there")
@@ -118,6 +128,11 @@ def start_from(
     tensors, notes = fitting(weights, variables, config)
     state = restart(state, from_torch(tensors, variables))
     return state, [f"starts from {len(tensors)} arrays of {weights.origin}", *notes]
+
+
+def _fingerprints(parts: Parts) -> dict[str, Fingerprint]:
+    config, data = parts.config.data, parts.data
+    return {config.val_split: fingerprint(data.stored_val), config.train_split: fingerprint(data.train)}
 
 
 def _cost(parts: Parts) -> dict[str, int]:

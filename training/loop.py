@@ -25,7 +25,7 @@ from morphism.runtime.resume import flat
 from morphism.runtime.stopping import StopRequest
 from morphism.runtime.writer import Writer, duration, recorded
 from morphism.tasks.task import counted, counts
-from morphism.training.begin import Beginning, begin, opened
+from morphism.training.begin import Beginning, begin, check_processes, opened
 from morphism.training.build import Parts, build, steps_per_epoch
 from morphism.training.clock import DeviceClock
 from morphism.training.derive import derived
@@ -153,6 +153,7 @@ def training(
     pause = pause_of(until, parts)
     weights = found.weights or opened(config, parts.shapes.variables, workdir)
     check_shared(workdir)
+    check_processes(parts)
     with (
         claimed(workdir) if main else nullcontext(),
         Checkpoints(workdir, config.keep, **best_by(config), writer=True) as checkpoints,

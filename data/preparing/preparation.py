@@ -34,6 +34,8 @@ from morphism.errors import UserError, check_choice
 MANIFEST, PLAN = "morphism.json", "plan.json"
 TABLES = "tables"
 FORMAT = 1
+# What every manifest has. Those of earlier versions lack "files", which only `verify` reads.
+WRITTEN = {"dataset", "target", "targets", "category_ids", "pixel_category_ids", "by_id", "splits"}
 ENGINES = ("local", "beam")
 
 Say = Callable[[str], None]
@@ -117,13 +119,13 @@ def prepare(
     if _is_there(folder, plan):
         say(f"{folder}: is prepared already")
         return folder
+    run = importlib.import_module(f"morphism.data.preparing.engines.{engine}").run
     todo = [shard for split, each in opened.items() for shard in shards.shards_of(split, len(each))]
     with partial_folder(folder) as partial:
         _claim(partial, plan)
         work = Work(partial, _dataset(folder), storage, source, data_dir, splits, opened)
         if not (partial / MANIFEST).exists():
             shards.remove_unfinished(partial)
-            run = importlib.import_module(f"morphism.data.preparing.engines.{engine}").run
             with (progress or _Silent)(sum(map(len, opened.values()))) as bar:
                 run(work, todo, workers, options, lambda shard: bar.update(shard.stop - shard.start))
             _complete(work, plan, todo, say)
@@ -229,6 +231,11 @@ def _complete(work: Work, plan: Plan, todo: Sequence[Shard], say: Say) -> None:
         "pixel_category_ids": _listed(first, "pixel_category_ids"),
         "by_id": bool(getattr(first, "by_id", False)),
         "splits": described,
+        "files": {
+            path.name: shards.sha256(path)
+            for path in sorted(folder.iterdir())
+            if path.suffix in (".json", ".txt") and path.name not in (MANIFEST, PLAN)
+        },
     }
     _write_json(folder / MANIFEST, manifest)
 
@@ -244,16 +251,20 @@ def _account(split: str, found: Sequence[Facts], odd: np.ndarray) -> str:
 def verify(folder: Path) -> list[str]:
     """A line for each file of a prepared dataset that is missing or not as it was written."""
     manifest, wrong = read_json(folder / MANIFEST), []
+    lacking = sorted(WRITTEN - manifest.keys())
+    if lacking:
+        return [f"{folder / MANIFEST}: lacks {', '.join(lacking)}"]
+    wanted = {folder / name: digest for name, digest in manifest.get("files", {}).items()}
     for split, each in manifest["splits"].items():
-        wanted = {
+        wanted |= {
             folder / features.shard_name(manifest["dataset"], split, number, len(each["shards"])): digest
             for number, (_, _, digest) in enumerate(each["shards"])
         } | {folder / TABLES / split / name: digest for name, digest in each["tables"].items()}
-        for path, digest in wanted.items():
-            if not path.is_file():
-                wrong.append(f"{path}: missing")
-            elif shards.sha256(path) != digest:
-                wrong.append(f"{path}: changed since it was written")
+    for path, digest in wanted.items():
+        if not path.is_file():
+            wrong.append(f"{path}: missing")
+        elif shards.sha256(path) != digest:
+            wrong.append(f"{path}: changed since it was written")
     return wrong
 
 

@@ -32,7 +32,7 @@ from morphism.data.layouts import Layout, Look, Seen
 from morphism.data.outlines import Outlines
 from morphism.data.preparing import shards, tables
 from morphism.data.preparing.features import shard_name
-from morphism.data.preparing.preparation import FORMAT, MANIFEST, TABLES, identity, read_json
+from morphism.data.preparing.preparation import FORMAT, MANIFEST, TABLES, WRITTEN, identity, read_json
 from morphism.data.records import Record
 from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError
@@ -186,6 +186,8 @@ class Prepared:
             found = tf_example_pb2.Example.FromString(raw).features.feature
             if "image" not in found:  # of a record that it cannot read, ArrayRecord returns no bytes
                 raise EOFError("cut off")
+            if found["name"].bytes_list.value[0] != self.files[index]:
+                raise ValueError("the record of another file")
             return found
         except Exception as error:  # ArrayRecord's readers raise whatever lost or cut files lead them to
             raise self._broken(f"{self._path(shard).name} cannot be read at {name!r}") from error
@@ -223,11 +225,14 @@ def manifest(root: Path) -> dict[str, Any]:
     found = read_json(root / MANIFEST)
     if found.get("format") != FORMAT:
         raise UserError(f"{root}: of format {found.get('format')!r}, not {FORMAT}; prepare the data again")
+    lacking = sorted(WRITTEN - found.keys())
+    if lacking:
+        raise UserError(f"{root / MANIFEST}: lacks {', '.join(lacking)}; restore it, or prepare the data again")
     return found
 
 
 def seen(look: Look) -> Seen:
-    return Seen.of((MANIFEST, look.file(MANIFEST)), ("*.array_record-* files", (look.path / TABLES).is_dir()))
+    return Seen.of((MANIFEST, look.file(MANIFEST)), (f"the folder {TABLES}", (look.path / TABLES).is_dir()))
 
 
 def splits(argument: str, data_dir: str) -> tuple[str, ...]:

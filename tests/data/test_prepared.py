@@ -1,5 +1,6 @@
 """`morphism prepare SOURCE --to DIR`: the same records and truths, to scale, in files that TFDS reads too."""
 
+import errno
 import io
 import itertools
 import os
@@ -20,7 +21,8 @@ from morphism.data.preparing.preparation import open_split, prepare, verify
 from morphism.data.preparing.scaling import Storage, smaller, stored_image
 from morphism.data.preparing.shards import Writer, shards_of
 from morphism.data.recognise import recognise
-from morphism.errors import UserError
+from morphism.data.writing.partial import partial_folder
+from morphism.errors import Unwritable, UserError
 from morphism.experiments.base import get_base
 from morphism.experiments.quickstart import get_config
 
@@ -222,6 +224,38 @@ def test_what_is_damaged_later_is_named(tmp_path):
         _ = source.sizes
 
 
+def test_a_shard_of_other_records_is_read_by_none(tmp_path):
+    prepared("scenes:20x32", tmp_path / "to")
+    names = np.load(tmp_path / "to" / "tables" / "train" / "names.npy")
+    np.save(tmp_path / "to" / "tables" / "train" / "names.npy", np.roll(names, 1))  # as if the shard were another's
+    source = sources.load(sources.within(f"prepared:{tmp_path / 'to'}", ""), "train")
+    with pytest.raises(UserError, match=rf"{tmp_path}/to: .*array_record.* cannot be read.*--verify"):
+        source[3]
+
+
+def test_what_other_tools_read_of_it_is_verified_too(tmp_path):
+    prepared("scenes:20x32", tmp_path / "to")
+    files = {path.name: path for path in (tmp_path / "to").iterdir() if path.suffix in (".json", ".txt")}
+    assert {"features.json", "dataset_info.json"} < files.keys() and any("labels" in name for name in files)
+    for path in (path for name, path in files.items() if name != "morphism.json"):
+        text = path.read_text()
+        path.write_text(text + " ")
+        assert verify(tmp_path / "to") == [f"{path}: changed since it was written"]
+        path.unlink()
+        assert verify(tmp_path / "to") == [f"{path}: missing"]
+        path.write_text(text)
+    assert verify(tmp_path / "to") == []
+
+
+def test_a_manifest_that_lacks_something_is_one_line(tmp_path):
+    prepared("scenes:20x32", tmp_path / "to")
+    path = tmp_path / "to" / "morphism.json"
+    path.write_text('{"format": 1}')
+    with pytest.raises(UserError, match=f"^{path}: lacks by_id, .*; restore it, or prepare the data again$"):
+        sources.load(sources.within(f"prepared:{tmp_path / 'to'}", ""), "train")
+    assert len(verify(tmp_path / "to")) == 1
+
+
 def test_what_is_there_is_neither_repeated_nor_overwritten(tmp_path):
     prepared("scenes:20x32", tmp_path / "to")
     said = []
@@ -287,3 +321,20 @@ def _assert_equal_folders(one: Path, other: Path):
     assert len(files) > 6 and len(files) == sum(path.is_file() for path in other.rglob("*"))
     assert all((one / name).read_bytes() == (other / name).read_bytes() for name in files)
     assert not [name for name in os.listdir(one) if name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "x"), OSError(errno.EDQUOT, "x"), RuntimeError("write() failed: No space left on device")],
+)
+def test_a_full_disk_is_one_line_and_what_is_written_stays(tmp_path, error):
+    with (
+        pytest.raises(Unwritable, match=rf"^{tmp_path}/to.partial: No space .*; make room and start the same command"),
+        partial_folder(tmp_path / "to") as partial,
+    ):
+        (partial / "written").touch()
+        raise error
+    with partial_folder(tmp_path / "to") as partial:
+        assert (partial / "written").exists()
+    with pytest.raises(RuntimeError, match="other"), partial_folder(tmp_path / "other"):
+        raise RuntimeError("other")

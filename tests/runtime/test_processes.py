@@ -70,6 +70,19 @@ def test_a_workdir_that_another_host_does_not_see_is_refused_by_all(tmp_path, tw
     assert not list(tmp_path.glob("run/*")) and not list(tmp_path.glob("run/.*"))
 
 
+def test_a_value_that_another_process_has_otherwise_is_named_by_all(monkeypatch):
+    processes.check_same({"config.seed": 0})  # a single process
+    every = [{"a": 1, "b": 2, "data": {"records": 3}}, {"a": 1, "b": 2, "data": {"records": 3}}]
+    monkeypatch.setattr(processes, "exchanged", lambda own: every)
+    processes.check_same(every[0])
+    every.append({"a": 1, "b": 5, "data": {"records": 3}})
+    with pytest.raises(UserError, match="^b is 2 in process 0, and 5 in process 2; start the same command on all"):
+        processes.check_same(every[0])
+    every[2] = {"a": 1, "b": 2}
+    with pytest.raises(UserError, match="^data is {'records': 3} in process 0, and None in process 2"):
+        processes.check_same(every[0])
+
+
 def test_a_workdir_that_all_see_is_taken(tmp_path, two_processes):
     processes._token(tmp_path, two_processes(1)).write_text("")
     processes.check_shared(tmp_path)

@@ -4,12 +4,20 @@ from pathlib import Path
 import pytest
 
 from morphism.commands.experiment_file import ExperimentParser
+from morphism.errors import UserError
 from morphism.runtime.scripts import find
 from morphism.sweeps import space
 
 SPACE = "def space(trial):\n    return {'seed': 1}\n"
-EXPERIMENT = "from morphism.experiments import quickstart\n\n\ndef get_config():\n    config = quickstart.get_config()\n"
-EXPERIMENT += "    config.seed = 1\n    return config\n"
+EXPERIMENT = """
+from morphism.experiments import quickstart
+
+
+def get_config():
+    config = quickstart.get_config()
+    config.seed = 1
+    return config
+"""
 
 
 @pytest.mark.parametrize(
@@ -38,3 +46,18 @@ def test_an_experiment_of_the_package_is_found_from_any_folder_unless_there_is_o
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "quickstart.py").touch()
     assert find("experiments/quickstart.py") == Path("experiments/quickstart.py")
+
+
+def test_a_file_that_exits_python_is_told_and_a_folder_is_no_experiment(tmp_path):
+    path = tmp_path / "file.py"
+    path.write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(UserError, match=r"^--space .*file.py:space: RuntimeError: it calls sys.exit\(0\)$"):
+        space.load(f"{path}:space")
+    with pytest.raises(UserError, match=r"^--config .*file.py: .*RuntimeError: it calls sys.exit\(0\)$"):
+        ExperimentParser().parse(str(path))
+    with pytest.raises(UserError, match="is a folder; give an experiment"):
+        ExperimentParser().parse(str(tmp_path))
+    (tmp_path / "gone.py").symlink_to("nowhere.py")
+    with pytest.raises(UserError, match="gone.py: no such file") as caught:
+        ExperimentParser().parse(str(tmp_path / "gone.py"))
+    assert "gone.py?" not in str(caught.value)

@@ -99,6 +99,8 @@ def test_a_large_array_is_split_along_its_longest_axis_that_splits(shape, fsdp, 
 def test_a_share_that_does_not_divide_the_devices_is_refused_with_one_that_does():
     with pytest.raises(UserError, match="config.mesh.fsdp=3 does not divide the 4 devices; try 2"):
         make_mesh(fsdp=3)
+    with pytest.raises(UserError, match="does not divide the 4 devices; try 4"):
+        make_mesh(fsdp=10**20)
     assert make_mesh(fsdp=0).shape == {"data": 1, "fsdp": 4}
 
 
