@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 RESUMED = str(Path(__file__).parent / "resumed.py")
 
+PER_PROCESS = ("process_id", "workdir", "output")  # flags that processes of one command may have otherwise
+
 
 class Command:
     """The flags of one command, separate from those of every other, so that one process can import them all.
@@ -72,16 +74,24 @@ class Command:
     def open_trained(self, say: Callable[[str], None]) -> "Run":
         """The run in --workdir, or the model of --config with --weights; `say` gets notes. JAX must have been started.
 
-        --config.field=value changes what may differ in the evaluation of a run.
+        --config.field=value changes what may differ in the evaluation of a run. Raises UserError, in every process, if
+        they have other flags.
         """
         from morphism.evaluation.run import open_run, open_weights
         from morphism.runtime.paths import folder
-        from morphism.runtime.resume import OF_EVALUATION
+        from morphism.runtime.processes import check_same
+        from morphism.runtime.resume import OF_EVALUATION, of_all_hosts
 
-        if not self.workdir.value:
-            return open_weights(self.config.value, self.weights.value, self.config.overrides, say)
-        change = partial(self.config.override, allowed=OF_EVALUATION)
-        return open_run(folder(self.workdir.value), self.checkpoint.value, change)
+        if self.workdir.value:
+            change = partial(self.config.override, allowed=OF_EVALUATION)
+            run = open_run(folder(self.workdir.value), self.checkpoint.value, change)
+        else:
+            run = open_weights(self.config.value, self.weights.value, self.config.overrides, say)
+        if "distributed" in self.flags and self.flags["distributed"].value:
+            given = {name: value for name, value in self.flags.flag_values_dict().items() if name not in PER_PROCESS}
+            own = {f"--{name}": value for name, value in given.items() if not name.startswith("config")}
+            check_same(own | of_all_hosts(run.config))
+        return run
 
     def parse(self, argv: list[str]) -> list[str]:
         """Reads the flags of `argv`; returns the other arguments, the program first.

@@ -31,6 +31,8 @@ OF_EVALUATION = (
     *("model.options.topk_candidates", "model.options.proposals", "model.options.candidates"),
     *("fusion.score", "fusion.overlap", "fusion.stuff_area"),
 )
+# What each host of a run may have of its own: how it reads its data, and from where.
+PER_HOST = ("data.source", "data.data_dir", "data.workers", "data.threads", "data.prefetch")
 
 
 def among(names: Collection[str], field: str) -> bool:
@@ -122,3 +124,8 @@ def flat(config: ConfigDict) -> dict[str, Any]:
 
     walk(json.loads(json.dumps(config.to_dict(), allow_nan=False)), "")
     return found
+
+
+def of_all_hosts(config: ConfigDict) -> dict[str, Any]:
+    """The fields of `config`, "config." before their names, that all processes of a run must have alike."""
+    return {f"config.{field}": value for field, value in flat(config).items() if field not in PER_HOST}

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import socket
 import sys
 
 from morphism.errors import UserError
@@ -38,11 +39,24 @@ def start_jax(
         raise UserError(f"--coordinator={coordinator}: give the host and the port of process 0, such as host:1234")
     if process_id is not None and num_processes is not None and not 0 <= process_id < num_processes:
         raise UserError(f"--process_id={process_id}: of {num_processes} processes; give 0 to {num_processes - 1}")
+    if coordinator is not None and process_id == 0:
+        _check_free(coordinator)
     try:
         jax.distributed.initialize(*join, heartbeat_timeout_seconds=HEARTBEAT_S)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--distributed: {reason}; give --coordinator, --num_processes and --process_id") from error
+
+
+def _check_free(coordinator: str) -> None:
+    """Raises UserError if another process listens at the port: JAX would crash."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the port of a process that has ended is free
+        try:
+            probe.bind(("", int(coordinator.rpartition(":")[2])))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"--coordinator={coordinator}: {reason}; choose another port") from error
 
 
 def compilation_cache() -> str | None:

@@ -44,15 +44,34 @@ def run_anew(*arguments, devices=1, timeout=240):
 
 
 def run_in_two(*arguments):
-    """A command in two processes of one device, joined over loopback: what each printed. Both must succeed."""
+    """What each of two processes prints that run a command together. Both must succeed."""
+    both = in_two(arguments)
+    assert [done.returncode for done in both] == [0, 0], both
+    return ["".join(line for line in done.stdout.splitlines(True) if "[Gloo]" not in line) for done in both]  # XLA's
+
+
+def in_two(arguments, own=((), ())):
+    """A command in two processes of one device, joined over loopback, each with flags of its `own`."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     joined = (*arguments, "--distributed", f"--coordinator=localhost:{port}", "--num_processes=2")
     with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(lambda index: run(*joined, f"--process_id={index}"), range(2)))
-    assert [done.returncode for done in both] == [0, 0], both
-    return ["".join(line for line in done.stdout.splitlines(True) if "[Gloo]" not in line) for done in both]  # XLA's
+        return list(pool.map(lambda index: run(*joined, f"--process_id={index}", *own[index]), range(2)))
+
+
+def test_processes_with_other_flags_all_end_with_the_first_that_differs(tmp_path):
+    whole = ("train.py", "--config=experiments/quickstart.py", f"--workdir={tmp_path / 'run'}", *SMALL)
+    for done in in_two(whole, own=((), ("--config.seed=5", "--config.data.threads=1"))):
+        assert done.returncode == 2
+        assert done.stderr.endswith(
+            "error: config.seed is 0 in process 0, and 5 in process 1; start the same command on all hosts\n"
+        )
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    assert train(tmp_path / "run").returncode == 0
+    for done in in_two(("eval.py", f"--workdir={tmp_path / 'run'}"), own=((), ("--views=flip",))):
+        assert done.returncode == 2
+        assert "error: --views is 'center' in process 0, and 'flip' in process 1" in done.stderr
 
 
 def contents(folder):

@@ -15,15 +15,12 @@ from morphism.runtime.checkpoint import Checkpoints
 from morphism.runtime.manifest import claim_classes, claim_config, claim_data, has_steps, write_manifest
 from morphism.runtime.paths import AnyPath, is_local
 from morphism.runtime.processes import check_same
-from morphism.runtime.resume import flat
+from morphism.runtime.resume import of_all_hosts
 from morphism.runtime.surroundings import repeatable
 from morphism.training.build import Parts
 from morphism.training.state import TrainState
 from morphism.weights.convert import from_torch
 from morphism.weights.opening import Weights, fitting, read_weights
-
-# What each host of a run may have of its own: how it reads its data, which are compared themselves, and from where.
-PER_HOST = ("data.source", "data.data_dir", "data.workers", "data.threads", "data.prefetch")
 
 
 @dataclass(frozen=True)
@@ -86,10 +83,10 @@ def opened(config: ConfigDict, variables: dict[str, Any], workdir: AnyPath) -> W
 
 
 def check_processes(parts: Parts) -> None:
-    """Raises UserError if processes of the run have other configurations, except for PER_HOST, or other data."""
+    """Raises UserError if processes of the run have other configurations or other data."""
     if jax.process_count() > 1:
-        fields = {f"config.{field}": each for field, each in flat(parts.config).items() if field not in PER_HOST}
-        check_same(fields | {f"the data of {split}": each for split, each in _fingerprints(parts).items()})
+        data = {f"the data of {split}": each for split, each in _fingerprints(parts).items()}
+        check_same(of_all_hosts(parts.config) | data)
 
 
 def claim(

@@ -1,9 +1,11 @@
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from morphism.errors import UserError
 from morphism.runtime import mesh, startup
 
 FAULTS = """
@@ -52,3 +54,28 @@ def test_no_module_adds_to_the_flags_of_a_whole_process():
     owners = f"{imports}from absl import flags; print(*flags.FLAGS.flags_by_module_dict())"
     found = subprocess.check_output([sys.executable, "-c", owners], text=True).split()
     assert [name for name in found if name.startswith("morphism.")] == []
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "processes", "index", "words"),
+    [
+        ("host", 2, 0, "--coordinator=host: give the host and the port of process 0, such as host:1234"),
+        ("host:", 2, 1, "--coordinator=host:: give the host and the port"),
+        ("localhost:99999", 1, 0, "--coordinator=localhost:99999: .*; choose another port"),
+        ("localhost:1", 2, 2, "--process_id=2: of 2 processes; give 0 to 1"),
+        ("localhost:1", 2, -1, "--process_id=-1: of 2 processes; give 0 to 1"),
+    ],
+)
+def test_an_address_that_jax_cannot_use_is_one_line(coordinator, processes, index, words):
+    with pytest.raises(UserError, match=f"^{words}"):
+        startup.start_jax(True, coordinator, processes, index)
+
+
+def test_a_port_at_which_another_process_listens_is_one_line():
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"^--coordinator=localhost:{port}: Address already in use; choose another"):
+            startup.start_jax(True, f"localhost:{port}", 1, 0)
+    startup._check_free(f"localhost:{port}")
