@@ -11,6 +11,7 @@ After an interruption, kill -9 included, the same command goes on: a shard that 
 import hashlib
 import importlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -36,6 +37,7 @@ TABLES = "tables"
 FORMAT = 1
 # What every manifest has. Those of earlier versions lack "files", which only `verify` reads.
 WRITTEN = {"dataset", "target", "targets", "category_ids", "pixel_category_ids", "by_id", "splits"}
+LONGEST_NAME = 255  # bytes of a file's name, on most file systems
 ENGINES = ("local", "beam")
 
 Say = Callable[[str], None]
@@ -101,6 +103,7 @@ def prepare(
     """
     check_choice("--engine", engine, ENGINES)
     folder = Path(to).expanduser().absolute()
+    _check_name(folder)
     source = sources.full_spec(source)
     for split in splits:
         name, bracket, _ = split.partition("[")
@@ -154,11 +157,27 @@ class _Silent:
     def update(self, count: int) -> None: ...
 
 
+def _check_name(folder: Path) -> None:
+    """Raises UserError for a folder after which no files can be named."""
+    longest = features.shard_name(_dataset(folder), "validation", 99_999, 99_999)
+    if not _is_text(str(folder)):
+        raise UserError(f"--to {folder}: no UTF-8, as its files' paths must be; choose another folder")
+    if len(f".{longest}..part{os.getpid()}") > LONGEST_NAME:
+        raise UserError(f"--to {folder}: too long a name for the files that are named after it; choose another")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name of a file or a folder is UTF-8, which Python otherwise decodes to what cannot be encoded."""
+    return not re.search("[\ud800-\udfff]", name)
+
+
 def _check(source: str, opened: Mapping[str, Source]) -> None:
     """Raises UserError for sources that are more than their records, and for splits with different classes."""
     first = next(iter(opened.values()))
     if hasattr(first, "weights"):
         raise UserError(f"{source}: is drawn from in proportions of its own; prepare its sources one by one")
+    for name in (name for own in first.targets.values() for name in own if not _is_text(name)):
+        raise UserError(f"{source}: the name of its class {name!r} is not UTF-8; rename it")
     for split, each in opened.items():
         if {name: tuple(own) for name, own in each.targets.items()} != _classes(first):
             raise UserError(f"{source}: its splits {next(iter(opened))} and {split} have other classes; choose --split")

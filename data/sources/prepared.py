@@ -115,6 +115,12 @@ class Prepared:
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(index)
+        try:
+            return self._record(index)
+        except IndexError as error:
+            raise self._broken(f"a table of {self.split} has fewer rows than there are records") from error
+
+    def _record(self, index: int) -> Record:
         name = f"{self.root}: {os.fsdecode(self.files[index])}"
         features = self._read(index, name)
         record: dict[str, Any] = {"image": features["image"].bytes_list.value[0], "name": name}

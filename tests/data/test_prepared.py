@@ -233,6 +233,32 @@ def test_a_shard_of_other_records_is_read_by_none(tmp_path):
         source[3]
 
 
+def test_a_table_that_is_too_short_is_one_line(tmp_path):
+    prepared("scenes:20x32", tmp_path / "to")
+    for path in (tmp_path / "to" / "tables" / "train").glob("has_*.npy"):
+        np.save(path, np.load(path)[:5])
+    source = sources.load(sources.within(f"prepared:{tmp_path / 'to'}", ""), "train")
+    assert source[4]
+    with pytest.raises(UserError, match=f"{tmp_path}/to: a table of train has fewer rows .*--verify"):
+        source[5]
+
+
+@pytest.mark.parametrize("name", ["n" * 240, os.fsdecode(b"to\xff")])
+def test_a_folder_after_which_no_file_can_be_named_is_refused_first(tmp_path, name):
+    with pytest.raises(UserError, match=r"^--to .*: (too long a name for the files|no UTF-8)"):
+        prepared("scenes:20x32", tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_classes_whose_names_are_not_utf8_are_refused_first(tmp_path):
+    for name in ("a", os.fsdecode(b"c\xff")):
+        (tmp_path / "images" / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / "train" / name / "1.png")
+    with pytest.raises(UserError, match=r"images: the name of its class 'c\\udcff' is not UTF-8; rename it$"):
+        prepared(f"folder:{tmp_path / 'images'}", tmp_path / "to")
+    assert not (tmp_path / "to.partial").exists()
+
+
 def test_what_other_tools_read_of_it_is_verified_too(tmp_path):
     prepared("scenes:20x32", tmp_path / "to")
     files = {path.name: path for path in (tmp_path / "to").iterdir() if path.suffix in (".json", ".txt")}
