@@ -197,25 +197,28 @@ def _is_there(folder: Path, plan: Plan) -> bool:
     """Whether `folder` holds what is to be prepared. Raises UserError if it holds anything else."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    if (folder / MANIFEST).is_file():
-        found = read_json(folder / MANIFEST)
-        if {key: found.get(key) for key in plan.described()} == _as_json(plan.described()):
-            return True
-    raise UserError(f"--to {folder}: is there already, with other content; name a new folder, or remove it")
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"--to {folder}: is there already, with other content; name a new folder, or remove it")
+    if differing := _differing(read_json(folder / MANIFEST), _as_json(plan.described())):
+        raise UserError(f"--to {folder}: is prepared already with {differing}; name a new folder, or remove it")
+    return True
 
 
 def _claim(partial: Path, plan: Plan) -> None:
     """Writes the plan, or compares it with that of an earlier try. Raises UserError if they differ."""
     path, now = partial / PLAN, _as_json(plan.described())
-    if path.exists():
-        before = read_json(path)
-        differing = [key for key in now if before.get(key) != now[key]]
-        if differing:
-            what = ", ".join(
-                "other data" if key == "data" else f"{key}={before.get(key)!r}, now {now[key]!r}" for key in differing
-            )
-            raise UserError(f"{partial}: holds an unfinished preparation with {what}; give the same, or remove it")
+    if path.exists() and (differing := _differing(read_json(path), now)):
+        raise UserError(f"{partial}: holds an unfinished preparation with {differing}; give the same, or remove it")
     _write_json(path, now)
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What was prepared otherwise `before`; "" if nothing was."""
+    return ", ".join(
+        "other data" if key == "data" else f"{key}={before.get(key)!r}, now {now[key]!r}"
+        for key in now
+        if before.get(key) != now[key]
+    )
 
 
 def _complete(work: Work, plan: Plan, todo: Sequence[Shard], say: Say) -> None:

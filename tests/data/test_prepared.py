@@ -287,8 +287,11 @@ def test_what_is_there_is_neither_repeated_nor_overwritten(tmp_path):
     said = []
     prepare("scenes:20x32", str(tmp_path / "to"), WHOLE, splits=["train"], workers=1, say=said.append)
     assert said == [f"{tmp_path / 'to'}: is prepared already"]
-    for source, storage in (("scenes:21x32", WHOLE), ("scenes:20x32", SMALL)):
-        with pytest.raises(UserError, match="is there already, with other content"):
+    for source, storage, words in (
+        ("scenes:21x32", WHOLE, "source='scenes:20x32', now 'scenes:21x32', other data"),
+        ("scenes:20x32", SMALL, "short_side=0, now 24"),
+    ):
+        with pytest.raises(UserError, match=f"is prepared already with {words}; name a new folder, or remove it"):
             prepared(source, tmp_path / "to", storage)
     with pytest.raises(UserError, match="prepare its sources one by one"):
         prepared("mix:1*scenes:20x32 + 1*scenes:30x32", tmp_path / "other")
