@@ -74,6 +74,18 @@ def test_processes_with_other_flags_all_end_with_the_first_that_differs(tmp_path
         assert "error: --views is 'center' in process 0, and 'flip' in process 1" in done.stderr
 
 
+def test_a_worker_of_prepare_that_cannot_read_an_image_ends_it_in_one_line(tmp_path):
+    for split in ("train", "val"):
+        for name in "ab":
+            (tmp_path / "in" / split / name).mkdir(parents=True)
+            (tmp_path / "in" / split / name / "1.png").write_bytes(corpus.encode(corpus.photo(), "PNG"))
+    bad = tmp_path / "in" / "val" / "b" / "2.png"
+    bad.touch()
+    done = run_anew(*MORPHISM, "prepare", str(tmp_path / "in"), "--to", str(tmp_path / "to"), "--workers=2")
+    assert done.returncode == 2
+    assert done.stderr == f"morphism prepare: error: {bad}: empty file, not an image; replace or remove it\n"
+
+
 def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

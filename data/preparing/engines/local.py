@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 
 from morphism.data.pipeline import end_with_parent
 from morphism.data.preparing.preparation import Work
@@ -27,6 +27,7 @@ def run(
             write(shard)
             done(shard)
         return
+    others = set(active_children())
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start, initargs=(work,))
     try:
         running = {pool.submit(_write, shard): shard for shard in shards}
@@ -34,7 +35,10 @@ def run(
             future.result()
             done(running[future])
     except BaseException as error:
-        pool.shutdown(wait=False, cancel_futures=True)  # a shard may take a minute; the error is said now
+        for process in set(active_children()) - others:
+            process.kill()  # a shard may take a minute; the error is said now
+        pool.shutdown(cancel_futures=True)
+        pool = running = future = None  # whose semaphores are thereby given back, before the command ends at once
         if not isinstance(error, BrokenProcessPool):
             raise
         raise UserError(
