@@ -273,9 +273,8 @@ def _account(split: str, found: Sequence[Facts], odd: np.ndarray) -> str:
 def verify(folder: Path) -> list[str]:
     """A line for each file of a prepared dataset that is missing or not as it was written."""
     manifest, wrong = read_json(folder / MANIFEST), []
-    lacking = sorted(WRITTEN - manifest.keys())
-    if lacking:
-        return [f"{folder / MANIFEST}: lacks {', '.join(lacking)}"]
+    if missing := lacking(manifest):
+        return [f"{folder / MANIFEST}: lacks {missing}"]
     wanted = {folder / name: digest for name, digest in manifest.get("files", {}).items()}
     for split, each in manifest["splits"].items():
         wanted |= {
@@ -288,6 +287,11 @@ def verify(folder: Path) -> list[str]:
         elif shards.sha256(path) != digest:
             wrong.append(f"{path}: changed since it was written")
     return wrong
+
+
+def lacking(manifest: Mapping[str, Any]) -> str:
+    """The names of what a manifest has to have and has not."""
+    return ", ".join(sorted(WRITTEN - manifest.keys()))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from morphism.data.layouts import Layout, Look, Seen
 from morphism.data.outlines import Outlines
 from morphism.data.preparing import shards, tables
 from morphism.data.preparing.features import shard_name
-from morphism.data.preparing.preparation import FORMAT, MANIFEST, TABLES, WRITTEN, identity, read_json
+from morphism.data.preparing.preparation import FORMAT, MANIFEST, TABLES, identity, lacking, read_json
 from morphism.data.records import Record
 from morphism.data.sources.folder import root_folder
 from morphism.errors import UserError
@@ -231,9 +231,8 @@ def manifest(root: Path) -> dict[str, Any]:
     found = read_json(root / MANIFEST)
     if found.get("format") != FORMAT:
         raise UserError(f"{root}: of format {found.get('format')!r}, not {FORMAT}; prepare the data again")
-    lacking = sorted(WRITTEN - found.keys())
-    if lacking:
-        raise UserError(f"{root / MANIFEST}: lacks {', '.join(lacking)}; restore it, or prepare the data again")
+    if missing := lacking(found):
+        raise UserError(f"{root / MANIFEST}: lacks {missing}; restore it, or prepare the data again")
     return found
 
 
