@@ -2,7 +2,7 @@
 
 Padding is always explicit and symmetric, as in the published references; XLA's "SAME" pads differently at stride 2.
 
-On CPU grouped `conv`, `relu` and `max_pool` have forms that are faster for XLA (ops/platform.py); they compute the same
+On CPU grouped and 1x1 `conv`, `relu` and `max_pool` have forms that are faster for XLA (ops/platform.py); they compute the same
 values and gradients as XLA's own, which accelerators run.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from morphism.errors import UserError
@@ -68,41 +69,58 @@ def conv(
         dtype=dtype,
         kernel_init=kernel_init,
         bias_init=bias_init,
-        conv_general_dilated=_grouped_conv if groups > 1 and on_cpu() else None,
+        conv_general_dilated=_conv_on_cpu if on_cpu() else None,
         name=name,
     )
 
 
+def _conv_on_cpu(x: Array, kernel: Array, strides: tuple[int, int], padding: Any, **options: Any) -> Array:
+    """lax.conv_general_dilated in its form for CPUs."""
+    static, groups = {"window_strides": strides, "padding": tuple(padding), **options}, options["feature_group_count"]
+    if groups == x.shape[-1] == kernel.shape[-1] > 1:
+        return _depthwise(x, kernel, strides, padding, options["rhs_dilation"])
+    if groups > 1 or (kernel.shape[:2] == (1, 1) and not np.any(padding)):
+        return _convolved(x, kernel, tuple(static.items()))
+    return jax.lax.conv_general_dilated(x, kernel, **static)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _grouped(x: Array, kernel: Array, static: tuple[tuple[str, Any], ...]) -> Array:
+def _convolved(x: Array, kernel: Array, static: tuple[tuple[str, Any], ...]) -> Array:
     return jax.lax.conv_general_dilated(x, kernel, **dict(static))
 
 
-def _grouped_forward(x: Array, kernel: Array, static: tuple) -> tuple[Array, tuple[Array, Array]]:
-    return _grouped(x, kernel, static), (x, kernel)
+def _convolved_forward(x: Array, kernel: Array, static: tuple) -> tuple[Array, tuple[Array, Array]]:
+    return _convolved(x, kernel, static), (x, kernel)
 
 
-def _grouped_gradients(static: tuple, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    """Gradients group by group: XLA's own gradient of a grouped convolution takes a hundred times as long on CPU."""
+def _gradients(static: tuple, residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     options = dict(static)
     groups = options.pop("feature_group_count")
+    if groups > 1:
+        return _grouped_gradients(*residuals, dy, groups, options)
+    return _pointwise_gradients(*residuals, dy, options)
+
+
+_convolved.defvjp(_convolved_forward, _gradients)
+
+
+def _grouped_gradients(x: Array, kernel: Array, dy: Array, groups: int, options: dict) -> tuple[Array, Array]:
+    """Gradients group by group: XLA's own gradient of a grouped convolution takes a hundred times as long on CPU."""
 
     def one_by_one(x: Array, kernel: Array) -> Array:
         parts = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True)
         return jnp.concatenate([jax.lax.conv_general_dilated(*part, **options) for part in parts], axis=-1)
 
-    return jax.vjp(one_by_one, *residuals)[1](dy)
+    return jax.vjp(one_by_one, x, kernel)[1](dy)
 
 
-_grouped.defvjp(_grouped_forward, _grouped_gradients)
-
-
-def _grouped_conv(x: Array, kernel: Array, strides: tuple[int, int], padding: Any, **options: Any) -> Array:
-    """lax.conv_general_dilated of several groups, in its form for CPUs."""
-    if options["feature_group_count"] == x.shape[-1] == kernel.shape[-1]:
-        return _depthwise(x, kernel, strides, padding, options["rhs_dilation"])
-    static = {"window_strides": strides, "padding": tuple(padding), **options}
-    return _grouped(x, kernel, tuple(static.items()))
+def _pointwise_gradients(x: Array, kernel: Array, dy: Array, options: dict) -> tuple[Array, Array]:
+    """That of a 1x1 kernel as one product of matrices: XLA's own is a convolution by a kernel as large as the map."""
+    rows, columns = options["window_strides"]
+    summed = (((0, 1, 2), (0, 1, 2)), ((), ()))
+    product = jax.lax.dot_general(x[:, ::rows, ::columns], dy, summed, precision=options["precision"])
+    (dx,) = jax.vjp(lambda x: jax.lax.conv_general_dilated(x, kernel, **options), x)[1](dy)
+    return dx, product.reshape(kernel.shape)
 
 
 def _depthwise(x: Array, kernel: Array, strides: Any, padding: Any, dilation: Any) -> Array:

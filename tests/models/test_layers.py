@@ -188,6 +188,20 @@ def test_grouped_convolution_is_the_same_on_cpu(height, width, groups, stride, d
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize(("height", "width"), [(9, 6), (1, 2)])
+@pytest.mark.parametrize(("stride", "pad"), [(1, 0), (2, 0), (3, 0), (1, 1), (2, 1)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_pointwise_convolution_is_the_same_on_cpu(height, width, stride, pad, dtype):
+    def apply(x, weights):
+        module = conv(5, 1, stride, pad=pad, bias=True, dtype=dtype, name="conv")
+        return module.apply({"params": {"kernel": weights, "bias": jnp.arange(5.0)}}, x)
+
+    arguments = normal(2, height, width, 8, dtype=dtype), normal(1, 1, 8, 5)
+    near = {"atol": 1e-5} if dtype == jnp.float32 else {"rtol": 2**-6, "atol": 0.05}
+    for a, b in zip(*both_ways(apply, *arguments), strict=True):
+        np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), **near)
+
+
 @pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 1, 1), (5, 2, 1), (3, 1, 2), (2, 1, 1)])
 def test_depthwise_convolution_is_the_same_on_cpu(kernel, stride, dilation):
     def apply(x, weights):
