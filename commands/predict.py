@@ -25,6 +25,7 @@ into --output, which all have to share. Process 0 writes what is one file, and p
 import os
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -111,12 +112,15 @@ class Job:
         """`say` gets what concerns this process's inputs, `of_all` what concerns all; `share`: k of n processes."""
         from morphism.data.loose import readable
         from morphism.evaluation.video import is_still
+        from morphism.runtime.processes import check_same
 
         self.run, self.say, self._of_all = run, say, of_all
         self._started, self._output = time.monotonic(), _OUTPUT.value or ""
         to_folder = bool(self._output) and not self._output.endswith((".json", ".jsonl"))
         self._inputs, self._loose, self.lost = _inputs(arguments, Path(self._output) if to_folder else None, of_all)
         (index, self._processes), loose = share, self._loose
+        if self._processes > 1:
+            check_same({"the list of inputs": _summary(self._inputs)})
         videos = [k for k, file in enumerate(loose) if _is_video(file) and not is_still(file)]
         images = sorted({*range(len(loose))} - {*videos})
         self._videos, images = videos[index :: self._processes], images[index :: self._processes]
@@ -286,6 +290,12 @@ def _inputs(
         found = [*found, (Path("stdin"), Path())]
         loose = [*loose, Encoded("stdin", sys.stdin.buffer.read())]
     return found, loose, notes
+
+
+def _summary(inputs: list[tuple[Path, Path]]) -> str:
+    """Of the names of inputs below their folders, of which each process takes every so-manieth."""
+    names = "\0".join(str(path.relative_to(folder)) for path, folder in inputs)
+    return f"{len(inputs):,} files, checksum {zlib.crc32(os.fsencode(names)):08x}"
 
 
 def _is_video(file: "Loose") -> bool:

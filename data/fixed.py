@@ -54,7 +54,7 @@ def _of_canvas(source: Source, data: ConfigDict, augment: ConfigDict) -> str:
         "augment.scale_jitter": (augment.scale_jitter, ()),
         "augment.flip_probability": (augment.flip_probability if augment.mosaic == 0 else 0.0, 0.0),
     }
-    return _first_drawn(drawn)
+    return _drawn(drawn)
 
 
 def _of_crop(source: Source, data: ConfigDict, augment: ConfigDict) -> str:
@@ -63,7 +63,7 @@ def _of_crop(source: Source, data: ConfigDict, augment: ConfigDict) -> str:
         "data.cat_max_ratio": (data.cat_max_ratio, 1.0),
         "augment.elastic": (augment.elastic, 0.0),
     }
-    if found := _first_drawn(drawn):
+    if found := _drawn(drawn):
         return found
     sizes = np.unique(np.asarray(source.sizes), axis=0)
     shown = np.array([_resized(tuple(size), data) for size in sizes.tolist()])
@@ -80,12 +80,14 @@ def _of_crop(source: Source, data: ConfigDict, augment: ConfigDict) -> str:
     return ""
 
 
-def _first_drawn(drawn: dict[str, tuple]) -> str:
-    """Names the first field whose value is not the one that draws nothing."""
-    for name, (value, still) in drawn.items():
-        if value != still:
-            return f"config.{name}={value!r} draws on the host; set it to {still!r}"
-    return ""
+def _drawn(drawn: dict[str, tuple]) -> str:
+    """Names the fields whose value is not the one that draws nothing."""
+    moving = {f"config.{name}": (value, still) for name, (value, still) in drawn.items() if value != still}
+    if not moving:
+        return ""
+    found = " and ".join(f"{name}={value!r}" for name, (value, _) in moving.items())
+    remedy = " and ".join(f"{name}={still!r}" for name, (_, still) in moving.items())
+    return f"{found} {'draws' if len(moving) == 1 else 'draw'} on the host; set {remedy}"
 
 
 def _resized(size: Size, data: ConfigDict) -> Size:

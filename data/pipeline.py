@@ -334,6 +334,16 @@ def _start_worker(index: int, count: int) -> None:
     end_with_parent()
 
 
+@contextlib.contextmanager
+def starting_workers() -> Iterator[None]:
+    """Processes and threads that are started in this context get no Ctrl-C, not even while they import."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def end_with_parent() -> None:
     """Makes a worker end with the main process, however that ends, and ignore signals: Ctrl-C reaches all processes."""
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -371,7 +381,8 @@ def _watched(batches: Iterable[Batch], timeout: float) -> Iterator[Batch]:
             put((None, error))
 
     thread = threading.Thread(target=fetch, daemon=True, name="input")
-    thread.start()
+    with starting_workers():  # which the thread does; signals are for the main thread in any case
+        thread.start()
     try:
         while True:
             batch, error = _received(fetched, timeout)

@@ -2,8 +2,8 @@
 
 Padding is always explicit and symmetric, as in the published references; XLA's "SAME" pads differently at stride 2.
 
-On CPU grouped and 1x1 `conv`, `relu` and `max_pool` have forms that are faster for XLA (ops/platform.py); they compute the same
-values and gradients as XLA's own, which accelerators run.
+On CPU `conv` of groups and of 1x1 kernels, `relu` and `max_pool` have forms that are faster for XLA (ops/platform.py);
+they compute the same values and gradients as XLA's own, which accelerators run.
 """
 
 from functools import partial, reduce

@@ -52,6 +52,6 @@ def _check_json(file: AnyPath, step: str) -> None:
 
 def _broken(path: AnyPath, step: str, reason: str) -> UserError:
     folder = next(parent for parent in path.parents if parent.name == step)
-    return UserError(
-        f"{path}: the checkpoint is broken ({reason}); remove the folder {folder}, and the checkpoint before it counts"
-    )
+    earlier = [each for each in folder.parent.glob("*") if each.name.isdigit() and int(each.name) < int(step)]
+    then = "the checkpoint before it counts" if earlier else "there is none before it: the run starts from step 0"
+    return UserError(f"{path}: the checkpoint is broken ({reason}); remove the folder {folder}, and {then}")

@@ -4,9 +4,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,6 +61,14 @@ def ours(text):
     return "".join(line for line in text.splitlines(True) if not re.fullmatch(GLOO, line))
 
 
+def photos(folder):
+    """Class folders with four photographs."""
+    for split in ("train", "val"):
+        for name in "ab":
+            (folder / split / name).mkdir(parents=True)
+            (folder / split / name / "1.png").write_bytes(corpus.encode(corpus.photo(), "PNG"))
+
+
 def in_two(arguments, own=((), ())):
     """A command in two processes of one device, joined over loopback, each with flags of its `own`."""
     with socket.socket() as free:
@@ -81,18 +91,33 @@ def test_processes_with_other_flags_all_end_with_the_first_that_differs(tmp_path
     for done in in_two(("eval.py", f"--workdir={tmp_path / 'run'}"), own=((), ("--views=flip",))):
         assert done.returncode == 2
         assert "error: --views is 'center' in process 0, and 'flip' in process 1" in done.stderr
+    photos(tmp_path / "in")
+    predict = (*MORPHISM, "predict", f"--workdir={tmp_path / 'run'}")
+    for done in in_two(predict, own=((f"{tmp_path}/in/train",), (f"{tmp_path}/in/val", f"{tmp_path}/in/train"))):
+        assert done.returncode == 2
+        assert "error: the list of inputs is '2 files, checksum " in done.stderr
 
 
 def test_a_worker_of_prepare_that_cannot_read_an_image_ends_it_in_one_line(tmp_path):
-    for split in ("train", "val"):
-        for name in "ab":
-            (tmp_path / "in" / split / name).mkdir(parents=True)
-            (tmp_path / "in" / split / name / "1.png").write_bytes(corpus.encode(corpus.photo(), "PNG"))
+    photos(tmp_path / "in")
     bad = tmp_path / "in" / "val" / "b" / "2.png"
     bad.touch()
     done = run_anew(*MORPHISM, "prepare", str(tmp_path / "in"), "--to", str(tmp_path / "to"), "--workers=2")
     assert done.returncode == 2
     assert done.stderr == f"morphism prepare: error: {bad}: empty file, not an image; replace or remove it\n"
+
+
+def test_ctrl_c_while_workers_of_prepare_start_is_one_line(tmp_path):
+    photos(tmp_path / "in")
+    command = (sys.executable, *MORPHISM, "prepare", str(tmp_path / "in"), "--to", str(tmp_path / "to"), "--workers=2")
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    workers = f"/proc/{process.pid}/task/{process.pid}/children"
+    while process.poll() is None and len(Path(workers).read_text().split()) < 3:  # two, and the tracker of resources
+        time.sleep(0.01)
+    time.sleep(0.1)  # they import NumPy now
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "morphism prepare: error: interrupted\n"
+    assert process.returncode == 130
 
 
 def contents(folder):

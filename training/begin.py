@@ -8,7 +8,6 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from morphism.data.fingerprint import Fingerprint, fingerprint
 from morphism.errors import UserError
 from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints
@@ -85,7 +84,7 @@ def opened(config: ConfigDict, variables: dict[str, Any], workdir: AnyPath) -> W
 def check_processes(parts: Parts) -> None:
     """Raises UserError if processes of the run have other configurations or other data."""
     if jax.process_count() > 1:
-        data = {f"the data of {split}": each for split, each in _fingerprints(parts).items()}
+        data = {f"the data of {split}": each for split, each in parts.fingerprints.items()}
         check_same(of_all_hosts(parts.config) | data)
 
 
@@ -101,7 +100,7 @@ def claim(
     config, data = parts.config, parts.data
     notes = claim_config(workdir, config, data.train)
     claim_classes(workdir, parts.programs.task.class_names(data.train))
-    notes += claim_data(workdir, _fingerprints(parts), config.data.train_split)
+    notes += claim_data(workdir, parts.fingerprints, config.data.train_split)
     unjudged = parts.programs.task.unjudged(data.val)
     if unjudged:
         notes.append(f"data: {config.data.val_split} has no truths for {', '.join(unjudged)}, not evaluated there")
@@ -125,11 +124,6 @@ def start_from(
     tensors, notes = fitting(weights, variables, config)
     state = restart(state, from_torch(tensors, variables))
     return state, [f"starts from {len(tensors)} arrays of {weights.origin}", *notes]
-
-
-def _fingerprints(parts: Parts) -> dict[str, Fingerprint]:
-    config, data = parts.config.data, parts.data
-    return {config.val_split: fingerprint(data.stored_val), config.train_split: fingerprint(data.train)}
 
 
 def _cost(parts: Parts) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sized
 from dataclasses import dataclass
+from functools import cached_property
 
 import optax
 from jax.sharding import Mesh
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 from morphism import tasks
 from morphism.data import sources
 from morphism.data.checks import check_split
+from morphism.data.fingerprint import Fingerprint, fingerprint
 from morphism.data.records import Source
 from morphism.errors import UserError
 from morphism.evaluation.fitness import check_model, check_sizes
@@ -62,6 +64,12 @@ class Parts:
     schedule: optax.Schedule  # step, from 0 -> learning rate; on the host
     shapes: TrainState  # of the state that `init` makes
     peak: float | None  # FLOP/s of all devices together, where known (runtime/peaks.py)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """Of the data of each split."""
+        names = self.config.data
+        return {names.val_split: fingerprint(self.data.stored_val), names.train_split: fingerprint(self.data.train)}
 
     def init(self) -> TrainState:
         """A random first state, on the devices."""

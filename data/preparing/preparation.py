@@ -105,6 +105,7 @@ def prepare(
     folder = Path(to).expanduser().absolute()
     _check_name(folder)
     source = sources.full_spec(source)
+    _check_apart(source, folder)
     for split in splits:
         name, bracket, _ = split.partition("[")
         if bracket:  # a prepared split has a name of its own, of which any part can be read
@@ -166,6 +167,13 @@ def _check_name(folder: Path) -> None:
         raise UserError(f"--to {folder}: too long a name for the files that are named after it; choose another")
 
 
+def _check_apart(source: str, folder: Path) -> None:
+    """Raises UserError for a folder among the data, which would then be other data."""
+    read = Path(source.partition(":")[2]).expanduser().absolute()
+    if read.is_dir() and folder.resolve().is_relative_to(read.resolve()):
+        raise UserError(f"--to {folder}: lies in {read}, and would become part of the data; name a folder outside it")
+
+
 def _is_text(name: str) -> bool:
     """Whether a name of a file or a folder is UTF-8, which Python otherwise decodes to what cannot be encoded."""
     return not re.search("[\ud800-\udfff]", name)
@@ -207,7 +215,7 @@ def _is_there(folder: Path, plan: Plan) -> bool:
 def _claim(partial: Path, plan: Plan) -> None:
     """Writes the plan, or compares it with that of an earlier try. Raises UserError if they differ."""
     path, now = partial / PLAN, _as_json(plan.described())
-    if path.exists() and (differing := _differing(read_json(path), now)):
+    if path.exists() and (differing := _differing(read_json(path, f"remove {partial}"), now)):
         raise UserError(f"{partial}: holds an unfinished preparation with {differing}; give the same, or remove it")
     _write_json(path, now)
 
@@ -294,13 +302,13 @@ def lacking(manifest: Mapping[str, Any]) -> str:
     return ", ".join(sorted(WRITTEN - manifest.keys()))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, remedy: str = "restore it, or prepare the data again") -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); restore it, or prepare the data again") from error
+        raise UserError(f"{path}: cannot be read ({error}); {remedy}") from error
     if not isinstance(found, dict) or not found:
-        raise UserError(f"{path}: not what `morphism prepare` writes; restore it, or prepare the data again")
+        raise UserError(f"{path}: not what `morphism prepare` writes; {remedy}")
     return found
 
 

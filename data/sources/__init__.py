@@ -31,7 +31,7 @@ from morphism.data.layouts import VALIDATION as VALIDATION
 from morphism.data.recognise import is_path as is_path
 from morphism.data.recognise import recognise
 from morphism.data.records import Source, names
-from morphism.errors import UserError, check_choice
+from morphism.errors import UserError, check_choice, did_you_mean
 
 BOUND = r"(-?\d+(?:_\d+)*|-?\d+(?:\.\d+)?%)?"
 SLICE = re.compile(rf"[^\[]*\[{BOUND}:{BOUND}\]")
@@ -204,7 +204,10 @@ def validation(available: Sequence[str]) -> str:
 
 def _format(spec: str) -> tuple[ModuleType, str]:
     """The module of "kind:argument" and the argument."""
-    kind, _, argument = full_spec(spec).partition(":")
+    kind, colon, argument = full_spec(spec).partition(":")
+    if not colon and kind not in kinds():  # meant as a path, or as a kind
+        near = did_you_mean(kind, kinds())
+        raise UserError(f"{spec}: no such file or folder, and none of {', '.join(sorted(kinds()))}{near}")
     check_choice("config.data.source", kind, kinds())
     return module_of(kind), argument
 

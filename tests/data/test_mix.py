@@ -337,7 +337,7 @@ def test_inline_forms_that_make_no_sense_are_refused():
         ("mix:scenes:4x64 + 2*", r"write mix:2"),
         ("mix:", r"write mix:2\*coco:/data/coco \+ 1\*masks:/data/camvid, or mix:<file>.yaml"),
         ("mix:0*scenes:4 + scenes:5", "the weight '0' is not a number above 0"),
-        ("mix:scenes:4 + nothing", "config.data.source is 'nothing', which is none of"),
+        ("mix:scenes:4 + nothing", "nothing: no such file or folder, and none of"),
         ("mix:missing.yaml", "missing.yaml: "),
     ):
         with pytest.raises(UserError, match=reason):

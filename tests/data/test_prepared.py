@@ -295,6 +295,10 @@ def test_what_is_there_is_neither_repeated_nor_overwritten(tmp_path):
             prepared(source, tmp_path / "to", storage)
     with pytest.raises(UserError, match="prepare its sources one by one"):
         prepared("mix:1*scenes:20x32 + 1*scenes:30x32", tmp_path / "other")
+    (tmp_path / "other.partial").mkdir()
+    (tmp_path / "other.partial" / "plan.json").write_text("{")
+    with pytest.raises(UserError, match=r"plan\.json: cannot be read .*; remove .*other\.partial$"):
+        prepared("scenes:20x32", tmp_path / "other")
 
 
 def test_a_slice_and_a_folder_that_cannot_be_made_are_refused(tmp_path):
@@ -312,6 +316,8 @@ def test_a_record_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "photos" / "dog" / "2.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"dog/2\.png"):
         prepared(str(tmp_path / "photos"), tmp_path / "to")
+    with pytest.raises(UserError, match="photos/to: lies in .*/photos, and would become part of the data; name a fold"):
+        prepared(str(tmp_path / "photos"), tmp_path / "photos" / "to")
     assert not (tmp_path / "to").exists()
 
 

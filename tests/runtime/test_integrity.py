@@ -49,6 +49,11 @@ def test_a_checkpoint_with_a_file_gone_or_cut_is_read_right_or_refused_and_the_o
     for name, how in (("manifest.ocdbt", "delete"), ("_METADATA", "cut"), ("metrics", "empty")):
         assert (name, how) in refused
 
+    alone = tmp_path / "alone"
+    shutil.copytree(whole / "checkpoints" / "8", alone / "checkpoints" / "8")
+    spoil(alone / needed[0], "cut")
+    with pytest.raises(UserError, match="and there is none before it: the run starts from step 0"):
+        digest_of(alone, 8)
     spoil(whole / needed[0], "cut")
     with pytest.raises(UserError, match="checkpoints/8/default/.*remove the folder"):
         train(config, whole)

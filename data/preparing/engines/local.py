@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context
 
-from morphism.data.pipeline import end_with_parent
+from morphism.data.pipeline import end_with_parent, starting_workers
 from morphism.data.preparing.preparation import Work
 from morphism.data.preparing.shards import Shard, Writer
 from morphism.errors import UserError
@@ -30,7 +30,8 @@ def run(
     others = set(active_children())
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start, initargs=(work,))
     try:
-        running = {pool.submit(_write, shard): shard for shard in shards}
+        with starting_workers():
+            running = {pool.submit(_write, shard): shard for shard in shards}
         for future in as_completed(running):
             future.result()
             done(running[future])
