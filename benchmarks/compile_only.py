@@ -3,14 +3,15 @@
     pip install libtpu                                       for TPUs
     pip install jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12    for GPUs; all as jax's extras name them
     python benchmarks/compile_only.py [--device h100] [--work resnet architectures] [--names unet yolox_s]
+                                      [--dtype float32] [--precision highest] [--deterministic]
 
 These packages contain XLA's whole compiler for their devices, and need none of these. On GPUs, algorithms are then not
 chosen by timing them, so that convolutions and products may run by other ones there.
 
-resnet: the step of `imagenet_resnet:50` at 224, batch 256, bfloat16, as it is, with batch norm in two passes, and with
-XLA's own gradient of max pooling: memory, and what its kernels read and write.
-architectures: a step and an evaluation in bfloat16 of every architecture at a small size: that they compile, seconds,
-and how many kernels of the step scatter (on GPUs these add in an order that varies) or gather.
+resnet: the step of `imagenet_resnet:50` at 224, batch 256, as it is, with batch norm in two passes, and with XLA's own
+gradient of max pooling: memory, and what its kernels read and write.
+architectures: a step and an evaluation of every architecture at a small size: that they compile, seconds, and how many
+kernels of the step scatter (on GPUs these add in an order that varies) or gather.
 """
 
 import argparse
@@ -98,32 +99,37 @@ def compiled(config: Any, classes: Any, batch: dict[str, np.ndarray], device: st
         return lowered.compile(OPTIONS[kind])
 
 
-def resnet(variant: str, device: str) -> Row:
+def resnet(variant: str, args: argparse.Namespace) -> Row:
     from morphism.experiments import imagenet_resnet
     from morphism.models import layers
     from morphism.ops import moments
 
-    config = imagenet_resnet.get_config("50")
-    config.model.dtype = "bfloat16"
+    config = arithmetic(imagenet_resnet.get_config("50"), args)
     batch = turns.images(256, 224, 224) | {"label": np.zeros(256, np.int32)}
     with contextlib.ExitStack() as changed:
         if "two passes" in variant:
             changed.enter_context(mock.patch.object(moments, "_in_one_pass", moments._in_two_passes))
         if "max pooling" in variant:
             changed.enter_context(mock.patch.object(layers, "on_gpu", lambda: False))
-        program = compiled(config, 1000, batch, device)
+        program = compiled(config, 1000, batch, args.serve)
     return memory(program) | hlo.facts(program.as_text())
 
 
-def architecture(name: str, device: str) -> Row:
-    config = architectures.configured(name).copy_and_resolve_references().unlock()
-    config.model.dtype = "bfloat16"
+def architecture(name: str, args: argparse.Namespace) -> Row:
+    config = arithmetic(architectures.configured(name).copy_and_resolve_references().unlock(), args)
     classes = architectures.classes_of(config)
-    compiled(config, classes, architectures.batch_of(config, False), device, training=False)
-    program = compiled(config, classes, architectures.batch_of(config, True), device)
+    compiled(config, classes, architectures.batch_of(config, False), args.serve, training=False)
+    program = compiled(config, classes, architectures.batch_of(config, True), args.serve)
     kinds = hlo.traffic(program.as_text())["kinds"]
     counts = {f"{kind}s": kinds.get(kind, {"kernels": 0})["kernels"] for kind in ("scatter", "gather", "sort")}
     return memory(program) | counts
+
+
+def arithmetic(config: Any, args: argparse.Namespace) -> Any:
+    """`config` with the flags that say how it computes."""
+    config.update(precision=args.precision, deterministic=args.deterministic)
+    config.model.dtype = args.dtype
+    return config
 
 
 def memory(program: Any) -> Row:
@@ -134,24 +140,24 @@ def memory(program: Any) -> Row:
     }
 
 
-def contend(device: str) -> Answers:
+def contend(args: argparse.Namespace) -> Answers:
     """Answers the name of an architecture, or one of RESNET, with a row."""
 
     def answer(name: str) -> list[Row]:
         began = time.perf_counter()
-        row = resnet(name, device) if name in RESNET else architecture(name.removeprefix("small "), device)
+        row = resnet(name, args) if name in RESNET else architecture(name.removeprefix("small "), args)
         return [row | {"seconds": time.perf_counter() - began}]
 
     return answer
 
 
-def rows(device: str, names: list[str]) -> Iterator[Row]:
-    """A row per name; the process that compiles goes on to the next one unless it fails."""
+def rows(device: str, names: list[str], flags: list[str]) -> Iterator[Row]:
+    """A row per name; the process that compiles, with `flags`, goes on to the next one unless it fails."""
     with tempfile.TemporaryDirectory() as folder:
         worker = None
         for name in names:
             if worker is None or not worker.alive:
-                command = [sys.executable, __file__, "--serve", device]
+                command = [sys.executable, __file__, "--serve", device, *flags]
                 environment = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
                 worker = Served(command, Path(folder) / "log", os.environ | environment)
                 worker.ready(SECONDS)
@@ -178,22 +184,26 @@ def main() -> None:
     parser.add_argument("--device", nargs="+", choices=sorted(DEVICES), default=["h100"])
     parser.add_argument("--work", nargs="+", choices=("resnet", "architectures"), default=["resnet", "architectures"])
     parser.add_argument("--names", nargs="+", choices=sorted(models.models()), help="all unless given")
+    parser.add_argument("--dtype", choices=sorted(models.DTYPES), default="bfloat16")
+    parser.add_argument("--precision", choices=("default", "high", "highest"), default="default")
+    parser.add_argument("--deterministic", action="store_true", help="as config.deterministic")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "compile_only.json")
     parser.add_argument("--serve", choices=sorted(DEVICES), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        return serve(lambda: contend(args.serve))
+        return serve(lambda: contend(args))
 
     first = [name for name in architectures.FIRST if name in models.models()]
     named = args.names or [*first, *sorted(set(models.models()) - set(first))]
     names = (list(RESNET) if "resnet" in args.work else []) + (named if "architectures" in args.work else [])
     names = [f"small {name}" if name in RESNET and index >= len(RESNET) else name for index, name in enumerate(names)]
+    flags = ["--dtype", args.dtype, "--precision", args.precision, *["--deterministic"] * args.deterministic]
     found: list[Row] = []
     for device in args.device:
-        for row in rows(device, names):
+        for row in rows(device, names, flags):
             found.append(row)
             print(line(row), flush=True)
-            turns.save(args.output, {"results": found})
+            turns.save(args.output, {"flags": flags, "results": found})
     return None
 
 

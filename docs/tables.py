@@ -179,10 +179,16 @@ VIEWS = {
         "speed.train_step",
         (
             ("", "{name}"),
+            ("CPU with", "{cpu}"),
             ("CPU-s per step", "{cpu_seconds}"),
             ("images/s", "{images_per_second}"),
             ("Relative to plain linen", "{ratio}"),
         ),
+        commands=True,
+    ),
+    "convolutions": View(
+        "speed.convolutions",
+        (("Kernel", "{kind}"), ("", "{work}"), ("CPU-ms", "{here}"), ("CPU-ms, torch", "{torch}")),
         commands=True,
     ),
     "forward": View(

@@ -158,7 +158,7 @@ def test_a_spoilt_folder_is_named(folder, spoil, message):
 @pytest.mark.parametrize(
     ("source", "split", "message"),
     [
-        ("embeded", "train", "config.data.source is 'embeded'.*did you mean embedded"),
+        ("embeded", "train", "embeded: no such file or folder.*did you mean embedded"),
         ("embedded:x", "train", "embedded takes no argument"),
         ("embedded", "test", "embedded has no split 'test', it has train, val"),
         ("folder:", "train", "without a path"),
