@@ -195,8 +195,8 @@ def main() -> None:
 
     first = [name for name in architectures.FIRST if name in models.models()]
     named = args.names or [*first, *sorted(set(models.models()) - set(first))]
-    names = (list(RESNET) if "resnet" in args.work else []) + (named if "architectures" in args.work else [])
-    names = [f"small {name}" if name in RESNET and index >= len(RESNET) else name for index, name in enumerate(names)]
+    small = [f"small {name}" if name in RESNET else name for name in named]
+    names = (list(RESNET) if "resnet" in args.work else []) + (small if "architectures" in args.work else [])
     flags = ["--dtype", args.dtype, "--precision", args.precision, *["--deterministic"] * args.deterministic]
     found: list[Row] = []
     for device in args.device:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -219,7 +219,7 @@ def run(name: str, program: str, argv: list[str]) -> None:
     sys.stdout.reconfigure(errors="backslashreplace")
     module = importlib.import_module(f"morphism.commands.{name}")
     command, argv = module.COMMAND, [program, *argv]
-    _quieten()
+    _quieten(program)
     with _readers_choice():
         if {"--help", "-help", "-h", "--helpfull"} & set(argv):
             print(command.help(program, module.__doc__), flush=True)
@@ -258,12 +258,22 @@ def _readers_choice() -> Iterator[None]:
         os._exit(141)
 
 
-def _quieten() -> None:
-    """Lets only the main thread report errors: what fails in a library's threads reaches it as an exception."""
+def _quieten(program: str) -> None:
+    """Lets only the main thread report errors: what fails in a library's threads reaches it as an exception.
+
+    Where nothing can be raised, as in a callback of the garbage collector, Ctrl-C would be lost: it ends the process.
+    """
     logging.set_verbosity(logging.FATAL)
     sys.excepthook = _in_main_thread(sys.excepthook)
-    sys.unraisablehook = _in_main_thread(sys.unraisablehook)
     threading.excepthook = lambda error: None
+    report = _in_main_thread(sys.unraisablehook)
+
+    def unraisable(error: Any) -> None:
+        if isinstance(error.exc_value, KeyboardInterrupt):
+            fail(program, "interrupted", status=130)
+        report(error)
+
+    sys.unraisablehook = unraisable
 
 
 def _in_main_thread(hook: Callable) -> Callable:

@@ -127,12 +127,11 @@ class Job:
         broken = readable([loose[k] for k in images])
         self.done = Done(broken={images[k]: reason for k, reason in broken.items()})
         self._images = [k for k in images if k not in self.done.broken]
-        self._folder = self._opened(Path(self._output)) if to_folder else None
+        self._folder = None
+        if to_folder:
+            from morphism.evaluation.output_folder import OutputFolder
 
-    def _opened(self, folder: Path) -> "OutputFolder":
-        from morphism.evaluation.output_folder import OutputFolder
-
-        return OutputFolder(folder, self._inputs, self.run.task.masks, self.run.classes)
+            self._folder = OutputFolder(Path(self._output), self._inputs, self.run.task.masks, self.run.classes, videos)
 
     def images(self) -> None:
         """Predicts the images, in batches per canvas; threads draw and write while devices compute."""

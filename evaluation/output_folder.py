@@ -16,7 +16,7 @@ after their name. Masks are called after the image without its suffix, unless tw
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,6 @@ from jaxtyping import Shaped
 from PIL import Image
 
 from morphism.data import marks
-from morphism.data.loose import is_video
 from morphism.errors import UserError
 from morphism.evaluation.result import Result
 from morphism.labels import IGNORE
@@ -63,14 +62,22 @@ class OutputFolder:
 
     inputs: paths with the folders below which they were found.
     masks: the names of the task's masks. classes: those of the run.
+    videos: which of the inputs are videos; a GIF may be one.
 
     Raises UserError if two results would have one name or one would replace an input, and for a folder not to be made.
     """
 
-    def __init__(self, folder: Path, inputs: Sequence[tuple[Path, Path]], masks: Sequence[str], classes: Names):
+    def __init__(
+        self,
+        folder: Path,
+        inputs: Sequence[tuple[Path, Path]],
+        masks: Sequence[str],
+        classes: Names,
+        videos: Collection[int] = (),
+    ):
         self.folder, self._masks, self._classes = folder, masks, classes
         self._names = names = relative_names(inputs)
-        self._images = [folder / name for name in _drawn_names(names)]
+        self._images = [folder / name for name in _drawn_names(names, videos)]
         stems = _apart(names, [name.with_suffix("") for name in names])
         self._of_masks = {mask: [folder / "masks" / _mask_name(stem, mask) for stem in stems] for mask in masks}
         self._check([path for path, _ in inputs])
@@ -165,10 +172,12 @@ def relative_names(inputs: Sequence[tuple[Path, Path]]) -> list[Path]:
     return [path.relative_to(common) for path in whole]
 
 
-def _drawn_names(names: Sequence[Path]) -> list[Path]:
+def _drawn_names(names: Sequence[Path], videos: Collection[int]) -> list[Path]:
     """What the annotated copies are called: clip.avi becomes clip.mp4, or clip.avi.mp4 if there is another clip.mp4."""
-    short = [name.with_suffix(".mp4") if is_video(name) else _with_suffix(name, KEPT, ".png") for name in names]
-    return _apart([_with_suffix(name, (".mp4",), ".mp4") if is_video(name) else name for name in names], short)
+    images = [_with_suffix(name, KEPT, ".png") for name in names]
+    short = [name.with_suffix(".mp4") if k in videos else images[k] for k, name in enumerate(names)]
+    long = [_with_suffix(name, (".mp4",), ".mp4") if k in videos else images[k] for k, name in enumerate(names)]
+    return _apart(long, short)
 
 
 def _with_suffix(name: Path, kept: Sequence[str], suffix: str) -> Path:

@@ -20,7 +20,7 @@ from orbax.checkpoint import checkpoint_managers
 from morphism import tasks
 from morphism.errors import Unwritable, UserError, did_you_mean
 from morphism.runtime.digest import by_path
-from morphism.runtime.integrity import METRICS, check_steps, check_whole
+from morphism.runtime.integrity import METRICS, check_steps, check_whole, write_checksums
 from morphism.runtime.mesh import laid_out
 from morphism.runtime.paths import AnyPath, is_local, read_json, write_json
 from morphism.runtime.processes import is_lost, time_limit
@@ -53,6 +53,7 @@ class Checkpoints:
                 preservation_policy=_Preserved(self),
                 save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),  # when to save is the loop's decision
                 cleanup_tmp_directories=writer,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._finish),
             ),
         )
         paths = {step: self.folder / str(step) / METRICS for step in self.steps()}
@@ -87,6 +88,12 @@ class Checkpoints:
             for other in self.steps():
                 if other not in self.kept(self.steps()):
                     self._manager.delete(other)
+
+    def _finish(self) -> None:
+        """Adds checksums to a step that Orbax has written, before it gives the folder its name."""
+        if jax.process_index() == 0 and is_local(self.folder):  # Orbax has waited for the others
+            for unnamed in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                write_checksums(unnamed)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

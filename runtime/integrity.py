@@ -1,13 +1,22 @@
-"""Checks that a checkpoint's files exist and are complete, before Orbax reads them: it would fail with many traces."""
+"""Checks that a checkpoint's files are as they were written, before Orbax reads them.
+
+It would fail with many traces, or load arrays in which a bit has flipped: its compressed chunks have no checksums. So
+each checkpoint on a local disk gets those of its files.
+"""
 
 import json
+import zlib
+from typing import Any
 
 import tensorstore
 
 from morphism.errors import UserError
-from morphism.runtime.paths import AnyPath
+from morphism.runtime.paths import AnyPath, write_json
 
 METRICS = "metrics/metrics"  # where Orbax keeps a step's metrics
+ARRAYS = "default"  # and its arrays
+CHECKSUMS = "checksums.json"  # path below ARRAYS -> CRC-32
+CHUNK = 1 << 24  # bytes that are read at once
 
 
 def check_steps(checkpoints: AnyPath) -> None:
@@ -21,9 +30,29 @@ def check_steps(checkpoints: AnyPath) -> None:
             _check_json(file, file.relative_to(checkpoints).parts[0])
 
 
+def write_checksums(step: AnyPath) -> None:
+    """Writes those of all files of arrays in the folder of a step."""
+    arrays = step / ARRAYS
+    files = sorted(path for path in arrays.rglob("*") if path.is_file())
+    write_json(step / CHECKSUMS, {str(file.relative_to(arrays)): _checksum(file) for file in files})
+
+
 def check_whole(step: AnyPath) -> None:
-    """Reads all arrays of a step once. Raises UserError naming the first that is missing or cut off."""
-    arrays = step / "default"
+    """Reads all files of a step's arrays once. Raises UserError naming the first that is not as it was written.
+
+    Without checksums, which older checkpoints and those in a bucket lack, it must at least be complete.
+    """
+    arrays, listed = step / ARRAYS, step / CHECKSUMS
+    if listed.exists():
+        checksums = _check_json(listed, step.name)
+        if not isinstance(checksums, dict):
+            raise _broken(listed, step.name, "no checksums")
+        for name, checksum in checksums.items():
+            if not (arrays / name).is_file():
+                raise _broken(arrays / name, step.name, "missing")
+            if _checksum(arrays / name) != checksum:
+                raise _broken(arrays / name, step.name, "changed since it was written")
+        return
     for file in (arrays / "_METADATA", *arrays.glob("_sharding"), *arrays.glob("array_metadatas/*")):
         _check_json(file, step.name)
     name = b""
@@ -41,9 +70,18 @@ def check_whole(step: AnyPath) -> None:
         raise _broken(arrays / "manifest.ocdbt", step.name, "it names no arrays")
 
 
-def _check_json(file: AnyPath, step: str) -> None:
+def _checksum(file: AnyPath) -> int:
+    found = 0
+    with file.open("rb") as opened:
+        while chunk := opened.read(CHUNK):
+            found = zlib.crc32(chunk, found)
+    return found
+
+
+def _check_json(file: AnyPath, step: str) -> Any:
+    """What the file holds. Raises UserError if it cannot be read."""
     try:
-        json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise _broken(file, step, error.strerror) from error
     except ValueError as error:
@@ -53,5 +91,5 @@ def _check_json(file: AnyPath, step: str) -> None:
 def _broken(path: AnyPath, step: str, reason: str) -> UserError:
     folder = next(parent for parent in path.parents if parent.name == step)
     earlier = [each for each in folder.parent.glob("*") if each.name.isdigit() and int(each.name) < int(step)]
-    then = "the checkpoint before it counts" if earlier else "there is none before it: the run starts from step 0"
+    then = "the checkpoint before it counts" if earlier else "there is none before it: training starts from step 0"
     return UserError(f"{path}: the checkpoint is broken ({reason}); remove the folder {folder}, and {then}")

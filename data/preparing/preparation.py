@@ -29,7 +29,7 @@ from morphism.data.preparing import features, shards, tables
 from morphism.data.preparing.scaling import Storage
 from morphism.data.preparing.shards import Facts, Shard, Writer
 from morphism.data.records import Source, first_target
-from morphism.data.writing.partial import partial_folder
+from morphism.data.writing.partial import partial_folder, partial_of
 from morphism.errors import UserError, check_choice
 
 MANIFEST, PLAN = "morphism.json", "plan.json"
@@ -102,7 +102,7 @@ def prepare(
     Raises UserError for bad input, and for a record that cannot be read.
     """
     check_choice("--engine", engine, ENGINES)
-    folder = Path(to).expanduser().absolute()
+    folder = Path(os.path.realpath(Path(to).expanduser()))
     _check_name(folder)
     source = sources.full_spec(source)
     _check_apart(source, folder)
@@ -168,10 +168,14 @@ def _check_name(folder: Path) -> None:
 
 
 def _check_apart(source: str, folder: Path) -> None:
-    """Raises UserError for a folder among the data, which would then be other data."""
-    read = Path(source.partition(":")[2]).expanduser().absolute()
-    if read.is_dir() and folder.resolve().is_relative_to(read.resolve()):
+    """Raises UserError for a folder among the data, which would then be other data, and for one around it."""
+    read = Path(os.path.realpath(Path(source.partition(":")[2]).expanduser()))
+    if not read.is_dir():
+        return
+    if folder.is_relative_to(read):
         raise UserError(f"--to {folder}: lies in {read}, and would become part of the data; name a folder outside it")
+    if read.is_relative_to(partial_of(folder)):
+        raise UserError(f"--to {folder}: is first written as {partial_of(folder)}, where the data are; name another")
 
 
 def _is_text(name: str) -> bool:
@@ -215,6 +219,9 @@ def _is_there(folder: Path, plan: Plan) -> bool:
 def _claim(partial: Path, plan: Plan) -> None:
     """Writes the plan, or compares it with that of an earlier try. Raises UserError if they differ."""
     path, now = partial / PLAN, _as_json(plan.described())
+    others = any(not each.name.startswith(".") for each in partial.iterdir())
+    if others and not path.exists() and not (partial / MANIFEST).exists():
+        raise UserError(f"{partial}: holds something else; remove it, or name another folder as --to")
     if path.exists() and (differing := _differing(read_json(path, f"remove {partial}"), now)):
         raise UserError(f"{partial}: holds an unfinished preparation with {differing}; give the same, or remove it")
     _write_json(path, now)

@@ -10,13 +10,18 @@ from pathlib import Path
 from morphism.errors import Unwritable, UserError
 
 
+def partial_of(folder: Path) -> Path:
+    """What `folder` is called until it is complete."""
+    return folder.with_name(f"{folder.name}.partial")
+
+
 @contextmanager
 def partial_folder(folder: Path) -> Iterator[Path]:
     """The folder to write in, which becomes `folder` at the end. Only one process at a time can be in it.
 
     Raises UserError if it cannot be made, if another process is in it, or if the disk is full.
     """
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial = partial_of(folder)
     try:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:

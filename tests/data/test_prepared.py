@@ -318,6 +318,23 @@ def test_a_record_that_cannot_be_read_is_named(tmp_path):
         prepared(str(tmp_path / "photos"), tmp_path / "to")
     with pytest.raises(UserError, match="photos/to: lies in .*/photos, and would become part of the data; name a fold"):
         prepared(str(tmp_path / "photos"), tmp_path / "photos" / "to")
+    (tmp_path / "photos").rename(tmp_path / "in.partial")
+    with pytest.raises(UserError, match="in: is first written as .*/in.partial, where the data are; name another"):
+        prepared(str(tmp_path / "in.partial"), tmp_path / "in")
+    with pytest.raises(
+        UserError, match=r"in\.partial: holds something else; remove it, or name another folder as --to"
+    ):
+        prepared("scenes:20x32", tmp_path / "in")
+    assert (tmp_path / "in.partial" / "cat" / "1.png").exists()
+
+
+def test_a_link_stands_for_its_folder(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new"):
+        (tmp_path / "link").symlink_to(name)
+        prepared("scenes:20x32", tmp_path / "link")
+        assert verify(tmp_path / name) == []
+        (tmp_path / "link").unlink()
     assert not (tmp_path / "to").exists()
 
 

@@ -26,12 +26,12 @@ def test_two_inputs_never_become_one_output(tmp_path):
     a, b = write(tmp_path / "x" / "a.png"), write(tmp_path / "y" / "a.png")
     assert relative_names([(a, a.parent)]) == [Path("a.png")]
     assert relative_names([(a, a.parent), (b, b.parent)]) == [Path("x/a.png"), Path("y/a.png")]
-    inputs = [(Path(name), Path()) for name in ("a.jpg", "a.png", "b.tif", "c.gif", "c.avi", "d.mov")]
-    folder = OutputFolder(tmp_path / "out", inputs, ("",), ("a", "b"))
+    inputs = [(Path(name), Path()) for name in ("a.jpg", "a.png", "b.tif", "c.gif", "c.avi", "d.mov", "still.gif")]
+    folder = OutputFolder(tmp_path / "out", inputs, ("",), ("a", "b"), videos=range(3, 6))
     names = [str(path.relative_to(tmp_path / "out")) for path in folder._images]
-    assert names == ["a.jpg", "a.png", "b.tif.png", "c.gif.mp4", "c.avi.mp4", "d.mp4"]
+    assert names == ["a.jpg", "a.png", "b.tif.png", "c.gif.mp4", "c.avi.mp4", "d.mp4", "still.gif.png"]
     masks = [str(path.relative_to(tmp_path / "out" / "masks")) for path in folder._of_masks[""]]
-    assert masks == ["a.jpg.png", "a.png.png", "b.png", "c.gif.png", "c.avi.png", "d.png"]
+    assert masks == ["a.jpg.png", "a.png.png", "b.png", "c.gif.png", "c.avi.png", "d.png", "still.png"]
 
 
 def test_a_result_never_replaces_an_input(tmp_path):

@@ -18,11 +18,14 @@ def digest_of(workdir, step):
 
 
 def spoil(file, how):
+    content = file.read_bytes()
+    half = len(content) // 2
     if how == "delete":
         file.unlink()
+    elif how == "flip":
+        file.write_bytes(content[:half] + bytes([content[half] ^ 16]) + content[half + 1 :])
     else:
-        content = file.read_bytes()
-        file.write_bytes(content[: len(content) // 2 if how == "cut" else 0])
+        file.write_bytes(content[: half if how == "cut" else 0])
 
 
 def test_a_checkpoint_with_a_file_gone_or_cut_is_read_right_or_refused_and_the_one_before_goes_on(config, tmp_path):
@@ -33,7 +36,7 @@ def test_a_checkpoint_with_a_file_gone_or_cut_is_read_right_or_refused_and_the_o
     refused = set()
     needed = []  # data files without which the arrays cannot be read; Orbax leaves others, already merged into these
     for file in sorted(path.relative_to(whole) for path in (whole / "checkpoints" / "8").rglob("*") if path.is_file()):
-        for how in ("delete", "cut", "empty"):
+        for how in ("delete", "cut", "empty", "flip"):
             copy = tmp_path / "copy"
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(whole / "checkpoints", copy / "checkpoints")
@@ -46,13 +49,18 @@ def test_a_checkpoint_with_a_file_gone_or_cut_is_read_right_or_refused_and_the_o
                 assert len(str(error).splitlines()) == 1
                 refused.add((file.name, how))
                 needed += [file] * (file.parent.name == "d" and how == "cut")
+                assert file.name != "checksums.json" or how != "delete"
+    assert len(needed) > 1 and all((file.name, "flip") in refused for file in needed)
     for name, how in (("manifest.ocdbt", "delete"), ("_METADATA", "cut"), ("metrics", "empty")):
         assert (name, how) in refused
 
     alone = tmp_path / "alone"
     shutil.copytree(whole / "checkpoints" / "8", alone / "checkpoints" / "8")
-    spoil(alone / needed[0], "cut")
-    with pytest.raises(UserError, match="and there is none before it: the run starts from step 0"):
+    (alone / "checkpoints" / "8" / "checksums.json").unlink()  # as before there were any
+    assert digest_of(alone, 8) == last
+    for file in needed:
+        spoil(alone / file, "cut")
+    with pytest.raises(UserError, match="and there is none before it: training starts from step 0"):
         digest_of(alone, 8)
     spoil(whole / needed[0], "cut")
     with pytest.raises(UserError, match="checkpoints/8/default/.*remove the folder"):
