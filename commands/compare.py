@@ -36,7 +36,7 @@ def text(found: dict[str, Any]) -> str:
     for title, what in (("config", "configuration"), ("surroundings", "code, versions, devices"), ("data", "data")):
         rows = [[name, *(_cell(value, name) for value in values)] for name, values in found[title].items()]
         blocks.append([f"{what}: the same"] if not rows else aligned([[what, *runs], *rows]))
-    curves = [f"{name} and {runs[0]}: {line}" for name, lines in found["curves"].items() for line in lines]
+    curves = [f"{runs[0]} and {name}: {line}" for name, lines in found["curves"].items() for line in lines]
     blocks.append(curves)
     rows = [[name, *(_numbers(each) for each in values)] for name, values in found["numbers"].items()]
     blocks.append(aligned([["last; best at step", *runs], *rows]) if rows else ["no numbers yet"])

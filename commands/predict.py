@@ -25,7 +25,6 @@ into --output, which all have to share. Process 0 writes what is one file, and p
 import os
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from morphism.data.loose import Loose
-    from morphism.evaluation.output_folder import CocoRecords, OutputFolder
+    from morphism.evaluation.output_folder import CocoRecords
     from morphism.evaluation.result import Result
     from morphism.evaluation.run import Run
 
@@ -120,7 +119,8 @@ class Job:
         self._inputs, self._loose, self.lost = _inputs(arguments, Path(self._output) if to_folder else None, of_all)
         (index, self._processes), loose = share, self._loose
         if self._processes > 1:
-            check_same({"the list of inputs": _summary(self._inputs)})
+            names = (str(path.relative_to(folder)) for path, folder in self._inputs)  # each takes every n-th of them
+            check_same({f"input {k}": name for k, name in enumerate(names, 1)})
         videos = [k for k, file in enumerate(loose) if _is_video(file) and not is_still(file)]
         images = sorted({*range(len(loose))} - {*videos})
         self._videos, images = videos[index :: self._processes], images[index :: self._processes]
@@ -289,12 +289,6 @@ def _inputs(
         found = [*found, (Path("stdin"), Path())]
         loose = [*loose, Encoded("stdin", sys.stdin.buffer.read())]
     return found, loose, notes
-
-
-def _summary(inputs: list[tuple[Path, Path]]) -> str:
-    """Of the names of inputs below their folders, of which each process takes every so-manieth."""
-    names = "\0".join(str(path.relative_to(folder)) for path, folder in inputs)
-    return f"{len(inputs):,} files, checksum {zlib.crc32(os.fsencode(names)):08x}"
 
 
 def _is_video(file: "Loose") -> bool:

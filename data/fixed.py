@@ -12,6 +12,7 @@ With `crop` the part that is shown, and whether it is flipped, may be drawn if a
 if the images are not resized or fit the crop: a crop of a resized image need not equal the resized crop to the bit.
 """
 
+import shlex
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -58,26 +59,31 @@ def _of_canvas(source: Source, data: ConfigDict, augment: ConfigDict) -> str:
 
 
 def _of_crop(source: Source, data: ConfigDict, augment: ConfigDict) -> str:
+    scaled = data.scale[0] < data.scale[1]
     drawn = {
-        "data.scale": (data.scale if data.scale[0] < data.scale[1] else (1.0, 1.0), (1.0, 1.0)),
+        "data.scale": (data.scale if scaled else (1.0, 1.0), (1.0, 1.0)),
         "data.cat_max_ratio": (data.cat_max_ratio, 1.0),
         "augment.elastic": (augment.elastic, 0.0),
     }
-    if found := _drawn(drawn):
-        return found
     sizes = np.unique(np.asarray(source.sizes), axis=0)
-    shown = np.array([_resized(tuple(size), data) for size in sizes.tolist()])
+    scale = 1.0 if scaled else data.scale[0]  # to which the remedy sets it
+    shown = np.array([resized(tuple(size), tuple(data.crop), data, scale=scale) for size in sizes.tolist()])
     shifts, flips = bool((shown > data.crop).any()), augment.flip_probability > 0
     if (shifts or flips) and len(sizes) > 1:
         return f"its images have {len(sizes):,} sizes; set config.data.on_device to False"
+    reasons = [_drawn(drawn)]
     if (shifts or flips) and not set(data.targets) <= STILL_TARGETS:
-        return (
+        least = tuple(shown.max(axis=0).tolist())
+        reasons.append(
             f"config.data.targets={tuple(data.targets)} would have to move with crops and flips; set "
-            "config.augment.flip_probability=0.0 and a config.data.crop that holds the images"
+            f"config.augment.flip_probability=0.0, and config.data.crop='{least}' or larger"
         )
-    if shifts and (shown != sizes).any():
-        return "images are resized before they are cropped at random; set config.data.resize=none and scale=(1.0, 1.0)"
-    return ""
+    elif shifts and (shown != sizes).any():
+        reasons.append(
+            "images are resized before they are cropped at random; set config.data.resize=none and "
+            "config.data.scale='(1.0, 1.0)'"
+        )
+    return "; ".join(filter(None, reasons))
 
 
 def _drawn(drawn: dict[str, tuple]) -> str:
@@ -86,7 +92,7 @@ def _drawn(drawn: dict[str, tuple]) -> str:
     if not moving:
         return ""
     found = " and ".join(f"{name}={value!r}" for name, (value, _) in moving.items())
-    remedy = " and ".join(f"{name}={still!r}" for name, (_, still) in moving.items())
+    remedy = " and ".join(f"{name}={shlex.quote(repr(still))}" for name, (_, still) in moving.items())
     return f"{found} {'draws' if len(moving) == 1 else 'draw'} on the host; set {remedy}"
 
 

@@ -71,6 +71,8 @@ def readable(images: Sequence[Loose]) -> dict[int, str]:
     """The error of each image whose header cannot be read, by its position."""
 
     def problem(file: Loose) -> str:
+        if isinstance(file, Path) and not os.path.lexists(file):
+            return f"{file}: no such file; correct the path, or leave it out"
         try:
             _size(file)
         except UserError as error:

@@ -127,8 +127,10 @@ def verdict(metrics: MetricsParting, arrays: Mapping[int, ArraysParting], resume
         )
     if lacking:
         lines.append(f"only one run has {_listed(metrics.missing)}")
+    if arrays and not parted:
+        lines.append(f"all arrays of the checkpoint(s) of step {steps} are equal to the bit")
     start = min([*([metrics.step] if metrics.name else []), *parted], default=None)
-    where = "they differ in length" if start is None else f"step {start} is the first on record at which they differ"
+    where = "only in what they report" if start is None else f"step {start} is the first on record at which they differ"
     return False, [f"different: {where}", *lines]
 
 

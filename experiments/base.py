@@ -295,7 +295,7 @@ DETECTION = dict(
         mixup=Field(0.0, between(0.0, 1.0), "mosaic: probability of blending it half and half with another image."),
         mixup_scale=Field((0.5, 1.5), interval(0.0), "mixup: range of a random factor of the other image's size."),
         hsv=Field((0.0, 0.0, 0.0), HSV, "YOLOX: largest shifts, in OpenCV's units, such as (5, 30, 30)."),
-        closing=Field("0", LENGTH, "Length of the final part without mosaic, in which YOLOX adds an L1 loss."),
+        closing=Field("0", LENGTH, "Length of the last epochs, without mosaic; in them YOLOX adds an L1 loss."),
     ),
 )
 INSTANCES = dict(

@@ -84,12 +84,15 @@ class Detection(SingleTask):
         check_count(self, 1, source, classes)
 
     def resolve(self, config: ConfigDict, source: Sized) -> ConfigDict:
-        """Adds augment.closing_from: the first draw of a record without mosaic, or -1."""
+        """Adds augment.closing_from: the first draw of a record without mosaic, or -1.
+
+        The last part begins with an epoch, the one that begins nearest to its length from the end, but not the first.
+        """
         epoch = len(source) / config.batch_size  # in steps
         lengths = {"duration": config.duration, "augment.closing": config.augment.closing}
         total, closing = (to_steps(length, epoch, field) for field, length in lengths.items())
         # A record is drawn data.repeats times per epoch.
-        first = max(round((total - closing) / epoch), 0) * config.data.repeats
+        first = max(round((total - closing) / epoch), 1) * config.data.repeats
         resolved = config.copy_and_resolve_references()
         with resolved.unlocked():
             resolved.augment.closing_from = first if closing else -1

@@ -95,7 +95,7 @@ def test_processes_with_other_flags_all_end_with_the_first_that_differs(tmp_path
     predict = (*MORPHISM, "predict", f"--workdir={tmp_path / 'run'}")
     for done in in_two(predict, own=((f"{tmp_path}/in/train",), (f"{tmp_path}/in/val", f"{tmp_path}/in/train"))):
         assert done.returncode == 2
-        assert "error: the list of inputs is '2 files, checksum " in done.stderr
+        assert "error: input 3 is None in process 0, and 'a/1.png' in process 1; start the same" in done.stderr
 
 
 def test_a_worker_of_prepare_that_cannot_read_an_image_ends_it_in_one_line(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from morphism.data import sources
 from morphism.errors import UserError
 from morphism.models import cost
 from morphism.runtime.checkpoint import Checkpoints
@@ -101,6 +102,11 @@ def claim(
     notes = claim_config(workdir, config, data.train)
     claim_classes(workdir, parts.programs.task.class_names(data.train))
     notes += claim_data(workdir, parts.fingerprints, config.data.train_split)
+    if sources.in_one_split(config.data):
+        notes.append(
+            "data: trains and evaluates on the same records, so that the metrics say nothing about other images; of a "
+            "split that is called train, config.data.val_fraction=0.1 holds out a tenth"
+        )
     unjudged = parts.programs.task.unjudged(data.val)
     if unjudged:
         notes.append(f"data: {config.data.val_split} has no truths for {', '.join(unjudged)}, not evaluated there")

@@ -192,6 +192,13 @@ def _without_classes(part: Subset, split: str) -> str:
     )
 
 
+def in_one_split(data: ConfigDict) -> bool:
+    """Whether the records of config.data.train_split and those of val_split are the same."""
+    available = splits(data)
+    train, val = (each.partition("[") for each in (data.train_split, data.val_split))
+    return data.val_fraction == 0 and (_own(train[0], available), *train[1:]) == (_own(val[0], available), *val[1:])
+
+
 def _own(name: str, available: Sequence[str]) -> str:
     """The name in `available` of the split `name`; the validation split has several."""
     return name if name in available or name not in VALIDATION else validation(available)
@@ -204,6 +211,8 @@ def validation(available: Sequence[str]) -> str:
 
 def _format(spec: str) -> tuple[ModuleType, str]:
     """The module of "kind:argument" and the argument."""
+    if not spec:
+        raise UserError("config.data.source is empty: give your data, such as --config.data.source=PATH")
     kind, colon, argument = full_spec(spec).partition(":")
     if not colon and kind not in kinds():  # meant as a path, or as a kind
         near = did_you_mean(kind, kinds())

@@ -266,6 +266,10 @@ def test_closing_begins_with_the_epochs_first_draw():
     config = config_of(hsv=(0.0, 0.0, 0.0), flip_probability=0.0)
     assert config.augment.closing_from == 35
     assert config_of(closing="0").augment.closing_from == -1
+    short = get_base("detection")
+    short.update(duration="6", batch_size=4)
+    short.augment.update(mosaic=1.0, closing="1")
+    assert detection.resolve(short, range(204)).augment.closing_from == 1  # what is drawn first has mosaics
     batch = jax.tree.map(jnp.asarray, batch_of([34, 35, 0, 39]))
     made = jax.jit(lambda batch: detection.augment(jax.random.key(0), batch, config.augment, 30))(batch)
     plain = detection.normalise(batch, config.augment)

@@ -321,9 +321,7 @@ def test_a_record_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "photos").rename(tmp_path / "in.partial")
     with pytest.raises(UserError, match="in: is first written as .*/in.partial, where the data are; name another"):
         prepared(str(tmp_path / "in.partial"), tmp_path / "in")
-    with pytest.raises(
-        UserError, match=r"in\.partial: holds something else; remove it, or name another folder as --to"
-    ):
+    with pytest.raises(UserError, match=r"in\.partial: holds something else; remove it, or name another folder"):
         prepared("scenes:20x32", tmp_path / "in")
     assert (tmp_path / "in.partial" / "cat" / "1.png").exists()
 

@@ -28,7 +28,7 @@ def test_a_line_of_means_is_compared_only_where_it_covers_the_same_steps():
     found = metrics_parting(LINES, stopped, TIMES)
     assert not found.name and found.compared == 4
     assert verdict(found, {}, resumed=True)[0] and not verdict(found, {}, resumed=False)[0]
-    assert verdict(found, {}, resumed=False)[1][0] == "different: they differ in length"
+    assert verdict(found, {}, resumed=False)[1][0] == "different: only in what they report"
 
 
 def test_the_first_array_that_differs_is_named_with_how_much():

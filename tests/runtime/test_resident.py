@@ -96,14 +96,17 @@ def test_a_record_that_cannot_be_read_is_replaced_as_on_the_host(mesh_of, monkey
     ("config", "field"),
     [
         (classification(train_crop="random_resized"), "config.data.train_crop='random_resized' draws crops"),
-        (segmentation(scale=(0.5, 2.0)), r"config.data.scale=\(0.5, 2.0\) draws .*set config.data.scale=\(1.0, 1.0\)"),
+        (
+            segmentation(scale=(0.5, 2.0)),
+            r"config.data.scale=\(0.5, 2.0\) draws .*set config.data.scale='\(1.0, 1.0\)'",
+        ),
         (segmentation(cat_max_ratio=0.75), "config.data.cat_max_ratio=0.75 draws"),
         (segmentation(resize="shorter", image_size=36), "resized before they are cropped.*set config.data.resize=none"),
         (segmentation("masks:{tall}"), "its images have 2 sizes; set config.data.on_device to False"),
         (detection(flip_probability=0.5), "flip_probability=0.5 draws .*set config.augment.flip_probability=0.0"),
         (
             detection(scale_jitter=(0.1, 2.0)),
-            r"config.augment.scale_jitter=.* draws .*set config.augment.scale_jitter=\(\)",
+            r"config.augment.scale_jitter=.* draws .*set config.augment.scale_jitter='\(\)'",
         ),
         (
             detection(flip_probability=0.5, zoom_out=0.5),

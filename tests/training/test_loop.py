@@ -151,6 +151,15 @@ def test_a_finished_run_started_again_changes_nothing(config, tmp_path, capsys):
     assert metrics_of(tmp_path) == before
 
 
+def test_a_run_that_evaluates_on_the_records_that_it_trains_on_says_so(config, tmp_path, capsys):
+    config.update(duration="1", checkpoint_every="0")
+    config.schedule.warmup = "0"
+    for train_split, says in (("train[:72]", False), (config.data.val_split, True)):
+        config.data.train_split = train_split
+        train(config, tmp_path / str(says))
+        assert ("trains and evaluates on the same records" in capsys.readouterr().out) == says
+
+
 def test_a_workdir_that_only_etils_reaches_is_used_as_a_store_and_reported_to_have_no_lock(config, tmp_path, capsys):
     config.duration = "4"
     store = epath.Path(tmp_path)

@@ -72,7 +72,8 @@ def hold(case: Case) -> Choice:
 
 
 def closing(case: Case) -> Choice:
-    return Choice(str(max(case.steps // 5, 1)), "the last fifth of the steps is without mosaics")
+    why = "about the last fifth of the steps, whole epochs and never the first, is without mosaics"
+    return Choice(str(max(case.steps // 5, 1)), why)
 
 
 def ema_decay(case: Case) -> Choice:
