@@ -105,7 +105,8 @@ def _verify(path: str) -> None:
     folder = Path(path.removeprefix("prepared:")).expanduser().absolute()
     if not (folder / MANIFEST).is_file():
         raise UserError(
-            f"{folder}: no folder that `morphism prepare SOURCE --to DIR` has written: {MANIFEST} is missing"
+            f"{folder}: has no {MANIFEST}, so that `morphism prepare SOURCE --to DIR` has not written it; name a "
+            "folder that it has"
         )
     wrong = verify(folder)
     if wrong:

@@ -4,10 +4,12 @@ import ctypes
 import os
 import socket
 import sys
+import threading
 
 from morphism.errors import UserError
 from morphism.runtime.paths import cache_folder
 
+ANNOUNCED_S = 10  # after which a process that waits for others to join says so
 HEARTBEAT_S = 30  # a process that is silent for this long counts as lost, and the others end
 
 
@@ -41,11 +43,19 @@ def start_jax(
         raise UserError(f"--process_id={process_id}: of {num_processes} processes; give 0 to {num_processes - 1}")
     if coordinator is not None and process_id == 0:
         _check_free(coordinator)
+    where = f" at {coordinator}" if coordinator else ""
+    waiting = threading.Timer(
+        ANNOUNCED_S, print, (f"waiting for the other processes of the run{where}",), {"file": sys.stderr, "flush": True}
+    )
+    waiting.daemon = True
+    waiting.start()
     try:
         jax.distributed.initialize(*join, heartbeat_timeout_seconds=HEARTBEAT_S)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--distributed: {reason}; give --coordinator, --num_processes and --process_id") from error
+    finally:
+        waiting.cancel()
 
 
 def _check_free(coordinator: str) -> None:

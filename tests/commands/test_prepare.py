@@ -40,7 +40,10 @@ def test_a_source_is_prepared_and_verified(tmp_path, capsys):
         ),
         (("scenes:20x32", "--to", "x", "--engine", "spark"), "--engine is 'spark', which is none of beam, local"),
         (("scenes:20x32", "--to", "x", "--split", "tset"), "has no split 'tset'"),
-        (("nowhere", "--verify"), "nowhere: no folder that `morphism prepare SOURCE --to DIR` has written"),
+        (
+            ("nowhere", "--verify"),
+            "nowhere: has no morphism.json, so that `morphism prepare SOURCE --to DIR` has not",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line(arguments, line, tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from morphism.errors import UserError
@@ -79,3 +81,10 @@ def test_a_port_at_which_another_process_listens_is_one_line():
         with pytest.raises(UserError, match=f"^--coordinator=localhost:{port}: Address already in use; choose another"):
             startup.start_jax(True, f"localhost:{port}", 1, 0)
     startup._check_free(f"localhost:{port}")
+
+
+def test_who_waits_for_other_processes_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(startup, "ANNOUNCED_S", 0.1)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *join, **limits: time.sleep(0.5))
+    startup.start_jax(True, "host:1234", 2, 1)
+    assert capsys.readouterr().err == "waiting for the other processes of the run at host:1234\n"
