@@ -242,7 +242,8 @@ class Job:
                 ["annotated copies", *self._folder.close(entries, [each for _, each in sorted(done.coco.items())])]
             )
             rate = f"{done.seen / seconds:,.1f} images/s with compilation"
-            self.say(f"{done.seen:,} images in {seconds:.1f} s, {rate}: {names} in {self._folder.folder}")
+            if done.seen:
+                self.say(f"{done.seen:,} images in {seconds:.1f} s, {rate}: {names} in {self._folder.folder}")
         elif self._output:
             self._write_json(entries)
         elif done.hidden:

@@ -14,9 +14,10 @@ def learning_rate(case: Case) -> Choice:
     config = case.config.optimizer
     ratio = case.config.batch_size / config.reference_batch if config.reference_batch else 1.0
     adaptive = config.name in ("adam", "adamw")
-    factor = (ratio**0.5 if adaptive else ratio) * (1.0 if case.weights else SCRATCH.get(config.name, 1.0))
+    scratch = 1.0 if case.weights else SCRATCH.get(config.name, 1.0)
+    factor = (ratio**0.5 if adaptive else ratio) * scratch
     rule = "the root of the batch" if adaptive else "the batch"
-    start = "" if case.weights else ", from random weights"
+    start = "" if scratch == 1.0 else f", times {scratch:g} from random weights"
     reason = f"{config.learning_rate:g} for batches of {config.reference_batch}, in proportion to {rule}{start}"
     return Choice(float(f"{config.learning_rate * factor:.3g}"), reason)
 
