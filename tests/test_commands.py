@@ -369,3 +369,16 @@ def test_what_a_command_lacks_is_named(arguments, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_ctrl_c_where_nothing_can_be_raised_ends_a_command():
+    code = (
+        "from morphism.commands import cli\n"
+        "class Collected:\n"
+        "    def __del__(self): raise KeyboardInterrupt\n"
+        "cli._quieten('morphism train')\n"
+        "Collected()\n"
+        "print('went on')\n"
+    )
+    done = run_anew("-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "morphism train: error: interrupted\n")
